@@ -1,0 +1,61 @@
+"""Learning-rate schedules as data: a factor for every step, so a run can be replayed from any of them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import cos, pi, sqrt
+
+from influencekit.errors import InputError
+
+__all__ = ["Constant", "Cosine", "Factors", "InverseSqrt", "Schedule"]
+
+
+class Schedule(ABC):
+    """Maps a run of `steps` updates to `steps` factors; the learning rate of step t is lr * factor[t]."""
+
+    @abstractmethod
+    def factors(self, steps: int) -> tuple[float, ...]:
+        """The factor of every step, t = 0 ... steps - 1."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """No decay: every factor is 1."""
+
+    def factors(self, steps: int) -> tuple[float, ...]:
+        return (1.0,) * steps
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """1 / sqrt(t + 1): the papers' decay, written there as lr *= sqrt(c / (c + 1)) after step c = 1, 2, ..."""
+
+    def factors(self, steps: int) -> tuple[float, ...]:
+        return tuple(1.0 / sqrt(t + 1) for t in range(steps))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 down to `final`, after `warmup` steps of linear growth."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def factors(self, steps: int) -> tuple[float, ...]:
+        down = max(steps - self.warmup, 1)
+        rise = [(t + 1) / (self.warmup + 1) for t in range(min(self.warmup, steps))]
+        fall = [
+            self.final + (1 - self.final) * (1 + cos(pi * t / down)) / 2 for t in range(steps - len(rise))
+        ]
+        return tuple(rise + fall)
+
+
+@dataclass(frozen=True)
+class Factors(Schedule):
+    """Explicit factors, one a step: whatever schedule was really used."""
+
+    values: tuple[float, ...]
+
+    def factors(self, steps: int) -> tuple[float, ...]:
+        if len(self.values) != steps:
+            raise InputError(f"the schedule lists {len(self.values)} factors, but the run has {steps} steps")
+        return tuple(float(v) for v in self.values)

@@ -1,0 +1,270 @@
+"""A training problem as plain frozen data, and the plan that one run of it follows."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influencekit.errors import InputError
+from influencekit.layout import Layout
+from influencekit.optimizers import Optimizer
+from influencekit.schedules import Constant, Schedule
+
+__all__ = ["Batch", "Plan", "Workload", "select"]
+
+Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+def select(batch: Batch, indices: Tensor) -> Batch:
+    """The examples at `indices` (any shape, which takes the place of the leading dimension)."""
+    return _map(batch, lambda x: x[indices])
+
+
+def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {k: change(v) for k, v in batch.items()}
+    return tuple(change(v) for v in batch)
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    return list(batch.values()) if isinstance(batch, dict) else list(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run does when: the batches, the learning rates, the epochs.
+
+    indices: [step, slot] positions in the training set, -1 where a short batch has no example;
+    lr: [step, group] float64; epoch: [step].
+    """
+
+    indices: Tensor
+    lr: Tensor
+    epoch: Tensor
+
+    @property
+    def steps(self) -> int:
+        return len(self.indices)
+
+    def batch(self, t: int) -> Tensor:
+        """Positions of the examples of step t, [b]."""
+        row = self.indices[t]
+        return row[row >= 0]
+
+    def lrs(self, t: int) -> list[float]:
+        """The learning rate of every parameter group at step t."""
+        return self.lr[t].tolist()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Workload:
+    """Model, per-example loss, data, optimizer and order: everything a training run depends on.
+
+    The model's parameters as passed are the initial ones and its train/eval mode is the mode it trains
+    in; it is copied, never modified. A batch is a tensor (the model's input and its own target), a tuple
+    (inputs..., target) or a dict whose `target_key` entry is the target and whose other entries are the
+    model's keyword arguments; the first dimension counts examples.
+
+    A step minimises L = (1/b) sum_i w_i [loss_i(theta) + (l2/2) |theta|^2] over the batch, all w_i = 1 in
+    ordinary training: the mean of per-example losses, the penalty being part of each example's loss.
+
+    `order` ([step, slot] positions, -1 = no example) replaces the shuffled batches drawn from `seed`.
+    """
+
+    model: nn.Module
+    loss: Callable[[Any, Any], Tensor]
+    train: Batch
+    test: Batch
+    optimizer: Optimizer
+    epochs: int = 1
+    batch_size: int = 64
+    schedule: Schedule = Constant()
+    l2: float = 0.0
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    order: Tensor | None = None
+    validation: Batch | None = None
+    train_ids: Sequence[Hashable] | None = None
+    test_ids: Sequence[Hashable] | None = None
+    target_key: str = "labels"
+    name: str = "custom"
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", deepcopy(self.model))
+        if self.epochs < 1 or self.batch_size < 1:
+            raise InputError(
+                f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}"
+            )
+        for part in ("train", "test"):
+            self._check(part)
+        if self.l2 < 0:
+            raise InputError(f"l2 must be at least 0, got {self.l2}")
+
+    def _check(self, part: str) -> None:
+        tensors = _tensors(getattr(self, part))
+        lengths = {len(x) if x.dim() else 0 for x in tensors}
+        if len(lengths) != 1 or 0 in lengths:
+            sizes = [tuple(x.shape) for x in tensors]
+            raise InputError(
+                f"{part}: inputs and labels must have the same number of examples in their first "
+                f"dimension, and at least one; got shapes {sizes}"
+            )
+        if isinstance(getattr(self, part), dict) and self.target_key not in getattr(self, part):
+            raise InputError(
+                f"{part}: no entry {self.target_key!r} for the target; it has "
+                f"{', '.join(getattr(self, part))}. Name it with target_key=..."
+            )
+        ids = getattr(self, f"{part}_ids")
+        if ids is not None and (len(ids) != lengths.copy().pop() or len(set(ids)) != len(ids)):
+            seen: set[Hashable] = set()
+            twice = next((i for i in ids if i in seen or seen.add(i)), None)  # type: ignore[func-returns-value]
+            problem = f"{twice!r} appears twice" if len(set(ids)) != len(ids) else f"got {len(ids)} ids"
+            raise InputError(f"{part}_ids: expected {lengths.pop()} different example ids; {problem}")
+
+    # sizes and places -------------------------------------------------------------------------------
+
+    @property
+    def n_train(self) -> int:
+        return len(_tensors(self.train)[0])
+
+    @property
+    def n_test(self) -> int:
+        return len(_tensors(self.test)[0])
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.model)
+
+    @property
+    def n_params(self) -> int:
+        return self.layout.size
+
+    @cached_property
+    def theta0(self) -> Tensor:
+        """The initial parameters, [param]."""
+        return self.layout.join(dict(self.model.named_parameters()))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.theta0.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.theta0.device
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Workload":
+        """The same problem on another device, or with every floating-point tensor in another dtype."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+
+        return replace(
+            self,
+            model=deepcopy(self.model).to(device=device, dtype=dtype),
+            train=_map(self.train, move),
+            test=_map(self.test, move),
+            validation=None if self.validation is None else _map(self.validation, move),
+        )
+
+    # the model as a function of theta ---------------------------------------------------------------
+
+    def outputs(self, theta: Tensor, batch: Batch) -> Any:
+        """The model's outputs on a batch at theta [param]; pure, differentiable, vmap-able."""
+        args, kwargs, _ = self._call(batch)
+        return torch.func.functional_call(self.model, self.layout.split(theta), args, kwargs)
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Per-example losses [n] at theta, without the penalty."""
+        return self.loss_of(self.outputs(theta, batch), batch)
+
+    def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
+        """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
+        target = self.target(batch)
+        losses = self.loss(outputs, target)
+        n = len(_tensors(batch)[0])
+        if losses.shape != (n,):
+            raise InputError(
+                f"the loss must return one value per example, shape [{n}], got {list(losses.shape)}; "
+                'use reduction="none" and reduce over everything but the examples'
+            )
+        return losses
+
+    def target(self, batch: Batch) -> Any:
+        """What the loss compares the outputs with."""
+        return self._call(batch)[2]
+
+    def _call(self, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor], Tensor]:
+        if isinstance(batch, Tensor):
+            return (batch,), {}, batch
+        if isinstance(batch, dict):
+            rest = {k: v for k, v in batch.items() if k != self.target_key}
+            return (), rest, batch[self.target_key]
+        return tuple(batch[:-1]), {}, batch[-1]
+
+    def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:
+        """Share of examples classified rightly (test set by default); NaN where that has no meaning.
+
+        One logit: above 0 means class 1. Several: the largest wins.
+        """
+        batch = self.test if batch is None else batch
+        with torch.no_grad():
+            outputs, target = self.outputs(theta, batch), self.target(batch)
+        if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
+            return float("nan")
+        if outputs.dim() == target.dim() + 1 and outputs.shape[-1] > 1 and not target.is_floating_point():
+            return (outputs.argmax(-1) == target).double().mean().item()
+        if outputs.numel() == target.numel() and bool(((target == 0) | (target == 1)).all()):
+            return ((outputs.reshape(-1) > 0) == (target.reshape(-1) > 0.5)).double().mean().item()
+        return float("nan")
+
+    # the plan ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Batches, learning rates and epochs of the run, decided by `seed` (or by `order`)."""
+        n, b = self.n_train, self.batch_size
+        if self.order is not None:
+            indices = torch.as_tensor(self.order, dtype=torch.int64, device="cpu")
+            if indices.dim() != 2 or bool((indices >= n).any()) or bool((indices < -1).any()):
+                raise InputError(f"order must be [step, slot] positions below {n}, or -1 for an empty slot")
+            per_epoch = -(-n // indices.shape[1])
+            epoch = torch.arange(len(indices)) // per_epoch
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            per_epoch = n // b if self.drop_last else -(-n // b)
+            if per_epoch == 0:
+                raise InputError(
+                    f"drop_last leaves no batch: {n} examples in batches of {b}; use a smaller batch_size"
+                )
+            rows = []
+            for _ in range(self.epochs):
+                order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+                padded = torch.full((max(per_epoch * b, n),), -1)
+                padded[:n] = order
+                rows.append(padded[: per_epoch * b].view(per_epoch, b))
+            indices = torch.cat(rows)
+            epoch = torch.arange(self.epochs).repeat_interleave(per_epoch)
+        self._check_batches(indices)
+        factors = torch.tensor(self.schedule.factors(len(indices)), dtype=torch.float64)
+        rates = torch.tensor([rule.lr for rule in self.optimizer.members()], dtype=torch.float64)
+        return Plan(indices, factors[:, None] * rates, epoch)
+
+    def _check_batches(self, indices: Tensor) -> None:
+        top = indices.max(1).values
+        alone = ((indices == top[:, None]) | (indices < 0)).all(1).nonzero()
+        if len(alone):
+            t = int(alone[0])
+            raise InputError(
+                f"the batch of step {t} holds only the example at position {int(top[t])}: without it the "
+                "step would have no batch at all; use another batch_size, or drop_last=True"
+            )
