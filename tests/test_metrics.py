@@ -1,0 +1,171 @@
+"""The metrics against scipy (1e-12: both work in float64), ties included, and their invariances."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from influencekit import metrics
+from influencekit.errors import InputError
+from influencekit.metrics import METRICS, agreement, jaccard, kendall, pearson, spearman
+
+CORRELATIONS = [
+    pytest.param(pearson, scipy.stats.pearsonr, id="pearson"),
+    pytest.param(spearman, scipy.stats.spearmanr, id="spearman"),
+    pytest.param(kendall, scipy.stats.kendalltau, id="kendall"),
+]
+
+# few different values: ties everywhere; quarters: far from the cancellation in which scipy itself is inexact
+tied = st.integers(-3, 3).map(float)
+spread = st.integers(-4000, 4000).map(lambda i: i / 4)
+batches = hnp.array_shapes(min_dims=0, max_dims=2, max_side=3)
+
+
+@st.composite
+def pairs(draw, batch=batches, least=2, most=40):
+    shape = (*draw(batch), draw(st.integers(least, most)))
+    return tuple(
+        torch.from_numpy(draw(hnp.arrays(np.float64, shape, elements=draw(st.sampled_from([tied, spread])))))
+        for _ in range(2)
+    )
+
+
+def rowwise(function, x, y):
+    """The same on plain numpy rows, one at a time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of constant rows; we promise the NaN
+        rows = [function(a, b) for a, b in zip(flat(x), flat(y), strict=True)]
+    return torch.tensor(rows, dtype=torch.float64).reshape(x.shape[:-1])
+
+
+def flat(x):
+    return x.reshape(-1, x.shape[-1]).numpy()
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("ours, theirs", CORRELATIONS)
+@given(pair=pairs())
+def test_equals_scipy_with_ties_and_batches(ours, theirs, pair):
+    close(ours(*pair), rowwise(lambda a, b: theirs(a, b).statistic, *pair))
+
+
+@pytest.mark.parametrize("ours, theirs", CORRELATIONS)
+@pytest.mark.parametrize("n", [2, 3, 256, 5000])
+def test_equals_scipy_on_normal_scores_of_any_length(ours, theirs, n):
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, generator=generator, dtype=torch.float64)
+    y = x + torch.randn(n, generator=generator, dtype=torch.float64)
+    close(ours(x, y), rowwise(lambda a, b: theirs(a, b).statistic, x, y))
+    close(ours(x, y.round()), rowwise(lambda a, b: theirs(a, b).statistic, x, y.round()))
+
+
+@given(pair=pairs(), fraction=st.floats(0.01, 1))
+def test_jaccard_equals_sets_of_sorted_indices(pair, fraction):
+    k = max(1, round(fraction * pair[0].shape[-1]))
+
+    def by_sets(a, b):
+        top_a, top_b = (set(sorted(range(len(v)), key=lambda i, v=v: (-v[i], i))[:k]) for v in (a, b))
+        return len(top_a & top_b) / len(top_a | top_b)
+
+    close(jaccard(*pair, fraction=fraction), rowwise(by_sets, *pair))
+
+
+@given(pair=pairs(batch=st.just(()), least=2, most=60))
+def test_kendall_counts_every_pair_right(pair):
+    x, y = (v[:, None] - v[None, :] for v in pair)
+    signs = (x.sign() * y.sign()).sum()
+    expected = signs / ((x != 0).sum().double().sqrt() * (y != 0).sum().double().sqrt())
+    close(kendall(*pair), expected)
+
+
+@given(pair=pairs())
+def test_agreement_is_symmetric_and_stacks_the_metrics_in_order(pair):
+    x, y = pair
+    close(agreement(x, y), agreement(y, x))
+    assert list(METRICS) == ["pearson", "spearman", "kendall", "jaccard"]
+    close(agreement(x, y), torch.stack([getattr(metrics, name)(x, y) for name in METRICS], dim=-1))
+
+
+@given(pair=pairs(), data=st.data())
+def test_correlations_do_not_depend_on_the_order_of_examples(pair, data):
+    order = torch.tensor(data.draw(st.permutations(range(pair[0].shape[-1]))))
+    close(agreement(*pair)[..., :3], agreement(*(v[..., order] for v in pair))[..., :3])
+
+
+@given(n=st.integers(2, 40), data=st.data())
+def test_jaccard_without_ties_does_not_depend_on_the_order_of_examples(n, data):
+    x, y, order = (torch.tensor(data.draw(st.permutations(range(n)))) for _ in range(3))
+    close(jaccard(x, y), jaccard(x[order], y[order]))
+
+
+@given(pair=pairs())
+def test_rank_metrics_see_only_the_order_and_pearson_only_up_to_shift_and_scale(pair):
+    x, y = pair
+    close(agreement(x**3 + x, y)[..., 1:], agreement(x, y)[..., 1:])
+    close(pearson(4 * x - 2, y), pearson(x, y))
+    close(agreement(-x, y)[..., :3], -agreement(x, y)[..., :3])
+
+
+@given(pair=pairs())
+def test_a_side_agrees_fully_with_itself_unless_it_is_constant(pair):
+    x, _ = pair
+    constant = (x == x[..., :1]).all(-1)
+    for metric in (pearson, spearman, kendall):
+        close(metric(x, x), torch.ones(x.shape[:-1]).double().masked_fill(constant, torch.nan))
+    close(jaccard(x, x), torch.ones(x.shape[:-1]).double())
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_neither_tiny_nor_huge_scores_are_lost(scale):
+    x, y = torch.tensor([[0.3, -1.0, 0.2, 0.5], [1.0, 0.1, 0.4, -0.7]]).double()
+    close(agreement(x * scale, y), agreement(x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_other_dtypes_give_float64(dtype):
+    x, y = torch.tensor([[3, 1, 2, 2], [1, 5, 2, 0]]).to(dtype)
+    assert agreement(x, y).dtype == torch.float64
+    close(agreement(x, y), agreement(x.double(), y.double()))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (torch.ones(3), torch.ones(4), r"one shape, got \[3\] and \[4\]"),
+        (torch.ones(2, 3), torch.ones(3), r"one shape"),  # nothing is broadcast in silence
+        (torch.ones(2, 1), torch.ones(2, 1), "at least two examples"),
+        (torch.tensor(1.0), torch.tensor(1.0), "at least two examples"),
+        (torch.tensor([1.0, torch.nan]), torch.ones(2), "1 of 2 that are NaN or infinite"),
+        (torch.ones(2), torch.tensor([torch.inf, torch.nan]), "2 of 2 that are NaN or infinite"),
+        (torch.ones(2) * 1j, torch.ones(2) * 1j, "real scores"),
+    ],
+)
+def test_bad_scores_are_refused_in_one_line(metric, x, y, message):
+    with pytest.raises(InputError, match=message) as caught:
+        metric(x, y)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan")])
+def test_jaccard_refuses_a_fraction_that_is_none(fraction):
+    with pytest.raises(InputError, match="fraction"):
+        jaccard(torch.arange(4.0), torch.arange(4.0), fraction=fraction)
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_result_stays_there_and_equals_the_cpu():
+    x, y = torch.randn(2, 3, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(
+        decimals=1
+    )
+    on_gpu = agreement(x.cuda(), y.cuda())
+    assert on_gpu.device.type == "cuda"
+    close(on_gpu.cpu(), agreement(x, y))
