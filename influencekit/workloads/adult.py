@@ -1,0 +1,82 @@
+"""UCI Adult: does a person earn more than 50K a year? All of it is bundled."""
+
+import csv
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from influencekit.errors import InputError
+from influencekit.workloads.draw import Part, Pool, by_column
+from influencekit.workloads.files import bundled, find, text_lines
+from influencekit.workloads.problem import Setting, problem
+
+__all__ = ["adult_dnn", "adult_lr"]
+
+COLUMNS = (
+    "age workclass fnlwgt education education-num marital-status occupation relationship race sex "
+    "capital-gain capital-loss hours-per-week native-country income"
+).split()
+LOGARITHMIC = ("fnlwgt", "capital-gain", "capital-loss")  # long tails: log(1 + x)
+NUMERIC = ("age", "education-num", "hours-per-week", *LOGARITHMIC)
+RARE = 0.01  # categories of fewer than this share of the training rows are one category, "other"
+
+
+@lru_cache(maxsize=2)
+def pool(data_dir: str | None = None) -> Pool:
+    """Income above 50K (class 1) or not; numbers and one-hot categories, standardised by column."""
+    if data_dir is None:
+        paths = [bundled("adult-train.csv.gz"), bundled("adult-test.csv.gz")]
+    else:
+        packed = ("adult-train.csv.gz", "adult-test.csv.gz")
+        paths = find(data_dir, packed, ("adult.data", "adult.test"), what="Adult")
+    train, test = (_table(path) for path in paths)
+    categories = {name: _categories(train[name]) for name in COLUMNS[:-1] if name not in NUMERIC}
+    return Pool(
+        train=_part(train, categories),
+        test=_part(test, categories),
+        scale=by_column,
+        classes=("<=50K", ">50K"),
+        title="UCI Adult",
+        licence="MIT as packaged; the UCI repository gives CC BY 4.0",
+        source="bundled" if data_dir is None else "data_dir",
+    )
+
+
+def _table(path: Path) -> dict[str, list[str]]:
+    """Columns by name; with or without a header row, comment and empty lines and final stops passed over."""
+    lines = (line for line in text_lines(path) if line and not line.startswith(("|", "age,")))
+    rows = list(csv.reader(lines, skipinitialspace=True))
+    wrong = next((i for i, row in enumerate(rows) if len(row) != len(COLUMNS)), None)
+    if wrong is not None or not rows:
+        found = f"row {wrong} has {len(rows[wrong])}" if wrong is not None else "it is empty"
+        raise InputError(f"{path} should have the {len(COLUMNS)} columns of UCI Adult; {found}")
+    return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _categories(column: list[str]) -> dict[str, int]:
+    """The column number of every frequent category; unknown ("?") is a category like any other."""
+    counts = Counter(column)
+    frequent = sorted(name for name, count in counts.items() if count >= RARE * len(column))
+    return {name: place for place, name in enumerate(frequent)}
+
+
+def _part(table: dict[str, list[str]], categories: dict[str, dict[str, int]]) -> Part:
+    n = len(table["income"])
+    blocks = []
+    for name in COLUMNS[:-1]:
+        if name in NUMERIC:
+            values = np.array(table[name], np.float32)
+            blocks.append((np.log1p(values) if name in LOGARITHMIC else values)[:, None])
+        else:
+            places = categories[name]
+            block = np.zeros((n, len(places) + 1), np.float32)  # the last one: other
+            block[np.arange(n), [places.get(value, len(places)) for value in table[name]]] = 1.0
+            blocks.append(block)
+    label = np.array([value.startswith(">50K") for value in table["income"]])
+    return Part(np.concatenate(blocks, axis=1), label, list(range(n)))
+
+
+adult_lr = problem("adult-lr", pool, paper=Setting(0.1), trained=Setting(0.1))
+adult_dnn = problem("adult-dnn", pool, paper=Setting(0.3, l2=0.001), trained=Setting(0.3, l2=0.001))

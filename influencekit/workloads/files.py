@@ -1,0 +1,103 @@
+"""Where the data files are: bundled ones, verified against their checksums, or the user's own full copies."""
+
+import gzip
+import hashlib
+import io
+import json
+import struct
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from influencekit.errors import InputError, StoreError
+
+__all__ = ["bundled", "find", "read_idx", "read_npz", "text_lines"]
+
+DATA = Path(__file__).parent / "data"
+
+
+def bundled(name: str) -> Path:
+    """The path of a bundled file whose size and SHA-256 are as listed in checksums.json.
+
+    Errors: StoreError if the file is missing or damaged. Cost: one pass over the file, once a process.
+    """
+    path = DATA / name
+    try:
+        stat = path.stat()
+    except OSError:
+        raise StoreError(
+            f"bundled data file {name} is missing from {DATA}; install influencekit again"
+        ) from None
+    _verify(path, stat.st_size, stat.st_mtime_ns)
+    return path
+
+
+@lru_cache
+def _verify(path: Path, size: int, changed: int) -> None:
+    expected = json.loads((DATA / "checksums.json").read_text())[path.name]["sha256"]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise StoreError(
+            f"bundled data file {path.name} ({size} bytes) is damaged: expected SHA-256 {expected[:12]}..., "
+            f"found {found[:12]}...; install influencekit again"
+        )
+
+
+def find(data_dir: str, *choices: tuple[str, ...], what: str, hint: str = "") -> list[Path]:
+    """The first choice of files that is complete in `data_dir`; where NAME.gz is missing, NAME will do.
+
+    Errors: InputError naming the folder and every file looked for.
+    """
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"data_dir {data_dir} is not a folder; expected one that holds {what}{hint}")
+    for names in choices:
+        plain = [folder / name.removesuffix(".gz") for name in names]
+        packed = [folder / name for name in names]
+        paths = [a if a.is_file() else b for a, b in zip(packed, plain, strict=True)]
+        if all(path.is_file() for path in paths):
+            return paths
+    absent = [name for name in choices[0] if not (folder / name).is_file()]
+    other = "".join(f" (or else {', '.join(names)})" for names in choices[1:])
+    raise InputError(f"{what} needs {', '.join(absent)}{other} in data_dir {data_dir}, not found there{hint}")
+
+
+def read_npz(path: Path, *names: str) -> list[np.ndarray]:
+    """Named arrays of an npz file; nothing pickled is ever loaded."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"{path} should be an npz file with the arrays {', '.join(names)}: {error}"
+        ) from None
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file, packed with gzip or not (images [n, rows, columns], labels [n])."""
+    content = _content(path)
+    dims = content[3] if len(content) >= 4 else 0
+    header = 4 + 4 * dims
+    shape = struct.unpack(f">{dims}I", content[4:header]) if len(content) >= header else ()
+    if content[:3] != b"\0\0\x08" or len(content) - header != np.prod(shape, dtype=np.int64):
+        raise InputError(f"{path} should be an IDX file of unsigned bytes; it is something else or cut short")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, packed with gzip or not."""
+    try:
+        return io.StringIO(_content(path).decode("utf-8")).read().splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} should be UTF-8 text") from None
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path} is not a complete gzip file: {error}") from None

@@ -1,0 +1,138 @@
+"""One registered problem: a pool, a model and two settings become a function that returns Workloads."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from influencekit.errors import InputError
+from influencekit.optimizers import SGD
+from influencekit.schedules import Constant, InverseSqrt
+from influencekit.workload import Workload
+from influencekit.workloads.draw import Pool, draw, stream
+from influencekit.workloads.models import MODELS
+
+__all__ = ["Problem", "Setting", "problem"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to train: plain SGD with learning rate `lr`, divided by sqrt(t + 1) at step t if `decay`.
+
+    l2 is the coefficient of 0.5 * |theta|^2 in every per-example loss.
+    """
+
+    lr: float
+    epochs: int = 21
+    decay: bool = True
+    l2: float = 0.0
+    batch_size: int = 64
+    n_train: int = 256
+    n_validation: int = 256
+    n_test: int = 256
+
+
+class Problem(Protocol):
+    """A registered workload function; None leaves an option as the setting has it."""
+
+    __name__: str
+    settings: Mapping[str, Setting]
+
+    def __call__(
+        self,
+        *,
+        seed: int = 0,
+        setting: str = "paper",
+        data_dir: str | None = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+        n_train: int | None = None,
+    ) -> Workload: ...
+
+
+def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, trained: Setting) -> Problem:
+    """The function registered as `name`; the model is the part of the name after its last hyphen.
+
+    `seed` decides the draw of the examples, the initialisation and the batch order, each by a stream of its
+    own; the global random state is left as it was. A pool is read once a process.
+    """
+    settings = {"paper": paper, "trained": trained}
+    model = MODELS[name.rpartition("-")[2]]
+
+    def function(
+        *,
+        seed: int = 0,
+        setting: str = "paper",
+        data_dir: str | None = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+        n_train: int | None = None,
+        **unknown: Any,
+    ) -> Workload:
+        if unknown:
+            raise InputError(_no_option(name, next(iter(unknown))))
+        if setting not in settings:
+            raise InputError(f"{name}: setting must be 'paper' or 'trained', got {setting!r}")
+        chosen = settings[setting]
+        n = chosen.n_train if n_train is None else n_train
+        if n < 1:
+            raise InputError(f"{name}: n_train must be at least 1, got {n}")
+        examples = pool(data_dir)
+        drawn = draw(examples, seed, n, chosen.n_validation, chosen.n_test)
+        shape = tuple(drawn.train[0].shape[1:])
+        info = {
+            "setting": setting,
+            "data": examples.title,
+            "data_source": examples.source,
+            "data_licence": examples.licence,
+            "class_0": examples.classes[0],
+            "class_1": examples.classes[1],
+            "input_shape": "x".join(str(length) for length in shape),
+        }
+        return Workload(
+            model=_initialised(model, shape, seed),
+            loss=nn.BCEWithLogitsLoss(reduction="none"),
+            train=drawn.train,
+            validation=drawn.validation,
+            test=drawn.test,
+            train_ids=drawn.train_ids,
+            test_ids=drawn.test_ids,
+            optimizer=SGD(lr=chosen.lr if lr is None else lr),
+            schedule=InverseSqrt() if chosen.decay else Constant(),
+            epochs=chosen.epochs if epochs is None else epochs,
+            batch_size=chosen.batch_size if batch_size is None else batch_size,
+            l2=chosen.l2,
+            seed=stream(seed, "order"),
+            name=name,
+            info=info,
+        )
+
+    function.__name__ = function.__qualname__ = name.replace("-", "_")
+    function.__module__ = pool.__module__
+    function.__doc__ = f"{(pool.__doc__ or '').strip().splitlines()[0]} Model: {model.__name__}."
+    function.settings = settings  # type: ignore[attr-defined]
+    return function  # type: ignore[return-value]
+
+
+def _initialised(
+    model: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...], seed: int
+) -> nn.Module:
+    """torch's default initialisation from a stream of `seed`; the global generator is put back afterwards."""
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(stream(seed, "initialisation"))
+        return model(shape)
+    finally:
+        torch.set_rng_state(state)
+
+
+def _no_option(name: str, option: str) -> str:
+    known = ("seed", "setting", "data_dir", "epochs", "lr", "batch_size", "n_train")
+    near = get_close_matches(option, known, 1)
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{name} has no option {option!r}{guess} options: {', '.join(known)}"
