@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from influencekit.errors import InputError
 from influencekit.optimizers import SGD
+from influencekit.options import options_of, unknown
 from influencekit.schedules import Constant, InverseSqrt
 from influencekit.workload import Workload
 from influencekit.workloads.draw import Pool, draw, stream
@@ -72,10 +72,10 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
         lr: float | None = None,
         batch_size: int | None = None,
         n_train: int | None = None,
-        **unknown: Any,
+        **other: Any,
     ) -> Workload:
-        if unknown:
-            raise InputError(_no_option(name, next(iter(unknown))))
+        if other:
+            raise unknown(f"option of workload '{name}' named", [*other][0], options_of(function), "options")
         if setting not in settings:
             raise InputError(f"{name}: setting must be 'paper' or 'trained', got {setting!r}")
         chosen = settings[setting]
@@ -129,10 +129,3 @@ def _initialised(
         return model(shape)
     finally:
         torch.set_rng_state(state)
-
-
-def _no_option(name: str, option: str) -> str:
-    known = ("seed", "setting", "data_dir", "epochs", "lr", "batch_size", "n_train")
-    near = get_close_matches(option, known, 1)
-    guess = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{name} has no option {option!r}{guess} options: {', '.join(known)}"
