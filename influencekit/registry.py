@@ -1,0 +1,287 @@
+"""What is installed, by name: the built-in table, third parties' entry points, `make` and `spec`.
+
+A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.options`.
+Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is imported before it is asked for.
+
+Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`.
+Two owners of one name are an error for whoever uses that name; a plugin that cannot be loaded is an error for
+whoever names it, a warning and a broken row for whoever lists, and nothing at all to everybody else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any
+
+from influencekit.errors import InfluenceKitError, InputError
+from influencekit.options import REQUIRED, options_of, unknown
+
+__all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {  # kind: entry-point group
+        "estimator": "influencekit.estimators",
+        "query": "influencekit.queries",
+        "recorder": "influencekit.recorders",
+        "workload": "influencekit.workloads",
+    }
+)
+
+BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "estimator": {
+            "dit": "influencekit.estimators.dit:DIT",
+            "sgd-influence": "influencekit.estimators.sgd_influence:SGDInfluence",
+            "if": "influencekit.estimators.influence_function:InfluenceFunction",
+            "loo": "influencekit.estimators.loo:LOO",
+        },
+        "query": {
+            "test-loss": "influencekit.queries.loss:TestLoss",
+            "test-losses": "influencekit.queries.loss:TestLosses",
+            "prediction": "influencekit.queries.prediction:Prediction",
+            "parameter": "influencekit.queries.parameter:Parameter",
+            "vector": "influencekit.queries.parameter:FixedVector",
+            "feature-importance": "influencekit.queries.feature:FeatureImportance",
+            "alignment": "influencekit.queries.alignment:GradientAlignment",
+        },
+        "recorder": {
+            "full": "influencekit.recorders.full:Full",
+            "every-k": "influencekit.recorders.every_k:EveryK",
+        },
+        "workload": {
+            "mnist-1v7-lr": "influencekit.workloads.mnist:mnist_1v7_lr",
+            "mnist-1v7-dnn": "influencekit.workloads.mnist:mnist_1v7_dnn",
+            "mnist-1v7-cnn": "influencekit.workloads.mnist:mnist_1v7_cnn",
+            "kmnist-lr": "influencekit.workloads.kmnist:kmnist_lr",
+            "kmnist-dnn": "influencekit.workloads.kmnist:kmnist_dnn",
+            "kmnist-cnn": "influencekit.workloads.kmnist:kmnist_cnn",
+            "emnist-ab-lr": "influencekit.workloads.emnist:emnist_ab_lr",
+            "emnist-ab-dnn": "influencekit.workloads.emnist:emnist_ab_dnn",
+            "emnist-ab-cnn": "influencekit.workloads.emnist:emnist_ab_cnn",
+            "adult-lr": "influencekit.workloads.adult:adult_lr",
+            "adult-dnn": "influencekit.workloads.adult:adult_dnn",
+            "20news-lr": "influencekit.workloads.newsgroups:newsgroups_lr",
+            "20news-dnn": "influencekit.workloads.newsgroups:newsgroups_dnn",
+        },
+    }
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is."""
+
+    kind: str
+    name: str
+    target: str
+    provider: str = "built-in"
+
+    def load(self) -> Callable[..., Any]:
+        """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            found: Any = import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+            _check(self.kind, found)
+        except (
+            Exception,
+            SystemExit,
+        ) as reason:  # a stranger's module may raise anything while it is imported
+            first_line = (str(reason).splitlines() or [""])[0]
+            raise InfluenceKitError(
+                f"{self.kind} '{self.name}' ({self.provider}, {self.target}) is broken: "
+                f"{type(reason).__name__}: {first_line}"
+            ) from reason
+        return found
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A row of `influencekit list`. `options` as `key=default`; `status` is `ok` or the reason why not."""
+
+    kind: str
+    name: str
+    provider: str
+    summary: str
+    options: tuple[str, ...]
+    status: str
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The installed names of a kind: built-ins in the order of the table, then the plugins' by alphabet."""
+    return tuple(dict.fromkeys(entry.name for entry in _entries(kind)))
+
+
+def load(kind: str, name: str) -> Callable[..., Any]:
+    """The class (for a workload: the function) behind a name. Errors: unknown, owned twice, or broken."""
+    owners = [entry for entry in _entries(kind) if entry.name == name]
+    if not owners:
+        raise unknown(f"{kind} named", name, names(kind), "installed")
+    if len(owners) > 1:
+        whose = " and ".join(f"{entry.provider} ({entry.target})" for entry in owners)
+        raise InputError(f"{kind} '{name}' has {len(owners)} owners: {whose}; uninstall all but one of them")
+    return owners[0].load()
+
+
+def make(kind: str, text: str, /, **overrides: Any) -> Any:
+    """The object that a spec describes; for a workload, what its function returns.
+
+    `overrides` are Python values and win over the spec's. Errors: `InputError` for an unknown name or option
+    (with the nearest match and all there are), a value of the wrong type, an option given twice or missing,
+    and whatever the class itself refuses.
+    """
+    name, *pairs = text.split(":")
+    target = load(kind, name)
+    options = options_of(target)
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"expected key=value in {kind} '{text}', got '{pair}'")
+        if key in values:
+            raise InputError(f"option '{key}' stands twice in {kind} '{text}'")
+        values[key] = options[key].parse(value) if key in options else None
+    values |= overrides
+    for key in values:
+        if key not in options:
+            raise unknown(f"option of {kind} '{name}' named", key, options, "options")
+    if missing := [
+        key for key, option in options.items() if option.default is REQUIRED and key not in values
+    ]:
+        raise InputError(
+            f"{kind} '{name}' needs a value for {', '.join(missing)}, as in {name}:{missing[0]}=..."
+        )
+    try:
+        return target(**values)
+    except ValueError as refused:
+        if kind == "workload" or isinstance(refused, InputError):
+            raise
+        raise InputError(f"{kind} '{text}': {refused}") from refused
+
+
+def spec(thing: Any) -> str:
+    """The canonical spec of an object: its registered name and the options that are not at their defaults.
+
+    `make(kind, spec(o)) == o`, and `spec(make(kind, s)) == s` for a canonical s. Errors: `InputError` for an
+    object whose class is not registered, or that holds something without a text form (a tensor); `label`
+    takes those as well.
+    """
+    cls = type(thing)
+    name = _name_of(cls)
+    if name is None:
+        raise InputError(
+            f"{cls.__qualname__} is not registered under a name, so it has no spec; pass the object itself"
+        )
+    return _written(name, thing, lambda option, value: option.write(value))
+
+
+def label(thing: Any) -> str:
+    """Words for any object, for titles and attrs: its spec where it has one, otherwise as near as can be."""
+    cls = type(thing)
+    name = _name_of(cls) or f"{cls.__module__}.{cls.__qualname__}"
+    if not dataclasses.is_dataclass(thing):
+        return name
+
+    def show(option: Any, value: Any) -> str:
+        try:
+            return option.write(value)
+        except InputError:
+            return f"<{type(value).__name__}>"
+
+    return _written(name, thing, show)
+
+
+def split(text: str) -> list[str]:
+    """`dit:curvature=fisher,if` -> its specs. Errors: `InputError` for an empty one."""
+    specs = [part.strip() for part in text.split(",")]
+    if not all(specs):
+        raise InputError(f"expected specs separated by single commas, got '{text}'")
+    return specs
+
+
+def describe(kind: str | None = None) -> list[Listing]:
+    """Everything installed (of one kind). Imports it all; warns of whatever is broken or owned twice."""
+    return [_listing(entry) for each in ([kind] if kind else KINDS) for entry in _entries(each)]
+
+
+def _listing(entry: Entry) -> Listing:
+    summary, status = "", "ok"
+    options: tuple[str, ...] = ()
+    try:
+        target = entry.load()
+        summary = (inspect.getdoc(target) or "").partition("\n")[0]
+        options = tuple(str(option) for option in options_of(target).values())
+        load(entry.kind, entry.name)
+    except InfluenceKitError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+        status = str(error)
+    return Listing(entry.kind, entry.name, entry.provider, summary, options, status)
+
+
+@cache  # reading every distribution's metadata takes tens of milliseconds
+def _entries(kind: str) -> tuple[Entry, ...]:
+    if kind not in KINDS:
+        raise unknown("kind", kind, list(KINDS), "kinds")
+    own = [Entry(kind, name, target) for name, target in BUILTINS[kind].items()]
+    others = [
+        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), _provider(point.dist))
+        for point in entry_points(group=KINDS[kind])
+    ]
+    return (*own, *sorted(others, key=lambda entry: (entry.name, entry.provider)))
+
+
+def _provider(distribution: Any) -> str:
+    return f"{distribution.name} {distribution.version}" if distribution else "an unknown distribution"
+
+
+def _check(kind: str, found: Any) -> None:
+    """Raise TypeError where `found` cannot be what its kind asks for; its options must be readable, too."""
+    if kind == "workload":
+        if not callable(found):
+            raise TypeError(f"expected a function that returns a Workload, found {type(found).__name__}")
+    else:
+        interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
+        if not (isinstance(found, type) and issubclass(found, interface)):
+            raise TypeError(f"expected a subclass of influencekit.{interface.__name__}")
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise TypeError(f"does not define {', '.join(missing)}")
+        parameters = getattr(found, "__dataclass_params__", None)
+        if parameters is None or not parameters.frozen:
+            raise TypeError("expected a frozen dataclass")
+    options_of(found)
+
+
+def _name_of(cls: type) -> str | None:
+    """The name a class is registered under. Loads no plugin but those that could have brought the class."""
+    own = f"{cls.__module__}:{cls.__qualname__}"
+    package = cls.__module__.partition(".")[0]
+    for entry in (entry for kind in KINDS for entry in _entries(kind)):
+        if entry.target == own:
+            return entry.name
+        module = entry.target.partition(":")[0]
+        if entry.provider != "built-in" and (module in sys.modules or module.partition(".")[0] == package):
+            try:
+                if entry.load() is cls:
+                    return entry.name
+            except InfluenceKitError:
+                continue
+    return None
+
+
+def _written(name: str, thing: Any, write: Callable[[Any, Any], str]) -> str:
+    parts = [name]
+    for option in options_of(type(thing)).values():
+        value = getattr(thing, option.name)
+        if not option.is_default(value):
+            parts.append(f"{option.name}={write(option, value)}")
+    return ":".join(parts)
