@@ -14,7 +14,7 @@ from influencekit.layout import Layout
 from influencekit.optimizers import Optimizer
 from influencekit.schedules import Constant, Schedule
 
-__all__ = ["Batch", "Plan", "Workload", "select"]
+__all__ = ["Batch", "Plan", "Workload", "select", "tensors_of"]
 
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -32,7 +32,8 @@ def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return tuple(change(v) for v in batch)
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """The tensors of a batch, in their order."""
     if isinstance(batch, Tensor):
         return [batch]
     return list(batch.values()) if isinstance(batch, dict) else list(batch)
@@ -111,7 +112,7 @@ class Workload:
             raise InputError(f"l2 must be at least 0, got {self.l2}")
 
     def _check(self, part: str) -> None:
-        tensors = _tensors(getattr(self, part))
+        tensors = tensors_of(getattr(self, part))
         lengths = {len(x) if x.dim() else 0 for x in tensors}
         if len(lengths) != 1 or 0 in lengths:
             sizes = [tuple(x.shape) for x in tensors]
@@ -135,11 +136,11 @@ class Workload:
 
     @property
     def n_train(self) -> int:
-        return len(_tensors(self.train)[0])
+        return len(tensors_of(self.train)[0])
 
     @property
     def n_test(self) -> int:
-        return len(_tensors(self.test)[0])
+        return len(tensors_of(self.test)[0])
 
     @cached_property
     def layout(self) -> Layout:
@@ -191,7 +192,7 @@ class Workload:
         """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
         target = self.target(batch)
         losses = self.loss(outputs, target)
-        n = len(_tensors(batch)[0])
+        n = len(tensors_of(batch)[0])
         if losses.shape != (n,):
             raise InputError(
                 f"the loss must return one value per example, shape [{n}], got {list(losses.shape)}; "

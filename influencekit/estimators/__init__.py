@@ -1,0 +1,1 @@
+"""Estimators: methods that score training examples. Reached by name through the registry."""

@@ -1,0 +1,41 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from influencekit.adjoint import sweep
+from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+
+__all__ = ["DIT"]
+
+
+@dataclass(frozen=True)
+class DIT(Estimator):
+    """Dynamic Influence Tracker: first-order effect over any window, exactly through the real optimizer.
+
+    D[t+1] = (I - lr_t H_t) D[t] + 1{j in S_t} (lr_t / b) g_j(theta_t),  D[0] = 0        (Eq. 14)
+    Q_j[t1, t2) = <q(t2), D[t2]> - <q(t1), D[t1]>                                        (Eq. 19)
+
+    computed backwards for all examples at once (Algorithm 2); for optimizers other than plain SGD the
+    recursion is that of the optimizer itself. `curvature` is H_t: the batch's true Hessian (the authors'
+    code), its Gauss-Newton part, or the empirical Fisher (the outer products of the paper's Eq. 12).
+
+    Shapes: [query, window, train]. Sign: removal minus full, so a harmful example is negative for a loss.
+    Cost: one sweep, about 1 to 3 training runs, for all examples. Source: arXiv 2502.10793.
+    """
+
+    curvature: Literal["hessian", "gauss-newton", "fisher"] = "hessian"
+
+    @property
+    def claims(self) -> frozenset[Claim]:
+        exact_derivative = {Claim.FIRST_ORDER} if self.curvature == "hessian" else set()
+        return frozenset({Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED} | exact_derivative)
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        return sweep(trajectory, query, windows, self.curvature)
+
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        return {"curvature": self.curvature}

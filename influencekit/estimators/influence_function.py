@@ -1,0 +1,120 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from influencekit.errors import InfluenceKitError, InputError
+from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+from influencekit.workload import Workload
+
+__all__ = ["InfluenceFunction"]
+
+
+@dataclass(frozen=True)
+class InfluenceFunction(Estimator):
+    """Influence functions (Koh and Liang, 2017), the baseline: a Newton step at the final parameters.
+
+    effect_j ~ (1/n) <grad q, (H + damping I)^{-1} g_j>,   H = Hessian of the mean training loss
+
+    with the L2 penalty in both H and g_j. `damping` defaults to 1 / (sum of the learning rates of the run):
+    SGD that stops after so much time is a ridge regression of about that strength. Up to `exact_limit`
+    parameters the system is solved exactly, beyond by conjugate gradients, which need H + damping I to be
+    positive definite and say so when it is not. Knows no time: whole run, global removal only. Shapes
+    [query, 1, train]; removal minus full. Cost: `param` Hessian products, or one a CG iteration and query.
+    """
+
+    damping: float | None = None
+    solver: Literal["auto", "exact", "cg"] = "auto"
+    exact_limit: int = 1024
+    iterations: int = 1000
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.damping is not None and not self.damping >= 0:
+            raise InputError(f"if: damping must be at least 0, got {self.damping}")
+
+    @property
+    def claims(self) -> frozenset[Claim]:
+        return frozenset({Claim.LINEAR})
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        workload, theta = trajectory.workload, trajectory.final.theta
+        total = _mean_loss(workload)
+        damping = self._damping(trajectory)
+
+        def product(v: Tensor) -> Tensor:
+            return jvp(grad(total), (theta,), (v,))[1] + damping * v
+
+        gradients = query.gradient(workload, theta).detach()
+        with torch.no_grad():
+            if self._solver(workload) == "exact":
+                identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+                matrix = vmap(product, chunk_size=128)(identity)
+                solution = torch.linalg.solve((matrix + matrix.T) / 2, gradients.T).T
+            else:
+                solution = _conjugate_gradients(
+                    vmap(product), gradients, self.tolerance, self.iterations, damping
+                )
+
+            def slope(v: Tensor) -> Tensor:
+                losses = jvp(lambda x: workload.losses(x, workload.train), (theta,), (v,))[1]
+                return (losses + workload.l2 * (theta @ v)) / workload.n_train
+
+            scores = torch.stack([slope(v) for v in solution])[:, None]
+        if not scores.isfinite().all():
+            raise InfluenceKitError(
+                f"if: H + {damping:.3g} I is singular to working precision; give a larger damping"
+            )
+        return scores
+
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        return {"damping": self._damping(trajectory), "solver": self._solver(trajectory.workload)}
+
+    def _damping(self, trajectory: Trajectory) -> float:
+        return 1 / trajectory.plan.lr[:, 0].sum().item() if self.damping is None else self.damping
+
+    def _solver(self, workload: Workload) -> str:
+        if self.solver != "auto":
+            return self.solver
+        return "exact" if workload.n_params <= self.exact_limit else "cg"
+
+
+def _mean_loss(workload: Workload) -> Callable[[Tensor], Tensor]:
+    """The training objective over all examples: mean loss plus penalty."""
+    return lambda theta: workload.losses(theta, workload.train).mean() + 0.5 * workload.l2 * theta @ theta
+
+
+def _conjugate_gradients(
+    product: Callable[[Tensor], Tensor], rhs: Tensor, tolerance: float, iterations: int, damping: float
+) -> Tensor:
+    """Solve A x = rhs for every row of rhs [query, param]; an error when A is not positive definite."""
+    x = torch.zeros_like(rhs)
+    residual, direction = rhs.clone(), rhs.clone()
+    squared = (residual * residual).sum(1)
+    goal = tolerance**2 * squared
+    for _ in range(iterations):
+        active = squared > goal
+        if not active.any():
+            return x
+        image = product(direction)
+        curvature = (direction * image).sum(1)
+        if (curvature[active] <= 0).any():
+            raise InfluenceKitError(
+                f"if: the Hessian plus damping {damping:.3g} is not positive definite (a direction of negative "
+                "curvature was met); give a larger damping, such as if:damping=1"
+            )
+        step = torch.where(active, squared / curvature, 0.0)[:, None]
+        x = x + step * direction
+        residual = residual - step * image
+        before, squared = squared, (residual * residual).sum(1)
+        direction = residual + torch.where(active, squared / before, 0.0)[:, None] * direction
+    worst = (squared / goal).max().sqrt().item() * tolerance
+    raise InfluenceKitError(
+        f"if: conjugate gradients did not converge in {iterations} iterations (relative residual {worst:.1e}, "
+        f"asked {tolerance:.0e}); raise damping, iterations or tolerance"
+    )

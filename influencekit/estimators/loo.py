@@ -1,0 +1,142 @@
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from influencekit.errors import DivergedError, InputError
+from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.progress import track
+from influencekit.step import State
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+
+__all__ = ["LOO"]
+
+_ROOM = 256 << 20  # bytes of parameters that are trained at once
+
+
+@dataclass(frozen=True)
+class LOO(Estimator):
+    """Leave-one-out: retrain without each example, on the same batches in the same order. Ground truth.
+
+    effect_j = q(run without j) - q(run), under each window's own removal; the divisor of a batch stays.
+    Where batching is faster, hundreds of counterfactual models are trained at once by vmap over weight
+    masks, the unchanged run among them; for convolutions on a CPU they are trained one after the other.
+    Each starts where it first differs from the recorded run.
+
+    `examples` retrains only that many, drawn with `seed`; the others are NaN. Shapes [query, window,
+    train]. Cost: about one training run an example, divided by what batching gains.
+    """
+
+    examples: int | None = None
+    seed: int = 0
+    strategy: Literal["auto", "batch", "loop"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.examples is not None and self.examples < 2:
+            raise InputError(f"loo: examples must be at least 2, got {self.examples}")
+
+    @property
+    def claims(self) -> frozenset[Claim]:
+        return frozenset({Claim.EXACT, Claim.LOCAL, Claim.WINDOWED})
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        workload, steps = trajectory.workload, trajectory.steps
+        positions = self._drawn(workload.n_train)
+        # windows with the same counterfactual runs are served together
+        runs: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for k, window in enumerate(windows):
+            runs[(0, steps) if window.removal == "global" else window.absent()].append(k)
+        n_query = len(query.labels(workload))
+        shape = (n_query, len(windows), workload.n_train)
+        out = torch.full(shape, torch.nan, dtype=workload.dtype, device=workload.device)
+        for absent, members in runs.items():
+            evaluations = [windows[k].evaluations(steps) for k in members]
+            when = sorted(set().union(*evaluations))
+            effects = self._retrain(trajectory, query, positions, absent, when)  # [query, state, example]
+            for k, signs in zip(members, evaluations, strict=True):
+                out[:, k, positions] = sum(sign * effects[:, when.index(t)] for t, sign in signs.items())
+        return out
+
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        n = trajectory.workload.n_train
+        return {"strategy": self._strategy(trajectory), "retrained": min(self.examples or n, n)}
+
+    def _drawn(self, n: int) -> Tensor:
+        if self.examples is None or self.examples >= n:
+            return torch.arange(n)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        return order[: self.examples].sort().values
+
+    def _strategy(self, trajectory: Trajectory) -> str:
+        if self.strategy != "auto":
+            return self.strategy
+        return "loop" if trajectory.step.loops else "batch"
+
+    def _retrain(
+        self, trajectory: Trajectory, query: Query, positions: Tensor, absent: tuple[int, int], when: list[int]
+    ) -> Tensor:
+        """Effects [query, state, example] on the query at the states `when`, without each position."""
+        workload = trajectory.workload
+        seen = trajectory.plan.indices[absent[0] : min(absent[1], when[-1])]
+        hit = (seen[:, :, None] == positions).any(1)  # [step, example]
+        visited = hit.any(0)
+        first = hit.to(torch.uint8).argmax(0) + absent[0]
+        labels = query.labels(workload)
+        out = torch.zeros(
+            len(labels), len(when), len(positions), dtype=workload.dtype, device=workload.device
+        )
+        order = [int(i) for i in first.argsort(stable=True) if visited[i]]
+        each = workload.n_params * workload.theta0.element_size() * (3 + len(workload.optimizer.slots))
+        room = max(1, min(512, _ROOM // each)) if self._strategy(trajectory) == "batch" else 1
+        chunks = [order[i : i + room] for i in range(0, len(order), room)]
+        for chunk in track(chunks, "retraining", len(chunks)):
+            start = int(first[chunk].min())
+            values = _fold(trajectory, query, positions[chunk], absent, start, when)
+            out[:, :, chunk] = values
+        bad = (~out.isfinite()).any(0).any(0).nonzero()
+        if len(bad):
+            raise DivergedError(
+                f"retraining without the example at position {int(positions[bad[0, 0]])} gave NaN or infinity; "
+                "lower the learning rate"
+            )
+        return out
+
+
+def _fold(
+    trajectory: Trajectory, query: Query, left_out: Tensor, absent: tuple[int, int], start: int, when: list[int]
+) -> Tensor:
+    """Train [model] runs from state `start`, each without one position while t is in `absent`; q's effects."""
+    workload, step = trajectory.workload, trajectory.step
+    state = trajectory.state(start)
+    many = len(left_out) > 1
+    nobody = torch.tensor([-1])
+    out = []
+    with torch.no_grad():
+        if many:  # the last model is the run itself, so that both sides of the difference round alike
+            left_out = torch.cat([left_out, nobody]).to(workload.device)
+            rows = len(left_out)
+            slots = {k: v.expand(rows, -1).clone() for k, v in state.slots.items()}
+            state = State(state.theta.expand(rows, -1).clone(), slots, start)
+        else:
+            left_out = left_out.to(workload.device)
+        for t in range(start, when[-1] + 1):
+            if t in when:
+                reference = trajectory.state(t).theta
+                at = query.at(workload, reference)
+                if many:
+                    values = vmap(at, chunk_size=64)(state.theta)  # [model, query]
+                    out.append((values[:-1] - values[-1]).T)
+                else:
+                    out.append((at(state.theta) - at(reference))[:, None])
+            if t < when[-1]:
+                inside = absent[0] <= t < absent[1]
+                weights = step.coefficients(t, left_out if inside else torch.full_like(left_out, -1))
+                state = step.advance_with(state, weights if many else weights[0])[0]
+    early = len(when) - len(out)  # states before the first difference: no effect yet
+    values = torch.stack(out, 1)
+    return torch.cat([values.new_zeros(len(values), early, values.shape[2]), values], 1)

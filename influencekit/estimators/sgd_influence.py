@@ -1,0 +1,39 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from influencekit.adjoint import sweep
+from influencekit.errors import InputError
+from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.optimizers import SGD
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+
+__all__ = ["SGDInfluence"]
+
+
+@dataclass(frozen=True)
+class SGDInfluence(Estimator):
+    """SGD-influence (Hara, Nitanda and Maehara, NeurIPS 2019): the whole run's effect, by the true Hessian.
+
+    It is DIT's recursion on the window [0, T); the two are one number there, not two pieces of evidence.
+    Defined for SGD, and refused for other optimizers. Shapes [query, 1, train]; removal minus full; cost as
+    DIT's.
+    """
+
+    @property
+    def claims(self) -> frozenset[Claim]:
+        return frozenset({Claim.FIRST_ORDER, Claim.LINEAR, Claim.LOCAL})
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        optimizer = trajectory.workload.optimizer
+        if not isinstance(optimizer, SGD):
+            raise InputError(
+                f"sgd-influence is defined for SGD, and this run used {type(optimizer).__name__}; use dit, "
+                "which goes through the optimizer that was used"
+            )
+        return sweep(trajectory, query, windows)
+
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        return {"curvature": "hessian", "remark": "the same recursion as dit on the whole run"}

@@ -1,0 +1,90 @@
+"""The three nouns that plugins implement: Recorder, Query and Estimator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from influencekit.windows import Window
+from influencekit.workload import Workload
+
+if TYPE_CHECKING:
+    from influencekit.trajectory import Trajectory
+
+__all__ = ["Claim", "Estimator", "Query", "Recorder"]
+
+
+class Claim(StrEnum):
+    """What an estimator says of itself; the conformance suite tests every claim that is made.
+
+    EXACT: equals retraining. FIRST_ORDER: the derivative with respect to example weights (Taylor slope 2).
+    LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
+    under the three removals; without it an estimator takes only the whole run under global removal.
+    """
+
+    EXACT = "exact"
+    FIRST_ORDER = "first-order"
+    LINEAR = "linear"
+    LOCAL = "local"
+    WINDOWED = "windowed"
+
+
+class Query(ABC):
+    """A number of the model, or several, whose change is asked for.
+
+    Leave-one-out uses the values, first-order methods their gradient, so they cannot disagree.
+    """
+
+    @abstractmethod
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        """One label for every value, all different; bad options of the query are reported here."""
+
+    @abstractmethod
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        """The values [query] at parameters theta [param]: pure, differentiable, vmap-able."""
+
+    def at(self, workload: Workload, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """The query as a function of parameters alone, when the recorded run stands at `theta`.
+
+        Override it for a query that depends on the recorded run itself, such as a direction fixed by it.
+        """
+        return partial(self.evaluate, workload)
+
+    def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
+        """The gradients [query, param] of `at(workload, theta)` at theta."""
+        return torch.func.jacrev(self.at(workload, theta))(theta)
+
+
+class Estimator(ABC):
+    """A method that gives every training example a score for every query and window."""
+
+    @property
+    @abstractmethod
+    def claims(self) -> frozenset[Claim]:
+        """What this estimator, with these options, says of itself."""
+
+    @abstractmethod
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        """Effects [query, window, train]: value of the query without the example minus with it.
+
+        Called with checked windows by `estimate`; NaN stands for an example that was left out on request,
+        never for a number that could not be computed.
+        """
+
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        """What the result should say of the computation (curvature, damping, ...); goes into its attrs."""
+        return {}
+
+
+class Recorder(ABC):
+    """Which states of a run are stored; what lies between is replayed, bit for bit on the CPU."""
+
+    @abstractmethod
+    def kept(self, start: int, stop: int) -> Sequence[int]:
+        """The states to store of those numbered start ... stop (both included), ascending from `start`."""

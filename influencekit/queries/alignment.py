@@ -1,0 +1,29 @@
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from influencekit.interfaces import Query
+from influencekit.workload import Workload
+
+__all__ = ["GradientAlignment"]
+
+
+@dataclass(frozen=True)
+class GradientAlignment(Query):
+    """Movement along the unit gradient of the mean test loss, <u_t, theta>, u_t fixed by the recorded run.
+
+    A positive effect: without the example the model would stand further up the loss's slope.
+    """
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        return ["alignment"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return self.at(workload, theta)(theta)
+
+    def at(self, workload: Workload, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        gradient = torch.func.grad(lambda x: workload.losses(x, workload.test).mean())(theta.detach())
+        unit = gradient / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+        return lambda moved: (unit @ moved)[None]

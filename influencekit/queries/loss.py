@@ -1,0 +1,35 @@
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from influencekit.interfaces import Query
+from influencekit.workload import Workload
+
+__all__ = ["TestLoss", "TestLosses"]
+
+
+@dataclass(frozen=True)
+class TestLoss(Query):
+    """Mean loss over the test set, without the L2 penalty. A positive effect: the example helped."""
+
+    __test__ = False  # not a pytest class
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        return ["test-loss"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return workload.losses(theta, workload.test).mean(0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class TestLosses(Query):
+    """Loss of every single test example, one query each, without the L2 penalty."""
+
+    __test__ = False
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        return list(workload.test_ids or range(workload.n_test))
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return workload.losses(theta, workload.test)

@@ -1,0 +1,305 @@
+"""One training step, F(state, weights) -> state, and its four readings: iterate, replicate, pull, push.
+
+    L_t(theta, w) = (1/b) sum_{i in S_t} w_i [ loss(z_i; theta) + (l2/2) |theta|^2 ],   b = |S_t|
+    F_t(state, w) = optimizer(state, grad L_t(theta, w))
+
+Short batches are padded to a common width with weight 0, so that one trace serves every step. Nothing
+here knows an estimator, a disk or a device.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vjp, vmap
+
+from influencekit.errors import InfluenceKitError, InputError
+from influencekit.optimizers import Slots
+from influencekit.tracing import has_convolution, split, trace
+from influencekit.workload import Batch, Workload, select, tensors_of
+
+__all__ = ["CURVATURES", "LinearStep", "State", "Step"]
+
+Pair = tuple[Tensor, Tensor]
+Product = Callable[[Tensor], Pair]
+
+_BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for several steps
+
+
+class State(NamedTuple):
+    """What a step changes: theta [param], the optimizer's slots [param] each, the number of steps done."""
+
+    theta: Tensor
+    slots: Slots
+    step: int
+
+
+class Step:
+    """The training step of one workload.
+
+    Attributes: `workload`, `plan`; `loops` tells whether batches of models are trained one after the
+    other: convolutions on a CPU, where vmap lowers them to grouped convolutions and is slower per model.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.plan = workload.plan
+        device = workload.device
+        indices = self.plan.indices
+        self._valid = (indices >= 0).to(workload.dtype).to(device)
+        self._rows = indices.clamp(min=0).to(device)
+        self._mean = self._valid / self._valid.sum(1, keepdim=True)
+        self._traced: dict[Any, Callable[..., Any]] = {}
+        self._linear: dict[Any, LinearStep] = {}
+
+    # what a step reads ------------------------------------------------------------------------------
+
+    def start(self) -> State:
+        """The state before step 0."""
+        theta = self.workload.theta0
+        return State(theta, self.workload.optimizer.start(theta), 0)
+
+    def batch(self, t: int | slice) -> Batch:
+        """The examples of step t, padded; step may be a slice, which gives [step, slot, ...]."""
+        return select(self.workload.train, self._rows[t])
+
+    def coefficients(self, t: int | slice, absent: Tensor | None = None) -> Tensor:
+        """w_i / b of every slot of step t; `absent` [model] leaves a position out: [model, slot]."""
+        mean = self._mean[t]
+        return mean if absent is None else mean * (self._rows[t] != absent[:, None])
+
+    def rows(self, t: int | slice) -> Tensor:
+        """Positions in the training set of every slot of step t (0 where padded)."""
+        return self._rows[t]
+
+    @property
+    def loops(self) -> bool:
+        theta = self.workload.theta0
+        traced = self._gradient(theta, self.batch(0), self.coefficients(0))
+        return theta.device.type == "cpu" and isinstance(traced, torch.fx.GraphModule) and has_convolution(traced)
+
+    # iterate ----------------------------------------------------------------------------------------
+
+    def advance(self, state: State) -> tuple[State, Tensor]:
+        """The next state, and the losses [slot] of the batch before the update (0 where padded).
+
+        Deterministic: on the CPU the same state gives the same bits, which is what makes replay exact.
+        """
+        new, losses = self.advance_with(state, self.coefficients(state.step))
+        return new, losses * self._valid[state.step]
+
+    def advance_with(self, state: State, coefficients: Tensor) -> tuple[State, Tensor]:
+        """One step with slot coefficients w_i / b; theta [param] with [slot], or [model, param] with
+        [model, slot]: hundreds of counterfactual models at once, sharing the batch."""
+        g, losses = self.gradient(state, coefficients)
+        theta, slots = self.workload.optimizer.step(
+            self.workload.layout, state.theta, state.slots, g, state.step, self.plan.lrs(state.step)
+        )
+        return State(theta, slots, state.step + 1), losses
+
+    def gradient(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of L_t shaped like theta, and the losses [..., slot] without the penalty."""
+        theta, batch = state.theta, self.batch(state.step)
+        with torch.no_grad():
+            traced = self._gradient(theta, batch, coefficients)
+            g, losses = traced(theta, *tensors_of(batch), coefficients)
+            if self.workload.l2:
+                g = torch.addcmul(g, theta, self.workload.l2 * coefficients.sum(-1, keepdim=True))
+        return g, losses
+
+    def _gradient(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
+        key = (theta.shape, coefficients.shape)
+        if key not in self._traced:
+
+            def mean_loss(theta: Tensor, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+                losses = self.workload.losses(theta, batch)
+                return (coefficients * losses).sum(), losses
+
+            def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+                batch = _like(self.workload.train, rest[:-1])
+                return grad(mean_loss, has_aux=True)(theta, batch, rest[-1])
+
+            many = gradient
+            if theta.dim() == 2:
+                many = vmap(gradient, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
+            self._traced[key] = _try_trace(many, theta, *tensors_of(batch), coefficients)
+        return self._traced[key]
+
+    # pull and push ----------------------------------------------------------------------------------
+
+    def linear(self, curvature: str = "hessian", columns: int = 1) -> "LinearStep":
+        """The step linearised in theta and the weights, for `columns` adjoints at once."""
+        if curvature not in CURVATURES:
+            raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
+        key = (curvature, columns)
+        if key not in self._linear:
+            self._linear[key] = LinearStep(self, curvature, columns)
+        return self._linear[key]
+
+    def push(self, state: State, tangent: State, weights: Tensor) -> State:
+        """Forward mode: the tangent of the next state from the tangents of state and weights [slot]."""
+        t = state.step
+        batch, mean = self.batch(t), self.coefficients(t)
+
+        def update(theta: Tensor, slots: Slots, coefficients: Tensor) -> tuple[Tensor, Slots]:
+            def mean_loss(theta: Tensor) -> Tensor:
+                losses = self.workload.losses(theta, batch) + 0.5 * self.workload.l2 * theta @ theta
+                return (coefficients * losses).sum()
+
+            g = grad(mean_loss)(theta)
+            return self.workload.optimizer.step(self.workload.layout, theta, slots, g, t, self.plan.lrs(t))
+
+        primal = (state.theta, state.slots, mean)
+        _, (theta, slots) = jvp(update, primal, (tangent.theta, tangent.slots, weights * mean))
+        return State(theta, slots, t + 1)
+
+    # checks at the door -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse a training loss that is random or not a sum over examples (batch norm, contrastive, ...)."""
+        batch, theta = self.batch(0), self.workload.theta0
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            before = [b.clone() for b in self.workload.model.buffers()]
+            together = self.workload.losses(theta, batch)
+            again = self.workload.losses(theta, batch)
+            alone = self.workload.losses(theta, select(batch, torch.arange(1, device=theta.device)))
+            changed = any(
+                not torch.equal(a, b) for a, b in zip(before, self.workload.model.buffers(), strict=True)
+            )
+        if not torch.equal(together, again) and not changed:
+            raise InputError(
+                f"the training loss is random{self._culprits('Dropout')}; a run must be repeatable: call "
+                "model.eval() on those layers, or set their probability to 0"
+            )
+        tolerance = 1e-3 if theta.dtype != torch.float64 else 1e-8
+        if changed or not torch.allclose(together[:1], alone, rtol=tolerance, atol=tolerance):
+            raise InputError(
+                "the loss of an example depends on the other examples of its batch"
+                f"{self._culprits('BatchNorm')}; influence of single examples is not defined then: use "
+                "layer or group norm, or put the batch norm layers in eval mode"
+            )
+
+    def _culprits(self, kind: str) -> str:
+        found = [n for n, m in self.workload.model.named_modules() if kind in type(m).__name__ and m.training]
+        return f" (layers {', '.join(found)})" if found else ""
+
+
+class LinearStep:
+    """Transposed derivative of the step: one curvature product and every example's share, per column.
+
+    From c [column, param], the adjoint of the mean gradient: H c and <c, g_j> for every slot j. Whatever
+    does not depend on c is computed for many steps at once where that is faster (small models, whose cost
+    is the dispatch of kernels).
+    """
+
+    def __init__(self, step: Step, curvature: str, columns: int) -> None:
+        self._step = step
+        workload, product = step.workload, CURVATURES[curvature]
+        batch, coefficients = tensors_of(step.batch(0)), step.coefficients(0)
+
+        def at(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+            return product(workload, theta, _like(workload.train, rest[:-2]), rest[-2], rest[-1])
+
+        inputs = (workload.theta0, *batch, coefficients)
+        self._one = columns == 1
+        c = workload.theta0.clone()
+        if not self._one:
+            at = vmap(at, in_dims=(None,) * len(inputs) + (0,))
+            c = c.expand(columns, -1).clone()
+        self._whole = _try_trace(at, *inputs, c)
+        self._parts = None
+        if isinstance(self._whole, torch.fx.GraphModule) and not step.loops:
+            static, later = split(self._whole, [len(inputs)])
+            with torch.no_grad():
+                size = sum(x.numel() * x.element_size() for x in (*static(*inputs), *batch))
+            self._parts, self._room = (static, later), max(1, _BLOCK // size)
+
+    def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
+        """Each of some consecutive states, last first, with its function c -> (H c, shares [column, slot])."""
+        room = self._room if self._parts else 1
+        for high in range(len(states), 0, -room):
+            some = states[max(0, high - room) : high]
+            yield from zip(reversed(some), reversed(self._products(some)), strict=True)
+
+    def _products(self, states: Sequence[State]) -> list[Product]:
+        first = states[0].step
+        if self._parts is None:
+            fixed = (states[0].theta, *tensors_of(self._step.batch(first)), self._step.coefficients(first))
+            return [self._columns(lambda c: self._whole(*fixed, c))]
+        static, later = self._parts
+        span = slice(first, first + len(states))
+        thetas = torch.stack([state.theta for state in states])
+        shared = vmap(static)(thetas, *tensors_of(self._step.batch(span)), self._step.coefficients(span))
+        each = zip(*[x.unbind(0) for x in shared], strict=True)
+        return [self._columns(lambda c, values=values: later(c, *values)) for values in each]  # type: ignore[misc]
+
+    def _columns(self, apply: Product) -> Product:
+        if not self._one:
+            return apply
+
+        def single(c: Tensor) -> tuple[Tensor, Tensor]:
+            product, shares = apply(c[0])
+            return product[None], shares[None]
+
+        return single
+
+
+# curvature products: (workload, theta, batch, coefficients [slot], c) -> (H c, <c, g_j> [slot]) ---------
+
+
+def hessian(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+    """True Hessian of the batch's mean loss, by one forward derivative of the gradient."""
+
+    def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
+        losses = w.losses(theta, batch)
+        return (coefficients * losses).sum(), losses
+
+    _, (product, shares) = jvp(grad(mean_loss, has_aux=True), (theta,), (c,))
+    return _penalised(w, theta, coefficients, c, product, shares)
+
+
+def gauss_newton(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+    """J^T (d2 loss / d outputs2) J: the model linearised, the loss's curvature kept."""
+
+    def mean_loss(outputs: Any) -> tuple[Tensor, Tensor]:
+        losses = w.loss_of(outputs, batch)
+        return (coefficients * losses).sum(), losses
+
+    outputs, tangent = jvp(lambda theta: w.outputs(theta, batch), (theta,), (c,))
+    _, (bent, shares) = jvp(grad(mean_loss, has_aux=True), (outputs,), (tangent,))
+    _, back = vjp(lambda theta: w.outputs(theta, batch), theta)
+    return _penalised(w, theta, coefficients, c, back(bent)[0], shares)
+
+
+def fisher(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+    """Empirical Fisher (1/b) sum_i g_i g_i^T, the outer products of the paper's Eq. 12."""
+    _, shares = jvp(lambda theta: w.losses(theta, batch), (theta,), (c,))
+    shares = shares + w.l2 * (theta @ c)
+    _, back = vjp(lambda theta: w.losses(theta, batch), theta)
+    return back(coefficients * shares)[0] + theta * (w.l2 * (coefficients * shares).sum()), shares
+
+
+CURVATURES = {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher}
+
+
+def _penalised(w: Workload, theta: Tensor, coefficients: Tensor, c: Tensor, product: Tensor, shares: Tensor) -> Pair:
+    if not w.l2:
+        return product, shares
+    return product + c * (w.l2 * coefficients.sum()), shares + w.l2 * (theta @ c)
+
+
+def _like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
+    if isinstance(batch, Tensor):
+        return tensors[0]
+    return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
+
+
+def _try_trace(fn: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
+    """`fn` traced, or itself where its control flow depends on values, which only costs time."""
+    try:
+        return trace(fn, *example)
+    except InfluenceKitError:
+        raise
+    except Exception:  # whatever tracing cannot do, the function itself can, or says why not
+        return fn

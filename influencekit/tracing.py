@@ -1,0 +1,196 @@
+"""Trace a pure tensor function once into a short list of kernels, and cut it where one argument enters.
+
+Small models are bound by dispatch, not arithmetic: `torch.func` transforms cost milliseconds of Python a
+step. `trace` records the kernels they issue (make_fx), simplifies the record and gives a plain function
+back. `split` separates what depends on some inputs from what does not: everything about a training step
+that does not depend on the adjoint can then be computed for many steps at once.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+__all__ = ["has_convolution", "split", "trace"]
+
+aten = torch.ops.aten
+
+# nodes that return their first argument when nothing about it changes
+_COPIES = {
+    aten.alias.default, aten.clone.default, aten.copy.default, aten.detach.default,
+    aten.lift_fresh_copy.default,
+}  # fmt: skip
+_RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default}
+# operations whose result is zero when one of the listed arguments is
+_HOMOGENEOUS: dict[Any, tuple[int, ...]] = {
+    aten.mul.Tensor: (0, 1), aten.mul.Scalar: (0,), aten.div.Tensor: (0,), aten.div.Scalar: (0,),
+    aten.neg.default: (0,), aten.mm.default: (0, 1), aten.bmm.default: (0, 1), aten.mv.default: (0, 1),
+    aten.dot.default: (0, 1), aten.view.default: (0,), aten.reshape.default: (0,),
+    aten._unsafe_view.default: (0,), aten.expand.default: (0,), aten.t.default: (0,),
+    aten.transpose.int: (0,), aten.permute.default: (0,), aten.squeeze.dim: (0,), aten.squeeze.dims: (0,),
+    aten.unsqueeze.default: (0,), aten.slice.Tensor: (0,), aten.select.int: (0,), aten.sum.default: (0,),
+    aten.sum.dim_IntList: (0,), aten.alias.default: (0,), aten.clone.default: (0,),
+    aten._to_copy.default: (0,), aten.threshold_backward.default: (0,),
+    aten.max_pool2d_with_indices_backward.default: (0,),
+}  # fmt: skip
+_ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default}
+
+
+def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
+    """The kernels that `fn` issues for arguments shaped like `example`, simplified, as a callable.
+
+    `fn` must be pure with tensor arguments and results and no control flow on tensor values (make_fx
+    raises on the latter). In-place updates inside are made functional first, so that unused work can be
+    dropped.
+    """
+    functional = torch.func.functionalize(fn, remove="mutations")
+    # inference_mode tensors cannot be traced, and gradients of the caller are of no interest here
+    with torch.no_grad():
+        graph_module = make_fx(functional, _error_on_data_dependent_ops=True)(*example)
+    graph = graph_module.graph
+    graph.eliminate_dead_code()
+    shapes = _shapes(graph_module, example)
+    _drop_copies(graph, shapes)
+    _drop_zeros(graph, shapes)
+    _merge_equal(graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def has_convolution(graph_module: fx.GraphModule) -> bool:
+    """Whether the traced function convolves (which decides between batching and looping on a CPU)."""
+    return any("convolution" in str(node.target) for node in graph_module.graph.nodes)
+
+
+def split(graph_module: fx.GraphModule, dynamic: Sequence[int]) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut f(args) into `static` and `later` with f(*args) == later(*dynamic args, *static(*static args)).
+
+    `dynamic` lists the positions of the late arguments. `static` returns a tuple of tensors: every value
+    that does not depend on them but is used by something that does, or is itself a result.
+    """
+    graph = graph_module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    late = {inputs[i] for i in dynamic}
+    for node in graph.nodes:
+        if any(parent in late for parent in node.all_input_nodes) and node.op != "output":
+            late.add(node)
+    output = next(node for node in graph.nodes if node.op == "output")
+    kept: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if node in late or node is output:
+            kept.update((p, None) for p in node.all_input_nodes if p not in late)
+    # a tuple-valued node cannot be handed over (nor mapped over steps): its items are taken instead
+    assert all(node.op != "output" for node in kept)
+
+    early, env = fx.Graph(), {}
+    for node in graph.nodes:
+        if node not in late and node is not output:
+            env[node] = early.node_copy(node, env.__getitem__)
+    early.output(tuple(env[node] for node in kept))
+
+    rest, env = fx.Graph(), {}
+    for i in dynamic:
+        env[inputs[i]] = rest.node_copy(inputs[i])
+    for k, node in enumerate(kept):
+        env[node] = rest.placeholder(f"static_{k}")
+    for node in graph.nodes:
+        if node in late and node.op != "placeholder":
+            env[node] = rest.node_copy(node, env.__getitem__)
+    rest.output(fx.map_arg(output.args[0], env.__getitem__))
+    # unused arguments must stay, so only other dead nodes go
+    early.eliminate_dead_code()
+    return fx.GraphModule(graph_module, early), fx.GraphModule(graph_module, rest)
+
+
+def _shapes(graph_module: fx.GraphModule, example: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """(shape, dtype) of every tensor in the graph, found by running it once."""
+    found: dict[fx.Node, Any] = {}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                found[n] = (value.shape, value.dtype, value.device)
+            return value
+
+    with torch.no_grad():
+        Watch(graph_module).run(*example)
+    return found
+
+
+def _drop_copies(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        source = node.args[0]
+        if node.target is aten.fill.Scalar:  # it reads nothing of its first argument, and has no vmap rule
+            with graph.inserting_before(node):
+                _replace(graph, node, graph.call_function(aten.full_like.default, node.args))
+            continue
+        if node.target is aten.copy.default:
+            source = node.args[1]
+        same = shapes.get(node) == shapes.get(source) and node in shapes
+        if same and (node.target in _COPIES or node.target in _RESHAPES):
+            _replace(graph, node, source)
+        elif same and node.target is aten._to_copy.default and "memory_format" not in node.kwargs:
+            _replace(graph, node, source)
+
+
+def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
+    """Forward-mode derivatives carry zero tangents of constants through whole matrix products; cut them."""
+    zero: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        args = node.args
+        if node.target in _ZEROS or (
+            node.target in (aten.scalar_tensor.default, aten.full.default) and args[-1] in (0, 0.0)
+        ):
+            zero.add(node)
+        elif any(args[i] in zero for i in _HOMOGENEOUS.get(node.target, ())):
+            zero.add(node)
+        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs:
+            if args[0] in zero and args[1] in zero:
+                zero.add(node)
+            elif args[1] in zero and shapes.get(args[0]) == shapes[node]:
+                _replace(graph, node, args[0])
+            elif node.target is aten.add.Tensor and args[0] in zero and shapes.get(args[1]) == shapes[node]:
+                _replace(graph, node, args[1])
+        elif node.target is operator.getitem and args[0].target is aten.convolution_backward.default:
+            gradient, image, kernel = args[0].args[:3]
+            if gradient in zero or (args[1] == 0 and kernel in zero) or (args[1] == 1 and image in zero):
+                zero.add(node)
+        elif node.target is aten.convolution.default and args[2] is None:
+            if args[0] in zero or args[1] in zero:
+                zero.add(node)
+    for node in list(graph.nodes):
+        if node in zero and node.target not in _ZEROS and any(user not in zero for user in node.users):
+            shape, dtype, device = shapes[node]
+            with graph.inserting_before(node):
+                fresh = graph.call_function(
+                    aten.zeros.default, (list(shape),), {"dtype": dtype, "device": device}
+                )
+            _replace(graph, node, fresh)
+
+
+def _merge_equal(graph: fx.Graph) -> None:
+    """Common subexpressions: the same pure kernel on the same arguments is computed once."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue
+        key = (node.target, repr(node.args), repr(sorted(node.kwargs.items(), key=str)))
+        if key in seen:
+            _replace(graph, node, seen[key])
+        else:
+            seen[key] = node
+
+
+def _replace(graph: fx.Graph, node: fx.Node, by: Any) -> None:
+    node.replace_all_uses_with(by)
+    graph.erase_node(node)

@@ -1,0 +1,141 @@
+"""A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+import zarr
+from torch import Tensor
+
+from influencekit.errors import InputError, StoreError
+from influencekit.progress import track
+from influencekit.step import State, Step
+from influencekit.store import read
+from influencekit.workload import Workload, select, tensors_of
+
+__all__ = ["Trajectory", "fingerprint"]
+
+_BLOCK = 64 << 20  # bytes of states held in memory at once by a sweep
+
+
+class Trajectory:
+    """One recorded run of one workload.
+
+    State t is the state before update t; states `first` ... `last` can be had. `step` is the training step
+    that made it. Whatever is asked for is read from the store, or replayed from the nearest stored state.
+    """
+
+    def __init__(self, group: zarr.Group, workload: Workload, step: Step | None = None) -> None:
+        self.group = group
+        self.workload = workload
+        self.step = step or Step(workload)
+        self.attrs: Mapping[str, Any] = dict(group.attrs)
+        self.plan = self.step.plan
+        kept = read(group, "kept")
+        self._kept = kept[kept <= self.attrs["committed"]]
+        self.first = int(self.attrs["start"])
+        self.last = int(self.attrs["committed"])
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the whole run, recorded or not."""
+        return self.plan.steps
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        """The store as xarray sees it, lazily."""
+        return xr.open_zarr(self.group.store, consolidated=False)
+
+    def state(self, t: int) -> State:
+        """The state before update t (t = steps gives the final one)."""
+        return self._states(t, t + 1)[0]
+
+    def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
+        """The states start ... stop - 1 in lists of consecutive ones, the last list first.
+
+        Memory stays bounded, and a list begins at a stored state where the stored ones are far apart.
+        """
+        bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.n_params * 4
+        room = max(1, min(128, _BLOCK // bytes_each))
+        cuts = [start]
+        while cuts[-1] < stop:
+            limit = cuts[-1] + room
+            stored = self._kept[(self._kept > cuts[-1]) & (self._kept <= limit)]
+            cuts.append(stop if stop <= limit else int(stored[-1]) if len(stored) else limit)
+        pairs = list(zip(cuts, cuts[1:], strict=False))[::-1]
+        for low, high in track(pairs, what, len(pairs)):
+            yield self._states(low, high)
+
+    def _states(self, start: int, stop: int) -> list[State]:
+        if not self.first <= start < stop <= self.last + 1:
+            raise InputError(
+                f"states {start} to {stop - 1} are asked for, but the trajectory holds {self.first} to "
+                f"{self.last}; record a run that covers them"
+            )
+        low = int(np.searchsorted(self._kept, start, side="right")) - 1
+        high = int(np.searchsorted(self._kept, stop, side="left"))
+        stored = self._read(low, max(high, low + 1))
+        found: list[State] = []
+        state = stored[int(self._kept[low])]
+        for t in range(state.step, stop):
+            if t > state.step:
+                state = stored[t] if t in stored else self.step.advance(state)[0]
+            if t >= start:
+                found.append(state)
+        return found
+
+    def _read(self, low: int, high: int) -> dict[int, State]:
+        names = ("theta", *self.workload.optimizer.slots)
+        device = self.workload.device
+        arrays = [torch.from_numpy(read(self.group, n, slice(low, high))).to(device) for n in names]
+        rows = {}
+        for k, t in enumerate(self._kept[low:high]):
+            theta, *slots = (array[k] for array in arrays)
+            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t))
+        return rows
+
+    @property
+    def final(self) -> State:
+        """The state after the last update; an error when the recording does not reach it."""
+        return self.state(self.steps)
+
+
+def fingerprint(workload: Workload) -> dict[str, Any]:
+    """What a store must agree on with a workload to be its run, each entry with a name a person knows."""
+
+    def digest(*values: Tensor) -> str:
+        total = hashlib.sha256()
+        for value in values:
+            total.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+        return total.hexdigest()[:16]
+
+    plan, n = workload.plan, workload.n_train
+    sample = torch.arange(0, n, max(1, n // 64), device=workload.device)
+    return {
+        "parameters": [[n, list(s)] for n, s in zip(workload.layout.names, workload.layout.shapes, strict=True)],
+        "dtype": str(workload.dtype).removeprefix("torch."),
+        "training examples": n,
+        "training data": digest(*tensors_of(select(workload.train, sample))),
+        "initial parameters": digest(workload.theta0),
+        "order of batches": digest(plan.indices),
+        "learning rates": digest(plan.lr),
+        "optimizer": repr(workload.optimizer),
+        "l2": workload.l2,
+    }
+
+
+def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
+    """Refuse a workload that did not make the store, naming everything that differs."""
+    stored, mine = dict(group.attrs)["fingerprint"], fingerprint(workload)
+    wrong = [name for name in mine if stored.get(name) != mine[name]]
+    if wrong:
+        name = wrong[0]
+        shown = "" if len(str(mine[name])) > 60 else f" (store: {stored.get(name)}, workload: {mine[name]})"
+        raise StoreError(
+            f"{where} is not a run of this workload: {', '.join(wrong)} differ{shown}; open it with the "
+            "workload, setting, seed and data that it was recorded with"
+        )

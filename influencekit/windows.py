@@ -1,0 +1,103 @@
+"""Windows of training: which steps, and what being without an example over them means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from influencekit.errors import InputError
+from influencekit.workload import Plan
+
+__all__ = ["REMOVALS", "Removal", "Window", "parse_windows"]
+
+Removal = Literal["global", "window", "occurrence"]
+REMOVALS: tuple[Removal, ...] = ("global", "window", "occurrence")
+
+
+@dataclass(frozen=True)
+class Window:
+    """The steps start <= t < stop, counted from 0, and the meaning of removal over them.
+
+    - `global` (Def. 5): the example is absent from step 0 on; q's effect at `stop` minus that at `start`.
+    - `window` (Sec. V-B): it is absent in these steps only; q's effect at `stop`.
+    - `occurrence` (trajectory-specific leave-one-out, for windows that hold one occurrence): it is absent
+      in these steps only; q's effect at the end of the run.
+
+    State t is the state before update t, so `stop` is also the state after the last update of the window.
+    """
+
+    start: int
+    stop: int
+    removal: Removal = "global"
+
+    def __post_init__(self) -> None:
+        if self.removal not in REMOVALS:
+            raise InputError(f"no removal named {self.removal!r}; choose one of {', '.join(REMOVALS)}")
+        if self.start < 0:
+            raise InputError(f"window {self}: steps are counted from 0")
+        if self.stop <= self.start:
+            raise InputError(f"window {self} is empty: it must stop after it starts")
+
+    def __str__(self) -> str:
+        return f"[{self.start}, {self.stop})"
+
+    def check(self, steps: int) -> "Window":
+        """Itself, or an error when it reaches beyond a run of `steps` steps."""
+        if self.stop > steps:
+            raise InputError(f"window {self} reaches outside the run, which has steps [0, {steps})")
+        return self
+
+    def absent(self) -> tuple[int, int]:
+        """The steps in which the example is left out."""
+        return (0 if self.removal == "global" else self.start), self.stop
+
+    def evaluations(self, steps: int) -> dict[int, int]:
+        """{state: sign}: the effect is the signed sum of q's effects at these states."""
+        if self.removal == "occurrence":
+            return {steps: 1}
+        if self.removal == "global" and self.start:
+            return {self.stop: 1, self.start: -1}
+        return {self.stop: 1}
+
+
+def parse_windows(spec: str, plan: Plan, removal: Removal = "global") -> list[Window]:
+    """Windows from text: `full`, `each-epoch`, `epoch:3` (one), `epoch:3-5` (3 and 4), `step:10-40`.
+
+    All ranges are half-open and counted from 0; several specs may be joined by commas.
+    """
+    epochs = plan.epoch.tolist()
+    last = epochs[-1] + 1
+    windows: list[Window] = []
+    for part in spec.split(","):
+        kind, _, span = part.strip().partition(":")
+        if kind == "full" and not span:
+            windows.append(Window(0, plan.steps, removal))
+        elif kind == "each-epoch" and not span:
+            windows += [_epochs(epochs, e, e + 1, removal) for e in range(last)]
+        elif kind in ("epoch", "step") and span:
+            start, stop = _span(part, span, single=kind == "epoch")
+            limit = last if kind == "epoch" else plan.steps
+            if not start < stop:
+                raise InputError(f"window {part!r} is empty: ranges are half-open, so the end must be larger")
+            if stop > limit:
+                raise InputError(f"window {part!r} reaches outside the run, which has {kind}s 0-{limit}")
+            windows.append(
+                _epochs(epochs, start, stop, removal) if kind == "epoch" else Window(start, stop, removal)
+            )
+        else:
+            raise InputError(
+                f"cannot read window {part!r}; write full, each-epoch, epoch:3, epoch:3-5 or step:10-40 "
+                "(half-open, counted from 0)"
+            )
+    return windows
+
+
+def _span(part: str, span: str, single: bool) -> tuple[int, int]:
+    numbers = span.split("-")
+    if not all(n.isdigit() for n in numbers) or len(numbers) > 2 or (len(numbers) == 1 and not single):
+        raise InputError(f"cannot read window {part!r}; expected whole numbers such as {part.split(':')[0]}:3-5")
+    start = int(numbers[0])
+    return start, int(numbers[1]) if len(numbers) == 2 else start + 1
+
+
+def _epochs(epochs: Sequence[int], start: int, stop: int, removal: Removal) -> Window:
+    return Window(epochs.index(start), len([e for e in epochs if e < stop]), removal)
