@@ -1,4 +1,4 @@
-"""Imports run one way and files stay small: read with `ast`, so that lazy imports in functions count as well."""
+"""Imports run one way and files stay small: read with `ast`, so that lazy imports count as well."""
 
 import ast
 from collections.abc import Iterator
