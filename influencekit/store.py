@@ -28,14 +28,14 @@ class Writer:
     """
 
     def __init__(
-        self, path: str | Path | None, *, kept: list[int], slots: tuple[str, ...], start: int, size: int,
+        self, path: str | Path | None, *, kept: list[int], slots: tuple[str, ...], size: int,
         dtype: Any, columns: Mapping[str, tuple[tuple[str, ...], np.ndarray]], attrs: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.path = None if path is None else Path(path)
         if self.path is not None and self.path.exists():
             raise InputError(f"{path} exists already; choose another path, or delete it first")
         self.store = zarr.storage.MemoryStore() if self.path is None else str(self.path)
-        self._kept, self._names, self._start = kept, ("theta", *slots), start
+        self._kept, self._names = kept, ("theta", *slots)
         rows = max(1, min(len(kept), _BLOCK // (size * np.dtype(dtype).itemsize)))
         self._rows = rows
         self._buffer: list[list[np.ndarray]] = []
@@ -48,7 +48,7 @@ class Writer:
                 {
                     "influencekit_schema": SCHEMA,
                     "status": "recording",
-                    "committed": start,
+                    "committed": 0,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                     **attrs,
                 }
@@ -103,7 +103,7 @@ class Writer:
                 for k, name in enumerate(self._names):
                     self.group[name][self._written : stop] = np.stack([row[k] for row in self._buffer])
                 self._written, self._buffer = stop, []
-            self.group.attrs["committed"] = self._start + self._lost
+            self.group.attrs["committed"] = self._lost
         except OSError as error:
             self._abandon(error)
 

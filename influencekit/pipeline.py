@@ -1,0 +1,286 @@
+"""The verbs: record a run, open it again, estimate influence on it, compare estimators with ground truth."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from influencekit import __version__
+from influencekit.errors import DivergedError, InputError, StoreError
+from influencekit.interfaces import Claim, Estimator, Query, Recorder
+from influencekit.metrics import METRICS, agreement
+from influencekit.progress import track
+from influencekit.registry import label, make
+from influencekit.step import Step
+from influencekit.store import Writer, open_group
+from influencekit.trajectory import Trajectory, check_match, fingerprint
+from influencekit.windows import Removal, Window, parse_windows
+from influencekit.workload import Workload
+
+__all__ = ["compare", "estimate", "open", "record"]
+
+SIGN = "removal minus full: for a loss, positive = the example helped, negative = harmful"
+
+Windows = str | Sequence[Window] | None
+
+
+def record(
+    workload: Workload,
+    recorder: Recorder | str = "full",
+    store: str | Path | None = None,
+    window: tuple[int, int] | None = None,
+) -> Trajectory:
+    """Train `workload` from its initial parameters and record the run.
+
+    `store` is a new path, or None for memory. `window` = (start, stop) keeps only the states start ... stop
+    and trains no further. Errors: a path that exists, a full or read-only disk (nothing is left there), a
+    loss that is random or not separable by example, a NaN or infinite loss (the store keeps what came before
+    and is readable). Cost: one training run and the states on disk.
+    """
+    step = Step(workload)
+    step.check()
+    recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
+    start, stop = window or (0, step.plan.steps)
+    Window(start, stop).check(step.plan.steps)
+    plan = step.plan
+    ids = np.array(list(workload.train_ids or range(workload.n_train)))
+    if ids.dtype.kind not in "iu":
+        ids = np.array([str(i) for i in ids.tolist()], dtype=np.dtypes.StringDType())
+    writer = Writer(
+        store,
+        kept=list(recorder.kept(start, stop)),
+        slots=workload.optimizer.slots,
+        size=workload.n_params,
+        dtype=str(workload.dtype).removeprefix("torch."),
+        columns={
+            "batch": (("step", "slot"), plan.indices.numpy()),
+            "lr": (("step", "group"), plan.lr.numpy()),
+            "epoch": (("step",), plan.epoch.numpy()),
+            "step": (("step",), np.arange(plan.steps)),
+            "train": (("train",), ids),
+        },
+        attrs={
+            "start": start,
+            "workload": workload.name,
+            "seed": workload.seed,
+            "info": dict(workload.info),
+            "recorder": label(recorder),
+            "optimizer": repr(workload.optimizer),
+            "schedule": repr(workload.schedule),
+            "l2": workload.l2,
+            "device": str(workload.device),
+            "influencekit_version": __version__,
+            "torch_version": torch.__version__,
+            "fingerprint": fingerprint(workload),
+        },
+    )
+    state = step.start()
+    for t in track(range(stop + 1), "training", stop + 1):
+        if t >= start:
+            writer.state(t, [x.cpu().numpy() for x in (state.theta, *state.slots.values())])
+        if t == stop:
+            break
+        following, losses = step.advance(state)
+        finite = bool(losses.isfinite().all() & following.theta.isfinite().all())
+        if not finite:
+            reason = f"the training loss or parameters became NaN or infinite at step {t}"
+            writer.close("stopped", reason=reason)
+            kept = f"; states {start} to {t} are kept in {store}" if store and t >= start else ""
+            raise DivergedError(f"{reason}; lower the learning rate{kept}")
+        writer.loss(np.where(plan.indices[t] >= 0, losses.cpu().numpy(), np.nan))
+        state = following
+    accuracy = {"accuracy": workload.accuracy(state.theta)} if stop == plan.steps else {}
+    writer.close(**accuracy)
+    return Trajectory(writer.group, workload, step)
+
+
+def open(store: str | Path, workload: Workload) -> Trajectory:
+    """Open a recorded run together with the workload that made it.
+
+    A run that was stopped (diverged) opens too and has fewer states. Errors: not a store of ours,
+    half-written, another schema version, or not this workload's run (says what differs).
+    """
+    group = open_group(store)
+    check_match(group, workload, str(store))
+    return Trajectory(group, workload)
+
+
+def estimate(
+    trajectory: Trajectory,
+    query: Query | str = "test-loss",
+    estimator: Estimator | str = "dit",
+    windows: Windows = None,
+    removal: Removal = "global",
+) -> xr.Dataset:
+    """Scores of every training example: `influence` [query, window, train], labelled.
+
+    `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
+    Sign: removal minus full. Errors: a window outside the run or the recording, an estimator that cannot do
+    it, scores that are not finite.
+    """
+    query = make("query", query) if isinstance(query, str) else query
+    estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
+    chosen = _windows(trajectory, windows, removal)
+    _check(trajectory, estimator, chosen)
+    workload = trajectory.workload
+    labels = list(query.labels(workload))
+    scores = estimator.scores(trajectory, query, chosen).detach()
+    if torch.isinf(scores).any():
+        raise DivergedError(
+            f"{label(estimator)} gave infinite scores: the adjoint grew beyond floating point, as it does where "
+            "training itself is unstable; lower the learning rate, or record in float64"
+        )
+    return xr.Dataset(
+        {"influence": (("query", "window", "train"), scores.cpu().numpy())},
+        coords={
+            "query": labels,
+            "train": list(workload.train_ids or range(workload.n_train)),
+            **window_coords(chosen),
+        },
+        attrs={
+            "sign": SIGN,
+            "estimator": label(estimator),
+            "query": label(query),
+            "workload": workload.name,
+            "seed": workload.seed,
+            "accuracy": trajectory.attrs.get("accuracy", float("nan")),
+            "optimizer": repr(workload.optimizer),
+            "influencekit_version": __version__,
+            **{f"note_{k}": v for k, v in estimator.notes(trajectory).items()},
+        },
+    )
+
+
+def compare(
+    workload: Workload | Callable[[int], Workload],
+    estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
+    reference: Estimator | str = "loo",
+    query: Query | str = "test-loss",
+    windows: Windows = None,
+    removal: Removal = "global",
+    seeds: Sequence[int] = (0,),
+    recorder: Recorder | str = "full",
+) -> xr.Dataset:
+    """Record a run per seed, score its examples with every estimator, and compare with the reference.
+
+    `workload` is a `Workload` (then seeds change nothing but its batch order) or a function seed -> Workload.
+    The result has `influence` [estimator, seed, query, window, train], `agreement` [estimator, metric, seed,
+    query, window] over the examples that the reference scored, `seconds` [estimator, seed], `accuracy`
+    [seed] on the test set, and the examples' own ids as `example` [seed, train].
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
+    if any(not 0 <= s < 2**63 for s in seeds):
+        raise InputError(f"seeds must be from 0 to 2**63 - 1; got {list(seeds)}")
+    methods = {label(e): e for e in (_estimator(e) for e in (*estimators, reference))}
+    truth = label(_estimator(reference))
+    query = make("query", query) if isinstance(query, str) else query
+    rows: list[list[xr.DataArray]] = []
+    seconds, accuracy, examples, notes = [], [], [], {}
+    for seed in track(seeds, "seeds", len(seeds)):
+        problem = replace(workload, seed=seed) if isinstance(workload, Workload) else workload(seed)
+        began = time.perf_counter()
+        trajectory = record(problem, recorder)
+        training = time.perf_counter() - began
+        accuracy.append(trajectory.attrs["accuracy"])
+        examples.append([str(i) for i in problem.train_ids or range(problem.n_train)])
+        found, spent = [], []
+        for name, method in methods.items():
+            began = time.perf_counter()
+            result = estimate(trajectory, query, method, windows, removal)
+            spent.append(time.perf_counter() - began)
+            found.append(result.influence)
+            notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
+        rows.append(found)
+        seconds.append([*spent, training])
+    return _assemble(rows, list(methods), truth, seeds, seconds, accuracy, examples, notes, problem, query)
+
+
+def _assemble(
+    rows: list[list[xr.DataArray]], names: list[str], truth: str, seeds: Sequence[int],
+    seconds: list[list[float]], accuracy: list[float], examples: list[list[str]],
+    notes: Mapping[str, Any], workload: Workload, query: Query,
+) -> xr.Dataset:  # fmt: skip
+    scores = torch.stack([torch.stack([torch.from_numpy(a.values) for a in row]) for row in rows], 1)
+    scores = scores.to(workload.device)  # [estimator, seed, query, window, train]
+    reference = scores[names.index(truth)]
+    known = reference.isfinite().all(0).all(0).all(0)
+    matched = agreement(scores[..., known], reference[..., known].expand_as(scores[..., known]))
+    first = rows[0][0]
+    same = all(row[0]["query"].values.tolist() == first["query"].values.tolist() for row in rows)
+    return xr.Dataset(
+        {
+            "influence": (("estimator", "seed", "query", "window", "train"), scores.cpu().numpy()),
+            "agreement": (
+                ("estimator", "metric", "seed", "query", "window"),
+                matched.movedim(-1, 1).cpu().numpy(),
+            ),
+            "seconds": (("estimator", "seed"), np.array(seconds).T[:-1]),
+            "training_seconds": (("seed",), np.array(seconds).T[-1]),
+            "accuracy": (("seed",), np.array(accuracy)),
+        },
+        coords={
+            "estimator": names,
+            "metric": list(METRICS),
+            "seed": list(seeds),
+            "query": first["query"].values if same else np.arange(first.sizes["query"]),
+            **{k: first.coords[k] for k in ("start", "stop", "removal")},
+            "example": (("seed", "train"), np.array(examples)),
+        },
+        attrs={
+            "sign": SIGN,
+            "workload": workload.name,
+            "setting": str(workload.info.get("setting", "custom")),
+            "reference": truth,
+            "query": label(query),
+            "device": str(workload.device),
+            "compared_examples": int(known.sum()),
+            "notes": "; ".join(f"{k}: {v}" for k, v in notes.items()),
+            "influencekit_version": __version__,
+        },
+    )
+
+
+def window_coords(windows: Sequence[Window]) -> dict[str, Any]:
+    """Coordinates of the dimension `window`: its first step, the step after its last, and the removal."""
+    return {
+        "start": ("window", [w.start for w in windows]),
+        "stop": ("window", [w.stop for w in windows]),
+        "removal": ("window", [w.removal for w in windows]),
+    }
+
+
+def _estimator(estimator: Estimator | str) -> Estimator:
+    return make("estimator", estimator) if isinstance(estimator, str) else estimator
+
+
+def _windows(trajectory: Trajectory, windows: Windows, removal: Removal) -> list[Window]:
+    if windows is None:
+        windows = "full"
+    if isinstance(windows, str):
+        return parse_windows(windows, trajectory.plan, removal)
+    if not windows:
+        raise InputError("windows: expected at least one, got none")
+    return [w.check(trajectory.steps) for w in windows]
+
+
+def _check(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Window]) -> None:
+    steps = trajectory.steps
+    for window in windows:
+        whole = window.removal == "global" and (window.start, window.stop) == (0, steps)
+        if Claim.WINDOWED not in estimator.claims and not whole:
+            raise InputError(
+                f"{label(estimator)} cannot do window {window} with {window.removal} removal: it knows only the "
+                f"whole run, [0, {steps}) with global removal; use dit or loo"
+            )
+        needs = min(window.absent()[0], *window.evaluations(steps)), max(window.evaluations(steps))
+        if needs[0] < trajectory.first or needs[1] > trajectory.last:
+            raise StoreError(
+                f"window {window} with {window.removal} removal needs the states {needs[0]} to {needs[1]}, and "
+                f"the recording holds {trajectory.first} to {trajectory.last}; record the whole run"
+            )
