@@ -24,7 +24,7 @@ from influencekit.registry import load
 from influencekit.workload import Workload
 
 RESULT = Path(__file__).resolve().parent / "results" / "tune_trained.json"
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 EPOCHS = (21, 42)
 NAMES = (
     *("mnist-1v7-lr", "mnist-1v7-dnn", "mnist-1v7-cnn", "kmnist-lr", "kmnist-dnn", "kmnist-cnn"),
@@ -79,7 +79,7 @@ def tune(name: str, seeds: range) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="workloads (default: all but EMNIST)")
-    parser.add_argument("--seeds", type=int, default=16, help="seeds per grid point (CNN: a quarter)")
+    parser.add_argument("--seeds", type=int, default=16, help="seeds per grid point (CNN: half of them)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = json.loads(RESULT.read_text()) if args.names and RESULT.exists() else {"workloads": {}}
@@ -91,7 +91,7 @@ def main() -> None:
     }
     for name in args.names or NAMES:
         start = time.perf_counter()
-        seeds = max(args.seeds // 4, 1) if name.endswith("cnn") else args.seeds
+        seeds = max(args.seeds // 2, 1) if name.endswith("cnn") else args.seeds
         found = tune(name, range(100, 100 + seeds))
         found["seconds"] = round(time.perf_counter() - start, 1)
         result["workloads"][name] = found

@@ -51,6 +51,10 @@ def _part(images: Path, labels: Path) -> Part:
     return Part(np.ascontiguousarray(upright)[:, None], y[rows] == 2, rows.tolist())
 
 
-emnist_ab_lr = problem("emnist-ab-lr", pool, paper=Setting(0.003), trained=Setting(0.003))
-emnist_ab_dnn = problem("emnist-ab-dnn", pool, paper=Setting(0.06, l2=0.001), trained=Setting(0.06, l2=0.001))
-emnist_ab_cnn = problem("emnist-ab-cnn", pool, paper=Setting(0.2, l2=0.001), trained=Setting(0.2, l2=0.001))
+emnist_ab_lr = problem("emnist-ab-lr", pool, paper=Setting(0.003), trained=Setting(0.05))
+emnist_ab_dnn = problem(
+    "emnist-ab-dnn", pool, paper=Setting(0.06, l2=0.001), trained=Setting(0.2, epochs=42, l2=0.001)
+)
+emnist_ab_cnn = problem(
+    "emnist-ab-cnn", pool, paper=Setting(0.2, l2=0.001), trained=Setting(0.5, epochs=42, l2=0.001)
+)

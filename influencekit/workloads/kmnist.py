@@ -43,6 +43,10 @@ def _part(x: np.ndarray, y: np.ndarray, index: np.ndarray | None = None) -> Part
     return Part(x[rows][:, None], y[rows] == 1, ids.tolist())
 
 
-kmnist_lr = problem("kmnist-lr", pool, paper=Setting(0.003), trained=Setting(0.003))
-kmnist_dnn = problem("kmnist-dnn", pool, paper=Setting(0.06, l2=0.001), trained=Setting(0.06, l2=0.001))
-kmnist_cnn = problem("kmnist-cnn", pool, paper=Setting(0.2, l2=0.001), trained=Setting(0.2, l2=0.001))
+kmnist_lr = problem("kmnist-lr", pool, paper=Setting(0.003), trained=Setting(0.05))
+kmnist_dnn = problem(
+    "kmnist-dnn", pool, paper=Setting(0.06, l2=0.001), trained=Setting(0.2, epochs=42, l2=0.001)
+)
+kmnist_cnn = problem(
+    "kmnist-cnn", pool, paper=Setting(0.2, l2=0.001), trained=Setting(0.5, epochs=42, l2=0.001)
+)
