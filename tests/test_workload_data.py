@@ -144,6 +144,19 @@ def test_an_npz_without_the_arrays_is_named(tmp_path):
         mnist.mnist_1v7_lr(data_dir=str(tmp_path))
 
 
+def test_cut_short_or_misshapen_files_are_named(tmp_path):
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(files.bundled("mnist-1v7.npz").read_bytes()[:100000])
+    with pytest.raises(InputError, match="mnist.npz should be an npz file"):
+        mnist.mnist_1v7_lr(data_dir=str(tmp_path))
+    x, y = digits(20, [1, 7])
+    np.savez(path, x_train=x[:9], y_train=y, x_test=x, y_test=y)
+    with pytest.raises(
+        InputError, match=r"mnist.npz: expected images .* got shapes \[9, 28, 28\] and \[20\]"
+    ):
+        mnist.mnist_1v7_lr(data_dir=str(tmp_path))
+
+
 def test_adult_reads_both_forms_of_the_files_alike(tmp_path):
     parts = {}
     for split in ("train", "test"):
@@ -160,6 +173,9 @@ def test_adult_reads_both_forms_of_the_files_alike(tmp_path):
     (original / "adult.data").write_text("1, 2\n")
     adult.pool.cache_clear()
     with pytest.raises(InputError, match="adult.data should have the 15 columns.*row 0 has 2"):
+        adult.adult_lr(data_dir=str(original))
+    (original / "adult.data").write_text("\n".join(["old" + parts["train"][0][2:], *parts["train"]]))
+    with pytest.raises(InputError, match="adult.data: column age should hold numbers"):
         adult.adult_lr(data_dir=str(original))
 
 

@@ -34,8 +34,8 @@ def pool(data_dir: str | None = None) -> Pool:
     train, test = (_table(path) for path in paths)
     categories = {name: _categories(train[name]) for name in COLUMNS[:-1] if name not in NUMERIC}
     return Pool(
-        train=_part(train, categories),
-        test=_part(test, categories),
+        train=_part(paths[0], train, categories),
+        test=_part(paths[1], test, categories),
         scale=by_column,
         classes=("<=50K", ">50K"),
         title="UCI Adult",
@@ -62,12 +62,15 @@ def _categories(column: list[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate(frequent)}
 
 
-def _part(table: dict[str, list[str]], categories: dict[str, dict[str, int]]) -> Part:
+def _part(path: Path, table: dict[str, list[str]], categories: dict[str, dict[str, int]]) -> Part:
     n = len(table["income"])
     blocks = []
     for name in COLUMNS[:-1]:
         if name in NUMERIC:
-            values = np.array(table[name], np.float32)
+            try:
+                values = np.array(table[name], np.float32)
+            except ValueError as error:
+                raise InputError(f"{path}: column {name} should hold numbers: {error}") from None
             blocks.append((np.log1p(values) if name in LOGARITHMIC else values)[:, None])
         else:
             places = categories[name]

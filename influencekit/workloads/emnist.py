@@ -7,7 +7,7 @@ import numpy as np
 
 from influencekit.errors import InputError
 from influencekit.workloads.draw import Part, Pool, by_example
-from influencekit.workloads.files import find, read_idx
+from influencekit.workloads.files import check_images, find, read_idx
 from influencekit.workloads.problem import Setting, problem
 
 __all__ = ["emnist_ab_cnn", "emnist_ab_dnn", "emnist_ab_lr"]
@@ -34,18 +34,14 @@ def pool(data_dir: str | None = None) -> Pool:
         scale=by_example,
         classes=("A", "B"),
         title="EMNIST A against B",
-        licence="none stated by NIST; your own copy",
+        licence="your own copy: see the terms of NIST",
         source="data_dir",
     )
 
 
 def _part(images: Path, labels: Path) -> Part:
     x, y = read_idx(images), read_idx(labels)
-    if x.ndim != 3 or y.shape != x.shape[:1]:
-        raise InputError(
-            f"{images} should hold images [n, 28, 28] and {labels.name} their n labels, "
-            f"got shapes {list(x.shape)} and {list(y.shape)}"
-        )
+    check_images(images, x, y)
     rows = np.flatnonzero((y == 1) | (y == 2))  # letters are numbered from 1, both cases together
     upright = x[rows].transpose(0, 2, 1)  # the files hold the images transposed
     return Part(np.ascontiguousarray(upright)[:, None], y[rows] == 2, rows.tolist())

@@ -5,14 +5,16 @@ import hashlib
 import io
 import json
 import struct
+import zlib
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["bundled", "find", "read_idx", "read_npz", "text_lines"]
+__all__ = ["bundled", "check_images", "find", "read_idx", "read_npz", "text_lines"]
 
 DATA = Path(__file__).parent / "data"
 
@@ -68,7 +70,7 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [archive[name] for name in names]
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} should be an npz file with the arrays {', '.join(names)}: {error}"
         ) from None
@@ -85,6 +87,13 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def check_images(path: Path, x: np.ndarray, y: np.ndarray) -> None:
+    """Errors: InputError unless x is [n, 28, 28] and y [n]."""
+    if x.shape != (*y.shape, 28, 28) or y.ndim != 1:
+        found = f"shapes {list(x.shape)} and {list(y.shape)}"
+        raise InputError(f"{path}: expected images [n, 28, 28] and their n labels, got {found}")
+
+
 def text_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, packed with gzip or not."""
     try:
@@ -99,5 +108,5 @@ def _content(path: Path) -> bytes:
         return content
     try:
         return gzip.decompress(content)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is not a complete gzip file: {error}") from None

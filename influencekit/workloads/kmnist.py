@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from influencekit.workloads.draw import Part, Pool, by_example
-from influencekit.workloads.files import bundled, find, read_npz
+from influencekit.workloads.files import bundled, check_images, find, read_npz
 from influencekit.workloads.problem import Setting, problem
 
 __all__ = ["kmnist_cnn", "kmnist_dnn", "kmnist_lr"]
@@ -22,10 +22,14 @@ def pool(data_dir: str | None = None) -> Pool:
     else:
         paths = find(data_dir, OFFICIAL, ("kmnist-test.npz",), what="KMNIST")
         if len(paths) == 1:
-            train = _part(*read_npz(paths[0], "x", "y"))
+            x, y = read_npz(paths[0], "x", "y")
+            check_images(paths[0], x, y)
+            train = _part(x, y)
         else:
-            x_train, y_train, x_test, y_test = (read_npz(path, "arr_0")[0] for path in paths)
-            train, test = _part(x_train, y_train), _part(x_test, y_test)
+            x, y, x_test, y_test = (read_npz(path, "arr_0")[0] for path in paths)
+            check_images(paths[0], x, y)
+            check_images(paths[2], x_test, y_test)
+            train, test = _part(x, y), _part(x_test, y_test)
     return Pool(
         train=train,
         test=test,

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from influencekit.workloads.draw import Part, Pool, by_example
-from influencekit.workloads.files import bundled, find, read_npz
+from influencekit.workloads.files import bundled, check_images, find, read_npz
 from influencekit.workloads.problem import Setting, problem
 
 __all__ = ["mnist_1v7_cnn", "mnist_1v7_dnn", "mnist_1v7_lr"]
@@ -21,6 +21,8 @@ def pool(data_dir: str | None = None) -> Pool:
         (path,) = find(data_dir, ("mnist.npz",), what="MNIST")
     x_train, y_train, x_test, y_test = read_npz(path, "x_train", "y_train", "x_test", "y_test")
     if data_dir is not None:
+        check_images(path, x_train, y_train)
+        check_images(path, x_test, y_test)
         i_train, i_test = np.arange(len(y_train)), np.arange(len(y_test))
     return Pool(
         train=_part(x_train, y_train, i_train),
