@@ -2,7 +2,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
@@ -23,8 +25,8 @@ class InfluenceFunction(Estimator):
 
     with the L2 penalty in both H and g_j. `damping` defaults to 1 / (sum of the learning rates of the run):
     SGD that stops after so much time is a ridge regression of about that strength. Up to `exact_limit`
-    parameters the system is solved exactly, beyond by conjugate gradients, which need H + damping I to be
-    positive definite and say so when it is not. Knows no time: whole run, global removal only. Shapes
+    parameters the system is solved exactly, beyond by conjugate gradients, and by MINRES where
+    H + damping I turns out indefinite; an error says so when neither converges. Knows no time: whole run, global removal only. Shapes
     [query, 1, train]; removal minus full. Cost: `param` Hessian products, or one a CG iteration and query.
     """
 
@@ -57,9 +59,7 @@ class InfluenceFunction(Estimator):
                 matrix = vmap(product, chunk_size=128)(identity)
                 solution = torch.linalg.solve((matrix + matrix.T) / 2, gradients.T).T
             else:
-                solution = _conjugate_gradients(
-                    vmap(product), gradients, self.tolerance, self.iterations, damping
-                )
+                solution = _conjugate_gradients(vmap(product), gradients, self.tolerance, self.iterations)
 
             def slope(v: Tensor) -> Tensor:
                 losses = jvp(lambda x: workload.losses(x, workload.train), (theta,), (v,))[1]
@@ -90,9 +90,9 @@ def _mean_loss(workload: Workload) -> Callable[[Tensor], Tensor]:
 
 
 def _conjugate_gradients(
-    product: Callable[[Tensor], Tensor], rhs: Tensor, tolerance: float, iterations: int, damping: float
+    product: Callable[[Tensor], Tensor], rhs: Tensor, tolerance: float, iterations: int
 ) -> Tensor:
-    """Solve A x = rhs for every row of rhs [query, param]; an error when A is not positive definite."""
+    """Solve A x = rhs for every row of rhs [query, param] at once; by MINRES once A proves indefinite."""
     x = torch.zeros_like(rhs)
     residual, direction = rhs.clone(), rhs.clone()
     squared = (residual * residual).sum(1)
@@ -104,17 +104,35 @@ def _conjugate_gradients(
         image = product(direction)
         curvature = (direction * image).sum(1)
         if (curvature[active] <= 0).any():
-            raise InfluenceKitError(
-                f"if: the Hessian plus damping {damping:.3g} is not positive definite (a direction of negative "
-                "curvature was met); give a larger damping, such as if:damping=1"
-            )
+            return torch.stack([_minres(product, row, tolerance, iterations) for row in rhs])
         step = torch.where(active, squared / curvature, 0.0)[:, None]
         x = x + step * direction
         residual = residual - step * image
         before, squared = squared, (residual * residual).sum(1)
         direction = residual + torch.where(active, squared / before, 0.0)[:, None] * direction
-    worst = (squared / goal).max().sqrt().item() * tolerance
-    raise InfluenceKitError(
-        f"if: conjugate gradients did not converge in {iterations} iterations (relative residual {worst:.1e}, "
-        f"asked {tolerance:.0e}); raise damping, iterations or tolerance"
+    raise _unsolved("conjugate gradients", iterations, (squared / goal).max().sqrt().item() * tolerance)
+
+
+def _minres(product: Callable[[Tensor], Tensor], rhs: Tensor, tolerance: float, iterations: int) -> Tensor:
+    def apply(v: np.ndarray) -> np.ndarray:
+        return product(torch.as_tensor(v).to(rhs).reshape(1, -1))[0].double().cpu().numpy()
+
+    n = len(rhs)
+    x, _ = minres(
+        LinearOperator((n, n), matvec=apply, dtype=np.float64),
+        rhs.double().cpu().numpy(),
+        rtol=tolerance / 10,  # scipy measures it against |A| |x|, we against |rhs|
+        maxiter=iterations,
+    )
+    solution = torch.as_tensor(x).to(rhs)
+    left = ((product(solution[None])[0] - rhs).norm() / rhs.norm()).item()
+    if left > 100 * tolerance:
+        raise _unsolved("MINRES", iterations, left)
+    return solution
+
+
+def _unsolved(method: str, iterations: int, left: float) -> InfluenceKitError:
+    return InfluenceKitError(
+        f"if: {method} did not converge in {iterations} iterations (relative residual {left:.1e}); give a "
+        "larger damping, such as if:damping=1, or more iterations"
     )
