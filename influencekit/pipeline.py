@@ -190,7 +190,7 @@ def compare(
         accuracy.append(trajectory.attrs["accuracy"])
         examples.append([str(i) for i in problem.train_ids or range(problem.n_train)])
         found, spent = [], []
-        for name, method in methods.items():
+        for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
             result = estimate(trajectory, query, method, windows, removal)
             spent.append(time.perf_counter() - began)

@@ -15,7 +15,8 @@ _listener: ContextVar[Listener | None] = ContextVar("influencekit_progress", def
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """Within the block, call `listener(what, done, total)` for every item that a tracked loop finishes."""
+    """Within the block, call `listener(what, done, total)` when a tracked loop begins (done = 0) and for every
+    item that it finishes."""
     token = _listener.set(listener)
     try:
         yield
@@ -24,8 +25,10 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield `items` unchanged, announcing each finished one to the listener, if there is one."""
+    """Yield `items` unchanged, announcing the start and each finished one to the listener, if there is one."""
     listener = _listener.get()
+    if listener is not None:
+        listener(what, 0, total)
     for done, item in enumerate(items, start=1):
         yield item
         if listener is not None:
