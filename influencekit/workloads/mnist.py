@@ -51,5 +51,5 @@ mnist_1v7_cnn = problem(
     "mnist-1v7-cnn",
     pool,
     paper=Setting(0.0004, decay=False, l2=0.001),
-    trained=Setting(0.01, decay=False, l2=0.001),
+    trained=Setting(0.02, decay=False, l2=0.001),
 )

@@ -76,5 +76,5 @@ newsgroups_dnn = problem(
     "20news-dnn",
     pool,
     paper=Setting(0.1, l2=0.001, n_train=200),
-    trained=Setting(1.0, l2=0.001, n_train=200),
+    trained=Setting(2.0, l2=0.001, n_train=200),
 )
