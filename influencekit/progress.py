@@ -15,8 +15,8 @@ _listener: ContextVar[Listener | None] = ContextVar("influencekit_progress", def
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """Within the block, call `listener(what, done, total)` when a tracked loop begins (done = 0) and for every
-    item that it finishes."""
+    """Within the block, call `listener(what, done, total)` as a tracked loop begins (done = 0) and after
+    every item."""
     token = _listener.set(listener)
     try:
         yield
@@ -25,7 +25,7 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield `items` unchanged, announcing the start and each finished one to the listener, if there is one."""
+    """Yield `items` unchanged, announcing the start and each finished one to the listener, if any."""
     listener = _listener.get()
     if listener is not None:
         listener(what, 0, total)

@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["SCHEMA", "Writer", "open_group", "read"]
+__all__ = ["SCHEMA", "Writer", "chunks", "open_group", "read"]
 
 SCHEMA = 1
 _BLOCK = 8 << 20  # bytes of states written, and chunked, together
@@ -77,6 +77,7 @@ class Writer:
             fill_value=fill,
             dimension_names=dims,
             compressors=[BloscCodec(cname="zstd", clevel=1, shuffle=shuffle), Crc32cCodec()],
+            config={"write_empty_chunks": True},  # so that a chunk that is not there is one that was lost
         )
 
     def state(self, number: int, tensors: list[np.ndarray]) -> None:
@@ -96,16 +97,20 @@ class Writer:
         try:
             if self._losses:
                 lost = self._lost + len(self._losses)
-                self.group["loss"][self._lost : lost] = np.stack(self._losses)
+                self._set("loss", slice(self._lost, lost), np.stack(self._losses))
                 self._lost, self._losses = lost, []
             if self._buffer:
                 stop = self._written + len(self._buffer)
                 for k, name in enumerate(self._names):
-                    self.group[name][self._written : stop] = np.stack([row[k] for row in self._buffer])
+                    self._set(name, slice(self._written, stop), np.stack([row[k] for row in self._buffer]))
                 self._written, self._buffer = stop, []
             self.group.attrs["committed"] = self._lost
         except OSError as error:
             self._abandon(error)
+
+    def _set(self, name: str, rows: slice, values: np.ndarray) -> None:
+        array: Any = self.group[name]
+        array[rows] = values
 
     def close(self, status: str = "complete", **attrs: Any) -> None:
         """Finish the store: `complete`, or `stopped` with a `reason`."""
@@ -137,7 +142,9 @@ def open_group(store: Any, partial: bool = False) -> zarr.Group:
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
     if "influencekit_schema" not in attrs:
-        raise StoreError(f"{store} is a zarr group, but not an influencekit trajectory (no influencekit_schema)")
+        raise StoreError(
+            f"{store} is a zarr group, but not an influencekit trajectory (no influencekit_schema)"
+        )
     if attrs["influencekit_schema"] != SCHEMA:
         raise StoreError(
             f"{store} has trajectory schema {attrs['influencekit_schema']}, this version reads {SCHEMA}; "
@@ -152,28 +159,62 @@ def open_group(store: Any, partial: bool = False) -> zarr.Group:
     return group
 
 
-def read(group: zarr.Group, name: str, rows: Any = ...) -> np.ndarray:
+def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
     """Rows of one array; a missing, broken or altered chunk is an error that names it."""
+    array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{_where(group)}: the array {name!r} is missing; record again")
+    for key, part in _chunks(array, rows):
+        folder = getattr(group.store, "root", None)
+        if folder is not None and not (Path(folder) / array.path / key).exists():
+            raise StoreError(f"{_where(group)}: chunk {name}/{key}{_rows(part)} is missing; record again")
     try:
-        values = np.asarray(group[name][rows])
+        return np.asarray(array[rows])
     except Exception as error:  # every codec has its own exceptions
-        raise StoreError(
-            f"{_where(group)}: array {name!r}{_rows(rows)} cannot be read, a chunk is corrupted "
-            f"({_line(error)}); record again"
-        ) from error
-    if values.dtype.kind == "f" and name != "loss" and not np.isfinite(values).all():
-        raise StoreError(
-            f"{_where(group)}: array {name!r}{_rows(rows)} has no numbers, a chunk is missing; record again"
-        )
-    return values
+        for key, part in _chunks(array, rows):
+            try:
+                array[part]
+            except Exception as reason:
+                raise StoreError(
+                    f"{_where(group)}: chunk {name}/{key}{_rows(part)} is corrupted ({_line(reason)}); "
+                    "record again"
+                ) from reason
+        raise StoreError(f"{_where(group)}: the array {name!r} cannot be read ({_line(error)})") from error
+
+
+def chunks(group: zarr.Group) -> list[tuple[str, str, slice]]:
+    """Every chunk that a recording should have: the array's name, the chunk's key, its rows.
+
+    A run that was stopped has not written the states after its last step.
+    """
+    committed: Any = group.attrs["committed"]
+    stored = int((read(group, "kept") <= committed).sum())
+    found = []
+    for name, array in sorted(group.arrays()):
+        dims = array.metadata.dimension_names  # type: ignore[union-attr]
+        rows = slice(0, committed) if name == "loss" else slice(None)
+        if dims and dims[0] == "kept":
+            rows = slice(0, stored)
+        found += [(name, key, part) for key, part in _chunks(array, rows)]
+    return found
+
+
+def _chunks(array: zarr.Array, rows: slice) -> list[tuple[str, slice]]:
+    """Keys and rows of the chunks that hold `rows`; arrays are cut along their first dimension only."""
+    start, stop, _ = rows.indices(array.shape[0])
+    long, tail = array.chunks[0], "/0" * (array.ndim - 1)
+    first, last = start // long, -(-stop // long)
+    return [
+        (f"c/{k}{tail}", slice(max(start, k * long), min(stop, (k + 1) * long))) for k in range(first, last)
+    ]
 
 
 def _where(group: zarr.Group) -> str:
     return str(getattr(group.store, "root", "the trajectory in memory"))
 
 
-def _rows(rows: Any) -> str:
-    return f" rows {rows.start} to {rows.stop - 1}" if isinstance(rows, slice) else ""
+def _rows(rows: slice) -> str:
+    return f" (rows {rows.start} to {rows.stop - 1})"
 
 
 def _line(error: Exception) -> str:

@@ -41,6 +41,11 @@ class Trajectory:
         self.last = int(self.attrs["committed"])
 
     @property
+    def kept(self) -> list[int]:
+        """The numbers of the stored states, ascending."""
+        return self._kept.tolist()
+
+    @property
     def steps(self) -> int:
         """The number of steps of the whole run, recorded or not."""
         return self.plan.steps
@@ -116,7 +121,9 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
     plan, n = workload.plan, workload.n_train
     sample = torch.arange(0, n, max(1, n // 64), device=workload.device)
     return {
-        "parameters": [[n, list(s)] for n, s in zip(workload.layout.names, workload.layout.shapes, strict=True)],
+        "parameters": [
+            [n, list(s)] for n, s in zip(workload.layout.names, workload.layout.shapes, strict=True)
+        ],
         "dtype": str(workload.dtype).removeprefix("torch."),
         "training examples": n,
         "training data": digest(*tensors_of(select(workload.train, sample))),
@@ -130,7 +137,8 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
 
 def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
     """Refuse a workload that did not make the store, naming everything that differs."""
-    stored, mine = dict(group.attrs)["fingerprint"], fingerprint(workload)
+    stored: Any = group.attrs["fingerprint"]
+    mine = fingerprint(workload)
     wrong = [name for name in mine if stored.get(name) != mine[name]]
     if wrong:
         name = wrong[0]

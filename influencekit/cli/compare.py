@@ -1,0 +1,156 @@
+"""`influencekit compare`: record, estimate, retrain, and say how well the estimates agree."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from influencekit.cli.bar import progress
+from influencekit.cli.output import new_file, new_folder, to_json
+from influencekit.cli.parameters import Seeds, shared
+from influencekit.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from influencekit.cli.problems import Source
+
+__all__ = ["compare"]
+
+
+@click.command(short_help="How well do estimators agree with ground truth?")
+@click.argument("workload", default="mnist-1v7-dnn")
+@click.option(
+    "--estimators",
+    default="dit,if,loo",
+    show_default=True,
+    metavar="SPECS",
+    help="Joined by commas, each with options if you like: dit,if:damping=0.1,dit:curvature=gauss-newton.",
+)
+@click.option(
+    "--reference",
+    default="loo",
+    show_default=True,
+    metavar="SPEC",
+    help="The ground truth.",
+)
+@shared("query", "window", "removal")
+@click.option(
+    "--seeds",
+    type=Seeds(),
+    default="0",
+    show_default=True,
+    metavar="SEEDS",
+    help="0-15 (both included: 16 runs), 3, or 0-3,8. A seed decides the draw of the examples, the initial "
+    "parameters and the order of the batches.",
+)
+@shared("setting", "recorder", "device")
+@click.option(
+    "--loo-examples",
+    type=int,
+    metavar="N",
+    help="Retrain without N examples, drawn at random, instead of without each; agreement is over these.",
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="A new folder for the scores (zarr), tables (CSV, JSON) and plots (PNG).",
+)
+@click.option(
+    "--json", "json_file", metavar="FILE", help="The figures as JSON; - is stdout, and no table then."
+)
+@shared("data-dir", "threads")
+def compare(
+    workload: str, estimators: str, reference: str, query: str, window: str, removal: Any, seeds: list[int],
+    setting: str | None, recorder: str, device: str, loo_examples: int | None, out: str | None,
+    json_file: str | None, data_dir: str | None, threads: int,
+) -> None:  # fmt: skip
+    """Train WORKLOAD, estimate the influence of every training example, retrain without each of them, and
+    say how well the estimates agree with that.
+
+    WORKLOAD is mnist-1v7-dnn unless you name another (influencekit list workloads), and may have options,
+    as in mnist-1v7-lr:epochs=5. Examples:
+
+    \b
+      influencekit compare --estimators dit,if,loo
+      influencekit compare adult-lr --seeds 0-15 --setting paper --out adult
+      influencekit compare mnist-1v7-cnn --loo-examples 32 --window each-epoch
+    """
+    file = None if json_file == "-" else json_file
+    with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
+        with progress():
+            from influencekit import pipeline
+            from influencekit.cli.problems import Source, use_device
+            from influencekit.cli.summary import summarise
+
+            methods, truth = _methods(estimators, reference, loo_examples)
+            source = Source(workload, setting, data_dir, use_device(device, threads))
+            build = _Memory(source)
+            _check(build(seeds[0]), query, window, removal)
+            result = pipeline.compare(build, methods, truth, query, window, removal, seeds, recorder)
+            result = build.describe(result)
+            found = summarise(result)
+            if folder:
+                from influencekit.cli.examples import pictures
+                from influencekit.cli.saving import save_comparison
+
+                save_comparison(result, found, pictures(build(seeds[0])), folder)
+        if json_path:
+            json_path.write_text(to_json(found), encoding="utf-8")
+    if json_file == "-":
+        click.echo(to_json(found), nl=False)
+        return
+    from influencekit.cli.table import compared, width_of
+    from influencekit.cli.words import facts, remarks
+
+    saved = [name for name in (out, file) if name]
+    click.echo(compared(found, facts(result), remarks(result, found, saved), width_of(sys.stdout)))
+
+
+class _Memory:
+    """Builds workloads, and remembers of each seed's what the result should say of its examples."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._labels, self._info = source, {}, {}  # type: ignore[var-annotated]
+
+    def __call__(self, seed: int) -> Any:
+        from influencekit.cli.examples import classes
+
+        workload = self._source(seed)
+        self._labels[seed] = classes(workload)
+        self._info[seed] = {**workload.info, "steps": workload.plan.steps}
+        return workload
+
+    def describe(self, result: xr.Dataset) -> xr.Dataset:
+        """`result` with the examples' `label` [seed, train] and what rebuilds the first seed's workload."""
+        labels = [self._labels[int(s)] for s in result.seed.values]
+        info = self._info[int(result.seed[0])]
+        if all(label is not None for label in labels):
+            result = result.assign_coords(label=(("seed", "train"), labels))
+        return result.assign_attrs({f"info_{k}": v for k, v in info.items()})
+
+
+def _methods(estimators: str, reference: str, loo_examples: int | None) -> tuple[list[Any], Any]:
+    """The estimators and the reference as objects, with `examples=N` for those that take a subset."""
+    from dataclasses import fields, replace
+
+    from influencekit.registry import make, split
+
+    methods = [make("estimator", spec) for spec in [*split(estimators), reference]]
+    if loo_examples is not None:
+        takes = ["examples" in {f.name for f in fields(m)} for m in methods]
+        if not any(takes):
+            raise InputError("--loo-examples: none of the estimators is loo, so there is nothing to restrict")
+        methods = [replace(m, examples=loo_examples) if t else m for m, t in zip(methods, takes, strict=True)]
+    return methods[:-1], methods[-1]
+
+
+def _check(workload: Any, query: str, window: str, removal: Any) -> None:
+    """Find mistakes in the query and the windows before anything is trained."""
+    from influencekit.registry import make
+    from influencekit.windows import parse_windows
+
+    make("query", query).labels(workload)
+    parse_windows(window, workload.plan, removal)

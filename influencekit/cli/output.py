@@ -1,0 +1,121 @@
+"""What is left on disk, whole or not at all: a folder, a file, and the CSV and JSON texts in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from influencekit.cli.summary import without_nan
+from influencekit.errors import InfluenceKitError, InputError
+
+__all__ = ["new_file", "new_folder", "save_dataset", "save_text", "to_json", "write_csv"]
+
+
+@contextmanager
+def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]:
+    """A temporary folder beside `path` that takes its place when the block ends well, else disappears.
+
+    Made before the work begins, so that what cannot be written is known before it is computed. Errors:
+    `path` is there and not an empty folder, or cannot be made.
+    """
+    if path is None:
+        yield None
+        return
+    goal = Path(path)
+    if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
+        kind = "a folder that is not empty" if goal.is_dir() else "a file"
+        raise InputError(f"{option} {path} is {kind}; choose a new one, or delete it first")
+    with _beside(goal, option) as partial:
+        partial.mkdir()
+        yield partial
+        if goal.exists():
+            goal.rmdir()  # empty; a rename onto it is not for every system
+
+
+@contextmanager
+def new_file(path: str | None, option: str = "--out", replace: bool = False) -> Iterator[Path | None]:
+    """As `new_folder`, for one file (or one zarr store); `replace`: over a file that is there."""
+    if path is None:
+        yield None
+        return
+    goal = Path(path)
+    if goal.is_dir() or (goal.exists() and not replace):
+        raise InputError(f"{option} {path} exists already; choose another name, or delete it first")
+    with _beside(goal, option) as partial:
+        yield partial
+
+
+@contextmanager
+def _beside(goal: Path, option: str) -> Iterator[Path]:
+    parents = [p for p in goal.absolute().parents if not p.exists()]
+    scratch = None
+    try:
+        try:
+            goal.absolute().parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(
+                tempfile.mkdtemp(prefix=f".{goal.name}-", suffix=".partial", dir=goal.absolute().parent)
+            )
+        except OSError as error:
+            raise InfluenceKitError(
+                f"{option} {goal} cannot be written: {error.strerror or error}"
+            ) from error
+        try:
+            yield scratch / goal.name
+            os.replace(scratch / goal.name, goal)
+        except OSError as error:
+            if error.filename is not None and not str(error.filename).startswith(str(scratch)):
+                raise
+            raise InfluenceKitError(
+                f"{option} {goal} cannot be written: {error.strerror or error}; nothing was left there"
+            ) from error
+        parents = []
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        for parent in parents:  # made above, innermost first, for something that did not come to be
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def save_text(text: str, path: str, option: str) -> None:
+    """Write a text file as a whole, over one that may be there."""
+    with new_file(path, option, replace=True) as file:
+        assert file is not None
+        file.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def save_dataset(dataset: Any, path: Path) -> None:
+    """An xarray dataset as zarr, or as netCDF where the name ends so. Errors: no netCDF library."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3: strings and consolidated metadata have no specification yet
+        if path.suffix != ".nc":
+            dataset.to_zarr(path, zarr_format=3)
+            return
+        try:
+            dataset.to_netcdf(path, engine="h5netcdf")
+        except (ImportError, ValueError) as error:
+            if "h5netcdf" not in str(error):
+                raise
+            raise InputError(
+                f"{path.name}: netCDF needs h5netcdf: pip install 'influencekit[netcdf]', or name it .zarr"
+            ) from error

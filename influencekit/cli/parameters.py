@@ -1,0 +1,90 @@
+"""Options that several commands share, and the two types that are our own."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from influencekit.errors import InputError
+
+__all__ = ["Seeds", "shared"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seeds(click.ParamType):
+    """`0-15` (both ends included), `3`, or `0-3,8`: a list of different whole numbers."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        found: list[int] = []
+        for part in value.split(","):
+            first, dash, last = part.strip().partition("-")
+            if not (first.isdecimal() and (last.isdecimal() if dash else True)):
+                raise InputError(f"cannot read seeds '{value}'; write 0, 0-15 (16 of them) or 0-3,8")
+            low, high = int(first), int(last or first)
+            if high < low:
+                raise InputError(f"seeds '{part}' are empty: the last is smaller than the first")
+            if high - low >= 100_000:
+                raise InputError(f"seeds '{part}' are {high - low + 1}; at most 100000 are taken")
+            found += range(low, high + 1)
+        if twice := [s for s in found if found.count(s) > 1] if len(found) < 1000 else []:
+            raise InputError(f"seed {twice[0]} appears twice in '{value}'")
+        return found
+
+
+_SHARED = {
+    "query": click.option(
+        "--query", default="test-loss", show_default=True, metavar="SPEC",
+        help="The number of the model whose change is asked for: test-loss (mean over the test set), "
+        "test-losses (each test example its own), prediction:example=3, alignment, ...",
+    ),
+    "window": click.option(
+        "--window", default="full", show_default=True, metavar="WINDOWS",
+        help="When in training: full, each-epoch, epoch:3-5 (epochs 3 and 4), step:10-40. Half-open and "
+        "counted from 0; several are joined by commas.",
+    ),
+    "removal": click.option(
+        "--removal", type=click.Choice(["global", "window", "occurrence"]), default="global",
+        show_default=True,
+        help="What being without an example means over a window that starts later than step 0: global = "
+        "absent from the start; window = absent in it, effect at its end; occurrence = absent in it, effect "
+        "at the end of the run.",
+    ),
+    "setting": click.option(
+        "--setting", metavar="NAME",
+        help="How the workload trains: trained (the default: it learns its task) or paper (the authors' "
+        "learning rates, some of which hardly train).",
+    ),
+    "recorder": click.option(
+        "--recorder", default="full", show_default=True, metavar="SPEC",
+        help="Which states are kept: full, or every-k:k=20 (the others are replayed; less disk, more time).",
+    ),
+    "device": click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        help="auto takes cuda where there is one.",
+    ),
+    "threads": click.option(
+        "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="CPU threads. Small models gain nothing from more, and one gives the same bits everywhere; "
+        "try more for convolutions.",
+    ),
+    "data-dir": click.option(
+        "--data-dir", metavar="DIR",
+        help="Folder with a full copy of the data, in place of the bundled sample.",
+    ),
+}  # fmt: skip
+
+
+def shared(*names: str) -> Callable[[F], F]:
+    """Add the shared options of these names to a command, in this order."""
+
+    def add(command: F) -> F:
+        for name in reversed(names):
+            command = _SHARED[name](command)
+        return command
+
+    return add

@@ -1,0 +1,93 @@
+"""From what the user typed, or from what a store says of itself, to a workload on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from influencekit.errors import InputError
+
+if TYPE_CHECKING:
+    from influencekit.trajectory import Trajectory
+    from influencekit.workload import Workload
+
+__all__ = ["Source", "from_attrs", "reopen", "use_device"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A workload function with all options but the seed; what it builds says how to build it again."""
+
+    spec: str
+    setting: str | None = None
+    data_dir: str | None = None
+    device: str = "cpu"
+
+    def __call__(self, seed: int) -> Workload:
+        """The workload of this seed. Errors: whatever the spec or the data have wrong."""
+        from influencekit.options import options_of
+        from influencekit.registry import load, make
+        from influencekit.workload import Workload
+
+        name, *pairs = self.spec.split(":")
+        known = options_of(load("workload", name))
+        given = {pair.partition("=")[0]: pair for pair in pairs}
+        if "seed" in given:
+            raise InputError(f"workload '{self.spec}': give the seed with --seed or --seeds")
+        options: dict[str, Any] = {}
+        if self.setting is not None:
+            options["setting"] = self.setting
+        elif "setting" in known and "setting" not in given:
+            options["setting"] = "trained"
+        if self.data_dir is not None:
+            options["data_dir"] = self.data_dir
+        if "seed" in known:
+            options["seed"] = seed
+        workload = make("workload", self.spec, **options)
+        if not isinstance(workload, Workload):
+            raise InputError(f"workload '{name}' gave a {type(workload).__name__}, expected a Workload")
+        if "seed" not in known:
+            workload = replace(workload, seed=seed)
+        # a path of the user's is nobody else's business, and does not travel with the store
+        if "setting" in options:
+            given["setting"] = f"setting={options['setting']}"
+        given.pop("data_dir", None)
+        rebuild = {"spec": ":".join([name, *given.values()]), "draw_seed": seed}
+        return replace(workload, info={**workload.info, **rebuild}).to(self.device)
+
+
+def use_device(device: str, threads: int) -> str:
+    """The device for `auto`, `cpu` or `cuda`. Errors: cuda where torch sees none."""
+    import torch
+
+    torch.set_num_threads(threads)
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        built = torch.version.cuda
+        why = f"torch {torch.__version__} is built for CUDA {built}, but sees no device" if built else (
+            f"torch {torch.__version__} is built without CUDA"
+        )  # fmt: skip
+        raise InputError(f"--device cuda: {why}; use --device cpu")
+    return "cuda" if there and device != "cpu" else "cpu"
+
+
+def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: str = "cpu") -> Workload:
+    """The workload that a store's or result's `info` describes."""
+    if "spec" not in info or "draw_seed" not in info:
+        raise InputError(
+            f"{where} does not say how to build its workload again, because it was made in Python; "
+            "open it there: influencekit.open(store, workload)"
+        )
+    if info.get("data_source") == "data_dir" and data_dir is None:
+        raise InputError(f"{where} was made from data in a folder of yours; name it with --data-dir DIR")
+    return Source(info["spec"], data_dir=data_dir, device=device)(int(info["draw_seed"]))
+
+
+def reopen(store: str, data_dir: str | None, device: str = "cpu") -> Trajectory:
+    """A recorded run with its workload, built again from the store's attrs and checked against it."""
+    from influencekit.pipeline import open
+    from influencekit.store import open_group
+
+    attrs = dict(open_group(store).attrs)
+    info: Any = attrs["info"]
+    return open(store, from_attrs(info, store, data_dir, device))

@@ -1,0 +1,62 @@
+"""The files of `compare --out` and of `estimate --out`: scores, rankings, agreement, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from influencekit.cli.drawing import draw
+from influencekit.cli.output import save_dataset, to_json, write_csv
+from influencekit.cli.summary import window_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+__all__ = ["save_comparison", "write_ranking"]
+
+
+def save_comparison(
+    result: xr.Dataset, found: dict[str, Any], pictures: np.ndarray | None, folder: Path
+) -> None:
+    """scores.zarr, ranking.csv, agreement.csv, compare.json and the plots, into a folder that is there."""
+    save_dataset(result, folder / "scores.zarr")
+    write_ranking(result, folder / "ranking.csv")
+    metrics = result.metric.values.tolist()
+    head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
+    write_csv(folder / "agreement.csv", head, _agreement(result))
+    (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
+    draw(result, pictures, folder)
+
+
+def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:
+    values = result.agreement.transpose("estimator", "seed", "query", "window", "metric").values
+    for e, name in enumerate(result.estimator.values.tolist()):
+        for s, seed in enumerate(result.seed.values.tolist()):
+            accuracy, seconds = float(result.accuracy[s]), float(result.seconds[e, s])
+            for q, query in enumerate(result["query"].values.tolist()):
+                for w in range(result.sizes["window"]):
+                    where = [query, window_name(result, w), str(result.removal[w].item())]
+                    yield [name, seed, *where, *values[e, s, q, w].tolist(), accuracy, seconds]
+
+
+def write_ranking(result: xr.Dataset, path: Path) -> None:
+    """One row an example, seed, query and window; the most harmful by the first estimator come first."""
+    names = result.estimator.values.tolist()
+    labelled = ["label"] if "label" in result.coords else []
+    write_csv(
+        path, ["example", *labelled, "seed", "query", "window", *names], _ranking(result, bool(labelled))
+    )
+
+
+def _ranking(result: xr.Dataset, labelled: bool) -> Iterator[list[Any]]:
+    scores = result.influence.transpose("seed", "query", "window", "train", "estimator").values
+    ids = result.example.values
+    for s, seed in enumerate(result.seed.values.tolist()):
+        for q, query in enumerate(result["query"].values.tolist()):
+            for w in range(result.sizes["window"]):
+                some = scores[s, q, w]
+                for i in some[:, 0].argsort(kind="stable"):  # not a number comes last
+                    label = [result.label.values[s, i]] if labelled else []
+                    yield [ids[s, i], *label, seed, query, window_name(result, w), *some[i].tolist()]

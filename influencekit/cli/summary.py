@@ -1,0 +1,80 @@
+"""What `compare` found, as plain numbers: the structure of its JSON, from which the table is printed, too."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+__all__ = ["summarise", "undefined", "window_name", "without_nan"]
+
+Statistic = dict[str, float]
+
+
+def summarise(result: xr.Dataset) -> dict[str, Any]:
+    """`{"workload", "setting", "seeds", "reference", "accuracy": {...}, "estimators": {NAME: {...}}}`.
+
+    Each metric is the mean over queries and windows, then its mean and (population) deviation over seeds;
+    `seconds` is the mean over seeds. With several windows or queries, `windows` has the same for each window.
+    Undefined agreements (constant scores) are left out of the means; NaN where nothing is left.
+    """
+    found: dict[str, Any] = {
+        "workload": result.attrs["workload"],
+        "setting": result.attrs["setting"],
+        "seeds": [int(s) for s in result.seed.values],
+        "reference": result.attrs["reference"],
+        "accuracy": _statistic(result.accuracy.values),
+        "estimators": _estimators(result),
+    }
+    if result.sizes["window"] > 1 or result.sizes["query"] > 1:
+        found["windows"] = [
+            {
+                "window": window_name(result, k),
+                "start": int(result.start[k]),
+                "stop": int(result.stop[k]),
+                "removal": str(result.removal[k].item()),
+                "estimators": _estimators(result.isel(window=[k])),
+            }
+            for k in range(result.sizes["window"])
+        ]
+    return found
+
+
+def window_name(result: xr.Dataset, k: int) -> str:
+    """A window as `--window` takes it: `step:10-40`."""
+    return f"step:{int(result.start[k])}-{int(result.stop[k])}"
+
+
+def undefined(result: xr.Dataset) -> int:
+    """How many agreements (of a seed, query, window and estimator) are undefined."""
+    return int(result.agreement.isel(metric=0).isnull().sum())
+
+
+def without_nan(value: Any) -> Any:
+    """The same structure with None where a float is not a number, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _estimators(result: xr.Dataset) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in result.estimator.values.tolist():
+        each = result.agreement.sel(estimator=name).mean(("query", "window"), skipna=True)
+        statistics: dict[str, Any] = {
+            metric: _statistic(each.sel(metric=metric).values) for metric in result.metric.values.tolist()
+        }
+        found[name] = {**statistics, "seconds": float(result.seconds.sel(estimator=name).mean())}
+    return found
+
+
+def _statistic(values: np.ndarray) -> Statistic:
+    known = values[~(values != values)]
+    if not len(known):
+        return {"mean": math.nan, "std": math.nan}
+    return {"mean": float(known.mean()), "std": float(known.std())}
