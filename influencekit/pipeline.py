@@ -34,15 +34,16 @@ def record(
     recorder: Recorder | str = "full",
     store: str | Path | None = None,
     window: tuple[int, int] | None = None,
+    step: Step | None = None,
 ) -> Trajectory:
     """Train `workload` from its initial parameters and record the run.
 
     `store` is a new path, or None for memory. `window` = (start, stop) keeps only the states start ... stop
-    and trains no further. Errors: a path that exists, a full or read-only disk (nothing is left there), a
+    and trains no further. `step` is an already traced `Step(workload)` to be used again. Errors: a path that exists, a full or read-only disk (nothing is left there), a
     loss that is random or not separable by example, a NaN or infinite loss (the store keeps what came before
     and is readable). Cost: one training run and the states on disk.
     """
-    step = Step(workload)
+    step = step or Step(workload)
     step.check()
     recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
     start, stop = window or (0, step.plan.steps)

@@ -109,7 +109,7 @@ def test_emnist_reads_the_users_idx_files_upright(tmp_path):
         assert workload.train[0].shape == (256, 1, 28, 28)
         row = workload.test_ids[0]
         upright = torch.from_numpy(x[row].T.copy()).float()[None, None]
-        torch.testing.assert_close(workload.test[0][:1], draw.by_example(upright, upright))
+        torch.testing.assert_close(workload.test[0][:1], draw.by_example(upright))
         assert (y[workload.test_ids] <= 2).all()
         assert ((y[workload.test_ids] == 2) == workload.test[1].numpy()).all()
 

@@ -25,7 +25,7 @@ RARE = 0.01  # categories of fewer than this share of the training rows are one 
 
 @lru_cache(maxsize=2)
 def pool(data_dir: str | None = None) -> Pool:
-    """Income above 50K (class 1) or not; numbers and one-hot categories, standardised by column."""
+    """Income above 50K (class 1) or not; numbers standardised by column, categories one-hot."""
     if data_dir is None:
         paths = [bundled("adult-train.csv.gz"), bundled("adult-test.csv.gz")]
     else:
@@ -33,10 +33,11 @@ def pool(data_dir: str | None = None) -> Pool:
         paths = find(data_dir, packed, ("adult.data", "adult.test"), what="Adult")
     train, test = (_table(path) for path in paths)
     categories = {name: _categories(train[name]) for name in COLUMNS[:-1] if name not in NUMERIC}
+    part = _part(paths[0], train, categories)
     return Pool(
-        train=_part(paths[0], train, categories),
+        train=part,
         test=_part(paths[1], test, categories),
-        scale=by_column,
+        scale=by_column(part.x, binary=True),
         classes=("<=50K", ">50K"),
         title="UCI Adult",
         licence="MIT as packaged; the UCI repository gives CC BY 4.0",
@@ -82,4 +83,4 @@ def _part(path: Path, table: dict[str, list[str]], categories: dict[str, dict[st
 
 
 adult_lr = problem("adult-lr", pool, paper=Setting(0.1), trained=Setting(0.5))
-adult_dnn = problem("adult-dnn", pool, paper=Setting(0.3, l2=0.001), trained=Setting(1.0, l2=0.001))
+adult_dnn = problem("adult-dnn", pool, paper=Setting(0.3, l2=0.001), trained=Setting(2.0, l2=0.001))

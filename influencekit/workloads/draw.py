@@ -12,7 +12,7 @@ from influencekit.errors import InputError
 
 __all__ = ["Draw", "Part", "Pool", "by_column", "by_example", "draw", "stream"]
 
-Scaler = Callable[[Tensor, Tensor], Tensor]
+Scaler = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Part:
 class Pool:
     """All examples of a problem. Where `test` is None, test examples come from `train`, disjointly.
 
-    `scale(reference, x)` standardises x [n, ...] after the draw; reference is the training draw.
+    `scale(x)` standardises x [n, ...] after the draw.
     """
 
     train: Part
@@ -79,11 +79,9 @@ def draw(pool: Pool, seed: int, n_train: int, n_validation: int, n_test: int) ->
         test_rows = _permutation(len(pool.test.y), seed, "draw-test")[:n_test]
     train_rows, validation_rows = order[:n_train], order[n_train : n_train + n_validation]
 
-    reference = torch.from_numpy(pool.train.x[train_rows].astype(np.float32))
-
     def batch(part: Part, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(part.x[rows].astype(np.float32))
-        return pool.scale(reference, x), torch.from_numpy(part.y[rows].astype(np.float32))
+        return pool.scale(x), torch.from_numpy(part.y[rows].astype(np.float32))
 
     return Draw(
         train=batch(pool.train, train_rows),
@@ -94,17 +92,25 @@ def draw(pool: Pool, seed: int, n_train: int, n_validation: int, n_test: int) ->
     )
 
 
-def by_example(reference: Tensor, x: Tensor) -> Tensor:
+def by_example(x: Tensor) -> Tensor:
     """Each example minus its own mean, over its own deviation."""
     flat = x.flatten(1)
     mean, deviation = flat.mean(1, keepdim=True), flat.std(1, correction=0, keepdim=True)
     return ((flat - mean) / deviation.clamp_min(1e-6)).view_as(x)
 
 
-def by_column(reference: Tensor, x: Tensor) -> Tensor:
-    """Each feature minus its mean, over its deviation, both of the training draw; constant there means 0."""
-    mean, deviation = reference.mean(0), reference.std(0, correction=0)
-    return torch.where(deviation > 1e-6, (x - mean) / deviation.clamp_min(1e-6), 0.0)
+def by_column(reference: np.ndarray, binary: bool = False) -> Scaler:
+    """Each feature minus its mean, over its deviation, both of the pool's whole training part.
+
+    A constant feature becomes 0; with `binary`, features that are only ever 0 or 1 stay as they are.
+    """
+    mean, deviation = reference.mean(0), reference.std(0)
+    if binary:
+        flags = ((reference == 0) | (reference == 1)).all(0)
+        mean, deviation = np.where(flags, 0.0, mean), np.where(flags, 1.0, deviation)
+    scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
+    shift, factor = torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
+    return lambda x: (x - shift) * factor
 
 
 def _permutation(n: int, seed: int, purpose: str) -> np.ndarray:

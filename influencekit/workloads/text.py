@@ -34,17 +34,16 @@ def words(text: str) -> list[str]:
     return [word for word in re.findall(r"[a-z0-9]{2,}", text.lower()) if word not in STOP_WORDS]
 
 
-def vocabulary(documents: Sequence[list[str]], *, least: int, most: float, size: int) -> dict[str, float]:
-    """Word -> inverse document frequency, log((1 + n) / (1 + n_word)) + 1.
+def vocabulary(documents: Sequence[list[str]], *, least: float, most: float) -> dict[str, float]:
+    """Word -> inverse document frequency, log((1 + n) / (1 + n_word)) + 1, in alphabetical order.
 
-    Kept are words in at least `least` documents and at most the share `most` of them, of those the `size`
-    that are in the most documents (ties in alphabetical order). Cost: one pass.
+    Kept are the words that stand in at least the share `least` and at most the share `most` of the
+    documents. Cost: one pass.
     """
     n = len(documents)
     counts = Counter(word for document in documents for word in set(document))
-    kept = [word for word, count in counts.items() if least <= count <= most * n]
-    kept.sort(key=lambda word: (-counts[word], word))
-    return {word: float(np.log((1 + n) / (1 + counts[word])) + 1) for word in sorted(kept[:size])}
+    kept = sorted(word for word, count in counts.items() if least * n <= count <= most * n)
+    return {word: float(np.log((1 + n) / (1 + counts[word])) + 1) for word in kept}
 
 
 def tfidf(documents: Sequence[list[str]], idf: dict[str, float]) -> np.ndarray:
