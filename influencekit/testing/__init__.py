@@ -1,0 +1,41 @@
+"""The conformance suite: the laws of estimators, queries and recorders, for built-ins and strangers alike.
+
+    from influencekit.testing import parametrize_with_checks
+
+    @parametrize_with_checks([MyEstimator(), "dit:curvature=fisher", "every-k:k=3"])
+    def test_conformance(subject, check):
+        check(subject)
+
+`check_estimator`, `check_query` and `check_recorder` run all laws of one object without pytest. The oracles
+that they compare with are public: `tiny_workload`, `unrolled_gradient`, `retrained`.
+"""
+
+from influencekit.testing.oracle import (
+    retrained,
+    tiny_workload,
+    torch_optimizer,
+    unrolled_gradient,
+    weighted_run,
+    window_weights,
+)
+from influencekit.testing.suite import (
+    check_estimator,
+    check_query,
+    check_recorder,
+    laws,
+    parametrize_with_checks,
+)
+
+__all__ = [
+    "check_estimator",
+    "check_query",
+    "check_recorder",
+    "laws",
+    "parametrize_with_checks",
+    "retrained",
+    "tiny_workload",
+    "torch_optimizer",
+    "unrolled_gradient",
+    "weighted_run",
+    "window_weights",
+]

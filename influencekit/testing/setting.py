@@ -1,0 +1,96 @@
+"""What the laws of estimators are tested on: the tiny run with every optimizer, its windows and queries."""
+
+from collections.abc import Iterator
+from functools import cache
+
+from torch import Tensor
+
+from influencekit.errors import InputError
+from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.optimizers import SGD, Adam, AdamW, Group
+from influencekit.pipeline import record
+from influencekit.registry import make
+from influencekit.testing.oracle import tiny_workload
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+
+__all__ = ["OPTIMIZERS", "TOLERANCE", "accepted", "accepts", "agree", "queries", "recorded", "windows_of"]
+
+# clip_norm is below the gradient norms met, so clipping is active; a large eps keeps Adam smooth
+OPTIMIZERS = {
+    "sgd": SGD(lr=0.3),
+    "sgd with momentum": SGD(lr=0.2, momentum=0.8, dampening=0.3, weight_decay=0.05, clip_norm=0.15),
+    "sgd with Nesterov momentum": SGD(
+        lr=0.1, momentum=0.7, nesterov=True, groups=(Group(("last.*",), {"lr": 0.3, "weight_decay": 0.1}),)
+    ),
+    "adam": Adam(lr=0.05, eps=0.01, weight_decay=0.05),
+    "adamw": AdamW(lr=0.05, eps=0.01, weight_decay=0.1, clip_norm=0.15),
+}
+TOLERANCE = 1e-10  # of the largest score: rounding is about 1e-15, wrong formulas are off by 1e-3 or more
+
+
+@cache
+def recorded(optimizer: str, recorder: str = "full") -> Trajectory:
+    """The tiny run with one of `OPTIMIZERS`, recorded once; recordings of one run share the traced step."""
+    if recorder == "full":
+        return record(tiny_workload(OPTIMIZERS[optimizer]), recorder)
+    whole = recorded(optimizer)
+    return Trajectory(record(whole.workload, recorder).group, whole.workload, whole.step)
+
+
+def windows_of(estimator: Estimator, steps: int) -> list[Window]:
+    """Windows an estimator must take: the whole run, and if it claims WINDOWED, all meanings of removal."""
+    whole = Window(0, steps)
+    if Claim.WINDOWED not in estimator.claims:
+        return [whole]
+    return [
+        whole,
+        Window(2, 5, "global"),
+        Window(2, 5, "window"),
+        Window(3, 4, "occurrence"),
+        Window(0, 3, "window"),
+    ]
+
+
+def accepted(estimator: Estimator) -> Iterator[tuple[str, Trajectory]]:
+    """The recorded runs whose optimizers the estimator does not refuse."""
+    try:
+        hash(estimator)
+    except TypeError as reason:
+        raise AssertionError(f"configuration is hashable: {type(estimator).__name__}: {reason}") from reason
+    for name in OPTIMIZERS:
+        if accepts(estimator, name):
+            yield name, recorded(name)
+
+
+@cache
+def accepts(estimator: Estimator, name: str) -> bool:
+    trajectory = recorded(name)
+    try:
+        estimator.scores(trajectory, queries(), windows_of(estimator, trajectory.steps))
+    except InputError:
+        if name == "sgd":
+            raise
+        return False
+    return True
+
+
+def queries() -> Query:
+    return make("query", "test-losses")
+
+
+def agree(law: str, found: Tensor, expected: Tensor, tolerance: float, where: str) -> None:
+    """The largest error, relative to the largest expected value; what was left out does not count."""
+    if found.shape != expected.shape:
+        raise AssertionError(f"{law}: {where}: shape {list(found.shape)}, expected {list(expected.shape)}")
+    known = ~(found.isnan() | expected.isnan())
+    if found.isnan().all():
+        raise AssertionError(f"{law}: {where}: no score is a number")
+    if not known.any():
+        return
+    error = (found - expected)[known].abs().max().item()
+    scale = max(expected[known].abs().max().item(), 1e-30)
+    if not error <= tolerance * scale:
+        raise AssertionError(
+            f"{law}: {where}: off by {error / scale:.2e} of the largest score, allowed {tolerance:.0e}"
+        )

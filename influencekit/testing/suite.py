@@ -1,0 +1,103 @@
+"""Which laws hold for which object, and the ways to run them: all at once, or as tests of pytest."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from influencekit.errors import InputError
+from influencekit.interfaces import Estimator, Query, Recorder
+from influencekit.registry import label, make, names, spec
+from influencekit.testing.estimators import ESTIMATOR_LAWS
+from influencekit.testing.queries import QUERY_LAWS
+from influencekit.testing.recorders import RECORDER_LAWS
+
+__all__ = ["check_estimator", "check_query", "check_recorder", "laws", "parametrize_with_checks"]
+
+Subject = Estimator | Query | Recorder
+Law = Callable[[Any], None]
+
+_KINDS: dict[str, type] = {"estimator": Estimator, "query": Query, "recorder": Recorder}
+
+
+def check_estimator(estimator: Estimator | str) -> None:
+    """Test every law that the estimator claims. Raises AssertionError, which begins with the law's name.
+
+    Takes an object or a spec. Cost: seconds; the Taylor test runs first.
+    """
+    _check("estimator", estimator)
+
+
+def check_query(query: Query | str) -> None:
+    """Test every law of queries: labels, gradient, vmap, purity. Raises AssertionError naming the law."""
+    _check("query", query)
+
+
+def check_recorder(recorder: Recorder | str) -> None:
+    """Test every law of recorders: kept states, replay, windows. Raises AssertionError naming the law."""
+    _check("recorder", recorder)
+
+
+def laws(subject: Subject) -> list[Law]:
+    """The laws that hold for an object, each a function of it: for an estimator, those that it claims."""
+    if isinstance(subject, Estimator):
+        return [
+            *(law for law, claims in ESTIMATOR_LAWS.items() if claims <= subject.claims),
+            written_as_a_spec,
+        ]
+    if isinstance(subject, Query):
+        return [*QUERY_LAWS, written_as_a_spec]
+    if isinstance(subject, Recorder):
+        return [*RECORDER_LAWS, written_as_a_spec]
+    raise InputError(f"expected an estimator, a query or a recorder, got {type(subject).__name__}")
+
+
+def parametrize_with_checks(subjects: Sequence[Subject | str]) -> Any:
+    """A pytest decorator: the test gets every pair (subject, check) of an object and a law that it claims.
+
+    Subjects are objects or specs; a name that several kinds share must be given as an object. The decorated
+    test takes arguments `subject` and `check` and calls `check(subject)`.
+    """
+    import pytest
+
+    objects = [_object(s) for s in subjects]
+    pairs = [(thing, law) for thing in objects for law in laws(thing)]
+    words = [f"{label(thing)}-{getattr(law, '__name__', law)}" for thing, law in pairs]
+    return pytest.mark.parametrize(("subject", "check"), pairs, ids=words)
+
+
+def written_as_a_spec(subject: Subject) -> None:
+    """A frozen dataclass; if its class is registered and its options have text forms, make(spec(x)) == x."""
+    law = "written as a spec"
+    parameters = getattr(type(subject), "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen:
+        raise AssertionError(f"{law}: {type(subject).__name__} is not a frozen dataclass")
+    if type(subject).__hash__ is None:
+        raise AssertionError(f"{law}: {type(subject).__name__} is not hashable")
+    try:
+        text = spec(subject)
+    except InputError:
+        return  # not registered, or it holds a tensor
+    kind = next(kind for kind, cls in _KINDS.items() if isinstance(subject, cls))
+    again = make(kind, text)
+    if dataclasses.asdict(again) != dataclasses.asdict(subject) or spec(again) != text:  # type: ignore[call-overload]
+        raise AssertionError(f"{law}: '{text}' makes {again!r}, expected {subject!r}")
+
+
+def _object(subject: Subject | str) -> Subject:
+    if not isinstance(subject, str):
+        return subject
+    name = subject.partition(":")[0]
+    kinds = [kind for kind in _KINDS if name in names(kind)]
+    if len(kinds) > 1:
+        raise InputError(f"'{name}' is the name of {' and of '.join(kinds)}; pass the object itself")
+    return make(kinds[0] if kinds else "estimator", subject)
+
+
+def _check(kind: str, given: Any) -> None:
+    subject: Any = make(kind, given) if isinstance(given, str) else given
+    if not isinstance(subject, _KINDS[kind]):
+        raise InputError(
+            f"expected a subclass of influencekit.{_KINDS[kind].__name__}, got {type(subject).__name__}"
+        )
+    for law in laws(subject):  # type: ignore[arg-type]
+        law(subject)

@@ -1,0 +1,269 @@
+"""Every installed estimator, query and recorder passes the public suite; wrong ones that look right fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, hessian, vmap
+
+from influencekit import SGD, Claim, Estimator, InputError, Query, Recorder, Trajectory, Window, make
+from influencekit.registry import names
+from influencekit.testing import check_estimator, check_query, check_recorder, laws, parametrize_with_checks
+from influencekit.testing.estimators import recorded
+
+N_PARAMS = recorded("sgd").workload.n_params
+VECTOR = make(
+    "query", "vector", vector=torch.linspace(-1, 1, 2 * N_PARAMS, dtype=torch.float64).view(2, -1).cos()
+)
+# a fixed vector fits one model only; the other laws of queries ask several, so it is tested by itself below
+INSTALLED = [
+    *(make("estimator", name) for name in names("estimator")),
+    *(make("query", name) for name in names("query") if name != "vector"),
+    *(make("recorder", name) for name in names("recorder")),
+]
+VARIANTS = [
+    "dit:curvature=gauss-newton",
+    "loo:examples=3:strategy=loop",
+    "if:solver=cg:tolerance=1e-13",  # the laws ask for more digits than its default tolerance gives
+    "if:damping=0.5",
+    "prediction:example=3",
+    "parameter:index=7",
+    "feature-importance:example=2:feature=1",
+    "every-k:k=1",
+    "every-k:k=4",
+]
+
+
+@parametrize_with_checks([*INSTALLED, VECTOR, *VARIANTS])
+def test_everything_installed_conforms(subject, check):
+    check(subject)
+
+
+# planted bugs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slow(Estimator):
+    """DIT forward in time with dense Hessians, Eq. 14 and 19: right, but for a planted `fault`."""
+
+    fault: str = ""
+    claims_made: tuple[Claim, ...] = (Claim.FIRST_ORDER, Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED)
+
+    @property
+    def claims(self) -> frozenset[Claim]:
+        return frozenset(self.claims_made)
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        if replace(trajectory.workload.optimizer, lr=0.1) != SGD(lr=0.1):
+            raise InputError("slow: plain SGD only")
+        steps = [self._derivatives(trajectory, t) for t in range(trajectory.steps)]
+        gradients = [
+            query.gradient(trajectory.workload, trajectory.state(t).theta) for t in range(len(steps) + 1)
+        ]
+        if self.fault == "every window from the final gradient":
+            gradients = gradients[-1:] * len(gradients)
+        return torch.stack([self._window(trajectory, steps, gradients, w) for w in windows], 1)
+
+    def _derivatives(self, trajectory: Trajectory, t: int) -> tuple[Tensor, Tensor]:
+        """lr H [param, param] and lr g_j / b [train, param] of one step."""
+        workload, theta = trajectory.workload, trajectory.state(t).theta
+        rows, lr = trajectory.plan.batch(t), trajectory.plan.lrs(t)[0]
+        x, y = workload.train
+
+        def loss(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            return workload.losses(theta, (x[None], y[None]))[0] + 0.5 * workload.l2 * theta @ theta
+
+        def mean_loss(theta: Tensor) -> Tensor:
+            return vmap(loss, in_dims=(None, 0, 0))(theta, x[rows], y[rows]).mean()
+
+        b = len(rows)
+        scale = {"Hessian dropped": 0.0, "Hessian times batch size": b, "sum instead of mean": b}.get(
+            self.fault, 1.0
+        )
+        g = vmap(grad(loss), in_dims=(None, 0, 0))(theta, x[rows], y[rows])
+        if self.fault == "no penalty":
+            g = g - workload.l2 * theta
+        if self.fault == "depends on example order":
+            g = g * (1 + 1e-6 * rows[:, None])
+        divisor = {"no 1/b": 1, "sum instead of mean": 1, "full batch size in a short batch": 4}.get(
+            self.fault, b
+        )
+        shares = g.new_zeros(workload.n_train, len(theta)).index_add(0, rows, lr / divisor * g)
+        return lr * scale * hessian(mean_loss)(theta), shares
+
+    def _window(self, trajectory: Trajectory, steps: list, gradients: list[Tensor], window: Window) -> Tensor:
+        if self.fault == "global removal in the window only" and window.removal == "global":
+            window = replace(window, removal="window")
+        start, stop = window.absent()
+        late = 1 if self.fault == "window off by one" else 0
+        signs = window.evaluations(trajectory.steps)
+        D = torch.zeros_like(steps[0][1])
+        total = torch.zeros(len(gradients[0]), len(D), dtype=torch.float64)
+        for t in range(trajectory.steps + 1):
+            total = total + signs.get(t, 0) * gradients[t] @ D.T
+            if t < trajectory.steps:
+                D = D - D @ steps[t][0] + (steps[t][1] if start + late <= t < stop + late else 0.0)
+        return -total if self.fault == "wrong sign" else total
+
+
+def law_named(subject: Estimator | Query, name: str):
+    return next(law for law in laws(subject) if law.__name__ == name)
+
+
+def test_the_slow_and_right_one_conforms():
+    check_estimator(Slow())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "wrong sign",
+        "no 1/b",
+        "sum instead of mean",
+        "window off by one",
+        "every window from the final gradient",
+        "global removal in the window only",
+        "Hessian dropped",
+        "Hessian times batch size",
+        "full batch size in a short batch",
+        "no penalty",
+    ],
+)
+def test_a_planted_bug_is_found_by_the_taylor_test_and_the_oracle(fault):
+    for law in ("taylor_test", "equals_autodiff_through_the_unrolled_run"):
+        with pytest.raises(AssertionError):
+            law_named(Slow(fault), law)(Slow(fault))
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [
+        # a millionth of a share is below the Taylor test's smallest remainder; the oracle sees it
+        ("depends on example order", "equals_autodiff_through_the_unrolled_run"),
+        ("depends on example order", "unchanged_by_relabelling"),
+        ("window off by one", "zero_for_an_unvisited_example"),
+        ("global removal in the window only", "additive_over_adjoining_windows"),
+        ("Hessian dropped", "equals_retraining_where_first_order_is_exact"),
+    ],
+)
+def test_a_planted_bug_is_found_by_the_law_it_breaks(fault, law):
+    with pytest.raises(AssertionError):
+        law_named(Slow(fault), law)(Slow(fault))
+
+
+def test_the_checks_raise_and_name_the_law():
+    with pytest.raises(AssertionError, match="^Taylor test: sgd: the remainder falls with slope 1.0"):
+        check_estimator(Slow("Hessian times batch size"))
+
+
+def test_an_estimator_that_claims_exactness_must_be_exact():
+    with pytest.raises(AssertionError, match="^equals retraining"):
+        check_estimator(Slow(claims_made=(Claim.EXACT,)))
+
+
+@dataclass(frozen=True)
+class Touching(Estimator):
+    """Right, but careless with what it was given."""
+
+    what: str
+    claims = frozenset()
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        model = trajectory.workload.model
+        if self.what == "train/eval mode":
+            model.eval()
+        elif self.what == "torch's random state":
+            torch.randn(1)
+        elif self.what == "the model's parameters":
+            with torch.no_grad():
+                next(model.parameters()).mul_(1.001)
+        elif self.what == "the training data":
+            trajectory.workload.train[0].mul_(1.001)
+        scores = Slow().scores(trajectory, query, windows)
+        if self.what == "other bits":
+            generator = torch.Generator()
+            generator.seed()
+            scores = scores * (1 + 1e-9 * torch.rand(1, generator=generator, dtype=scores.dtype))
+        return scores
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["train/eval mode", "torch's random state", "the model's parameters", "the training data", "other bits"],
+)
+def test_an_estimator_that_touches_something_is_found(what):
+    recorded.cache_clear()  # it spoils the recorded run
+    try:
+        with pytest.raises(AssertionError, match=f"pure: .*{what}"):
+            law_named(Touching(what), "pure")(Touching(what))
+    finally:
+        recorded.cache_clear()
+
+
+@dataclass(frozen=True)
+class WrongQuery(Query):
+    """A mean test loss with a fault."""
+
+    fault: str
+
+    def labels(self, workload):
+        return ["loss", "loss"] if self.fault == "labels" else ["loss"]
+
+    def evaluate(self, workload, theta):
+        value = workload.losses(theta, workload.test).mean(0, keepdim=True)
+        if self.fault == "vmap" and value.item() < 0:
+            return -value
+        return value.double() if self.fault == "dtype" else value
+
+    def at(self, workload, theta):
+        if self.fault == "at":
+            return lambda moved: self.evaluate(workload, moved) + theta.sum()
+        return super().at(workload, theta)
+
+    def gradient(self, workload, theta):
+        scale = workload.n_test if self.fault == "gradient" else 1
+        return (
+            scale * super().gradient(workload, theta)
+            if self.fault != "vmap"
+            else torch.zeros_like(theta)[None]
+        )
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [
+        ("labels", "labels are unique"),
+        ("dtype", "labels are unique and match the values: .* torch.float32 parameters gave"),
+        ("gradient", "gradient equals central differences"),
+        ("at", "at the recorded parameters"),
+    ],
+)
+def test_a_wrong_query_is_found(fault, law):
+    with pytest.raises(AssertionError, match=f"^{law}"):
+        check_query(WrongQuery(fault))
+
+
+def test_a_query_that_cannot_be_mapped_is_found():
+    with pytest.raises(AssertionError, match="^vmap over parameters"):
+        law_named(WrongQuery("vmap"), "vmap_over_parameters_equals_a_loop")(WrongQuery("vmap"))
+
+
+@dataclass(frozen=True)
+class WrongRecorder(Recorder):
+    def kept(self, start, stop):
+        return range(start + 1, stop + 1)
+
+
+def test_a_wrong_recorder_is_found():
+    with pytest.raises(AssertionError, match="^kept states"):
+        check_recorder(WrongRecorder())
+
+
+def test_the_checks_take_specs_and_refuse_other_kinds():
+    check_recorder("every-k:k=2")
+    with pytest.raises(InputError, match="expected a subclass of influencekit.Query"):
+        check_query(make("recorder", "full"))
+    with pytest.raises(InputError, match="no estimator named"):
+        parametrize_with_checks(["dti"])
