@@ -181,7 +181,7 @@ def test_the_trained_settings_are_the_tuned_ones():
     for name, found in json.loads(results.read_text())["workloads"].items():
         setting, chosen = load("workload", name).settings["trained"], found["chosen"]
         assert (setting.lr, setting.epochs) == (chosen["lr"], chosen["epochs"]), name
-        assert chosen["validation"] >= found["best_validation"] - 0.005
+        assert chosen["validation"] >= found["best_validation"] - 0.0035
         assert chosen["test"] >= found["best_test"] - 0.01
         stand_in = name.replace("kmnist", "emnist-ab")
         assert load("workload", stand_in).settings["trained"] == setting

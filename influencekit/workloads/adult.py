@@ -82,5 +82,5 @@ def _part(path: Path, table: dict[str, list[str]], categories: dict[str, dict[st
     return Part(np.concatenate(blocks, axis=1), label, list(range(n)))
 
 
-adult_lr = problem("adult-lr", pool, paper=Setting(0.1), trained=Setting(0.5))
+adult_lr = problem("adult-lr", pool, paper=Setting(0.1), trained=Setting(1.0))
 adult_dnn = problem("adult-dnn", pool, paper=Setting(0.3, l2=0.001), trained=Setting(2.0, l2=0.001))

@@ -40,16 +40,16 @@ def _part(x: np.ndarray, y: np.ndarray, index: np.ndarray) -> Part:
     return Part(x[rows][:, None], y[rows] == 7, index[rows].tolist())
 
 
-mnist_1v7_lr = problem("mnist-1v7-lr", pool, paper=Setting(0.003), trained=Setting(0.02))
+mnist_1v7_lr = problem("mnist-1v7-lr", pool, paper=Setting(0.003), trained=Setting(0.02, epochs=42))
 mnist_1v7_dnn = problem(
     "mnist-1v7-dnn",
     pool,
     paper=Setting(0.0005, decay=False, l2=0.001),
-    trained=Setting(0.02, decay=False, l2=0.001),
+    trained=Setting(0.02, epochs=42, decay=False, l2=0.001),
 )
 mnist_1v7_cnn = problem(
     "mnist-1v7-cnn",
     pool,
     paper=Setting(0.0004, decay=False, l2=0.001),
-    trained=Setting(0.02, decay=False, l2=0.001),
+    trained=Setting(0.02, epochs=42, decay=False, l2=0.001),
 )
