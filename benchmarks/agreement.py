@@ -93,8 +93,8 @@ def table2(setting: str, seeds: int, processes: int) -> None:
 def markdown(report: dict) -> str:
     lines = [
         f"`{report['command']}`, {report['seeds']} seeds, {report['machine']}; mean ± deviation over seeds, "
-        f"the paper's figure in brackets. DIT reaches the printed figure in {report['cells_at_least_printed']} "
-        "cells.",
+        f"the paper's figure in brackets. DIT reaches the printed figure in "
+        f"{report['cells_at_least_printed']} cells.",
         "",
         "| workload | test accuracy | estimator | Pearson | Spearman | Kendall | Jaccard 30 % |",
         "|---|---|---|---|---|---|---|",

@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py            # writes results/speed.json and .md
 
-The plain loop is what a user would write: model(x), loss, backward, optimizer.step. Tracing (once per workload
-and shape) is stated by itself. Each figure is the median of several rounds in which everything is timed in turn.
+The plain loop is what a user would write: model(x), loss, backward, optimizer.step. Tracing (once per
+workload and shape) is stated by itself. Each figure is the median of several rounds in which everything is
+timed in turn.
 """
 
 import argparse
@@ -113,10 +114,10 @@ def measure(kind: str, rounds: int, device: str) -> dict:
 
 def markdown(report: dict) -> str:
     lines = [
-        f"`{report['command']}`, {report['machine']}, {report['threads']} threads. Ratio to a plain eager PyTorch "
-        "loop over the same steps (LOO: to as many plain trainings as examples left out).",
+        f"`{report['command']}`, {report['machine']}, {report['threads']} threads. Ratio to a plain eager "
+        "PyTorch loop over the same steps (LOO: to as many plain trainings as examples left out).",
         "",
-        "| model | steps | recording `full` to disk | DIT, all examples | LOO | LOO speed-up | tracing once, s |",
+        "| model | steps | recording `full` to disk | DIT, all examples | LOO | LOO speed-up | tracing, s |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind, row in report["models"].items():

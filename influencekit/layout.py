@@ -69,7 +69,5 @@ class Layout:
         """Which parameters match one of the shell-style patterns; errors when a pattern matches none."""
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in self.names):
-                raise InputError(
-                    f"no parameter matches {pattern!r}; the model has: {', '.join(self.names)}"
-                )
+                raise InputError(f"no parameter matches {pattern!r}; the model has: {', '.join(self.names)}")
         return tuple(any(fnmatchcase(name, p) for p in patterns) for name in self.names)

@@ -7,8 +7,9 @@ inherits an exact one from `torch.func.vjp`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -31,12 +32,12 @@ class Group:
     """
 
     params: tuple[str, ...]
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(ABC):
-    """An update rule as frozen data. `slots` names its state vectors, each shaped like theta, zero at first."""
+    """An update rule as frozen data. `slots` names its state vectors, shaped like theta, zero at first."""
 
     lr: float
     clip_norm: float | None = None
@@ -64,7 +65,7 @@ class Optimizer(ABC):
 
         theta, slots and g are [param]; a and a_slots may have leading columns.
         """
-        _, vjp = torch.func.vjp(lambda *args: self.rule(*args, t, lr), theta, slots, g)
+        _, vjp = torch.func.vjp(lambda *args: self.rule(*args, t, lr), theta, slots, g)  # type: ignore
         for _ in range(a.dim() - 1):
             vjp = torch.func.vmap(vjp)
         da, dslots, c = vjp((a, a_slots))
@@ -81,22 +82,6 @@ class Optimizer(ABC):
         own = [replace(self, groups=(), clip_norm=None)]
         return own + [replace(own[0], **group.changes) for group in self.groups]
 
-    def segments(self, layout: Layout) -> list[tuple[int, slice]]:
-        """(group, slice of theta), adjoining parameters of one group merged."""
-        owner = [0] * len(layout.names)
-        for k, group in reversed(list(enumerate(self.groups, start=1))):
-            for i, hit in enumerate(layout.matching(group.params)):
-                owner[i] = k if hit else owner[i]
-        merged: list[tuple[int, slice]] = []
-        start = 0
-        for k, size in zip(owner, layout.sizes, strict=True):
-            if merged and merged[-1][0] == k:
-                merged[-1] = (k, slice(merged[-1][1].start, start + size))
-            else:
-                merged.append((k, slice(start, start + size)))
-            start += size
-        return merged
-
     def step(
         self, layout: Layout, theta: Tensor, slots: Slots, g: Tensor, t: int, lrs: Sequence[float]
     ) -> tuple[Tensor, Slots]:
@@ -107,7 +92,7 @@ class Optimizer(ABC):
             return self.rule(theta, slots, g, t, lrs[0])
         rules = self.members()
         thetas, parts = [], []
-        for k, s in self.segments(layout):
+        for k, s in _segments(self, layout):
             new, kept = rules[k].rule(
                 theta[..., s], {n: v[..., s] for n, v in slots.items()}, g[..., s], t, lrs[k]
             )
@@ -136,11 +121,11 @@ class Optimizer(ABC):
             assert raw is not None
             g, scale, norm = _clip(layout, raw, self.clip_norm)
         if not self.groups:
-            c, a, a_slots = self.rule_pullback(theta, slots, g, t, lrs[0], a, a_slots)  # type: ignore[arg-type]
+            c, a, a_slots = self.rule_pullback(theta, slots, g, t, lrs[0], a, a_slots)  # type: ignore
         else:
             rules = self.members()
             cs, das, parts = [], [], []
-            for k, s in self.segments(layout):
+            for k, s in _segments(self, layout):
                 part = rules[k].rule_pullback(
                     theta[..., s],
                     {n: v[..., s] for n, v in slots.items()},
@@ -157,13 +142,31 @@ class Optimizer(ABC):
             a_slots = {n: torch.cat([p[n] for p in parts], -1) for n in a_slots}
         if self.clip_norm is not None and bool(scale < 1.0):
             # d(s g) = s (dg - unit <unit, dg> n / (n + 1e-6)), as s = max / (n + 1e-6)
-            unit = raw / norm  # type: ignore[operator]
+            unit = torch.div(raw, norm)  # type: ignore[arg-type]
             c = scale * (c - unit * ((c @ unit) * (norm / (norm + 1e-6))).unsqueeze(-1))
         return c, a, a_slots
 
     def needs_gradient(self) -> bool:
         """Whether `pullback` reads g."""
         return self.uses_gradient or self.clip_norm is not None
+
+
+@lru_cache(maxsize=64)
+def _segments(optimizer: Optimizer, layout: Layout) -> list[tuple[int, slice]]:
+    """(group, slice of theta), adjoining parameters of one group merged."""
+    owner = [0] * len(layout.names)
+    for k, group in reversed(list(enumerate(optimizer.groups, start=1))):
+        for i, hit in enumerate(layout.matching(group.params)):
+            owner[i] = k if hit else owner[i]
+    merged: list[tuple[int, slice]] = []
+    start = 0
+    for k, size in zip(owner, layout.sizes, strict=True):
+        if merged and merged[-1][0] == k:
+            merged[-1] = (k, slice(merged[-1][1].start, start + size))
+        else:
+            merged.append((k, slice(start, start + size)))
+        start += size
+    return merged
 
 
 def _clip(layout: Layout, g: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +179,7 @@ def _clip(layout: Layout, g: Tensor, limit: float) -> tuple[Tensor, Tensor, Tens
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent as `torch.optim.SGD`: momentum, dampening, Nesterov, coupled weight decay."""
+    """Stochastic gradient descent as `torch.optim.SGD`: momentum, Nesterov, coupled weight decay."""
 
     momentum: float = 0.0
     dampening: float = 0.0

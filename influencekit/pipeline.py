@@ -39,9 +39,10 @@ def record(
     """Train `workload` from its initial parameters and record the run.
 
     `store` is a new path, or None for memory. `window` = (start, stop) keeps only the states start ... stop
-    and trains no further. `step` is an already traced `Step(workload)` to be used again. Errors: a path that exists, a full or read-only disk (nothing is left there), a
-    loss that is random or not separable by example, a NaN or infinite loss (the store keeps what came before
-    and is readable). Cost: one training run and the states on disk.
+    and trains no further. `step` is an already traced `Step(workload)` to be used again. Errors: a path that
+    exists, a full or read-only disk (nothing is left there), a loss that is random or not separable by
+    example, a NaN or infinite loss (the store keeps what came before and is readable). Cost: one training
+    run and the states on disk.
     """
     step = step or Step(workload)
     step.check()
@@ -96,7 +97,7 @@ def record(
         writer.loss(np.where(plan.indices[t] >= 0, losses.cpu().numpy(), np.nan))
         state = following
     accuracy = {"accuracy": workload.accuracy(state.theta)} if stop == plan.steps else {}
-    writer.close(**accuracy)
+    writer.close(**accuracy)  # type: ignore[arg-type]
     return Trajectory(writer.group, workload, step)
 
 
@@ -133,8 +134,8 @@ def estimate(
     scores = estimator.scores(trajectory, query, chosen).detach()
     if torch.isinf(scores).any():
         raise DivergedError(
-            f"{label(estimator)} gave infinite scores: the adjoint grew beyond floating point, as it does where "
-            "training itself is unstable; lower the learning rate, or record in float64"
+            f"{label(estimator)} gave infinite scores: the adjoint grew beyond floating point, as it does "
+            "where training itself is unstable; lower the learning rate, or record in float64"
         )
     return xr.Dataset(
         {"influence": (("query", "window", "train"), scores.cpu().numpy())},
@@ -188,12 +189,15 @@ def compare(
         began = time.perf_counter()
         trajectory = record(problem, recorder)
         training = time.perf_counter() - began
+        chosen = _windows(trajectory, windows, removal)
+        for method in methods.values():  # whoever cannot do it says so before the others have worked
+            _check(trajectory, method, chosen)
         accuracy.append(trajectory.attrs["accuracy"])
         examples.append([str(i) for i in problem.train_ids or range(problem.n_train)])
         found, spent = [], []
         for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
-            result = estimate(trajectory, query, method, windows, removal)
+            result = estimate(trajectory, query, method, chosen)
             spent.append(time.perf_counter() - began)
             found.append(result.influence)
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
@@ -276,12 +280,12 @@ def _check(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Windo
         whole = window.removal == "global" and (window.start, window.stop) == (0, steps)
         if Claim.WINDOWED not in estimator.claims and not whole:
             raise InputError(
-                f"{label(estimator)} cannot do window {window} with {window.removal} removal: it knows only the "
-                f"whole run, [0, {steps}) with global removal; use dit or loo"
+                f"{label(estimator)} cannot do window {window} with {window.removal} removal: it knows "
+                f"only the whole run, [0, {steps}) with global removal; use dit or loo"
             )
         needs = min(window.absent()[0], *window.evaluations(steps)), max(window.evaluations(steps))
         if needs[0] < trajectory.first or needs[1] > trajectory.last:
             raise StoreError(
-                f"window {window} with {window.removal} removal needs the states {needs[0]} to {needs[1]}, and "
-                f"the recording holds {trajectory.first} to {trajectory.last}; record the whole run"
+                f"window {window} with {window.removal} removal needs the states {needs[0]} to {needs[1]}, "
+                f"and the recording holds {trajectory.first} to {trajectory.last}; record the whole run"
             )

@@ -27,9 +27,15 @@ def listen(listener: Listener) -> Iterator[None]:
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Yield `items` unchanged, announcing the start and each finished one to the listener, if any."""
     listener = _listener.get()
-    if listener is not None:
-        listener(what, 0, total)
-    for done, item in enumerate(items, start=1):
-        yield item
-        if listener is not None:
+    if listener is None:
+        yield from items
+        return
+    done = 0
+    listener(what, done, total)
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
             listener(what, done, total)
+    finally:
+        if done != total:  # a loop that was left early is over as well
+            listener(what, total, total)

@@ -27,7 +27,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class InverseSqrt(Schedule):
-    """1 / sqrt(t + 1): the papers' decay, written there as lr *= sqrt(c / (c + 1)) after step c = 1, 2, ..."""
+    """1 / sqrt(t + 1): the papers' decay, there lr *= sqrt(c / (c + 1)) after step c = 1, 2, ..."""
 
     def factors(self, steps: int) -> tuple[float, ...]:
         return tuple(1.0 / sqrt(t + 1) for t in range(steps))

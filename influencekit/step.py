@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp, vmap
+from torch.func import grad, vmap
 
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.optimizers import Slots
@@ -20,6 +20,9 @@ from influencekit.tracing import has_convolution, split, trace
 from influencekit.workload import Batch, Workload, select, tensors_of
 
 __all__ = ["CURVATURES", "LinearStep", "State", "Step"]
+
+jvp: Any = torch.func.jvp  # typed as if has_aux were always given
+vjp: Any = torch.func.vjp
 
 Pair = tuple[Tensor, Tensor]
 Product = Callable[[Tensor], Pair]
@@ -77,7 +80,11 @@ class Step:
     def loops(self) -> bool:
         theta = self.workload.theta0
         traced = self._gradient(theta, self.batch(0), self.coefficients(0))
-        return theta.device.type == "cpu" and isinstance(traced, torch.fx.GraphModule) and has_convolution(traced)
+        return (
+            theta.device.type == "cpu"
+            and isinstance(traced, torch.fx.GraphModule)
+            and has_convolution(traced)
+        )
 
     # iterate ----------------------------------------------------------------------------------------
 
@@ -163,7 +170,8 @@ class Step:
             before = [b.clone() for b in self.workload.model.buffers()]
             together = self.workload.losses(theta, batch)
             again = self.workload.losses(theta, batch)
-            alone = self.workload.losses(theta, select(batch, torch.arange(1, device=theta.device)))
+            twice = select(batch, torch.zeros(2, dtype=torch.int64, device=theta.device))
+            alone = self.workload.losses(theta, twice)[:1]  # beside itself: batch norm wants company
             changed = any(
                 not torch.equal(a, b) for a, b in zip(before, self.workload.model.buffers(), strict=True)
             )
@@ -216,7 +224,7 @@ class LinearStep:
             self._parts, self._room = (static, later), max(1, _BLOCK // size)
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
-        """Each of some consecutive states, last first, with its function c -> (H c, shares [column, slot])."""
+        """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""
         room = self._room if self._parts else 1
         for high in range(len(states), 0, -room):
             some = states[max(0, high - room) : high]
@@ -283,7 +291,9 @@ def fisher(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Te
 CURVATURES = {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher}
 
 
-def _penalised(w: Workload, theta: Tensor, coefficients: Tensor, c: Tensor, product: Tensor, shares: Tensor) -> Pair:
+def _penalised(
+    w: Workload, theta: Tensor, coefficients: Tensor, c: Tensor, product: Tensor, shares: Tensor
+) -> Pair:
     if not w.l2:
         return product, shares
     return product + c * (w.l2 * coefficients.sum()), shares + w.l2 * (theta @ c)

@@ -49,7 +49,7 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     functional = torch.func.functionalize(fn, remove="mutations")
     # inference_mode tensors cannot be traced, and gradients of the caller are of no interest here
     with torch.no_grad():
-        graph_module = make_fx(functional, _error_on_data_dependent_ops=True)(*example)
+        graph_module = make_fx(functional)(*example)
     graph = graph_module.graph
     graph.eliminate_dead_code()
     shapes = _shapes(graph_module, example)
@@ -87,13 +87,15 @@ def split(graph_module: fx.GraphModule, dynamic: Sequence[int]) -> tuple[fx.Grap
     # a tuple-valued node cannot be handed over (nor mapped over steps): its items are taken instead
     assert all(node.op != "output" for node in kept)
 
-    early, env = fx.Graph(), {}
+    early = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node not in late and node is not output:
             env[node] = early.node_copy(node, env.__getitem__)
     early.output(tuple(env[node] for node in kept))
 
-    rest, env = fx.Graph(), {}
+    rest = fx.Graph()
+    env = {}
     for i in dynamic:
         env[inputs[i]] = rest.node_copy(inputs[i])
     for k, node in enumerate(kept):
@@ -182,7 +184,8 @@ def _merge_equal(graph: fx.Graph) -> None:
     """Common subexpressions: the same pure kernel on the same arguments is computed once."""
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
-        if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op != "call_function" or random:
             continue
         key = (node.target, repr(node.args), repr(sorted(node.kwargs.items(), key=str)))
         if key in seen:

@@ -94,7 +94,9 @@ def parse_windows(spec: str, plan: Plan, removal: Removal = "global") -> list[Wi
 def _span(part: str, span: str, single: bool) -> tuple[int, int]:
     numbers = span.split("-")
     if not all(n.isdigit() for n in numbers) or len(numbers) > 2 or (len(numbers) == 1 and not single):
-        raise InputError(f"cannot read window {part!r}; expected whole numbers such as {part.split(':')[0]}:3-5")
+        raise InputError(
+            f"cannot read window {part!r}; expected whole numbers such as {part.split(':')[0]}:3-5"
+        )
     start = int(numbers[0])
     return start, int(numbers[1]) if len(numbers) == 2 else start + 1
 

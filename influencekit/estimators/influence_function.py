@@ -26,8 +26,9 @@ class InfluenceFunction(Estimator):
     with the L2 penalty in both H and g_j. `damping` defaults to 1 / (sum of the learning rates of the run):
     SGD that stops after so much time is a ridge regression of about that strength. Up to `exact_limit`
     parameters the system is solved exactly, beyond by conjugate gradients, and by MINRES where
-    H + damping I turns out indefinite; an error says so when neither converges. Knows no time: whole run, global removal only. Shapes
-    [query, 1, train]; removal minus full. Cost: `param` Hessian products, or one a CG iteration and query.
+    H + damping I turns out indefinite; an error says so when neither converges. Knows no time: whole run,
+    global removal only. Shapes [query, 1, train]; removal minus full. Cost: `param` Hessian products, or one
+    an iteration and query.
     """
 
     damping: float | None = None

@@ -78,7 +78,12 @@ class LOO(Estimator):
         return "loop" if trajectory.step.loops else "batch"
 
     def _retrain(
-        self, trajectory: Trajectory, query: Query, positions: Tensor, absent: tuple[int, int], when: list[int]
+        self,
+        trajectory: Trajectory,
+        query: Query,
+        positions: Tensor,
+        absent: tuple[int, int],
+        when: list[int],
     ) -> Tensor:
         """Effects [query, state, example] on the query at the states `when`, without each position."""
         workload = trajectory.workload
@@ -101,16 +106,21 @@ class LOO(Estimator):
         bad = (~out.isfinite()).any(0).any(0).nonzero()
         if len(bad):
             raise DivergedError(
-                f"retraining without the example at position {int(positions[bad[0, 0]])} gave NaN or infinity; "
-                "lower the learning rate"
+                f"retraining without the example at position {int(positions[bad[0, 0]])} gave NaN or "
+                "infinity; lower the learning rate"
             )
         return out
 
 
 def _fold(
-    trajectory: Trajectory, query: Query, left_out: Tensor, absent: tuple[int, int], start: int, when: list[int]
+    trajectory: Trajectory,
+    query: Query,
+    left_out: Tensor,
+    absent: tuple[int, int],
+    start: int,
+    when: list[int],
 ) -> Tensor:
-    """Train [model] runs from state `start`, each without one position while t is in `absent`; q's effects."""
+    """Train [model] runs from state `start`, each without one position while t is in `absent`: effects."""
     workload, step = trajectory.workload, trajectory.step
     state = trajectory.state(start)
     many = len(left_out) > 1

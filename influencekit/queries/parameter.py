@@ -15,8 +15,8 @@ __all__ = ["FixedVector", "Parameter"]
 class Parameter(Query):
     """One trainable parameter itself. First-order estimators give its change without any error of the query.
 
-    `index` counts into the tensor called `name`, one number a dimension (`parameter:name=1.weight:index=0+3`);
-    without a name it is one number, the position in the flat vector theta.
+    `index` counts into the tensor called `name`, one number a dimension (as text:
+    `parameter:name=1.weight:index=0+3`); without a name it is the position in the flat vector theta.
     """
 
     name: str | None = None

@@ -24,7 +24,8 @@ class Prediction(Query):
     def labels(self, workload: Workload) -> Sequence[Hashable]:
         if not 0 <= self.example < workload.n_test:
             raise InputError(
-                f"prediction: example {self.example} is not in the test set, which has 0 to {workload.n_test - 1}"
+                f"prediction: example {self.example} is not in the test set, which has 0 to "
+                f"{workload.n_test - 1}"
             )
         outputs = workload.outputs(workload.theta0, self._example(workload))
         width = outputs.numel() if isinstance(outputs, Tensor) else 0
