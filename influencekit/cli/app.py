@@ -46,7 +46,9 @@ class Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _warn(message: Warning | str, *rest: Any, **named: Any) -> None:
+def _warn(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+    if issubclass(category, DeprecationWarning | PendingDeprecationWarning):
+        return  # for those who write the libraries, not for those who run the command
     click.echo(f"warning: {_line(message)}", err=True)
 
 

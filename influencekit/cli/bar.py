@@ -55,7 +55,7 @@ class Bar:
         share = 0.0
         for _, (done, total) in reversed(levels):
             share = (done + share) / total
-        parts = [f"{what} {min(done + 1, total)}/{total}" for what, (done, total) in levels]
+        parts = [f"{what} {done + 1}/{total}" if total > 1 else what for what, (done, total) in levels]
         filled = round(16 * share)
         passed = int(time.monotonic() - self._began)
         clock = f"{passed} s" if passed < 100 else f"{passed // 60} min {passed % 60} s"

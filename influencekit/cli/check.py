@@ -21,7 +21,7 @@ __all__ = ["check"]
     default=20,
     show_default=True,
     metavar="N",
-    help="How many steps to train again from stored states, spread over the run.",
+    help="From how many stored states, spread over the run, to train again to the next stored one.",
 )
 @shared("device", "data-dir", "threads")
 def check(store: str, replay: int, device: str, data_dir: str | None, threads: int) -> None:
@@ -32,6 +32,7 @@ def check(store: str, replay: int, device: str, data_dir: str | None, threads: i
     from influencekit.cli.problems import reopen, use_device
     from influencekit.store import open_group
 
+    device = use_device(device, threads)
     group = open_group(store)
     attrs: dict[str, Any] = dict(group.attrs)
     _say("schema", f"{attrs['influencekit_schema']}, written by influencekit {attrs['influencekit_version']}")
@@ -45,7 +46,7 @@ def check(store: str, replay: int, device: str, data_dir: str | None, threads: i
     _say("chunks", f"{chunks} read, all checksums right")
     try:
         with progress():
-            trajectory = reopen(store, data_dir, use_device(device, threads))
+            trajectory = reopen(store, data_dir, device)
             done = _replay(trajectory, replay)
     except InputError as error:
         _say("replay", click.style("not done", fg="yellow") + f": {error}")

@@ -85,6 +85,7 @@ def _beside(goal: Path, option: str) -> Iterator[Path]:
 
 
 def to_json(value: Any) -> str:
+    """JSON text that every reader takes: no NaN in it."""
     return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -96,6 +97,7 @@ def save_text(text: str, path: str, option: str) -> None:
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file with a head, in UTF-8."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
@@ -114,8 +116,8 @@ def save_dataset(dataset: Any, path: Path) -> None:
         try:
             dataset.to_netcdf(path, engine="h5netcdf")
         except (ImportError, ValueError) as error:
-            if "h5netcdf" not in str(error):
+            if isinstance(error, ValueError) and "h5netcdf" not in str(error):
                 raise
             raise InputError(
-                f"{path.name}: netCDF needs h5netcdf: pip install 'influencekit[netcdf]', or name it .zarr"
+                f"{path.name}: netCDF needs h5netcdf and h5py: pip install 'influencekit[netcdf]'"
             ) from error

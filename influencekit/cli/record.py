@@ -25,7 +25,14 @@ __all__ = ["record"]
     help="Keep only the states of a window: step:10-40 or epoch:3-5, half-open and counted from 0. Training "
     "ends with it.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Decides the draw of the examples, the initial parameters and the order of the batches.",
+)
 @shared("setting", "device", "data-dir", "threads")
 def record(
     workload: str, store: str, recorder: str, window: str, seed: int, setting: str | None, device: str,

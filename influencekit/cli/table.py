@@ -43,8 +43,9 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1, gap: str = "  ") -> li
 
 def compared(found: dict[str, Any], facts: Sequence[str], remarks: Sequence[str], width: int | None) -> str:
     """The whole report: what was compared (facts), a row per estimator, a row per window, remarks."""
-    name, *details = facts
-    blocks = [click.style(name, bold=True), *(paragraph(each, width) for each in details), ""]
+    title, *details = facts
+    blocks = [click.style(paragraph(title, width), bold=True)]
+    blocks += [*(paragraph(each, width) for each in details), ""]
     blocks += _estimators(found, width)
     if len(found.get("windows", ())) > 1:
         blocks += ["", *_windows(found, width)]
