@@ -110,14 +110,14 @@ def split(graph_module: fx.GraphModule, dynamic: Sequence[int]) -> tuple[fx.Grap
 
 
 def _shapes(graph_module: fx.GraphModule, example: Sequence[Tensor]) -> dict[fx.Node, Any]:
-    """(shape, dtype) of every tensor in the graph, found by running it once."""
+    """(shape, dtype, device, stride) of every tensor in the graph, found by running it once."""
     found: dict[fx.Node, Any] = {}
 
     class Watch(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             if isinstance(value, Tensor):
-                found[n] = (value.shape, value.dtype, value.device)
+                found[n] = (value.shape, value.dtype, value.device, value.stride())
             return value
 
     with torch.no_grad():
@@ -126,6 +126,9 @@ def _shapes(graph_module: fx.GraphModule, example: Sequence[Tensor]) -> dict[fx.
 
 
 def _drop_copies(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
+    """Let the source stand for its copy. Views of a copy that lay otherwise in memory become reshapes."""
+    strided = any(node.target is aten.as_strided.default for node in graph.nodes)
+    moved = False
     for node in list(graph.nodes):
         if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
             continue
@@ -136,11 +139,17 @@ def _drop_copies(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
             continue
         if node.target is aten.copy.default:
             source = node.args[1]
-        same = shapes.get(node) == shapes.get(source) and node in shapes
-        if same and (node.target in _COPIES or node.target in _RESHAPES):
+        same = node in shapes and source in shapes and shapes[node][:3] == shapes[source][:3]
+        cast = node.target is aten._to_copy.default and "memory_format" not in node.kwargs
+        if same and (node.target in _COPIES or node.target in _RESHAPES or cast):
+            otherwise = shapes[node][3] != shapes[source][3]
+            if otherwise and strided:
+                continue  # somebody reads the copy's memory as it lies
+            moved = moved or otherwise
             _replace(graph, node, source)
-        elif same and node.target is aten._to_copy.default and "memory_format" not in node.kwargs:
-            _replace(graph, node, source)
+    for node in graph.nodes if moved else ():
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
 
 
 def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
@@ -159,9 +168,9 @@ def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs:
             if args[0] in zero and args[1] in zero:
                 zero.add(node)
-            elif args[1] in zero and shapes.get(args[0]) == shapes[node]:
+            elif args[1] in zero and _alike(shapes, args[0], node):
                 _replace(graph, node, args[0])
-            elif node.target is aten.add.Tensor and args[0] in zero and shapes.get(args[1]) == shapes[node]:
+            elif node.target is aten.add.Tensor and args[0] in zero and _alike(shapes, args[1], node):
                 _replace(graph, node, args[1])
         elif node.target is operator.getitem and args[0].target is aten.convolution_backward.default:
             gradient, image, kernel = args[0].args[:3]
@@ -172,12 +181,17 @@ def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
                 zero.add(node)
     for node in list(graph.nodes):
         if node in zero and node.target not in _ZEROS and any(user not in zero for user in node.users):
-            shape, dtype, device = shapes[node]
+            shape, dtype, device, _ = shapes[node]
             with graph.inserting_before(node):
                 fresh = graph.call_function(
                     aten.zeros.default, (list(shape),), {"dtype": dtype, "device": device}
                 )
             _replace(graph, node, fresh)
+
+
+def _alike(shapes: dict[fx.Node, Any], one: Any, other: fx.Node) -> bool:
+    """Whether two nodes agree in shape, dtype and device."""
+    return isinstance(one, fx.Node) and one in shapes and shapes[one][:3] == shapes[other][:3]
 
 
 def _merge_equal(graph: fx.Graph) -> None:
