@@ -1,0 +1,96 @@
+"""Is DIT the derivative of the run? Against autodiff through the unrolled run, and by the Taylor test.
+
+    python benchmarks/exactness.py        # writes results/exactness.json and .md
+
+Real data: 64 MNIST digits (1 against 7), a tanh network of two hidden layers of 8 units, 3 epochs in batches of
+16, float64, the query is the mean test loss. First the largest difference between DIT's scores and the gradient
+with respect to example weights through the whole training loop, relative to the largest score; then the slope of
+the remainder |effect(h) - h * score| when the weights of all examples are lowered by h = 1e-2 and 1e-3 along a
+random direction (2 = the derivative is right, 1 = it is not).
+"""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from machine import machine
+from torch import nn
+
+import influencekit as ik
+from influencekit.queries.loss import TestLoss
+from influencekit.testing import unrolled_gradient
+from influencekit.testing.oracle import perturbed_effect, weighted_run
+
+RESULTS = Path(__file__).parent / "results"
+OPTIMIZERS = {
+    "SGD": ik.SGD(lr=0.05),
+    "SGD, momentum .9": ik.SGD(lr=0.02, momentum=0.9),
+    "SGD, Nesterov, weight decay": ik.SGD(lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "SGD, clipped at norm .2": ik.SGD(lr=0.05, clip_norm=0.2),
+    "Adam": ik.Adam(lr=0.002, eps=1e-4),
+    "AdamW": ik.AdamW(lr=0.002, eps=1e-4),
+}
+WINDOWS = {
+    "global": (ik.Window(0, 12), ik.Window(4, 8)),
+    "window": (ik.Window(4, 8, "window"),),
+    "occurrence": (ik.Window(4, 8, "occurrence"),),
+}
+
+
+def problem(optimizer: ik.Optimizer) -> ik.Workload:
+    workload = ik.make("workload", "mnist-1v7-dnn", n_train=64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)
+        )
+    return replace(workload, model=model, optimizer=optimizer, epochs=3, batch_size=16).to(dtype=torch.float64)
+
+
+def measure(optimizer: ik.Optimizer) -> dict[str, float]:
+    workload, query = problem(optimizer), TestLoss()
+    windows = [window for group in WINDOWS.values() for window in group]
+    run = ik.record(workload)
+    scores = torch.from_numpy(ik.estimate(run, query, "dit", windows).influence.values)
+    expected = unrolled_gradient(workload, query, windows)
+    error = ((scores - expected).abs().max() / expected.abs().max()).item()
+    base = weighted_run(workload, torch.ones(run.steps, workload.n_train, dtype=torch.float64))
+    direction = torch.randn(
+        workload.n_train, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    left = [
+        (perturbed_effect(workload, query, windows[0], base, h * direction) - h * scores[:, 0] @ direction)
+        .abs()
+        .item()
+        for h in (1e-2, 1e-3)
+    ]
+    return {
+        "accuracy": float(run.attrs["accuracy"]),
+        "relative_error": error,
+        "taylor_slope": math.log10(left[0] / left[1]),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    report = {
+        "command": " ".join(["python benchmarks/exactness.py", *sys.argv[1:]]),
+        "machine": machine(),
+        "optimizers": {name: measure(optimizer) for name, optimizer in OPTIMIZERS.items()},
+    }
+    lines = [
+        f"`{report['command']}`, {report['machine']}, float64.",
+        "",
+        "| optimizer | test accuracy | DIT against unrolled autodiff, relative error | Taylor slope |",
+        "|---|---|---|---|",
+        *[
+            f"| {name} | {row['accuracy']:.3f} | {row['relative_error']:.1e} | {row['taylor_slope']:.3f} |"
+            for name, row in report["optimizers"].items()
+        ],
+    ]
+    (RESULTS / "exactness.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "exactness.md").write_text(text := "\n".join(lines) + "\n")
+    print(text)
