@@ -16,6 +16,8 @@ from influencekit.windows import Window
 
 __all__ = ["sweep"]
 
+_ROOM = 1 << 30  # bytes that the columns of one pass may take; more columns, more passes
+
 
 def sweep(
     trajectory: Trajectory, query: Query, windows: Sequence[Window], curvature: str = "hessian"
@@ -23,27 +25,38 @@ def sweep(
     """First-order effects [query, window, train] (removal minus full) under each window's own removal.
 
     A window is one column per query: by linearity a single adjoint carries both q(stop) and -q(start).
-    Cost: about one curvature product per step, whatever the number of examples.
+    Cost: about one curvature product per step, whatever the number of examples; more windows and queries
+    cost less than proportionally, until memory asks for a second pass.
     """
-    workload, steps, plan = trajectory.workload, trajectory.steps, trajectory.plan
-    evaluations = [w.evaluations(steps) for w in windows]
-    counted = [w.absent() for w in windows]
+    n_query = len(query.labels(trajectory.workload))
+    columns = [(q, window) for q in range(n_query) for window in windows]
+    room = trajectory.step.room(_ROOM)
+    parts = [
+        _sweep(trajectory, query, columns[i : i + room], curvature) for i in range(0, len(columns), room)
+    ]
+    return torch.cat(parts).view(n_query, len(windows), trajectory.workload.n_train)
+
+
+def _sweep(
+    trajectory: Trajectory, query: Query, columns: Sequence[tuple[int, Window]], curvature: str
+) -> Tensor:
+    """Effects [column, train] of (query, window) pairs that fit in memory together."""
+    workload, plan, step = trajectory.workload, trajectory.plan, trajectory.step
+    queries = [q for q, _ in columns]
+    evaluations = [w.evaluations(trajectory.steps) for _, w in columns]
+    counted = [w.absent() for _, w in columns]
     end = max(max(e) for e in evaluations)
     begin = min(start for start, _ in counted)
-    n_query = len(query.labels(workload))
-    columns = n_query * len(windows)
-    linear = trajectory.step.linear(curvature, columns)
-    a = torch.zeros(columns, workload.n_params, dtype=workload.dtype, device=workload.device)
+    linear = step.linear(curvature, len(columns))
+    a = torch.zeros(len(columns), workload.n_params, dtype=workload.dtype, device=workload.device)
     slots = {name: a for name in workload.optimizer.slots}
-    totals = a.new_zeros(columns, workload.n_train)
+    totals = a.new_zeros(len(columns), workload.n_train)
 
     def inject(t: int, theta: Tensor) -> None:
         nonlocal a
         signs = [e.get(t, 0) for e in evaluations]
         if any(signs):
-            gradients = query.gradient(workload, theta)[:, None]
-            sign = torch.tensor(signs, dtype=a.dtype, device=a.device)[None, :, None]
-            a = a + (gradients * sign).flatten(0, 1)
+            a = a + query.gradient(workload, theta)[queries] * a.new_tensor(signs)[:, None]
 
     with torch.no_grad():
         following = trajectory.state(end).theta
@@ -53,9 +66,8 @@ def sweep(
                 t = state.step
                 inject(t + 1, following)
                 following = state.theta
-                gradient = None
-                if workload.optimizer.needs_gradient():
-                    gradient = trajectory.step.gradient(state, trajectory.step.coefficients(t))[0]
+                needed = workload.optimizer.needs_gradient()
+                gradient = step.gradient(state, step.coefficients(t))[0] if needed else None
                 c, a, slots = workload.optimizer.pullback(
                     workload.layout, state.theta, state.slots, gradient, t, plan.lrs(t), a, slots
                 )
@@ -64,10 +76,7 @@ def sweep(
                 shares.append(share)
             span = slice(block[0].step, block[0].step + len(block))
             inside = [[start <= t < stop for start, stop in counted] for t in range(span.start, span.stop)]
-            mask = torch.tensor(inside, dtype=a.dtype, device=a.device).repeat(1, n_query)
-            weights = mask[:, :, None] * trajectory.step.coefficients(span)[:, None]
+            weights = a.new_tensor(inside)[:, :, None] * step.coefficients(span)[:, None]
             values = torch.stack(shares[::-1]) * weights  # [step, column, slot]
-            totals.index_add_(
-                1, trajectory.step.rows(span).flatten(), values.transpose(0, 1).flatten(1), alpha=-1
-            )
-    return totals.view(n_query, len(windows), workload.n_train)
+            totals.index_add_(1, step.rows(span).flatten(), values.transpose(0, 1).flatten(1), alpha=-1)
+    return totals

@@ -86,6 +86,18 @@ class Step:
             and has_convolution(traced)
         )
 
+    def room(self, memory: int, examples: int | None = None) -> int:
+        """How many models (or adjoint columns) fit `memory` bytes at once, on batches of `examples`; >= 1.
+
+        An upper bound on what one takes: its vectors, and all intermediate results of a gradient.
+        """
+        workload = self.workload
+        traced = self._gradient(workload.theta0, self.batch(0), self.coefficients(0))
+        kept = getattr(traced, "meta", {}).get("bytes", 64 * workload.theta0.nbytes)
+        vectors = (3 + len(workload.optimizer.slots)) * workload.theta0.nbytes
+        share = 1.0 if examples is None else examples / self.plan.indices.shape[1]
+        return max(1, int(memory / (vectors + share * kept)))
+
     # iterate ----------------------------------------------------------------------------------------
 
     def advance(self, state: State) -> tuple[State, Tensor]:

@@ -57,6 +57,8 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     _drop_zeros(graph, shapes)
     _merge_equal(graph)
     graph.eliminate_dead_code()
+    sizes = [shapes[n][0].numel() * shapes[n][1].itemsize for n in graph.nodes if n in shapes]
+    graph_module.meta["bytes"] = sum(sizes)  # of everything it computes, were it all kept
     graph.lint()
     graph_module.recompile()
     return graph_module

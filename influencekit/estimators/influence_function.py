@@ -1,20 +1,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
-from influencekit.workload import Workload
+from influencekit.workload import Workload, select
 
 __all__ = ["InfluenceFunction"]
+
+jvp: Any = torch.func.jvp  # typed as if has_aux were always given
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ class InfluenceFunction(Estimator):
         return frozenset({Claim.LINEAR})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload, theta = trajectory.workload, trajectory.final.theta
-        total = _mean_loss(workload)
+        workload, theta, n = trajectory.workload, trajectory.final.theta, trajectory.workload.n_train
         damping = self._damping(trajectory)
+        parts = [select(workload.train, rows) for rows in _rows(workload)]
 
         def product(v: Tensor) -> Tensor:
-            return jvp(grad(total), (theta,), (v,))[1] + damping * v
+            """(H + damping I) v, H the Hessian of the mean training loss plus penalty."""
+            out = (workload.l2 + damping) * v
+            for part in parts:
+                out = out + jvp(grad(lambda x, p=part: workload.losses(x, p).sum()), (theta,), (v,))[1] / n
+            return out
 
         gradients = query.gradient(workload, theta).detach()
         with torch.no_grad():
@@ -63,8 +69,8 @@ class InfluenceFunction(Estimator):
                 solution = _conjugate_gradients(vmap(product), gradients, self.tolerance, self.iterations)
 
             def slope(v: Tensor) -> Tensor:
-                losses = jvp(lambda x: workload.losses(x, workload.train), (theta,), (v,))[1]
-                return (losses + workload.l2 * (theta @ v)) / workload.n_train
+                each = [jvp(lambda x, p=part: workload.losses(x, p), (theta,), (v,))[1] for part in parts]
+                return (torch.cat(each) + workload.l2 * (theta @ v)) / n
 
             scores = torch.stack([slope(v) for v in solution])[:, None]
         if not scores.isfinite().all():
@@ -85,9 +91,9 @@ class InfluenceFunction(Estimator):
         return "exact" if workload.n_params <= self.exact_limit else "cg"
 
 
-def _mean_loss(workload: Workload) -> Callable[[Tensor], Tensor]:
-    """The training objective over all examples: mean loss plus penalty."""
-    return lambda theta: workload.losses(theta, workload.train).mean() + 0.5 * workload.l2 * theta @ theta
+def _rows(workload: Workload) -> Sequence[Tensor]:
+    """The training set in pieces whose curvature fits in memory."""
+    return torch.arange(workload.n_train, device=workload.device).split(1024)
 
 
 def _conjugate_gradients(

@@ -16,7 +16,7 @@ from influencekit.windows import Window
 
 __all__ = ["LOO"]
 
-_ROOM = 256 << 20  # bytes of parameters that are trained at once
+_ROOM = 1 << 30  # bytes that the models trained at once may take
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,14 @@ class LOO(Estimator):
     ) -> Tensor:
         """Effects [query, state, example] on the query at the states `when`, without each position."""
         workload = trajectory.workload
-        seen = trajectory.plan.indices[absent[0] : min(absent[1], when[-1])]
-        hit = (seen[:, :, None] == positions).any(1)  # [step, example]
-        visited = hit.any(0)
-        first = hit.to(torch.uint8).argmax(0) + absent[0]
+        first = _first_seen(trajectory.plan.indices, workload.n_train, absent)[positions]
+        visited = first < when[-1]
         labels = query.labels(workload)
         out = torch.zeros(
             len(labels), len(when), len(positions), dtype=workload.dtype, device=workload.device
         )
         order = [int(i) for i in first.argsort(stable=True) if visited[i]]
-        each = workload.n_params * workload.theta0.element_size() * (3 + len(workload.optimizer.slots))
-        room = max(1, min(512, _ROOM // each)) if self._strategy(trajectory) == "batch" else 1
+        room = min(512, trajectory.step.room(_ROOM)) if self._strategy(trajectory) == "batch" else 1
         chunks = [order[i : i + room] for i in range(0, len(order), room)]
         for chunk in track(chunks, "retraining", len(chunks)):
             start = int(first[chunk].min())
@@ -106,10 +103,20 @@ class LOO(Estimator):
         bad = (~out.isfinite()).any(0).any(0).nonzero()
         if len(bad):
             raise DivergedError(
-                f"retraining without the example at position {int(positions[bad[0, 0]])} gave NaN or "
-                "infinity; lower the learning rate"
+                f"retraining without the example at position {int(positions[bad[0, 0]])} gave NaN "
+                "or infinity; lower the learning rate"
             )
         return out
+
+
+def _first_seen(indices: Tensor, n: int, absent: tuple[int, int]) -> Tensor:
+    """The first of the steps `absent` in which each position [train] is in a batch; never = beyond them all."""
+    never = len(indices) + 1
+    seen = indices[slice(*absent)]
+    steps = torch.arange(absent[0], absent[0] + len(seen))[:, None].expand_as(seen)
+    first = torch.full((n,), never)
+    real = seen >= 0
+    return first.scatter_reduce_(0, seen[real], steps[real], "amin")
 
 
 def _fold(
@@ -139,7 +146,7 @@ def _fold(
                 reference = trajectory.state(t).theta
                 at = query.at(workload, reference)
                 if many:
-                    values = vmap(at, chunk_size=64)(state.theta)  # [model, query]
+                    values = vmap(at, chunk_size=step.room(_ROOM, workload.n_test))(state.theta)
                     out.append((values[:-1] - values[-1]).T)
                 else:
                     out.append((at(state.theta) - at(reference))[:, None])
