@@ -11,6 +11,7 @@ that they compare with are public: `tiny_workload`, `unrolled_gradient`, `retrai
 """
 
 from influencekit.testing.oracle import (
+    plain_run,
     retrained,
     tiny_workload,
     torch_optimizer,
@@ -32,6 +33,7 @@ __all__ = [
     "check_recorder",
     "laws",
     "parametrize_with_checks",
+    "plain_run",
     "retrained",
     "tiny_workload",
     "torch_optimizer",

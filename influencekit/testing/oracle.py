@@ -21,6 +21,9 @@ from influencekit.windows import Window
 from influencekit.workload import Batch, Workload, select
 
 __all__ = [
+    "perturbed_effect",
+    "plain_run",
+    "quadratic_workload",
     "retrained",
     "tiny_workload",
     "torch_optimizer",
@@ -211,11 +214,11 @@ def retrained(
     of this package takes part: the module is copied, `loss.backward()` and `torch.optim` train it.
     """
     positions = range(workload.n_train) if examples is None else examples
-    base = _train(workload, None, (0, 0))
+    base = plain_run(workload)
     out = []
     for window in windows:
         signs = window.evaluations(workload.plan.steps)
-        runs = [_train(workload, j, window.absent()) for j in positions]
+        runs = [plain_run(workload, j, window.absent()) for j in positions]
         effects = [
             sum(
                 s * (query.at(workload, base[t])(run[t]) - query.at(workload, base[t])(base[t]))
@@ -227,8 +230,10 @@ def retrained(
     return torch.stack(out, 1).detach()
 
 
-def _train(workload: Workload, without: int | None, absent: tuple[int, int]) -> list[Tensor]:
-    """theta [param] of every state, training without one example in the steps of `absent`."""
+def plain_run(
+    workload: Workload, without: int | None = None, absent: tuple[int, int] = (0, 0)
+) -> list[Tensor]:
+    """theta [param] of every state, trained by plain PyTorch without one example in the steps of `absent`."""
     model, plan = deepcopy(workload.model), workload.plan
     parameters = dict(model.named_parameters())
     optimizer = torch_optimizer(workload, model)

@@ -1,0 +1,374 @@
+"""The training step and its readings against plain autograd, dense matrices and loops."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call, hessian, jacrev
+
+from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
+from influencekit.step import CURVATURES, State, Step
+from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
+from influencekit.testing.setting import OPTIMIZERS
+from influencekit.workload import select
+
+KINDS = {
+    "one logit": lambda **o: tiny_workload(**o),
+    "three classes in dicts": lambda **o: tiny_workload(classes=3, batches="dict", **o),
+    "an autoencoder": lambda **o: tiny_workload(batches="tensor", **o),
+}
+
+
+class Conv(nn.Module):
+    """A small convolutional classifier, smooth."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.head = nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x)).mean((2, 3))).squeeze(-1)
+
+
+def conv_workload(dtype=torch.float64, **options):
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Conv().to(dtype)
+    x = torch.randn(7, 1, 5, 5, generator=generator, dtype=torch.float64).to(dtype)
+    y = (torch.arange(7) % 2).to(dtype)
+    settings = {"optimizer": SGD(lr=0.5, momentum=0.5), "epochs": 2, "batch_size": 4, "l2": 0.01} | options
+    loss = nn.BCEWithLogitsLoss(reduction="none")
+    return Workload(model=model, loss=loss, train=(x, y), test=(x[:3], y[:3]), **settings)
+
+
+KINDS["convolutions"] = conv_workload
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def positions(step, t):
+    return step.plan.batch(t)
+
+
+def mean_loss(workload, theta, rows, weights=None):
+    """(1/b) sum_i w_i (loss_i + penalty), as the documentation says it."""
+    losses = workload.losses(theta, select(workload.train, rows)) + 0.5 * workload.l2 * (theta @ theta)
+    return ((1.0 if weights is None else weights) * losses).sum() / len(rows)
+
+
+# iterate ------------------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("t", [0, 1])
+def test_the_traced_gradient_equals_autograd_on_the_module_itself(kind, t):
+    workload = KINDS[kind]()
+    step = Step(workload)
+    theta = workload.theta0 + 0.1
+    g, losses = step.gradient(State(theta, {}, t), step.coefficients(t))
+    leaf = theta.clone().requires_grad_()
+    mean_loss(workload, leaf, positions(step, t)).backward()
+    # float64 rounding of sums in another order
+    torch.testing.assert_close(g, leaf.grad, rtol=1e-12, atol=1e-14)
+    b = len(positions(step, t))
+    expected = workload.losses(theta, select(workload.train, positions(step, t)))
+    torch.testing.assert_close(losses[:b], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_loss_is_that_of_the_module_called_plainly():
+    workload = tiny_workload()
+    x, y = workload.train
+    expected = nn.functional.binary_cross_entropy_with_logits(workload.model(x), y, reduction="none")
+    torch.testing.assert_close(workload.losses(workload.theta0, workload.train), expected.detach())
+    named = functional_call(workload.model, workload.layout.split(workload.theta0), (x,))
+    torch.testing.assert_close(named, workload.model(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_equals_a_plain_torch_loop(kind, name):
+    optimizer = OPTIMIZERS[name]
+    workload = KINDS[kind](optimizer=replace(optimizer, groups=()))
+    step, state = Step(workload), Step(workload).start()
+    expected = plain_run(workload)
+    for t in range(step.plan.steps):
+        torch.testing.assert_close(state.theta, expected[t], rtol=1e-11, atol=1e-13)
+        state, _ = step.advance(state)
+    torch.testing.assert_close(state.theta, expected[-1], rtol=1e-11, atol=1e-13)
+
+
+def test_a_step_is_deterministic_and_leaves_its_state_alone():
+    workload = tiny_workload(AdamW(lr=0.1), dtype=torch.float32)
+    state = Step(workload).start()
+    for _ in range(3):
+        copy = State(state.theta.clone(), {k: v.clone() for k, v in state.slots.items()}, state.step)
+        first, losses = Step(workload).advance(state)  # traced anew
+        again, losses_again = Step(workload).advance(state)
+        assert torch.equal(first.theta, again.theta) and torch.equal(losses, losses_again)
+        assert torch.equal(state.theta, copy.theta)
+        assert all(torch.equal(state.slots[k], copy.slots[k]) for k in copy.slots)
+        state = first
+
+
+def test_padded_slots_count_for_nothing():
+    workload = tiny_workload()
+    step = Step(workload)
+    losses = step.advance(step.start())[1]
+    assert (losses > 0).all()
+    state = State(step.start().theta, step.start().slots, 1)  # the short batch: three of four slots
+    assert step.advance(state)[1][3] == 0 and step.coefficients(1).tolist() == [1 / 3] * 3 + [0]
+
+
+@pytest.mark.parametrize("padding", [1, 5])
+def test_wider_padding_changes_nothing(padding):
+    workload = tiny_workload()
+    wide = torch.cat([workload.plan.indices, torch.full((6, padding), -1)], 1)
+    a, b = (weights_run(w) for w in (workload, replace(workload, order=wide)))
+    torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+
+
+def weights_run(workload):
+    step = Step(workload)
+    state = step.start()
+    for _ in range(step.plan.steps):
+        state, _ = step.advance(state)
+    return state.theta
+
+
+# replicate ----------------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), Adam(lr=0.1, clip_norm=0.2)], ids=repr)
+def test_many_models_at_once_equal_weighted_runs_one_by_one(kind, optimizer):
+    workload = KINDS[kind](optimizer=optimizer)
+    step = Step(workload)
+    absent = torch.tensor([0, 2, 5, -1])
+    theta = workload.theta0.expand(4, -1)
+    state = State(theta, {k: torch.zeros_like(theta) for k in optimizer.slots}, 0)
+    for t in range(step.plan.steps):
+        state, _ = step.advance_with(state, step.coefficients(t, absent))
+    for k, j in enumerate(absent.tolist()):
+        weights = torch.ones(step.plan.steps, workload.n_train, dtype=torch.float64)
+        if j >= 0:
+            weights[:, j] = 0
+        torch.testing.assert_close(
+            state.theta[k], weighted_run(workload, weights)[-1], rtol=1e-10, atol=1e-12
+        )
+
+
+def test_an_example_may_stand_in_a_batch_twice():
+    # sampling with replacement: removal takes out every occurrence, scores add up over them
+    order = torch.tensor([[0, 0, 3, 1], [2, 5, 5, 5], [6, 0, 7, -1]])
+    workload = replace(tiny_workload(), order=order)
+    trajectory, query = record(workload), make("query", "test-losses")
+    windows = [Window(0, 3), Window(1, 3, "window")]
+    for name, oracle in (("dit", unrolled_gradient), ("loo", retrained)):
+        found = make("estimator", name).scores(trajectory, query, windows)
+        torch.testing.assert_close(found, oracle(workload, query, windows), rtol=1e-9, atol=1e-13)
+
+
+def test_convolutions_are_trained_one_after_the_other_on_a_cpu():
+    assert Step(conv_workload()).loops
+    assert not Step(tiny_workload()).loops
+
+
+# pull ---------------------------------------------------------------------------------------------------
+
+
+def dense(workload, curvature, theta, rows):
+    """(matrix [param, param], per-example gradients [slot, param]) of the batch's mean loss."""
+    batch, n = select(workload.train, rows), len(rows)
+    penalty = workload.l2 * torch.eye(len(theta), dtype=theta.dtype)
+    g = jacrev(lambda x: workload.losses(x, batch) + 0.5 * workload.l2 * x @ x)(theta)
+    if curvature == "hessian":
+        return hessian(lambda x: mean_loss(workload, x, rows))(theta), g
+    if curvature == "fisher":
+        return g.T @ g / n, g
+    total = torch.zeros_like(penalty)
+    for i in range(n):  # J^T (d2 loss / d outputs2) J, example by example
+        one = select(workload.train, rows[i : i + 1])
+        outputs = workload.outputs(theta, one)
+        J = jacrev(lambda x, one=one: workload.outputs(x, one).flatten())(theta)
+        B = hessian(lambda o, one=one, s=outputs.shape: workload.loss_of(o.view(s), one).sum())(
+            outputs.flatten()
+        )
+        total = total + J.T @ B @ J / n
+    return total + penalty, g
+
+
+@each_kind
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("columns", [1, 3])
+def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
+    workload = KINDS[kind]()
+    step = Step(workload)
+    generator = torch.Generator().manual_seed(0)
+    states = [step.start()]
+    for _ in range(step.plan.steps - 1):
+        states.append(step.advance(states[-1])[0])
+    c = torch.randn(columns, workload.n_params, generator=generator, dtype=torch.float64)
+    seen = []
+    for state, products in step.linear(curvature, columns).backwards(states):
+        seen.append(state.step)
+        rows = positions(step, state.step)
+        matrix, g = dense(workload, curvature, state.theta, rows)
+        product, shares = products(c)
+        torch.testing.assert_close(product, c @ matrix, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(shares[:, : len(rows)], c @ g.T, rtol=1e-10, atol=1e-12)
+    assert seen == list(range(step.plan.steps))[::-1]
+
+
+@pytest.mark.parametrize("room", [1, 2, 100])
+def test_the_number_of_steps_computed_ahead_changes_nothing(room):
+    workload = tiny_workload()
+    step = Step(workload)
+    states = [step.start()]
+    for _ in range(5):
+        states.append(step.advance(states[-1])[0])
+    linear = step.linear("hessian", 1)
+    c = torch.linspace(-1, 1, workload.n_params, dtype=torch.float64)[None]
+    expected = [products(c) for _, products in linear.backwards(states)]
+    linear._room = room
+    for (_, products), (product, shares) in zip(linear.backwards(states), expected, strict=True):
+        torch.testing.assert_close(products(c)[0], product, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(products(c)[1], shares, rtol=1e-13, atol=1e-15)
+
+
+def test_an_unknown_curvature_names_those_there_are():
+    with pytest.raises(InputError, match="hessian, gauss-newton, fisher"):
+        Step(tiny_workload()).linear("kfac")
+
+
+# push ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pushing_a_removal_forward_is_the_transpose_of_pulling_a_query_back(name):
+    """<gradient of q, pushed tangent> = <swept scores, weights' change>, for a change in steps 1 ... 4."""
+    workload = tiny_workload(OPTIMIZERS[name])
+    trajectory, query = record(workload), make("query", "test-losses")
+    step, generator = trajectory.step, torch.Generator().manual_seed(0)
+    change = torch.randn(workload.n_train, generator=generator, dtype=torch.float64)
+    zero = torch.zeros_like(workload.theta0)
+    tangent = State(zero, {k: zero for k in workload.optimizer.slots}, 1)
+    for t in range(1, 5):
+        tangent = step.push(trajectory.state(t), tangent, -change[step.rows(t)])
+    pushed = query.gradient(workload, trajectory.state(5).theta) @ tangent.theta
+    swept = make("estimator", "dit").scores(trajectory, query, [Window(1, 5, "window")])[:, 0] @ change
+    torch.testing.assert_close(pushed, swept, rtol=1e-10, atol=1e-14)
+
+
+@settings(max_examples=10)
+@given(st.sampled_from(list(OPTIMIZERS)), st.integers(0, 2**31))
+def test_push_equals_central_differences(name, seed):
+    workload = tiny_workload(OPTIMIZERS[name])
+    step, generator = Step(workload), torch.Generator().manual_seed(seed)
+    state = step.advance(step.start())[0]
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    # in proportion to the slots, some of which are 1e-8: v must stay well above 0
+    slots = {k: v * random(workload.n_params) for k, v in state.slots.items()}
+    tangent = State(random(workload.n_params), slots, 1)
+    weights, h = random(4), 1e-6
+
+    def moved(sign):
+        theta = state.theta + sign * h * tangent.theta
+        slots = {k: v + sign * h * tangent.slots[k] for k, v in state.slots.items()}
+        return step.advance_with(State(theta, slots, 1), step.coefficients(1) * (1 + sign * h * weights))[0]
+
+    pushed = step.push(state, tangent, weights)
+    plus, minus = moved(1), moved(-1)
+    # second-order in h and 1e-16 / h of rounding
+    torch.testing.assert_close(pushed.theta, (plus.theta - minus.theta) / (2 * h), rtol=1e-6, atol=1e-7)
+    for k in state.slots:
+        difference = (plus.slots[k] - minus.slots[k]) / (2 * h)
+        torch.testing.assert_close(pushed.slots[k], difference, rtol=1e-6, atol=1e-7)
+
+
+# at the door --------------------------------------------------------------------------------------------
+
+
+def with_layer(layer, **options):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 1), nn.Flatten(0))
+    loss = nn.MSELoss(reduction="none")
+    return Workload(
+        model=model, loss=loss, train=(x, x[:, 0]), test=(x, x[:, 0]), optimizer=SGD(lr=0.1), **options
+    )
+
+
+def test_a_random_loss_is_refused_and_the_layer_named():
+    with pytest.raises(InputError, match="training loss is random .layers 1.*must be repeatable"):
+        Step(with_layer(nn.Dropout(0.5))).check()
+
+
+def test_a_loss_that_mixes_examples_is_refused_and_the_layer_named():
+    with pytest.raises(InputError, match="depends on the other examples of its batch .layers 1"):
+        Step(with_layer(nn.BatchNorm1d(4))).check()
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm1d(4).eval(), nn.LayerNorm(4), nn.Dropout(0.0), nn.ReLU()], ids=repr
+)
+def test_separable_losses_pass(layer):
+    workload = with_layer(layer)
+    Step(workload).check()
+    record(workload)
+
+
+def test_a_contrastive_loss_is_refused():
+    workload = replace(tiny_workload(), loss=lambda o, y: (o - o.mean()) ** 2)
+    with pytest.raises(InputError, match="depends on the other examples"):
+        record(workload)
+
+
+def test_a_model_whose_control_flow_reads_values_still_works():
+    class Branching(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).squeeze(-1) * (2.0 if x.abs().sum() > 0 else 1.0)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Branching(3, 1).double()
+    workload = replace(tiny_workload(), model=model)
+    doubled = replace(workload, model=Doubled(model))
+    query = make("query", "test-losses")
+    for name in ("dit", "loo"):
+        found, expected = (
+            make("estimator", name).scores(record(w), query, [Window(0, 6)]) for w in (workload, doubled)
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+class Doubled(nn.Module):
+    """The branch that is always taken."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return 2.0 * nn.functional.linear(x, self.linear.weight, self.linear.bias).squeeze(-1)
+
+
+# elsewhere ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@each_kind
+def test_training_on_cuda_equals_the_cpu(kind):
+    workload = KINDS[kind]()
+    there = weights_run(workload.to("cuda")).cpu()
+    torch.testing.assert_close(there, weights_run(workload), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.gpu
+def test_convolutions_are_batched_on_cuda():
+    assert not Step(conv_workload().to("cuda")).loops
