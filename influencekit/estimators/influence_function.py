@@ -1,38 +1,41 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.step import CURVATURES
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 from influencekit.workload import Workload, select
 
 __all__ = ["InfluenceFunction"]
 
-jvp: Any = torch.func.jvp  # typed as if has_aux were always given
-
 
 @dataclass(frozen=True)
 class InfluenceFunction(Estimator):
     """Influence functions (Koh and Liang, 2017), the baseline: a Newton step at the final parameters.
 
-    effect_j ~ (1/n) <grad q, (H + damping I)^{-1} g_j>,   H = Hessian of the mean training loss
+    effect_j ~ (1/n) <grad q, (H + damping I)^{-1} g_j>,   H = curvature of the mean training loss
 
-    with the L2 penalty in both H and g_j. `damping` defaults to 1 / (sum of the learning rates of the run):
-    SGD that stops after so much time is a ridge regression of about that strength. Up to `exact_limit`
-    parameters the system is solved exactly, beyond by conjugate gradients, and by MINRES where
-    H + damping I turns out indefinite; an error says so when neither converges. Knows no time: whole run,
-    global removal only. Shapes [query, 1, train]; removal minus full. Cost: `param` Hessian products, or one
-    an iteration and query.
+    with the L2 penalty in both H and g_j. `curvature` is the Gauss-Newton matrix by default, which equals the
+    Hessian for linear models and stays positive for networks that have not converged, where the true Hessian
+    ("hessian", as in the original paper) makes the inverse erratic. `damping` defaults to 1 / (sum of the
+    learning rates of the run): SGD that stops after so much time is a ridge regression of about that
+    strength. Up to `exact_limit` parameters the system is solved exactly, beyond by conjugate gradients, and
+    by MINRES where H + damping I turns out indefinite; an error says so when neither converges.
+
+    Knows no time: whole run, global removal only. Shapes [query, 1, train]; removal minus full. Cost: `param`
+    curvature products, or one an iteration and query.
     """
 
+    curvature: Literal["gauss-newton", "hessian", "fisher"] = "gauss-newton"
     damping: float | None = None
     solver: Literal["auto", "exact", "cg"] = "auto"
     exact_limit: int = 1024
@@ -49,15 +52,17 @@ class InfluenceFunction(Estimator):
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         workload, theta, n = trajectory.workload, trajectory.final.theta, trajectory.workload.n_train
-        damping = self._damping(trajectory)
-        parts = [select(workload.train, rows) for rows in _rows(workload)]
+        damping, curvature = self._damping(trajectory), CURVATURES[self.curvature]
+        rows = torch.arange(n, device=workload.device).split(1024)  # pieces that fit in memory
+        parts = [(select(workload.train, r), theta.new_full((len(r),), 1 / n)) for r in rows]
 
         def product(v: Tensor) -> Tensor:
-            """(H + damping I) v, H the Hessian of the mean training loss plus penalty."""
-            out = (workload.l2 + damping) * v
-            for part in parts:
-                out = out + jvp(grad(lambda x, p=part: workload.losses(x, p).sum()), (theta,), (v,))[1] / n
-            return out
+            """(H + damping I) v, H the curvature of the mean training loss plus penalty."""
+            return damping * v + sum(curvature(workload, theta, *part, v)[0] for part in parts)
+
+        def shares(v: Tensor) -> Tensor:
+            """<v, g_j> of every training example."""
+            return torch.cat([curvature(workload, theta, *part, v)[1] for part in parts])
 
         gradients = query.gradient(workload, theta).detach()
         with torch.no_grad():
@@ -67,12 +72,7 @@ class InfluenceFunction(Estimator):
                 solution = torch.linalg.solve((matrix + matrix.T) / 2, gradients.T).T
             else:
                 solution = _conjugate_gradients(vmap(product), gradients, self.tolerance, self.iterations)
-
-            def slope(v: Tensor) -> Tensor:
-                each = [jvp(lambda x, p=part: workload.losses(x, p), (theta,), (v,))[1] for part in parts]
-                return (torch.cat(each) + workload.l2 * (theta @ v)) / n
-
-            scores = torch.stack([slope(v) for v in solution])[:, None]
+            scores = torch.stack([shares(v) / n for v in solution])[:, None]
         if not scores.isfinite().all():
             raise InfluenceKitError(
                 f"if: H + {damping:.3g} I is singular to working precision; give a larger damping"
@@ -80,7 +80,11 @@ class InfluenceFunction(Estimator):
         return scores
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
-        return {"damping": self._damping(trajectory), "solver": self._solver(trajectory.workload)}
+        return {
+            "curvature": self.curvature,
+            "damping": self._damping(trajectory),
+            "solver": self._solver(trajectory.workload),
+        }
 
     def _damping(self, trajectory: Trajectory) -> float:
         return 1 / trajectory.plan.lr[:, 0].sum().item() if self.damping is None else self.damping
@@ -89,11 +93,6 @@ class InfluenceFunction(Estimator):
         if self.solver != "auto":
             return self.solver
         return "exact" if workload.n_params <= self.exact_limit else "cg"
-
-
-def _rows(workload: Workload) -> Sequence[Tensor]:
-    """The training set in pieces whose curvature fits in memory."""
-    return torch.arange(workload.n_train, device=workload.device).split(1024)
 
 
 def _conjugate_gradients(
