@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from influencekit.tracing import with_batching
 from influencekit.windows import Window
 from influencekit.workload import Workload
 
@@ -58,7 +59,7 @@ class Query(ABC):
 
     def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
         """The gradients [query, param] of `at(workload, theta)` at theta."""
-        return torch.func.jacrev(self.at(workload, theta))(theta)
+        return with_batching(torch.func.jacrev, self.at(workload, theta), theta)
 
 
 class Estimator(ABC):

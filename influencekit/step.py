@@ -139,10 +139,10 @@ class Step:
                 batch = _like(self.workload.train, rest[:-1])
                 return grad(mean_loss, has_aux=True)(theta, batch, rest[-1])
 
-            many = gradient
-            if theta.dim() == 2:
-                many = vmap(gradient, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
-            self._traced[key] = _try_trace(many, theta, *tensors_of(batch), coefficients)
+            if theta.dim() == 2:  # over the traced kernels, more of which can be batched than of the model's
+                one = self._gradient(theta[0], batch, coefficients[0])
+                gradient = vmap(one, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
+            self._traced[key] = _try_trace(gradient, theta, *tensors_of(batch), coefficients)
         return self._traced[key]
 
     # pull and push ----------------------------------------------------------------------------------
@@ -224,10 +224,10 @@ class LinearStep:
         inputs = (workload.theta0, *batch, coefficients)
         self._one = columns == 1
         c = workload.theta0.clone()
-        if not self._one:
-            at = vmap(at, in_dims=(None,) * len(inputs) + (0,))
-            c = c.expand(columns, -1).clone()
         self._whole = _try_trace(at, *inputs, c)
+        if not self._one:
+            at = vmap(self._whole, in_dims=(None,) * len(inputs) + (0,))
+            self._whole = _try_trace(at, *inputs, c.expand(columns, -1).clone())
         self._parts = None
         if isinstance(self._whole, torch.fx.GraphModule) and not step.loops:
             static, later = split(self._whole, [len(inputs)])

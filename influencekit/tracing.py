@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["has_convolution", "split", "trace"]
+__all__ = ["has_convolution", "split", "trace", "with_batching"]
 
 aten = torch.ops.aten
 
@@ -62,6 +62,23 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     graph.lint()
     graph_module.recompile()
     return graph_module
+
+
+def with_batching(
+    transform: Callable[[Callable[..., Any]], Callable[..., Any]], fn: Any, *args: Tensor
+) -> Any:
+    """`transform(fn)(*args)`, for transforms that batch (vmap, jacrev).
+
+    Where an operation of `fn` has no batching rule (recurrent layers), its kernels are batched instead, which
+    are traced at the last argument's first row.
+    """
+    try:
+        return transform(fn)(*args)
+    except RuntimeError as error:
+        if "atching rule" not in str(error):
+            raise
+        row = args[-1] if args[-1].dim() == 1 else args[-1][0]
+        return transform(trace(fn, row))(*args)
 
 
 def has_convolution(graph_module: fx.GraphModule) -> bool:

@@ -1,6 +1,7 @@
 """A training problem as plain frozen data, and the plan that one run of it follows."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from influencekit.errors import InputError
 from influencekit.layout import Layout
@@ -22,6 +24,18 @@ Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 def select(batch: Batch, indices: Tensor) -> Batch:
     """The examples at `indices` (any shape, which takes the place of the leading dimension)."""
     return _map(batch, lambda x: x[indices])
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by ordinary kernels: the fused ones have no second or no forward derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -182,7 +196,8 @@ class Workload:
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         """The model's outputs on a batch at theta [param]; pure, differentiable, vmap-able."""
         args, kwargs, _ = self._call(batch)
-        return torch.func.functional_call(self.model, self.layout.split(theta), args, kwargs)
+        with _plain_attention():
+            return torch.func.functional_call(self.model, self.layout.split(theta), args, kwargs)
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """Per-example losses [n] at theta, without the penalty."""

@@ -1,6 +1,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.progress import track
 from influencekit.step import State
+from influencekit.tracing import with_batching
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
@@ -110,7 +112,7 @@ class LOO(Estimator):
 
 
 def _first_seen(indices: Tensor, n: int, absent: tuple[int, int]) -> Tensor:
-    """The first of the steps `absent` in which each position [train] is in a batch; never = beyond them all."""
+    """The first of the steps `absent` whose batch holds each position [train]; beyond the run = none."""
     never = len(indices) + 1
     seen = indices[slice(*absent)]
     steps = torch.arange(absent[0], absent[0] + len(seen))[:, None].expand_as(seen)
@@ -146,7 +148,8 @@ def _fold(
                 reference = trajectory.state(t).theta
                 at = query.at(workload, reference)
                 if many:
-                    values = vmap(at, chunk_size=step.room(_ROOM, workload.n_test))(state.theta)
+                    batched = partial(vmap, chunk_size=step.room(_ROOM, workload.n_test))
+                    values = with_batching(batched, at, state.theta)
                     out.append((values[:-1] - values[-1]).T)
                 else:
                     out.append((at(state.theta) - at(reference))[:, None])
