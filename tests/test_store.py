@@ -1,0 +1,217 @@
+"""The trajectory store gives back what it was given, to us and to plain xarray, however it is chunked."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import influencekit
+from influencekit import SGD, Adam, DivergedError, InputError, StoreError, make, open, record
+from influencekit import store as store_module
+from influencekit.store import SCHEMA, Writer, open_group, read
+from influencekit.testing import tiny_workload
+
+WORKLOAD = tiny_workload(Adam(lr=0.05), dtype=torch.float32)
+recorders = st.one_of(st.just("full"), st.integers(1, 9).map(lambda k: f"every-k:k={k}"))
+
+
+# the writer and reader alone ----------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    steps=st.integers(1, 12),
+    size=st.integers(1, 40),
+    slots=st.sampled_from([(), ("m",), ("m", "v")]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    k=st.integers(1, 13),
+    block=st.sampled_from([1, 200, 1000, 8 << 20]),
+    data=st.data(),
+)
+def test_what_was_written_is_read_bitwise(steps, size, slots, dtype, k, block, data):
+    """Random shapes, recorded states and bytes a chunk; values of every kind that a float has."""
+    seed = data.draw(st.integers(0, 2**31))
+    generator = np.random.default_rng(seed)
+    states = generator.standard_normal((steps + 1, 1 + len(slots), size)).astype(dtype)
+    states[0, 0, 0] = -0.0
+    states *= np.array([1e-30, 1.0, 1e30], dtype=dtype)[generator.integers(0, 3, states.shape)]
+    kept = sorted({*range(0, steps + 1, k), steps})
+    batch = generator.integers(-1, 5, (steps, 3))
+    losses = generator.standard_normal((steps, 3)).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "_BLOCK", block)
+        columns = {"batch": (("step", "slot"), batch)}
+        writer = Writer(None, kept=kept, slots=slots, size=size, dtype=dtype, columns=columns, attrs={})
+        for t in range(steps + 1):
+            writer.state(t, list(states[t]))
+            if t < steps:
+                writer.loss(losses[t])
+        writer.close()
+    group = open_group(writer.store)
+    rows = data.draw(
+        st.tuples(st.integers(0, len(kept) - 1), st.integers(1, len(kept))).filter(lambda r: r[0] < r[1])
+    )
+    for i, name in enumerate(("theta", *slots)):
+        assert read(group, name).tobytes() == np.ascontiguousarray(states[kept, i]).tobytes()
+        some = np.ascontiguousarray(states[kept, i][slice(*rows)])
+        assert read(group, name, slice(*rows)).tobytes() == some.tobytes()
+        long = group[name].chunks[0]
+        assert long * size * np.dtype(dtype).itemsize <= max(block, size * np.dtype(dtype).itemsize)
+    assert read(group, "loss").tobytes() == losses.tobytes()
+    assert (read(group, "batch") == batch).all() and read(group, "kept").tolist() == kept
+    assert (group.attrs["status"], group.attrs["committed"]) == ("complete", steps)
+
+
+# recorded runs ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8)
+@given(
+    recorder=recorders, window=st.tuples(st.integers(0, 5), st.integers(1, 6)).filter(lambda w: w[0] < w[1])
+)
+def test_a_window_under_any_recorder_replays_the_states_of_the_whole_run_bitwise(recorder, window):
+    whole, part = record(WORKLOAD), record(WORKLOAD, recorder, window=window)
+    assert (part.first, part.last) == window
+    for t in range(window[0], window[1] + 1):
+        a, b = whole.state(t), part.state(t)
+        assert torch.equal(a.theta, b.theta) and all(torch.equal(a.slots[k], b.slots[k]) for k in a.slots)
+    for t in (window[0] - 1, window[1] + 1):
+        with pytest.raises(InputError, match="the trajectory holds"):
+            part.state(t)
+
+
+@pytest.mark.parametrize("recorder", ["full", "every-k:k=4"])
+def test_a_store_on_disk_opens_again_bitwise(tmp_path, recorder):
+    memory = record(WORKLOAD, recorder)
+    record(WORKLOAD, recorder, store=tmp_path / "run.zarr")
+    again = open(tmp_path / "run.zarr", WORKLOAD)
+    for t in range(7):
+        a, b = memory.state(t), again.state(t)
+        assert torch.equal(a.theta, b.theta) and all(torch.equal(a.slots[k], b.slots[k]) for k in a.slots)
+    query, dit = make("query", "test-loss"), make("estimator", "dit")
+    window = [influencekit.Window(0, 6)]
+    assert torch.equal(dit.scores(memory, query, window), dit.scores(again, query, window))
+
+
+def test_plain_xarray_opens_it_with_named_dimensions(tmp_path):
+    trajectory = record(WORKLOAD, "every-k:k=4", store=tmp_path / "run.zarr")
+    ds = xr.open_zarr(tmp_path / "run.zarr")
+    assert {name: variable.dims for name, variable in ds.variables.items()} == {
+        "theta": ("kept", "param"), "exp_avg": ("kept", "param"), "exp_avg_sq": ("kept", "param"),
+        "kept": ("kept",), "batch": ("step", "slot"), "loss": ("step", "slot"), "lr": ("step", "group"),
+        "epoch": ("step",), "step": ("step",), "train": ("train",),
+    }  # fmt: skip
+    assert ds.kept.values.tolist() == [0, 4, 6]
+    assert ds.train.values.tolist() == list(WORKLOAD.train_ids)
+    assert (ds.batch.values == WORKLOAD.plan.indices.numpy()).all()
+    assert (ds.lr.values == WORKLOAD.plan.lr.numpy()).all() and ds.epoch.values.tolist() == [0, 0, 1, 1, 2, 2]
+    assert ds.theta.sel(kept=6).values.tobytes() == trajectory.final.theta.numpy().tobytes()
+    assert ds.identical(trajectory.dataset) or ds.equals(trajectory.dataset)
+
+
+def test_losses_are_those_of_the_batches_before_each_update(tmp_path):
+    trajectory = record(WORKLOAD)
+    loss = trajectory.dataset.loss.values
+    for t in range(6):
+        rows = WORKLOAD.plan.batch(t)
+        all_losses = WORKLOAD.losses(trajectory.state(t).theta, WORKLOAD.train)
+        np.testing.assert_allclose(loss[t, : len(rows)], all_losses[rows].numpy(), rtol=1e-6)
+        assert np.isnan(loss[t, len(rows) :]).all()
+
+
+def test_the_attributes_say_what_was_run(tmp_path):
+    record(WORKLOAD, "every-k:k=4", store=tmp_path / "run.zarr")
+    attrs = xr.open_zarr(tmp_path / "run.zarr").attrs
+    assert attrs["influencekit_schema"] == SCHEMA and attrs["status"] == "complete"
+    assert attrs["committed"] == 6 and attrs["start"] == 0
+    assert attrs["recorder"] == "every-k:k=4" and attrs["workload"] == "tiny" and attrs["seed"] == 0
+    assert attrs["optimizer"] == repr(WORKLOAD.optimizer) and attrs["schedule"] == "InverseSqrt()"
+    assert attrs["influencekit_version"] == influencekit.__version__
+    assert attrs["torch_version"] == torch.__version__ and attrs["created"].endswith("+00:00")
+    assert 0 <= attrs["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("ids", [list("abcdefgh"), [f"img/{k}é" for k in range(8)], list(range(8))[::-1]])
+def test_example_ids_of_any_kind_come_back(tmp_path, ids):
+    record(replace(WORKLOAD, train_ids=ids), store=tmp_path / "run.zarr")
+    assert xr.open_zarr(tmp_path / "run.zarr").train.values.tolist() == ids
+
+
+def test_arrays_are_compressed_and_checksummed(tmp_path):
+    record(WORKLOAD, store=tmp_path / "run.zarr")
+    group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+    assert group.metadata.zarr_format == 3
+    for name in ("theta", "exp_avg", "loss", "batch"):
+        codecs = [type(c).__name__ for c in group[name].metadata.codecs]
+        assert "BloscCodec" in codecs and "Crc32cCodec" in codecs
+
+
+# stores that are not what they should be ----------------------------------------------------------------
+
+
+def test_a_diverging_run_stops_and_what_came_before_can_be_read(tmp_path):
+    wild = tiny_workload(SGD(lr=1e200), batches="tensor")
+    path = tmp_path / "run.zarr"
+    with pytest.raises(
+        DivergedError, match=r"NaN or infinite at step \d+; lower the learning rate; states 0 to"
+    ):
+        record(wild, store=path)
+    stopped = open(path, wild)
+    assert stopped.attrs["status"] == "stopped" and "step" in stopped.attrs["reason"]
+    assert 0 < stopped.last < 6 and all(
+        stopped.state(t).theta.isfinite().all() for t in range(stopped.last + 1)
+    )
+    with pytest.raises(InputError, match="the trajectory holds 0 to"):
+        _ = stopped.final
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 0, "order": None, "batch_size": 4}, "order of batches"),
+        ({"optimizer": Adam(lr=0.051)}, "learning rates, optimizer"),
+        ({"l2": 0.06}, "l2"),
+        ({"train": (WORKLOAD.train[0] + 1e-4, WORKLOAD.train[1])}, "training data"),
+        ({"model": tiny_workload(seed=1, dtype=torch.float32).model}, "initial parameters"),
+        ({"model": tiny_workload(classes=3, dtype=torch.float32).model}, "parameters"),
+    ],
+)
+def test_another_workloads_store_is_refused_and_what_differs_is_named(tmp_path, change, named):
+    record(WORKLOAD, store=tmp_path / "run.zarr")
+    with pytest.raises(StoreError, match=f"is not a run of this workload: .*{named}.* differ"):
+        open(tmp_path / "run.zarr", replace(WORKLOAD, **change))
+
+
+def test_an_existing_path_is_left_alone(tmp_path):
+    (tmp_path / "run.zarr").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        record(WORKLOAD, store=tmp_path / "run.zarr")
+    assert (tmp_path / "run.zarr").read_text() == "mine"
+
+
+def test_an_interrupted_recording_is_half_written(tmp_path, monkeypatch):
+    def interrupt(self, state):
+        if state.step == 3:
+            raise KeyboardInterrupt
+        return original(self, state)
+
+    original = influencekit.step.Step.advance
+    monkeypatch.setattr(influencekit.step.Step, "advance", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        record(WORKLOAD, store=tmp_path / "run.zarr")
+    with pytest.raises(StoreError, match="is half-written"):
+        open(tmp_path / "run.zarr", WORKLOAD)
+
+
+def test_chunks_stay_near_their_size_whatever_the_model(monkeypatch):
+    monkeypatch.setattr(store_module, "_BLOCK", 3 * 16 * 4)  # room for three states
+    trajectory = record(WORKLOAD)
+    assert trajectory.group["theta"].chunks == (3, 16)
+    assert len({tuple(trajectory.state(t).theta.tolist()) for t in range(7)}) == 7
+    assert math.prod(trajectory.group["theta"].shape) == 7 * 16
