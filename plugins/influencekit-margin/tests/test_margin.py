@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from influencekit import InputError, Workload
 from influencekit.optimizers import SGD
 from influencekit.registry import describe, make, spec
+from influencekit.testing import parametrize_with_checks
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3).cos()
 BINARY = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
@@ -87,3 +88,8 @@ def test_it_is_found_by_its_entry_point():
     row = {row.name: row for row in describe("query")}["margin"]
     assert (row.status, row.options) == ("ok", ("point=0",))
     assert row.provider.startswith("influencekit-margin ")
+
+
+@parametrize_with_checks([Margin(), Margin(point=2)])
+def test_conformance(subject, check):
+    check(subject)
