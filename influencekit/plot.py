@@ -55,7 +55,7 @@ def scatter(result: xr.Dataset, estimator: str, ax: Axes | None = None, metric: 
     ax.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
     for line in (ax.axhline, ax.axvline):
         line(0, color="0.85", linewidth=0.8, zorder=0)
-    ax.set(xlabel=f"effect by {reference} (ground truth)", ylabel=f"effect by {estimator}")
+    ax.set(xlabel=f"{reference} (ground truth)", ylabel=f"{estimator} (estimate)")
     ax.locator_params(nbins=6)
     ax.ticklabel_format(style="sci", scilimits=(-2, 3), useMathText=True)
     ax.set_title(f"{estimator}\n{_agreement(result, estimator, metric)}")

@@ -28,7 +28,7 @@ TINY = "mnist-1v7-lr:epochs=2:n_train=24:batch_size=8"  # 6 steps
 
 
 def fails(*args: object, code: int) -> str:
-    """The one line that a failing command prints on stderr; nothing on stdout, but for what `check` reports."""
+    """The one line that a failing command prints on stderr; nothing on stdout, but `check`'s report."""
     result = CliRunner().invoke(cli, [str(a) for a in args], prog_name="influencekit")
     assert result.exit_code == code, result.output
     assert result.stdout == "" or args[0] == "check"
@@ -69,7 +69,7 @@ NAMES = {
     "recorder": (("compare", TINY, "--recorder", "every-l"), ["did you mean 'every-k'"]),
     "workload option": (("compare", TINY + ":epoch=3"), ["'epoch'", "did you mean 'epochs'"]),
     "estimator option": (("compare", TINY, "--estimators", "dit:curv=fisher"), ["did you mean 'curvature'"]),
-    "option value": (("compare", TINY, "--estimators", "dit:curvature=round"), ["one of hessian, gauss-newton"]),
+    "option value": (("compare", TINY, "--estimators", "dit:curvature=round"), ["one of hessian, gauss"]),
     "option type": (("compare", TINY + ":lr=fast"), ["expects a number", "'fast'"]),
     "option without value": (("compare", TINY + ":lr"), ["key=value"]),
     "empty list": (("compare", TINY, "--estimators", "dit,,if"), ["single commas"]),

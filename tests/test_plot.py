@@ -49,7 +49,7 @@ def test_scatter_draws_every_pair_once_on_equal_axes(result):
 
 def test_agreement_has_one_panel_an_estimator_but_the_reference(result):
     axes = plot.agreement(result)
-    assert len(axes) == 1 and axes[0].get_ylabel() == "effect by good"
+    assert len(axes) == 1 and axes[0].get_ylabel() == "good (estimate)"
     assert axes[0].figure.get_suptitle() == "pets: test accuracy 92.5 %"
     assert len(plot.agreement(result.sel(estimator=["loo"]))) == 1
 

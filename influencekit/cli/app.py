@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -108,6 +109,9 @@ for _command in (compare, record, estimate, plot, check, list_):
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The console script `influencekit`."""
+    """The console script `influencekit`. SIGTERM and a lost terminal clean up as Ctrl-C does."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     cli.main(args, prog_name="influencekit")
     raise AssertionError("click ends the process")

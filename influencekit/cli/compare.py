@@ -76,7 +76,8 @@ def compare(
     \b
       influencekit compare --estimators dit,if,loo
       influencekit compare adult-lr --seeds 0-15 --setting paper --out adult
-      influencekit compare mnist-1v7-cnn --loo-examples 32 --window each-epoch
+      influencekit compare mnist-1v7-cnn --loo-examples 32
+      influencekit compare --estimators dit --window each-epoch --removal window
     """
     file = None if json_file == "-" else json_file
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:

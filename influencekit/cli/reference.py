@@ -14,9 +14,9 @@ HEAD = """\
 
 <!-- generated: python -m influencekit.cli.reference > docs/cli.md -->
 
-`influencekit COMMAND --help` prints the same. Windows are half-open and counted from 0, in steps and in epochs;
-seeds include both ends. Errors are one line on stderr that starts with `error:`; the exit code is 2 for an
-argument that cannot work, 1 for everything else that goes wrong, 130 after Ctrl-C. `INFLUENCEKIT_DEBUG=1` adds
+`influencekit COMMAND --help` prints the same. Windows are half-open and counted from 0, in steps and in
+epochs; seeds include both ends. Errors are one line on stderr, after `error:`; the exit code is 2 for
+an argument that cannot work, 1 for whatever else goes wrong, 130 after Ctrl-C. `INFLUENCEKIT_DEBUG=1` adds
 the traceback, `NO_COLOR=1` takes the colours away. Progress is drawn on a terminal only.
 """
 
