@@ -76,6 +76,7 @@ def accepts(estimator: Estimator, name: str) -> bool:
 
 
 def queries() -> Query:
+    """The query that the laws take where several values are wanted: the loss of each test example."""
     return make("query", "test-losses")
 
 
