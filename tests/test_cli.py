@@ -163,7 +163,7 @@ def test_several_windows_add_a_list_and_a_timeline(by_epoch):
 def test_json_to_stdout_is_json_and_nothing_else():
     result = run("compare", TINY, "--estimators", "dit", "--loo-examples", "8", "--json", "-")
     found = json.loads(result.stdout)
-    assert found["reference"] == "loo:examples=8" and result.stderr == ""
+    assert found["reference"] == "loo" in found["estimators"] and result.stderr == ""
 
 
 def test_undefined_agreement_is_null_and_a_dash():

@@ -86,12 +86,12 @@ def compare(
             from influencekit.cli.problems import Source, use_device
             from influencekit.cli.summary import summarise
 
-            methods, truth = _methods(estimators, reference, loo_examples)
+            methods, truth, typed = _methods(estimators, reference, loo_examples)
             source = Source(workload, setting, data_dir, use_device(device, threads))
             build = _Memory(source)
             _check(build(seeds[0]), query, window, removal)
             result = pipeline.compare(build, methods, truth, query, window, removal, seeds, recorder)
-            result = build.describe(result)
+            result = build.describe(_named(result, typed))
             found = summarise(result)
             if folder:
                 from influencekit.cli.examples import pictures
@@ -133,19 +133,29 @@ class _Memory:
         return result.assign_attrs({f"info_{k}": v for k, v in info.items()})
 
 
-def _methods(estimators: str, reference: str, loo_examples: int | None) -> tuple[list[Any], Any]:
-    """The estimators and the reference as objects, with `examples=N` for those that take a subset."""
+def _named(result: xr.Dataset, typed: dict[str, str]) -> xr.Dataset:
+    """`result` with the estimators called as they were typed: `loo` stays `loo` with --loo-examples."""
+    names = [typed[name] for name in result.estimator.values.tolist()]
+    return result.assign_coords(estimator=names).assign_attrs(reference=typed[result.attrs["reference"]])
+
+
+def _methods(
+    estimators: str, reference: str, loo_examples: int | None
+) -> tuple[list[Any], Any, dict[str, str]]:
+    """The estimators and the reference as objects, with `examples=N` for those that take a subset, and
+    {label: label as typed}."""
     from dataclasses import fields, replace
 
-    from influencekit.registry import make, split
+    from influencekit.registry import label, make, split
 
-    methods = [make("estimator", spec) for spec in [*split(estimators), reference]]
+    typed = methods = [make("estimator", spec) for spec in [*split(estimators), reference]]
     if loo_examples is not None:
         takes = ["examples" in {f.name for f in fields(m)} for m in methods]
         if not any(takes):
             raise InputError("--loo-examples: none of the estimators is loo, so there is nothing to restrict")
         methods = [replace(m, examples=loo_examples) if t else m for m, t in zip(methods, takes, strict=True)]
-    return methods[:-1], methods[-1]
+    labels = {label(method): label(before) for method, before in zip(methods, typed, strict=True)}
+    return methods[:-1], methods[-1], labels
 
 
 def _check(workload: Any, query: str, window: str, removal: Any) -> None:
