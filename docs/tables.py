@@ -3,8 +3,8 @@
     python docs/tables.py            # rewrites every block between markers
     python docs/tables.py --check    # changes nothing; exit code 1 if a block is stale
 
-A block stands between `<!-- table: NAME -->` and `<!-- end of table -->`. Sources: benchmarks/results/*.json and
-the settings of the registered workloads. tests/test_docs.py holds every page to what this script writes.
+A block stands between `<!-- table: NAME -->` and `<!-- end of table -->`. Sources: benchmarks/results/*.json
+and the settings of the registered workloads. tests/test_docs.py holds every page to what this script writes.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def speed(page: Path) -> str:
     report = _load("speed")
     lines = [
         f"`{report['command'].strip()}`, {report['machine']}, {report['threads']} threads: "
-        f"{_link(page, 'benchmarks/results/speed.json', 'figures')}. Times are ratios to a plain eager PyTorch "
-        "loop over the same steps.",
+        f"{_link(page, 'benchmarks/results/speed.json', 'figures')}. Times are ratios to a plain eager "
+        "PyTorch loop over the same steps.",
         "",
         _row(
             [
@@ -154,6 +154,20 @@ def settings(page: Path) -> str:
     return "\n".join(lines)
 
 
+def tracing(page: Path) -> str:
+    report = _load("tracing")
+    models = report["milliseconds_a_step"]
+    jobs = list(next(iter(models.values())))
+    lines = [
+        f"`{report['command']}`, {report['machine']}: "
+        f"{_link(page, 'benchmarks/results/tracing.json', 'figures')}. Milliseconds a step:",
+        "",
+        _row(["workload", *jobs]),
+        _row(["---"] * (len(jobs) + 1)),
+    ]
+    return "\n".join([*lines, *(_row([n, *(f"{f[j]:.2f}" for j in jobs)]) for n, f in models.items())])
+
+
 def tuned(page: Path) -> str:
     report = _load("tune_trained")
     lines = [
@@ -179,6 +193,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rough": rough,
     "settings": settings,
     "speed": speed,
+    "tracing": tracing,
     "tuned": tuned,
 }
 
