@@ -1,6 +1,8 @@
 """The training step and its readings against plain autograd, dense matrices and loops."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.func import functional_call, hessian, jacrev
 from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
 from influencekit.step import CURVATURES, State, Step
 from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
-from influencekit.testing.setting import OPTIMIZERS
+from influencekit.testing.setting import OPTIMIZERS, recorded
 from influencekit.workload import select
 
 KINDS = {
@@ -50,6 +52,24 @@ KINDS["convolutions"] = conv_workload
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+@contextmanager
+def untraced():
+    """Tracing takes longer than a tiny run; where the optimizer or the query is in question, do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("influencekit.step._try_trace", lambda fn, *example: fn)
+        yield
+
+
+@cache
+def walked(kind):
+    """The step of a kind of workload, and the states of its run."""
+    step = Step(KINDS[kind]())
+    states = [step.start()]
+    for _ in range(step.plan.steps - 1):
+        states.append(step.advance(states[-1])[0])
+    return step, states
+
+
 def positions(step, t):
     return step.plan.batch(t)
 
@@ -66,8 +86,8 @@ def mean_loss(workload, theta, rows, weights=None):
 @each_kind
 @pytest.mark.parametrize("t", [0, 1])
 def test_the_traced_gradient_equals_autograd_on_the_module_itself(kind, t):
-    workload = KINDS[kind]()
-    step = Step(workload)
+    step, _ = walked(kind)
+    workload = step.workload
     theta = workload.theta0 + 0.1
     g, losses = step.gradient(State(theta, {}, t), step.coefficients(t))
     leaf = theta.clone().requires_grad_()
@@ -93,7 +113,9 @@ def test_the_loss_is_that_of_the_module_called_plainly():
 def test_training_equals_a_plain_torch_loop(kind, name):
     optimizer = OPTIMIZERS[name]
     workload = KINDS[kind](optimizer=replace(optimizer, groups=()))
-    step, state = Step(workload), Step(workload).start()
+    step = Step(workload)
+    step._traced = walked(kind)[0]._traced  # the gradient knows no optimizer
+    state = step.start()
     expected = plain_run(workload)
     for t in range(step.plan.steps):
         torch.testing.assert_close(state.theta, expected[t], rtol=1e-11, atol=1e-13)
@@ -205,12 +227,9 @@ def dense(workload, curvature, theta, rows):
 @pytest.mark.parametrize("curvature", CURVATURES)
 @pytest.mark.parametrize("columns", [1, 3])
 def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
-    workload = KINDS[kind]()
-    step = Step(workload)
+    step, states = walked(kind)
+    workload = step.workload
     generator = torch.Generator().manual_seed(0)
-    states = [step.start()]
-    for _ in range(step.plan.steps - 1):
-        states.append(step.advance(states[-1])[0])
     c = torch.randn(columns, workload.n_params, generator=generator, dtype=torch.float64)
     seen = []
     for state, products in step.linear(curvature, columns).backwards(states):
@@ -224,16 +243,13 @@ def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
 
 
 @pytest.mark.parametrize("room", [1, 2, 100])
-def test_the_number_of_steps_computed_ahead_changes_nothing(room):
-    workload = tiny_workload()
-    step = Step(workload)
-    states = [step.start()]
-    for _ in range(5):
-        states.append(step.advance(states[-1])[0])
+def test_the_number_of_steps_computed_ahead_changes_nothing(room, monkeypatch):
+    step, states = walked("one logit")
     linear = step.linear("hessian", 1)
-    c = torch.linspace(-1, 1, workload.n_params, dtype=torch.float64)[None]
+    c = torch.linspace(-1, 1, step.workload.n_params, dtype=torch.float64)[None]
+    monkeypatch.setattr(linear, "_room", 3)
     expected = [products(c) for _, products in linear.backwards(states)]
-    linear._room = room
+    monkeypatch.setattr(linear, "_room", room)
     for (_, products), (product, shares) in zip(linear.backwards(states), expected, strict=True):
         torch.testing.assert_close(products(c)[0], product, rtol=1e-13, atol=1e-15)
         torch.testing.assert_close(products(c)[1], shares, rtol=1e-13, atol=1e-15)
@@ -250,16 +266,16 @@ def test_an_unknown_curvature_names_those_there_are():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_pushing_a_removal_forward_is_the_transpose_of_pulling_a_query_back(name):
     """<gradient of q, pushed tangent> = <swept scores, weights' change>, for a change in steps 1 ... 4."""
-    workload = tiny_workload(OPTIMIZERS[name])
-    trajectory, query = record(workload), make("query", "test-losses")
-    step, generator = trajectory.step, torch.Generator().manual_seed(0)
+    trajectory, query = recorded(name), make("query", "test-losses")
+    workload, step, generator = trajectory.workload, trajectory.step, torch.Generator().manual_seed(0)
     change = torch.randn(workload.n_train, generator=generator, dtype=torch.float64)
     zero = torch.zeros_like(workload.theta0)
     tangent = State(zero, {k: zero for k in workload.optimizer.slots}, 1)
     for t in range(1, 5):
         tangent = step.push(trajectory.state(t), tangent, -change[step.rows(t)])
     pushed = query.gradient(workload, trajectory.state(5).theta) @ tangent.theta
-    swept = make("estimator", "dit").scores(trajectory, query, [Window(1, 5, "window")])[:, 0] @ change
+    windows = [Window(1, 5, "window")] * 5  # as many as the conformance suite has: one trace serves both
+    swept = make("estimator", "dit").scores(trajectory, query, windows)[:, 0] @ change
     torch.testing.assert_close(pushed, swept, rtol=1e-10, atol=1e-14)
 
 

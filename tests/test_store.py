@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -68,6 +69,11 @@ def test_what_was_written_is_read_bitwise(steps, size, slots, dtype, k, block, d
     assert (group.attrs["status"], group.attrs["committed"]) == ("complete", steps)
 
 
+@cache
+def whole_run():
+    return record(WORKLOAD)
+
+
 # recorded runs ------------------------------------------------------------------------------------------
 
 
@@ -76,7 +82,7 @@ def test_what_was_written_is_read_bitwise(steps, size, slots, dtype, k, block, d
     recorder=recorders, window=st.tuples(st.integers(0, 5), st.integers(1, 6)).filter(lambda w: w[0] < w[1])
 )
 def test_a_window_under_any_recorder_replays_the_states_of_the_whole_run_bitwise(recorder, window):
-    whole, part = record(WORKLOAD), record(WORKLOAD, recorder, window=window)
+    whole, part = whole_run(), record(WORKLOAD, recorder, window=window)
     assert (part.first, part.last) == window
     for t in range(window[0], window[1] + 1):
         a, b = whole.state(t), part.state(t)
