@@ -50,7 +50,8 @@ if __name__ == "__main__":
         "| command | seconds, start-up included | peak memory |",
         "|---|---|---|",
         *[
-            f"| `influencekit {' '.join(COMMANDS[name])}` | {row['seconds']:.2f} | {row['memory_gb']:.2f} GB |"
+            f"| `influencekit {' '.join(COMMANDS[name])}` | {row['seconds']:.2f} | "
+            f"{row['memory_gb']:.2f} GB |"
             for name, row in rows.items()
         ],
     ]

@@ -2,11 +2,11 @@
 
     python benchmarks/exactness.py        # writes results/exactness.json and .md
 
-Real data: 64 MNIST digits (1 against 7), a tanh network of two hidden layers of 8 units, 3 epochs in batches of
-16, float64, the query is the mean test loss. First the largest difference between DIT's scores and the gradient
-with respect to example weights through the whole training loop, relative to the largest score; then the slope of
-the remainder |effect(h) - h * score| when the weights of all examples are lowered by h = 1e-2 and 1e-3 along a
-random direction (2 = the derivative is right, 1 = it is not).
+Real data: 64 MNIST digits (1 against 7), a tanh network of two hidden layers of 8 units, 3 epochs in
+batches of 16, float64, the query is the mean test loss. First the largest difference between DIT's scores
+and the gradient with respect to example weights through the whole training loop, relative to the largest
+score; then the slope of the remainder |effect(h) - h * score| when the weights of all examples are lowered
+by h = 1e-2 and 1e-3 along a random direction (2 = the derivative is right, 1 = it is not).
 """
 
 import json
@@ -45,9 +45,17 @@ def problem(optimizer: ik.Optimizer) -> ik.Workload:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Flatten(), nn.Linear(784, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)
+            nn.Flatten(),
+            nn.Linear(784, 8),
+            nn.Tanh(),
+            nn.Linear(8, 8),
+            nn.Tanh(),
+            nn.Linear(8, 1),
+            nn.Flatten(0),
         )
-    return replace(workload, model=model, optimizer=optimizer, epochs=3, batch_size=16).to(dtype=torch.float64)
+    return replace(workload, model=model, optimizer=optimizer, epochs=3, batch_size=16).to(
+        dtype=torch.float64
+    )
 
 
 def measure(optimizer: ik.Optimizer) -> dict[str, float]:
@@ -58,9 +66,7 @@ def measure(optimizer: ik.Optimizer) -> dict[str, float]:
     expected = unrolled_gradient(workload, query, windows)
     error = ((scores - expected).abs().max() / expected.abs().max()).item()
     base = weighted_run(workload, torch.ones(run.steps, workload.n_train, dtype=torch.float64))
-    direction = torch.randn(
-        workload.n_train, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    direction = torch.randn(workload.n_train, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     left = [
         (perturbed_effect(workload, query, windows[0], base, h * direction) - h * scores[:, 0] @ direction)
         .abs()
