@@ -12,19 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vmap
 
+from influencekit.curvature import CURVATURES, Pair
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.optimizers import Slots
 from influencekit.tracing import has_convolution, split, trace
 from influencekit.workload import Batch, Workload, select, tensors_of
 
-__all__ = ["CURVATURES", "LinearStep", "State", "Step"]
+__all__ = ["LinearStep", "State", "Step"]
 
-jvp: Any = torch.func.jvp  # typed as if has_aux were always given
-vjp: Any = torch.func.vjp
-
-Pair = tuple[Tensor, Tensor]
 Product = Callable[[Tensor], Pair]
 
 _BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for several steps
@@ -170,7 +167,9 @@ class Step:
             return self.workload.optimizer.step(self.workload.layout, theta, slots, g, t, self.plan.lrs(t))
 
         primal = (state.theta, state.slots, mean)
-        _, (theta, slots) = jvp(update, primal, (tangent.theta, tangent.slots, weights * mean))
+        _, (theta, slots) = jvp(  # type: ignore[misc]
+            update, primal, (tangent.theta, tangent.slots, weights * mean)
+        )
         return State(theta, slots, t + 1)
 
     # checks at the door -----------------------------------------------------------------------------
@@ -208,9 +207,9 @@ class Step:
 class LinearStep:
     """Transposed derivative of the step: one curvature product and every example's share, per column.
 
-    From c [column, param], the adjoint of the mean gradient: H c and <c, g_j> for every slot j. Whatever
-    does not depend on c is computed for many steps at once where that is faster (small models, whose cost
-    is the dispatch of kernels).
+    From c [column, param], the adjoint of the mean gradient: H c and <c, g_j> for every slot j. The kernels
+    are split: those that do not depend on c run once a step, or, where `Step.loops` is false, once for many
+    steps; the others run per step, for all columns together or (loops) for one after the other.
     """
 
     def __init__(self, step: Step, curvature: str, columns: int) -> None:
@@ -218,97 +217,63 @@ class LinearStep:
         workload, product = step.workload, CURVATURES[curvature]
         batch, coefficients = tensors_of(step.batch(0)), step.coefficients(0)
 
-        def at(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        def at(theta: Tensor, *rest: Tensor) -> Pair:
             return product(workload, theta, _like(workload.train, rest[:-2]), rest[-2], rest[-1])
 
-        inputs = (workload.theta0, *batch, coefficients)
-        self._one = columns == 1
-        c = workload.theta0.clone()
-        self._whole = _try_trace(at, *inputs, c)
-        if not self._one:
-            at = vmap(self._whole, in_dims=(None,) * len(inputs) + (0,))
-            self._whole = _try_trace(at, *inputs, c.expand(columns, -1).clone())
-        self._parts = None
-        if isinstance(self._whole, torch.fx.GraphModule) and not step.loops:
-            static, later = split(self._whole, [len(inputs)])
-            with torch.no_grad():
-                size = sum(x.numel() * x.element_size() for x in (*static(*inputs), *batch))
-            self._parts, self._room = (static, later), max(1, _BLOCK // size)
+        inputs, c = (workload.theta0, *batch, coefficients), workload.theta0.clone()
+        whole = _try_trace(at, *inputs, c)
+        self._together = not step.loops and isinstance(whole, torch.fx.GraphModule)
+        self._static: Callable[..., tuple[Tensor, ...]]
+        self._later: Callable[..., Pair]
+        if isinstance(whole, torch.fx.GraphModule):
+            self._static, self._later = split(whole, [len(inputs)])
+        else:
+            self._static, self._later = (lambda *args: args), (lambda c, *args: at(*args, c))
+        with torch.no_grad():
+            values = self._static(*inputs)
+        size = sum(x.numel() * x.element_size() for x in (*values, *batch))
+        self._room = max(1, _BLOCK // size) if self._together else 1
+        if self._together and columns > 1:
+            many = vmap(self._later, in_dims=(0, *[None] * len(values)))
+            self._later = _try_trace(many, c.expand(columns, -1).clone(), *values)
+        else:
+            self._later = _one_by_one(self._later)
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
         """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""
-        room = self._room if self._parts else 1
-        for high in range(len(states), 0, -room):
-            some = states[max(0, high - room) : high]
+        for high in range(len(states), 0, -self._room):
+            some = states[max(0, high - self._room) : high]
             yield from zip(reversed(some), reversed(self._products(some)), strict=True)
 
     def _products(self, states: Sequence[State]) -> list[Product]:
         first = states[0].step
-        if self._parts is None:
-            fixed = (states[0].theta, *tensors_of(self._step.batch(first)), self._step.coefficients(first))
-            return [self._columns(lambda c: self._whole(*fixed, c))]
-        static, later = self._parts
+        if not self._together:
+            batch = tensors_of(self._step.batch(first))
+            values = self._static(states[0].theta, *batch, self._step.coefficients(first))
+            return [lambda c: self._later(c, *values)]
         span = slice(first, first + len(states))
         thetas = torch.stack([state.theta for state in states])
-        shared = vmap(static)(thetas, *tensors_of(self._step.batch(span)), self._step.coefficients(span))
+        batches = tensors_of(self._step.batch(span))
+        shared = vmap(self._static)(thetas, *batches, self._step.coefficients(span))
         each = zip(*[x.unbind(0) for x in shared], strict=True)
-        return [self._columns(lambda c, values=values: later(c, *values)) for values in each]  # type: ignore[misc]
+        return [lambda c, values=values: self._later(c, *values) for values in each]  # type: ignore[misc]
 
-    def _columns(self, apply: Product) -> Product:
-        if not self._one:
-            return apply
 
-        def single(c: Tensor) -> tuple[Tensor, Tensor]:
-            product, shares = apply(c[0])
+def _one_by_one(later: Callable[..., Pair]) -> Callable[..., Pair]:
+    """`later` of one column, for c [column, param]; columns of zeros cost nothing."""
+
+    def each(c: Tensor, *values: Tensor) -> Pair:
+        if len(c) == 1:
+            product, shares = later(c[0], *values)
             return product[None], shares[None]
+        pairs = [later(row, *values) if row.any() else None for row in c]
+        found = next((pair for pair in pairs if pair is not None), None)
+        zero = found or later(c[0], *values)
+        nothing = torch.zeros_like(zero[0]), torch.zeros_like(zero[1])
+        full = [pair or nothing for pair in pairs]
+        return torch.stack([p for p, _ in full]), torch.stack([s for _, s in full])
 
-        return single
-
-
-# curvature products: (workload, theta, batch, coefficients [slot], c) -> (H c, <c, g_j> [slot]) ---------
-
-
-def hessian(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    """True Hessian of the batch's mean loss, by one forward derivative of the gradient."""
-
-    def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
-        losses = w.losses(theta, batch)
-        return (coefficients * losses).sum(), losses
-
-    _, (product, shares) = jvp(grad(mean_loss, has_aux=True), (theta,), (c,))
-    return _penalised(w, theta, coefficients, c, product, shares)
-
-
-def gauss_newton(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    """J^T (d2 loss / d outputs2) J: the model linearised, the loss's curvature kept."""
-
-    def mean_loss(outputs: Any) -> tuple[Tensor, Tensor]:
-        losses = w.loss_of(outputs, batch)
-        return (coefficients * losses).sum(), losses
-
-    outputs, tangent = jvp(lambda theta: w.outputs(theta, batch), (theta,), (c,))
-    _, (bent, shares) = jvp(grad(mean_loss, has_aux=True), (outputs,), (tangent,))
-    _, back = vjp(lambda theta: w.outputs(theta, batch), theta)
-    return _penalised(w, theta, coefficients, c, back(bent)[0], shares)
-
-
-def fisher(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    """Empirical Fisher (1/b) sum_i g_i g_i^T, the outer products of the paper's Eq. 12."""
-    _, shares = jvp(lambda theta: w.losses(theta, batch), (theta,), (c,))
-    shares = shares + w.l2 * (theta @ c)
-    _, back = vjp(lambda theta: w.losses(theta, batch), theta)
-    return back(coefficients * shares)[0] + theta * (w.l2 * (coefficients * shares).sum()), shares
-
-
-CURVATURES = {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher}
-
-
-def _penalised(
-    w: Workload, theta: Tensor, coefficients: Tensor, c: Tensor, product: Tensor, shares: Tensor
-) -> Pair:
-    if not w.l2:
-        return product, shares
-    return product + c * (w.l2 * coefficients.sum()), shares + w.l2 * (theta @ c)
+    return each
 
 
 def _like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:

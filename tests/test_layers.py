@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = (
     {"errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
-    {"interfaces", "registry", "step", "tracing"},
+    {"curvature", "interfaces", "registry", "step", "tracing"},
     {"adjoint", "store", "trajectory"},
     {"estimators", "queries", "recorders", "workloads"},
     {"analysis", "pipeline", "plot"},

@@ -8,9 +8,9 @@ from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 from torch.func import vmap
 
+from influencekit.curvature import CURVATURES
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.step import CURVATURES
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 from influencekit.workload import Workload, select
