@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from influencekit.errors import DivergedError
 from influencekit.interfaces import Query
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
@@ -34,7 +35,13 @@ def sweep(
     parts = [
         _sweep(trajectory, query, columns[i : i + room], curvature) for i in range(0, len(columns), room)
     ]
-    return torch.cat(parts).view(n_query, len(windows), trajectory.workload.n_train)
+    totals = torch.cat(parts).view(n_query, len(windows), trajectory.workload.n_train)
+    if not totals.isfinite().all():
+        raise DivergedError(
+            "the adjoint of this run grew beyond floating point, as it does where training is unstable; lower "
+            "the learning rate, or record in float64"
+        )
+    return totals
 
 
 def _sweep(

@@ -132,11 +132,10 @@ def estimate(
     workload = trajectory.workload
     labels = list(query.labels(workload))
     scores = estimator.scores(trajectory, query, chosen).detach()
-    if torch.isinf(scores).any():
-        raise DivergedError(
-            f"{label(estimator)} gave infinite scores: the adjoint grew beyond floating point, as it does "
-            "where training itself is unstable; lower the learning rate, or record in float64"
-        )
+    nan = scores.isnan()
+    left_out = nan.all(0).all(0)  # on request, for every query and window
+    if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
+        raise DivergedError(f"{label(estimator)} gave scores that are NaN or infinite, and does not say why")
     return xr.Dataset(
         {"influence": (("query", "window", "train"), scores.cpu().numpy())},
         coords={
@@ -159,7 +158,7 @@ def estimate(
 
 
 def compare(
-    workload: Workload | Callable[[int], Workload],
+    workload: Workload | str | Callable[[int], Workload],
     estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
     reference: Estimator | str = "loo",
     query: Query | str = "test-loss",
@@ -170,10 +169,12 @@ def compare(
 ) -> xr.Dataset:
     """Record a run per seed, score its examples with every estimator, and compare with the reference.
 
-    `workload` is a `Workload` (then seeds change nothing but its batch order) or a function seed -> Workload.
+    `workload` is a `Workload` (then seeds change nothing but its batch order), a function seed -> Workload,
+    or the spec of a registered one, such as "mnist-1v7-lr:setting=trained".
+
     The result has `influence` [estimator, seed, query, window, train], `agreement` [estimator, metric, seed,
-    query, window] over the examples that the reference scored, `seconds` [estimator, seed], `accuracy`
-    [seed] on the test set, and the examples' own ids as `example` [seed, train].
+    query, window] over the examples that all have scored, `seconds` [estimator, seed], `accuracy` [seed] on
+    the test set, and the examples' own ids as `example` [seed, train].
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
@@ -185,7 +186,7 @@ def compare(
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, examples, notes = [], [], [], {}
     for seed in track(seeds, "seeds", len(seeds)):
-        problem = replace(workload, seed=seed) if isinstance(workload, Workload) else workload(seed)
+        problem = _problem(workload, seed)
         began = time.perf_counter()
         trajectory = record(problem, recorder)
         training = time.perf_counter() - began
@@ -214,7 +215,7 @@ def _assemble(
     scores = torch.stack([torch.stack([torch.from_numpy(a.values) for a in row]) for row in rows], 1)
     scores = scores.to(workload.device)  # [estimator, seed, query, window, train]
     reference = scores[names.index(truth)]
-    known = reference.isfinite().all(0).all(0).all(0)
+    known = scores.isfinite().flatten(0, -2).all(0)  # the examples that nobody left out
     matched = agreement(scores[..., known], reference[..., known].expand_as(scores[..., known]))
     first = rows[0][0]
     same = all(row[0]["query"].values.tolist() == first["query"].values.tolist() for row in rows)
@@ -258,6 +259,12 @@ def window_coords(windows: Sequence[Window]) -> dict[str, Any]:
         "stop": ("window", [w.stop for w in windows]),
         "removal": ("window", [w.removal for w in windows]),
     }
+
+
+def _problem(workload: Workload | str | Callable[[int], Workload], seed: int) -> Workload:
+    if isinstance(workload, str):
+        return make("workload", workload, seed=seed)
+    return replace(workload, seed=seed) if isinstance(workload, Workload) else workload(seed)
 
 
 def _estimator(estimator: Estimator | str) -> Estimator:
