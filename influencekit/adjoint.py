@@ -38,8 +38,8 @@ def sweep(
     totals = torch.cat(parts).view(n_query, len(windows), trajectory.workload.n_train)
     if not totals.isfinite().all():
         raise DivergedError(
-            "the adjoint of this run grew beyond floating point, as it does where training is unstable; lower "
-            "the learning rate, or record in float64"
+            "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
+            "lower the learning rate, or record in float64"
         )
     return totals
 
