@@ -12,7 +12,8 @@ from torch import nn
 from torch.func import functional_call, hessian, jacrev
 
 from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
-from influencekit.step import CURVATURES, State, Step
+from influencekit.curvature import CURVATURES
+from influencekit.step import State, Step
 from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
 from influencekit.testing.setting import OPTIMIZERS, recorded
 from influencekit.workload import select

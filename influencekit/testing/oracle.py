@@ -240,7 +240,8 @@ def plain_run(
     states = [workload.layout.join(parameters)]
     for t in range(plan.steps):
         rows = plan.batch(t)
-        left = rows[rows != without] if absent[0] <= t < absent[1] else rows
+        gone = without is not None and absent[0] <= t < absent[1]
+        left = rows[rows != without] if gone else rows
         batch = select(workload.train, left.to(workload.device))
         if isinstance(batch, dict):
             target = batch.pop(workload.target_key)
