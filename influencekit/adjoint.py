@@ -52,7 +52,8 @@ def _sweep(
     queries = [q for q, _ in columns]
     evaluations = [w.evaluations(trajectory.steps) for _, w in columns]
     counted = [w.absent() for _, w in columns]
-    end = max(max(e) for e in evaluations)
+    when = set().union(*evaluations)
+    end = max(when)
     begin = min(start for start, _ in counted)
     linear = step.linear(curvature, len(columns))
     a = torch.zeros(len(columns), workload.n_params, dtype=workload.dtype, device=workload.device)
@@ -61,8 +62,8 @@ def _sweep(
 
     def inject(t: int, theta: Tensor) -> None:
         nonlocal a
-        signs = [e.get(t, 0) for e in evaluations]
-        if any(signs):
+        if t in when:
+            signs = [e.get(t, 0) for e in evaluations]
             a = a + query.gradient(workload, theta)[queries] * a.new_tensor(signs)[:, None]
 
     with torch.no_grad():

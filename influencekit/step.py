@@ -226,7 +226,8 @@ class LinearStep:
         self._static: Callable[..., tuple[Tensor, ...]]
         self._later: Callable[..., Pair]
         if isinstance(whole, torch.fx.GraphModule):
-            self._static, self._later = split(whole, [len(inputs)])
+            static, later = split(whole, [len(inputs)])
+            self._static, self._later = static.forward, later.forward  # not __call__: its hooks cost more
         else:
             self._static, self._later = (lambda *args: args), (lambda c, *args: at(*args, c))
         with torch.no_grad():

@@ -57,6 +57,8 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     _drop_zeros(graph, shapes)
     _merge_equal(graph)
     graph.eliminate_dead_code()
+    for node in graph.nodes:
+        node.meta = {"tensor": shapes[node][:3]} if node in shapes else {}
     sizes = [shapes[n][0].numel() * shapes[n][1].itemsize for n in graph.nodes if n in shapes]
     graph_module.meta["bytes"] = sum(sizes)  # of everything it computes, were it all kept
     graph.lint()
@@ -92,19 +94,17 @@ def split(graph_module: fx.GraphModule, dynamic: Sequence[int]) -> tuple[fx.Grap
     `dynamic` lists the positions of the late arguments. `static` returns a tuple of tensors: every value
     that does not depend on them but is used by something that does, or is itself a result.
     """
-    graph = graph_module.graph
+    graph = fx.Graph()
+    results = graph.graph_copy(graph_module.graph, {})
+    output = graph.output(results)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    late = {inputs[i] for i in dynamic}
-    for node in graph.nodes:
-        if any(parent in late for parent in node.all_input_nodes) and node.op != "output":
-            late.add(node)
-    output = next(node for node in graph.nodes if node.op == "output")
+    late = _dependent(graph, {inputs[i] for i in dynamic})
+    _collapse_scalings(graph, late)
+    late = _dependent(graph, {inputs[i] for i in dynamic})
     kept: dict[fx.Node, None] = {}
     for node in graph.nodes:
         if node in late or node is output:
             kept.update((p, None) for p in node.all_input_nodes if p not in late)
-    # a tuple-valued node cannot be handed over (nor mapped over steps): its items are taken instead
-    assert all(node.op != "output" for node in kept)
 
     early = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
@@ -126,6 +126,66 @@ def split(graph_module: fx.GraphModule, dynamic: Sequence[int]) -> tuple[fx.Grap
     # unused arguments must stay, so only other dead nodes go
     early.eliminate_dead_code()
     return fx.GraphModule(graph_module, early), fx.GraphModule(graph_module, rest)
+
+
+def _dependent(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
+    """`roots` and every node that depends on one of them."""
+    late = set(roots)
+    for node in graph.nodes:
+        if node.op != "output" and any(parent in late for parent in node.all_input_nodes):
+            late.add(node)
+    return late
+
+
+def _collapse_scalings(graph: fx.Graph, late: set[fx.Node]) -> None:
+    """Chains of late elementwise linear kernels become one product with a factor that is not late.
+
+    The derivative of a loss is a dozen small kernels on the tangent of the outputs, each of which multiplies
+    it by something known. Applied to ones instead, they give the factor of the whole chain ahead of time.
+    """
+    scaled: dict[fx.Node, tuple[fx.Node, fx.Node, int]] = {}  # node = base * factor, after so many kernels
+    for node in list(graph.nodes):
+        places = _linear_in(node, late)
+        if not places or any(node.args[i].meta.get("tensor") != node.meta.get("tensor") for i in places):
+            continue
+        parents = [scaled.get(node.args[i], (node.args[i], None, 0)) for i in places]
+        base, depth = parents[0][0], max(length for _, _, length in parents) + 1
+        if any(other is not base for other, _, _ in parents) or "tensor" not in node.meta:
+            continue
+        shape, dtype, device = node.meta["tensor"]
+        with graph.inserting_before(node):
+            args = list(node.args)
+            for i, (_, factor, _) in zip(places, parents, strict=True):
+                args[i] = factor or graph.call_function(
+                    aten.ones.default, (list(shape),), {"dtype": dtype, "device": device}
+                )
+            factor = graph.call_function(node.target, tuple(args), dict(node.kwargs))
+        factor.meta = dict(node.meta)
+        scaled[node] = base, factor, depth
+    for node, (base, factor, depth) in scaled.items():
+        outside = [user for user in node.users if user not in scaled]
+        if outside and depth > 1:
+            with graph.inserting_after(node):
+                product = graph.call_function(aten.mul.Tensor, (base, factor))
+            product.meta = dict(node.meta)
+            for user in outside:
+                user.replace_input_with(node, product)
+    graph.eliminate_dead_code()
+
+
+def _linear_in(node: fx.Node, late: set[fx.Node]) -> tuple[int, ...]:
+    """The arguments in which an elementwise kernel is linear, if they are all its late ones."""
+    if node not in late or node.op != "call_function":
+        return ()
+    places = tuple(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a in late)
+    t, zero = node.target, [isinstance(a, fx.Node) and a.target in _ZEROS for a in node.args]
+    allowed = {aten.add.Tensor: [(0, 1)], aten.sub.Tensor: [(0, 1)], aten.mul.Tensor: [(0,), (1,)]}
+    for scaling in (aten.neg.default, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
+        allowed[scaling] = [(0,)]
+    allowed[aten.threshold_backward.default] = [(0,)]
+    if t is aten.where.self:
+        allowed[t] = [(1, 2), *([(1,)] if zero[2] else []), *([(2,)] if zero[1] else [])]
+    return places if places in allowed.get(t, []) else ()
 
 
 def _shapes(graph_module: fx.GraphModule, example: Sequence[Tensor]) -> dict[fx.Node, Any]:

@@ -280,6 +280,8 @@ class Workload:
         alone = ((indices == top[:, None]) | (indices < 0)).all(1).nonzero()
         if len(alone):
             t = int(alone[0])
+            if top[t] < 0:
+                raise InputError(f"the batch of step {t} holds no example at all")
             raise InputError(
                 f"the batch of step {t} holds only the example at position {int(top[t])}: without it the "
                 "step would have no batch at all; use another batch_size, or drop_last=True"
