@@ -20,7 +20,8 @@ import torch
 from machine import machine
 
 import influencekit as ik
-from influencekit.step import CURVATURES, Step
+from influencekit.curvature import CURVATURES
+from influencekit.step import Step
 from influencekit.tracing import split, trace
 from influencekit.workload import tensors_of
 

@@ -179,7 +179,11 @@ def _linear_in(node: fx.Node, late: set[fx.Node]) -> tuple[int, ...]:
         return ()
     places = tuple(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a in late)
     t, zero = node.target, [isinstance(a, fx.Node) and a.target in _ZEROS for a in node.args]
-    allowed = {aten.add.Tensor: [(0, 1)], aten.sub.Tensor: [(0, 1)], aten.mul.Tensor: [(0,), (1,)]}
+    allowed: dict[Any, list[tuple[int, ...]]] = {
+        aten.add.Tensor: [(0, 1)],
+        aten.sub.Tensor: [(0, 1)],
+        aten.mul.Tensor: [(0,), (1,)],
+    }
     for scaling in (aten.neg.default, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
         allowed[scaling] = [(0,)]
     allowed[aten.threshold_backward.default] = [(0,)]

@@ -1,5 +1,5 @@
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -91,17 +91,19 @@ class LOO(Estimator):
         workload = trajectory.workload
         first = _first_seen(trajectory.plan.indices, workload.n_train, absent)[positions]
         visited = first < when[-1]
-        labels = query.labels(workload)
-        out = torch.zeros(
-            len(labels), len(when), len(positions), dtype=workload.dtype, device=workload.device
-        )
+        shape = (len(query.labels(workload)), len(when), len(positions))
+        out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+        asked = {}
+        for t in when:
+            theta = trajectory.state(t).theta
+            at = query.at(workload, theta)
+            asked[t] = at, at(theta).detach()
         order = [int(i) for i in first.argsort(stable=True) if visited[i]]
         room = min(512, trajectory.step.room(_ROOM)) if self._strategy(trajectory) == "batch" else 1
         chunks = [order[i : i + room] for i in range(0, len(order), room)]
         for chunk in track(chunks, "retraining", len(chunks)):
             start = int(first[chunk].min())
-            values = _fold(trajectory, query, positions[chunk], absent, start, when)
-            out[:, :, chunk] = values
+            out[:, :, chunk] = _fold(trajectory, positions[chunk], absent, start, asked)
         bad = (~out.isfinite()).any(0).any(0).nonzero()
         if len(bad):
             raise DivergedError(
@@ -123,16 +125,18 @@ def _first_seen(indices: Tensor, n: int, absent: tuple[int, int]) -> Tensor:
 
 def _fold(
     trajectory: Trajectory,
-    query: Query,
     left_out: Tensor,
     absent: tuple[int, int],
     start: int,
-    when: list[int],
+    asked: dict[int, tuple[Callable[[Tensor], Tensor], Tensor]],
 ) -> Tensor:
-    """Train [model] runs from state `start`, each without one position while t is in `absent`: effects."""
+    """Train [model] runs from state `start`, each without one position while t is in `absent`.
+
+    Effects [query, state, model] at the states `asked`, which give the query there and the run's own values.
+    """
     workload, step = trajectory.workload, trajectory.step
     state = trajectory.state(start)
-    many = len(left_out) > 1
+    many, last = len(left_out) > 1, max(asked)
     nobody = torch.tensor([-1])
     out = []
     with torch.no_grad():
@@ -143,20 +147,19 @@ def _fold(
             state = State(state.theta.expand(rows, -1).clone(), slots, start)
         else:
             left_out = left_out.to(workload.device)
-        for t in range(start, when[-1] + 1):
-            if t in when:
-                reference = trajectory.state(t).theta
-                at = query.at(workload, reference)
+        for t in range(start, last + 1):
+            if t in asked:
+                at, value = asked[t]
                 if many:
                     batched = partial(vmap, chunk_size=step.room(_ROOM, workload.n_test))
                     values = with_batching(batched, at, state.theta)
                     out.append((values[:-1] - values[-1]).T)
                 else:
-                    out.append((at(state.theta) - at(reference))[:, None])
-            if t < when[-1]:
+                    out.append((at(state.theta) - value)[:, None])
+            if t < last:
                 inside = absent[0] <= t < absent[1]
                 weights = step.coefficients(t, left_out if inside else torch.full_like(left_out, -1))
                 state = step.advance_with(state, weights if many else weights[0])[0]
-    early = len(when) - len(out)  # states before the first difference: no effect yet
+    early = len(asked) - len(out)  # states before the first difference: no effect yet
     values = torch.stack(out, 1)
     return torch.cat([values.new_zeros(len(values), early, values.shape[2]), values], 1)
