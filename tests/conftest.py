@@ -1,12 +1,14 @@
-"""One thread, the `gpu` marker, and a hypothesis profile without clocks."""
+"""One thread, the `gpu` marker, a hypothesis profile without clocks, and one recorded run."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("helpers_cli")  # its assertions show their values, as a test's do
 
 # no deadline: a first call may compile or load; in CI (and under tox) the same examples every time
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -24,3 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory) -> Path:
+    """A store to be read: the tiny run of the command line's tests."""
+    from helpers_cli import TINY
+
+    import influencekit as ik
+    from influencekit.cli.problems import Source
+
+    path = tmp_path_factory.mktemp("recorded") / "run.zarr"
+    ik.record(Source(TINY)(0), store=path)
+    return path

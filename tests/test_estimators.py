@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers_step import conv_workload, dense, untraced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_optimizers import Sign, adams, rates, sgds
-from test_step import conv_workload, dense, untraced
 from torch import nn
 
 from influencekit import (

@@ -1,85 +1,18 @@
-"""The training step and its readings against plain autograd, dense matrices and loops."""
+"""The training step: iterated, replicated and checked at the door, against plain autograd and loops."""
 
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers_step import KINDS, conv_workload, each_kind, mean_loss, positions, walked
 from torch import nn
-from torch.func import functional_call, hessian, jacrev
+from torch.func import functional_call
 
 from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
-from influencekit.curvature import CURVATURES
 from influencekit.step import State, Step
 from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
-from influencekit.testing.setting import OPTIMIZERS, recorded
+from influencekit.testing.setting import OPTIMIZERS
 from influencekit.workload import select
-
-KINDS = {
-    "one logit": lambda **o: tiny_workload(**o),
-    "three classes in dicts": lambda **o: tiny_workload(classes=3, batches="dict", **o),
-    "an autoencoder": lambda **o: tiny_workload(batches="tensor", **o),
-}
-
-
-class Conv(nn.Module):
-    """A small convolutional classifier, smooth."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3)
-        self.head = nn.Linear(2, 1)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.conv(x)).mean((2, 3))).squeeze(-1)
-
-
-def conv_workload(dtype=torch.float64, **options):
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Conv().to(dtype)
-    x = torch.randn(7, 1, 5, 5, generator=generator, dtype=torch.float64).to(dtype)
-    y = (torch.arange(7) % 2).to(dtype)
-    settings = {"optimizer": SGD(lr=0.5, momentum=0.5), "epochs": 2, "batch_size": 4, "l2": 0.01} | options
-    loss = nn.BCEWithLogitsLoss(reduction="none")
-    return Workload(model=model, loss=loss, train=(x, y), test=(x[:3], y[:3]), **settings)
-
-
-KINDS["convolutions"] = conv_workload
-each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@contextmanager
-def untraced():
-    """Tracing takes longer than a tiny run; where the optimizer or the query is in question, do without."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("influencekit.step._try_trace", lambda fn, *example: fn)
-        yield
-
-
-@cache
-def walked(kind):
-    """The step of a kind of workload, and the states of its run."""
-    step = Step(KINDS[kind]())
-    states = [step.start()]
-    for _ in range(step.plan.steps - 1):
-        states.append(step.advance(states[-1])[0])
-    return step, states
-
-
-def positions(step, t):
-    return step.plan.batch(t)
-
-
-def mean_loss(workload, theta, rows, weights=None):
-    """(1/b) sum_i w_i (loss_i + penalty), as the documentation says it."""
-    losses = workload.losses(theta, select(workload.train, rows)) + 0.5 * workload.l2 * (theta @ theta)
-    return ((1.0 if weights is None else weights) * losses).sum() / len(rows)
-
 
 # iterate ------------------------------------------------------------------------------------------------
 
@@ -198,115 +131,6 @@ def test_an_example_may_stand_in_a_batch_twice():
 def test_convolutions_are_trained_one_after_the_other_on_a_cpu():
     assert Step(conv_workload()).loops
     assert not Step(tiny_workload()).loops
-
-
-# pull ---------------------------------------------------------------------------------------------------
-
-
-def dense(workload, curvature, theta, rows):
-    """(matrix [param, param], per-example gradients [slot, param]) of the batch's mean loss."""
-    batch, n = select(workload.train, rows), len(rows)
-    penalty = workload.l2 * torch.eye(len(theta), dtype=theta.dtype)
-    g = jacrev(lambda x: workload.losses(x, batch) + 0.5 * workload.l2 * x @ x)(theta)
-    if curvature == "hessian":
-        return hessian(lambda x: mean_loss(workload, x, rows))(theta), g
-    if curvature == "fisher":
-        return g.T @ g / n, g
-    total = torch.zeros_like(penalty)
-    for i in range(n):  # J^T (d2 loss / d outputs2) J, example by example
-        one = select(workload.train, rows[i : i + 1])
-        outputs = workload.outputs(theta, one)
-        J = jacrev(lambda x, one=one: workload.outputs(x, one).flatten())(theta)
-        B = hessian(lambda o, one=one, s=outputs.shape: workload.loss_of(o.view(s), one).sum())(
-            outputs.flatten()
-        )
-        total = total + J.T @ B @ J / n
-    return total + penalty, g
-
-
-@each_kind
-@pytest.mark.parametrize("curvature", CURVATURES)
-@pytest.mark.parametrize("columns", [1, 3])
-def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
-    step, states = walked(kind)
-    workload = step.workload
-    generator = torch.Generator().manual_seed(0)
-    c = torch.randn(columns, workload.n_params, generator=generator, dtype=torch.float64)
-    seen = []
-    for state, products in step.linear(curvature, columns).backwards(states):
-        seen.append(state.step)
-        rows = positions(step, state.step)
-        matrix, g = dense(workload, curvature, state.theta, rows)
-        product, shares = products(c)
-        torch.testing.assert_close(product, c @ matrix, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(shares[:, : len(rows)], c @ g.T, rtol=1e-10, atol=1e-12)
-    assert seen == list(range(step.plan.steps))[::-1]
-
-
-@pytest.mark.parametrize("room", [1, 2, 100])
-def test_the_number_of_steps_computed_ahead_changes_nothing(room, monkeypatch):
-    step, states = walked("one logit")
-    linear = step.linear("hessian", 1)
-    c = torch.linspace(-1, 1, step.workload.n_params, dtype=torch.float64)[None]
-    monkeypatch.setattr(linear, "_room", 3)
-    expected = [products(c) for _, products in linear.backwards(states)]
-    monkeypatch.setattr(linear, "_room", room)
-    for (_, products), (product, shares) in zip(linear.backwards(states), expected, strict=True):
-        torch.testing.assert_close(products(c)[0], product, rtol=1e-13, atol=1e-15)
-        torch.testing.assert_close(products(c)[1], shares, rtol=1e-13, atol=1e-15)
-
-
-def test_an_unknown_curvature_names_those_there_are():
-    with pytest.raises(InputError, match="hessian, gauss-newton, fisher"):
-        Step(tiny_workload()).linear("kfac")
-
-
-# push ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_pushing_a_removal_forward_is_the_transpose_of_pulling_a_query_back(name):
-    """<gradient of q, pushed tangent> = <swept scores, weights' change>, for a change in steps 1 ... 4."""
-    trajectory, query = recorded(name), make("query", "test-losses")
-    workload, step, generator = trajectory.workload, trajectory.step, torch.Generator().manual_seed(0)
-    change = torch.randn(workload.n_train, generator=generator, dtype=torch.float64)
-    zero = torch.zeros_like(workload.theta0)
-    tangent = State(zero, {k: zero for k in workload.optimizer.slots}, 1)
-    for t in range(1, 5):
-        tangent = step.push(trajectory.state(t), tangent, -change[step.rows(t)])
-    pushed = query.gradient(workload, trajectory.state(5).theta) @ tangent.theta
-    windows = [Window(1, 5, "window")] * 5  # as many as the conformance suite has: one trace serves both
-    swept = make("estimator", "dit").scores(trajectory, query, windows)[:, 0] @ change
-    torch.testing.assert_close(pushed, swept, rtol=1e-10, atol=1e-14)
-
-
-@settings(max_examples=10)
-@given(st.sampled_from(list(OPTIMIZERS)), st.integers(0, 2**31))
-def test_push_equals_central_differences(name, seed):
-    workload = tiny_workload(OPTIMIZERS[name])
-    step, generator = Step(workload), torch.Generator().manual_seed(seed)
-    state = step.advance(step.start())[0]
-
-    def random(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    # in proportion to the slots, some of which are 1e-8: v must stay well above 0
-    slots = {k: v * random(workload.n_params) for k, v in state.slots.items()}
-    tangent = State(random(workload.n_params), slots, 1)
-    weights, h = random(4), 1e-6
-
-    def moved(sign):
-        theta = state.theta + sign * h * tangent.theta
-        slots = {k: v + sign * h * tangent.slots[k] for k, v in state.slots.items()}
-        return step.advance_with(State(theta, slots, 1), step.coefficients(1) * (1 + sign * h * weights))[0]
-
-    pushed = step.push(state, tangent, weights)
-    plus, minus = moved(1), moved(-1)
-    # second-order in h and 1e-16 / h of rounding
-    torch.testing.assert_close(pushed.theta, (plus.theta - minus.theta) / (2 * h), rtol=1e-6, atol=1e-7)
-    for k in state.slots:
-        difference = (plus.slots[k] - minus.slots[k]) / (2 * h)
-        torch.testing.assert_close(pushed.slots[k], difference, rtol=1e-6, atol=1e-7)
 
 
 # at the door --------------------------------------------------------------------------------------------

@@ -1,0 +1,244 @@
+"""Stores, disks and outputs that are spoilt, full or taken: said in one line, and nothing broken is left."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from click.testing import CliRunner
+from helpers_cli import TINY, fails, workload
+
+import influencekit as ik
+from influencekit.cli import cli
+from influencekit.cli.problems import Source
+
+
+@pytest.fixture
+def store(recorded, tmp_path) -> Path:
+    """A recorded run to be spoilt."""
+    return Path(shutil.copytree(recorded, tmp_path / "run.zarr"))
+
+
+def attrs(store: Path, **changes: object) -> None:
+    """Change attributes of a store, behind the back of zarr."""
+    file = store / "zarr.json"
+    content = json.loads(file.read_text())
+    content["attributes"] |= changes
+    file.write_text(json.dumps(content))
+
+
+# stores -------------------------------------------------------------------------------------------
+
+
+def commands_on(store: Path) -> list[tuple[object, ...]]:
+    return [("estimate", store), ("check", store)]
+
+
+def test_a_store_that_is_not_there(tmp_path):
+    for args in commands_on(tmp_path / "none.zarr"):
+        assert "nothing is there" in fails(*args, code=1)
+
+
+def test_a_store_that_is_something_else(tmp_path):
+    folder, file, foreign = tmp_path / "folder", tmp_path / "file", tmp_path / "foreign.zarr"
+    folder.mkdir()
+    file.write_text("hello")
+    xr.Dataset({"x": ("i", [1, 2])}).to_zarr(foreign, zarr_format=3)
+    for store, words in (
+        (folder, "not a zarr group"),
+        (file, "not a zarr group"),
+        (foreign, "not an influencekit"),
+    ):
+        for args in commands_on(store):
+            assert words in fails(*args, code=1)
+
+
+def test_a_store_that_is_half_written(store):
+    attrs(store, status="recording", committed=4)
+    for args in commands_on(store):
+        line = fails(*args, code=1)
+        assert "half-written" in line and "after 4 steps" in line and "record again" in line
+
+
+def test_a_store_of_another_schema_version(store):
+    attrs(store, influencekit_schema=99, influencekit_version="9.9")
+    for args in commands_on(store):
+        line = fails(*args, code=1)
+        assert "schema 99" in line and "reads 1" in line and "influencekit 9.9" in line
+
+
+@pytest.mark.parametrize("chunk", ["theta/c/0/0", "kept/c/0"])
+def test_a_corrupted_chunk_is_named(store, chunk):
+    content = bytearray((store / chunk).read_bytes())
+    content[len(content) // 2] ^= 1
+    (store / chunk).write_bytes(content)
+    for args in commands_on(store):
+        line = fails(*args, code=1)
+        assert chunk in line and "corrupted" in line and "record again" in line
+
+
+@pytest.mark.parametrize("chunk", ["theta/c/0/0", "kept/c/0"])
+def test_a_missing_chunk_is_named(store, chunk):
+    (store / chunk).unlink()
+    for args in commands_on(store):
+        line = fails(*args, code=1)
+        assert chunk in line and "missing" in line
+
+
+@pytest.mark.parametrize("chunk", ["batch/c/0/0", "lr/c/0/0", "epoch/c/0", "loss/c/0/0", "train/c/0"])
+@pytest.mark.parametrize("how", ["missing", "corrupted", "cut short"])
+def test_check_reads_every_chunk(store, chunk, how):
+    file = store / chunk
+    if how == "missing":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[:-7] if how == "cut short" else bytes([content[0] ^ 255]) + content[1:])
+    result = CliRunner().invoke(cli, ["check", str(store)])
+    assert result.exit_code == 1 and chunk in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_spoilt_metadata_and_a_missing_array(store):
+    shutil.rmtree(store / "theta")
+    for args in commands_on(store):
+        assert "theta" in fails(*args, code=1)
+    (store / "zarr.json").write_text("{")
+    for args in commands_on(store):
+        assert "not a zarr group" in fails(*args, code=1)
+
+
+def test_a_workload_that_does_not_match_the_store(recorded):
+    for other, words in (
+        (Source(TINY)(1), "initial parameters"),
+        (Source("mnist-1v7-dnn:epochs=2:n_train=24:batch_size=8")(0), "parameters"),
+        (Source(TINY.replace("24", "25").replace("8", "5"))(0), "training examples"),
+        (Source(TINY + ":lr=0.5")(0), "learning rates"),
+    ):
+        with pytest.raises(ik.StoreError, match=f"not a run of this workload: .*{words}.* differ") as error:
+            ik.open(recorded, other)
+        assert "\n" not in str(error.value)
+
+
+def test_a_store_whose_workload_has_changed_since(store):
+    info = dict(zarr.open_group(store, mode="r").attrs["info"])
+    attrs(store, info=info | {"draw_seed": 5})
+    line = fails("estimate", store, code=1)
+    assert "not a run of this workload" in line
+
+
+def test_a_store_made_in_python_says_where_it_can_be_opened(tmp_path):
+    workload = ik.make("workload", TINY)
+    ik.record(workload, store=tmp_path / "run.zarr")
+    assert "open it there" in fails("estimate", tmp_path / "run.zarr", code=2)
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "run.zarr")])
+    assert result.exit_code == 0 and "all checksums right" in result.stdout and "not done" in result.stdout
+
+
+def test_scores_are_finite_or_an_error(recorded):
+    """A workload built again in another precision would replay other numbers: it is refused, not rounded."""
+    other = replace(Source(TINY)(0)).to(dtype=torch.float64)
+    with pytest.raises(ik.StoreError, match="dtype"):
+        ik.open(recorded, other)
+    assert np.isfinite(ik.estimate(ik.open(recorded, Source(TINY)(0))).influence.values).all()
+
+
+# disk ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def a_disk_that_takes(size: int):
+    """Files cannot grow beyond `size` bytes: the system refuses, as a full disk does (EFBIG for ENOSPC)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [100, 6000])
+def test_a_full_disk_leaves_nothing(tmp_path, recorded, size):
+    for args in (
+        ("record", TINY, "--store", tmp_path / "run.zarr"),
+        ("compare", TINY, "--estimators", "dit", "--out", tmp_path / "deep" / "out"),
+        ("estimate", recorded, "--out", tmp_path / "scores.zarr"),
+    ):
+        with a_disk_that_takes(size):
+            line = fails(*args, code=1) if size == 100 or args[0] != "estimate" else "nothing was left there"
+        assert "nothing was left there" in line
+        shutil.rmtree(tmp_path / "scores.zarr", ignore_errors=True)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_words_of_a_full_and_of_a_read_only_disk(tmp_path, monkeypatch):
+    for number, words in ((errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system")):
+
+        async def refuse(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(zarr.storage.LocalStore, "set", refuse)
+        line = fails("record", TINY, "--store", tmp_path / "run.zarr", code=1)
+        assert words in line and "nothing was left there" in line
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_below_a_file(tmp_path, recorded):
+    (tmp_path / "file").write_text("")
+    for args in (
+        ("record", TINY, "--store", tmp_path / "file" / "run.zarr"),
+        ("compare", TINY, "--estimators", "dit", "--out", tmp_path / "file" / "out"),
+        ("compare", TINY, "--estimators", "dit", "--json", tmp_path / "file" / "x.json"),
+        ("estimate", recorded, "--out", tmp_path / "file" / "x.csv"),
+    ):
+        assert str(tmp_path / "file") in fails(*args, code=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_output_that_exists(tmp_path, recorded):
+    folder, file = tmp_path / "folder", tmp_path / "file.csv"
+    folder.mkdir()
+    (folder / "mine").write_text("precious")
+    file.write_text("precious")
+    for args in (
+        ("compare", TINY, "--out", folder),
+        ("compare", TINY, "--out", file),
+        ("compare", TINY, "--json", folder),
+        ("record", TINY, "--store", file),
+        ("record", TINY, "--store", folder),
+        ("estimate", recorded, "--out", file),
+    ):
+        line = fails(*args, code=2)
+        assert "delete it first" in line
+    assert file.read_text() == (folder / "mine").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file.csv", "folder", "mine"]
+    with pytest.raises(ik.InputError, match="exists already"):
+        ik.record(workload(), store=folder)
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    result = CliRunner().invoke(cli, ["compare", TINY, "--estimators", "dit", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and (tmp_path / "out" / "compare.json").exists()
+
+
+def test_scores_that_are_none(tmp_path, recorded):
+    assert "no scores at" in fails("plot", tmp_path / "none", code=2)
+    (tmp_path / "text").write_text("hello")
+    assert "cannot be read as scores" in fails("plot", tmp_path / "text", code=2)
+    assert "holds no influence scores" in fails("plot", recorded, code=2)
+    assert "expected a name that ends in .zarr, .nc, .csv" in fails(
+        "estimate", recorded, "--out", "x.txt", code=2
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["text"]
