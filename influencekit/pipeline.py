@@ -18,7 +18,7 @@ from influencekit.progress import track
 from influencekit.registry import label, make
 from influencekit.step import Step
 from influencekit.store import Writer, open_group
-from influencekit.trajectory import Trajectory, check_match, fingerprint
+from influencekit.trajectory import Trajectory, check_losses, check_match, fingerprint
 from influencekit.windows import Removal, Window, parse_windows
 from influencekit.workload import Workload
 
@@ -105,11 +105,14 @@ def open(store: str | Path, workload: Workload) -> Trajectory:
     """Open a recorded run together with the workload that made it.
 
     A run that was stopped (diverged) opens too and has fewer states. Errors: not a store of ours,
-    half-written, another schema version, or not this workload's run (says what differs).
+    half-written, another schema version, or not this workload's run: the parameters, data, order, learning
+    rates and optimizer are compared, and one step's losses are computed again. Cost: one traced step.
     """
     group = open_group(store)
     check_match(group, workload, str(store))
-    return Trajectory(group, workload)
+    trajectory = Trajectory(group, workload)
+    check_losses(trajectory, str(store))
+    return trajectory
 
 
 def estimate(

@@ -17,7 +17,7 @@ from influencekit.step import State, Step
 from influencekit.store import read
 from influencekit.workload import Workload, select, tensors_of
 
-__all__ = ["Trajectory", "fingerprint"]
+__all__ = ["Trajectory", "check_losses", "check_match", "fingerprint"]
 
 _BLOCK = 64 << 20  # bytes of states held in memory at once by a sweep
 
@@ -146,4 +146,20 @@ def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
         raise StoreError(
             f"{where} is not a run of this workload: {', '.join(wrong)} differ{shown}; open it with the "
             "workload, setting, seed and data that it was recorded with"
+        )
+
+
+def check_losses(trajectory: Trajectory, where: str) -> None:
+    """Refuse a workload whose losses at the first recorded state are not the recorded ones."""
+    t = trajectory.first
+    if t == trajectory.last:
+        return
+    mine = trajectory.step.advance(trajectory.state(t))[1].cpu().double()
+    stored = torch.from_numpy(read(trajectory.group, "loss", slice(t, t + 1))[0]).double()
+    there = trajectory.plan.indices[t] >= 0
+    if not torch.allclose(mine[there], stored[there], rtol=1e-3, atol=1e-5):
+        mean = f"{stored[there].mean():.6g} in the store, {mine[there].mean():.6g} with this workload"
+        raise StoreError(
+            f"{where} is not a run of this workload: the mean loss of step {t} is {mean}; the model's "
+            "layers, the loss function or the data differ"
         )

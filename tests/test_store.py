@@ -194,6 +194,18 @@ def test_another_workloads_store_is_refused_and_what_differs_is_named(tmp_path, 
         open(tmp_path / "run.zarr", replace(WORKLOAD, **change))
 
 
+def test_other_layers_or_another_loss_between_the_same_parameters_are_refused(tmp_path):
+    workload = tiny_workload()
+    record(workload, store=tmp_path / "run.zarr")
+
+    def bent(output, target):
+        return workload.loss(2 * output, target)
+
+    with pytest.raises(StoreError, match="mean loss of step 0 is .* in the store"):
+        open(tmp_path / "run.zarr", replace(workload, loss=bent))
+    assert open(tmp_path / "run.zarr", workload).last == workload.plan.steps
+
+
 def test_an_existing_path_is_left_alone(tmp_path):
     (tmp_path / "run.zarr").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
