@@ -77,6 +77,22 @@ def rough(page: Path) -> str:
     return "\n".join(lines)
 
 
+def smoothness(page: Path) -> str:
+    """The same runs with ReLU and with a smooth activation."""
+    report = _load("smoothness")
+    lines = [
+        f"`{report['command']}`, {report['workload']}, {report['seeds']} seeds, {report['machine']}: "
+        f"{_link(page, 'benchmarks/results/smoothness.json', 'figures')}. DIT against `loo`:",
+        "",
+        _row(["setting", "activation", "test accuracy", *METRICS.values()]),
+        _row(["---"] * 7),
+    ]
+    for row in report["rows"]:
+        cells = [f"{row[m]['mean']:.3f} ± {row[m]['std']:.3f}" for m in METRICS]
+        lines.append(_row([row["setting"], row["activation"], f"{100 * row['accuracy']:.1f} %", *cells]))
+    return "\n".join(lines)
+
+
 def speed(page: Path) -> str:
     report = _load("speed")
     lines = [
@@ -192,6 +208,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "exactness": exactness,
     "rough": rough,
     "settings": settings,
+    "smoothness": smoothness,
     "speed": speed,
     "tracing": tracing,
     "tuned": tuned,
