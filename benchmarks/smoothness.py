@@ -2,9 +2,9 @@
 
     python benchmarks/smoothness.py       # writes results/smoothness.json and .md
 
-MNIST 1 against 7, the two-layer network of 8 and 8 units, both settings, 16 seeds; once with ReLU and once with
-softplus(20 x) / 20, which differs from ReLU by at most 0.035. Everything else is the same. DIT against exact
-retraining, mean test loss, whole run.
+MNIST 1 against 7, the two-layer network of 8 and 8 units, both settings, 16 seeds; once with ReLU and once
+with softplus(20 x) / 20, which differs from ReLU by at most 0.035. Everything else is the same. DIT against
+exact retraining, mean test loss, whole run.
 """
 
 import argparse
