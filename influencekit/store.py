@@ -132,8 +132,8 @@ class Writer:
         ) from error
 
 
-def open_group(store: Any, partial: bool = False) -> zarr.Group:
-    """A store of ours, checked: a trajectory, of this schema, finished (or `partial` allowed)."""
+def open_group(store: Any) -> zarr.Group:
+    """A store of ours, checked: a trajectory, of this schema, finished."""
     if isinstance(store, str | Path) and not Path(store).exists():
         raise StoreError(f"no trajectory at {store}: nothing is there; make one with `influencekit record`")
     try:
@@ -151,7 +151,7 @@ def open_group(store: Any, partial: bool = False) -> zarr.Group:
             f"it was written by influencekit {attrs.get('influencekit_version', '?')}: record again, or "
             "use that version"
         )
-    if attrs["status"] == "recording" and not partial:
+    if attrs["status"] == "recording":
         raise StoreError(
             f"{store} is half-written: recording ended after {attrs['committed']} steps without being "
             "closed; record again"

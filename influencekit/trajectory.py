@@ -64,7 +64,7 @@ class Trajectory:
 
         Memory stays bounded, and a list begins at a stored state where the stored ones are far apart.
         """
-        bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.n_params * 4
+        bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
         room = max(1, min(128, _BLOCK // bytes_each))
         cuts = [start]
         while cuts[-1] < stop:

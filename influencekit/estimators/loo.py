@@ -137,11 +137,10 @@ def _fold(
     workload, step = trajectory.workload, trajectory.step
     state = trajectory.state(start)
     many, last = len(left_out) > 1, max(asked)
-    nobody = torch.tensor([-1])
     out = []
     with torch.no_grad():
         if many:  # the last model is the run itself, so that both sides of the difference round alike
-            left_out = torch.cat([left_out, nobody]).to(workload.device)
+            left_out = torch.cat([left_out, torch.tensor([-1])]).to(workload.device)
             rows = len(left_out)
             slots = {k: v.expand(rows, -1).clone() for k, v in state.slots.items()}
             state = State(state.theta.expand(rows, -1).clone(), slots, start)
