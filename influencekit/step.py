@@ -64,10 +64,10 @@ class Step:
         """The examples of step t, padded; step may be a slice, which gives [step, slot, ...]."""
         return select(self.workload.train, self._rows[t])
 
-    def coefficients(self, t: int | slice, absent: Tensor | None = None) -> Tensor:
-        """w_i / b of every slot of step t; `absent` [model] leaves a position out: [model, slot]."""
+    def coefficients(self, t: int | slice, weights: Tensor | None = None) -> Tensor:
+        """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] are given: [..., slot]."""
         mean = self._mean[t]
-        return mean if absent is None else mean * (self._rows[t] != absent[:, None])
+        return mean if weights is None else mean * weights[..., self._rows[t]]
 
     def rows(self, t: int | slice) -> Tensor:
         """Positions in the training set of every slot of step t (0 where padded)."""

@@ -138,14 +138,13 @@ def _fold(
     state = trajectory.state(start)
     many, last = len(left_out) > 1, max(asked)
     out = []
+    rows = len(left_out) + many  # the last model is the run itself, so that both sides round alike
+    weights = state.theta.new_ones(rows, workload.n_train)
+    weights[torch.arange(len(left_out)), left_out] = 0.0
     with torch.no_grad():
-        if many:  # the last model is the run itself, so that both sides of the difference round alike
-            left_out = torch.cat([left_out, torch.tensor([-1])]).to(workload.device)
-            rows = len(left_out)
+        if many:
             slots = {k: v.expand(rows, -1).clone() for k, v in state.slots.items()}
             state = State(state.theta.expand(rows, -1).clone(), slots, start)
-        else:
-            left_out = left_out.to(workload.device)
         for t in range(start, last + 1):
             if t in asked:
                 at, value = asked[t]
@@ -157,8 +156,8 @@ def _fold(
                     out.append((at(state.theta) - value)[:, None])
             if t < last:
                 inside = absent[0] <= t < absent[1]
-                weights = step.coefficients(t, left_out if inside else torch.full_like(left_out, -1))
-                state = step.advance_with(state, weights if many else weights[0])[0]
+                coefficients = step.coefficients(t, weights if inside else torch.ones_like(weights))
+                state = step.advance_with(state, coefficients if many else coefficients[0])[0]
     early = len(asked) - len(out)  # states before the first difference: no effect yet
     values = torch.stack(out, 1)
     return torch.cat([values.new_zeros(len(values), early, values.shape[2]), values], 1)
