@@ -1,0 +1,197 @@
+"""Exact counterfactuals: train the recorded run again with other weights on some of its examples.
+
+    theta_{t+1} = F_t(theta_t, w) while t is in the span of absence, F_t(theta_t, 1) outside of it
+
+on the same batches in the same order; the divisor of a batch stays, so weight 0 is removal.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from influencekit.errors import DivergedError
+from influencekit.interfaces import Query
+from influencekit.progress import track
+from influencekit.step import State
+from influencekit.tracing import with_batching
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+
+__all__ = [
+    "Models",
+    "Strategy",
+    "Weighting",
+    "changed",
+    "effects",
+    "retrained",
+    "strategy_of",
+    "window_effects",
+]
+
+Strategy = Literal["auto", "batch", "loop"]
+
+_ROOM = 1 << 30  # bytes that the models trained at once may take
+
+
+class Weighting(NamedTuple):
+    """One run to be trained: `weight` (a number, or one for each) on the examples at `positions`, else 1.
+
+    Weight 0 leaves an example out; anything is allowed.
+    """
+
+    positions: Tensor
+    weight: Tensor | float = 0.0
+
+    def __str__(self) -> str:
+        removed = isinstance(self.weight, float) and self.weight == 0
+        if removed and len(self.positions) == 1:
+            return f"without the example at position {int(self.positions[0])}"
+        return f"without {len(self.positions)} examples" if removed else "with other weights on the examples"
+
+
+class Models(NamedTuple):
+    """Some of the runs, at one state: `theta` [model, param] of those numbered `members`, and the recorded
+    run's `own` [param], rounded alike."""
+
+    members: list[int]
+    state: int
+    theta: Tensor
+    own: Tensor
+
+    def changes(self, values: Callable[[Tensor], Tensor], chunk: int | None = None) -> Tensor:
+        """`values` (of theta [param]) of each model less those of the recorded run: [..., model]."""
+        if len(self.theta) == 1:
+            return (values(self.theta[0]) - values(self.own))[..., None]
+        batched = partial(vmap, chunk_size=chunk)
+        every = with_batching(batched, values, torch.cat([self.theta, self.own[None]]))
+        return (every[:-1] - every[-1]).movedim(0, -1)
+
+
+def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
+    """`batch` (by vmap) or `loop`: what `auto` comes to for this run."""
+    if strategy != "auto":
+        return strategy
+    return "loop" if trajectory.step.loops else "batch"
+
+
+def changed(trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int]) -> list[int]:
+    """For every weighting the first step of the span `absent` that holds one of its examples; -1 = none."""
+    never = trajectory.steps
+    first = torch.full((trajectory.workload.n_train,), never)
+    indices = trajectory.plan.indices[slice(*absent)]
+    steps = torch.arange(absent[0], absent[0] + len(indices))[:, None].expand_as(indices)
+    real = indices >= 0
+    first.scatter_reduce_(0, indices[real], steps[real], "amin")
+    found = [int(first[w.positions].min()) if len(w.positions) else never for w in weightings]
+    return [-1 if step == never else step for step in found]
+
+
+def retrained(
+    trajectory: Trajectory,
+    weightings: Sequence[Weighting],
+    absent: tuple[int, int],
+    when: Sequence[int],
+    strategy: Strategy = "auto",
+) -> Iterator[Models]:
+    """Train a run for every weighting, which holds in the steps `absent`; yield the states `when` of each.
+
+    Only states after a run's first difference are yielded: the others are the recorded ones. Where batching
+    is faster, hundreds of runs are trained at once by vmap, the unchanged run among them; for convolutions
+    on a CPU they are trained one after the other. Each starts where it first differs from the recorded run.
+    Cost: at most one training run for each, divided by what batching gains.
+    """
+    first, last = changed(trajectory, weightings, absent), max(when)
+    order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
+    batches = strategy_of(trajectory, strategy) == "batch"
+    room = min(512, trajectory.step.room(_ROOM)) if batches else 1
+    chunks = [order[i : i + room] for i in range(0, len(order), room)]
+    for chunk in track(chunks, "retraining", len(chunks)):
+        for t, theta, own in _fold(
+            trajectory, [weightings[k] for k in chunk], absent, first[chunk[0]], set(when)
+        ):
+            yield Models(chunk, t, theta, own)
+
+
+def window_effects(
+    trajectory: Trajectory,
+    query: Query,
+    weightings: Sequence[Weighting],
+    windows: Sequence[Window],
+    strategy: Strategy = "auto",
+) -> Tensor:
+    """Effects [query, window, model] under each window's own removal; windows share what runs they can."""
+    workload, steps = trajectory.workload, trajectory.steps
+    spans: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for k, window in enumerate(windows):
+        spans[(0, steps) if window.removal == "global" else window.absent()].append(k)
+    shape = (len(query.labels(workload)), len(windows), len(weightings))
+    out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+    for absent, members in spans.items():
+        evaluations = [windows[k].evaluations(steps) for k in members]
+        when = sorted(set().union(*evaluations))
+        found = effects(trajectory, query, weightings, absent, when, strategy)  # [query, state, model]
+        for k, signs in zip(members, evaluations, strict=True):
+            out[:, k] = sum(sign * found[:, when.index(t)] for t, sign in signs.items())
+    return out
+
+
+def effects(
+    trajectory: Trajectory,
+    query: Query,
+    weightings: Sequence[Weighting],
+    absent: tuple[int, int],
+    when: Sequence[int],
+    strategy: Strategy = "auto",
+) -> Tensor:
+    """Effects [query, state, model] on the query at the states `when`: the run retrained minus the recorded.
+
+    Errors: a run that leaves the finite numbers.
+    """
+    workload = trajectory.workload
+    shape = (len(query.labels(workload)), len(when), len(weightings))
+    out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+    asked = {t: query.at(workload, trajectory.state(t).theta) for t in when}
+    chunk = trajectory.step.room(_ROOM, workload.n_test)
+    for models in retrained(trajectory, weightings, absent, when, strategy):
+        with torch.no_grad():
+            values = models.changes(asked[models.state], chunk)
+        out[:, when.index(models.state), models.members] = values
+    bad = (~out.isfinite()).any(0).any(0).nonzero()
+    if len(bad):
+        raise DivergedError(
+            f"retraining {weightings[int(bad[0, 0])]} gave NaN or infinity; lower the learning rate"
+        )
+    return out
+
+
+def _fold(
+    trajectory: Trajectory,
+    weightings: Sequence[Weighting],
+    absent: tuple[int, int],
+    start: int,
+    when: set[int],
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Train the runs together from state `start`; yield (t, theta [model, param], own [param])."""
+    step, state = trajectory.step, trajectory.state(start)
+    many, last = len(weightings) > 1, max(when)
+    rows = len(weightings) + many  # the last model is the run itself, so that both sides round alike
+    weights = state.theta.new_ones(rows, trajectory.workload.n_train)
+    for row, (positions, weight) in zip(weights, weightings, strict=False):
+        row[positions] = weight.to(row) if isinstance(weight, Tensor) else weight
+    ones = torch.ones_like(weights)
+    if many:
+        slots = {k: v.expand(rows, -1).clone() for k, v in state.slots.items()}
+        state = State(state.theta.expand(rows, -1).clone(), slots, start)
+    for t in range(start, last):
+        coefficients = step.coefficients(t, weights if absent[0] <= t < absent[1] else ones)
+        with torch.no_grad():  # not around the loop: the caller's own mode holds between two states
+            state = step.advance_with(state, coefficients if many else coefficients[0])[0]
+        if t + 1 in when and many:
+            yield t + 1, state.theta[:-1], state.theta[-1]
+        elif t + 1 in when:
+            yield t + 1, state.theta[None], trajectory.state(t + 1).theta
