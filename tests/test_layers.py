@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = (
     {"errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
-    {"curvature", "interfaces", "registry", "step", "tracing"},
-    {"adjoint", "store", "trajectory"},
+    {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
+    {"adjoint", "retrain", "store", "trajectory"},
     {"estimators", "queries", "recorders", "workloads"},
-    {"analysis", "pipeline", "plot"},
+    {"analysis", "pipeline", "plot", "trust", "verify"},
     {"testing"},
     {"cli"},
 )
