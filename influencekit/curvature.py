@@ -1,19 +1,19 @@
 """Curvature of a batch's mean loss, as products with a vector; one pass also gives every example's share.
 
-Each function takes (workload, theta [param], batch, coefficients [slot], c [param]), the coefficients being
-the weights w_i / b of the examples' losses, and returns (H c [param], <c, g_j> [slot]). The L2 penalty is
-part of every example's loss.
+Each function takes (losses, theta [param], batch, coefficients [slot], c [param]), where `losses` gives the
+model's outputs and per-example losses (a `Workload` does) and the coefficients are the weights w_i / b of the
+examples' losses, and returns (H c [param], <c, g_j> [slot]). The L2 penalty is part of every example's loss.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
-from influencekit.workload import Batch, Workload
+from influencekit.workload import Batch
 
-__all__ = ["CURVATURES", "Pair", "fisher", "gauss_newton", "hessian"]
+__all__ = ["CURVATURES", "Losses", "Pair", "fisher", "gauss_newton", "hessian"]
 
 jvp: Any = torch.func.jvp  # typed as if has_aux were always given
 vjp: Any = torch.func.vjp
@@ -21,7 +21,23 @@ vjp: Any = torch.func.vjp
 Pair = tuple[Tensor, Tensor]
 
 
-def hessian(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+class Losses(Protocol):
+    """A model and its per-example losses as pure functions of theta; called twice they give the same."""
+
+    @property
+    def l2(self) -> float: ...
+
+    def outputs(self, theta: Tensor, batch: Batch) -> Any:
+        """The model's outputs."""
+
+    def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
+        """Per-example losses [slot] of given outputs, without the penalty."""
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Per-example losses [slot] at theta, without the penalty."""
+
+
+def hessian(w: Losses, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
     """True Hessian of the batch's mean loss, by one forward derivative of the gradient."""
 
     def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +48,7 @@ def hessian(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: T
     return _penalised(w, theta, coefficients, c, product, shares)
 
 
-def gauss_newton(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+def gauss_newton(w: Losses, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
     """J^T (d2 loss / d outputs2) J: the model linearised, the loss's curvature kept."""
 
     def mean_loss(outputs: Any) -> tuple[Tensor, Tensor]:
@@ -45,7 +61,7 @@ def gauss_newton(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor,
     return _penalised(w, theta, coefficients, c, back(bent)[0], shares)
 
 
-def fisher(w: Workload, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+def fisher(w: Losses, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
     """Empirical Fisher (1/b) sum_i g_i g_i^T, the outer products of the paper's Eq. 12."""
     _, shares = jvp(lambda theta: w.losses(theta, batch), (theta,), (c,))
     shares = shares + w.l2 * (theta @ c)
@@ -57,7 +73,7 @@ CURVATURES = {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher
 
 
 def _penalised(
-    w: Workload, theta: Tensor, coefficients: Tensor, c: Tensor, product: Tensor, shares: Tensor
+    w: Losses, theta: Tensor, coefficients: Tensor, c: Tensor, product: Tensor, shares: Tensor
 ) -> Pair:
     if not w.l2:
         return product, shares

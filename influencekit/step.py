@@ -7,32 +7,33 @@ Short batches are padded to a common width with weight 0, so that one trace serv
 here knows an estimator, a disk or a device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from influencekit.curvature import CURVATURES, Pair
-from influencekit.errors import InfluenceKitError, InputError
+from influencekit.curvature import CURVATURES
+from influencekit.errors import InputError
+from influencekit.linear import LinearStep
 from influencekit.optimizers import Slots
-from influencekit.tracing import has_convolution, split, trace
-from influencekit.workload import Batch, Workload, select, tensors_of
+from influencekit.tracing import has_convolution, try_trace
+from influencekit.workload import Batch, Workload, like, select, tensors_of
 
-__all__ = ["LinearStep", "State", "Step"]
-
-Product = Callable[[Tensor], Pair]
-
-_BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for several steps
+__all__ = ["State", "Step"]
 
 
 class State(NamedTuple):
-    """What a step changes: theta [param], the optimizer's slots [param] each, the number of steps done."""
+    """What a step changes: theta [param], the optimizer's slots [param] each, the number of steps done.
+
+    `buffers` holds those of the model's buffers that training changes, by name.
+    """
 
     theta: Tensor
     slots: Slots
     step: int
+    buffers: dict[str, Tensor] = {}  # noqa: RUF012 (a named tuple's default, never modified)
 
 
 class Step:
@@ -49,7 +50,8 @@ class Step:
         indices = self.plan.indices
         self._valid = (indices >= 0).to(workload.dtype).to(device)
         self._rows = indices.clamp(min=0).to(device)
-        self._mean = self._valid / self._valid.sum(1, keepdim=True)
+        mean = self.plan.coefficient
+        self._mean = self._valid / self._valid.sum(1, keepdim=True) if mean is None else mean.to(self._valid)
         self._traced: dict[Any, Callable[..., Any]] = {}
         self._linear: dict[Any, LinearStep] = {}
 
@@ -62,10 +64,10 @@ class Step:
 
     def batch(self, t: int | slice) -> Batch:
         """The examples of step t, padded; step may be a slice, which gives [step, slot, ...]."""
-        return select(self.workload.train, self._rows[t])
+        return self.workload.examples(self._rows[t])
 
     def coefficients(self, t: int | slice, weights: Tensor | None = None) -> Tensor:
-        """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] are given: [..., slot]."""
+        """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] say otherwise."""
         mean = self._mean[t]
         return mean if weights is None else mean * weights[..., self._rows[t]]
 
@@ -108,11 +110,12 @@ class Step:
     def advance_with(self, state: State, coefficients: Tensor) -> tuple[State, Tensor]:
         """One step with slot coefficients w_i / b; theta [param] with [slot], or [model, param] with
         [model, slot]: hundreds of counterfactual models at once, sharing the batch."""
+        t = state.step
         g, losses = self.gradient(state, coefficients)
         theta, slots = self.workload.optimizer.step(
-            self.workload.layout, state.theta, state.slots, g, state.step, self.plan.lrs(state.step)
+            self.workload.layout, state.theta, state.slots, g, self.plan.updates + t, self.plan.lrs(t)
         )
-        return State(theta, slots, state.step + 1), losses
+        return State(theta, slots, t + 1), losses
 
     def gradient(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of L_t shaped like theta, and the losses [..., slot] without the penalty."""
@@ -133,13 +136,12 @@ class Step:
                 return (coefficients * losses).sum(), losses
 
             def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-                batch = _like(self.workload.train, rest[:-1])
-                return grad(mean_loss, has_aux=True)(theta, batch, rest[-1])
+                return grad(mean_loss, has_aux=True)(theta, like(batch, rest[:-1]), rest[-1])
 
             if theta.dim() == 2:  # over the traced kernels, more of which can be batched than of the model's
                 one = self._gradient(theta[0], batch, coefficients[0])
                 gradient = vmap(one, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
-            self._traced[key] = _try_trace(gradient, theta, *tensors_of(batch), coefficients)
+            self._traced[key] = try_trace(gradient, theta, *tensors_of(batch), coefficients)
         return self._traced[key]
 
     # pull and push ----------------------------------------------------------------------------------
@@ -202,92 +204,3 @@ class Step:
     def _culprits(self, kind: str) -> str:
         found = [n for n, m in self.workload.model.named_modules() if kind in type(m).__name__ and m.training]
         return f" (layers {', '.join(found)})" if found else ""
-
-
-class LinearStep:
-    """Transposed derivative of the step: one curvature product and every example's share, per column.
-
-    From c [column, param], the adjoint of the mean gradient: H c and <c, g_j> for every slot j. The kernels
-    are split: those that do not depend on c run once a step, or, where `Step.loops` is false, once for many
-    steps; the others run per step, for all columns together or (loops) for one after the other.
-    """
-
-    def __init__(self, step: Step, curvature: str, columns: int) -> None:
-        self._step = step
-        workload, product = step.workload, CURVATURES[curvature]
-        batch, coefficients = tensors_of(step.batch(0)), step.coefficients(0)
-
-        def at(theta: Tensor, *rest: Tensor) -> Pair:
-            return product(workload, theta, _like(workload.train, rest[:-2]), rest[-2], rest[-1])
-
-        inputs, c = (workload.theta0, *batch, coefficients), workload.theta0.clone()
-        whole = _try_trace(at, *inputs, c)
-        self._together = not step.loops and isinstance(whole, torch.fx.GraphModule)
-        self._static: Callable[..., tuple[Tensor, ...]]
-        self._later: Callable[..., Pair]
-        if isinstance(whole, torch.fx.GraphModule):
-            static, later = split(whole, [len(inputs)])
-            self._static, self._later = static.forward, later.forward  # not __call__: its hooks cost more
-        else:
-            self._static, self._later = (lambda *args: args), (lambda c, *args: at(*args, c))
-        with torch.no_grad():
-            values = self._static(*inputs)
-        size = sum(x.numel() * x.element_size() for x in (*values, *batch))
-        self._room = max(1, _BLOCK // size) if self._together else 1
-        if self._together and columns > 1:
-            many = vmap(self._later, in_dims=(0, *[None] * len(values)))
-            self._later = _try_trace(many, c.expand(columns, -1).clone(), *values)
-        else:
-            self._later = _one_by_one(self._later)
-
-    def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
-        """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""
-        for high in range(len(states), 0, -self._room):
-            some = states[max(0, high - self._room) : high]
-            yield from zip(reversed(some), reversed(self._products(some)), strict=True)
-
-    def _products(self, states: Sequence[State]) -> list[Product]:
-        first = states[0].step
-        if not self._together:
-            batch = tensors_of(self._step.batch(first))
-            values = self._static(states[0].theta, *batch, self._step.coefficients(first))
-            return [lambda c: self._later(c, *values)]
-        span = slice(first, first + len(states))
-        thetas = torch.stack([state.theta for state in states])
-        batches = tensors_of(self._step.batch(span))
-        shared = vmap(self._static)(thetas, *batches, self._step.coefficients(span))
-        each = zip(*[x.unbind(0) for x in shared], strict=True)
-        return [lambda c, values=values: self._later(c, *values) for values in each]  # type: ignore[misc]
-
-
-def _one_by_one(later: Callable[..., Pair]) -> Callable[..., Pair]:
-    """`later` of one column, for c [column, param]; columns of zeros cost nothing."""
-
-    def each(c: Tensor, *values: Tensor) -> Pair:
-        if len(c) == 1:
-            product, shares = later(c[0], *values)
-            return product[None], shares[None]
-        pairs = [later(row, *values) if row.any() else None for row in c]
-        found = next((pair for pair in pairs if pair is not None), None)
-        zero = found or later(c[0], *values)
-        nothing = torch.zeros_like(zero[0]), torch.zeros_like(zero[1])
-        full = [pair or nothing for pair in pairs]
-        return torch.stack([p for p, _ in full]), torch.stack([s for _, s in full])
-
-    return each
-
-
-def _like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
-    if isinstance(batch, Tensor):
-        return tensors[0]
-    return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
-
-
-def _try_trace(fn: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
-    """`fn` traced, or itself where its control flow depends on values, which only costs time."""
-    try:
-        return trace(fn, *example)
-    except InfluenceKitError:
-        raise
-    except Exception:  # whatever tracing cannot do, the function itself can, or says why not
-        return fn

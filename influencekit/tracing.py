@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["has_convolution", "split", "trace", "with_batching"]
+from influencekit.errors import InfluenceKitError
+
+__all__ = ["has_convolution", "split", "trace", "try_trace", "with_batching"]
 
 aten = torch.ops.aten
 
@@ -64,6 +66,16 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     graph.lint()
     graph_module.recompile()
     return graph_module
+
+
+def try_trace(fn: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
+    """`fn` traced, or itself where its control flow depends on values, which only costs time."""
+    try:
+        return trace(fn, *example)
+    except InfluenceKitError:
+        raise
+    except Exception:  # whatever tracing cannot do, the function itself can, or says why not
+        return fn
 
 
 def with_batching(

@@ -16,7 +16,7 @@ from influencekit.layout import Layout
 from influencekit.optimizers import Optimizer
 from influencekit.schedules import Constant, Schedule
 
-__all__ = ["Batch", "Plan", "Workload", "select", "tensors_of"]
+__all__ = ["Batch", "Plan", "Workload", "like", "select", "tensors_of"]
 
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -39,6 +39,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    _there(batch)
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, dict):
@@ -48,9 +49,22 @@ def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 def tensors_of(batch: Batch) -> list[Tensor]:
     """The tensors of a batch, in their order."""
+    _there(batch)
     if isinstance(batch, Tensor):
         return [batch]
     return list(batch.values()) if isinstance(batch, dict) else list(batch)
+
+
+def like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """Other tensors in the place of a batch's own."""
+    if isinstance(batch, Tensor):
+        return tensors[0]
+    return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
+
+
+def _there(batch: Batch | None) -> None:
+    if batch is None:
+        raise InputError("this needs a test set, and the run was opened without one; pass test=... to open")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +72,15 @@ class Plan:
     """What a run does when: the batches, the learning rates, the epochs.
 
     indices: [step, slot] positions in the training set, -1 where a short batch has no example;
-    lr: [step, group] float64; epoch: [step].
+    lr: [step, group] float64; epoch: [step]; coefficient: [step, slot] derivative of the step's loss by each
+    example's loss, None = 1/b; updates: how many the optimizer had made before step 0.
     """
 
     indices: Tensor
     lr: Tensor
     epoch: Tensor
+    coefficient: Tensor | None = None
+    updates: int = 0
 
     @property
     def steps(self) -> int:
@@ -191,6 +208,10 @@ class Workload:
             validation=None if self.validation is None else _map(self.validation, move),
         )
 
+    def examples(self, rows: Tensor) -> Batch:
+        """The training examples at these positions (any shape, which takes the place of the leading one)."""
+        return select(self.train, rows)
+
     # the model as a function of theta ---------------------------------------------------------------
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
@@ -220,6 +241,7 @@ class Workload:
         return self._call(batch)[2]
 
     def _call(self, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor], Tensor]:
+        _there(batch)
         if isinstance(batch, Tensor):
             return (batch,), {}, batch
         if isinstance(batch, dict):

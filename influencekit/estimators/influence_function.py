@@ -13,7 +13,7 @@ from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
-from influencekit.workload import Workload, select
+from influencekit.workload import Workload
 
 __all__ = ["InfluenceFunction"]
 
@@ -54,7 +54,7 @@ class InfluenceFunction(Estimator):
         workload, theta, n = trajectory.workload, trajectory.final.theta, trajectory.workload.n_train
         damping, curvature = self._damping(trajectory), CURVATURES[self.curvature]
         rows = torch.arange(n, device=workload.device).split(1024)  # pieces that fit in memory
-        parts = [(select(workload.train, r), theta.new_full((len(r),), 1 / n)) for r in rows]
+        parts = [(workload.examples(r), theta.new_full((len(r),), 1 / n)) for r in rows]
 
         def product(v: Tensor) -> Tensor:
             """(H + damping I) v, H the curvature of the mean training loss plus penalty."""
