@@ -22,16 +22,7 @@ from influencekit.tracing import with_batching
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = [
-    "Models",
-    "Strategy",
-    "Weighting",
-    "changed",
-    "effects",
-    "retrained",
-    "strategy_of",
-    "window_effects",
-]
+__all__ = ["Strategy", "Weighting", "retrained", "spans", "strategy_of", "window_effects"]
 
 Strategy = Literal["auto", "batch", "loop"]
 
@@ -117,6 +108,14 @@ def retrained(
             yield Models(chunk, t, theta, own)
 
 
+def spans(windows: Sequence[Window], steps: int) -> dict[tuple[int, int], list[int]]:
+    """{the steps in which examples are absent: the windows that share these runs}."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for k, window in enumerate(windows):
+        found[(0, steps) if window.removal == "global" else window.absent()].append(k)
+    return found
+
+
 def window_effects(
     trajectory: Trajectory,
     query: Query,
@@ -126,12 +125,9 @@ def window_effects(
 ) -> Tensor:
     """Effects [query, window, model] under each window's own removal; windows share what runs they can."""
     workload, steps = trajectory.workload, trajectory.steps
-    spans: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for k, window in enumerate(windows):
-        spans[(0, steps) if window.removal == "global" else window.absent()].append(k)
     shape = (len(query.labels(workload)), len(windows), len(weightings))
     out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
-    for absent, members in spans.items():
+    for absent, members in spans(windows, steps).items():
         evaluations = [windows[k].evaluations(steps) for k in members]
         when = sorted(set().union(*evaluations))
         found = effects(trajectory, query, weightings, absent, when, strategy)  # [query, state, model]
