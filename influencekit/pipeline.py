@@ -15,10 +15,10 @@ from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.interfaces import Claim, Estimator, Query, Recorder
 from influencekit.metrics import METRICS, agreement
 from influencekit.progress import track
+from influencekit.recording import record
 from influencekit.registry import label, make
-from influencekit.step import Step
-from influencekit.store import Writer, open_group
-from influencekit.trajectory import Trajectory, check_losses, check_match, fingerprint
+from influencekit.store import open_group
+from influencekit.trajectory import Trajectory, check_losses, check_match
 from influencekit.windows import Removal, Window, parse_windows
 from influencekit.workload import Workload
 
@@ -29,88 +29,22 @@ SIGN = "removal minus full: for a loss, positive = the example helped, negative 
 Windows = str | Sequence[Window] | None
 
 
-def record(
-    workload: Workload,
-    recorder: Recorder | str = "full",
-    store: str | Path | None = None,
-    window: tuple[int, int] | None = None,
-    step: Step | None = None,
-) -> Trajectory:
-    """Train `workload` from its initial parameters and record the run.
-
-    `store` is a new path, or None for memory. `window` = (start, stop) keeps only the states start ... stop
-    and trains no further. `step` is an already traced `Step(workload)` to be used again. Errors: a path that
-    exists, a full or read-only disk (nothing is left there), a loss that is random or not separable by
-    example, a NaN or infinite loss (the store keeps what came before and is readable). Cost: one training
-    run and the states on disk.
-    """
-    step = step or Step(workload)
-    step.check()
-    recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
-    start, stop = window or (0, step.plan.steps)
-    Window(start, stop).check(step.plan.steps)
-    plan = step.plan
-    ids = np.array(list(workload.train_ids or range(workload.n_train)))
-    if ids.dtype.kind not in "iu":
-        ids = np.array([str(i) for i in ids.tolist()], dtype=np.dtypes.StringDType())
-    writer = Writer(
-        store,
-        kept=list(recorder.kept(start, stop)),
-        slots=workload.optimizer.slots,
-        size=workload.n_params,
-        dtype=str(workload.dtype).removeprefix("torch."),
-        columns={
-            "batch": (("step", "slot"), plan.indices.numpy()),
-            "lr": (("step", "group"), plan.lr.numpy()),
-            "epoch": (("step",), plan.epoch.numpy()),
-            "step": (("step",), np.arange(plan.steps)),
-            "train": (("train",), ids),
-        },
-        attrs={
-            "start": start,
-            "workload": workload.name,
-            "seed": workload.seed,
-            "info": dict(workload.info),
-            "recorder": label(recorder),
-            "optimizer": repr(workload.optimizer),
-            "schedule": repr(workload.schedule),
-            "l2": workload.l2,
-            "device": str(workload.device),
-            "influencekit_version": __version__,
-            "torch_version": torch.__version__,
-            "fingerprint": fingerprint(workload),
-        },
-    )
-    state = step.start()
-    for t in track(range(stop + 1), "training", stop + 1):
-        if t >= start:
-            writer.state(t, [x.cpu().numpy() for x in (state.theta, *state.slots.values())])
-        if t == stop:
-            break
-        following, losses = step.advance(state)
-        finite = bool(losses.isfinite().all() & following.theta.isfinite().all())
-        if not finite:
-            reason = f"the training loss or parameters became NaN or infinite at step {t}"
-            writer.close("stopped", reason=reason)
-            kept = f"; states {start} to {t} are kept in {store}" if store and t >= start else ""
-            raise DivergedError(f"{reason}; lower the learning rate{kept}")
-        writer.loss(np.where(plan.indices[t] >= 0, losses.cpu().numpy(), np.nan))
-        state = following
-    accuracy = {"accuracy": workload.accuracy(state.theta)} if stop == plan.steps else {}
-    writer.close(**accuracy)  # type: ignore[arg-type]
-    return Trajectory(writer.group, workload, step)
-
-
 def open(store: str | Path, workload: Workload) -> Trajectory:
     """Open a recorded run together with the workload that made it.
 
-    A run that was stopped (diverged) opens too and has fewer states. Errors: not a store of ours,
-    half-written, another schema version, or not this workload's run: the parameters, data, order, learning
-    rates and optimizer are compared, and one step's losses are computed again. Cost: one traced step.
+    A run that was stopped (diverged), or is being recorded, or was cut off, opens too and has the states that
+    were committed. Errors: not a store of ours, nothing committed yet, another schema version, or not this
+    workload's run: the parameters, data, order, learning rates and optimizer are compared, and one step's
+    losses are computed again. Cost: one traced step.
     """
     group = open_group(store)
     check_match(group, workload, str(store))
     trajectory = Trajectory(group, workload)
+    if not trajectory.kept:
+        raise StoreError(
+            f"{store} holds no state yet: its recording was cut off before the first was committed; record "
+            "again, or resume it"
+        )
     check_losses(trajectory, str(store))
     return trajectory
 
@@ -298,4 +232,9 @@ def _check(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Windo
             raise StoreError(
                 f"window {window} with {window.removal} removal needs the states {needs[0]} to {needs[1]}, "
                 f"and the recording holds {trajectory.first} to {trajectory.last}; record the whole run"
+                + (
+                    " (`influencekit record ... --resume`)"
+                    if trajectory.attrs["status"] == "recording"
+                    else ""
+                )
             )

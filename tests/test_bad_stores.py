@@ -21,6 +21,7 @@ from helpers_cli import TINY, fails, workload
 import influencekit as ik
 from influencekit.cli import cli
 from influencekit.cli.problems import Source
+from influencekit.writing.growing import Folder
 
 
 @pytest.fixture
@@ -65,9 +66,11 @@ def test_a_store_that_is_something_else(tmp_path):
 
 def test_a_store_that_is_half_written(store):
     attrs(store, status="recording", committed=4)
-    for args in commands_on(store):
-        line = fails(*args, code=1)
-        assert "half-written" in line and "after 4 steps" in line and "record again" in line
+    line = fails("estimate", store, code=1)
+    assert "the recording holds 0 to 4" in line and "--resume" in line
+    result = CliRunner().invoke(cli, ["check", str(store)])
+    assert result.exit_code == 0 and "recording: 4 of 6 steps are committed" in result.stdout
+    assert CliRunner().invoke(cli, ["estimate", str(store), "--window", "step:1-4"]).exit_code == 0
 
 
 def test_a_store_of_another_schema_version(store):
@@ -185,10 +188,10 @@ def test_a_full_disk_leaves_nothing(tmp_path, recorded, size):
 def test_the_words_of_a_full_and_of_a_read_only_disk(tmp_path, monkeypatch):
     for number, words in ((errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file system")):
 
-        async def refuse(*_: object, number: int = number, **__: object) -> None:
+        def refuse(*_: object, number: int = number) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(zarr.storage.LocalStore, "set", refuse)
+        monkeypatch.setattr(Folder, "put", refuse)
         line = fails("record", TINY, "--store", tmp_path / "run.zarr", code=1)
         assert words in line and "nothing was left there" in line
         assert list(tmp_path.iterdir()) == []

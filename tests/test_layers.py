@@ -15,16 +15,16 @@ LAYERS = (
     {"errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
     {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
-    {"adjoint", "retrain", "store", "trajectory"},
+    {"adjoint", "retrain", "store", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
-    {"analysis", "pipeline", "plot", "trust", "verify"},
+    {"analysis", "pipeline", "plot", "recording", "trust", "verify"},
     {"testing"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NOUNS = LAYERS[4]
 
-OPENS_STORES = {"store", "trajectory", "recorders"}
+OPENS_STORES = {"store", "trajectory", "writing"}
 NEVER_IN_NOUNS = {"click", "xarray", "zarr", "matplotlib", "pathlib", "os", "shutil"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

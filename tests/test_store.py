@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import influencekit
 from influencekit import SGD, Adam, DivergedError, InputError, StoreError, make, open, record
-from influencekit import store as store_module
-from influencekit.store import SCHEMA, Writer, open_group, read
+from influencekit.store import SCHEMA, open_group, read
 from influencekit.testing import tiny_workload
+from influencekit.writing import COLUMNS, Writer, ledger
 
 WORKLOAD = tiny_workload(Adam(lr=0.05), dtype=torch.float32)
 recorders = st.one_of(st.just("full"), st.integers(1, 9).map(lambda k: f"every-k:k={k}"))
@@ -46,13 +46,14 @@ def test_what_was_written_is_read_bitwise(steps, size, slots, dtype, k, block, d
     batch = generator.integers(-1, 5, (steps, 3))
     losses = generator.standard_normal((steps, 3)).astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "_BLOCK", block)
-        columns = {"batch": (("step", "slot"), batch)}
-        writer = Writer(None, kept=kept, slots=slots, size=size, dtype=dtype, columns=columns, attrs={})
+        patch.setattr(ledger, "_BLOCK", block)
+        columns = {name: COLUMNS[name] for name in ("batch", "loss")}
+        writer = Writer.create(None, size=size, dtype=dtype, slots=slots, columns=columns)
         for t in range(steps + 1):
-            writer.state(t, list(states[t]))
+            if t in kept:
+                writer.state(t, dict(zip(("theta", *slots), states[t], strict=True)))
             if t < steps:
-                writer.loss(losses[t])
+                writer.step({"batch": batch[t], "loss": losses[t]})
         writer.close()
     group = open_group(writer.store)
     rows = data.draw(
@@ -213,7 +214,7 @@ def test_an_existing_path_is_left_alone(tmp_path):
     assert (tmp_path / "run.zarr").read_text() == "mine"
 
 
-def test_an_interrupted_recording_is_half_written(tmp_path, monkeypatch):
+def test_an_interrupted_recording_keeps_what_it_had(tmp_path, monkeypatch):
     def interrupt(self, state):
         if state.step == 3:
             raise KeyboardInterrupt
@@ -223,12 +224,15 @@ def test_an_interrupted_recording_is_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(influencekit.step.Step, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         record(WORKLOAD, store=tmp_path / "run.zarr")
-    with pytest.raises(StoreError, match="is half-written"):
-        open(tmp_path / "run.zarr", WORKLOAD)
+    part, whole = open(tmp_path / "run.zarr", WORKLOAD), whole_run()
+    assert part.attrs["status"] == "recording" and (part.first, part.last) == (0, 3)
+    assert all(torch.equal(part.state(t).theta, whole.state(t).theta) for t in range(4))
+    with pytest.raises(InputError, match="the trajectory holds 0 to 3"):
+        _ = part.final
 
 
 def test_chunks_stay_near_their_size_whatever_the_model(monkeypatch):
-    monkeypatch.setattr(store_module, "_BLOCK", 3 * 16 * 4)  # room for three states
+    monkeypatch.setattr(ledger, "_BLOCK", 3 * 16 * 4)  # room for three states
     trajectory = record(WORKLOAD)
     assert trajectory.group["theta"].chunks == (3, 16)
     assert len({tuple(trajectory.state(t).theta.tolist()) for t in range(7)}) == 7

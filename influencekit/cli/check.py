@@ -37,6 +37,10 @@ def check(store: str, replay: int, device: str, data_dir: str | None, threads: i
     attrs: dict[str, Any] = dict(group.attrs)
     _say("schema", f"{attrs['influencekit_schema']}, written by influencekit {attrs['influencekit_version']}")
     why = f" ({attrs['reason']})" if attrs["status"] == "stopped" else ""
+    if attrs["status"] == "recording":
+        planned = group["step"].shape[0] if "step" in group else 0  # type: ignore[union-attr]
+        of = f" of {planned}" if planned > attrs["committed"] else ""
+        why = f": {attrs['committed']}{of} steps are committed; it goes on, or can be resumed"
     info = attrs["info"]
     setting = f", {info['setting']} setting" if "setting" in info else ""
     _say("run", f"{attrs['workload']}{setting}; {attrs['status']}{why}")

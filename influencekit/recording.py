@@ -1,0 +1,153 @@
+"""Record a run: train once, and keep what every estimator needs; or continue a recording."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from influencekit import __version__
+from influencekit.errors import DivergedError, InputError, StoreError
+from influencekit.interfaces import Recorder
+from influencekit.progress import track
+from influencekit.registry import label, make
+from influencekit.step import State, Step
+from influencekit.trajectory import Trajectory, check_match, fingerprint
+from influencekit.windows import Window
+from influencekit.workload import Workload
+from influencekit.writing import COLUMNS, Writer
+
+__all__ = ["record"]
+
+
+def record(
+    workload: Workload,
+    recorder: Recorder | str | None = None,
+    store: str | Path | None = None,
+    window: tuple[int, int] | None = None,
+    step: Step | None = None,
+    resume: bool = False,
+) -> Trajectory:
+    """Train `workload` from its initial parameters and record the run.
+
+    `recorder` says which states are kept (None: `full`, all). `store` is a new path, or None for memory.
+    `window` = (start, stop) keeps only the states start ... stop and trains no further. `step` is an already
+    traced `Step(workload)` to be used again.
+
+    `resume` continues the recording at `store` from its last kept state, if there is one, with its recorder
+    and window: the result is bitwise the recording that was never cut off. A recording that is interrupted
+    (KeyboardInterrupt, or any error) commits what it has; one that is killed has what was committed.
+
+    Errors: a path that exists, a full or read-only disk (what was committed stays; if nothing was, nothing is
+    left there), a loss that is random or not separable by example, a NaN or infinite loss (the store keeps
+    what came before and is readable); to resume, a complete store, another process that writes it, or a
+    workload, recorder or window that are not the store's. Cost: one training run and the states on disk.
+    """
+    step = step or Step(workload)
+    step.check()
+    if resume and store is None:
+        raise InputError("resume: expected the path of a store to continue, got none")
+    if resume and Path(str(store)).exists():
+        writer, recorder, (start, stop) = _continue(workload, recorder, Path(str(store)), window)
+    else:
+        recorder = "full" if recorder is None else recorder
+        recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
+        start, stop = window or (0, step.plan.steps)
+        Window(start, stop).check(step.plan.steps)
+        writer = _create(workload, recorder, store, start, stop)
+    try:
+        accuracy = _train(writer, workload, step, set(recorder.kept(start, stop)), start, stop)
+    except (DivergedError, StoreError):
+        raise
+    except BaseException:
+        writer.close("recording")
+        raise
+    writer.close(**accuracy)
+    return Trajectory(writer.group, workload, step)
+
+
+def _train(
+    writer: Writer, workload: Workload, step: Step, kept: set[int], start: int, stop: int
+) -> dict[str, Any]:
+    state = step.start()
+    if writer.resumed is not None:
+        tensors = {n: torch.from_numpy(x).to(workload.device) for n, x in writer.resumed.tensors.items()}
+        state = State(tensors.pop("theta"), tensors, writer.resumed.number)
+    for t in track(range(state.step, stop + 1), "training", stop + 1 - state.step):
+        if t in kept:
+            tensors = {"theta": state.theta, **state.slots}
+            writer.state(t, {name: x.cpu().numpy() for name, x in tensors.items()})
+        if t == stop:
+            break
+        following, losses = step.advance(state)
+        if not bool(losses.isfinite().all() & following.theta.isfinite().all()):
+            reason = f"the training loss or parameters became NaN or infinite at step {t}"
+            writer.close("stopped", reason=reason)
+            where = f"; states {start} to {t} are kept in {writer.path}" if writer.path and t >= start else ""
+            raise DivergedError(f"{reason}; lower the learning rate{where}")
+        there = step.plan.indices[t] >= 0
+        writer.step({"loss": np.where(there, losses.cpu().numpy(), np.nan)})
+        state = following
+    return {"accuracy": workload.accuracy(state.theta)} if stop == step.plan.steps else {}
+
+
+def _create(
+    workload: Workload, recorder: Recorder, store: str | Path | None, start: int, stop: int
+) -> Writer:
+    plan = workload.plan
+    ids = np.array(list(workload.train_ids or range(workload.n_train)))
+    if ids.dtype.kind not in "iu":
+        ids = np.array([str(i) for i in ids.tolist()], dtype=np.dtypes.StringDType())
+    return Writer.create(
+        store,
+        size=workload.n_params,
+        dtype=str(workload.dtype).removeprefix("torch."),
+        slots=workload.optimizer.slots,
+        columns={"loss": COLUMNS["loss"]},
+        fixed={
+            "batch": (("step", "slot"), plan.indices.numpy()),
+            "lr": (("step", "group"), plan.lr.numpy()),
+            "epoch": (("step",), plan.epoch.numpy()),
+            "step": (("step",), np.arange(plan.steps)),
+            "train": (("train",), ids),
+        },
+        attrs={
+            "start": start,
+            "stop": stop,
+            "workload": workload.name,
+            "seed": workload.seed,
+            "info": dict(workload.info),
+            "recorder": label(recorder),
+            "optimizer": repr(workload.optimizer),
+            "schedule": repr(workload.schedule),
+            "l2": workload.l2,
+            "device": str(workload.device),
+            "influencekit_version": __version__,
+            "torch_version": torch.__version__,
+            "fingerprint": fingerprint(workload),
+        },
+        steps=plan.steps,
+        states=len(recorder.kept(start, stop)),
+    )
+
+
+def _continue(
+    workload: Workload, recorder: Recorder | str | None, store: Path, window: tuple[int, int] | None
+) -> tuple[Writer, Recorder, tuple[int, int]]:
+    """The store's writer, recorder and window; refused where the caller asks for others."""
+    writer = Writer.resume(store)
+    attrs: Any = dict(writer.group.attrs)
+    try:
+        check_match(writer.group, workload, str(store))
+        own = (attrs["start"], attrs["stop"])
+        recorder = recorder if recorder is not None else attrs["recorder"]
+        recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
+        if label(recorder) != attrs["recorder"] or (window or own) != own:
+            raise StoreError(
+                f"{store} was recorded by {attrs['recorder']} over steps {own[0]} to {own[1]}, not by "
+                f"{label(recorder)} over {(window or own)[0]} to {(window or own)[1]}; resume it without them"
+            )
+    except BaseException:
+        writer.leave()
+        raise
+    return writer, recorder, own
