@@ -217,7 +217,7 @@ def _values(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> 
 def _agreement(estimate: np.ndarray, truth: Tensor) -> np.ndarray:
     if truth.shape[-1] < 2:
         return np.full((len(METRICS), *truth.shape[:-1]), np.nan)
-    return agreement(torch.from_numpy(estimate), truth.cpu()).movedim(-1, 0).numpy()
+    return agreement(torch.tensor(estimate), truth.cpu()).movedim(-1, 0).numpy()
 
 
 def _coords(scores: xr.Dataset, train: np.ndarray, windows: Sequence[Window]) -> dict[str, Any]:
