@@ -17,7 +17,7 @@ LAYERS = (
     {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
     {"adjoint", "retrain", "store", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
-    {"analysis", "pipeline", "plot", "recording", "trust", "verify"},
+    {"analysis", "pipeline", "plot", "recording", "reliability", "screen"},
     {"testing"},
     {"cli"},
 )
