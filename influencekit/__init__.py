@@ -27,6 +27,7 @@ _HOME = {
     "SGD": "optimizers",
     "Schedule": "schedules",
     "StoreError": "errors",
+    "Tape": "tape",
     "Trajectory": "trajectory",
     "Window": "windows",
     "Workload": "workload",
@@ -35,7 +36,10 @@ _HOME = {
     "make": "registry",
     "open": "pipeline",
     "record": "pipeline",
+    "remove": "screen",
     "spec": "registry",
+    "trust": "reliability",
+    "verify": "screen",
 }
 
 __all__ = sorted(_HOME)

@@ -77,8 +77,9 @@ def _sweep(
                 needed = workload.optimizer.needs_gradient()
                 gradient = step.gradient(state, step.coefficients(t))[0] if needed else None
                 c, a, slots = workload.optimizer.pullback(
-                    workload.layout, state.theta, state.slots, gradient, plan.updates + t, plan.lrs(t), a, slots
-                )
+                    workload.layout, state.theta, state.slots, gradient, plan.updates + t, plan.lrs(t),
+                    a, slots,
+                )  # fmt: skip
                 product, share = products(c)
                 a = a + product
                 shares.append(share)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from influencekit.curvature import CURVATURES, Losses, Pair
+from influencekit.errors import InputError
 from influencekit.tracing import split, try_trace
 from influencekit.workload import Batch, like, tensors_of
 
@@ -35,6 +36,8 @@ class Kernels:
         self, losses: Losses, curvature: str, columns: int, loops: bool, theta: Tensor, batch: Batch,
         coefficients: Tensor, traceable: bool = True,
     ) -> None:  # fmt: skip
+        if curvature not in CURVATURES:
+            raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
         product = CURVATURES[curvature]
 
         def at(theta: Tensor, *rest: Tensor) -> Pair:

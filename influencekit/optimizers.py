@@ -195,7 +195,8 @@ class SGD(Optimizer):
 
     @property
     def slots(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("momentum_buffer",) if self.momentum else ()
+        anywhere = self.momentum or any(group.changes.get("momentum") for group in self.groups)
+        return ("momentum_buffer",) if anywhere else ()
 
     def rule(self, theta: Tensor, slots: Slots, g: Tensor, t: int, lr: float) -> tuple[Tensor, Slots]:
         if self.weight_decay:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from influencekit.curvature import CURVATURES
 from influencekit.errors import InputError
 from influencekit.linear import LinearStep
 from influencekit.optimizers import Slots
@@ -148,8 +147,6 @@ class Step:
 
     def linear(self, curvature: str = "hessian", columns: int = 1) -> "LinearStep":
         """The step linearised in theta and the weights, for `columns` adjoints at once."""
-        if curvature not in CURVATURES:
-            raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
         key = (curvature, columns)
         if key not in self._linear:
             self._linear[key] = LinearStep(self, curvature, columns)

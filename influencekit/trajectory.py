@@ -97,11 +97,29 @@ class Trajectory:
         names = ("theta", *self.workload.optimizer.slots)
         device = self.workload.device
         arrays = [torch.from_numpy(read(self.group, n, slice(low, high))).to(device) for n in names]
+        buffers = read(self.group, "buffers", slice(low, high)) if "buffers" in self.group else None
         rows = {}
         for k, t in enumerate(self._kept[low:high]):
             theta, *slots = (array[k] for array in arrays)
-            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t))
+            own = {} if buffers is None else self._buffers(buffers[k])
+            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), own)
         return rows
+
+    def _buffers(self, row: np.ndarray) -> dict[str, Tensor]:
+        """The changing buffers of one state, from their flat row of float64."""
+        own = dict(self.workload.model.named_buffers())
+        described: Any = self.attrs["buffers"]
+        found, start = {}, 0
+        for name, shape in described:
+            size = int(np.prod(shape))
+            values = torch.from_numpy(row[start : start + size].copy()).view(shape)
+            found[name] = values.to(own[name].device, own[name].dtype)
+            start += size
+        return found
+
+    def workload_at(self, t: int) -> Workload:
+        """The workload, its queries evaluated with the buffers (running statistics) of state t."""
+        return self.workload.with_buffers(self.state(t).buffers) if "buffers" in self.group else self.workload
 
     @property
     def final(self) -> State:

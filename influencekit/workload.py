@@ -16,7 +16,7 @@ from influencekit.layout import Layout
 from influencekit.optimizers import Optimizer
 from influencekit.schedules import Constant, Schedule
 
-__all__ = ["Batch", "Plan", "Workload", "like", "select", "tensors_of"]
+__all__ = ["Batch", "Plan", "Workload", "like", "plain_attention", "select", "tensors_of"]
 
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -27,7 +27,7 @@ def select(batch: Batch, indices: Tensor) -> Batch:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Attention by ordinary kernels: the fused ones have no second or no forward derivative."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -217,8 +217,18 @@ class Workload:
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         """The model's outputs on a batch at theta [param]; pure, differentiable, vmap-able."""
         args, kwargs, _ = self._call(batch)
-        with _plain_attention():
+        with plain_attention():
             return torch.func.functional_call(self.model, self.layout.split(theta), args, kwargs)
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> "Workload":
+        """The same problem, its queries evaluated with these of the model's buffers changed."""
+        if not buffers:
+            return self
+        model = deepcopy(self.model)
+        for name, b in model.named_buffers():
+            if name in buffers:
+                b.copy_(buffers[name])
+        return replace(self, model=model)
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """Per-example losses [n] at theta, without the penalty."""

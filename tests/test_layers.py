@@ -15,7 +15,7 @@ LAYERS = (
     {"errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
     {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
-    {"adjoint", "retrain", "store", "trajectory", "writing"},
+    {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
     {"analysis", "pipeline", "plot", "recording", "reliability", "screen"},
     {"testing"},
@@ -24,7 +24,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NOUNS = LAYERS[4]
 
-OPENS_STORES = {"store", "trajectory", "writing"}
+OPENS_STORES = {"store", "tape", "trajectory", "writing"}
 NEVER_IN_NOUNS = {"click", "xarray", "zarr", "matplotlib", "pathlib", "os", "shutil"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,143 @@
+"""The micro-batches of a step as the loop forwards them, matched with the examples that were delivered."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from influencekit.errors import DivergedError, InputError
+from influencekit.tape.replica import Call, Micro, modes, on_device
+from influencekit.tape.rng import capture
+
+__all__ = ["Observer", "Pending", "Reduction"]
+
+Reduction = str | Callable[[Any], Tensor]
+
+
+class Pending(NamedTuple):
+    """A micro-batch that was delivered and will be forwarded; `batch` where it is at hand."""
+
+    indices: list[int]
+    rng: bytes
+    batch: Any
+
+
+@dataclass
+class _Seen:
+    """A micro-batch that was forwarded: what it was, and the circumstances."""
+
+    pending: Pending
+    rng: bytes
+    loss: Tensor | None = None
+    random: bool | None = None
+
+
+class Observer:
+    """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
+
+    def __init__(self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int) -> None:
+        self.model, self.call, self.step = model, call, 0
+        self.training = modes(model)
+        self.autocast: torch.dtype | None = None
+        self.queue: deque[Pending] = deque()
+        self.seen: list[_Seen] = []
+        self._reduction, self._accumulate = reduction, accumulate
+        self._device = next(model.parameters()).device
+        self._first = True
+
+    def push(self, pending: Pending) -> None:
+        """This is forwarded next, after what was pushed before."""
+        n = len(self.call.data)
+        if wrong := [i for i in pending.indices if not 0 <= i < n]:
+            raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
+        if len(set(pending.indices)) != len(pending.indices):
+            raise InputError(
+                f"step {self.step}: an example stands twice in one batch; draw without replacement"
+            )
+        self.queue.append(pending)
+
+    def check_done(self) -> None:
+        """Refuse to go on while a whole batch waits for its optimizer step."""
+        if len(self.seen) >= self._accumulate:
+            raise InputError(
+                f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
+                f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
+                "optimizer.step() after every such group"
+            )
+
+    def forward(self) -> None:
+        """The model is about to run with gradients."""
+        if not self.queue:
+            if (self.call.forward is not None and self.seen) or not self.model.training:
+                return
+            raise InputError(
+                f"step {self.step}: the model ran forward, with gradients, on no new batch of tape.batches; "
+                "evaluate under torch.no_grad(); if the loss calls the model several times, pass forward=..."
+            )
+        self.check_done()
+        kind = self._device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        now = modes(self.model)
+        if self._first:
+            self.training, self.autocast, self._first = now, cast, False
+        if now != self.training:
+            odd = next(name for name in now if now[name] != self.training.get(name))
+            raise InputError(
+                f"step {self.step}: module {odd or 'model'} changed between training and evaluation mode; a "
+                "run is recorded in one mode"
+            )
+        if cast != self.autocast:
+            raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
+        self.settle()
+        self.seen.append(_Seen(self.queue.popleft(), capture(self._device)))
+
+    def after(self, outputs: Any) -> None:
+        """The model's outputs; gives the losses where they follow from them."""
+        if not self.seen or self.call.forward is not None:
+            return
+        seen = self.seen[-1]
+        if seen.loss is None and seen.pending.batch is not None:
+            with torch.no_grad():
+                batch = on_device(seen.pending.batch, self._device)
+                seen.loss = self.call.losses(outputs, batch, len(seen.pending.indices))
+
+    def settle(self) -> None:
+        """Find out whether the last micro-batch has drawn random numbers."""
+        if self.seen and self.seen[-1].random is None:
+            self.seen[-1].random = capture(self._device) != self.seen[-1].rng
+
+    def finish(self) -> tuple[list[Micro], Tensor, Tensor]:
+        """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
+        self.settle()
+        micros, coefficients, losses, start = [], [], [], 0
+        for seen in self.seen:
+            indices, rng, _ = seen.pending
+            n = len(indices)
+            micros.append(Micro(slice(start, start + n), indices, rng, seen.rng if seen.random else None))
+            coefficients.append(self._coefficients(seen.pending))
+            if seen.loss is not None and not bool(seen.loss.isfinite().all()):
+                raise DivergedError(
+                    f"the training loss became NaN or infinite at step {self.step}; what came before is "
+                    "kept; lower the learning rate"
+                )
+            unknown = torch.full((n,), torch.nan)
+            losses.append(unknown if seen.loss is None else seen.loss.detach().double().cpu())
+            start += n
+        self.seen = []
+        self.step += 1
+        return micros, torch.cat(coefficients), torch.cat(losses)
+
+    def _coefficients(self, pending: Pending) -> Tensor:
+        n = len(pending.indices)
+        if isinstance(self._reduction, str):
+            value = 1.0 / n if self._reduction == "mean" else 1.0
+            return torch.full((n,), value / self._accumulate, dtype=torch.float64)
+        batch = pending.batch
+        if batch is None:
+            batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
+        return torch.as_tensor(self._reduction(batch)).double().cpu().expand(n) / self._accumulate

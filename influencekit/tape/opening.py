@@ -1,0 +1,144 @@
+"""Open a taped run: the store's records together with the user's model, loss and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from influencekit.errors import InputError, StoreError
+from influencekit.store import read
+from influencekit.tape.identity import check_identity
+from influencekit.tape.loader import fetch
+from influencekit.tape.optimizer import rebuilt
+from influencekit.tape.replica import Call, Micro, on_device
+from influencekit.tape.rng import capture, fixed
+from influencekit.tape.step import TapedStep
+from influencekit.tape.taped import Taped
+from influencekit.trajectory import Trajectory
+from influencekit.workload import Batch, Plan
+
+__all__ = ["open_taped"]
+
+
+def open_taped(
+    group: zarr.Group, where: str, *, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Any,
+    test: Any = None, test_ids: Sequence[Hashable] | None = None,
+    collate: Callable[[list[Any]], Any] = default_collate,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+) -> Trajectory:  # fmt: skip
+    """The recorded run as a trajectory that every estimator works on. See `influencekit.open`."""
+    attrs: dict[str, Any] = dict(group.attrs)
+    about = attrs["tape"]
+    steps = int(attrs["committed"])
+    if not steps:
+        raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
+    if about["custom_forward"] and forward is None:
+        raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
+    check_identity(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
+    call = Call(loss, data, collate, about["target_key"], forward)
+    rows = slice(0, steps)
+    columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
+    micros = _micros(group, rows, columns["batch"], columns["part"])
+    names = {n for n, _ in attrs["fingerprint"]["parameters"]}
+    train_ids = read(group, "train").tolist()
+    workload = Taped(
+        model=model,
+        loss=loss,
+        train=data,
+        test=None if test is None else _whole(test, collate, next(model.parameters()).device),  # type: ignore[arg-type]
+        optimizer=rebuilt(about["optimizer"]),
+        name=attrs["workload"],
+        train_ids=train_ids,
+        test_ids=test_ids,
+        target_key=about["target_key"],
+        call=call,
+        recorded=Plan(
+            torch.from_numpy(columns["batch"]),
+            torch.from_numpy(columns["lr"]),
+            torch.from_numpy(columns["epoch"]),
+            torch.from_numpy(columns["coefficient"]),
+            about["updates"],
+        ),
+        micros=micros,
+        first=torch.from_numpy(read(group, "theta", slice(0, 1))[0]).to(next(model.parameters()).device),
+        names=tuple(n for n, _ in model.named_parameters() if n in names),
+        training={n: n in set(about["training"]) for n, _ in model.named_modules()},
+        autocast=None if about["autocast"] is None else getattr(torch, about["autocast"]),
+        random=bool((read(group, "forward_rng", rows) >= 0).any()),
+        changing=tuple(n for n, _ in attrs["buffers"]),
+        separable=about["separable"],
+    )
+    trajectory = Trajectory(group, workload, TapedStep(workload))
+    _check_losses(trajectory, where)
+    if test is not None:
+        final = trajectory.final
+        trajectory.attrs = {**attrs, "accuracy": workload.with_buffers(final.buffers).accuracy(final.theta)}
+    return trajectory
+
+
+def _micros(
+    group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray
+) -> Callable[[int], list[Micro]]:
+    """The micro-batches of a step; generator states are read when they are asked for."""
+    fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
+
+    @lru_cache(maxsize=64)
+    def generators(number: int) -> bytes | None:
+        return None if number < 0 else read(group, "rng", slice(number, number + 1))[0].tobytes()
+
+    def micros(t: int) -> list[Micro]:
+        found = []
+        for k in range(int(part[t].max()) + 1):
+            places = np.flatnonzero((part[t] == k) & (batch[t] >= 0))
+            slots = slice(int(places[0]), int(places[-1]) + 1)
+            found.append(
+                Micro(slots, batch[t, slots].tolist(), generators(fetched[t, k]), generators(forwarded[t, k]))
+            )
+        return found
+
+    return micros
+
+
+def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device) -> Batch:
+    """A test set as one batch: a batch as it is, a data set collated."""
+    if isinstance(test, Tensor | Mapping) or (
+        isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
+    ):
+        return on_device(test, device)
+    if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
+        raise InputError(f"test: expected a batch of tensors or a data set, got {type(test).__name__}")
+    with fixed():
+        return on_device(fetch(test, collate, range(len(test)), capture()), device)
+
+
+def _check_losses(trajectory: Trajectory, where: str) -> None:
+    """Refuse what does not give the recorded losses, or derivatives that would be those of other losses."""
+    step: Any = trajectory.step
+    state = trajectory.state(trajectory.first)
+    there = trajectory.plan.indices[state.step] >= 0
+    mine = step.advance(state)[1].cpu().double()[there]
+    stored = torch.from_numpy(read(trajectory.group, "loss", slice(state.step, state.step + 1))[0]).double()[
+        there
+    ]
+    rough = 5e-2 if trajectory.workload.autocast is not None else 1e-3  # type: ignore[attr-defined]
+    if not stored.isnan().any() and not torch.allclose(mine, stored, rtol=rough, atol=rough / 10):
+        raise StoreError(
+            f"{where} is not a run of this model, loss and data: the mean loss of step {state.step} is "
+            f"{stored.mean():.6g} in the store and {mine.mean():.6g} here; the model's layers, the loss, the "
+            "collation or the data differ"
+        )
+    derived = step.pure_losses(state).cpu().double()[there]
+    if not torch.allclose(mine, derived, rtol=rough, atol=rough / 10):
+        raise StoreError(
+            f"{where}: with plain attention and torch.func the losses of step {state.step} are not those of "
+            f"the loop (mean {derived.mean():.6g} against {mine.mean():.6g}), so its derivatives would be "
+            "those of another run: train with torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or without "
+            "dropout in fused kernels, and without hooks that change outputs"
+        )

@@ -1,0 +1,85 @@
+"""The states of the random number generators that a training loop may draw from, as bytes."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["capture", "fixed", "kept", "restore", "restored", "setter"]
+
+_PYTHON = np.dtype([("key", "<u4", 625), ("has_gauss", "u1"), ("gauss", "<f8")])
+_NUMPY = np.dtype([("key", "<u4", 624), ("pos", "<i4"), ("has_gauss", "u1"), ("gauss", "<f8")])
+
+
+def capture(device: torch.device | None = None) -> bytes:
+    """The global generators of torch (CPU, and `device` if it is a GPU), Python's `random` and NumPy.
+
+    Generators of the user's own are not seen. Cost: about 0.1 ms; 10 kB, most of it the three Mersenne
+    twisters.
+    """
+    _, key, gauss = random.getstate()
+    python = np.array((key, gauss is not None, gauss or 0.0), _PYTHON)
+    _, twister, pos, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    ours = np.array((twister, pos, has_gauss, cached), _NUMPY)
+    parts = [torch.get_rng_state().numpy().tobytes(), python.tobytes(), ours.tobytes()]
+    if device is not None and device.type == "cuda":
+        parts.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return b"".join(parts)
+
+
+def setter(state: bytes, device: torch.device | None = None) -> Callable[[], None]:
+    """A function that puts the generators to a captured state; it may be called inside `torch.func`."""
+    ends = np.cumsum([len(torch.get_rng_state()), _PYTHON.itemsize, _NUMPY.itemsize])
+    parts = [state[a:b] for a, b in zip((0, *ends), (*ends, len(state)), strict=True)]
+    ours, cuda = (torch.frombuffer(bytearray(x), dtype=torch.uint8) if x else None for x in parts[::3])
+    p, n = np.frombuffer(parts[1], _PYTHON)[0], np.frombuffer(parts[2], _NUMPY)[0]
+    python = (3, tuple(p["key"].tolist()), float(p["gauss"]) if p["has_gauss"] else None)
+    twister = ("MT19937", n["key"], int(n["pos"]), int(n["has_gauss"]), float(n["gauss"]))
+
+    def put() -> None:
+        assert ours is not None
+        torch.default_generator.set_state(ours)
+        random.setstate(python)
+        np.random.set_state(twister)
+        if cuda is not None and device is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, device)
+
+    return put
+
+
+def restore(state: bytes, device: torch.device | None = None) -> None:
+    """Put the generators back to a state that `capture` gave."""
+    setter(state, device)()
+
+
+@contextmanager
+def kept(device: torch.device | None = None) -> Iterator[None]:
+    """Run a block, and leave the generators as they were."""
+    before = capture(device)
+    try:
+        yield
+    finally:
+        restore(before, device)
+
+
+@contextmanager
+def restored(state: bytes | None, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block from a captured state, and leave the generators as they were. None changes nothing."""
+    if state is None:
+        yield
+        return
+    with kept(device):
+        restore(state, device)
+        yield
+
+
+@contextmanager
+def fixed(seed: int = 0) -> Iterator[None]:
+    """Run a block from generators seeded alike every time, and leave them as they were."""
+    with kept():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        yield

@@ -1,0 +1,343 @@
+"""Record somebody else's PyTorch loop: batches, learning rates, random states, and some of the states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from influencekit.errors import DivergedError, InputError
+from influencekit.interfaces import Recorder
+from influencekit.layout import Layout
+from influencekit.registry import make
+from influencekit.tape.identity import check_identity, described_run
+from influencekit.tape.keeper import Keeper
+from influencekit.tape.loader import delivered, told
+from influencekit.tape.observer import Observer, Pending, Reduction
+from influencekit.tape.optimizer import (
+    check_rates,
+    described,
+    rates,
+    rebuilt,
+    recall,
+    remembered,
+    settings,
+    trained,
+)  # fmt: skip
+from influencekit.tape.replica import Call, changed_buffers, put_back
+from influencekit.tape.rng import capture, restore
+from influencekit.tape.spotcheck import Moment, Rule, SpotCheck
+from influencekit.tape.watch import Marks, refuse_hooks, watch
+
+__all__ = ["Tape"]
+
+
+class Tape:
+    """Records a training loop while it runs, so that it can be replayed and attributed afterwards.
+
+        with ik.Tape("run.zarr", model, optimizer, loss=per_example, data=train_set) as tape:
+            for epoch in range(3):
+                for ids, batch in tape.batches(loader):
+                    ...  # forward, backward, clip, optimizer.step(), scheduler.step() as before
+
+    store: a new path, or None for memory. loss(outputs, target) -> [n]: one loss per example; a step of the
+    loop must minimise their mean over each micro-batch, divided by `accumulate` (`reduction="sum"`: their
+    sum; a function of the batch: the coefficient of every example, for instance 1 / number of tokens).
+    `data`: the map-style data set; `collate`: what the loader collates with (default: the loader's).
+    `forward(model, batch)` gives the outputs where they are not `model(*inputs)` or `model(**inputs)`.
+    `target_key`: the target's entry in batches that are dicts. `accumulate`: micro-batches in a step.
+    `clip_norm`: the loop clips the global norm of the gradient. `separable=False` admits losses that depend
+    on the other examples of a batch (batch norm in training mode, ...), and marks the results. `ids`: your
+    own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
+    run. `check`: the share of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
+    every step); `tolerance`: how far, relative to the update, a replay may be off where it is not bitwise.
+
+    Errors: whatever cannot be recorded exactly, by name, at the step where it is met. Cost: docs/tape.md.
+    """
+
+    def __init__(
+        self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
+        loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
+        recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
+        target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
+        clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
+        scheduler: Any = (), resume: bool = False, check: float = 0.02, tolerance: float = 5e-3,
+        name: str = "taped",
+    ) -> None:  # fmt: skip
+        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise InputError(
+                f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
+            )
+        if accumulate < 1:
+            raise InputError(f"accumulate must be at least 1, got {accumulate}")
+        if isinstance(reduction, str) and reduction not in ("mean", "sum"):
+            raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
+        if not 0 <= check <= 1:
+            raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
+        if ids is not None and (len(ids) != len(data) or len(set(ids)) != len(ids)):
+            raise InputError(f"ids: expected {len(data)} different ids, one an example, got {len(set(ids))}")
+        self._settings = settings(optimizer)
+        self.model, self.optimizer = model, optimizer
+        self._store, self._resume = store, resume
+        self._call = Call(loss, data, collate or default_collate, target_key, forward)
+        self._collate_given = collate is not None
+        self._recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
+        self._reduction, self._accumulate, self._clip = reduction, accumulate, clip_norm
+        self._separable, self._name = separable, name
+        self._ids = list(range(len(data))) if ids is None else list(ids)
+        self._schedulers = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
+        self._share, self._tolerance = check, tolerance
+        self._device = next(model.parameters()).device
+
+    # the context ------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Tape:
+        refuse_hooks(self.model)
+        self._seen = Observer(self.model, self._call, self._reduction, self._accumulate)
+        self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance)
+        self._keep = Keeper(self._store, self._recorder)
+        self._twins: dict[int, tuple[Any, Any]] = {}
+        self._epoch, self._snapshot = -1, dict[str, Any]()
+        self._rule: Rule | None = None
+        self._back: dict[str, Any] | None = None
+        self._buffers = self._copied([n for n, _ in self.model.named_buffers()])
+        if self._store is not None and Path(self._store).exists():
+            if not self._resume:
+                raise InputError(
+                    f"{self._store} exists already; choose another path, delete it, or continue it with "
+                    "resume=True"
+                )
+            self._return()
+        self._handles = watch(
+            self.model, self.optimizer, self._seen.forward, self._seen.after, self._before_step,
+            self._after_step,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        writer = self._keep.writer
+        if writer is None:
+            if kind is None:
+                raise InputError(
+                    "the tape saw no optimizer step; iterate over tape.batches(loader) inside it"
+                )
+        elif kind is None:
+            try:
+                self._seen.check_done()
+                self._keep.state(self._seen.step, self._moment(), {})
+            except BaseException:
+                writer.close("recording")
+                raise
+            writer.close(replay=self._spot.words())
+        elif issubclass(kind, DivergedError):
+            writer.close("stopped", reason=str(rest[0]))
+        else:  # what was recorded stays, and may be resumed
+            writer.close("recording")
+
+    open = __enter__
+
+    def close(self) -> None:
+        """What leaving the `with` block does."""
+        self.__exit__(None)
+
+    @property
+    def committed(self) -> int:
+        """The number of steps that are safe on disk, whatever happens to the process."""
+        return 0 if self._keep.writer is None else self._keep.writer.committed
+
+    # what the loop iterates over --------------------------------------------------------------------
+
+    def batches(
+        self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]
+    ) -> Iterator[tuple[list[Hashable], Any]]:
+        """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.
+
+        `loader` is a torch DataLoader over the tape's data set, or pairs (positions, batch) of your own
+        making. In a resumed run the batches that were done are passed over.
+        """
+        self._epoch += 1
+        back = self._back
+        if back is not None and self._epoch < back["epoch"]:
+            return
+        if back is not None:
+            restore(self._keep.generators(back["began"]), self._device)
+        began = capture(self._device)
+        source, done = self._source(loader), 0
+        if back is not None:
+            while done < back["position"]:
+                next(source, None)
+                done += 1
+            self._restore(back)
+        while True:
+            if not self._seen.seen:
+                self.boundary(position=done, began=began)
+            found = next(source, None)
+            if found is None:
+                return
+            done += 1
+            self._seen.queue.clear()  # a batch that the loop passed over
+            self._seen.push(found)
+            yield [self._ids[i] for i in found.indices], found.batch
+            self._seen.check_done()
+
+    def _source(self, loader: Any) -> Iterator[Pending]:
+        if not hasattr(loader, "dataset"):
+            for indices, batch in loader:
+                yield Pending([int(i) for i in indices], capture(), batch)
+            return
+        if id(loader) not in self._twins:
+            self._twins[id(loader)] = loader, told(loader)
+            if not self._collate_given:
+                self.collate_with(loader.collate_fn)
+        for fetched in delivered(self._twins[id(loader)][1]):
+            yield Pending(*fetched)
+
+    def collate_with(self, collate: Callable[[list[Any]], Any]) -> None:
+        """Examples are fetched again with this collation."""
+        self._call = replace(self._call, collate=collate)
+        self._seen.call = self._call
+        self._spot.use(self._call)
+
+    # events: `batches` and the hooks send them, integrations send the first two ----------------------
+
+    def boundary(self, *, position: int = 0, began: bytes | None = None) -> None:
+        """A step is about to begin: keep the state, if the recorder does."""
+        self._snapshot = {
+            "epoch": self._epoch,
+            "position": position,
+            "began": began or b"",
+            "now": capture(self._device),
+            "lrs": rates(self.optimizer),
+            "schedulers": [s.state_dict() for s in self._schedulers],
+        }
+        step = self._seen.step
+        if self._rule is not None and step and self._keep.keeps(step):
+            self._keep.state(step, self._moment(), self._snapshot)
+        if self._spot.decide() or self._rule is None:
+            names = [n for n, _ in self.model.named_buffers()] if self._rule is None else list(self._buffers)
+            self._buffers = self._copied(names)
+
+    def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
+        """The micro-batch of these positions is forwarded next (first come, first served)."""
+        self._seen.push(Pending([int(i) for i in indices], rng or capture(), batch))
+
+    def _before_step(self) -> None:
+        step = self._seen.step
+        if not self._seen.seen:
+            raise InputError(
+                f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
+                "step needs a forward pass on a batch of tape.batches"
+            )
+        self._seen.settle()
+        params = trained(self.model, self.optimizer)
+        if self._rule is None:
+            self._begin(params)
+        if list(params) != list(self._params):
+            odd = sorted(set(params) ^ set(self._params))[0]
+            raise InputError(
+                f"step {step}: parameter {odd} has a gradient in some steps and none in others; freeze it "
+                "for the whole run, or use it in every step"
+            )
+        check_rates(self._settings, self.optimizer, step)
+        if name := self._marks.changed():
+            raise InputError(
+                f"step {step}: parameter {name} was changed since the last step by something else than the "
+                "optimizer, which a replay would not do; leave it out, or do it inside the model"
+            )
+        self._lrs = rates(self.optimizer)
+        if self._spot.wanted:
+            self._spot.before(self._moment()._replace(buffers=self._buffers))
+
+    def _after_step(self) -> None:
+        assert self._rule is not None
+        self._marks.take()
+        seen, step = self._seen, self._seen.step
+        micros, coefficients, losses = seen.finish()
+        if self._spot.wanted:
+            self._spot.after(
+                step, micros, coefficients, self._lrs, self._rule, seen.autocast, seen.training,
+                self._separable, self._moment(),
+            )  # fmt: skip
+        self._keep.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
+
+    # the beginning, and the beginning of a resumed run ----------------------------------------------
+
+    def _begin(self, params: dict[str, nn.Parameter]) -> None:
+        """The first step is about to be done: now it is known what is trained."""
+        changing = changed_buffers(self._buffers, self.model)
+        self._learn(params, described(self.optimizer, params, self._clip))
+        assert self._rule is not None
+        slots, updates = remembered(self.optimizer, self._rule.optimizer, self._rule.layout, params)
+        self._rule = self._rule._replace(updates=updates)
+        self._buffers = {n: self._buffers[n] for n in changing}
+        first = Moment(self._rule.layout.join(params), slots, self._buffers)
+        if self._keep.writer is None:
+            about = described_run(
+                self.model, self._call, self._rule, self._seen, changing, separable=self._separable,
+                optimizer=described(self.optimizer, params, self._clip), tolerance=self._tolerance,
+            )  # fmt: skip
+            self._keep.begin(self._rule, first, self._ids, {"workload": self._name, **about})
+        self._keep.state(0, first, self._snapshot)
+
+    def _learn(self, params: dict[str, nn.Parameter], description: dict[str, Any], updates: int = 0) -> None:
+        self._params, self._marks = params, Marks(params)
+        layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
+        self._rule = Rule(layout, rebuilt(description), updates)
+
+    def _return(self) -> None:
+        """Take up the run that the store holds."""
+        attrs = self._keep.reopen()
+        assert self._keep.writer is not None
+        kept = self._keep.writer.resumed
+        if kept is None or not kept.number:
+            return
+        about = attrs["fingerprint"]
+        check_identity(about, self.model, self._call.data, [n for n, _ in attrs["buffers"]], str(self._store))
+        own = dict(self.model.named_parameters())
+        params = {n: own[n] for n, _ in about["parameters"]}
+        self._learn(params, attrs["tape"]["optimizer"], attrs["tape"]["updates"])
+        self._back = {**kept.snapshot, "tensors": kept.tensors, "number": kept.number}
+        self._buffers = self._copied([n for n, _ in attrs["buffers"]])
+        self._keep.remember_generators()
+        self._seen.step = kept.number
+        self._load(self._back)
+
+    def _load(self, back: dict[str, Any]) -> None:
+        """Model and optimizer as they were at the kept state."""
+        assert self._rule is not None
+        layout, rule, updates = self._rule
+        tensors = {name: torch.from_numpy(x).to(self._device) for name, x in back["tensors"].items()}
+        put_back(self._params, layout.split(tensors["theta"]))
+        if self._buffers:
+            own = dict(self.model.named_buffers())
+            parts = tensors["buffers"].split([own[n].numel() for n in self._buffers])
+            put_back(own, dict(zip(self._buffers, parts, strict=True)))
+        slots = {name: tensors[name] for name in rule.slots}
+        recall(self.optimizer, slots, updates + back["number"], layout, self._params)
+
+    def _restore(self, back: dict[str, Any]) -> None:
+        """Everything as it was when the kept state's step was about to begin."""
+        self._load(back)
+        for group, lr in zip(self.optimizer.param_groups, back["lrs"], strict=True):
+            group["lr"] = lr
+        for scheduler, state in zip(self._schedulers, back["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        restore(self._keep.generators(back["now"]), self._device)
+        self._marks.take()
+        self._back = None
+
+    def _moment(self) -> Moment:
+        assert self._rule is not None
+        slots, _ = remembered(self.optimizer, self._rule.optimizer, self._rule.layout, self._params)
+        return Moment(self._rule.layout.join(self._params), slots, self._copied(list(self._buffers)))
+
+    def _copied(self, names: Sequence[str]) -> dict[str, Tensor]:
+        own = dict(self.model.named_buffers())
+        return {n: own[n].detach().clone() for n in names}

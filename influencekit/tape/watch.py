@@ -1,0 +1,93 @@
+"""What a tape sees of a model and its optimizer while a loop runs: forwards, steps, and edits in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influencekit.errors import InputError
+
+__all__ = ["Marks", "refuse_hooks", "watch"]
+
+_SAMPLE = 4096  # entries of a parameter that are watched; of a smaller one, all
+
+
+class Marks:
+    """Sums over samples of the parameters, to see whether anything but the optimizer has changed them.
+
+    Cost: one small sum a parameter. An edit of a few entries of a large parameter may escape it, not the
+    replay.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
+        self._params = params
+        self._last: Tensor | None = None
+
+    def take(self) -> None:
+        """Remember the parameters as they are."""
+        self._last = self._sums()
+
+    def changed(self) -> str | None:
+        """The name of a parameter that is not as remembered, if there is one."""
+        if self._last is None:
+            return None
+        moved = (self._sums() != self._last).nonzero()
+        return list(self._params)[int(moved[0])] if len(moved) else None
+
+    def _sums(self) -> Tensor:
+        with torch.no_grad():
+            flat = [p.detach().reshape(-1) for p in self._params.values()]
+            return torch.stack([x[:: max(1, len(x) // _SAMPLE)].sum(dtype=torch.float64) for x in flat])
+
+
+def watch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forward: Callable[[], None],
+    after: Callable[[Any], None],
+    before_step: Callable[[], None],
+    after_step: Callable[[], None],
+) -> list[Any]:
+    """Call back at every forward (with gradients) and optimizer step; the handles have `remove`."""
+
+    def pre_forward(module: nn.Module, args: Any) -> None:
+        if torch.is_grad_enabled():
+            forward()
+
+    def post_forward(module: nn.Module, args: Any, outputs: Any) -> None:
+        if torch.is_grad_enabled():
+            after(outputs)
+
+    def pre_step(self: Any, args: Any, kwargs: Any) -> None:
+        if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
+            raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
+        before_step()
+
+    def post_step(self: Any, args: Any, kwargs: Any) -> None:
+        after_step()
+
+    return [
+        model.register_forward_pre_hook(pre_forward),
+        model.register_forward_hook(post_forward),
+        optimizer.register_step_pre_hook(pre_step),
+        optimizer.register_step_post_hook(post_step),
+    ]
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse hooks that may change gradients, by the name of what they hang on."""
+    for name, p in model.named_parameters():
+        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise InputError(
+                f"parameter {name} has a gradient hook, which a replay would not see; remove it, or do what "
+                "it does in the loss"
+            )
+    for name, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise InputError(
+                f"module {name or type(module).__name__} has a backward hook, which derivatives would not "
+                "see; remove it"
+            )
