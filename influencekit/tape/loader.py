@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from influencekit.errors import InputError
 from influencekit.tape.rng import capture, restored
 
-__all__ = ["Fetched", "delivered", "fetch", "told"]
+__all__ = ["Collate", "Fetched", "Told", "delivered", "fetch", "told"]
 
 
 class Fetched(NamedTuple):
@@ -40,9 +40,7 @@ def told(loader: DataLoader[Any]) -> DataLoader[Any]:
             "fetched again; use a map-style data set (__getitem__ and __len__)"
         )
     twin = copy(loader)
-    twin.__dict__.update(
-        dataset=_Told(loader.dataset), collate_fn=_Collate(loader.collate_fn), _iterator=None
-    )
+    twin.__dict__.update(dataset=Told(loader.dataset), collate_fn=Collate(loader.collate_fn), _iterator=None)
     return twin
 
 
@@ -57,7 +55,7 @@ def _items(data: Any, indices: list[int]) -> list[Any]:
     return together(indices) if together else [data[i] for i in indices]
 
 
-class _Told:
+class Told:
     """A data set whose items are (positions, generators before, items)."""
 
     def __init__(self, data: Any) -> None:
@@ -76,7 +74,7 @@ class _Told:
         return indices, capture(), self._data[index]
 
 
-class _Collate:
+class Collate:
     """The user's collation, of the items alone."""
 
     def __init__(self, collate: Any) -> None:

@@ -47,7 +47,8 @@ class Observer:
         self.queue: deque[Pending] = deque()
         self.seen: list[_Seen] = []
         self._reduction, self._accumulate = reduction, accumulate
-        self._device = next(model.parameters()).device
+        first = next(model.parameters())
+        self._device, self._dtype = first.device, first.dtype
         self._first = True
 
     def push(self, pending: Pending) -> None:
@@ -134,9 +135,9 @@ class Observer:
 
     def _coefficients(self, pending: Pending) -> Tensor:
         n = len(pending.indices)
-        if isinstance(self._reduction, str):
-            value = 1.0 / n if self._reduction == "mean" else 1.0
-            return torch.full((n,), value / self._accumulate, dtype=torch.float64)
+        if isinstance(self._reduction, str):  # rounded as backward of `losses.mean() / accumulate` rounds
+            value = torch.ones((), dtype=self._dtype) / self._accumulate
+            return (value / n if self._reduction == "mean" else value).double().expand(n)
         batch = pending.batch
         if batch is None:
             batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)

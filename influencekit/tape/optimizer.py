@@ -69,7 +69,9 @@ def check_rates(before: Sequence[Mapping[str, Any]], optimizer: torch.optim.Opti
                 )
 
 
-def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+def trained(
+    model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float | None = None
+) -> dict[str, nn.Parameter]:
     """The parameters that the step is about to change, in the model's order: the optimizer's with a gradient.
 
     As in torch, a parameter without a gradient (frozen, or not used by the loss) is left alone, even by
@@ -83,6 +85,12 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.
             "pass the tape the model whose parameters it trains"
         )
     found = {n: p for n, p in model.named_parameters() if id(p) in mine and p.grad is not None}
+    outside = [n for n, p in model.named_parameters() if id(p) not in mine and p.grad is not None]
+    if clip_norm is not None and outside:
+        raise InputError(
+            f"parameter {outside[0]} has a gradient, which counts in the clipped norm, and is in no group of "
+            "the optimizer; freeze it, or give it to the optimizer"
+        )
     if not found:
         raise InputError("no parameter of the optimizer has a gradient; call loss.backward() before its step")
     return found

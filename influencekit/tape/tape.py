@@ -207,8 +207,9 @@ class Tape:
 
     # events: `batches` and the hooks send them, integrations send the first two ----------------------
 
-    def boundary(self, *, position: int = 0, began: bytes | None = None) -> None:
-        """A step is about to begin: keep the state, if the recorder does."""
+    def boundary(self, *, epoch: int | None = None, position: int = 0, began: bytes | None = None) -> None:
+        """A step is about to begin, at this position of this epoch: keep the state, if the recorder does."""
+        self._epoch = self._epoch if epoch is None else epoch
         self._snapshot = {
             "epoch": self._epoch,
             "position": position,
@@ -236,7 +237,7 @@ class Tape:
                 "step needs a forward pass on a batch of tape.batches"
             )
         self._seen.settle()
-        params = trained(self.model, self.optimizer)
+        params = trained(self.model, self.optimizer, self._clip)
         if self._rule is None:
             self._begin(params)
         if list(params) != list(self._params):

@@ -119,15 +119,19 @@ class Training:
         self._taped, self._buffers, self._autocast = taped, buffers, autocast
         self._begin = (lambda: None) if rng is None else setter(rng, taped.device)
 
+    def _cast(self, theta: Tensor) -> torch.autocast:
+        return torch.autocast(theta.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         taped = self._taped
-        kind, on = theta.device.type, self._autocast is not None
         self._begin()
-        with torch.autocast(kind, dtype=self._autocast, enabled=on):
+        with self._cast(theta):
             return taped.functional(taped.trainer, theta, batch, self._buffers)
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         return self._taped.loss_of(outputs, batch)
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        return self.loss_of(self.outputs(theta, batch), batch).to(theta.dtype)
+        outputs = self.outputs(theta, batch)
+        with self._cast(theta):
+            return self.loss_of(outputs, batch).to(theta.dtype)
