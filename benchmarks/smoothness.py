@@ -26,8 +26,8 @@ NAME = "mnist-1v7-dnn"
 ACTIVATIONS = ("ReLU", "softplus")
 
 
-def build(setting: str, activation: str, seed: int) -> ik.Workload:
-    workload = ik.make("workload", NAME, setting=setting, seed=seed)
+def build(setting: str, activation: str, seed: int, name: str = NAME) -> ik.Workload:
+    workload = ik.make("workload", name, setting=setting, seed=seed)
     if activation == "ReLU":
         return workload
     model = workload.model

@@ -88,7 +88,7 @@ def trust(
     elif value < limit:
         warning = (
             f"trust {value:.2f} is below {limit:g}: leaving examples out does not do what their scores say. "
-            "Verify the extremes by retraining. Training would be smoother with "
+            "Believe no more of the ranking than you verify by retraining. Training would be smoother with "
             f"{advice(trajectory.workload)}"
         )
     return found.assign_attrs(method=method, limit=limit, trainings=trainings, warning=warning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from influencekit.trajectory import Trajectory
 
 __all__ = ["estimate"]
 
@@ -44,10 +47,38 @@ FORMATS = (".zarr", ".nc", ".csv")
     metavar="N",
     help="How many harmful and helpful examples are printed.",
 )
+@click.option(
+    "--trust",
+    type=click.Choice(["auto", "retrain", "smooth", "none"]),
+    default="auto",
+    show_default=True,
+    help="Can the scores be believed? retrain = agreement with retraining without 16 random examples; smooth "
+    "= does training answer in proportion when 4 random examples lose weight (two trainings); auto takes the "
+    "first for small models, the second for large ones.",
+)
+@click.option(
+    "--verify-top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Retrain without each of the N most harmful examples, and show estimate and truth side by side.",
+)
+@click.option(
+    "--harmful/--helpful",
+    default=True,
+    show_default=True,
+    help="Which end of the ranking --verify-top takes.",
+)
+@click.option(
+    "--remove",
+    metavar="FILE",
+    help="Predict the joint effect of a set of examples, and retrain without all of it. One id a line; blank "
+    "lines and lines that begin with # do not count.",
+)
 @shared("device", "data-dir", "threads")
 def estimate(
-    store: str, estimator: str, query: str, window: str, removal: Any, out: str | None, top: int, device: str,
-    data_dir: str | None, threads: int,
+    store: str, estimator: str, query: str, window: str, removal: Any, out: str | None, top: int, trust: str,
+    verify_top: int | None, harmful: bool, remove: str | None, device: str, data_dir: str | None,
+    threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -56,19 +87,36 @@ def estimate(
 
     \b
       influencekit estimate run.zarr
+      influencekit estimate run.zarr --verify-top 20
+      influencekit estimate run.zarr --remove suspects.txt
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
     if out and Path(out).suffix not in FORMATS:
         raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
     with new_file(out) as path:
         with progress():
-            from influencekit import pipeline
+            from influencekit import pipeline, screen
+            from influencekit.cli import screening
             from influencekit.cli.examples import classes
             from influencekit.cli.problems import reopen, use_device
 
+            ids = screening.read_ids(remove) if remove else None
             trajectory = reopen(store, data_dir, use_device(device, threads))
+            if ids:
+                screen.positions_of(trajectory.workload, ids)  # unknown ones are found before the work
             scores = pipeline.estimate(trajectory, query, estimator, window, removal)
+            scores = scores.assign_attrs(_trust(trajectory, query, estimator, scores, trust))
+            which: Any = "harmful" if harmful else "helpful"
+            verified = removed = None
+            began = time.perf_counter()
+            if verify_top:
+                verified = screen.verify(trajectory, query, scores, verify_top, which)
+                verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
+            if ids:
+                removed = screen.remove(trajectory, query, ids, scores)
+                removed.attrs["seconds"] = time.perf_counter() - began
             result = _labelled(scores, classes(trajectory.workload), dict(trajectory.workload.info))
+            result = screening.attach(result, verified, removed)
         if path and path.suffix == ".csv":
             from influencekit.cli.saving import write_ranking
 
@@ -78,9 +126,31 @@ def estimate(
     from influencekit.cli.ranking import report
     from influencekit.cli.table import width_of
 
-    click.echo(report(result, top, width_of(sys.stdout)))
+    width = width_of(sys.stdout)
+    click.echo(report(result, top, width, bool(verify_top)))
+    if verified is not None:
+        click.echo(f"\n{screening.verified_report(result, verified, width)}")
+    if removed is not None:
+        click.echo(f"\n{screening.removed_report(removed, width)}")
     if out:
         click.echo(f"saved in {out}")
+
+
+def _trust(
+    trajectory: Trajectory, query: str, estimator: str, scores: xr.Dataset, method: Any
+) -> dict[str, Any]:
+    """The attrs `trust` and `trust_...`: method, limit, trainings, warning, seconds; none for the truth."""
+    from influencekit import reliability
+    from influencekit.interfaces import Claim
+    from influencekit.registry import make
+
+    exact = Claim.EXACT in make("estimator", estimator).claims
+    if method == "none" or (method == "auto" and exact):
+        return {}
+    began = time.perf_counter()
+    found = reliability.trust(trajectory, query, scores, method)
+    about = {f"trust_{name}": found.attrs[name] for name in ("method", "limit", "trainings", "warning")}
+    return {"trust": found.trust.item(), **about, "trust_seconds": time.perf_counter() - began}
 
 
 def _labelled(scores: xr.Dataset, labels: list[str] | None, info: dict[str, Any]) -> xr.Dataset:

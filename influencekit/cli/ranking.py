@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 
-def report(result: xr.Dataset, top: int, width: int | None) -> str:
+def report(result: xr.Dataset, top: int, width: int | None, verified: bool = False) -> str:
     """A title, the accuracy, notes of the estimator, and a table for the mean over queries and windows."""
     attrs = result.attrs
     name = str(result.estimator.values[0])
@@ -29,6 +29,7 @@ def report(result: xr.Dataset, top: int, width: int | None) -> str:
     lines = [
         click.style(f"{attrs['workload']}, seed {attrs['seed']}: influence on {what}", bold=True),
         paragraph(f"{name}{notes}; {where}, {result.removal.values[0]} removal{reached}", width),
+        *([paragraph(_trust(attrs), width)] if "trust" in attrs else []),
         "",
     ]
     scores = result.influence.isel(estimator=0, seed=0).mean(("query", "window"), skipna=False)
@@ -56,7 +57,21 @@ def report(result: xr.Dataset, top: int, width: int | None) -> str:
     if len(order) < scores.sizes["train"]:
         lines.append(f"{len(order)} of {scores.sizes['train']} examples were scored")
     lines += ["", paragraph("effect = the query without the example minus with it", width)]
+    if warning := attrs.get("trust_warning"):
+        ask = "" if verified else "; --verify-top 20 shows what retraining says of the extremes"
+        lines += [paragraph(click.style("Beware: ", fg="yellow", bold=True) + warning + ask, width)]
     return "\n".join(lines)
+
+
+def _trust(attrs: dict[str, Any]) -> str:
+    """`trust 0.87: ...`: the figure, what it is, what it cost."""
+    method, seconds = attrs["trust_method"], f"{attrs['trust_seconds']:.1f} s"
+    figure = "unknown" if attrs["trust"] != attrs["trust"] else f"{attrs['trust']:.2f}"
+    if method == "retrain":
+        how = f"agreement with {attrs['trust_trainings']} random retrainings without one example"
+    else:
+        how = "how proportionately training answers when a few examples lose weight"
+    return f"trust {figure} of 1: {how} ({seconds})"
 
 
 def _short(value: object) -> str:

@@ -42,15 +42,18 @@ def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:
 
 
 def write_ranking(result: xr.Dataset, path: Path) -> None:
-    """One row an example, seed, query and window; the most harmful by the first estimator come first."""
+    """One row an example, seed, query and window; the most harmful by the first estimator come first.
+
+    What `estimate` retrained follows: its effect, empty where there is none, and 1 for what was removed.
+    """
     names = result.estimator.values.tolist()
     labelled = ["label"] if "label" in result.coords else []
-    write_csv(
-        path, ["example", *labelled, "seed", "query", "window", *names], _ranking(result, bool(labelled))
-    )
+    extra = [name for name in ("retrained", "removed") if name in result]
+    head = ["example", *labelled, "seed", "query", "window", *names, *extra]
+    write_csv(path, head, _ranking(result, bool(labelled), extra))
 
 
-def _ranking(result: xr.Dataset, labelled: bool) -> Iterator[list[Any]]:
+def _ranking(result: xr.Dataset, labelled: bool, extra: list[str]) -> Iterator[list[Any]]:
     scores = result.influence.transpose("seed", "query", "window", "train", "estimator").values
     ids = result.example.values
     for s, seed in enumerate(result.seed.values.tolist()):
@@ -59,4 +62,6 @@ def _ranking(result: xr.Dataset, labelled: bool) -> Iterator[list[Any]]:
                 some = scores[s, q, w]
                 for i in some[:, 0].argsort(kind="stable"):  # not a number comes last
                     label = [result.label.values[s, i]] if labelled else []
-                    yield [ids[s, i], *label, seed, query, window_name(result, w), *some[i].tolist()]
+                    row = [ids[s, i], *label, seed, query, window_name(result, w), *some[i].tolist()]
+                    more = [result[n].values[(q, w, i) if n == "retrained" else i].item() for n in extra]
+                    yield [*row, *("" if x != x else x for x in more)]

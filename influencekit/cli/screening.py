@@ -1,0 +1,118 @@
+"""`estimate --verify-top` and `--remove`: what retraining showed, to be saved and to be printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from influencekit.cli.summary import window_name
+from influencekit.cli.table import aligned, paragraph
+from influencekit.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["attach", "read_ids", "removed_report", "verified_report"]
+
+
+def read_ids(path: str) -> list[str]:
+    """The example ids in a file, one a line; blank lines and lines that begin with # do not count."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
+        raise InputError(f"--remove {path} cannot be read: {reason}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    ids = [line for line in lines if line and not line.startswith("#")]
+    if not ids:
+        raise InputError(f"--remove {path} holds no example id; write one a line")
+    return ids
+
+
+def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset | None) -> xr.Dataset:
+    """The scores with what retraining showed: NaN for whatever was not retrained.
+
+    `retrained` and `after` [query, window, train], `before` [query, window] and `agreement` [metric, query,
+    window] of the verified examples; `removed` [train] marks the set, `removed_estimate`, `..._retrained`,
+    `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after` [window] are its.
+    """
+    ids = result.example.isel(seed=0).values.tolist()
+    if verified is not None:
+        places = _places(ids, verified)
+        for name in ("retrained", "after"):
+            full = result.influence.isel(estimator=0, seed=0, drop=True).transpose("query", "window", "train")
+            values = full.values * float("nan")
+            values[..., places] = verified[name].values
+            result[name] = full.dims, values
+        result = result.assign(before=verified.before, agreement=verified.agreement)
+        result = result.assign_coords(metric=verified.metric)
+    if removed is not None:
+        import numpy as np
+
+        marks = np.zeros(len(ids), dtype=np.int8)
+        marks[_places(ids, removed)] = 1
+        result["removed"] = "train", marks
+        for name in ("estimate", "retrained", "before", "after", "accuracy_before", "accuracy_after"):
+            result[f"removed_{name}"] = removed[name].dims, removed[name].values
+    return result
+
+
+def _places(ids: list[str], some: xr.Dataset) -> list[int]:
+    where = {name: k for k, name in enumerate(ids)}
+    return [where[str(name)] for name in some.train.values.tolist()]
+
+
+def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None) -> str:
+    """The verified examples, their estimate beside the truth, and how well the two agree."""
+    mean = verified.mean(("query", "window"))
+    count, query = verified.sizes["train"], verified.attrs["query"]
+    what = query if len(query) <= 12 else "query"
+    ids = result.example.isel(seed=0).values.tolist()
+    labels = result.label.isel(seed=0).values if "label" in result.coords else None
+    rows = [
+        ["example", *(["class"] if labels is not None else []), "estimate", "retrained", f"{what} without"]
+    ]
+    for k, place in enumerate(_places(ids, verified)):
+        label = [str(labels[place])] if labels is not None else []
+        change = [f"{float(mean[name][k]):+.3e}" for name in ("estimate", "retrained")]
+        rows.append([ids[place], *label, *change, f"{float(mean.after[k]):.6g}"])
+    head, *lines = aligned(rows, left=1 if labels is None else 2)
+    right = round(float(verified.same_sign.mean()) * count)
+    figures = [
+        f"{name.capitalize()} {float(value):.3f}"
+        for name, value in zip(mean.metric.values.tolist(), mean.agreement.values, strict=True)
+        if name in ("pearson", "spearman") and value == value
+    ]
+    attrs = verified.attrs
+    title = f"the {count} most {attrs['which']}, retrained without each ({attrs['seconds']:.1f} s)"
+    said = f"{query} is {float(mean.before):.6g} with all examples; "
+    said += f"the sign is right for {right} of {count}" + "".join(f", {each}" for each in figures)
+    return "\n".join([click.style(paragraph(title, width), bold=True), head, *lines, paragraph(said, width)])
+
+
+def removed_report(removed: xr.Dataset, width: int | None) -> str:
+    """The whole set: the query with and without it, and the sum of the scores; a row a window."""
+    mean = removed.mean("query")
+    windows = removed.sizes["window"]
+    head = ["", "with all", "without", "change", "sum of scores"]
+    rows = [["window", *head[1:]] if windows > 1 else head]
+    for k in range(windows):
+        at = mean.isel(window=k)
+        name = window_name(removed, k) if windows > 1 else removed.attrs["query"]
+        rows.append(
+            [
+                name,
+                *(f"{float(at[each]):.6g}" for each in ("before", "after")),
+                *(f"{float(at[each]):+.3e}" for each in ("retrained", "estimate")),
+            ]
+        )
+    accuracy = [float(removed[f"accuracy_{each}"][-1]) for each in ("before", "after")]
+    if accuracy[0] == accuracy[0]:
+        points = f"{100 * (accuracy[1] - accuracy[0]):+.1f} %"
+        rows.append(["test accuracy", *(f"{100 * a:.1f} %" for a in accuracy), points, ""])
+    first, *lines = aligned(rows)
+    count = removed.sizes["train"]
+    title = f"without all {count} examples of the set, retrained ({removed.attrs['seconds']:.1f} s)"
+    return "\n".join([click.style(paragraph(title, width), bold=True), first, *lines])
