@@ -17,7 +17,7 @@ from influencekit.tape.replica import Call, Micro, Replica, set_modes
 
 __all__ = ["Moment", "Rule", "SpotCheck", "compared"]
 
-_ALLOWANCE = 1.0  # seconds that checks may take in any case: short runs are checked throughout
+_ALLOWANCE = 0.2  # seconds that checks may take in any case: short runs are checked throughout
 
 
 class Moment(NamedTuple):
@@ -55,7 +55,7 @@ class SpotCheck:
     def decide(self) -> bool:
         """Whether the step that is about to begin will be replayed."""
         elapsed = time.perf_counter() - self._began
-        budget = _ALLOWANCE + self._share * elapsed
+        budget = max(_ALLOWANCE, self._share * elapsed)
         each = self._spent / max(1, self.done)
         affordable = self._share == 1 or self._spent + each <= budget
         self.wanted = self._replica is not None and (

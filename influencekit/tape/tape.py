@@ -66,7 +66,7 @@ class Tape:
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
         target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
         clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
-        scheduler: Any = (), resume: bool = False, check: float = 0.02, tolerance: float = 5e-3,
+        scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
@@ -210,17 +210,20 @@ class Tape:
     def boundary(self, *, epoch: int | None = None, position: int = 0, began: bytes | None = None) -> None:
         """A step is about to begin, at this position of this epoch: keep the state, if the recorder does."""
         self._epoch = self._epoch if epoch is None else epoch
-        self._snapshot = {
-            "epoch": self._epoch,
-            "position": position,
-            "began": began or b"",
-            "now": capture(self._device),
-            "lrs": rates(self.optimizer),
-            "schedulers": [s.state_dict() for s in self._schedulers],
-        }
         step = self._seen.step
-        if self._rule is not None and step and self._keep.keeps(step):
-            self._keep.state(step, self._moment(), self._snapshot)
+        if self._keep.keeps(step) or self._rule is None:
+            snapshot = {
+                "epoch": self._epoch,
+                "position": position,
+                "began": began or b"",
+                "now": capture(self._device),
+                "lrs": rates(self.optimizer),
+                "schedulers": [s.state_dict() for s in self._schedulers],
+            }
+            if self._rule is None:
+                self._snapshot = snapshot  # of state 0, kept with the first step
+            else:
+                self._keep.state(step, self._moment(), snapshot)
         if self._spot.decide() or self._rule is None:
             names = [n for n, _ in self.model.named_buffers()] if self._rule is None else list(self._buffers)
             self._buffers = self._copied(names)

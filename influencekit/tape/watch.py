@@ -16,10 +16,9 @@ _SAMPLE = 4096  # entries of a parameter that are watched; of a smaller one, all
 
 
 class Marks:
-    """Sums over samples of the parameters, to see whether anything but the optimizer has changed them.
+    """Samples of the parameters, to see whether anything but the optimizer changes them.
 
-    Cost: one small sum a parameter. An edit of a few entries of a large parameter may escape it, not the
-    replay.
+    Cost: two small copies a step. An edit of few entries of a large parameter may escape it, not the replay.
     """
 
     def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
@@ -28,19 +27,26 @@ class Marks:
 
     def take(self) -> None:
         """Remember the parameters as they are."""
-        self._last = self._sums()
+        self._last = self._sample()
 
     def changed(self) -> str | None:
         """The name of a parameter that is not as remembered, if there is one."""
         if self._last is None:
             return None
-        moved = (self._sums() != self._last).nonzero()
-        return list(self._params)[int(moved[0])] if len(moved) else None
+        now = self._sample()
+        if torch.equal(now, self._last):
+            return None
+        lengths = [len(x) for x in self._views()]
+        pairs = zip(now.split(lengths), self._last.split(lengths), strict=True)
+        moved = [not torch.equal(a, b) for a, b in pairs]
+        return list(self._params)[moved.index(True)]
 
-    def _sums(self) -> Tensor:
-        with torch.no_grad():
-            flat = [p.detach().reshape(-1) for p in self._params.values()]
-            return torch.stack([x[:: max(1, len(x) // _SAMPLE)].sum(dtype=torch.float64) for x in flat])
+    def _sample(self) -> Tensor:
+        return torch.cat(self._views())
+
+    def _views(self) -> list[Tensor]:
+        flat = [p.detach().reshape(-1) for p in self._params.values()]
+        return [x[:: max(1, len(x) // _SAMPLE)] for x in flat]
 
 
 def watch(
