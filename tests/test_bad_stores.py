@@ -21,7 +21,7 @@ from helpers_cli import TINY, fails, workload
 import influencekit as ik
 from influencekit.cli import cli
 from influencekit.cli.problems import Source
-from influencekit.writing.growing import Folder
+from influencekit.writing.files import Folder
 
 
 @pytest.fixture

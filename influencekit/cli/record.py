@@ -33,10 +33,17 @@ __all__ = ["record"]
     metavar="N",
     help="Decides the draw of the examples, the initial parameters and the order of the batches.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the recording at --store, if there is one, with its recorder and window: for a run that "
+    "was interrupted or killed. It ends as the same store, bit for bit.",
+)
 @shared("setting", "device", "data-dir", "threads")
+@click.pass_context
 def record(
-    workload: str, store: str, recorder: str, window: str, seed: int, setting: str | None, device: str,
-    data_dir: str | None, threads: int,
+    ctx: click.Context, workload: str, store: str, recorder: str, window: str, seed: int, resume: bool,
+    setting: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD and record every state (or every k-th) into a labelled zarr store.
 
@@ -46,23 +53,41 @@ def record(
     \b
       influencekit record mnist-1v7-dnn --store run.zarr
       influencekit record adult-dnn --store run.zarr --recorder every-k:k=20 --window epoch:0-5
+      influencekit record adult-dnn --store run.zarr --resume
     """
     path = Path(store)
-    if path.exists():
-        raise InputError(f"--store {store} exists already; choose another name, or delete it first")
+    if path.exists() and not resume:
+        raise InputError(
+            f"--store {store} exists already; choose another name, or delete it first (or continue it, if it "
+            "was cut off: --resume)"
+        )
     if not path.absolute().parent.is_dir():
         raise InfluenceKitError(f"--store {store} cannot be written: {path.parent} is not a folder")
     with progress():
         from influencekit import pipeline
         from influencekit.cli.problems import Source, use_device
+        from influencekit.store import open_group
         from influencekit.windows import parse_windows
 
         problem = Source(workload, setting, data_dir, use_device(device, threads))(seed)
         spans = parse_windows(window, problem.plan)
         if len(spans) != 1:
             raise InputError(f"--window {window} is {len(spans)} windows; a recording has one")
-        span = (spans[0].start, spans[0].stop)
-        trajectory = pipeline.record(problem, recorder, path, span)
+        default = {n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.DEFAULT}
+        continued = resume and path.exists()
+        try:
+            trajectory = pipeline.record(
+                problem,
+                None if continued and "recorder" in default else recorder,
+                path,
+                None if continued and "window" in default else (spans[0].start, spans[0].stop),
+                resume=resume,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            if path.exists():
+                done = open_group(path).attrs["committed"]
+                click.echo(f"{store} has {done} steps; the same command with --resume continues it", err=True)
+            raise
     attrs, steps = trajectory.attrs, problem.plan.steps
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     reached = f", test accuracy {100 * attrs['accuracy']:.1f} %" if "accuracy" in attrs else ""

@@ -1,19 +1,16 @@
-"""Arrays that grow by rows, kept in files that are whole or not there: what a trajectory store is made of."""
+"""An array that grows by rows, cut into chunks, each of them compressed and with a checksum."""
 
 import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 
-__all__ = ["Column", "Files", "Folder", "Growing", "Memory"]
+from influencekit.writing.files import Files
 
-PARTIAL = ".partial"  # the end of the name of a file that is being written
+__all__ = ["Column", "Growing"]
 
 
 class Column(NamedTuple):
@@ -22,60 +19,6 @@ class Column(NamedTuple):
     dims: tuple[str, ...]
     dtype: Any
     fill: Any = 0
-
-
-class Files(Protocol):
-    """Where the chunks and the metadata go."""
-
-    @property
-    def store(self) -> Any:
-        """What zarr and xarray open."""
-
-    def put(self, key: str, data: Any) -> None:
-        """Write one file. A process that is killed meanwhile leaves what the file held before."""
-
-
-class Folder:
-    """Files below a folder. A file is written beside its place and then renamed, which is one act."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def store(self) -> str:
-        return str(self.root)
-
-    def put(self, key: str, data: Any) -> None:
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(target.name + PARTIAL)
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-            os.replace(beside, target)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-
-    def tidy(self) -> None:
-        """Remove what a killed process had not finished."""
-        for file in list(self.root.rglob("*" + PARTIAL)):
-            file.unlink()
-
-
-class Memory:
-    """The same in memory."""
-
-    def __init__(self) -> None:
-        self._files: dict[str, Any] = {}
-        self._store = zarr.storage.MemoryStore(self._files)
-
-    @property
-    def store(self) -> zarr.storage.MemoryStore:
-        return self._store
-
-    def put(self, key: str, data: Any) -> None:
-        self._files[key] = default_buffer_prototype().buffer.from_bytes(bytes(data))
 
 
 class Growing:
@@ -112,7 +55,9 @@ class Growing:
         self._meta = json.loads(self._encoded["zarr.json"].to_bytes())
 
     @classmethod
-    def resume(cls, files: Files, name: str, array: Any, length: int) -> "Growing":
+    def resume(
+        cls, files: Files, name: str, array: Any, length: int, read: Callable[[slice], np.ndarray]
+    ) -> "Growing":
         """The array as it stands on disk, to be continued after its first `length` rows."""
         column = Column(array.metadata.dimension_names, array.dtype, array.fill_value)
         long, *wide = array.chunks
@@ -121,7 +66,7 @@ class Growing:
             new.width = array.shape[1]
             new._across = -(-array.shape[1] // wide[0])
         new._start = length // long * long
-        new._tail = list(np.asarray(array[new._start : length]))
+        new._tail = list(read(slice(new._start, length)))
         return new
 
     def __len__(self) -> int:

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from influencekit.store import open_group
-from influencekit.writing.growing import Column, Files, Folder, Growing
+from influencekit.errors import StoreError
+from influencekit.store import open_group, read
+from influencekit.writing.files import Files, Folder
+from influencekit.writing.growing import Column, Growing
 
 __all__ = ["Ledger"]
 
@@ -45,6 +48,8 @@ class Ledger:
         """The store at `path` as it was committed last, to be continued."""
         group = open_group(path)
         attrs: dict[str, Any] = dict(group.attrs)
+        if "resume" not in attrs:
+            raise StoreError(f"{path} does not say how to resume it; record again, to another path")
         said = attrs.pop("resume")
         columns = {
             name: Column(tuple(dims), kind, float(fill) if isinstance(fill, str) else fill)
@@ -57,8 +62,9 @@ class Ledger:
         for name, column in columns.items():
             if name in new._docs:
                 array: Any = group[name]
-                length = new._steps if column.dims[0] == "step" else len(array)
-                new._grown[name] = Growing.resume(new.files, name, array, length)
+                length = new._steps if column.dims[0] == "step" else array.shape[0]
+                rows = partial(read, group, name)  # whose errors name the chunk
+                new._grown[name] = Growing.resume(new.files, name, array, length, rows)
         new._states = len(new._grown["kept"])
         return new
 

@@ -13,7 +13,8 @@ import zarr
 from influencekit.errors import InputError, StoreError
 from influencekit.store import SCHEMA, open_group, read
 from influencekit.writing.background import Background
-from influencekit.writing.growing import Column, Folder, Memory
+from influencekit.writing.files import Folder, Memory, hold
+from influencekit.writing.growing import Column
 from influencekit.writing.ledger import Ledger
 
 __all__ = ["COLUMNS", "Kept", "Writer"]
@@ -56,7 +57,12 @@ class Writer:
         self._ledger, self._fresh = ledger, fresh
         self._last = -1  # the number of the last state
         self._place: dict[str, int] = {}  # the next row of every table
-        self._known: dict[str, np.ndarray] = {}  # rows of the store that a resumed run hands over again
+        self._known: dict[str, np.ndarray] = {}  # rows since `resumed` that the store has, to come again
+        self._first: dict[str, int] = {}  # where those of tables begin
+        self._names = {
+            along: {n for n, c in ledger.columns.items() if c.dims[0] == along and n != along}
+            for along in ("step", "kept")
+        }
         self._again = 0  # steps that the store had when it was resumed
         self._release: Callable[[], None] = lambda: None
         self._background = Background(
@@ -109,7 +115,7 @@ class Writer:
             ledger.array("kept", None)
             ledger.commit()
             if beside is not None and target is not None:
-                writer._release = _hold(beside)
+                writer._release = hold(beside)
                 os.rename(beside, target)
                 ledger.move(target)
         except OSError as error:
@@ -128,19 +134,19 @@ class Writer:
         """
         path = Path(path)
         open_group(path)
-        release = _hold(path)
-        if open_group(path).attrs["status"] == "complete":
-            release()
-            raise StoreError(f"{path} is complete, there is nothing to resume; record to another path")
+        release = hold(path)
         try:
+            if open_group(path).attrs["status"] == "complete":
+                raise StoreError(f"{path} is complete: there is nothing to resume")
             Folder(path).tidy()
-            ledger = Ledger.resume(path)
-        except OSError as error:
+            writer = cls(path, Ledger.resume(path), fresh=False)
+            writer._return(open_group(path))
+        except BaseException as error:
             release()
-            raise StoreError(f"cannot resume {path}: {error.strerror or error}") from error
-        writer = cls(path, ledger, fresh=False)
+            if isinstance(error, OSError):
+                raise StoreError(f"cannot resume {path}: {error.strerror or error}") from error
+            raise
         writer._release = release
-        writer._return(open_group(path))
         return writer
 
     def _return(self, group: zarr.Group) -> None:
@@ -148,6 +154,7 @@ class Writer:
         self.committed = int(self._ledger.attrs["committed"])
         said, columns = self._ledger.resumes, self._ledger.columns
         self._ledger.attrs["status"] = "recording"
+        self._ledger.attrs.pop("reason", None)
         if (number := said["state"]) is not None:
             last = len(read(group, "kept")) - 1
             states = [n for n, c in columns.items() if c.dims[0] == "kept" and n != "kept" and n in group]
@@ -157,13 +164,15 @@ class Writer:
             self._again, self._place = self.committed, dict(said["tables"])
         for name, column in columns.items():
             if name in group and column.dims[0] != "kept":
-                rows = slice(self.steps, self.committed) if column.dims[0] == "step" else slice(None)
-                self._known[name] = read(group, name, rows)
+                along = column.dims[0] == "step"
+                rows = slice(self.steps, self.committed) if along else slice(self._place.get(name, 0), None)
+                self._known[name], self._first[name] = read(group, name, rows), rows.start
 
     # what the run hands over ------------------------------------------------------------------------
 
     def step(self, row: Mapping[str, Any]) -> None:
         """The next step that was finished: a value for every column along step."""
+        self._expect("step", row)
         values = {name: np.asarray(value) for name, value in row.items()}
         if self.steps < self._again:
             self._compare(values)
@@ -177,6 +186,7 @@ class Writer:
         `snapshot`: JSON that is needed to resume from here; that of the last kept state is in the attrs.
         """
         if number > self._last:  # the others are in the store that is resumed
+            self._expect("kept", tensors)
             self._last = number
             said = {"state": number, "tables": dict(self._place), "snapshot": snapshot}
             size = sum(x.nbytes for x in tensors.values())
@@ -186,12 +196,16 @@ class Writer:
         """Append rows to a table; the number of the first. They are there before any later step is."""
         first = self._place.get(name, 0)
         self._place[name] = first + len(values)
-        known = self._known.get(name, values[:0])[first:][: len(values)]
+        known = self._known.get(name, values[:0])[first - self._first.get(name, 0) :][: len(values)]
         if not np.array_equal(known, values[: len(known)]):
             self._refuse(f"row {first} of {name!r}")
         if len(known) < len(values):
             self._background.give(("rows", name, values[len(known) :]), values.nbytes)
         return first
+
+    def placed(self, name: str) -> int:
+        """How many rows of a table have been handed over."""
+        return self._place.get(name, 0)
 
     def flush(self) -> None:
         """Wait until everything that was handed over is committed."""
@@ -200,6 +214,12 @@ class Writer:
     def close(self, status: str = "complete", **attrs: Any) -> None:
         """Commit everything and let go: `complete`, `stopped` with a `reason`, or `recording`."""
         self.flush()
+        if status == "complete" and self.steps < self._again:
+            self.leave()
+            raise StoreError(
+                f"{self.path} has {self._again} steps, and the resumed run ended after {self.steps}; resume "
+                "it for as many epochs as it was begun with"
+            )
         self._background.end()
         try:
             self.committed = self._ledger.commit(status=status, **attrs)
@@ -229,7 +249,12 @@ class Writer:
             getattr(self._ledger, kind)(*what)
         self.committed = self._ledger.commit()
 
-    # what goes wrong --------------------------------------------------------------------------------
+    # checks, and what goes wrong ----------------------------------------------------------------------------
+
+    def _expect(self, along: str, given: Mapping[str, Any]) -> None:
+        if given.keys() != self._names[along]:
+            names = ", ".join(sorted(self._names[along]))
+            raise InputError(f"expected values of {names} with every {along}, got {', '.join(sorted(given))}")
 
     def _compare(self, row: Mapping[str, np.ndarray]) -> None:
         """A step that the store has already: it must be the same, but for rounding (other machines)."""
@@ -261,30 +286,3 @@ class Writer:
         else:
             left = f"its first {self.committed} steps are safe: make room, and resume"
         raise StoreError(f"cannot write the trajectory{where}: {why}; {left}") from error
-
-
-def _hold(folder: Path) -> Callable[[], None]:
-    """Keep other processes from writing there, until the returned function is called or this one ends.
-
-    Errors: another process holds it. Where the system has no such locks, nothing is held.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return lambda: None
-    held = [os.open(folder, os.O_RDONLY)]
-
-    def release() -> None:
-        while held:
-            os.close(held.pop())
-
-    try:
-        fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        release()
-        raise StoreError(f"{folder} is being written by another process; wait for it, or end it") from error
-    except OSError:  # a file system without locks
-        release()
-    # a worker that was forked would keep it after this process was killed
-    os.register_at_fork(after_in_child=release)
-    return release
