@@ -30,12 +30,12 @@ __all__ = ["open_taped"]
 def open_taped(
     group: zarr.Group, where: str, *, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Any,
     test: Any = None, test_ids: Sequence[Hashable] | None = None,
-    collate: Callable[[list[Any]], Any] = default_collate,
+    collate: Callable[[list[Any]], Any] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Trajectory:  # fmt: skip
     """The recorded run as a trajectory that every estimator works on. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
-    about = attrs["tape"]
+    about, collate = attrs["tape"], collate or default_collate
     steps = int(attrs["committed"])
     if not steps:
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
