@@ -21,7 +21,7 @@ def fails(*args: object, code: int) -> str:
     """The one line that a failing command prints on stderr; nothing on stdout, but `check`'s report."""
     result = CliRunner().invoke(cli, [str(a) for a in args], prog_name="influencekit")
     assert result.exit_code == code, result.output
-    assert result.stdout == "" or args[0] == "check"
+    assert result.stdout == "" or args[0] == "verify"
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     assert "this is a bug" not in lines[0]

@@ -84,7 +84,7 @@ def test_a_recording_has_one_window(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(recorded):
-    for args in (("compare", TINY), ("estimate", recorded), ("check", recorded)):
+    for args in (("compare", TINY), ("estimate", recorded), ("verify", recorded)):
         line = fails(*args, "--device", "cuda", code=2)
         assert "--device cuda" in line and "use --device cpu" in line
 
@@ -99,7 +99,7 @@ def test_a_loss_that_becomes_nan_names_the_step_and_keeps_what_came_before(tmp_p
     step = int(line.split("at step ")[1].split(";")[0])
     kept = xr.open_zarr(store, consolidated=False)
     assert kept.attrs["status"] == "stopped" and kept.attrs["committed"] == step < 6
-    result = CliRunner().invoke(cli, ["check", str(store)])
+    result = CliRunner().invoke(cli, ["verify", str(store)])
     assert result.exit_code == 0, result.output
     assert "stopped" in result.stdout and f"states 0 to {step}" in " ".join(result.stdout.split())
     assert "step" in fails(

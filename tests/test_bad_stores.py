@@ -42,7 +42,7 @@ def attrs(store: Path, **changes: object) -> None:
 
 
 def commands_on(store: Path) -> list[tuple[object, ...]]:
-    return [("estimate", store), ("check", store)]
+    return [("estimate", store), ("verify", store)]
 
 
 def test_a_store_that_is_not_there(tmp_path):
@@ -68,7 +68,7 @@ def test_a_store_that_is_half_written(store):
     attrs(store, status="recording", committed=4)
     line = fails("estimate", store, code=1)
     assert "the recording holds 0 to 4" in line and "--resume" in line
-    result = CliRunner().invoke(cli, ["check", str(store)])
+    result = CliRunner().invoke(cli, ["verify", str(store)])
     assert result.exit_code == 0 and "recording: 4 of 6 steps are committed" in result.stdout
     assert CliRunner().invoke(cli, ["estimate", str(store), "--window", "step:1-4"]).exit_code == 0
 
@@ -107,7 +107,7 @@ def test_check_reads_every_chunk(store, chunk, how):
     else:
         content = file.read_bytes()
         file.write_bytes(content[:-7] if how == "cut short" else bytes([content[0] ^ 255]) + content[1:])
-    result = CliRunner().invoke(cli, ["check", str(store)])
+    result = CliRunner().invoke(cli, ["verify", str(store)])
     assert result.exit_code == 1 and chunk in result.stderr and result.stderr.count("\n") == 1
 
 
@@ -143,8 +143,23 @@ def test_a_store_made_in_python_says_where_it_can_be_opened(tmp_path):
     workload = ik.make("workload", TINY)
     ik.record(workload, store=tmp_path / "run.zarr")
     assert "open it there" in fails("estimate", tmp_path / "run.zarr", code=2)
-    result = CliRunner().invoke(cli, ["check", str(tmp_path / "run.zarr")])
-    assert result.exit_code == 0 and "all checksums right" in result.stdout and "not done" in result.stdout
+    result = CliRunner().invoke(cli, ["verify", str(tmp_path / "run.zarr")])
+    assert result.exit_code == 2 and "all checksums right" in result.stdout and "--code" in result.stderr
+
+
+def test_code_of_the_users_opens_a_store_that_was_made_in_python(tmp_path):
+    ik.record(ik.make("workload", TINY), store=tmp_path / "run.zarr")
+    code = tmp_path / "train.py"
+    code.write_text(
+        f"import influencekit as ik\nmine = lambda: ik.make('workload', {TINY!r})\nbad = lambda: 1 / 0\n"
+    )
+    for command in ("verify", "estimate"):
+        result = CliRunner().invoke(cli, [command, str(tmp_path / "run.zarr"), "--code", f"{code}:mine"])
+        assert result.exit_code == 0, result.output
+    store = tmp_path / "run.zarr"
+    assert "defines no other" in fails("verify", store, "--code", f"{code}:other", code=2)
+    assert "ZeroDivisionError" in fails("verify", store, "--code", f"{code}:bad", code=2)
+    assert "no file" in fails("verify", store, "--code", "nothing.py:mine", code=2)
 
 
 def test_scores_are_finite_or_an_error(recorded):

@@ -200,7 +200,7 @@ def test_a_window_of_two_removals_agrees_with_python(tmp_path):
 def test_a_recording_knows_how_to_be_opened_again(store):
     info = xr.open_zarr(store, consolidated=False).attrs["info"]
     assert info["spec"] == f"{TINY}:setting=paper" and info["draw_seed"] == 3
-    shown = run("check", store).stdout
+    shown = run("verify", store).stdout
     assert "all checksums right" in shown and "6 steps trained again" in shown
     assert "each bit for bit as recorded" in shown and "paper setting" in shown
 
@@ -211,7 +211,7 @@ def test_a_window_of_a_run_is_recorded_and_estimated(tmp_path):
     run("estimate", path, "--window", "epoch:1", "--removal", "window")
     refused = run("estimate", path, code=1).stderr
     assert "needs the states 0 to 6" in refused and refused.count("\n") == 1
-    run("check", path)
+    run("verify", path)
 
 
 @pytest.mark.parametrize("ending", ["zarr", "nc", "csv"])

@@ -17,7 +17,7 @@ LAYERS = (
     {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
-    {"analysis", "pipeline", "plot", "recording", "reliability", "screen"},
+    {"analysis", "integrations", "pipeline", "plot", "recording", "reliability", "screen", "verification"},
     {"testing"},
     {"cli"},
 )

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import click
 
 from influencekit import __version__
-from influencekit.cli.check import check
 from influencekit.cli.compare import compare
 from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
 from influencekit.cli.record import record
+from influencekit.cli.verify import verify
 from influencekit.errors import InfluenceKitError
 
 __all__ = ["cli", "main"]
@@ -104,7 +104,7 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for _command in (compare, record, estimate, plot, check, list_):
+for _command in (compare, record, estimate, plot, verify, list_):
     cli.add_command(_command)
 
 

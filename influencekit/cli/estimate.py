@@ -74,11 +74,11 @@ FORMATS = (".zarr", ".nc", ".csv")
     help="Predict the joint effect of a set of examples, and retrain without all of it. One id a line; blank "
     "lines and lines that begin with # do not count.",
 )
-@shared("device", "data-dir", "threads")
+@shared("code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, out: str | None, top: int, trust: str,
-    verify_top: int | None, harmful: bool, remove: str | None, device: str, data_dir: str | None,
-    threads: int,
+    verify_top: int | None, harmful: bool, remove: str | None, code: str | None, device: str,
+    data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -89,6 +89,7 @@ def estimate(
       influencekit estimate run.zarr
       influencekit estimate run.zarr --verify-top 20
       influencekit estimate run.zarr --remove suspects.txt
+      influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
     if out and Path(out).suffix not in FORMATS:
@@ -101,7 +102,7 @@ def estimate(
             from influencekit.cli.problems import reopen, use_device
 
             ids = screening.read_ids(remove) if remove else None
-            trajectory = reopen(store, data_dir, use_device(device, threads))
+            trajectory = reopen(store, data_dir, use_device(device, threads), code)
             if ids:
                 screen.positions_of(trajectory.workload, ids)  # unknown ones are found before the work
             scores = pipeline.estimate(trajectory, query, estimator, window, removal)
@@ -158,7 +159,7 @@ def _labelled(scores: xr.Dataset, labels: list[str] | None, info: dict[str, Any]
     import numpy as np
 
     ids = [str(i) for i in scores.train.values.tolist()]
-    seed = int(info["draw_seed"])
+    seed = int(info.get("draw_seed", 0))  # a run recorded in Python has none
     result = scores.drop_vars("train").expand_dims(estimator=[scores.attrs["estimator"]], seed=[seed])
     result = result.assign_coords(example=(("seed", "train"), np.array([ids])))
     if labels is not None:

@@ -19,10 +19,12 @@ def classes(workload: Workload) -> list[str] | None:
     """
     import torch
 
-    target = workload.target(workload.train)
-    if not isinstance(target, torch.Tensor) or target.numel() != workload.n_train:
-        return None
-    values = target.detach().cpu().reshape(-1).tolist()
+    values: list[float] = []
+    for rows in torch.arange(workload.n_train, device=workload.device).split(256):
+        target = workload.target(workload.examples(rows))
+        if not isinstance(target, torch.Tensor) or target.numel() != len(rows):
+            return None
+        values += target.detach().cpu().reshape(-1).tolist()
     whole = all(float(v).is_integer() for v in values)
     if not whole:
         return [f"{v:g}" for v in values]

@@ -72,6 +72,11 @@ _SHARED = {
         help="CPU threads. Small models gain nothing from more, and one gives the same bits everywhere; "
         "try more for convolutions.",
     ),
+    "code": click.option(
+        "--code", metavar="FILE.py:NAME",
+        help="For runs that were recorded in Python: a function of that file (or a value) which gives the "
+        "workload, or the arguments of influencekit.open as a dict: model, loss, data, test. The file is run.",
+    ),
     "data-dir": click.option(
         "--data-dir", metavar="DIR",
         help="Folder with a full copy of the data, in place of the bundled sample.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from influencekit.errors import InputError
+from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
     from influencekit.trajectory import Trajectory
@@ -76,18 +76,64 @@ def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: s
     if "spec" not in info or "draw_seed" not in info:
         raise InputError(
             f"{where} does not say how to build its workload again, because it was made in Python; "
-            "open it there: influencekit.open(store, workload)"
+            "say where it is made with --code FILE.py:NAME, or open it there: influencekit.open(store, "
+            "workload)"
         )
     if info.get("data_source") == "data_dir" and data_dir is None:
         raise InputError(f"{where} was made from data in a folder of yours; name it with --data-dir DIR")
     return Source(info["spec"], data_dir=data_dir, device=device)(int(info["draw_seed"]))
 
 
-def reopen(store: str, data_dir: str | None, device: str = "cpu") -> Trajectory:
-    """A recorded run with its workload, built again from the store's attrs and checked against it."""
+def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
+    """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
     from influencekit.pipeline import open
     from influencekit.store import open_group
 
     attrs = dict(open_group(store).attrs)
+    if code is not None:
+        found = _from_code(code)
+        if isinstance(found, dict):
+            model = found.get("model")
+            return open(store, **{**found, "model": model.to(device) if model is not None else None})
+        return open(store, found.to(device))
+    if "tape" in attrs:
+        raise InputError(
+            f"{store} is a taped run; say where its model, loss and data are made: --code train.py:parts, "
+            "a function that returns dict(model=..., loss=..., data=..., test=...)"
+        )
     info: Any = attrs["info"]
     return open(store, from_attrs(info, store, data_dir, device))
+
+
+def _from_code(code: str) -> Any:
+    """What the named function of a file of the user's returns, or the named value."""
+    import runpy
+    import sys
+    from pathlib import Path
+
+    from influencekit.workload import Workload
+
+    file, _, name = code.rpartition(":")
+    if not file or not name.isidentifier():
+        raise InputError(f"--code {code}: expected a file and a name in it, such as train.py:parts")
+    if not Path(file).is_file():
+        raise InputError(f"--code {code}: there is no file {file}")
+    sys.path.insert(0, str(Path(file).absolute().parent))  # as for `python FILE.py`
+    try:
+        names = runpy.run_path(file, run_name="influencekit_code")
+        if name not in names:
+            raise InputError(f"--code {code}: {file} defines no {name}")
+        found = names[name]() if callable(names[name]) else names[name]
+    except InfluenceKitError:
+        raise
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--code {code}: running it failed with {type(error).__name__}: {line}") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(found, dict | Workload):
+        raise InputError(
+            f"--code {code}: expected a Workload, or a dict of the arguments of influencekit.open (model, "
+            f"loss, data, test), got {type(found).__name__}"
+        )
+    return found
