@@ -19,7 +19,8 @@ from influencekit.workload import Workload, select, tensors_of
 
 __all__ = ["Trajectory", "check_losses", "check_match", "fingerprint"]
 
-_BLOCK = 64 << 20  # bytes of states held in memory at once by a sweep
+_BLOCK = 64 << 20  # bytes of states that a sweep reads at once
+_HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
 
 
 class Trajectory:
@@ -62,18 +63,41 @@ class Trajectory:
     def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
         """The states start ... stop - 1 in lists of consecutive ones, the last list first.
 
-        Memory stays bounded, and a list begins at a stored state where the stored ones are far apart.
+        Where stored states are close, a list is read; where they are far apart, it is what lies between two
+        of them, replayed once, or in pieces where that does not fit the memory set aside.
         """
         bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
         room = max(1, min(128, _BLOCK // bytes_each))
         cuts = [start]
         while cuts[-1] < stop:
-            limit = cuts[-1] + room
-            stored = self._kept[(self._kept > cuts[-1]) & (self._kept <= limit)]
-            cuts.append(stop if stop <= limit else int(stored[-1]) if len(stored) else limit)
+            later = self._kept[self._kept > cuts[-1]]
+            near = later[later <= cuts[-1] + room]
+            cuts.append(min(stop, int(near[-1] if len(near) else later[0] if len(later) else stop)))
         pairs = list(zip(cuts, cuts[1:], strict=False))[::-1]
+        held = max(2, _HELD // bytes_each)
         for low, high in track(pairs, what, len(pairs)):
-            yield self._states(low, high)
+            if high - low <= max(room, held):
+                yield self._states(low, high)
+            else:
+                yield from self._pieces(self.state(low), high, held)
+
+    def _pieces(self, first: State, stop: int, held: int) -> Iterator[list[State]]:
+        """States `first` ... stop - 1, last list first, of which only `held` fit at once."""
+        gap = -(-(stop - first.step) // held)
+        begins, state = [first], first
+        while state.step + gap < stop:
+            for _ in range(gap):
+                state = self.step.advance(state)[0]
+            begins.append(state)
+        for begin in reversed(begins):
+            end = min(begin.step + gap, stop)
+            if gap > held:
+                yield from self._pieces(begin, end, held)
+                continue
+            piece = [begin]
+            while piece[-1].step + 1 < end:
+                piece.append(self.step.advance(piece[-1])[0])
+            yield piece
 
     def _states(self, start: int, stop: int) -> list[State]:
         if not self.first <= start < stop <= self.last + 1:

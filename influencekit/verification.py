@@ -84,7 +84,6 @@ def _words(
     trajectory: Trajectory,
     name: str,
     difference: Tensor,
-    recorded: Tensor,
     start: int,
     stop: int,
     odd: int | None,
@@ -100,7 +99,7 @@ def _words(
     since = "" if odd is None or odd == start else f" (losses agree until step {odd - 1})"
     return (
         f"{steps}, trained again, {'is' if stop == start + 1 else 'are'} not what was recorded{since}: "
-        f"{where} differs by up to {parts[worst]:.1e}; it was recorded on {trajectory.attrs['device']} with torch "
-        f"{trajectory.attrs['torch_version']} and {trajectory.attrs.get('threads', 1)} threads: check it "
-        "there, or look for what the loop did in these steps besides training"
+        f"{where} differs by up to {parts[worst]:.1e}; it was recorded on {trajectory.attrs['device']} with "
+        f"torch {trajectory.attrs['torch_version']} and {trajectory.attrs.get('threads', 1)} threads: check "
+        "it there, or look for what the loop did in these steps besides training"
     )

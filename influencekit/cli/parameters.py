@@ -75,7 +75,7 @@ _SHARED = {
     "code": click.option(
         "--code", metavar="FILE.py:NAME",
         help="For runs that were recorded in Python: a function of that file (or a value) which gives the "
-        "workload, or the arguments of influencekit.open as a dict: model, loss, data, test. The file is run.",
+        "workload, or a dict with the arguments of influencekit.open (model, loss, data, test). It is run.",
     ),
     "data-dir": click.option(
         "--data-dir", metavar="DIR",
