@@ -22,7 +22,7 @@ from influencekit.interfaces import Estimator, Query
 from influencekit.metrics import pearson, spearman
 from influencekit.optimizers import Adam
 from influencekit.pipeline import Windows
-from influencekit.retrain import Weighting, retrained, spans, strategy_of, window_effects
+from influencekit.retrain import Strategy, Weighting, retrained, spans, strategy_of, window_effects
 from influencekit.screen import scored
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Removal, Window
@@ -49,6 +49,7 @@ def trust(
     seed: int = 0,
     windows: Windows = None,
     removal: Removal = "global",
+    strategy: Strategy = "auto",
 ) -> xr.Dataset:
     """The figure `trust`, at most 1, of an estimator's scores of a run; 1 = exact retraining agrees.
 
@@ -70,14 +71,14 @@ def trust(
         raise InputError(f"examples must be at least 3, got {examples}")
     query, scores, chosen = scored(trajectory, query, estimator, windows, removal)
     if method == "auto":
-        small = trajectory.workload.n_params <= _BATCHED and strategy_of(trajectory) == "batch"
+        small = trajectory.workload.n_params <= _BATCHED and strategy_of(trajectory, strategy) == "batch"
         method = "retrain" if small else "smooth"
     generator = torch.Generator().manual_seed(seed)
     try:
         if method == "retrain":
-            found, trainings = _retrain(trajectory, query, scores, chosen, examples, generator)
+            found, trainings = _retrain(trajectory, query, scores, chosen, examples, generator, strategy)
         else:
-            found, trainings = _smooth(trajectory, chosen, generator), 2
+            found, trainings = _smooth(trajectory, scores, chosen, generator, strategy), 2
         reason = "too few examples were scored to say"
     except DivergedError as error:
         found, trainings, reason = xr.Dataset({"trust": np.nan}), 0, str(error)
@@ -118,21 +119,27 @@ def _retrain(
     windows: list[Window],
     examples: int,
     generator: torch.Generator,
+    strategy: Strategy,
 ) -> tuple[xr.Dataset, int]:
     """Agreement [metric, query, window] with leaving out random examples, and how many were."""
     apart = list(spans(windows, trajectory.steps).items())
     looked = np.unique(np.linspace(0, len(apart) - 1, _SPANS).round().astype(int))
     members = sorted(k for s in looked for k in apart[s][1])
     windows, scores = [windows[k] for k in members], scores.isel(window=members)
-    known = torch.tensor(np.isfinite(scores.influence.values).all((0, 1)))
-    known &= _visited(trajectory, [apart[s][0] for s in looked])
+    held = torch.stack([_visited(trajectory, window.absent()) for window in windows])
+    known = held.any(0) & torch.tensor(np.isfinite(scores.influence.values).all((0, 1)))
     positions = _drawn(known, examples, generator)
-    found = scores.influence.isel(train=positions.numpy())
     if len(positions) < 3:
         return xr.Dataset({"trust": np.nan}), 0
-    truth = window_effects(trajectory, query, [Weighting(p[None]) for p in positions], windows).cpu()
-    pair = torch.tensor(found.values), truth.contiguous()
-    agreement = torch.stack([pearson(*pair), spearman(*pair)])
+    found = scores.influence.isel(train=positions.numpy())
+    left_out = [Weighting(p[None]) for p in positions]
+    truth = window_effects(trajectory, query, left_out, windows, strategy).cpu()
+    values = torch.tensor(found.values)
+    agreement = torch.full((2, *truth.shape[:2]), torch.nan, dtype=torch.float64)
+    for k, here in enumerate(held[:, positions]):  # 0 and 0, of an example that is not there, is no agreement
+        if here.sum() >= 3:
+            pair = values[:, k, here].contiguous(), truth[:, k, here].contiguous()
+            agreement[:, :, k] = torch.stack([pearson(*pair), spearman(*pair)])
     defined = agreement[~agreement.isnan()]
     return xr.Dataset(
         {
@@ -145,15 +152,21 @@ def _retrain(
     ), len(positions) * len(looked)
 
 
-def _smooth(trajectory: Trajectory, windows: list[Window], generator: torch.Generator) -> xr.Dataset:
+def _smooth(
+    trajectory: Trajectory,
+    scores: xr.Dataset,
+    windows: list[Window],
+    generator: torch.Generator,
+    strategy: Strategy,
+) -> xr.Dataset:
     """Cosine of the changes of the test losses that halving and then removing a few examples makes."""
     workload, steps = trajectory.workload, trajectory.steps
     window = max(windows, key=lambda w: w.stop - w.absent()[0])
     absent, end = window.absent(), max(window.evaluations(steps))
-    few = _drawn(_visited(trajectory, [absent]), _FEW, generator)
+    few = _drawn(_visited(trajectory, absent), _FEW, generator)
     runs = [Weighting(few, 0.5), Weighting(few, 0.0)]
     half, gone = (torch.zeros(workload.n_test, dtype=torch.float64) for _ in runs)
-    for models in retrained(trajectory, runs, absent, [end]):
+    for models in retrained(trajectory, runs, absent, [end], strategy):
         with torch.no_grad():
             changes = models.changes(lambda theta: workload.losses(theta, workload.test)).double().cpu()
         for member, change in zip(models.members, changes.T, strict=True):
@@ -162,7 +175,8 @@ def _smooth(trajectory: Trajectory, windows: list[Window], generator: torch.Gene
         raise DivergedError(
             f"retraining without {len(few)} examples gave NaN or infinity; lower the learning rate"
         )
-    return xr.Dataset({"trust": _cosine(half, gone - half)})
+    ids = scores.train.isel(train=few.numpy())
+    return xr.Dataset({"trust": _cosine(half, gone - half)}, coords={"train": ids.values})
 
 
 def _cosine(x: Tensor, y: Tensor) -> float:
@@ -170,15 +184,12 @@ def _cosine(x: Tensor, y: Tensor) -> float:
     return float(x @ y) / size if size else np.nan
 
 
-def _visited(trajectory: Trajectory, spans: list[tuple[int, int]]) -> Tensor:
-    """Which examples [train] the batches of every one of these spans hold."""
-    every = torch.ones(trajectory.workload.n_train, dtype=torch.bool)
-    for start, stop in spans:
-        indices = trajectory.plan.indices[start:stop]
-        here = torch.zeros_like(every)
-        here[indices[indices >= 0]] = True
-        every &= here
-    return every
+def _visited(trajectory: Trajectory, span: tuple[int, int]) -> Tensor:
+    """Which examples [train] the batches of these steps hold."""
+    indices = trajectory.plan.indices[slice(*span)]
+    here = torch.zeros(trajectory.workload.n_train, dtype=torch.bool)
+    here[indices[indices >= 0]] = True
+    return here
 
 
 def _drawn(known: Tensor, count: int, generator: torch.Generator) -> Tensor:
