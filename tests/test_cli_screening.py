@@ -1,0 +1,155 @@
+"""`estimate`: the figure of trust, --verify-top and --remove, printed and saved as the verbs give them."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from helpers_cli import TINY, fails, run
+
+import influencekit as ik
+from influencekit.cli.problems import Source
+
+
+@pytest.fixture(scope="module")
+def trajectory(recorded):
+    return ik.open(recorded, Source(TINY)(0))
+
+
+@pytest.fixture(scope="module")
+def some(trajectory):
+    return [str(i) for i in trajectory.workload.train_ids[:3]]
+
+
+@pytest.fixture
+def listed(some, tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text(f"# suspects\n{some[0]}\n\n  {some[1]}\n{some[2]}\n# the end\n", encoding="utf-8")
+    return path
+
+
+def test_every_estimate_says_how_far_to_trust_it(recorded, trajectory):
+    lines = run("estimate", recorded).stdout.splitlines()
+    (said,) = [line for line in lines if line.startswith("trust ")]
+    expected = ik.trust(trajectory).trust.item()
+    assert float(re.match(r"trust (\S+) of 1: agreement with 16 random retrainings", said)[1]) == round(
+        expected, 2
+    )
+    smooth = run("estimate", recorded, "--trust", "smooth").stdout
+    figure = re.search(r"^trust (\S+) of 1: how proportionately training answers", smooth, re.M)[1]
+    expected = ik.trust(trajectory, method="smooth")
+    assert float(figure) == round(expected.trust.item(), 2) and "Beware" not in smooth
+
+
+@pytest.mark.parametrize("arguments", [("--trust", "none"), ("--estimator", "loo:examples=4")])
+def test_no_trust_is_asked_for_where_it_is_not_wanted_or_the_scores_are_the_truth(recorded, arguments):
+    assert "trust" not in run("estimate", recorded, *arguments).stdout
+
+
+def test_a_low_figure_is_a_warning_in_plain_words_and_stands_in_the_result(recorded, monkeypatch, tmp_path):
+    monkeypatch.setattr("influencekit.reliability.LIMITS", {"retrain": 2.0, "smooth": 2.0})
+    out = tmp_path / "scores.zarr"
+    shown = run("estimate", recorded, "--out", out).stdout
+    assert re.search(r"^Beware: trust \S+ is below 2: leaving examples out does not do what", shown, re.M)
+    assert "a smaller learning rate (now " in shown and "--verify-top 20 shows" in shown
+    attrs = xr.open_zarr(out, consolidated=False).attrs
+    assert attrs["trust_warning"] in " ".join(shown.split())
+    assert attrs["trust_method"] == "retrain" and attrs["trust_trainings"] == 16 and attrs["trust_limit"] == 2
+    assert 0 < attrs["trust"] <= 1 and attrs["trust_seconds"] > 0
+    assert "--verify-top 20 shows" not in run("estimate", recorded, "--verify-top", "2").stdout
+
+
+@pytest.mark.parametrize("side", ["harmful", "helpful"])
+def test_the_verified_examples_are_printed_with_estimate_and_truth(recorded, trajectory, side):
+    shown = run("estimate", recorded, "--trust", "none", "--verify-top", "4", f"--{side}").stdout
+    found = ik.verify(trajectory, top=4, which=side)
+    lines = shown.splitlines()
+    start = next(
+        k for k, line in enumerate(lines) if line.startswith(f"the 4 most {side}, retrained without")
+    )
+    assert lines[start + 1].split() == ["example", "class", "estimate", "retrained", "test-loss", "without"]
+    for k, line in enumerate(lines[start + 2 : start + 6]):
+        name, _, estimate, retrained, after = line.split()
+        at = found.isel(train=k, query=0, window=0)
+        assert name == str(at.train.item())
+        assert [float(estimate), float(retrained)] == pytest.approx(
+            [at.estimate.item(), at.retrained.item()], rel=1e-3
+        )
+        assert float(after) == pytest.approx(at.after.item(), rel=1e-5)
+    assert f"test-loss is {found.before.item():.6g} with all examples; the sign is right for 4 of 4" in shown
+
+
+def test_the_set_is_printed_with_prediction_and_truth(recorded, trajectory, listed, some):
+    shown = run("estimate", recorded, "--trust", "none", "--remove", listed).stdout
+    found = ik.remove(trajectory, ids=some)
+    lines = shown.splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith("without all 3 examples of the set"))
+    assert lines[start + 1].split() == ["with", "all", "without", "change", "sum", "of", "scores"]
+    name, *values = lines[start + 2].split()
+    expected = [found[n].item() for n in ("before", "after", "retrained", "estimate")]
+    assert name == "test-loss" and [float(v) for v in values] == pytest.approx(expected, rel=1e-3)
+    before, after = (100 * found[f"accuracy_{n}"].item() for n in ("before", "after"))
+    assert lines[start + 3].split()[2:] == [
+        f"{before:.1f}",
+        "%",
+        f"{after:.1f}",
+        "%",
+        f"{after - before:+.1f}",
+        "%",
+    ]
+
+
+def test_a_set_has_a_row_for_every_window(recorded, listed):
+    shown = run("estimate", recorded, "--trust", "none", "--remove", listed, "--window", "each-epoch").stdout
+    assert re.search(r"^step:0-3 ", shown, re.M) and re.search(r"^step:3-6 ", shown, re.M)
+
+
+@pytest.mark.parametrize("ending", ["zarr", "nc", "csv"])
+def test_what_was_retrained_is_saved_beside_the_scores(recorded, trajectory, listed, some, tmp_path, ending):
+    if ending == "nc":
+        pytest.importorskip("h5netcdf")
+    out = tmp_path / f"scores.{ending}"
+    run("estimate", recorded, "--trust", "none", "--verify-top", "4", "--remove", listed, "--out", out)
+    verified, removed = ik.verify(trajectory, top=4), ik.remove(trajectory, ids=some)
+    worst = {str(i): v for i, v in zip(verified.train.values, verified.retrained.values.ravel(), strict=True)}
+    if ending == "csv":
+        rows = list(csv.DictReader(out.open()))
+        assert {r["example"]: float(r["retrained"]) for r in rows if r["retrained"]} == pytest.approx(worst)
+        assert {r["example"] for r in rows if r["removed"] == "1"} == set(some)
+        return
+    saved = xr.load_dataset(out) if ending == "nc" else xr.open_zarr(out, consolidated=False).load()
+    ids = saved.example.values.ravel()
+    there = saved.retrained.values.ravel()
+    assert dict(zip(ids[~np.isnan(there)], there[~np.isnan(there)], strict=True)) == pytest.approx(worst)
+    assert set(ids[saved.removed.values.astype(bool)]) == set(some)
+    for name in ("estimate", "retrained", "before", "after", "accuracy_before", "accuracy_after"):
+        np.testing.assert_allclose(saved[f"removed_{name}"], removed[name])
+    np.testing.assert_allclose(saved.before, verified.before)
+    assert saved.agreement.sel(metric="spearman").item() == pytest.approx(verified.agreement[1].item())
+    run("plot", out, "--out", tmp_path / "plots")
+
+
+WRONG = {
+    "nowhere.txt": (None, ["--remove", "cannot be read", "No such file"]),
+    "empty.txt": (b"# nobody\n\n", ["holds no example id", "one a line"]),
+    "binary.txt": (b"\xff\xfe\x00\x01", ["cannot be read", "UTF-8"]),
+    "unknown.txt": (b"nobody\n", ["no training example 'nobody'", "there are 24"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_files_of_ids_that_cannot_be_used(recorded, tmp_path, name):
+    content, words = WRONG[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    line = fails("estimate", recorded, "--remove", tmp_path / name, code=2)
+    assert all(word in line for word in words), line
+
+
+def test_other_impossible_requests(recorded, trajectory, tmp_path):
+    everybody = tmp_path / "all.txt"
+    everybody.write_text("\n".join(map(str, trajectory.workload.train_ids)))
+    assert "leave some of them in" in fails("estimate", recorded, "--remove", everybody, code=2)
+    assert "--verify-top" in fails("estimate", recorded, "--verify-top", "0", code=2)
+    assert "--trust" in fails("estimate", recorded, "--trust", "maybe", code=2)
