@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,11 @@ class Keeper:
         attrs: dict[str, Any] = dict(group.attrs)
         if "tape" not in attrs:
             raise InputError(f"{self.store} is not a taped run; resume it with record(..., resume=True)")
+        if attrs["recorder"] != label(self._recorder):
+            raise InputError(
+                f"{self.store} was recorded by {attrs['recorder']}, not by {label(self._recorder)}; resume it "
+                f"with recorder={attrs['recorder']!r}"
+            )
         self.writer = Writer.resume(self.store)
         return attrs
 
@@ -82,19 +88,18 @@ class Keeper:
     def remember_generators(self) -> None:
         """After `reopen`: the table as it was when the state was kept, so that it grows in the same way."""
         assert self.writer is not None
-        count = self.writer.placed("rng")
-        if count:
-            for number, row in enumerate(read(self.writer.group, "rng", slice(0, count))):
-                self._numbers[row.tobytes()] = number
+        for number in range(self.writer.placed("rng")):
+            self._numbers[_digest(self.generators(number))] = number
 
     def number(self, state: bytes | None) -> int:
         """The row of the table that holds a generator state; -1 for None."""
         if state is None:
             return -1
-        if state not in self._numbers:
+        key = _digest(state)
+        if key not in self._numbers:
             assert self.writer is not None
-            self._numbers[state] = self.writer.rows("rng", np.frombuffer(state, np.uint8)[None])
-        return self._numbers[state]
+            self._numbers[key] = self.writer.rows("rng", np.frombuffer(state, np.uint8)[None])
+        return self._numbers[key]
 
     def keeps(self, step: int) -> bool:
         """Whether the recorder keeps this state. It is asked as for a longer run: the end is unknown."""
@@ -135,3 +140,7 @@ class Keeper:
                 "forward_rng": np.asarray([self.number(m.forward_rng) for m in micros]),
             }
         )
+
+
+def _digest(state: bytes) -> bytes:
+    return hashlib.blake2b(state, digest_size=16).digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -12,22 +13,26 @@ from torch.utils.data import DataLoader, IterableDataset
 from influencekit.errors import InputError
 from influencekit.tape.rng import capture, restored
 
-__all__ = ["Collate", "Fetched", "Told", "delivered", "fetch", "told"]
+__all__ = ["Collate", "Fetched", "Source", "Told", "fetch", "told"]
 
 
 class Fetched(NamedTuple):
-    """A batch, the positions of its examples in the data set, and the generators before they were fetched."""
+    """A batch, the positions of its examples in the data set, and the generators before they were fetched.
+
+    `batch` is None where it is not at hand.
+    """
 
     indices: list[int]
     rng: bytes
     batch: Any
 
 
-def told(loader: DataLoader[Any]) -> DataLoader[Any]:
+def told(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     """The same loader, its batches replaced by `Fetched`: same samplers, workers, collation, random numbers.
 
     Positions and random states are noted where the examples are fetched, in the worker if there is one.
-    Errors: an `IterableDataset`, whose examples have no positions.
+    Errors: an `IterableDataset`, whose examples have no positions; another data set than `data`; batches
+    that the data set makes itself.
     """
     if not isinstance(loader, DataLoader):
         raise InputError(
@@ -38,6 +43,16 @@ def told(loader: DataLoader[Any]) -> DataLoader[Any]:
         raise InputError(
             "the DataLoader reads an IterableDataset, whose examples have no positions, so none could be "
             "fetched again; use a map-style data set (__getitem__ and __len__)"
+        )
+    if loader.dataset is not data:
+        raise InputError(
+            "the loader reads another data set than data=..., so positions in it would name other examples; "
+            "pass data=loader.dataset (a Subset is a data set of its own)"
+        )
+    if loader.batch_sampler is None:
+        raise InputError(
+            "the loader has batch_size=None, so what it gives cannot be told apart into examples; pass the "
+            "sampler of batches as batch_sampler=..."
         )
     twin = copy(loader)
     twin.__dict__.update(dataset=Told(loader.dataset), collate_fn=Collate(loader.collate_fn), _iterator=None)
@@ -85,7 +100,20 @@ class Collate:
         return indices, rng, self._collate(items)
 
 
-def delivered(loader: DataLoader[Any]) -> Iterator[Fetched]:
-    """The batches of a loader that came from `told`."""
-    for indices, rng, batch in loader:
-        yield Fetched(list(indices), rng, batch)
+class Source:
+    """The batches of the loop's own loaders, told; one twin for each, so that workers may persist."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self._twins: WeakKeyDictionary[Any, DataLoader[Any]] = WeakKeyDictionary()
+
+    def batches(self, loader: Any) -> Iterator[Fetched]:
+        """Of a DataLoader, or of pairs (positions, batch)."""
+        if not hasattr(loader, "dataset"):
+            for indices, batch in loader:
+                yield Fetched([int(i) for i in indices], capture(), batch)
+            return
+        if loader not in self._twins:
+            self._twins[loader] = told(loader, self._data)
+        for indices, rng, batch in self._twins[loader]:
+            yield Fetched(list(indices), rng, batch)

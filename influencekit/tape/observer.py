@@ -5,33 +5,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from influencekit.errors import DivergedError, InputError
+from influencekit.tape.loader import Fetched
 from influencekit.tape.replica import Call, Micro, modes, on_device
 from influencekit.tape.rng import capture
 
-__all__ = ["Observer", "Pending", "Reduction"]
+__all__ = ["Observer", "Reduction", "diverged"]
 
 Reduction = str | Callable[[Any], Tensor]
-
-
-class Pending(NamedTuple):
-    """A micro-batch that was delivered and will be forwarded; `batch` where it is at hand."""
-
-    indices: list[int]
-    rng: bytes
-    batch: Any
 
 
 @dataclass
 class _Seen:
     """A micro-batch that was forwarded: what it was, and the circumstances."""
 
-    pending: Pending
+    pending: Fetched
     rng: bytes
     loss: Tensor | None = None
     random: bool | None = None
@@ -44,14 +37,14 @@ class Observer:
         self.model, self.call, self.step = model, call, 0
         self.training = modes(model)
         self.autocast: torch.dtype | None = None
-        self.queue: deque[Pending] = deque()
+        self.queue: deque[Fetched] = deque()
         self.seen: list[_Seen] = []
         self._reduction, self._accumulate = reduction, accumulate
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
 
-    def push(self, pending: Pending) -> None:
+    def push(self, pending: Fetched) -> None:
         """This is forwarded next, after what was pushed before."""
         n = len(self.call.data)
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
@@ -122,10 +115,7 @@ class Observer:
             micros.append(Micro(slice(start, start + n), indices, rng, seen.rng if seen.random else None))
             coefficients.append(self._coefficients(seen.pending))
             if seen.loss is not None and not bool(seen.loss.isfinite().all()):
-                raise DivergedError(
-                    f"the training loss became NaN or infinite at step {self.step}; what came before is "
-                    "kept; lower the learning rate"
-                )
+                raise diverged("training loss", self.step)
             unknown = torch.full((n,), torch.nan)
             losses.append(unknown if seen.loss is None else seen.loss.detach().double().cpu())
             start += n
@@ -133,7 +123,7 @@ class Observer:
         self.step += 1
         return micros, torch.cat(coefficients), torch.cat(losses)
 
-    def _coefficients(self, pending: Pending) -> Tensor:
+    def _coefficients(self, pending: Fetched) -> Tensor:
         n = len(pending.indices)
         if isinstance(self._reduction, str):  # rounded as backward of `losses.mean() / accumulate` rounds
             value = torch.ones((), dtype=self._dtype) / self._accumulate
@@ -142,3 +132,9 @@ class Observer:
         if batch is None:
             batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
         return torch.as_tensor(self._reduction(batch)).double().cpu().expand(n) / self._accumulate
+
+
+def diverged(what: str, step: int) -> DivergedError:
+    return DivergedError(
+        f"the {what} became NaN or infinite at step {step}; what came before is kept; lower the learning rate"
+    )

@@ -91,6 +91,11 @@ def trained(
             f"parameter {outside[0]} has a gradient, which counts in the clipped norm, and is in no group of "
             "the optimizer; freeze it, or give it to the optimizer"
         )
+    if odd := [n for n, p in found.items() if p.dtype not in (torch.float32, torch.float64)]:
+        raise InputError(
+            f"parameter {odd[0]} is {found[odd[0]].dtype}; the tape records parameters of float32 or float64: "
+            "train in lower precision by torch.autocast"
+        )
     if not found:
         raise InputError("no parameter of the optimizer has a gradient; call loss.backward() before its step")
     return found
@@ -136,13 +141,23 @@ def remembered(
         slots[name] = layout.join(
             {n: torch.zeros_like(p) if found[n] is None else found[n] for n, p in params.items()}
         )
-    counts = {_updates(optimizer.state.get(p, {})) for p in params.values()}
+    counts = {_updates(optimizer.state.get(p, {})) for p in _remembering(optimizer, params).values()}
     if len(counts) > 1:
         raise InputError(
             f"the optimizer has updated its parameters a different number of times ({sorted(counts)}); a "
             "parameter that is used in some steps only cannot be recorded"
         )
-    return slots, counts.pop()
+    return slots, counts.pop() if counts else 0
+
+
+def _remembering(
+    optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter]
+) -> dict[str, nn.Parameter]:
+    """The parameters of which the optimizer keeps a memory: not those of groups without momentum."""
+    without = {
+        id(p) for group in optimizer.param_groups if not group.get("momentum", 1) for p in group["params"]
+    }
+    return {name: p for name, p in params.items() if id(p) not in without}
 
 
 def _updates(state: Mapping[str, Any]) -> int:
@@ -160,7 +175,7 @@ def recall(
 ) -> None:
     """Put the optimizer's memory back: the inverse of `remembered`."""
     parts = {name: layout.split(values) for name, values in slots.items()}
-    for name, p in params.items():
+    for name, p in _remembering(optimizer, params).items():
         state: dict[str, Any] = {slot: parts[slot][name].clone() for slot in parts} if updates else {}
         if "exp_avg" in state:
             state["step"] = torch.tensor(float(updates))

@@ -54,12 +54,13 @@ class SpotCheck:
 
     def decide(self) -> bool:
         """Whether the step that is about to begin will be replayed."""
-        elapsed = time.perf_counter() - self._began
-        budget = max(_ALLOWANCE, self._share * elapsed)
         each = self._spent / max(1, self.done)
-        affordable = self._share == 1 or self._spent + each <= budget
+        budget = self._share * (time.perf_counter() - self._began)
         self.wanted = self._replica is not None and (
-            self.done == 0 or (affordable and (self._share == 1 or self._random.random() < 0.5))
+            self.done == 0
+            or self._share == 1
+            or self._spent + each <= _ALLOWANCE
+            or (self._spent + each <= budget and self._random.random() < 0.5)
         )
         return self.wanted
 
@@ -132,13 +133,14 @@ def compared(
             if not change <= tolerance:
                 raise InputError(
                     f"step {step}, replayed, is not what the loop did: {kind} {name} differs by {change:.1e} "
-                    "of its size; the loop does something that the tape cannot see"
+                    f"of its size; {_hint(theirs[name], value - theirs[name])}"
                 )
             off = max(off, change)
     return off
 
 
 def _hint(update: Tensor, gap: Tensor) -> str:
+    update, gap = update.double().reshape(-1), gap.double().reshape(-1)
     replayed = update + gap
     ratio = float(replayed @ update / (replayed @ replayed).clamp(min=1e-30))
     if float((update - ratio * replayed).norm() / update.norm().clamp(min=1e-30)) < 1e-2:

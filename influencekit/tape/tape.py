@@ -17,8 +17,9 @@ from influencekit.layout import Layout
 from influencekit.registry import make
 from influencekit.tape.identity import check_identity, described_run
 from influencekit.tape.keeper import Keeper
-from influencekit.tape.loader import delivered, told
-from influencekit.tape.observer import Observer, Pending, Reduction
+from influencekit.tape.loader import Fetched, Source
+from influencekit.tape.observer import Observer, Reduction, diverged
+from influencekit.tape.opening import open_taped
 from influencekit.tape.optimizer import (
     check_rates,
     described,
@@ -29,10 +30,12 @@ from influencekit.tape.optimizer import (
     settings,
     trained,
 )  # fmt: skip
+from influencekit.tape.place import Place
 from influencekit.tape.replica import Call, changed_buffers, put_back
-from influencekit.tape.rng import capture, restore
+from influencekit.tape.rng import capture
 from influencekit.tape.spotcheck import Moment, Rule, SpotCheck
 from influencekit.tape.watch import Marks, refuse_hooks, watch
+from influencekit.trajectory import Trajectory
 
 __all__ = ["Tape"]
 
@@ -90,9 +93,10 @@ class Tape:
         self._reduction, self._accumulate, self._clip = reduction, accumulate, clip_norm
         self._separable, self._name = separable, name
         self._ids = list(range(len(data))) if ids is None else list(ids)
-        self._schedulers = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
+        schedulers = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
         self._share, self._tolerance = check, tolerance
         self._device = next(model.parameters()).device
+        self._place = Place(optimizer, schedulers, self._device)
 
     # the context ------------------------------------------------------------------------------------
 
@@ -101,8 +105,8 @@ class Tape:
         self._seen = Observer(self.model, self._call, self._reduction, self._accumulate)
         self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance)
         self._keep = Keeper(self._store, self._recorder)
-        self._twins: dict[int, tuple[Any, Any]] = {}
-        self._epoch, self._snapshot = -1, dict[str, Any]()
+        self._source = Source(self._call.data)
+        self._epoch, self._note = -1, dict[str, Any]()
         self._rule: Rule | None = None
         self._back: dict[str, Any] | None = None
         self._buffers = self._copied([n for n, _ in self.model.named_buffers()])
@@ -130,7 +134,7 @@ class Tape:
                 )
         elif kind is None:
             try:
-                self._seen.check_done()
+                self._check_end()
                 self._keep.state(self._seen.step, self._moment(), {})
             except BaseException:
                 writer.close("recording")
@@ -146,6 +150,16 @@ class Tape:
     def close(self) -> None:
         """What leaving the `with` block does."""
         self.__exit__(None)
+
+    def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
+        """The run, once the tape is closed, for the estimators; like `influencekit.open`, which says more."""
+        call, writer = self._call, self._keep.writer
+        if writer is None:
+            raise InputError("the tape has recorded nothing yet")
+        return open_taped(
+            writer.group, str(self._store or "the tape"), model=self.model, loss=call.loss, data=call.data,
+            test=test, collate=call.collate, forward=call.forward, **more,
+        )  # fmt: skip
 
     @property
     def committed(self) -> int:
@@ -167,17 +181,21 @@ class Tape:
         if back is not None and self._epoch < back["epoch"]:
             return
         if back is not None:
-            restore(self._keep.generators(back["began"]), self._device)
-        began = capture(self._device)
-        source, done = self._source(loader), 0
+            self._place.begin_again(back, loader, self._keep.generators)
+        self._place.begin(loader)
+        if hasattr(loader, "collate_fn") and not self._collate_given:
+            self.collate_with(loader.collate_fn)
+        source, done = self._source.batches(loader), 0
         if back is not None:
             while done < back["position"]:
                 next(source, None)
                 done += 1
-            self._restore(back)
+            self._load(back)
+            self._place.return_to(back, self._keep.generators)
+            self._back = None
         while True:
             if not self._seen.seen:
-                self.boundary(position=done, began=began)
+                self.boundary(position=done)
             found = next(source, None)
             if found is None:
                 return
@@ -187,18 +205,6 @@ class Tape:
             yield [self._ids[i] for i in found.indices], found.batch
             self._seen.check_done()
 
-    def _source(self, loader: Any) -> Iterator[Pending]:
-        if not hasattr(loader, "dataset"):
-            for indices, batch in loader:
-                yield Pending([int(i) for i in indices], capture(), batch)
-            return
-        if id(loader) not in self._twins:
-            self._twins[id(loader)] = loader, told(loader)
-            if not self._collate_given:
-                self.collate_with(loader.collate_fn)
-        for fetched in delivered(self._twins[id(loader)][1]):
-            yield Pending(*fetched)
-
     def collate_with(self, collate: Callable[[list[Any]], Any]) -> None:
         """Examples are fetched again with this collation."""
         self._call = replace(self._call, collate=collate)
@@ -207,30 +213,26 @@ class Tape:
 
     # events: `batches` and the hooks send them, integrations send the first two ----------------------
 
-    def boundary(self, *, epoch: int | None = None, position: int = 0, began: bytes | None = None) -> None:
+    def boundary(self, *, epoch: int | None = None, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: keep the state, if the recorder does."""
         self._epoch = self._epoch if epoch is None else epoch
         step = self._seen.step
-        if self._keep.keeps(step) or self._rule is None:
-            snapshot = {
-                "epoch": self._epoch,
-                "position": position,
-                "began": began or b"",
-                "now": capture(self._device),
-                "lrs": rates(self.optimizer),
-                "schedulers": [s.state_dict() for s in self._schedulers],
-            }
-            if self._rule is None:
-                self._snapshot = snapshot  # of state 0, kept with the first step
-            else:
-                self._keep.state(step, self._moment(), snapshot)
+        if self._rule is None:
+            self._note = self._place.noted(self._epoch, position)  # kept with state 0, at its first step
+        elif name := self._still.changed():
+            raise InputError(
+                f"step {step}: buffer {name} was changed between two steps, which a replay would not do; "
+                "evaluate in eval mode"
+            )
+        elif self._keep.keeps(step):
+            self._keep.state(step, self._moment(), self._place.noted(self._epoch, position))
         if self._spot.decide() or self._rule is None:
             names = [n for n, _ in self.model.named_buffers()] if self._rule is None else list(self._buffers)
             self._buffers = self._copied(names)
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
         """The micro-batch of these positions is forwarded next (first come, first served)."""
-        self._seen.push(Pending([int(i) for i in indices], rng or capture(), batch))
+        self._seen.push(Fetched([int(i) for i in indices], rng or capture(), batch))
 
     def _before_step(self) -> None:
         step = self._seen.step
@@ -250,26 +252,45 @@ class Tape:
                 "for the whole run, or use it in every step"
             )
         check_rates(self._settings, self.optimizer, step)
-        if name := self._marks.changed():
-            raise InputError(
-                f"step {step}: parameter {name} was changed since the last step by something else than the "
-                "optimizer, which a replay would not do; leave it out, or do it inside the model"
-            )
+        self._check_marks()
         self._lrs = rates(self.optimizer)
         if self._spot.wanted:
             self._spot.before(self._moment()._replace(buffers=self._buffers))
 
     def _after_step(self) -> None:
         assert self._rule is not None
-        self._marks.take()
+        self._take_marks()
         seen, step = self._seen, self._seen.step
         micros, coefficients, losses = seen.finish()
+        if not self._marks.finite():
+            raise diverged("parameters", step)
         if self._spot.wanted:
             self._spot.after(
                 step, micros, coefficients, self._lrs, self._rule, seen.autocast, seen.training,
                 self._separable, self._moment(),
             )  # fmt: skip
         self._keep.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
+
+    def _take_marks(self) -> None:
+        self._marks.take()
+        self._still.take()
+
+    def _check_marks(self) -> None:
+        if name := self._marks.changed():
+            raise InputError(
+                f"step {self._seen.step}: parameter {name} was changed since the last step by something else "
+                "than the optimizer, which a replay would not do; leave it out, or do it inside the model"
+            )
+
+    def _check_end(self) -> None:
+        """Whether the loop ended where a step ends, and past where a resumed one was."""
+        self._seen.check_done()
+        self._check_marks()
+        if self._back is not None:
+            raise InputError(
+                f"the loop ended before epoch {self._back['epoch']}, where the run that it resumes was cut "
+                "off; pass every epoch's loader to tape.batches again"
+            )
 
     # the beginning, and the beginning of a resumed run ----------------------------------------------
 
@@ -288,10 +309,11 @@ class Tape:
                 optimizer=described(self.optimizer, params, self._clip), tolerance=self._tolerance,
             )  # fmt: skip
             self._keep.begin(self._rule, first, self._ids, {"workload": self._name, **about})
-        self._keep.state(0, first, self._snapshot)
+        self._keep.state(0, first, self._note)
 
     def _learn(self, params: dict[str, nn.Parameter], description: dict[str, Any], updates: int = 0) -> None:
-        self._params, self._marks = params, Marks(params)
+        self._params, self._marks = params, Marks(lambda: params)
+        self._still = Marks(self._changing)
         layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
         self._rule = Rule(layout, rebuilt(description), updates)
 
@@ -299,16 +321,21 @@ class Tape:
         """Take up the run that the store holds."""
         attrs = self._keep.reopen()
         assert self._keep.writer is not None
-        kept = self._keep.writer.resumed
-        if kept is None or not kept.number:
+        kept, about = self._keep.writer.resumed, attrs["fingerprint"]
+        changing = [n for n, _ in attrs["buffers"]]
+        try:
+            check_identity(about, self.model, self._call.data, changing, str(self._store))
+        except BaseException:
+            self._keep.writer.leave()
+            raise
+        if kept is None:  # cut off before a state was there: begin
             return
-        about = attrs["fingerprint"]
-        check_identity(about, self.model, self._call.data, [n for n, _ in attrs["buffers"]], str(self._store))
         own = dict(self.model.named_parameters())
-        params = {n: own[n] for n, _ in about["parameters"]}
-        self._learn(params, attrs["tape"]["optimizer"], attrs["tape"]["updates"])
+        self._buffers = self._copied(changing)
+        self._learn(
+            {n: own[n] for n, _ in about["parameters"]}, attrs["tape"]["optimizer"], attrs["tape"]["updates"]
+        )
         self._back = {**kept.snapshot, "tensors": kept.tensors, "number": kept.number}
-        self._buffers = self._copied([n for n, _ in attrs["buffers"]])
         self._keep.remember_generators()
         self._seen.step = kept.number
         self._load(self._back)
@@ -325,23 +352,17 @@ class Tape:
             put_back(own, dict(zip(self._buffers, parts, strict=True)))
         slots = {name: tensors[name] for name in rule.slots}
         recall(self.optimizer, slots, updates + back["number"], layout, self._params)
-
-    def _restore(self, back: dict[str, Any]) -> None:
-        """Everything as it was when the kept state's step was about to begin."""
-        self._load(back)
-        for group, lr in zip(self.optimizer.param_groups, back["lrs"], strict=True):
-            group["lr"] = lr
-        for scheduler, state in zip(self._schedulers, back["schedulers"], strict=True):
-            scheduler.load_state_dict(state)
-        restore(self._keep.generators(back["now"]), self._device)
-        self._marks.take()
-        self._back = None
+        self._take_marks()
 
     def _moment(self) -> Moment:
         assert self._rule is not None
         slots, _ = remembered(self.optimizer, self._rule.optimizer, self._rule.layout, self._params)
         return Moment(self._rule.layout.join(self._params), slots, self._copied(list(self._buffers)))
 
+    def _changing(self) -> dict[str, Tensor]:
+        own = dict(self.model.named_buffers()) if self._buffers else {}
+        return {n: own[n] for n in self._buffers}
+
     def _copied(self, names: Sequence[str]) -> dict[str, Tensor]:
-        own = dict(self.model.named_buffers())
+        own = dict(self.model.named_buffers()) if names else {}
         return {n: own[n].detach().clone() for n in names}

@@ -21,16 +21,16 @@ class Marks:
     Cost: two small copies a step. An edit of few entries of a large parameter may escape it, not the replay.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
-        self._params = params
+    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._tensors = tensors
         self._last: Tensor | None = None
 
     def take(self) -> None:
-        """Remember the parameters as they are."""
+        """Remember the tensors as they are."""
         self._last = self._sample()
 
     def changed(self) -> str | None:
-        """The name of a parameter that is not as remembered, if there is one."""
+        """The name of a tensor that is not as remembered, if there is one."""
         if self._last is None:
             return None
         now = self._sample()
@@ -39,13 +39,17 @@ class Marks:
         lengths = [len(x) for x in self._views()]
         pairs = zip(now.split(lengths), self._last.split(lengths), strict=True)
         moved = [not torch.equal(a, b) for a, b in pairs]
-        return list(self._params)[moved.index(True)]
+        return list(self._tensors())[moved.index(True)]
+
+    def finite(self) -> bool:
+        """Whether what is remembered is finite."""
+        return self._last is None or bool(self._last.isfinite().all())
 
     def _sample(self) -> Tensor:
-        return torch.cat(self._views())
+        return torch.cat(self._views()) if self._tensors() else torch.zeros(0)
 
     def _views(self) -> list[Tensor]:
-        flat = [p.detach().reshape(-1) for p in self._params.values()]
+        flat = [x.detach().reshape(-1) for x in self._tensors().values()]
         return [x[:: max(1, len(x) // _SAMPLE)] for x in flat]
 
 
