@@ -68,9 +68,9 @@ def _trust(attrs: dict[str, Any]) -> str:
     method, seconds = attrs["trust_method"], f"{attrs['trust_seconds']:.1f} s"
     figure = "unknown" if attrs["trust"] != attrs["trust"] else f"{attrs['trust']:.2f}"
     if method == "retrain":
-        how = f"agreement with {attrs['trust_trainings']} random retrainings without one example"
+        how = f"agreement with retraining without each of {attrs['trust_trainings']} random examples"
     else:
-        how = "how proportionately training answers when a few examples lose weight"
+        how = "how proportionately training answers when a few examples lose their weight"
     return f"trust {figure} of 1: {how} ({seconds})"
 
 

@@ -77,7 +77,7 @@ def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None)
     for k, place in enumerate(_places(ids, verified)):
         label = [str(labels[place])] if labels is not None else []
         change = [f"{float(mean[name][k]):+.3e}" for name in ("estimate", "retrained")]
-        rows.append([ids[place], *label, *change, f"{float(mean.after[k]):.6g}"])
+        rows.append([ids[place], *label, *change, f"{float(mean.after[k]):#.6g}"])
     head, *lines = aligned(rows, left=1 if labels is None else 2)
     right = round(float(verified.same_sign.mean()) * count)
     figures = [
@@ -87,7 +87,7 @@ def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None)
     ]
     attrs = verified.attrs
     title = f"the {count} most {attrs['which']}, retrained without each ({attrs['seconds']:.1f} s)"
-    said = f"{query} is {float(mean.before):.6g} with all examples; "
+    said = f"{query} is {float(mean.before):#.6g} with all examples; "
     said += f"the sign is right for {right} of {count}" + "".join(f", {each}" for each in figures)
     return "\n".join([click.style(paragraph(title, width), bold=True), head, *lines, paragraph(said, width)])
 
@@ -104,7 +104,7 @@ def removed_report(removed: xr.Dataset, width: int | None) -> str:
         rows.append(
             [
                 name,
-                *(f"{float(at[each]):.6g}" for each in ("before", "after")),
+                *(f"{float(at[each]):#.6g}" for each in ("before", "after")),
                 *(f"{float(at[each]):+.3e}" for each in ("retrained", "estimate")),
             ]
         )
