@@ -151,8 +151,8 @@ def effects(
     workload = trajectory.workload
     shape = (len(query.labels(workload)), len(when), len(weightings))
     out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
-    asked = {t: query.at(workload, trajectory.state(t).theta) for t in when}
-    chunk = trajectory.step.room(_ROOM, workload.n_test)
+    asked = {t: query.at(trajectory.workload_at(t), trajectory.state(t).theta) for t in when}
+    chunk = None if workload.test is None else trajectory.step.room(_ROOM, workload.n_test)
     for models in retrained(trajectory, weightings, absent, when, strategy):
         with torch.no_grad():
             values = models.changes(asked[models.state], chunk)

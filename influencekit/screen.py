@@ -112,14 +112,12 @@ def remove(
             theta[models.state] = models.theta[0]
         for k, signs in evaluations.items():
             for t, sign in signs.items():
-                own = trajectory.state(t).theta
-                at = query.at(workload, own)
+                own, place = trajectory.state(t).theta, trajectory.workload_at(t)
+                at = query.at(place, own)
                 with torch.no_grad():
                     truth[:, k] += sign * (at(theta[t]) - at(own))
-            accuracy[:, k] = (
-                workload.accuracy(trajectory.state(max(signs)).theta),
-                workload.accuracy(theta[max(signs)]),
-            )
+                if t == max(signs) and workload.test is not None:
+                    accuracy[:, k] = place.accuracy(own), place.accuracy(theta[t])
     if not truth.isfinite().all():
         raise DivergedError(
             f"retraining without {len(positions)} examples gave NaN or infinity; lower the learning rate"
@@ -210,7 +208,7 @@ def _values(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> 
     for t in {max(w.evaluations(trajectory.steps)) for w in windows}:
         theta = trajectory.state(t).theta
         with torch.no_grad():
-            values[t] = query.at(trajectory.workload, theta)(theta)
+            values[t] = query.at(trajectory.workload_at(t), theta)(theta)
     return torch.stack([values[max(w.evaluations(trajectory.steps))] for w in windows], 1)
 
 
