@@ -74,8 +74,8 @@ class Keeper:
             raise InputError(f"{self.store} is not a taped run; resume it with record(..., resume=True)")
         if attrs["recorder"] != label(self._recorder):
             raise InputError(
-                f"{self.store} was recorded by {attrs['recorder']}, not by {label(self._recorder)}; resume it "
-                f"with recorder={attrs['recorder']!r}"
+                f"{self.store} was recorded by {attrs['recorder']}, not by {label(self._recorder)}; resume "
+                f"it with recorder={attrs['recorder']!r}"
             )
         self.writer = Writer.resume(self.store)
         return attrs

@@ -93,8 +93,8 @@ def trained(
         )
     if odd := [n for n, p in found.items() if p.dtype not in (torch.float32, torch.float64)]:
         raise InputError(
-            f"parameter {odd[0]} is {found[odd[0]].dtype}; the tape records parameters of float32 or float64: "
-            "train in lower precision by torch.autocast"
+            f"parameter {odd[0]} is {found[odd[0]].dtype}; the tape records parameters of float32 or "
+            "float64: train in lower precision by torch.autocast"
         )
     if not found:
         raise InputError("no parameter of the optimizer has a gradient; call loss.backward() before its step")

@@ -1,4 +1,4 @@
-"""Where a loop is, beside its state: epoch and batch, learning rates, schedulers, random number generators."""
+"""Where a loop is, beside its state: epoch and batch, learning rates, schedulers, random numbers."""
 
 from __future__ import annotations
 

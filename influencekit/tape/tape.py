@@ -15,6 +15,7 @@ from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Recorder
 from influencekit.layout import Layout
 from influencekit.registry import make
+from influencekit.tape.held import Held, copied
 from influencekit.tape.identity import check_identity, described_run
 from influencekit.tape.keeper import Keeper
 from influencekit.tape.loader import Fetched, Source
@@ -25,16 +26,15 @@ from influencekit.tape.optimizer import (
     described,
     rates,
     rebuilt,
-    recall,
     remembered,
     settings,
     trained,
 )  # fmt: skip
 from influencekit.tape.place import Place
-from influencekit.tape.replica import Call, changed_buffers, put_back
+from influencekit.tape.replica import Call, changed_buffers
 from influencekit.tape.rng import capture
 from influencekit.tape.spotcheck import Moment, Rule, SpotCheck
-from influencekit.tape.watch import Marks, refuse_hooks, watch
+from influencekit.tape.watch import refuse_hooks, watch
 from influencekit.trajectory import Trajectory
 
 __all__ = ["Tape"]
@@ -107,9 +107,9 @@ class Tape:
         self._keep = Keeper(self._store, self._recorder)
         self._source = Source(self._call.data)
         self._epoch, self._note = -1, dict[str, Any]()
-        self._rule: Rule | None = None
+        self._held: Held | None = None  # until the first step shows what is trained
         self._back: dict[str, Any] | None = None
-        self._buffers = self._copied([n for n, _ in self.model.named_buffers()])
+        self._buffers = copied(self.model, [n for n, _ in self.model.named_buffers()])
         if self._store is not None and Path(self._store).exists():
             if not self._resume:
                 raise InputError(
@@ -134,8 +134,7 @@ class Tape:
                 )
         elif kind is None:
             try:
-                self._check_end()
-                self._keep.state(self._seen.step, self._moment(), {})
+                self._keep.state(self._seen.step, self._end(), {})
             except BaseException:
                 writer.close("recording")
                 raise
@@ -190,7 +189,8 @@ class Tape:
             while done < back["position"]:
                 next(source, None)
                 done += 1
-            self._load(back)
+            assert self._held is not None
+            self._held.load(back["tensors"], back["number"])
             self._place.return_to(back, self._keep.generators)
             self._back = None
         while True:
@@ -216,19 +216,15 @@ class Tape:
     def boundary(self, *, epoch: int | None = None, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: keep the state, if the recorder does."""
         self._epoch = self._epoch if epoch is None else epoch
-        step = self._seen.step
-        if self._rule is None:
+        step, held = self._seen.step, self._held
+        if held is None:
             self._note = self._place.noted(self._epoch, position)  # kept with state 0, at its first step
-        elif name := self._still.changed():
-            raise InputError(
-                f"step {step}: buffer {name} was changed between two steps, which a replay would not do; "
-                "evaluate in eval mode"
-            )
-        elif self._keep.keeps(step):
-            self._keep.state(step, self._moment(), self._place.noted(self._epoch, position))
-        if self._spot.decide() or self._rule is None:
-            names = [n for n, _ in self.model.named_buffers()] if self._rule is None else list(self._buffers)
-            self._buffers = self._copied(names)
+        else:
+            held.check_buffers(step)
+            if self._keep.keeps(step):
+                self._keep.state(step, held.moment(), self._place.noted(self._epoch, position))
+        if self._spot.decide() or held is None:
+            self._buffers = copied(self.model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
         """The micro-batch of these positions is forwarded next (first come, first served)."""
@@ -243,79 +239,72 @@ class Tape:
             )
         self._seen.settle()
         params = trained(self.model, self.optimizer, self._clip)
-        if self._rule is None:
-            self._begin(params)
-        if list(params) != list(self._params):
-            odd = sorted(set(params) ^ set(self._params))[0]
+        held = self._held or self._begin(params)
+        if list(params) != list(held.params):
+            odd = sorted(set(params) ^ set(held.params))[0]
             raise InputError(
                 f"step {step}: parameter {odd} has a gradient in some steps and none in others; freeze it "
                 "for the whole run, or use it in every step"
             )
         check_rates(self._settings, self.optimizer, step)
-        self._check_marks()
+        held.check_parameters(step)
         self._lrs = rates(self.optimizer)
         if self._spot.wanted:
-            self._spot.before(self._moment()._replace(buffers=self._buffers))
+            self._spot.before(held.moment()._replace(buffers=self._buffers))
 
     def _after_step(self) -> None:
-        assert self._rule is not None
-        self._take_marks()
-        seen, step = self._seen, self._seen.step
+        assert self._held is not None
+        held, seen, step = self._held, self._seen, self._seen.step
+        held.mark()
         micros, coefficients, losses = seen.finish()
-        if not self._marks.finite():
+        if not held.finite():
             raise diverged("parameters", step)
         if self._spot.wanted:
             self._spot.after(
-                step, micros, coefficients, self._lrs, self._rule, seen.autocast, seen.training,
-                self._separable, self._moment(),
+                step, micros, coefficients, self._lrs, held.rule, seen.autocast, seen.training,
+                self._separable, held.moment(),
             )  # fmt: skip
         self._keep.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
 
-    def _take_marks(self) -> None:
-        self._marks.take()
-        self._still.take()
-
-    def _check_marks(self) -> None:
-        if name := self._marks.changed():
-            raise InputError(
-                f"step {self._seen.step}: parameter {name} was changed since the last step by something else "
-                "than the optimizer, which a replay would not do; leave it out, or do it inside the model"
-            )
-
-    def _check_end(self) -> None:
-        """Whether the loop ended where a step ends, and past where a resumed one was."""
+    def _end(self) -> Moment:
+        """The last state. Errors: the loop ended within a step, or before where a resumed run was."""
+        assert self._held is not None
         self._seen.check_done()
-        self._check_marks()
+        self._held.check_parameters(self._seen.step)
         if self._back is not None:
             raise InputError(
                 f"the loop ended before epoch {self._back['epoch']}, where the run that it resumes was cut "
                 "off; pass every epoch's loader to tape.batches again"
             )
+        return self._held.moment()
 
     # the beginning, and the beginning of a resumed run ----------------------------------------------
 
-    def _begin(self, params: dict[str, nn.Parameter]) -> None:
+    def _begin(self, params: dict[str, nn.Parameter]) -> Held:
         """The first step is about to be done: now it is known what is trained."""
         changing = changed_buffers(self._buffers, self.model)
-        self._learn(params, described(self.optimizer, params, self._clip))
-        assert self._rule is not None
-        slots, updates = remembered(self.optimizer, self._rule.optimizer, self._rule.layout, params)
-        self._rule = self._rule._replace(updates=updates)
         self._buffers = {n: self._buffers[n] for n in changing}
-        first = Moment(self._rule.layout.join(params), slots, self._buffers)
+        description = described(self.optimizer, params, self._clip)
+        held = self._hold(params, changing, description, 0)
+        slots, updates = remembered(self.optimizer, held.rule.optimizer, held.rule.layout, params)
+        held.rule = held.rule._replace(updates=updates)
+        first = Moment(held.rule.layout.join(params), slots, self._buffers)
         if self._keep.writer is None:
             about = described_run(
-                self.model, self._call, self._rule, self._seen, changing, separable=self._separable,
-                optimizer=described(self.optimizer, params, self._clip), tolerance=self._tolerance,
+                self.model, self._call, held.rule, self._seen, changing, separable=self._separable,
+                optimizer=description, tolerance=self._tolerance,
             )  # fmt: skip
-            self._keep.begin(self._rule, first, self._ids, {"workload": self._name, **about})
+            self._keep.begin(held.rule, first, self._ids, {"workload": self._name, **about})
         self._keep.state(0, first, self._note)
+        return held
 
-    def _learn(self, params: dict[str, nn.Parameter], description: dict[str, Any], updates: int = 0) -> None:
-        self._params, self._marks = params, Marks(lambda: params)
-        self._still = Marks(self._changing)
+    def _hold(
+        self, params: dict[str, nn.Parameter], changing: list[str], description: dict[str, Any], updates: int
+    ) -> Held:
         layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
-        self._rule = Rule(layout, rebuilt(description), updates)
+        rule = Rule(layout, rebuilt(description), updates)
+        self._held = Held(self.model, self.optimizer, params, changing, rule)
+        return self._held
 
     def _return(self) -> None:
         """Take up the run that the store holds."""
@@ -330,39 +319,11 @@ class Tape:
             raise
         if kept is None:  # cut off before a state was there: begin
             return
-        own = dict(self.model.named_parameters())
-        self._buffers = self._copied(changing)
-        self._learn(
-            {n: own[n] for n, _ in about["parameters"]}, attrs["tape"]["optimizer"], attrs["tape"]["updates"]
-        )
+        own, said = dict(self.model.named_parameters()), attrs["tape"]
+        params = {n: own[n] for n, _ in about["parameters"]}
+        self._buffers = copied(self.model, changing)
+        held = self._hold(params, changing, said["optimizer"], said["updates"])
         self._back = {**kept.snapshot, "tensors": kept.tensors, "number": kept.number}
         self._keep.remember_generators()
         self._seen.step = kept.number
-        self._load(self._back)
-
-    def _load(self, back: dict[str, Any]) -> None:
-        """Model and optimizer as they were at the kept state."""
-        assert self._rule is not None
-        layout, rule, updates = self._rule
-        tensors = {name: torch.from_numpy(x).to(self._device) for name, x in back["tensors"].items()}
-        put_back(self._params, layout.split(tensors["theta"]))
-        if self._buffers:
-            own = dict(self.model.named_buffers())
-            parts = tensors["buffers"].split([own[n].numel() for n in self._buffers])
-            put_back(own, dict(zip(self._buffers, parts, strict=True)))
-        slots = {name: tensors[name] for name in rule.slots}
-        recall(self.optimizer, slots, updates + back["number"], layout, self._params)
-        self._take_marks()
-
-    def _moment(self) -> Moment:
-        assert self._rule is not None
-        slots, _ = remembered(self.optimizer, self._rule.optimizer, self._rule.layout, self._params)
-        return Moment(self._rule.layout.join(self._params), slots, self._copied(list(self._buffers)))
-
-    def _changing(self) -> dict[str, Tensor]:
-        own = dict(self.model.named_buffers()) if self._buffers else {}
-        return {n: own[n] for n in self._buffers}
-
-    def _copied(self, names: Sequence[str]) -> dict[str, Tensor]:
-        own = dict(self.model.named_buffers()) if names else {}
-        return {n: own[n].detach().clone() for n in names}
+        held.load(kept.tensors, kept.number)
