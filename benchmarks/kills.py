@@ -147,6 +147,12 @@ def differences(path: Path, reference: Path) -> Iterator[str]:
             yield f"{name}, {len(found)} rows"
 
 
+def _complete(path: Path) -> bool:
+    from influencekit.store import open_group
+
+    return path.exists() and open_group(path).attrs["status"] == "complete"
+
+
 def examine(path: Path, reference: Path, reported: int, run: str, spec: str) -> int:
     """The number of committed steps of what a killed child left, after checking that it is as promised."""
     from influencekit.store import open_group
@@ -186,18 +192,19 @@ def campaign(run: str, spec: str, recorder: str, kills: int, folder: Path, seed:
         delay = 10 ** draw.uniform(-5, -1) if short else draw.uniform(0, 0.7 * tally.seconds_undisturbed)
         said, _ = life(context, delay if tally.kills < kills else None, words, run, spec, recorder, path)
         reported = max([reported, *[x for x in said if isinstance(x, int)]])
-        if said[-1] == "done":
+        killed = said[-1] != "done"
+        tally.kills += killed
+        if killed:
+            tally.in_the_middle_of_a_file += any(path.rglob("*.partial"))
+            committed = examine(path, reference, reported, run, spec)
+            tally.before_the_first_commit += committed == 0
+            tally.committed_when_killed.append(committed)
+        if not killed or _complete(path):
             wrong = list(differences(path, reference))
             assert not wrong, f"the continued run is not the one that was never killed: {wrong}"
             tally.completed += 1
             number += 1
             path, reported = folder / f"{number}.zarr", 0
-            continue
-        tally.kills += 1
-        tally.in_the_middle_of_a_file += any(path.rglob("*.partial"))
-        committed = examine(path, reference, reported, run, spec)
-        tally.before_the_first_commit += committed == 0
-        tally.committed_when_killed.append(committed)
     return tally
 
 

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from helpers_cli import TINY, fails, workload
 import influencekit as ik
 from influencekit.cli import cli
 from influencekit.cli.problems import Source
+from influencekit.step import Step
+from influencekit.store import open_group
+from influencekit.writing import writer
 from influencekit.writing.files import Folder
 
 
@@ -210,6 +214,32 @@ def test_the_words_of_a_full_and_of_a_read_only_disk(tmp_path, monkeypatch):
         line = fails("record", TINY, "--store", tmp_path / "run.zarr", code=1)
         assert words in line and "nothing was left there" in line
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_gets_full_leaves_what_was_committed_and_the_run_is_continued(tmp_path, monkeypatch):
+    path, original, put = tmp_path / "run.zarr", Step.advance, Folder.put
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def advance(self: Step, state: object) -> object:
+        deadline = time.monotonic() + 30
+        while state.step == 3 and not open_group(path).attrs["committed"]:
+            assert time.monotonic() < deadline
+        if state.step == 3:
+            monkeypatch.setattr(Folder, "put", refuse)
+        return original(self, state)
+
+    monkeypatch.setattr(Step, "advance", advance)
+    monkeypatch.setattr(writer, "SECONDS", 0.0)
+    line = fails("record", TINY, "--store", path, code=1)
+    committed = open_group(path).attrs["committed"]
+    assert f"No space left on device; its first {committed} steps are safe: make room, and resume" in line
+    assert 0 < committed <= 3 and [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+    monkeypatch.setattr(Folder, "put", put)
+    monkeypatch.setattr(Step, "advance", original)
+    assert CliRunner().invoke(cli, ["record", TINY, "--store", str(path), "--resume"]).exit_code == 0
+    assert open_group(path).attrs["status"] == "complete"
 
 
 def test_a_path_below_a_file(tmp_path, recorded):

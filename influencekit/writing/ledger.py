@@ -142,6 +142,10 @@ class Ledger:
             array.write()
             length = self._expected[0] if array.column.dims[0] == "step" else None
             self._docs[name] = array.metadata(length)
+        for name, doc in self._docs.items():  # for whoever opens one array alone
+            if self._written.get(name) != doc:
+                self.files.put(f"{name}/zarr.json", json.dumps(doc, indent=1).encode())
+                self._written[name] = doc
         committed = self._steps if self._states else 0
         self.attrs |= {"committed": committed, **attrs}
         whole = self.attrs["status"] == "complete"
@@ -154,10 +158,6 @@ class Ledger:
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self._docs},
         }
         self.files.put("zarr.json", json.dumps(root, indent=1).encode())
-        for name, doc in self._docs.items():  # for whoever opens one array alone
-            if self._written.get(name) != doc:
-                self.files.put(f"{name}/zarr.json", json.dumps(doc, indent=1).encode())
-                self._written[name] = doc
         return committed
 
     def move(self, path: Path) -> None:
