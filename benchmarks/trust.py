@@ -36,8 +36,8 @@ LOW = 0.9
 CELLS = [(f"{p}-lr", setting, "ReLU") for p in POOLS for setting in ("paper", "trained")]
 CELLS += [(f"{p}-dnn", s, a) for p in POOLS for s in ("paper", "trained") for a in ("ReLU", "softplus")]
 OTHERS = [(f"{p}-dnn", "trained", "AdamW") for p in POOLS]
-FIGURES = ("retrain:8", "retrain:16", "retrain:32", "smooth", "smooth, signs", "smooth, parameters",
-           "smooth, signs of parameters")  # fmt: skip
+FIGURES = ("retrain:16", "retrain:32", "smooth", "smooth, signs", "smooth, training losses",
+           "smooth, parameters", "smooth, signs of parameters")  # fmt: skip
 
 
 def workload(name: str, setting: str, kind: str, seed: int) -> ik.Workload:
@@ -59,7 +59,7 @@ def one(job: tuple[str, str, str, int]) -> dict:
         seconds[method] = time.perf_counter() - began
     truth = agreement(*(torch.tensor(s.influence.values.ravel()) for s in scores.values()))
     figures = {}
-    for figure in FIGURES[:4]:
+    for figure in FIGURES[:3]:
         method, _, count = figure.partition(":")
         began = time.perf_counter()
         options = {"examples": int(count)} if count else {}
@@ -85,12 +85,21 @@ def variants(run: ik.Trajectory, seed: int) -> dict[str, float]:
     runs = [Weighting(few[:4], 0.5), Weighting(few[:4], 0.0)]
     (models,) = retrained(run, runs, (0, run.steps), [run.steps], "batch")
     losses = models.changes(lambda theta: work.losses(theta, work.test))[:, np.argsort(models.members)]
+    others = torch.ones(work.n_train, dtype=torch.bool).index_fill_(0, few, False).nonzero().flatten()
+    fitted = models.changes(lambda theta: work.losses(theta, work.examples(others)))[
+        :, np.argsort(models.members)
+    ]
     theta = (models.theta - models.own).T[:, np.argsort(models.members)]
     return {
         "smooth, signs": signs(losses),
-        "smooth, parameters": torch.cosine_similarity(theta[:, 0], theta[:, 1] - theta[:, 0], 0).item(),
+        "smooth, training losses": cosine(fitted),
+        "smooth, parameters": cosine(theta),
         "smooth, signs of parameters": signs(theta),
     }
+
+
+def cosine(changes: Tensor) -> float:
+    return torch.cosine_similarity(changes[:, 0], changes[:, 1] - changes[:, 0], 0).item()
 
 
 def signs(changes: Tensor) -> float:
@@ -177,11 +186,19 @@ def changed(job: tuple[str, str, int]) -> dict:
 
 
 def main(seeds: int, processes: int) -> dict:
-    jobs = [(*cell, seed) for seed in range(seeds) for cell in CELLS + OTHERS]
+    jobs = [(*cell, seed) for seed in reversed(range(seeds)) for cell in CELLS]
+    jobs += [(*cell, seed) for seed in range(seeds // 2, seeds) for cell in OTHERS]
     tried = [(f"{p}-dnn", change, min(4, seeds)) for p in POOLS for change in CHANGES]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(one, jobs))
+        rows = []
+        for row in pool.map(one, jobs):
+            rows.append(row)
+            print(len(rows), len(jobs), *row["run"], row["spearman"], row["figures"], flush=True)
         advice = list(pool.map(changed, tried))
+    return summary(rows, advice, seeds)
+
+
+def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
     bundled = [row for row in rows if row["run"][2] != "AdamW"]
     first, second = (
         [row for row in bundled if (row["run"][3] < seeds // 2) == early] for early in (True, False)
