@@ -8,13 +8,17 @@ and the settings of the registered workloads. tests/test_docs.py holds every pag
 """
 
 import argparse
-import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
+
+from tables_taped import TABLES as TAPED  # noqa: E402
+from tables_words import cells_row, link, load_result  # noqa: E402
+
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table -->)", re.S)
 METRICS = {"pearson": "Pearson", "spearman": "Spearman", "kendall": "Kendall", "jaccard": "Jaccard"}
 
@@ -33,20 +37,20 @@ def rewritten(page: Path) -> str:
 
 def agreement(setting: str) -> Callable[[Path], str]:
     def table(page: Path) -> str:
-        report = _load(f"table2-{setting}")
+        report = load_result(f"table2-{setting}")
         lines = [
             f"`{report['command']}`, {report['seeds']} seeds, {report['machine']}: "
-            f"{_link(page, f'benchmarks/results/table2-{setting}.json', 'figures')}. DIT reaches the paper's "
+            f"{link(page, f'benchmarks/results/table2-{setting}.json', 'figures')}. DIT reaches the paper's "
             f"figure (in brackets) in {report['cells_at_least_printed']} cells.",
             "",
-            _row(["workload", "test accuracy", "estimator", *METRICS.values()]),
-            _row(["---"] * 7),
+            cells_row(["workload", "test accuracy", "estimator", *METRICS.values()]),
+            cells_row(["---"] * 7),
         ]
         for name, found in report["workloads"].items():
             for method, printed in found["printed"].items():
                 values = [found["estimators"][method][m]["mean"] for m in METRICS]
                 cells = [f"{v:.3f} [{p:.2f}]" for v, p in zip(values, printed, strict=True)]
-                lines.append(_row([name, f"{100 * found['accuracy']['mean']:.1f} %", method, *cells]))
+                lines.append(cells_row([name, f"{100 * found['accuracy']['mean']:.1f} %", method, *cells]))
         return "\n".join(lines)
 
     return table
@@ -54,9 +58,9 @@ def agreement(setting: str) -> Callable[[Path], str]:
 
 def rough(page: Path) -> str:
     """What the trained setting does to first order, per workload: one small table."""
-    paper, trained = _load("table2-paper")["workloads"], _load("table2-trained")["workloads"]
+    paper, trained = load_result("table2-paper")["workloads"], load_result("table2-trained")["workloads"]
     lines = [
-        _row(
+        cells_row(
             [
                 "workload",
                 "accuracy, `paper`",
@@ -65,7 +69,7 @@ def rough(page: Path) -> str:
                 "Spearman, `trained`",
             ]
         ),
-        _row(["---"] * 5),
+        cells_row(["---"] * 5),
     ]
     for name in paper:
         cells = []
@@ -73,34 +77,34 @@ def rough(page: Path) -> str:
             spearman = report[name]["estimators"]["dit"]["spearman"]
             cells += [f"{100 * report[name]['accuracy']['mean']:.1f} %"]
             cells += [f"{spearman['mean']:.3f} ± {spearman['std']:.3f}"]
-        lines.append(_row([name, *cells]))
+        lines.append(cells_row([name, *cells]))
     return "\n".join(lines)
 
 
 def smoothness(page: Path) -> str:
     """The same runs with ReLU and with a smooth activation."""
-    report = _load("smoothness")
+    report = load_result("smoothness")
     lines = [
         f"`{report['command']}`, {report['workload']}, {report['seeds']} seeds, {report['machine']}: "
-        f"{_link(page, 'benchmarks/results/smoothness.json', 'figures')}. DIT against `loo`:",
+        f"{link(page, 'benchmarks/results/smoothness.json', 'figures')}. DIT against `loo`:",
         "",
-        _row(["setting", "activation", "test accuracy", *METRICS.values()]),
-        _row(["---"] * 7),
+        cells_row(["setting", "activation", "test accuracy", *METRICS.values()]),
+        cells_row(["---"] * 7),
     ]
     for row in report["rows"]:
         cells = [f"{row[m]['mean']:.3f} ± {row[m]['std']:.3f}" for m in METRICS]
-        lines.append(_row([row["setting"], row["activation"], f"{100 * row['accuracy']:.1f} %", *cells]))
+        lines.append(cells_row([row["setting"], row["activation"], f"{100 * row['accuracy']:.1f} %", *cells]))
     return "\n".join(lines)
 
 
 def speed(page: Path) -> str:
-    report = _load("speed")
+    report = load_result("speed")
     lines = [
         f"`{report['command'].strip()}`, {report['machine']}, {report['threads']} threads: "
-        f"{_link(page, 'benchmarks/results/speed.json', 'figures')}. Times are ratios to a plain eager "
+        f"{link(page, 'benchmarks/results/speed.json', 'figures')}. Times are ratios to a plain eager "
         "PyTorch loop over the same steps.",
         "",
-        _row(
+        cells_row(
             [
                 "MNIST 1 against 7",
                 "plain step",
@@ -110,7 +114,7 @@ def speed(page: Path) -> str:
                 "tracing, once",
             ]
         ),
-        _row(["---"] * 6),
+        cells_row(["---"] * 6),
     ]
     for kind, found in report["models"].items():
         ratio = found["ratio_to_plain"]
@@ -123,31 +127,31 @@ def speed(page: Path) -> str:
             f"{found['loo_speed_up']:.1f} times",
             f"{once:.1f} s",
         ]
-        lines.append(_row(cells))
+        lines.append(cells_row(cells))
     return "\n".join(lines)
 
 
 def exactness(page: Path) -> str:
-    report = _load("exactness")
+    report = load_result("exactness")
     lines = [
         f"`{report['command'].strip()}`, {report['machine']}, float64: "
-        f"{_link(page, 'benchmarks/results/exactness.json', 'figures')}.",
+        f"{link(page, 'benchmarks/results/exactness.json', 'figures')}.",
         "",
-        _row(["optimizer", "relative error against unrolled autodiff", "Taylor slope"]),
-        _row(["---"] * 3),
+        cells_row(["optimizer", "relative error against unrolled autodiff", "Taylor slope"]),
+        cells_row(["---"] * 3),
     ]
     for name, found in report["optimizers"].items():
-        lines.append(_row([name, f"{found['relative_error']:.1e}", f"{found['taylor_slope']:.2f}"]))
+        lines.append(cells_row([name, f"{found['relative_error']:.1e}", f"{found['taylor_slope']:.2f}"]))
     return "\n".join(lines)
 
 
 def default_run(page: Path) -> str:
-    report = _load("default_run")
+    report = load_result("default_run")
     found = report["runs"]["compare"]
     return (
         f"Start-up included it takes {found['seconds']:.0f} s and {found['memory_gb']:.1f} GB of memory "
         f"(`{report['command'].strip()}`, {report['machine']}: "
-        f"{_link(page, 'benchmarks/results/default_run.json', 'figures')})."
+        f"{link(page, 'benchmarks/results/default_run.json', 'figures')})."
     )
 
 
@@ -155,10 +159,10 @@ def settings(page: Path) -> str:
     from influencekit.registry import load, names
 
     lines = [
-        _row(
+        cells_row(
             ["workload", "training examples", "L2", "decay", "`paper`: lr, epochs", "`trained`: lr, epochs"]
         ),
-        _row(["---"] * 6),
+        cells_row(["---"] * 6),
     ]
     for name in names("workload"):
         found = getattr(load("workload", name), "settings", None)
@@ -166,42 +170,45 @@ def settings(page: Path) -> str:
             continue  # a plugin's
         paper, trained = found["paper"], found["trained"]
         cells = [name, str(paper.n_train), f"{paper.l2:g}", "1/sqrt(t + 1)" if paper.decay else "none"]
-        lines.append(_row([*cells, *(f"{each.lr:g}, {each.epochs}" for each in (paper, trained))]))
+        lines.append(cells_row([*cells, *(f"{each.lr:g}, {each.epochs}" for each in (paper, trained))]))
     return "\n".join(lines)
 
 
 def tracing(page: Path) -> str:
-    report = _load("tracing")
+    report = load_result("tracing")
     models = report["milliseconds_a_step"]
     jobs = list(next(iter(models.values())))
     lines = [
         f"`{report['command']}`, {report['machine']}: "
-        f"{_link(page, 'benchmarks/results/tracing.json', 'figures')}. Milliseconds a step:",
+        f"{link(page, 'benchmarks/results/tracing.json', 'figures')}. Milliseconds a step:",
         "",
-        _row(["workload", *jobs]),
-        _row(["---"] * (len(jobs) + 1)),
+        cells_row(["workload", *jobs]),
+        cells_row(["---"] * (len(jobs) + 1)),
     ]
-    return "\n".join([*lines, *(_row([n, *(f"{f[j]:.2f}" for j in jobs)]) for n, f in models.items())])
+    return "\n".join([*lines, *(cells_row([n, *(f"{f[j]:.2f}" for j in jobs)]) for n, f in models.items())])
 
 
 def tuned(page: Path) -> str:
-    report = _load("tune_trained")
+    report = load_result("tune_trained")
     lines = [
         f"`{report['command']}`, {report['machine']}, torch {report['torch']}: "
-        f"{_link(page, 'benchmarks/results/tune_trained.json', 'the whole grid')}. Means over the seeds.",
+        f"{link(page, 'benchmarks/results/tune_trained.json', 'the whole grid')}. Means over the seeds.",
         "",
-        _row(["workload", "seeds", "lr", "epochs", "validation", "best validation", "test", "best test"]),
-        _row(["---"] * 8),
+        cells_row(
+            ["workload", "seeds", "lr", "epochs", "validation", "best validation", "test", "best test"]
+        ),
+        cells_row(["---"] * 8),
     ]
     for name, found in report["workloads"].items():
         chosen = found["chosen"]
         shares = (chosen["validation"], found["best_validation"], chosen["test"], found["best_test"])
         cells = [name, "{}-{}".format(*found["seeds"]), f"{chosen['lr']:g}", str(chosen["epochs"])]
-        lines.append(_row([*cells, *(f"{100 * share:.1f} %" for share in shares)]))
+        lines.append(cells_row([*cells, *(f"{100 * share:.1f} %" for share in shares)]))
     return "\n".join(lines)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    **TAPED,
     "agreement-paper": agreement("paper"),
     "agreement-trained": agreement("trained"),
     "default-run": default_run,
@@ -213,18 +220,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "tracing": tracing,
     "tuned": tuned,
 }
-
-
-def _load(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _link(page: Path, target: str, words: str) -> str:
-    return f"[{words}]({'' if page.parent == ROOT else '../'}{target})"
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
