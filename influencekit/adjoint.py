@@ -12,6 +12,7 @@ from torch import Tensor
 
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Query
+from influencekit.step import State
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
@@ -60,20 +61,21 @@ def _sweep(
     slots = {name: a for name in workload.optimizer.slots}
     totals = a.new_zeros(len(columns), workload.n_train)
 
-    def inject(t: int, theta: Tensor) -> None:
+    def inject(state: State) -> None:
         nonlocal a
-        if t in when:
-            signs = [e.get(t, 0) for e in evaluations]
-            a = a + query.gradient(workload, theta)[queries] * a.new_tensor(signs)[:, None]
+        if state.step in when:
+            signs = [e.get(state.step, 0) for e in evaluations]
+            gradient = query.gradient(workload.with_buffers(state.buffers), state.theta)
+            a = a + gradient[queries] * a.new_tensor(signs)[:, None]
 
     with torch.no_grad():
-        following = trajectory.state(end).theta
+        following = trajectory.state(end)
         for block in trajectory.blocks(begin, end):
             shares = []
             for state, products in linear.backwards(block):
                 t = state.step
-                inject(t + 1, following)
-                following = state.theta
+                inject(following)
+                following = state
                 needed = workload.optimizer.needs_gradient()
                 gradient = step.gradient(state, step.coefficients(t))[0] if needed else None
                 c, a, slots = workload.optimizer.pullback(

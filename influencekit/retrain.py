@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from influencekit.errors import DivergedError
+from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Query
 from influencekit.progress import track
 from influencekit.step import State
@@ -65,6 +65,11 @@ class Models(NamedTuple):
 
 def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
     """`batch` (by vmap) or `loop`: what `auto` comes to for this run."""
+    if strategy == "batch" and "buffers" in trajectory.group:
+        raise InputError(
+            "training changes buffers of this model, so it is retrained one run after the other: use the "
+            "strategy 'auto' or 'loop'"
+        )
     if strategy != "auto":
         return strategy
     return "loop" if trajectory.step.loops else "batch"

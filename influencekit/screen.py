@@ -224,4 +224,4 @@ def _coords(scores: xr.Dataset, train: np.ndarray, windows: Sequence[Window]) ->
 
 def _attrs(scores: xr.Dataset) -> dict[str, Any]:
     same = ("sign", "estimator", "query", "workload", "seed", "optimizer", "influencekit_version")
-    return {name: scores.attrs[name] for name in same}
+    return {name: scores.attrs[name] for name in (*same, "caution") if name in scores.attrs}

@@ -163,6 +163,11 @@ class Workload:
             problem = f"{twice!r} appears twice" if len(set(ids)) != len(ids) else f"got {len(ids)} ids"
             raise InputError(f"{part}_ids: expected {lengths.pop()} different example ids; {problem}")
 
+    @property
+    def caution(self) -> str:
+        """What results on this problem must say of it, in one line; nothing as a rule."""
+        return ""
+
     # sizes and places -------------------------------------------------------------------------------
 
     @property

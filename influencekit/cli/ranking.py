@@ -57,6 +57,8 @@ def report(result: xr.Dataset, top: int, width: int | None, verified: bool = Fal
     if len(order) < scores.sizes["train"]:
         lines.append(f"{len(order)} of {scores.sizes['train']} examples were scored")
     lines += ["", paragraph("effect = the query without the example minus with it", width)]
+    if caution := attrs.get("caution"):
+        lines += [paragraph(click.style("Beware: ", fg="yellow", bold=True) + caution, width)]
     if warning := attrs.get("trust_warning"):
         ask = "" if verified else "; --verify-top 20 shows what retraining says of the extremes"
         lines += [paragraph(click.style("Beware: ", fg="yellow", bold=True) + warning + ask, width)]

@@ -51,7 +51,8 @@ class InfluenceFunction(Estimator):
         return frozenset({Claim.LINEAR})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload, theta, n = trajectory.workload, trajectory.final.theta, trajectory.workload.n_train
+        workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
+        n = workload.n_train
         damping, curvature = self._damping(trajectory), CURVATURES[self.curvature]
         rows = torch.arange(n, device=workload.device).split(1024)  # pieces that fit in memory
         parts = [(workload.examples(r), theta.new_full((len(r),), 1 / n)) for r in rows]

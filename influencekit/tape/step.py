@@ -42,7 +42,8 @@ class TapedStep(Step):
     def loops(self) -> bool:
         convolves = any("Conv" in type(m).__name__ for m in self.workload.model.modules())
         on_cpu = self.workload.device.type == "cpu"
-        return self.workload.n_params > _SMALL or (convolves and on_cpu)
+        large = self.workload.n_params > _SMALL
+        return large or bool(self.workload.changing) or (convolves and on_cpu)
 
     def room(self, memory: int, examples: int | None = None) -> int:
         """An upper bound on how many models fit `memory` bytes at once; a guess of their activations."""

@@ -64,6 +64,21 @@ class Taped(Workload):
         set_modes(copy, self.training)
         return copy
 
+    @property
+    def caution(self) -> str:
+        said = []
+        if not self.separable:
+            said.append(
+                "the loss of an example depends on the others of its batch: a removed example stays there, and "
+                "only its own loss is left out"
+            )
+        if self.changing:
+            said.append(
+                f"training changes buffers ({', '.join(self.changing[:3])}{', ...' * (len(self.changing) > 3)}): "
+                "queries see those of the recorded run, and scores hold them fixed"
+            )
+        return "; ".join(said)
+
     def examples(self, rows: Tensor) -> Batch:
         """Training examples, fetched anew; where the data set is random, always in the same way."""
         flat = rows.reshape(-1).tolist()
