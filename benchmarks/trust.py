@@ -78,20 +78,17 @@ def one(job: tuple[str, str, str, int]) -> dict:
 
 def variants(run: ik.Trajectory, seed: int) -> dict[str, float]:
     """Other readings of the same two trainings as `smooth`: signs for cosine, parameters for test losses."""
-    work, few = (
-        run.workload,
-        torch.randperm(run.workload.n_train, generator=torch.Generator().manual_seed(seed)),
-    )
-    runs = [Weighting(few[:4], 0.5), Weighting(few[:4], 0.0)]
+    work, generator = run.workload, torch.Generator().manual_seed(seed)
+    order = torch.randperm(work.n_train, generator=generator)
+    few, others = order[:4].sort().values, order[4:]
+    runs = [Weighting(few, 0.5), Weighting(few, 0.0)]
     (models,) = retrained(run, runs, (0, run.steps), [run.steps], "batch")
-    losses = models.changes(lambda theta: work.losses(theta, work.test))[:, np.argsort(models.members)]
-    others = torch.ones(work.n_train, dtype=torch.bool).index_fill_(0, few, False).nonzero().flatten()
-    fitted = models.changes(lambda theta: work.losses(theta, work.examples(others)))[
-        :, np.argsort(models.members)
-    ]
-    theta = (models.theta - models.own).T[:, np.argsort(models.members)]
+    place = np.argsort(models.members)
+    test = models.changes(lambda theta: work.losses(theta, work.test))[:, place]
+    fitted = models.changes(lambda theta: work.losses(theta, work.examples(others)))[:, place]
+    theta = (models.theta - models.own).T[:, place]
     return {
-        "smooth, signs": signs(losses),
+        "smooth, signs": signs(test),
         "smooth, training losses": cosine(fitted),
         "smooth, parameters": cosine(theta),
         "smooth, signs of parameters": signs(theta),
