@@ -12,7 +12,7 @@ from influencekit.interfaces import Recorder
 from influencekit.progress import track
 from influencekit.registry import label, make
 from influencekit.step import State, Step
-from influencekit.trajectory import Trajectory, check_match, fingerprint
+from influencekit.trajectory import Trajectory, check_losses, check_match, fingerprint
 from influencekit.windows import Window
 from influencekit.workload import Workload
 from influencekit.writing import COLUMNS, Writer
@@ -48,7 +48,7 @@ def record(
     if resume and store is None:
         raise InputError("resume: expected the path of a store to continue, got none")
     if resume and Path(str(store)).exists():
-        writer, recorder, (start, stop) = _continue(workload, recorder, Path(str(store)), window)
+        writer, recorder, (start, stop) = _continue(workload, recorder, Path(str(store)), window, step)
     else:
         recorder = "full" if recorder is None else recorder
         recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
@@ -57,7 +57,10 @@ def record(
         writer = _create(workload, recorder, store, start, stop)
     try:
         accuracy = _train(writer, workload, step, set(recorder.kept(start, stop)), start, stop)
-    except (DivergedError, StoreError):
+    except DivergedError:
+        raise
+    except StoreError:
+        writer.leave()
         raise
     except BaseException:
         writer.close("recording")
@@ -132,7 +135,11 @@ def _create(
 
 
 def _continue(
-    workload: Workload, recorder: Recorder | str | None, store: Path, window: tuple[int, int] | None
+    workload: Workload,
+    recorder: Recorder | str | None,
+    store: Path,
+    window: tuple[int, int] | None,
+    step: Step,
 ) -> tuple[Writer, Recorder, tuple[int, int]]:
     """The store's writer, recorder and window; refused where the caller asks for others."""
     writer = Writer.resume(store)
@@ -147,6 +154,8 @@ def _continue(
                 f"{store} was recorded by {attrs['recorder']} over steps {own[0]} to {own[1]}, not by "
                 f"{label(recorder)} over {(window or own)[0]} to {(window or own)[1]}; resume it without them"
             )
+        if writer.resumed is not None:
+            check_losses(Trajectory(writer.group, workload, step), str(store))
     except BaseException:
         writer.leave()
         raise

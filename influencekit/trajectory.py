@@ -54,7 +54,7 @@ class Trajectory:
     @cached_property
     def dataset(self) -> xr.Dataset:
         """The store as xarray sees it, lazily."""
-        return xr.open_zarr(self.group.store, consolidated=False)
+        return xr.open_zarr(self.group.store)
 
     def state(self, t: int) -> State:
         """The state before update t (t = steps gives the final one)."""

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -392,6 +393,33 @@ def test_an_interrupted_recording_is_continued_to_the_same_bits(
     same(path, contents(tmp_path / "whole.zarr"))
     a, b = dict(continued.attrs), dict(whole.attrs)
     assert a.pop("created") and b.pop("created") and a == b
+
+
+def test_a_recording_that_is_open_elsewhere_is_a_dataset_of_what_is_committed(tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        record(WORKLOAD, "every-k:k=3", tmp_path / "run.zarr")
+    trajectory = open(tmp_path / "run.zarr", WORKLOAD)
+    assert trajectory.kept == trajectory.dataset.kept.values.tolist() == [0, 3]
+    assert trajectory.dataset.theta.shape[0] == 2 and trajectory.last == 4
+
+
+def test_a_refused_continuation_lets_go_of_the_store(tmp_path, monkeypatch):
+    """Another loss with the same parameters; a machine that computes otherwise: found in steps done again."""
+    interrupt_at(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        record(WORKLOAD, "every-k:k=3", tmp_path / "run.zarr")
+    double = replace(WORKLOAD, loss=lambda out, y: 2 * WORKLOAD.loss(out, y))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="not a run of this workload: the mean loss of step 0"):
+            record(double, store=tmp_path / "run.zarr", resume=True)
+    original = influencekit.step.Step.advance
+    with monkeypatch.context() as patch:
+        shift = lambda self, s: (original(self, s)[0], original(self, s)[1] + (s.step >= 3))  # noqa: E731
+        patch.setattr(influencekit.step.Step, "advance", shift)
+        with pytest.raises(StoreError, match="'loss' of step 3 differs between the recording and the resu"):
+            record(WORKLOAD, store=tmp_path / "run.zarr", resume=True)
+    assert record(WORKLOAD, store=tmp_path / "run.zarr", resume=True).last == 6
 
 
 def test_resuming_where_nothing_is_begins(tmp_path):
