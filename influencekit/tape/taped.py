@@ -69,13 +69,14 @@ class Taped(Workload):
         said = []
         if not self.separable:
             said.append(
-                "the loss of an example depends on the others of its batch: a removed example stays there, and "
-                "only its own loss is left out"
+                "the loss of an example depends on the others of its batch: a removed example stays there, "
+                "and only its own loss is left out"
             )
         if self.changing:
+            some = ", ".join(self.changing[:3]) + ", ..." * (len(self.changing) > 3)
             said.append(
-                f"training changes buffers ({', '.join(self.changing[:3])}{', ...' * (len(self.changing) > 3)}): "
-                "queries see those of the recorded run, and scores hold them fixed"
+                f"training changes buffers ({some}): queries see those of the recorded run, and scores hold "
+                "them fixed"
             )
         return "; ".join(said)
 
