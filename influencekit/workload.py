@@ -272,6 +272,7 @@ class Workload:
         batch = self.test if batch is None else batch
         with torch.no_grad():
             outputs, target = self.outputs(theta, batch), self.target(batch)
+        outputs = getattr(outputs, "logits", outputs)  # as the models of transformers call them
         if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
             return float("nan")
         if outputs.dim() == target.dim() + 1 and outputs.shape[-1] > 1 and not target.is_floating_point():
