@@ -1,0 +1,135 @@
+"""What was tried on one seed, outside the grid's, before the grid's few were fixed: `minilm.py explore`."""
+
+import time
+
+import torch
+from minilm_case import BATCH, Case, case
+from minilm_run import Run, after_clean_epoch, example_gradients, shares, sweep
+from torch import Tensor
+
+from influencekit.workload import select
+
+N_TRAIN = 320  # more than in the grid
+EVERY = 5  # steps between two states at which all examples are looked at
+
+
+def detection(flipped: Tensor, suspicion: Tensor) -> dict[str, float]:
+    """AUC, and how many flipped examples are among the k most suspect, k = the number of flipped ones."""
+    s = suspicion.double()
+    pairs = (s[flipped][:, None] > s[~flipped]).double() + 0.5 * (s[flipped][:, None] == s[~flipped])
+    k = int(flipped.sum())
+    return {"auc": pairs.mean().item(), "found": int(flipped[s.argsort(descending=True)[:k]].sum()), "k": k}
+
+
+def queries(run: Run, found: Case) -> dict[str, tuple[Tensor, int]]:
+    """{name: (gradient, the state it is taken at)}"""
+    model, steps, half = run.model, run.plan.steps, run.plan.steps // 2
+    train, test, clean = run.workload.train, run.workload.test, found.validation
+    middle = run.state(half).theta
+    return {
+        "validation loss": (model.mean_gradient(run.final.theta, clean), steps),
+        "validation margin": (model.mean_gradient(run.final.theta, clean, margin=True), steps),
+        "test loss": (model.mean_gradient(run.final.theta, test), steps),
+        "training loss": (model.mean_gradient(run.final.theta, train), steps),
+        "validation loss after epoch 0": (model.mean_gradient(middle, clean), half),
+        "validation margin after epoch 0": (model.mean_gradient(middle, clean, margin=True), half),
+    }
+
+
+COLUMNS = (
+    ("gauss-newton", "validation loss"),
+    ("gauss-newton", "validation margin"),
+    ("gauss-newton", "training loss"),
+    ("gauss-newton", "test loss"),
+    ("gauss-newton", "validation margin after epoch 0"),
+    ("gauss-newton", "validation loss after epoch 0"),
+    ("hessian", "validation loss"),
+    ("hessian", "validation margin"),
+    ("fisher", "validation loss"),
+    ("plain", "validation loss"),
+    ("plain", "validation margin"),
+)
+
+
+FEW = COLUMNS[:2] + COLUMNS[6:8] + COLUMNS[9:11]
+
+
+def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> dict:
+    """Every way of ranking that was tried, on one run: {name: detection}. AdamW's runs try fewer."""
+    columns = COLUMNS if optimizer == "sgd" else FEW
+    found = case(optimizer, lr, seed, warm=warm, n_train=N_TRAIN)
+    workload, start = found.workload, time.time()
+    run = Run(workload)
+    model, plan, y = run.model, run.plan, workload.train["labels"]
+    tried: dict[str, Tensor] = {}
+    z = model.logits(run.final.theta, workload.train)
+    tried["final training loss"] = final = workload.loss(z, y)
+    visits = torch.full((plan.steps, N_TRAIN), torch.nan)
+    visits.scatter_(1, plan.indices, workload.loss(run.logits, y[plan.indices]))
+    epochs = [visits[plan.epoch == e].nanmean(0) for e in range(int(plan.epoch[-1]) + 1)]
+    for e, losses in enumerate(epochs):
+        tried[f"loss when visited, epoch {e}"] = losses
+    tried["loss when visited, mean"] = torch.stack(epochs).mean(0)
+    tried["loss after a clean epoch"] = after_clean_epoch(run, found.validation)
+    path = [model.logits(run.state(t).theta, workload.train) for t in range(0, plan.steps + 1, EVERY)]
+    tried["training loss, mean over the run"] = torch.stack([workload.loss(p, y) for p in path]).mean(0)
+    tried["training margin, mean over the run"] = -torch.stack([p * (2 * y - 1) for p in path]).mean(0)
+
+    norm = torch.zeros(N_TRAIN)
+    own, own_visit, at_visit = torch.zeros(N_TRAIN), torch.zeros(N_TRAIN), torch.zeros(N_TRAIN)
+    for state in run.states():
+        rows = plan.batch(state.step)
+        batch = select(workload.train, rows)
+        g, last = (example_gradients(workload, theta, batch) for theta in (state.theta, run.final.theta))
+        scale = torch.tensor(plan.lrs(state.step)[0] / BATCH)
+        if optimizer == "adamw":
+            v = run._after(state, run.gradients[state.step]).slots["exp_avg_sq"]
+            scale = scale / ((v / (1 - 0.999 ** (state.step + 1))).sqrt() + 1e-8)
+        norm[rows] = last.norm(dim=1)
+        own[rows] += (g * scale * last).sum(1)
+        own_visit[rows] += (g * scale * g).sum(1)
+        at_visit[rows] += g.norm(dim=1)
+    tried["gradient norm"] = norm
+    tried["gradient norm when visited, mean"] = at_visit
+    tried["self-influence, plain"] = own
+    tried["self-influence, plain, at the visits"] = own_visit
+    for factor in (0.3, 1.0, 3.0):
+        tried[f"final loss + {factor} x plain self-influence"] = final + factor * own
+    print(optimizer, lr, "before the sweep", round(time.time() - start), "s", flush=True)
+
+    asked = queries(run, found)
+    averaged: dict[str, Tensor] = {}
+
+    def watch(name: str, state, c: Tensor) -> None:
+        if name in ("gauss-newton, validation margin", "gauss-newton, validation loss"):
+            if state.step % EVERY == EVERY // 2:
+                parts = [
+                    shares(workload, state.theta, select(workload.train, rows), c)
+                    for rows in torch.arange(N_TRAIN).split(64)
+                ]
+                averaged[name] = averaged.get(name, torch.zeros(N_TRAIN)) - torch.cat(parts)
+
+    names = {f"{c}, {q}": (c, *asked[q]) for c, q in columns}
+    shared = sweep(run, names, watch)
+    for name, contributions in shared.items():
+        scores = contributions.sum(0)
+        tried[name] = -scores
+        tried[f"{name}, over gradient norm"] = -scores / norm
+        if "after" not in name:
+            for e in range(int(plan.epoch[-1]) + 1):
+                tried[f"{name}, window removal in epoch {e}"] = -contributions[plan.epoch == e].sum(0)
+    for name, scores in averaged.items():
+        tried[f"{name}, averaged over the order"] = -scores
+        tried[f"{name}, averaged over the order, over gradient norm"] = -scores / norm
+    ranks = {n: s.argsort().argsort().double() for n, s in tried.items()}
+    for name in names:
+        tried[f"ranks of final loss and of {name}"] = ranks["final training loss"] + ranks[name]
+    with torch.no_grad():
+        accuracy = workload.accuracy(run.final.theta)
+        clean = workload.accuracy(run.final.theta, found.validation)
+    return {
+        "optimizer": optimizer, "lr": lr, "seed": seed, "warm": warm, "accuracy": accuracy,
+        "validation": clean, "seconds": time.time() - start,
+        "tried": {name: detection(found.flipped, s) for name, s in tried.items()},
+        "raw": {name: s.tolist() for name, s in tried.items()}, "flipped": found.flipped.tolist(),
+    }  # fmt: skip
