@@ -215,7 +215,8 @@ def _values(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> 
 def _agreement(estimate: np.ndarray, truth: Tensor) -> np.ndarray:
     if truth.shape[-1] < 2:
         return np.full((len(METRICS), *truth.shape[:-1]), np.nan)
-    return agreement(torch.tensor(estimate), truth.cpu()).movedim(-1, 0).numpy()
+    found = agreement(torch.tensor(estimate).contiguous(), truth.cpu().contiguous())
+    return found.movedim(-1, 0).numpy()
 
 
 def _coords(scores: xr.Dataset, train: np.ndarray, windows: Sequence[Window]) -> dict[str, Any]:

@@ -149,6 +149,22 @@ def test_auto_takes_retraining_where_models_are_batched_and_two_trainings_elsewh
     assert ik.trust(small).attrs["method"] == "smooth"
 
 
+def test_without_a_test_set_smooth_takes_the_losses_of_training_examples():
+    """A taped run of the proportional problem, opened without a test set: again exactly 1."""
+    work = proportional()
+    x, c = work.train
+    model, loss = nn.Linear(3, 1, bias=False).double(), lambda out, c: c * out[:, 0]
+    optimizer, data = torch.optim.SGD(model.parameters(), lr=0.1), torch.utils.data.TensorDataset(x, c)
+    with ik.Tape(None, model, optimizer, loss=loss, data=data) as tape:
+        for _, (inputs, target) in tape.batches(torch.utils.data.DataLoader(data, batch_size=4)):
+            optimizer.zero_grad()
+            loss(model(inputs), target).mean().backward()
+            optimizer.step()
+    query = ik.make("query", "parameter:name=weight:index=0+1")
+    found = ik.trust(tape.trajectory(), query, method="smooth")
+    assert found.trust.item() == pytest.approx(1, abs=1e-9)
+
+
 def test_windows_that_share_no_run_are_sampled():
     """`window` removal retrains for each window: of six, three are looked at."""
     trajectory = ik.record(tiny_workload())
