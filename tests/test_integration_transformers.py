@@ -1,0 +1,282 @@
+"""The Trainer callback changes nothing, and records what the Trainer did."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
+
+from helpers_transformers import MODELS, N, Plain, Sentences, Spy, flat, test_batch, trainer  # noqa: E402
+from torch.utils.data import IterableDataset  # noqa: E402
+from transformers import BertConfig, BertForQuestionAnswering, TrainerCallback  # noqa: E402
+
+import influencekit as ik  # noqa: E402
+from influencekit.integrations.transformers import (  # noqa: E402
+    CrossEntropy,
+    InfluenceCallback,
+    own_loss,
+    reopen_with,
+)  # fmt: skip
+
+test_batch.__test__ = False
+
+
+def record(folder, *, callback=None, **settings):
+    """A taped run: the trainer that made it, the run opened again, and what a bystander saw."""
+    spy, tape = (
+        Spy(),
+        InfluenceCallback(folder / "run.zarr", **{"check": 1, "recorder": "every-k:k=5", **(callback or {})}),
+    )
+    done = trainer(folder, tape, spy, **settings)
+    done.train()
+    loss = (callback or {}).get("loss")
+    run = ik.open(folder / "run.zarr", test=test_batch(done), **reopen_with(done, loss))
+    return done, run, spy
+
+
+def rows(run):
+    """The examples of every micro-batch of every step."""
+    found = []
+    for positions, parts in zip(run.dataset.batch.values, run.dataset.part.values, strict=True):
+        pairs = [(part, i) for part, i in zip(parts, positions, strict=True) if i >= 0]
+        found.append([[i for _, i in group] for _, group in itertools.groupby(pairs, lambda pair: pair[0])])
+    return found
+
+
+SETTINGS = {
+    "as it comes": {},
+    "accumulation, a short last group": {"gradient_accumulation_steps": 3},
+    "workers, by length, whole batches, evaluation": {
+        "dataloader_num_workers": 2, "train_sampling_strategy": "group_by_length",
+        "dataloader_drop_last": True, "eval_strategy": "steps", "eval_steps": 2,
+        "gradient_accumulation_steps": 2,
+    },
+    "persistent workers, random examples": {
+        "dataloader_num_workers": 2, "dataloader_persistent_workers": True, "noise": True,
+    },
+    "random examples, batch_rebalance": {"noise": True, "train_sampling_strategy": "batch_rebalance"},
+    "bf16": {"bf16": True},
+    "sgd, clipping, cosine, checkpointing, cut short": {
+        "optim": "sgd", "max_grad_norm": 0.05, "lr_scheduler_type": "cosine",
+        "activation_checkpointing": True, "max_steps": 11, "gradient_accumulation_steps": 2,
+        "weight_decay": 0.1,
+    },
+    "causal language model": {"kind": "llama", "gradient_accumulation_steps": 3},
+    "a model of one's own": {"kind": "plain", "gradient_accumulation_steps": 3, "max_grad_norm": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_what_is_recorded_is_what_the_trainer_did(settings, tmp_path):
+    callback = {"loss": CrossEntropy()} if settings.get("kind") == "plain" else {}
+    alone = trainer(tmp_path, **settings)
+    alone.train()
+    done, run, spy = record(tmp_path, callback=callback, **settings)
+    assert torch.equal(flat(done.model), flat(alone.model)), "the callback changed the run"
+    assert rows(run) == spy.steps
+    assert run.attrs["replay"] == f"{len(spy.steps)} steps replayed, equal bit for bit"
+    for block in run.blocks(1, run.steps + 1):  # every 5th state is stored; the others are replayed
+        assert all(torch.equal(state.theta, spy.weights[state.step - 1]) for state in block)
+    logged = [entry for entry in done.state.log_history if "learning_rate" in entry]
+    assert run.plan.lr[:, 0].tolist() == [entry["learning_rate"] for entry in logged]
+    assert run.plan.epoch.tolist() == [math.ceil(entry["epoch"]) - 1 for entry in logged]
+
+
+def per_step(run):
+    return [row[row != 0].tolist() for row in run.dataset.coefficient.values]
+
+
+def counted(data, positions):
+    return sum(sum(label != -100 for label in data[i]["labels"][1:]) for i in positions)
+
+
+def test_coefficients_follow_the_number_of_targets_where_the_model_does(tmp_path):
+    done, run, spy = record(tmp_path, kind="llama", gradient_accumulation_steps=3)
+    for step, found in zip(spy.steps, per_step(run), strict=True):
+        total = counted(done.train_dataset, itertools.chain(*step))
+        assert found == pytest.approx([1 / total] * sum(map(len, step)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "plain"])
+def test_coefficients_follow_the_means_where_the_model_returns_means(kind, tmp_path):
+    """The Trainer divides by the number of means, but not for models that could have heard the count."""
+    callback = {"loss": CrossEntropy()} if kind == "plain" else {}
+    _, run, spy = record(tmp_path, kind=kind, callback=callback, gradient_accumulation_steps=3)
+    assert {len(step) for step in spy.steps} == {3, 2}
+    for step, found in zip(spy.steps, per_step(run), strict=True):
+        share = 1 / len(step) if kind == "plain" else 1
+        assert found == pytest.approx([share / len(micro) for micro in step for _ in micro])
+
+
+def test_label_smoothing_is_part_of_the_loss(tmp_path):
+    settings = {"label_smoothing_factor": 0.2, "gradient_accumulation_steps": 2}
+    _, run, spy = record(tmp_path, callback={"tolerance": 1e-5}, **settings)  # summed in another order
+    assert run.workload.call.loss == CrossEntropy(smoothing=0.2)
+    assert run.attrs["replay"].startswith(f"{len(spy.steps)} steps replayed")
+    for step, found in zip(spy.steps, per_step(run), strict=True):
+        n = sum(map(len, step))
+        assert found == pytest.approx([1 / n] * n)
+
+
+class Weighted:
+    """The loss of a Trainer whose examples have weights: what scores are the derivative in."""
+
+    def __init__(self, weights):
+        self.weights, self.present = weights, None
+
+    def attend(self, module, positional, inputs):
+        self.present = inputs["input_ids"][:, 1]
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        each = torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="none")
+        return (self.weights[self.present] * each).sum() / num_items_in_batch
+
+
+def test_scores_are_the_derivative_of_the_trainers_runs(tmp_path):
+    """Central differences of whole runs in the weight of an example, with dropout, AdamW and clipping."""
+    settings = {"double": True, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5, "weight_decay": 0.1}
+    settings |= {"adam_epsilon": 1e-3}
+
+    def loss_with(weights):
+        loss = Weighted(weights)
+        done = trainer(tmp_path, more={"compute_loss_func": loss}, **settings)
+        done.model.register_forward_pre_hook(loss.attend, with_kwargs=True)
+        done.train()
+        batch = test_batch(done)
+        with torch.no_grad():
+            return done.model.eval()(**batch).loss.item()
+
+    loss = Weighted(torch.ones(N, dtype=torch.float64))
+    tape = InfluenceCallback(tmp_path / "run.zarr", loss=own_loss(MODELS["bert"]()), reduction="items")
+    done = trainer(tmp_path, tape, more={"compute_loss_func": loss}, **settings)
+    done.model.register_forward_pre_hook(loss.attend, with_kwargs=True)
+    done.train()
+    run = ik.open(tmp_path / "run.zarr", test=test_batch(done), **reopen_with(done))
+    scores = ik.estimate(run, "test-loss", "dit").influence.squeeze().values
+    for j in (0, 7, 21):
+        h, ends = 1e-4, []
+        for sign in (1, -1):
+            weights = torch.ones(N, dtype=torch.float64)
+            weights[j] += sign * h
+            ends.append(loss_with(weights))
+        assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=1e-6)
+
+
+def test_the_last_state_is_the_last_one_though_the_best_is_loaded(tmp_path):
+    calls = itertools.count()
+    done, run, spy = record(
+        tmp_path, eval_strategy="steps", eval_steps=4, save_strategy="steps", save_steps=4,
+        load_best_model_at_end=True, metric_for_best_model="early", greater_is_better=True,
+        more={"compute_metrics": lambda predictions: {"early": -next(calls)}},
+    )  # fmt: skip
+    assert torch.equal(flat(done.model), spy.weights[3])
+    assert torch.equal(run.state(run.last).theta, spy.weights[-1])
+
+
+def test_a_run_from_a_checkpoint_is_recorded_from_there(tmp_path):
+    whole, first = Spy(), trainer(tmp_path, save_strategy="steps", save_steps=5, save_total_limit=9)
+    first.add_callback(whole)
+    first.train()
+    spy, tape = Spy(), InfluenceCallback(tmp_path / "run.zarr", check=1)
+    again = trainer(tmp_path, tape, spy)
+    again.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-5"))
+    run = ik.open(tmp_path / "run.zarr", **reopen_with(again))
+    assert rows(run) == spy.steps == whole.steps[5:]
+    assert torch.equal(run.state(0).theta, whole.weights[4])
+    assert torch.equal(run.state(run.last).theta, whole.weights[-1])
+    assert run.attrs["replay"] == "11 steps replayed, equal bit for bit"
+
+
+class Meddling(TrainerCallback):
+    """Does what no tape can see."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **rest):
+        if state.global_step == 3:
+            next(model.parameters()).grad.mul_(2)
+
+
+def test_a_hidden_change_of_gradients_is_found(tmp_path):
+    with pytest.raises(ik.InputError, match="step 3, replayed, is not what the loop did"):
+        trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr", check=1), Meddling()).train()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(Sentences())
+
+
+class Failing(TrainerCallback):
+    def on_step_end(self, args, state, control, **rest):
+        if state.global_step == 4:
+            raise RuntimeError("out of coffee")
+
+
+def test_after_an_exception_close_keeps_what_was_done(tmp_path):
+    tape, spy = InfluenceCallback(tmp_path / "run.zarr"), Spy()
+    cut = trainer(tmp_path, tape, spy, Failing())
+    with pytest.raises(RuntimeError, match="coffee"):
+        cut.train()
+    tape.close()
+    run = ik.open(tmp_path / "run.zarr", **reopen_with(cut))
+    assert torch.equal(run.state(run.last).theta, spy.weights[-1])
+
+
+REFUSED = ["fp16", "deepspeed", "fsdp", "torch_compile", "use_liger_kernel", "neftune_noise_alpha"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_replay_would_not_do_is_refused_by_name(name, tmp_path):
+    tape = InfluenceCallback(tmp_path / "run.zarr")
+    made = trainer(tmp_path, tape)
+    made.create_optimizer()
+    setattr(made.args, name, 5.0)
+    with pytest.raises(ik.InputError, match=f"^{name}=5.0 cannot be recorded"):
+        tape.on_train_begin(
+            made.args, made.state, made.control, model=made.model, optimizer=made.optimizer,
+            train_dataloader=made.get_train_dataloader(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "callback", "words"),
+    [
+        ({"optim": "adafactor"}, {}, "the tape knows torch.optim.SGD, Adam and AdamW, and got Adafactor"),
+        ({"kind": "plain"}, {}, "Plain: the loss of one example is known for"),
+        (
+            {"kind": "plain"},
+            {"loss": lambda o, y: o["logits"][:, 0] ** 2 + 9},
+            "pass the loss that the model",
+        ),
+        ({"more": {"compute_loss_func": Weighted(torch.ones(N))}}, {}, "compute_loss_func"),
+        ({}, {"reduction": "median"}, "reduction must be 'items', 'mean' or a function"),
+        ({}, {"ids": ["a"]}, "ids: expected 22 different ids"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(settings, callback, words, tmp_path):
+    with pytest.raises(ik.InputError, match=words):
+        trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr", **callback), **settings).train()
+
+
+def test_streams_are_refused(tmp_path):
+    streaming = trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=3)
+    streaming.train_dataset = Stream()
+    with pytest.raises(ik.InputError, match="map-style data set"):
+        streaming.train()
+
+
+def test_a_store_is_not_overwritten(tmp_path):
+    trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=2).train()
+    with pytest.raises(ik.InputError, match="exists already"):
+        trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=2).train()
+
+
+def test_only_losses_that_are_known_are_chosen():
+    assert own_loss(MODELS["llama"]()) == CrossEntropy(shift=True)
+    one = MODELS["bert"]()
+    one.config.problem_type = "multi_label_classification"
+    small = BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1, vocab_size=9)
+    for model in (one, BertForQuestionAnswering(small), Plain()):
+        with pytest.raises(ik.InputError, match="pass loss="):
+            own_loss(model)
