@@ -309,6 +309,29 @@ def test_no_step_is_committed_before_a_state_from_which_it_can_be_replayed(tmp_p
     writing.leave()
 
 
+def test_what_goes_wrong_in_the_thread_is_told_at_the_next_call(tmp_path, monkeypatch):
+    writing = begin(tmp_path / "run.zarr")
+    go_on(writing, 4)
+    writing.flush()
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Folder, "put", refuse)
+    go_on(writing, 6, commits=set())
+    for call in (writing.flush, lambda: writing.rows("note", np.zeros((1, 6), "u1")), writing.close):
+        with pytest.raises(
+            StoreError, match="^cannot write the trajectory to [^:]*: No space left on device; "
+        ):
+            call()
+    assert whole_and_true(tmp_path / "run.zarr", 4) == writing.committed == 4
+    monkeypatch.undo()
+    resumed = Writer.resume(tmp_path / "run.zarr")  # it was let go of
+    go_on(resumed)
+    resumed.close()
+    same(tmp_path / "run.zarr", never_killed())
+
+
 def test_what_is_handed_over_must_be_complete():
     writing = begin(None)
     with pytest.raises(InputError, match="expected values of batch, .* with every step, got batch"):

@@ -56,13 +56,17 @@ class Background:
                 self._lock.wait()
                 self._check()
 
-    def end(self) -> None:
-        """Let the thread go, once it has done what it is doing."""
+    def end(self) -> list[Any]:
+        """Let the thread go, once it has done what it is doing; what it has not come to is returned."""
         with self._lock:
             self._ended = True
             self._lock.notify_all()
         if self._thread is not None:
             self._thread.join()
+        with self._lock:
+            self._check()
+            left, self._waiting = self._waiting, []
+        return left
 
     def _check(self) -> None:
         if self._error is not None:

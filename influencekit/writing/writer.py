@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -213,23 +214,23 @@ class Writer:
 
     def close(self, status: str = "complete", **attrs: Any) -> None:
         """Commit everything and let go: `complete`, `stopped` with a `reason`, or `recording`."""
-        self.flush()
         if status == "complete" and self.steps < self._again:
             self.leave()
             raise StoreError(
                 f"{self.path} has {self._again} steps, and the resumed run ended after {self.steps}; resume "
                 "it for as many epochs as it was begun with"
             )
-        self._background.end()
+        left = self._background.end()
         try:
-            self.committed = self._ledger.commit(status=status, **attrs)
-        except OSError as error:
+            self._work(left, status=status, **attrs)  # in one act with the status
+        except Exception as error:
             self._fail(error)
         self._release()
 
     def leave(self) -> None:
         """Let go of the store as it was committed last."""
-        self._background.end()
+        with suppress(StoreError):  # it may have failed already
+            self._background.end()
         self._release()
 
     @property
@@ -244,10 +245,10 @@ class Writer:
 
     # in the thread ----------------------------------------------------------------------------------
 
-    def _work(self, things: Sequence[tuple[Any, ...]]) -> None:
+    def _work(self, things: Sequence[tuple[Any, ...]], **attrs: Any) -> None:
         for kind, *what in things:
             getattr(self._ledger, kind)(*what)
-        self.committed = self._ledger.commit()
+        self.committed = self._ledger.commit(**attrs)
 
     # checks, and what goes wrong ----------------------------------------------------------------------------
 
