@@ -20,6 +20,7 @@ from influencekit.tape.loader import Fetched
 
 __all__ = ["InfluenceCallback"]
 
+_NO_LOSS = "training_step returned no loss for a batch; leave such examples out of the data set"
 _PRECISIONS = ("32-true", "bf16-mixed")
 # callbacks that change weights, parameter groups or accumulation behind the loop's back
 _REFUSED = (
@@ -144,9 +145,7 @@ class InfluenceCallback(Callback):
     ) -> None:
         self._waiting = False
         if self._tape is not None and not outputs:
-            raise InputError(
-                f"training_step gave no loss for batch {batch_idx}; leave such examples out of the data set"
-            )
+            raise InputError(_NO_LOSS)
 
     def _check_trained(self) -> None:
         if self._waiting:
@@ -197,7 +196,9 @@ def _closure_first(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> 
     if closure is None:
         return None
     with torch.enable_grad():
-        closure()
+        loss = closure()
+    if loss is None:
+        raise InputError(_NO_LOSS)
     return (optimizer,), {}
 
 
@@ -215,7 +216,7 @@ def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
         raise InputError(
             f"precision {trainer.precision!r} cannot be recorded; use one of {', '.join(_PRECISIONS)}"
         )
-    if str(trainer.gradient_clip_algorithm).endswith("value") and trainer.gradient_clip_val:
+    if trainer.gradient_clip_algorithm == "value" and trainer.gradient_clip_val:
         raise InputError("gradient_clip_algorithm='value' cannot be recorded; clip by norm")
     for hook in ("configure_gradient_clipping", "optimizer_step", "backward"):
         if is_overridden(hook, pl_module):

@@ -91,9 +91,13 @@ class InfluenceCallback(TrainerCallback):
             clip_norm=args.max_grad_norm or None,
             **{"name": type(model).__name__, **self._options},
         )
-        self._undo = [*_around(model, self._forward, self._forwarded, args)]  # before the tape's own hooks
-        self._undo.append(listen(getattr(loader, "base_dataloader", loader), self._heard))
-        self._tape = tape.open()
+        self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
+        try:
+            self._undo.append(listen(getattr(loader, "base_dataloader", loader), self._heard))
+            self._tape = tape.open()
+        except BaseException:
+            self._let_go()
+            raise
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -137,9 +141,12 @@ class InfluenceCallback(TrainerCallback):
         """End the recording. The Trainer does it, but not where an exception ended the training."""
         tape, self._tape = self._tape, None
         if tape is not None:
-            for undo in self._undo:
-                undo()
+            self._let_go()
             tape.close()
+
+    def _let_go(self) -> None:
+        for undo in self._undo:
+            undo()
 
     # a micro-batch ----------------------------------------------------------------------------------
 
