@@ -98,7 +98,7 @@ class TapedStep(Step):
         return total, losses
 
     def _many(self, state: State, micro: Micro, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        view = Training(self.workload, self._rng(micro), state.buffers, self.workload.autocast)
+        view = Training(self.workload, micro.forward_rng, state, batch, self.workload.autocast)
         rest = [None] * len(tensors_of(batch))
 
         def one(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,14 +121,16 @@ class TapedStep(Step):
     def pure_losses(self, state: State) -> Tensor:
         """The losses [slot] as derivatives see them: by `torch.func`, plain attention, without autocast."""
         losses = torch.zeros_like(self.coefficients(state.step))
+
+        def together(theta: Tensor, view: Training, batch: Batch) -> tuple[Tensor, Tensor]:
+            each = view.losses(theta, batch)
+            return each.sum(), each
+
         with torch.no_grad(), kept(state.theta.device):
             for micro, batch in self.micros(state.step):
-                view = Training(self.workload, self._rng(micro), state.buffers, None)
-                losses[micro.slots] = view.losses(state.theta, batch)
+                view = Training(self.workload, micro.forward_rng, state, batch, None)
+                _, losses[micro.slots] = grad(together, has_aux=True)(state.theta, view, batch)
         return losses
-
-    def _rng(self, micro: Micro) -> bytes | None:
-        return micro.forward_rng if self.workload.random else None
 
     def _shape(self, batch: Batch) -> tuple[Any, ...]:
         return tuple((x.shape, x.dtype) for x in tensors_of(batch))
@@ -143,7 +145,7 @@ class TapedStep(Step):
         """The transposed derivative of one micro-batch's mean gradient, traced once for every shape."""
         key = (curvature, columns, *self._shape(batch))
         if key not in self._kernels:
-            view = Training(self.workload, self._rng(micro), state.buffers, None)
+            view = Training(self.workload, micro.forward_rng, state, batch, None)
             plain = self._plain or len(self._kernels) >= _SHAPES
             made = Kernels(
                 view, curvature, columns, self.loops, state.theta, batch,
@@ -159,7 +161,7 @@ class TapedStep(Step):
         t, workload = state.step, self.workload
         mean = self.coefficients(t)
         micros = [
-            (micro, batch, Training(workload, self._rng(micro), state.buffers, None))
+            (micro, batch, Training(workload, micro.forward_rng, state, batch, None))
             for micro, batch in self.micros(t)
         ]
 

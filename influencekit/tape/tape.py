@@ -196,6 +196,7 @@ class Tape:
         while True:
             if not self._seen.seen:
                 self.boundary(position=done)
+            self._seen.settle()
             found = next(source, None)
             if found is None:
                 return

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from influencekit.step import State
+from influencekit.tape.noise import Noise
 from influencekit.tape.replica import Call, Micro, set_modes
-from influencekit.tape.rng import fixed, setter
+from influencekit.tape.rng import fixed, kept, setter
 from influencekit.workload import Batch, Plan, Workload, plain_attention, tensors_of
 
 __all__ = ["Taped", "Training"]
@@ -123,31 +125,46 @@ class _Forward(nn.Module):
 class Training:
     """The losses of one micro-batch as functions of theta: training mode, its noise, its buffers.
 
-    Every call begins from the recorded generators, so two calls see the same noise. They are left where the
-    noise ended: whoever calls wraps it in `rng.kept`.
+    `state` is where the run stands, `autocast` what it is evaluated with. Every call begins from the recorded
+    generators and sees the loop's own noise. They are left where the noise ended: whoever calls wraps it in
+    `rng.kept`.
     """
 
     l2 = 0.0
 
     def __init__(
-        self, taped: Taped, rng: bytes | None, buffers: Mapping[str, Tensor], autocast: torch.dtype | None
+        self, taped: Taped, rng: bytes | None, state: State, batch: Batch, autocast: torch.dtype | None
     ) -> None:
-        self._taped, self._buffers, self._autocast = taped, buffers, autocast
-        self._begin = (lambda: None) if rng is None else setter(rng, taped.device)
+        self._taped, self._buffers, self._autocast = taped, state.buffers, autocast
+        self._noise: Noise | None = None
+        if rng is not None and taped.random:
+            self._begin = setter(rng, taped.device)
+            theta = state.theta if state.theta.dim() == 1 else state.theta[0]
 
-    def _cast(self, theta: Tensor) -> torch.autocast:
-        return torch.autocast(theta.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+            def forward() -> None:
+                self._begin()
+                with self._cast(theta, taped.autocast):
+                    taped.functional(taped.trainer, theta, batch, self._buffers)
+
+            with kept(taped.device):
+                self._noise = Noise(forward)
+
+    def _cast(self, theta: Tensor, dtype: torch.dtype | None) -> torch.autocast:
+        return torch.autocast(theta.device.type, dtype=dtype, enabled=dtype is not None)
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         taped = self._taped
-        self._begin()
-        with self._cast(theta):
-            return taped.functional(taped.trainer, theta, batch, self._buffers)
+        with self._cast(theta, self._autocast):
+            if self._noise is None:
+                return taped.functional(taped.trainer, theta, batch, self._buffers)
+            self._begin()
+            with self._noise.again():
+                return taped.functional(taped.trainer, theta, batch, self._buffers)
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         return self._taped.loss_of(outputs, batch)
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         outputs = self.outputs(theta, batch)
-        with self._cast(theta):
+        with self._cast(theta, self._autocast):
             return self.loss_of(outputs, batch).to(theta.dtype)

@@ -1,0 +1,78 @@
+"""The random numbers that a forward pass draws, kept, so that derivatives see the very same ones.
+
+`torch.func` draws in another order than eager PyTorch where a tensor does not lie contiguously in memory
+(dropout after a transpose), so restoring the generator is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from influencekit.errors import InputError
+
+__all__ = ["Noise"]
+
+_DROPOUT = torch.ops.aten.native_dropout.default  # on GPUs; gives its outputs and its mask
+
+
+class Noise:
+    """What one run of `forward` draws; `again` lets other runs of it draw the same.
+
+    Torch's random operations are answered in their order; those of Python and NumPy follow from the
+    generators, which the caller restores. Errors: another run that draws something else.
+    """
+
+    def __init__(self, forward: Callable[[], Any]) -> None:
+        self._drawn: list[Tensor] = []
+        with torch.no_grad(), _Keep(self._drawn):
+            forward()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """What is drawn inside is what was drawn, from the first on."""
+        with _Answer(self._drawn):
+            yield
+
+
+class _Keep(TorchDispatchMode):
+    def __init__(self, drawn: list[Tensor]) -> None:
+        super().__init__()
+        self._drawn = drawn
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if _draws(func):
+            self._drawn.append((out[1] if func is _DROPOUT else out).clone())
+        return out
+
+
+class _Answer(TorchDispatchMode):
+    def __init__(self, drawn: list[Tensor]) -> None:
+        super().__init__()
+        self._left = iter(drawn)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not _draws(func):
+            return func(*args, **(kwargs or {}))
+        value = next(self._left, None)
+        like = args[0] if args and isinstance(args[0], Tensor) else value
+        if value is None or like is None or value.shape != like.shape:
+            raise InputError(
+                f"the model draws other random numbers in torch.func than in the loop ({func}); train "
+                "without this operation"
+            )
+        if func is _DROPOUT:
+            return args[0] * value / (1 - args[1]), value
+        if func._schema.is_mutable:
+            return args[0].copy_(value)
+        return value.to(like.dtype, copy=True)
+
+
+def _draws(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
