@@ -1,0 +1,76 @@
+"""A replay is what was recorded, or the difference is named; stretches are replayed in any memory."""
+
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import influencekit as ik
+from influencekit import trajectory as trajectories
+from influencekit.testing.oracle import tiny_workload
+from influencekit.verification import verify
+
+
+@pytest.fixture(scope="module")
+def workload():
+    return tiny_workload(optimizer=ik.Adam(lr=0.05))
+
+
+def altered(path, name, row, by):
+    """One number of one kept state changed behind the library's back, its checksum written anew."""
+    array = zarr.open_group(path, mode="r+")[name]
+    values = array[row]
+    values[5] += by
+    array[row] = values
+
+
+@pytest.mark.parametrize("recorder", ["full", "every-k:k=3"])
+def test_a_recorded_run_replays_bit_for_bit(workload, recorder):
+    run = ik.record(workload, recorder)
+    found = verify(run)
+    assert found == (run.steps, 0.0) and "bit for bit" in str(found)
+    assert verify(run, spans=1).steps == run.kept[1] - run.kept[0]
+    assert verify(run, spans=0).steps == 0
+
+
+@pytest.mark.parametrize("name", ["theta", "exp_avg"])
+def test_a_changed_number_is_found_by_the_name_of_its_parameter(workload, tmp_path, name):
+    path = tmp_path / "run.zarr"
+    ik.record(workload, "every-k:k=2", store=path)
+    altered(path, name, 2, 0.25)
+    with pytest.raises(ik.StoreError) as refused:
+        verify(ik.open(path, workload))
+    line = str(refused.value)
+    names = workload.layout.names
+    assert "steps 2 to 3" in line and any(n in line for n in names) and "differs by up to 2.5e-01" in line
+    assert (f"{name} of parameter" in line) == (name != "theta") and "\n" not in line
+
+
+def test_a_replay_that_goes_astray_says_until_when_losses_agree(workload, tmp_path):
+    """A loop that trained differently from some step on: its recorded losses tell from which."""
+    path = tmp_path / "run.zarr"
+    run = ik.record(workload, f"every-k:k={workload.plan.steps}", store=path)
+    loss = zarr.open_group(path, mode="r+")["loss"]
+    values = loss[:]
+    values[3:] += 1.0
+    loss[:] = values
+    altered(path, "theta", len(run.kept) - 1, 0.5)
+    with pytest.raises(ik.StoreError, match="losses agree until step 2"):
+        verify(ik.open(path, workload))
+
+
+@settings(max_examples=15, deadline=None)
+@given(k=st.integers(1, 12), read=st.integers(1, 5), held=st.integers(2, 5), start=st.integers(0, 3))
+def test_blocks_hold_every_state_once_last_first_in_any_memory(k, read, held, start):
+    workload = tiny_workload()
+    run, full = ik.record(workload, f"every-k:k={k}"), ik.record(workload)
+    each = workload.theta0.nbytes * (1 + len(workload.optimizer.slots))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trajectories, "_BLOCK", read * each)
+        patch.setattr(trajectories, "_HELD", held * each)
+        blocks = list(run.blocks(start, run.steps))
+    states = [state for block in blocks for state in reversed(block)]
+    assert [s.step for s in states] == list(range(run.steps - 1, start - 1, -1))
+    assert all(len(block) <= max(read, held) for block in blocks)
+    assert all(torch.equal(s.theta, full.state(s.step).theta) for s in states)
