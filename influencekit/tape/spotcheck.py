@@ -43,7 +43,7 @@ class SpotCheck:
         self._share, self._tolerance = share, tolerance
         self._replica = Replica(model, call) if share else None
         self._random = random.Random(0)
-        self._began, self._spent = time.perf_counter(), 0.0
+        self._began, self._spent, self._first = time.perf_counter(), 0.0, 0.0
         self._before: Moment | None = None
         self.wanted, self.done, self.gap = False, 0, 0.0
 
@@ -54,7 +54,7 @@ class SpotCheck:
 
     def decide(self) -> bool:
         """Whether the step that is about to begin will be replayed."""
-        each = self._spent / max(1, self.done)
+        each = self._spent / (self.done - 1) if self.done > 1 else self._first / 10  # which warmed up
         budget = self._share * (time.perf_counter() - self._began)
         self.wanted = self._replica is not None and (
             self.done == 0
@@ -92,9 +92,12 @@ class SpotCheck:
             self.gap,
             compared(rule, step, state, Moment(theta, slots, buffers), reached, self._tolerance),
         )
-        self.done += 1
         self._before = None
-        self._spent += time.perf_counter() - began
+        if self.done:
+            self._spent += time.perf_counter() - began
+        else:
+            self._first = time.perf_counter() - began
+        self.done += 1
 
     def words(self) -> str:
         """What the checks have shown."""
