@@ -11,6 +11,7 @@ from torch.func import hessian, jacrev
 from influencekit import SGD, Workload
 from influencekit.step import Step
 from influencekit.testing import tiny_workload
+from influencekit.tracing import try_trace
 from influencekit.workload import select
 
 KINDS = {
@@ -54,6 +55,22 @@ def untraced():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("influencekit.step.try_trace", lambda fn, *example: fn)
         patch.setattr("influencekit.linear.try_trace", lambda fn, *example: fn)
+        yield
+
+
+@contextmanager
+def traced():
+    """Within `untraced`, for those who ask what tracing finds out, such as whether the model convolves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("influencekit.step.try_trace", try_trace)
+        patch.setattr("influencekit.linear.try_trace", try_trace)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """A module's tests without tracing."""
+    with untraced():
         yield
 
 
