@@ -44,6 +44,7 @@ def described_run(
         },
         "fingerprint": {
             "parameters": [[n, list(s)] for n, s in zip(layout.names, layout.shapes, strict=True)],
+            "dtype": _dtype(model, layout.names),
             "training examples": len(call.data),
             "training data": data_digest(call.data),
             "frozen parameters and constant buffers": tensor_digest(_constant(model, layout.names, changing)),
@@ -63,6 +64,12 @@ def check_identity(
                 f"{where} is a run of another model: its {name} has shape {shape}, this one has {got}; pass "
                 "the model that was recorded, built in the same way"
             )
+    names = [n for n, _ in stored["parameters"]]
+    if stored["dtype"] != _dtype(model, names):
+        raise StoreError(
+            f"{where} is a run of {stored['dtype']} parameters, and this model's are {_dtype(model, names)}; "
+            "build it as it was for the run"
+        )
     if stored["training examples"] != len(data):
         raise StoreError(
             f"{where} was recorded on {stored['training examples']} training examples, and data has "
@@ -73,7 +80,6 @@ def check_identity(
             f"{where} was recorded on other training data of the same size (or in another order, or with "
             "another preprocessing); pass the same data set"
         )
-    names = [n for n, _ in stored["parameters"]]
     if stored["frozen parameters and constant buffers"] != tensor_digest(_constant(model, names, changing)):
         raise StoreError(
             f"{where}: the frozen parameters or constant buffers of the model are not those of the run; load "
@@ -98,6 +104,11 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name}{tuple(tensor.shape)}".encode())
         _add(total, flat[:: max(1, len(flat) // 4096)])
     return total.hexdigest()[:16]
+
+
+def _dtype(model: nn.Module, names: Sequence[str]) -> str:
+    own = dict(model.named_parameters())
+    return ", ".join(sorted({str(own[n].dtype).removeprefix("torch.") for n in names}))
 
 
 def _constant(model: nn.Module, names: Sequence[str], changing: Sequence[str]) -> dict[str, Tensor]:

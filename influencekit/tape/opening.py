@@ -12,7 +12,7 @@ import zarr
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from influencekit.errors import InputError, StoreError
+from influencekit.errors import InfluenceKitError, InputError, StoreError
 from influencekit.store import read
 from influencekit.tape.identity import check_identity
 from influencekit.tape.loader import fetch
@@ -123,7 +123,16 @@ def _check_losses(trajectory: Trajectory, where: str) -> None:
     step: Any = trajectory.step
     state = trajectory.state(trajectory.first)
     there = trajectory.plan.indices[state.step] >= 0
-    mine = step.advance(state)[1].cpu().double()[there]
+    try:
+        mine = step.advance(state)[1].cpu().double()[there]
+    except InfluenceKitError:
+        raise
+    except Exception as error:  # the user's own code, on what may not belong to it
+        line = (str(error).splitlines() or [""])[0][:120]
+        raise StoreError(
+            f"{where} is not a run of this model, loss and data: step {state.step} fails with them "
+            f"({type(error).__name__}: {line}); pass those of the run, and its collate= and forward="
+        ) from error
     stored = torch.from_numpy(read(trajectory.group, "loss", slice(state.step, state.step + 1))[0]).double()[
         there
     ]

@@ -90,6 +90,7 @@ class Taped(Workload):
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         """The model's outputs in eval mode at theta [param]; pure, differentiable, vmap-able."""
+        tensors_of(batch)  # which says what to do where there is no test set
         return self.functional(self.model, theta, batch, {})
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
