@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit.errors import StoreError
+from influencekit.tape.loader import items
 from influencekit.tape.observer import Observer
 from influencekit.tape.replica import Call
 from influencekit.tape.rng import fixed
@@ -92,7 +93,7 @@ def data_digest(data: Any) -> str:
     total = hashlib.sha256()
     with fixed():
         for i in range(0, len(data), max(1, len(data) // _SAMPLE)):
-            _add(total, data[i])
+            _add(total, items(data, [i])[0])
     return total.hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from influencekit.errors import InputError
 from influencekit.tape.rng import capture, restored
 
-__all__ = ["Collate", "Fetched", "Source", "Told", "fetch", "told"]
+__all__ = ["Collate", "Fetched", "Source", "Told", "fetch", "items", "told"]
 
 
 class Fetched(NamedTuple):
@@ -62,11 +62,12 @@ def told(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
 def fetch(data: Any, collate: Any, indices: Sequence[int], rng: bytes | None) -> Any:
     """The batch of these positions, fetched and collated again in the random state of its first time."""
     with restored(rng):
-        return collate(_items(data, list(indices)))
+        return collate(items(data, list(indices)))
 
 
-def _items(data: Any, indices: list[int]) -> list[Any]:
-    together = getattr(data, "__getitems__", None)  # as torch's own fetcher does
+def items(data: Any, indices: list[int]) -> list[Any]:
+    """Examples of a data set, fetched as torch's own fetcher does."""
+    together = getattr(data, "__getitems__", None)
     return together(indices) if together else [data[i] for i in indices]
 
 
@@ -80,7 +81,7 @@ class Told:
         return len(self._data)
 
     def __getitems__(self, indices: list[int]) -> tuple[list[int], bytes, list[Any]]:
-        return [int(i) for i in indices], capture(), _items(self._data, indices)
+        return [int(i) for i in indices], capture(), items(self._data, indices)
 
     def __getitem__(self, index: Any) -> tuple[list[int], bytes, Any]:
         """Without automatic collation an index may be a whole batch of positions."""
