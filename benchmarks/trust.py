@@ -40,6 +40,10 @@ FIGURES = ("retrain:16", "retrain:32", "smooth", "smooth, signs", "smooth, train
            "smooth, parameters", "smooth, signs of parameters")  # fmt: skip
 
 
+BUILT_IN = {"retrain:16": "retrain", "retrain:32": "retrain", "smooth": "smooth",
+            "smooth, training losses": "smooth"}  # fmt: skip
+
+
 def workload(name: str, setting: str, kind: str, seed: int) -> ik.Workload:
     if kind != "AdamW":
         return build(setting, kind, seed, name)
@@ -203,7 +207,7 @@ def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
     figures = {}
     for figure in FIGURES:
         chosen = best_limit(first, figure)
-        limit = LIMITS.get(figure if figure == "smooth" else figure.partition(":")[0], chosen)
+        limit = LIMITS.get(BUILT_IN.get(figure, ""), chosen)
         figures[figure] = {
             "best_limit_on_the_first_half": chosen,
             **judged(second, figure, limit),

@@ -87,7 +87,9 @@ def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None)
     ]
     attrs = verified.attrs
     title = f"the {count} most {attrs['which']}, retrained without each ({attrs['seconds']:.1f} s)"
-    said = f"{query} is {float(mean.before):#.6g} with all examples; "
+    many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
+    over = " and ".join(each for each in many if not each.startswith("1 "))
+    said = f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all examples; "
     said += f"the sign is right for {right} of {count}" + "".join(f", {each}" for each in figures)
     return "\n".join([click.style(paragraph(title, width), bold=True), head, *lines, paragraph(said, width)])
 
