@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tables_words import cells_row, load_result, source
+from tables_words import cells_row, link, load_result, source
 
 
 def overhead(page: Path) -> str:
@@ -65,7 +65,34 @@ def mislabelled(page: Path) -> str:
     return "\n".join(lines)
 
 
+def kills(page: Path) -> str:
+    campaigns = load_result("kills")["campaigns"]
+    commands = dict.fromkeys(f"`{found['command']}`" for found in campaigns)
+    heads = ["recorded by", "recorder", "kills", "before the first commit", "within a commit",
+             "committed steps lost", "wrong bits", "runs continued to the end"]  # fmt: skip
+    lines = [
+        f"`kill -9` at random moments, often very early; after each, all that was committed is "
+        f"compared with the run that was never killed, and the run is continued. {', '.join(commands)}, "
+        f"{campaigns[0]['machine']}: {link(page, 'benchmarks/results/kills.json', 'figures')}.",
+        "",
+        cells_row(heads),
+        cells_row(["---"] * len(heads)),
+    ]
+    for found in campaigns:
+        name = {"record": "`ik.record`", "tape": "`ik.Tape`"}[found["run"]]
+        counts = [found[key] for key in ("kills", "before_the_first_commit", "in_the_middle_of_a_commit")]
+        cells = [
+            *map(str, counts),
+            str(found["lost_steps"]),
+            str(len(found["faults"])),
+            str(found["completed"]),
+        ]
+        lines.append(cells_row([name, f"`{found['recorder']}`", *cells]))
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
+    "kills": kills,
     "mislabelled": mislabelled,
     "tape-exactness": exactness,
     "tape-overhead": overhead,

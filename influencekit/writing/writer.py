@@ -119,10 +119,13 @@ class Writer:
                 writer._release = hold(beside)
                 os.rename(beside, target)
                 ledger.move(target)
-        except OSError as error:
+        except BaseException as error:
+            writer._release()
             if beside is not None:
                 shutil.rmtree(beside, ignore_errors=True)
-            writer._fail(error)
+            if isinstance(error, OSError):
+                writer._fail(error)
+            raise
         return writer
 
     @classmethod
