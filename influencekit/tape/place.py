@@ -28,10 +28,11 @@ class Place:
         self._optimizer, self._schedulers, self._device = optimizer, schedulers, device
         self._began: bytes | None = None
         self._own: list[str] = []
+        self._loader = ""
 
     def begin(self, loader: Any) -> None:
         """An epoch begins: remember what its order and its workers come from."""
-        self._began = capture(self._device)
+        self._began, self._loader = capture(self._device), words(loader)
         self._own = [base64.b64encode(g.get_state().numpy().tobytes()).decode() for g in generators(loader)]
 
     def noted(self, epoch: int, position: int) -> dict[str, Any]:
@@ -39,6 +40,7 @@ class Place:
         return {
             "epoch": epoch,
             "position": position,
+            "loader": self._loader,
             "began": self._began,
             "own": self._own,
             "now": capture(self._device),
@@ -50,13 +52,18 @@ class Place:
         """The epoch of a note begins once more. `states` gives the bytes of a noted global state."""
         if note["began"] is None:
             raise InputError("this run was recorded through a trainer; resume it through the same one")
+        if note["loader"] != words(loader):
+            raise InputError(
+                f"the run that is resumed had {note['loader']}, and this is {words(loader)}; resume it with "
+                "the same loader"
+            )
         if getattr(loader, "persistent_workers", False) and note["epoch"]:
             raise InputError(
                 "the loader has persistent workers, whose random states go on from epoch to epoch and are "
                 "lost with them, so its run cannot be resumed exactly; record with persistent_workers=False"
             )
         restore(states(note["began"]), self._device)
-        for generator, state in zip(generators(loader), note["own"], strict=False):
+        for generator, state in zip(generators(loader), note["own"], strict=True):
             generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
 
     def return_to(self, note: Mapping[str, Any], states: Callable[[int], bytes]) -> None:
@@ -66,6 +73,18 @@ class Place:
         for scheduler, state in zip(self._schedulers, note["schedulers"], strict=True):
             scheduler.load_state_dict(state)
         restore(states(note["now"]), self._device)
+
+
+def words(loader: Any) -> str:
+    """What decides the order and the random numbers of a loader, beside its generators."""
+    if not hasattr(loader, "dataset"):
+        return "pairs of positions and batches"
+    samplers = [type(x).__name__ for x in (loader.sampler, loader.batch_sampler)]
+    own = len(generators(loader))
+    return (
+        f"a loader of batch size {loader.batch_size}, {' and '.join(samplers)}, {loader.num_workers} workers"
+        f", {own or 'no'} generator{'s' * (own != 1)} of its own"
+    )
 
 
 def generators(loader: Any) -> list[torch.Generator]:
