@@ -56,17 +56,32 @@ def _open(spec: str, path: Path) -> Any:
     return ik.open(path, _workload(spec))
 
 
+class _Noisy:
+    """Examples that are augmented anew every time, from all generators."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        import torch
+
+        scale = random.uniform(0.9, 1.1) * float(np.random.uniform(0.9, 1.1))
+        return self.x[i] * scale + 0.1 * torch.randn(self.x.shape[1]), self.y[i]
+
+
 def _parts() -> dict[str, Any]:
     """The model, loss and data of a user's own loop."""
     import torch
     from torch import nn
-    from torch.utils.data import TensorDataset
 
     torch.manual_seed(3)
     random.seed(3)  # a tape keeps these states, too
     np.random.seed(3)
     x = torch.randn(96, 12)
-    data = TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
+    data = _Noisy(x, (x[:, 0] * x[:, 1] > 0).long())
     return {
         "model": nn.Sequential(nn.Linear(12, 40), nn.GELU(), nn.Dropout(0.2), nn.Linear(40, 2)),
         "loss": nn.CrossEntropyLoss(reduction="none"),
@@ -75,7 +90,7 @@ def _parts() -> dict[str, Any]:
 
 
 def _tape(spec: str, recorder: str, path: Path) -> None:
-    """Dropout, AdamW, clipping, a schedule, two micro-batches a step."""
+    """Dropout, augmentation, AdamW, clipping, a schedule, two micro-batches a step."""
     import torch
     from torch.utils.data import DataLoader
 
