@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from influencekit.errors import InputError
 from influencekit.tape.optimizer import rates
@@ -77,7 +78,7 @@ class Place:
 
 def words(loader: Any) -> str:
     """What decides the order and the random numbers of a loader, beside its generators."""
-    if not hasattr(loader, "dataset"):
+    if not isinstance(loader, DataLoader):
         return "pairs of positions and batches"
     samplers = [type(x).__name__ for x in (loader.sampler, loader.batch_sampler)]
     own = len(generators(loader))
