@@ -4,7 +4,7 @@ import time
 
 import torch
 from minilm_case import BATCH, Case, case
-from minilm_run import Run, after_clean_epoch, example_gradients, shares, sweep
+from minilm_run import Given, Run, after_clean_epoch, example_gradients, shares, sweep
 from torch import Tensor
 
 from influencekit.workload import select
@@ -21,19 +21,15 @@ def detection(flipped: Tensor, suspicion: Tensor) -> dict[str, float]:
     return {"auc": pairs.mean().item(), "found": int(flipped[s.argsort(descending=True)[:k]].sum()), "k": k}
 
 
-def queries(run: Run, found: Case) -> dict[str, tuple[Tensor, int]]:
+def queries(run: Run, found: Case, names: set[str]) -> dict[str, tuple[Tensor, int]]:
     """{name: (gradient, the state it is taken at)}"""
-    model, steps, half = run.model, run.plan.steps, run.plan.steps // 2
-    train, test, clean = run.workload.train, run.workload.test, found.validation
-    middle = run.state(half).theta
-    return {
-        "validation loss": (model.mean_gradient(run.final.theta, clean), steps),
-        "validation margin": (model.mean_gradient(run.final.theta, clean, margin=True), steps),
-        "test loss": (model.mean_gradient(run.final.theta, test), steps),
-        "training loss": (model.mean_gradient(run.final.theta, train), steps),
-        "validation loss after epoch 0": (model.mean_gradient(middle, clean), half),
-        "validation margin after epoch 0": (model.mean_gradient(middle, clean, margin=True), half),
-    }
+    sets = {"validation": found.validation, "test": run.workload.test, "training": run.workload.train}
+    asked = {}
+    for name in names:
+        t = run.plan.steps // 2 if name.endswith("after epoch 0") else run.plan.steps
+        texts = sets[name.split()[0]]
+        asked[name] = run.model.mean_gradient(run.state(t).theta, texts, margin="margin" in name), t
+    return asked
 
 
 COLUMNS = (
@@ -51,7 +47,8 @@ COLUMNS = (
 )
 
 
-FEW = COLUMNS[:2] + COLUMNS[6:8] + COLUMNS[9:11]
+FEW = tuple(COLUMNS[i] for i in (0, 1, 7, 10))
+GIVEN = tuple(COLUMNS[i] for i in (0, 1, 10))  # with AdamW's second moments taken as given
 
 
 def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> dict:
@@ -97,20 +94,25 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
         tried[f"final loss + {factor} x plain self-influence"] = final + factor * own
     print(optimizer, lr, "before the sweep", round(time.time() - start), "s", flush=True)
 
-    asked = queries(run, found)
+    asked = queries(run, found, {query for _, query in columns})
     averaged: dict[str, Tensor] = {}
 
     def watch(name: str, state, c: Tensor) -> None:
-        if name in ("gauss-newton, validation margin", "gauss-newton, validation loss"):
+        if name.endswith(("gauss-newton, validation margin", "gauss-newton, validation loss")):
             if state.step % EVERY == EVERY // 2:
                 parts = [
                     shares(workload, state.theta, select(workload.train, rows), c)
                     for rows in torch.arange(N_TRAIN).split(64)
                 ]
-                averaged[name] = averaged.get(name, torch.zeros(N_TRAIN)) - torch.cat(parts)
+                for key in (name, f"{name}, epoch {int(plan.epoch[state.step])}"):
+                    averaged[key] = averaged.get(key, torch.zeros(N_TRAIN)) - torch.cat(parts)
 
     names = {f"{c}, {q}": (c, *asked[q]) for c, q in columns}
     shared = sweep(run, names, watch)
+    if optimizer == "adamw":
+        given = {f"second moments given, {c}, {q}": (c, *asked[q]) for c, q in GIVEN}
+        shared |= sweep(run, given, watch, Given(lr=lr))
+        names |= given
     for name, contributions in shared.items():
         scores = contributions.sum(0)
         tried[name] = -scores
@@ -119,10 +121,10 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
             for e in range(int(plan.epoch[-1]) + 1):
                 tried[f"{name}, window removal in epoch {e}"] = -contributions[plan.epoch == e].sum(0)
     for name, scores in averaged.items():
-        tried[f"{name}, averaged over the order"] = -scores
-        tried[f"{name}, averaged over the order, over gradient norm"] = -scores / norm
+        tried[f"{name}, over orders"] = -scores
+        tried[f"{name}, over orders, over gradient norm"] = -scores / norm
     ranks = {n: s.argsort().argsort().double() for n, s in tried.items()}
-    for name in names:
+    for name in (*names, *(f"{name}, over orders" for name in averaged)):
         tried[f"ranks of final loss and of {name}"] = ranks["final training loss"] + ranks[name]
     with torch.no_grad():
         accuracy = workload.accuracy(run.final.theta)
