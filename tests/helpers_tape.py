@@ -79,9 +79,10 @@ def adamw(m):
 
 
 def groups(m):
-    first = {"params": m[0].parameters(), "weight_decay": 0.1}
-    last = {"params": m[3].parameters(), "lr": 0.1, "weight_decay": 0.0, "betas": (0.8, 0.99)}
-    return torch.optim.AdamW([first, last], lr=0.05)
+    """Weights and biases, which lie between each other."""
+    weights = {"params": [m[0].weight, m[3].weight], "weight_decay": 0.1}
+    biases = {"params": [m[3].bias, m[0].bias], "lr": 0.1, "weight_decay": 0.0, "betas": (0.8, 0.99)}
+    return torch.optim.AdamW([weights, biases], lr=0.05)
 
 
 LOOPS = {

@@ -257,6 +257,51 @@ def test_every_state_of_the_generators_is_stored_once():
     assert not quiet.workload.random and loud.workload.random
 
 
+class Thing:
+    """An example that is no tensor before it is collated."""
+
+    def __init__(self, x, y):
+        self.x, self.y, self.more = x, y, {"what": object()}
+
+
+def test_examples_may_be_any_objects(tmp_path):
+    """They are the same data when they are made again, and other data when they hold other numbers."""
+
+    def collate(things):
+        return torch.stack([t.x for t in things]), torch.stack([t.y for t in things])
+
+    def made(shift=0.0):
+        return [Thing(x + shift, y) for x, y in (plain[i] for i in range(N))]
+
+    data, model = made(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ik.Tape(tmp_path / "a.zarr", model, optimizer, loss=per_example, data=data) as tape:
+        for _, (x, y) in tape.batches(DataLoader(data, batch_size=4, collate_fn=collate)):
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    again = {"model": network(), "loss": per_example, "collate": collate}
+    assert ik.open(tmp_path / "a.zarr", data=made(), **again).steps == 3
+    with pytest.raises(ik.StoreError, match="on other training data"):
+        ik.open(tmp_path / "a.zarr", data=made(0.1), **again)
+
+
+def test_what_starts_a_worker_finds_the_data_set():
+    """`worker_init_fn` may read from it."""
+
+    def start(worker):
+        assert len(torch.utils.data.get_worker_info().dataset.base) == N
+
+    data, model = Gauss(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ik.Tape(None, model, optimizer, loss=per_example, data=data) as tape:
+        for _, (x, y) in tape.batches(DataLoader(data, 4, num_workers=1, worker_init_fn=start)):
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert tape.trajectory().steps == 3
+
+
 def test_data_that_is_not_fetched_as_it_was_is_found():
     """A data set that counts its own calls."""
 

@@ -60,6 +60,21 @@ def test_a_parameter_that_the_loss_does_not_use_is_not_trained():
     assert "pooler.weight" not in names and len(names) == len(list(model.named_parameters())) - 2
 
 
+def test_a_parameter_that_the_optimizer_does_not_have_is_not_trained():
+    """Its gradient adds up unnoticed."""
+
+    def head(model):
+        return torch.optim.SGD(model[3].parameters(), lr=0.1)
+
+    tape, model = taped(KINDS["classes"], optimizer=head)
+    run = tape.trajectory(test=(x, y))
+    assert run.workload.layout.names == ("3.weight", "3.bias") and model[0].weight.grad.any()
+    assert run.attrs["replay"] == "4 steps replayed, equal bit for bit"
+    with untraced():
+        first, exact = (estimate(run, "test-loss", name).influence.values.ravel() for name in ("dit", "loo"))
+    assert np.corrcoef(first, exact)[0, 1] > 0.99
+
+
 def test_tied_parameters_are_one_and_frozen_ones_none():
     run = taped(KINDS["frozen, tied, constant buffer"])[0].trajectory()
     assert [n for n in run.workload.layout.names if "weight" in n] == ["twice.weight", "last.weight"]

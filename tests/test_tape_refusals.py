@@ -216,6 +216,19 @@ def test_another_loss():
     assert "another loss than loss=" in text
 
 
+def test_a_loss_outside_of_autocast():
+    """In bfloat16, where a replay computes it in float32."""
+
+    def outside(out, y):
+        with torch.autocast("cpu", enabled=False):
+            return MEAN(out * 3, y)
+
+    loop = Loop(value=outside, model=network(torch.float32), data=Examples(torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        text = caught(loop, "step 0, replayed, is not what the loop did")
+    assert text.endswith("under autocast, a replay computes the loss there, too")
+
+
 def test_a_penalty_that_is_not_in_the_loss():
     loop = Loop()
     loop.value = lambda out, y: MEAN(out, y) + 0.1 * sum((p**2).sum() for p in loop.model.parameters())

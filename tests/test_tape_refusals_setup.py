@@ -114,6 +114,12 @@ def test_running_statistics_that_something_else_moves():
     caught(loop, "step 6: buffer 1.running_mean was changed since the last step.*evaluate in eval mode")
 
 
+def test_a_compiled_model():
+    loop = Loop()
+    loop.model = torch.compile(loop.model)
+    caught(loop, "record the model uncompiled")
+
+
 # the data -----------------------------------------------------------------------------------------------
 
 

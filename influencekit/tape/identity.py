@@ -134,4 +134,8 @@ def _add(total: Any, value: Any) -> None:
         total.update(repr(value).encode())
     else:  # arrays, pictures, numbers of other libraries
         array = np.asarray(value)
-        total.update(array.tobytes() if array.dtype != object else repr(value).encode())
+        if array.dtype != object:
+            total.update(array.tobytes())
+        else:  # its words may hold an address, which is another one next time
+            total.update(type(value).__qualname__.encode())
+            _add(total, dict(getattr(value, "__dict__", {})))

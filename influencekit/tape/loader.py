@@ -80,6 +80,12 @@ class Told:
     def __len__(self) -> int:
         return len(self._data)
 
+    def __getattr__(self, name: str) -> Any:
+        """For `worker_init_fn`, which finds its data set here."""
+        if name == "_data":  # not there yet: somebody is unpickling this
+            raise AttributeError(name)
+        return getattr(self._data, name)
+
     def __getitems__(self, indices: list[int]) -> tuple[list[int], bytes, list[Any]]:
         return [int(i) for i in indices], capture(), items(self._data, indices)
 

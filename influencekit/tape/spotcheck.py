@@ -88,10 +88,13 @@ class SpotCheck:
         theta, slots = rule.optimizer.step(
             rule.layout, state.theta, state.slots, g, rule.updates + step, list(lrs)
         )
-        self.gap = max(
-            self.gap,
-            compared(rule, step, state, Moment(theta, slots, buffers), reached, self._tolerance),
-        )
+        replayed = Moment(theta, slots, buffers)
+        try:
+            gap = compared(rule, step, state, replayed, reached, self._tolerance)
+        except InputError as error:
+            inside = "; under autocast, a replay computes the loss there, too" if autocast else ""
+            raise InputError(f"{error}{inside}") from None
+        self.gap = max(self.gap, gap)
         self._before = None
         if self.done:
             self._spent += time.perf_counter() - began

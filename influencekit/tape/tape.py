@@ -76,6 +76,10 @@ class Tape:
             raise InputError(
                 f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
             )
+        if hasattr(model, "_orig_mod"):
+            raise InputError(
+                "model: torch.compile's kernels cannot be replayed by others; record the model uncompiled"
+            )
         if accumulate < 1:
             raise InputError(f"accumulate must be at least 1, got {accumulate}")
         if isinstance(reduction, str) and reduction not in ("mean", "sum"):
