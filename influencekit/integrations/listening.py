@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -64,7 +65,7 @@ class _Hearing(Collate):
         fetched = Fetched(*super().__call__(told))
         if get_worker_info() is not None:
             return tuple(fetched)
-        self._heard.append(fetched)
+        self._heard.append(fetched._replace(batch=copy(fetched.batch)))  # a loop may take entries out
         return fetched.batch
 
 
@@ -75,5 +76,5 @@ class _Arriving(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for indices, rng, batch in super().__iter__():
-            self.heard.append(Fetched(list(indices), rng, batch))
+            self.heard.append(Fetched(list(indices), rng, copy(batch)))
             yield batch
