@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 
+from tables_minilm import TABLES as MINILM  # noqa: E402
 from tables_taped import TABLES as TAPED  # noqa: E402
 from tables_words import cells_row, link, load_result  # noqa: E402
 
@@ -208,6 +209,7 @@ def tuned(page: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    **MINILM,
     **TAPED,
     "agreement-paper": agreement("paper"),
     "agreement-trained": agreement("trained"),
