@@ -8,7 +8,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-pytest.register_assert_rewrite("helpers_cli", "helpers_writing")  # their assertions show values, as a test's do
+pytest.register_assert_rewrite("helpers_cli", "helpers_writing")  # their assertions show values
 
 # no deadline: a first call may compile or load; in CI (and under tox) the same examples every time
 hypothesis.settings.register_profile("dev", deadline=None)
