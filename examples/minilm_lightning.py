@@ -25,7 +25,7 @@ class Classifier(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(weights(), add_pooling_layer=False)
+        self.encoder = AutoModel.from_pretrained(weights(), add_pooling_layer=False).train()
         self.encoder.embeddings.requires_grad_(False)  # 23 million parameters become 11
         self.head = nn.Linear(self.encoder.config.hidden_size, 2)
 

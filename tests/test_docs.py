@@ -4,6 +4,7 @@ Blocks of a page run in order, in one temporary directory:
 
 - ```python blocks share a namespace; a ```text block right after one is what it prints.
 - ```bash blocks hold `influencekit` commands; a ```console block also shows what each of them prints.
+- `<!-- needs LIBRARY -->`: the page's blocks run only where this library, an extra, is installed.
 - A bash block that installs something or runs a benchmark has the line
   `<!-- not run by tests/test_docs.py: REASON -->` above it, and the reason says what covers it instead.
 
@@ -39,6 +40,7 @@ tables = script("tables")
 PAGES = tables.pages()
 AGREEMENT = 0.05  # of a trained network, which rounding of another CPU can move; the words are exact
 FENCE = re.compile(r"(?ms)^```(\w*)[^\n]*\n(.*?)^```$")
+NEEDS = re.compile(r"<!-- needs (\w+) -->")
 NOT_RUN = re.compile(r"<!-- not run by tests/test_docs\.py: \S[^\n]+ -->\n\Z")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -106,6 +108,8 @@ def same_words(printed: str, shown: str) -> None:
 
 @each_page
 def test_every_block_runs(page, tmp_path, monkeypatch):
+    for library in NEEDS.findall(page.read_text(encoding="utf-8")):
+        pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}  # as in a script of the reader's
     for block in blocks(page):

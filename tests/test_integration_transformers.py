@@ -189,6 +189,14 @@ def test_a_run_from_a_checkpoint_is_recorded_from_there(tmp_path):
     assert run.attrs["replay"] == "11 steps replayed, equal bit for bit"
 
 
+def test_a_checkpoint_within_an_epoch_is_refused_with_workers(tmp_path):
+    trainer(tmp_path, save_strategy="steps", save_steps=5, max_steps=5).train()
+    tape = InfluenceCallback(tmp_path / "run.zarr")
+    again = trainer(tmp_path, tape, dataloader_num_workers=1)
+    with pytest.raises(ik.InputError, match="after step 5, lies within an epoch"):
+        again.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-5"))
+
+
 class Meddling(TrainerCallback):
     """Does what no tape can see."""
 

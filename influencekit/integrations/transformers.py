@@ -68,7 +68,7 @@ class InfluenceCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
-        _refuse(args, loader)
+        _refuse(args, loader, state.global_step)
         self._loss = self._given or own_loss(model, args.label_smoothing_factor)
         self._smoothed = args.label_smoothing_factor != 0
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
@@ -279,7 +279,7 @@ def _around(
     return [handle.remove for handle in handles]
 
 
-def _refuse(args: TrainingArguments, loader: Any) -> None:
+def _refuse(args: TrainingArguments, loader: Any, done: int) -> None:
     """Refuse by name what a replay would not do again."""
     for name in _SWITCHES:
         if getattr(args, name, None) not in (None, False, "", [], {}):
@@ -291,3 +291,9 @@ def _refuse(args: TrainingArguments, loader: Any) -> None:
         )
     if type(loader).__name__ == "DataLoaderDispatcher":
         raise InputError("dispatch_batches and IterableDatasets cannot be recorded; use a map-style data set")
+    within = done and not args.ignore_data_skip and done % -(-len(loader) // args.gradient_accumulation_steps)
+    if within and args.dataloader_num_workers:
+        raise InputError(
+            f"the checkpoint, after step {done}, lies within an epoch, and the batches that are passed over "
+            "cannot be told with workers; resume with dataloader_num_workers=0"
+        )
