@@ -185,6 +185,25 @@ def test_a_submodule_may_be_what_is_taped(tmp_path):
     assert "bit for bit" in run.attrs["replay"]
 
 
+class Module(L.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Points(), 4, shuffle=True)
+
+
+def test_loaders_of_a_data_module_are_heard(tmp_path):
+    L.seed_everything(0, verbose=False)
+    spy, tape = Spy(), InfluenceCallback(tmp_path / "run.zarr", loss=per_example, check=1)
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[tape, spy],
+    )  # fmt: skip
+    trainer.fit(Net(), datamodule=Module())
+    run = opened(tmp_path / "run.zarr")
+    found = [[i for i in row if i >= 0] for row in run.dataset.batch.values.tolist()]
+    assert found == [sum(step, []) for step in spy.steps]
+    assert run.attrs["replay"] == f"{len(spy.steps)} steps replayed, equal bit for bit"
+
+
 def test_a_run_from_a_checkpoint_is_recorded_from_there(tmp_path):
     first = Spy()
     trainer, _ = fit(first, enable_checkpointing=True, default_root_dir=tmp_path)

@@ -33,7 +33,7 @@ def listen(loader: DataLoader[Any], heard: deque[Fetched]) -> Callable[[], None]
         )
     kind, before = type(loader), {name: loader.__dict__[name] for name in ("dataset", "collate_fn")}
     loader.__dict__.update(
-        dataset=_Open(loader.dataset), collate_fn=_Hearing(loader.collate_fn, heard), _iterator=None
+        dataset=Told(loader.dataset), collate_fn=_Hearing(loader.collate_fn, heard), _iterator=None
     )
     if loader.num_workers:  # what is fetched in another process is heard when it arrives in this one
         loader.__class__ = type(kind.__name__, (_Arriving, kind), {"heard": heard})
@@ -43,15 +43,6 @@ def listen(loader: DataLoader[Any], heard: deque[Fetched]) -> Callable[[], None]
         loader.__dict__.update(before, _iterator=None)
 
     return undo
-
-
-class _Open(Told):
-    """`Told` that also answers for the data set itself, whose attributes trainers ask for."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_data":  # not there yet: somebody is unpickling this
-            raise AttributeError(name)
-        return getattr(self._data, name)
 
 
 class _Hearing(Collate):
