@@ -125,8 +125,12 @@ def judged(rows: list[dict], figure: str, limit: float) -> dict:
         "low": int(low.sum()),
         "missed": int((low & ~warned).sum()),
         "false_alarms": int((warned & ~low).sum()),
-        "seconds": round(float(np.mean([row["seconds"].get(figure, np.nan) for row in rows])), 2),
     }
+
+
+def relative_time(rows: list[dict], figure: str) -> float | None:
+    ratios = [row["seconds"][figure] / row["seconds"]["dit"] for row in rows if figure in row["seconds"]]
+    return round(float(np.median(ratios)), 2) if ratios else None
 
 
 def best_limit(rows: list[dict], figure: str) -> float:
@@ -211,6 +215,7 @@ def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
         figures[figure] = {
             "best_limit_on_the_first_half": chosen,
             **judged(second, figure, limit),
+            "median_time_relative_to_dit": relative_time(rows, figure),
             "adamw": judged([row for row in rows if row["run"][2] == "AdamW"], figure, limit),
         }
     return {
@@ -221,8 +226,14 @@ def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
         "limits": LIMITS,
         "figures": figures,
         "advice": advice,
-        "rows": rows,
+        "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],
     }
+
+
+def text(report: dict) -> str:
+    """JSON with a line for each run."""
+    head = json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1)
+    return head[:-2] + ',\n "rows": [\n  ' + ",\n  ".join(map(json.dumps, report["rows"])) + "\n ]\n}\n"
 
 
 if __name__ == "__main__":
@@ -233,5 +244,5 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     report = main(arguments.seeds, arguments.processes)
-    (RESULTS / "trust.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "trust.json").write_text(text(report))
     print(json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 
 from tables_minilm import TABLES as MINILM  # noqa: E402
 from tables_taped import TABLES as TAPED  # noqa: E402
+from tables_trust import TABLES as TRUST  # noqa: E402
 from tables_words import cells_row, link, load_result  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table -->)", re.S)
@@ -211,6 +212,7 @@ def tuned(page: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     **MINILM,
     **TAPED,
+    **TRUST,
     "agreement-paper": agreement("paper"),
     "agreement-trained": agreement("trained"),
     "default-run": default_run,

@@ -26,15 +26,17 @@ def figures(page: Path) -> str:
         f"below {report['low']}; with AdamW {first['adamw']['runs']}, {first['adamw']['low']} of them.",
         "",
         cells_row(
-            ["figure", "trainings", "limit", "rank correlation with the truth", "warning right", "missed",
+            ["figure", "trainings", "time / `dit`", "limit", "rank correlation with the truth", "warning right", "missed",
              "false alarms", "AdamW: right"]
         ),
-        cells_row(["---"] * 8),
+        cells_row(["---"] * 9),
     ]  # fmt: skip
     for name, (words, trainings) in FIGURES.items():
         found = report["figures"][name]
         other = found["adamw"]
-        cells = [words, trainings, f"{found['limit']:.2f}", f"{found['rank_correlation']:.2f}"]
+        time = found["median_time_relative_to_dit"]
+        cells = [words, trainings, "" if time is None else f"{time:.1f}"]
+        cells += [f"{found['limit']:.2f}", f"{found['rank_correlation']:.2f}"]
         cells += [f"{found['right']} of {found['runs']}", str(found["missed"]), str(found["false_alarms"])]
         lines.append(cells_row([*cells, f"{other['right']} of {other['runs']}"]))
     return "\n".join(lines)

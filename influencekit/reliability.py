@@ -99,19 +99,19 @@ def trust(
 
 
 def advice(workload: Workload) -> str:
-    """What makes training answer more smoothly to its weights, for this workload, in the order to try."""
+    """What makes training answer more smoothly, for this workload, best first: benchmarks/trust.py."""
     ideas = []
     corners = {type(m).__name__ for m in workload.model.modules() if isinstance(m, _CORNERS)}
     if corners:
         ideas.append(f"a smooth activation, such as GELU, in place of {' and '.join(sorted(corners))}")
     rules = list(workload.optimizer.members())
     eps = [rule.eps for rule in rules if isinstance(rule, Adam)]
-    if eps and min(eps) < 1e-4:
-        ideas.append(f"a larger eps of {type(rules[0]).__name__} (now {min(eps):g})")
-    ideas.append(f"a smaller learning rate (now {max(rule.lr for rule in rules):g})")
+    if eps and min(eps) < 1e-2:
+        ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
     width = workload.plan.indices.shape[1]
     if width < workload.n_train:
         ideas.append(f"larger batches (now {width})")
+    ideas.append(f"a smaller learning rate (now {max(rule.lr for rule in rules):g})")
     return ", ".join(ideas[:-1]) + f" or {ideas[-1]}" if len(ideas) > 1 else ideas[0]
 
 

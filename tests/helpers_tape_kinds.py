@@ -124,6 +124,10 @@ class Kind:
     options: dict = field(default_factory=dict)
     batch: dict = field(default_factory=lambda: {"batch_size": 4})
 
+    @property
+    def accumulate(self):
+        return self.options.get("accumulate", 1)
+
 
 def by_name(model, batch):
     return model(**{k: v for k, v in batch.items() if k != "labels"})
@@ -139,6 +143,11 @@ KINDS = {
         Causal, texts(), loss=token_sum, mean=lambda out, b: F.cross_entropy(out.mT, b["labels"]),
         collate=next_tokens, call=by_name, count=lambda target: int((target != -100).sum()),
         options={"reduction": lambda batch: 1 / (batch["labels"] != -100).sum()},
+    ),
+    "causal, accumulated over 2": Kind(
+        Causal, texts(), loss=token_sum, mean=lambda out, b: F.cross_entropy(out.mT, b["labels"]),
+        collate=next_tokens, call=by_name, count=lambda target: int((target != -100).sum()),
+        options={"reduction": lambda batch: 1 / (batch["labels"] != -100).sum(), "accumulate": 2},
     ),
     "frozen, tied, constant buffer": Kind(Frozen, plain),
     "two inputs": Kind(Pair, TensorDataset(x, x.flip(0), y)),
@@ -198,12 +207,13 @@ def taped(kind, dtype=torch.float64, autocast=False, optimizer=adamw, model=None
     settings = {"recorder": "every-k:k=3", "check": 1.0, **kind.options, **options}
     with Tape(None, model, optimizer, loss=kind.loss, data=data, **settings) as tape:
         for _ in range(2):
-            for _, batch in tape.batches(loader):
+            for k, (_, batch) in enumerate(tape.batches(loader)):
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                     value = kind.mean(kind.call(model, batch), batch)
-                value.backward()
-                optimizer.step()
-                optimizer.zero_grad()
+                (value / kind.accumulate).backward()
+                if (k + 1) % kind.accumulate == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
     return tape, model
 
 
@@ -214,12 +224,14 @@ def alone(kind, h, direction, optimizer=adamw):
     data, optimizer = converted(kind.data, torch.float64), optimizer(model)
     positions = DataLoader(range(NUMBER), generator=torch.Generator().manual_seed(1), **kind.batch)
     for _ in range(2):
-        for rows in positions:
+        for k, rows in enumerate(positions):
             batch = kind.collate([data[i] for i in rows])
             key = kind.options.get("target_key", "labels")
             target = batch[key] if isinstance(batch, dict) else batch if torch.is_tensor(batch) else batch[-1]
             losses = kind.loss(kind.call(model, batch), target)
-            ((1 + h * direction[rows]) * losses).sum().div(kind.count(target)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            total = ((1 + h * direction[rows]) * losses).sum()
+            (total / (kind.count(target) * kind.accumulate)).backward()
+            if (k + 1) % kind.accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
     return vector(model)

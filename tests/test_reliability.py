@@ -209,6 +209,6 @@ def test_the_advice_names_what_this_workload_has():
         "GELU, in place of ReLU" in said and "learning rate (now 1.5)" in said and "batches (now 8)" in said
     )
     assert "eps" not in said and "ReLU" not in advice(rough(activation=nn.Tanh))
-    assert "larger eps of Adam (now 1e-08)" in advice(replace(rough(), optimizer=Adam(lr=0.01)))
+    assert "larger eps of Adam, such as 0.01 (now 1e-08)" in advice(replace(rough(), optimizer=Adam(lr=0.01)))
     assert "eps" not in advice(replace(rough(), optimizer=AdamW(lr=0.01, eps=1e-2)))
     assert "batches" not in advice(replace(rough(), batch_size=48))

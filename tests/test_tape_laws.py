@@ -103,9 +103,12 @@ def test_the_tape_changes_nothing(loop):
     def generators():
         return torch.get_rng_state(), np.random.get_state()[1], np.array(random.getstate()[1])
 
-    with_it = taped(loop)
+    def draw(*_):  # as a logger might
+        torch.rand(1), np.random.rand(), random.random()
+
+    with_it = taped(loop, before_step=draw)
     after = generators()
-    without = taped(loop, tape=False)
+    without = taped(loop, tape=False, before_step=draw)
     assert all(np.array_equal(a, b) for a, b in zip(after, generators(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(with_it.states, without.states, strict=True))
     for a, b in zip(with_it.model.parameters(), without.model.parameters(), strict=True):

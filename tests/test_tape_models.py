@@ -185,6 +185,15 @@ def test_with_batch_norm_scores_are_the_derivative_and_leaving_out_is_the_loop_w
     with untraced():
         first = estimate(run, FixedVector(v), "dit").influence.values[0, 0, j]
     assert first == pytest.approx(-float(fine + (fine - coarse) / 3), rel=1e-6)
+    # the test loss, with the running statistics of the recorded run
+    model = tape.model.eval()
+    rows = []
+    for h in (1e-3, -1e-3):
+        nn.utils.vector_to_parameters(alone(MIXED, h, e), model.parameters())
+        rows.append(per_example(model(x), y).mean().item())
+    with untraced():
+        first = estimate(tape.trajectory(test=(x, y)), "test-loss", "dit").influence.values[0, 0, j]
+    assert first == pytest.approx((rows[1] - rows[0]) / 2e-3, rel=1e-4)
     with pytest.raises(InputError, match="one run after the other"):
         estimate(run, FixedVector(v), "loo:strategy=batch")
 
