@@ -208,6 +208,7 @@ def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
     first, second = (
         [row for row in bundled if (row["run"][3] < seeds // 2) == early] for early in (True, False)
     )
+    hard = [row for row in second if row["run"][0].endswith("-dnn") and row["run"][1] == "trained"]
     figures = {}
     for figure in FIGURES:
         chosen = best_limit(first, figure)
@@ -216,6 +217,7 @@ def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
             "best_limit_on_the_first_half": chosen,
             **judged(second, figure, limit),
             "median_time_relative_to_dit": relative_time(rows, figure),
+            "trained_networks": judged(hard, figure, limit),
             "adamw": judged([row for row in rows if row["run"][2] == "AdamW"], figure, limit),
         }
     return {

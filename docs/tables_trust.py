@@ -21,24 +21,26 @@ def figures(page: Path) -> str:
     """What each figure is worth on the seeds that did not choose its limit, and with another optimizer."""
     report = load_result("trust")
     first = report["figures"]["smooth"]
+    counts = [
+        f"{each['low']} of {each['runs']}" for each in (first, first["trained_networks"], first["adamw"])
+    ]
+    heads = ["figure", "trainings", "time / `dit`", "limit", "rank correlation", "warning right", "missed"]
+    heads += ["false alarms", "right, trained networks", "right, AdamW"]
     lines = [
-        f"{source(page, 'trust', report)}. {first['runs']} runs, {first['low']} of them with a true Spearman "
-        f"below {report['low']}; with AdamW {first['adamw']['runs']}, {first['adamw']['low']} of them.",
+        f"{source(page, 'trust', report)}. True Spearman below {report['low']}: {counts[0]} runs; of the "
+        f"networks in the setting `trained` among them {counts[1]}; with AdamW {counts[2]}.",
         "",
-        cells_row(
-            ["figure", "trainings", "time / `dit`", "limit", "rank correlation with the truth", "warning right", "missed",
-             "false alarms", "AdamW: right"]
-        ),
-        cells_row(["---"] * 9),
-    ]  # fmt: skip
+        cells_row(heads),
+        cells_row(["---"] * len(heads)),
+    ]
     for name, (words, trainings) in FIGURES.items():
         found = report["figures"][name]
-        other = found["adamw"]
         time = found["median_time_relative_to_dit"]
         cells = [words, trainings, "" if time is None else f"{time:.1f}"]
         cells += [f"{found['limit']:.2f}", f"{found['rank_correlation']:.2f}"]
         cells += [f"{found['right']} of {found['runs']}", str(found["missed"]), str(found["false_alarms"])]
-        lines.append(cells_row([*cells, f"{other['right']} of {other['runs']}"]))
+        others = (found["trained_networks"], found["adamw"])
+        lines.append(cells_row([*cells, *(f"{other['right']} of {other['runs']}" for other in others)]))
     return "\n".join(lines)
 
 
