@@ -21,7 +21,7 @@ N = 12
 
 
 class Cut(Exception):
-    """What ends a loop."""
+    pass
 
 
 def own(number=1):
@@ -212,8 +212,7 @@ def test_a_run_from_the_first_state_on(tmp_path, reference):
     with pytest.raises(Cut):
         Script().run(path, ("step", 0, Cut()))
     assert open_group(path).attrs["committed"] == 1 and read(open_group(path), "kept").tolist() == [0]
-    script = Script(number=98)
-    assert_same_run(script.run(path), path, *reference())
+    assert_same_run(Script(number=98).run(path), path, *reference())
 
 
 def test_scores_of_a_resumed_run_are_those_of_the_whole_one(tmp_path, reference):
@@ -270,9 +269,8 @@ def test_by_another_recorder(cut_off):
     )
 
 
-def test_with_other_data_or_another_model(cut_off):
-    script = Script()
-    refused(cut_off, "on other training data", script)
+def test_with_other_data(cut_off):
+    refused(cut_off, "on other training data", Script())
 
 
 def test_with_another_model(cut_off):

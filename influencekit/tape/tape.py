@@ -60,6 +60,9 @@ class Tape:
     run. `check`: the share of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
     every step); `tolerance`: how far, relative to the update, a replay may be off where it is not bitwise.
 
+    On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does: cross entropy does,
+    binary cross entropy with its own mean only for batch sizes that are powers of 2, else to 1e-6 of an update.
+
     Errors: whatever cannot be recorded exactly, by name, at the step where it is met. Cost: docs/tape.md.
     """
 
@@ -110,7 +113,7 @@ class Tape:
         self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance)
         self._keep = Keeper(self._store, self._recorder)
         self._source = Source(self._call.data)
-        self._epoch, self._note = -1, dict[str, Any]()
+        self._epoch, self._done, self._note = -1, 0, dict[str, Any]()
         self._held: Held | None = None  # until the first step shows what is trained
         self._back: dict[str, Any] | None = None
         self._buffers = copied(self.model, [n for n, _ in self.model.named_buffers()])
@@ -138,7 +141,7 @@ class Tape:
                 )
         elif kind is None:
             try:
-                self._keep.state(self._seen.step, self._end(), {})
+                self._keep.state(self._seen.step, self._end(), self._place.noted(self._epoch, self._done))
             except BaseException:
                 writer.close("recording")
                 raise
@@ -205,6 +208,7 @@ class Tape:
             if found is None:
                 return
             done += 1
+            self._done = done
             self._seen.queue.clear()  # a batch that the loop passed over
             self._seen.push(found)
             yield [self._ids[i] for i in found.indices], found.batch
