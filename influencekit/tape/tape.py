@@ -60,8 +60,8 @@ class Tape:
     run. `check`: the share of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
     every step); `tolerance`: how far, relative to the update, a replay may be off where it is not bitwise.
 
-    On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does: cross entropy does,
-    binary cross entropy with its own mean only for batch sizes that are powers of 2, else to 1e-6 of an update.
+    On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does. Cross entropy's
+    does, that of binary cross entropy only for batch sizes that are powers of 2, else to 1e-6 of an update.
 
     Errors: whatever cannot be recorded exactly, by name, at the step where it is met. Cost: docs/tape.md.
     """
