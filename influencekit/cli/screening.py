@@ -83,7 +83,7 @@ def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None)
     figures = [
         f"{name.capitalize()} {float(value):.3f}"
         for name, value in zip(mean.metric.values.tolist(), mean.agreement.values, strict=True)
-        if name in ("pearson", "spearman") and value == value
+        if name in ("pearson", "spearman") and value == value and count > 3  # of two or three it says nothing
     ]
     attrs = verified.attrs
     title = f"the {count} most {attrs['which']}, retrained without each ({attrs['seconds']:.1f} s)"
