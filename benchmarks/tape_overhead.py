@@ -45,7 +45,7 @@ def cnn() -> tuple[nn.Module, Dataset, Any, Any, dict[str, Any]]:
         data,
         lambda out, target: loss(out, target),
         None,
-        {"batch": 64, "epochs": 40, "lr": 1e-3},
+        {"batch": 64, "epochs": 30, "lr": 1e-3},
     )
 
 

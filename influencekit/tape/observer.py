@@ -135,6 +135,7 @@ class Observer:
 
 
 def diverged(what: str, step: int) -> DivergedError:
+    """The error for what became NaN or infinite at a step."""
     return DivergedError(
         f"the {what} became NaN or infinite at step {step}; what came before is kept; lower the learning rate"
     )
