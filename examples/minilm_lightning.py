@@ -12,7 +12,7 @@ import transformers
 from newsgroups import TOKENS, draw, weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 import influencekit as ik
 from influencekit.integrations.lightning import InfluenceCallback
@@ -21,18 +21,15 @@ per_example = nn.CrossEntropyLoss(reduction="none")
 
 
 class Classifier(L.LightningModule):
-    """The encoder, a mean over the tokens, a linear head."""
+    """MiniLM with a head for two classes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(weights(), add_pooling_layer=False).train()
-        self.encoder.embeddings.requires_grad_(False)  # 23 million parameters become 11
-        self.head = nn.Linear(self.encoder.config.hidden_size, 2)
+        self.model = AutoModelForSequenceClassification.from_pretrained(weights(), num_labels=2).train()
+        self.model.bert.embeddings.requires_grad_(False)  # 23 million parameters become 11
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask[..., None]
-        return self.head((hidden * mask).sum(1) / mask.sum(1))
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         outputs = self(batch["input_ids"], batch["attention_mask"])
