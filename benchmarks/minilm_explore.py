@@ -4,7 +4,7 @@ import time
 
 import torch
 from minilm_case import BATCH, Case, case
-from minilm_run import Given, Run, after_clean_epoch, example_gradients, shares, sweep
+from minilm_run import Run, example_gradients, shares, sweep
 from torch import Tensor
 
 from influencekit.workload import select
@@ -47,13 +47,8 @@ COLUMNS = (
 )
 
 
-FEW = tuple(COLUMNS[i] for i in (0, 1, 7, 10))
-GIVEN = tuple(COLUMNS[i] for i in (0, 1, 10))  # with AdamW's second moments taken as given
-
-
 def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> dict:
-    """Every way of ranking that was tried, on one run: {name: detection}. AdamW's runs try fewer."""
-    columns = COLUMNS if optimizer == "sgd" else FEW
+    """Every way of ranking that was tried, on one run: {name: detection}."""
     found = case(optimizer, lr, seed, warm=warm, n_train=N_TRAIN)
     workload, start = found.workload, time.time()
     run = Run(workload)
@@ -67,7 +62,6 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
     for e, losses in enumerate(epochs):
         tried[f"loss when visited, epoch {e}"] = losses
     tried["loss when visited, mean"] = torch.stack(epochs).mean(0)
-    tried["loss after a clean epoch"] = after_clean_epoch(run, found.validation)
     path = [model.logits(run.state(t).theta, workload.train) for t in range(0, plan.steps + 1, EVERY)]
     tried["training loss, mean over the run"] = torch.stack([workload.loss(p, y) for p in path]).mean(0)
     tried["training margin, mean over the run"] = -torch.stack([p * (2 * y - 1) for p in path]).mean(0)
@@ -94,25 +88,20 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
         tried[f"final loss + {factor} x plain self-influence"] = final + factor * own
     print(optimizer, lr, "before the sweep", round(time.time() - start), "s", flush=True)
 
-    asked = queries(run, found, {query for _, query in columns})
+    asked = queries(run, found, {query for _, query in COLUMNS})
     averaged: dict[str, Tensor] = {}
 
     def watch(name: str, state, c: Tensor) -> None:
-        if name.endswith(("gauss-newton, validation margin", "gauss-newton, validation loss")):
+        if name in ("gauss-newton, validation margin", "gauss-newton, validation loss"):
             if state.step % EVERY == EVERY // 2:
                 parts = [
                     shares(workload, state.theta, select(workload.train, rows), c)
                     for rows in torch.arange(N_TRAIN).split(64)
                 ]
-                for key in (name, f"{name}, epoch {int(plan.epoch[state.step])}"):
-                    averaged[key] = averaged.get(key, torch.zeros(N_TRAIN)) - torch.cat(parts)
+                averaged[name] = averaged.get(name, torch.zeros(N_TRAIN)) - torch.cat(parts)
 
-    names = {f"{c}, {q}": (c, *asked[q]) for c, q in columns}
+    names = {f"{c}, {q}": (c, *asked[q]) for c, q in COLUMNS}
     shared = sweep(run, names, watch)
-    if optimizer == "adamw":
-        given = {f"second moments given, {c}, {q}": (c, *asked[q]) for c, q in GIVEN}
-        shared |= sweep(run, given, watch, Given(lr=lr))
-        names |= given
     for name, contributions in shared.items():
         scores = contributions.sum(0)
         tried[name] = -scores
@@ -124,7 +113,7 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
         tried[f"{name}, over orders"] = -scores
         tried[f"{name}, over orders, over gradient norm"] = -scores / norm
     ranks = {n: s.argsort().argsort().double() for n, s in tried.items()}
-    for name in (*names, *(f"{name}, over orders" for name in averaged)):
+    for name in names:
         tried[f"ranks of final loss and of {name}"] = ranks["final training loss"] + ranks[name]
     with torch.no_grad():
         accuracy = workload.accuracy(run.final.theta)

@@ -6,7 +6,7 @@ the run costs no further gradient.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from minilm_case import BATCH, warm_up
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from influencekit.curvature import CURVATURES
-from influencekit.optimizers import AdamW, Optimizer, Slots
 from influencekit.step import State
 from influencekit.tracing import trace
 from influencekit.workload import Batch, Workload, select
@@ -123,21 +122,6 @@ class Run:
         return state
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given(AdamW):
-    """AdamW's adjoint with the second moments taken as given: no example moves the size of a step."""
-
-    def rule_pullback(
-        self, theta: Tensor, slots: Slots, g: Tensor, t: int, lr: float, a: Tensor, a_slots: Slots
-    ) -> tuple[Tensor, Tensor, Slots]:
-        beta1, beta2 = self.betas
-        v = slots["exp_avg_sq"] * beta2 + (1 - beta2) * g * g
-        size = (v / (1 - beta2 ** (t + 1))).sqrt() + self.eps
-        b = a_slots["exp_avg"] - a * (lr / (1 - beta1 ** (t + 1))) / size
-        kept = {"exp_avg": beta1 * b, "exp_avg_sq": a_slots["exp_avg_sq"]}
-        return (1 - beta1) * b, a * (1 - lr * self.weight_decay), kept
-
-
 class Products:
     """Curvature products, traced once for all runs (their batches are alike), all columns in one trace:
     what they have in common is computed once."""
@@ -183,14 +167,12 @@ def sweep(
     run: Run,
     columns: dict[str, tuple[str, Tensor, int]],
     watch: Callable[..., None] | None = None,
-    optimizer: Optimizer | None = None,
 ) -> dict[str, Tensor]:
     """Contributions [step, train] of every occurrence to q at `stop`, for columns {name: (curvature, q's
     gradient there, stop)}; the sum over steps is the effect, removal minus full. `plain` has no curvature.
-    `watch(name, state, c)` sees the adjoint of every step's mean gradient; `optimizer` gives another adjoint
-    than that of the optimizer that made the run."""
+    `watch(name, state, c)` sees the adjoint of every step's mean gradient."""
     workload, plan = run.workload, run.plan
-    optimizer = optimizer or workload.optimizer
+    optimizer = workload.optimizer
     names = sorted(columns, key=lambda name: -columns[name][2])  # those that begin last, last
     found = {name: torch.zeros(plan.steps, workload.n_train) for name in columns}
     a = torch.zeros(0, workload.n_params)

@@ -42,25 +42,6 @@ def minilm(page: Path) -> str:
     return "\n".join(lines)
 
 
-def minilm_tried(page: Path) -> str:
-    """Everything tried on one seed: area under the curve, and how many of the flipped were found."""
-    report = load_result("minilm_explore")
-    runs = report["runs"]
-    heads = [f"{r['optimizer']}, {r['lr']:g}{', no warm-up' if r['warm'] == 0 else ''}" for r in runs]
-    lines = [
-        f"{source(page, 'minilm_explore', report)}.",
-        "",
-        cells_row(["ranking", *heads]),
-        cells_row(["---"] * (1 + len(runs))),
-        cells_row(["validation accuracy", *(f"{100 * run['validation']:.1f} %" for run in runs)]),
-    ]
-    names = dict.fromkeys(name for run in runs for name in run["tried"])
-    for name in sorted(names, key=lambda name: -runs[0]["tried"].get(name, {"auc": 0})["auc"]):
-        tried = [run["tried"].get(name) for run in runs]
-        lines.append(cells_row([name, *(f"{f['auc']:.3f} ({f['found']})" if f else "" for f in tried)]))
-    return "\n".join(lines)
-
-
 def minilm_lds(page: Path) -> str:
     """Spearman over random halves, between the sum of the scores taken away and what retraining gave."""
     report = load_result("minilm_lds")
