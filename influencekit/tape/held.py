@@ -50,7 +50,8 @@ class Held:
     def mark(self) -> None:
         """A step has been done: from now on nothing may change until the next."""
         self._marks.take()
-        self._still.take()
+        if self.buffers:
+            self._still.take()
 
     def finite(self) -> bool:
         """Whether the parameters were finite at the last mark."""

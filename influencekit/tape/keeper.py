@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from influencekit import __version__
 from influencekit.errors import InputError
@@ -38,6 +37,7 @@ class Keeper:
         self.store, self._recorder = store, recorder
         self.writer: Writer | None = None
         self._numbers: dict[bytes, int] = {}
+        self._last = b"", -1  # mostly the same state comes again and again
         self._horizon, self._kept = 0, frozenset[int]()
 
     def begin(self, rule: Rule, first: Moment, ids: Sequence[Hashable], about: Mapping[str, Any]) -> None:
@@ -95,11 +95,13 @@ class Keeper:
         """The row of the table that holds a generator state; -1 for None."""
         if state is None:
             return -1
-        key = _digest(state)
-        if key not in self._numbers:
-            assert self.writer is not None
-            self._numbers[key] = self.writer.rows("rng", np.frombuffer(state, np.uint8)[None])
-        return self._numbers[key]
+        if state != self._last[0]:
+            key = _digest(state)
+            if key not in self._numbers:
+                assert self.writer is not None
+                self._numbers[key] = self.writer.rows("rng", np.frombuffer(state, np.uint8)[None])
+            self._last = state, self._numbers[key]
+        return self._last[1]
 
     def keeps(self, step: int) -> bool:
         """Whether the recorder keeps this state. It is asked as for a longer run: the end is unknown."""
@@ -124,16 +126,21 @@ class Keeper:
         self.writer.state(number, arrays, said)
 
     def step(
-        self, micros: Sequence[Micro], coefficients: Tensor, losses: Tensor, lrs: Sequence[float], epoch: int
+        self,
+        micros: Sequence[Micro],
+        coefficients: np.ndarray,
+        losses: np.ndarray,
+        lrs: Sequence[float],
+        epoch: int,
     ) -> None:
         """The row of a step that was done."""
         assert self.writer is not None
         self.writer.step(
             {
-                "batch": np.concatenate([np.asarray(m.indices, dtype=np.int64) for m in micros]),
-                "part": np.concatenate([np.full(len(m.indices), k) for k, m in enumerate(micros)]),
-                "coefficient": coefficients.numpy(),
-                "loss": losses.numpy(),
+                "batch": np.array([i for m in micros for i in m.indices]),
+                "part": np.repeat(np.arange(len(micros)), [len(m.indices) for m in micros]),
+                "coefficient": coefficients,
+                "loss": losses,
                 "lr": np.asarray(lrs),
                 "epoch": epoch,
                 "fetch_rng": np.asarray([self.number(m.fetch_rng) for m in micros]),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,11 +36,12 @@ class Observer:
 
     def __init__(self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int) -> None:
         self.model, self.call, self.step = model, call, 0
-        self.training = modes(model)
+        self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
         self.queue: deque[Fetched] = deque()
         self.seen: list[_Seen] = []
         self._reduction, self._accumulate = reduction, accumulate
+        self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
@@ -76,10 +78,10 @@ class Observer:
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        now = modes(self.model)
         if self._first:
-            self.training, self.autocast, self._first = now, cast, False
-        if now != self.training:
+            self.training, self.autocast, self._first = modes(self.model), cast, False
+        if [module.training for module in self._modules] != list(self.training.values()):
+            now = modes(self.model)
             odd = next(name for name in now if now[name] != self.training.get(name))
             raise InputError(
                 f"step {self.step}: module {odd or 'model'} changed between training and evaluation mode; a "
@@ -105,7 +107,7 @@ class Observer:
         if self.seen and self.seen[-1].random is None:
             self.seen[-1].random = capture(self._device) != self.seen[-1].rng
 
-    def finish(self) -> tuple[list[Micro], Tensor, Tensor]:
+    def finish(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
         """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
         self.settle()
         micros, coefficients, losses, start = [], [], [], 0
@@ -114,24 +116,29 @@ class Observer:
             n = len(indices)
             micros.append(Micro(slice(start, start + n), indices, rng, seen.rng if seen.random else None))
             coefficients.append(self._coefficients(seen.pending))
-            if seen.loss is not None and not bool(seen.loss.isfinite().all()):
-                raise diverged("training loss", self.step)
-            unknown = torch.full((n,), torch.nan)
-            losses.append(unknown if seen.loss is None else seen.loss.detach().double().cpu())
+            if seen.loss is None:
+                losses.append(np.full(n, np.nan))
+            else:
+                losses.append(seen.loss.detach().double().cpu().numpy())
+                if not np.isfinite(losses[-1]).all():
+                    raise diverged("training loss", self.step)
             start += n
         self.seen = []
         self.step += 1
-        return micros, torch.cat(coefficients), torch.cat(losses)
+        return micros, np.concatenate(coefficients), np.concatenate(losses)
 
-    def _coefficients(self, pending: Fetched) -> Tensor:
+    def _coefficients(self, pending: Fetched) -> np.ndarray:
         n = len(pending.indices)
-        if isinstance(self._reduction, str):  # rounded as backward of `losses.mean() / accumulate` rounds
+        if not isinstance(self._reduction, str):
+            batch = pending.batch
+            if batch is None:
+                batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
+            given = torch.as_tensor(self._reduction(batch)).double().cpu().expand(n)
+            return given.numpy() / self._accumulate
+        if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
             value = torch.ones((), dtype=self._dtype) / self._accumulate
-            return (value / n if self._reduction == "mean" else value).double().expand(n)
-        batch = pending.batch
-        if batch is None:
-            batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
-        return torch.as_tensor(self._reduction(batch)).double().cpu().expand(n) / self._accumulate
+            self._equal[n] = np.full(n, float(value / n if self._reduction == "mean" else value))
+        return self._equal[n]
 
 
 def diverged(what: str, step: int) -> DivergedError:

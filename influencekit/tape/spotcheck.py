@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from influencekit.tape.replica import Call, Micro, Replica, set_modes
 
 __all__ = ["Moment", "Rule", "SpotCheck", "compared"]
 
-_ALLOWANCE = 0.2  # seconds that checks may take in any case: short runs are checked throughout
+_ALLOWANCE = 0.1  # seconds that checks may take in any case: short runs are checked throughout
 
 
 class Moment(NamedTuple):
@@ -69,14 +70,14 @@ class SpotCheck:
         self._before = moment
 
     def after(
-        self, step: int, micros: Sequence[Micro], coefficients: Tensor, lrs: Sequence[float], rule: Rule,
+        self, step: int, micros: Sequence[Micro], coefficients: np.ndarray, lrs: Sequence[float], rule: Rule,
         autocast: torch.dtype | None, training: dict[str, bool], separable: bool, reached: Moment,
     ) -> None:  # fmt: skip
         """Do the step again and compare. Errors: it is not what the loop did; losses not separable."""
         assert self._replica is not None and self._before is not None
         began, state, replica = time.perf_counter(), self._before, self._replica
         set_modes(replica.model, training)
-        weights = coefficients.to(state.theta)
+        weights = torch.from_numpy(coefficients).to(state.theta)
         batches = [
             (replica.call.batch(m, state.theta.device), weights[m.slots], m.forward_rng) for m in micros
         ]

@@ -115,6 +115,7 @@ class Tape:
         self._source = Source(self._call.data)
         self._epoch, self._done, self._note = -1, 0, dict[str, Any]()
         self._held: Held | None = None  # until the first step shows what is trained
+        self._parameters, self._used = list(self.model.parameters()), list[bool]()
         self._back: dict[str, Any] | None = None
         self._buffers = copied(self.model, [n for n, _ in self.model.named_buffers()])
         if self._store is not None and Path(self._store).exists():
@@ -247,14 +248,18 @@ class Tape:
                 "step needs a forward pass on a batch of tape.batches"
             )
         self._seen.settle()
-        params = trained(self.model, self.optimizer, self._clip)
-        held = self._held or self._begin(params)
-        if list(params) != list(held.params):
-            odd = sorted(set(params) ^ set(held.params))[0]
-            raise InputError(
-                f"step {step}: parameter {odd} has a gradient in some steps and none in others; freeze it "
-                "for the whole run, or use it in every step"
-            )
+        used = [p.grad is not None for p in self._parameters]
+        held = self._held
+        if held is None or self._spot.wanted or used != self._used:
+            params = trained(self.model, self.optimizer, self._clip)
+            held = self._held or self._begin(params)
+            if list(params) != list(held.params):
+                odd = sorted(set(params) ^ set(held.params))[0]
+                raise InputError(
+                    f"step {step}: parameter {odd} has a gradient in some steps and none in others; freeze "
+                    "it for the whole run, or use it in every step"
+                )
+            self._used = used
         check_rates(self._settings, self.optimizer, step)
         held.check_parameters(step)
         self._lrs = rates(self.optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ class Marks:
     def __init__(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
         self._tensors = tensors
         self._last: Tensor | None = None
+        self._memory: list[int] = []  # where the tensors were
+        self._cut: list[Tensor] = []  # what is watched of them
 
     def take(self) -> None:
         """Remember the tensors as they are."""
@@ -31,26 +34,30 @@ class Marks:
 
     def changed(self) -> str | None:
         """The name of a tensor that is not as remembered, if there is one."""
-        if self._last is None:
+        if self._last is None or not len(self._last):
             return None
         now = self._sample()
         if torch.equal(now, self._last):
             return None
-        lengths = [len(x) for x in self._views()]
+        lengths = [len(x) for x in self._cut]
         pairs = zip(now.split(lengths), self._last.split(lengths), strict=True)
         moved = [not torch.equal(a, b) for a, b in pairs]
         return list(self._tensors())[moved.index(True)]
 
     def finite(self) -> bool:
-        """Whether what is remembered is finite."""
-        return self._last is None or bool(self._last.isfinite().all())
+        """Whether what is remembered is finite, and so is its sum."""
+        return self._last is None or math.isfinite(float(self._last.sum()))
 
     def _sample(self) -> Tensor:
-        return torch.cat(self._views()) if self._tensors() else torch.zeros(0)
-
-    def _views(self) -> list[Tensor]:
-        flat = [x.detach().reshape(-1) for x in self._tensors().values()]
-        return [x[:: max(1, len(x) // _SAMPLE)] for x in flat]
+        tensors = self._tensors().values()
+        if not tensors:
+            return torch.zeros(0)
+        memory = [x.data_ptr() for x in tensors]
+        if memory != self._memory:
+            flat = [x.detach().reshape(-1) for x in tensors]
+            self._cut = [x[:: max(1, len(x) // _SAMPLE)] for x in flat]
+            self._memory = memory if all(x.is_contiguous() for x in tensors) else []  # else copies
+        return torch.cat(self._cut)
 
 
 def watch(
