@@ -9,7 +9,7 @@ import logging
 import lightning as L
 import torch
 import transformers
-from newsgroups import TOKENS, draw, weights
+from newsgroups import TOKENS, draw, suspects, weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
@@ -65,14 +65,7 @@ def main(store: str = "minilm.zarr", n_train: int = 192, n_test: int = 96, epoch
 
     asked = dict(collate(features(test)))
     run = ik.open(store, model=Classifier(), loss=per_example, data=data, collate=collate, test=asked)
-    print(f"{run.steps} steps recorded: {run.attrs['replay']}")
-    print(f"accuracy on {n_test} other texts: {run.workload.accuracy(run.state(run.last).theta):.0%}")
-    scores = ik.estimate(run, "test-loss", "dit:curvature=gauss-newton").influence.squeeze()
-    harmful = scores.sortby(scores).train.values[: len(flipped)].tolist()
-    hits = len(flipped & set(harmful))
-    print(f"of the {len(harmful)} most harmful texts, {hits} have a flipped label; chance would be", end=" ")
-    print(f"{len(flipped) ** 2 / n_train:.1f}")
-    return harmful
+    return suspects(run, flipped)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ python examples/minilm_transformers.py        (about a minute on 2 cores; see do
 import argparse
 
 import transformers
-from newsgroups import TOKENS, draw, weights
+from newsgroups import TOKENS, draw, suspects, weights
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -52,14 +52,7 @@ def main(store: str = "minilm.zarr", n_train: int = 192, n_test: int = 96, epoch
 
     asked = dict(trainer.data_collator(features(test)))
     run = ik.open(store, test=asked, **reopen_with(trainer))
-    print(f"{run.steps} steps recorded: {run.attrs['replay']}")
-    print(f"accuracy on {n_test} other texts: {run.workload.accuracy(run.state(run.last).theta):.0%}")
-    scores = ik.estimate(run, "test-loss", "dit:curvature=gauss-newton").influence.squeeze()
-    harmful = scores.sortby(scores).train.values[: len(flipped)].tolist()
-    hits = len(flipped & set(harmful))
-    print(f"of the {len(harmful)} most harmful texts, {hits} have a flipped label; chance would be", end=" ")
-    print(f"{len(flipped) ** 2 / n_train:.1f}")
-    return harmful
+    return suspects(run, flipped)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+import influencekit as ik
 from influencekit.workloads.files import bundled, text_lines
 from influencekit.workloads.newsgroups import CLASSES, body
 
@@ -39,3 +40,16 @@ def draw(n_train: int, n_test: int) -> tuple[list[tuple[str, int]], list[tuple[s
         torch.randperm(n_train, generator=torch.Generator().manual_seed(1))[: n_train // 10].tolist()
     )
     return [(text, 1 - y if i in flipped else y) for i, (text, y) in enumerate(train)], test, flipped
+
+
+def suspects(run: ik.Trajectory, flipped: set[int]) -> list[int]:
+    """The most harmful texts of a run, as many as have a flipped label; prints how many of them do."""
+    print(f"{run.steps} steps recorded: {run.attrs['replay']}")
+    print(f"accuracy on other texts: {run.workload.accuracy(run.state(run.last).theta):.0%}")
+    scores = ik.estimate(run, "test-loss", "dit:curvature=gauss-newton").influence.squeeze()
+    harmful = scores.sortby(scores).train.values[: len(flipped)].tolist()
+    print(
+        f"of the {len(harmful)} most harmful texts, {len(flipped & set(harmful))} have a flipped label; "
+        f"chance would be {len(flipped) ** 2 / scores.size:.1f}"
+    )
+    return harmful

@@ -39,7 +39,7 @@ _HOME = {
     "remove": "screen",
     "spec": "registry",
     "trust": "reliability",
-    "verify": "screen",
+    "verify_top": "screen",
 }
 
 __all__ = sorted(_HOME)

@@ -19,12 +19,12 @@ from influencekit.trajectory import Trajectory
 from influencekit.windows import Removal, Window
 from influencekit.workload import Workload
 
-__all__ = ["ranked", "remove", "verify", "windows_of"]
+__all__ = ["ranked", "remove", "verify_top", "windows_of"]
 
 Which = Literal["harmful", "helpful"]
 
 
-def verify(
+def verify_top(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
     estimator: Estimator | str | xr.Dataset = "dit",

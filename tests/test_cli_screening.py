@@ -63,7 +63,7 @@ def test_a_low_figure_is_a_warning_in_plain_words_and_stands_in_the_result(recor
 @pytest.mark.parametrize("side", ["harmful", "helpful"])
 def test_the_verified_examples_are_printed_with_estimate_and_truth(recorded, trajectory, side):
     shown = run("estimate", recorded, "--trust", "none", "--verify-top", "4", f"--{side}").stdout
-    found = ik.verify(trajectory, top=4, which=side)
+    found = ik.verify_top(trajectory, top=4, which=side)
     lines = shown.splitlines()
     start = next(
         k for k, line in enumerate(lines) if line.startswith(f"the 4 most {side}, retrained without")
@@ -111,7 +111,7 @@ def test_what_was_retrained_is_saved_beside_the_scores(recorded, trajectory, lis
         pytest.importorskip("h5netcdf")
     out = tmp_path / f"scores.{ending}"
     run("estimate", recorded, "--trust", "none", "--verify-top", "4", "--remove", listed, "--out", out)
-    verified, removed = ik.verify(trajectory, top=4), ik.remove(trajectory, ids=some)
+    verified, removed = ik.verify_top(trajectory, top=4), ik.remove(trajectory, ids=some)
     worst = {str(i): v for i, v in zip(verified.train.values, verified.retrained.values.ravel(), strict=True)}
     if ending == "csv":
         rows = list(csv.DictReader(out.open()))

@@ -214,7 +214,7 @@ def test_a_removal_that_diverges_says_so():
 def test_the_truth_beside_the_estimate_is_leave_one_out(which):
     workload = tiny_workload(SGD(lr=0.2, momentum=0.5))
     trajectory = ik.record(workload)
-    found = ik.verify(trajectory, "test-loss", "dit", top=3, which=which)
+    found = ik.verify_top(trajectory, "test-loss", "dit", top=3, which=which)
     scores = ik.estimate(trajectory).influence
     order = scores.sortby(scores.squeeze(), ascending=which == "harmful").train.values[:3]
     assert found.train.values.tolist() == order.tolist()
@@ -231,30 +231,30 @@ def test_the_truth_beside_the_estimate_is_leave_one_out(which):
 
 
 def test_several_queries_and_windows_are_ranked_by_their_mean_and_verified_each():
-    found = ik.verify(TRAJECTORY, LOSSES, "dit", top=4, windows=WINDOWS)
+    found = ik.verify_top(TRAJECTORY, LOSSES, "dit", top=4, windows=WINDOWS)
     scores = ik.estimate(TRAJECTORY, LOSSES, "dit", WINDOWS)
     mean = scores.influence.mean(("query", "window"))
     assert found.train.values.tolist() == mean.sortby(mean).train.values[:4].tolist()
     loo = ik.estimate(TRAJECTORY, LOSSES, "loo", WINDOWS).influence
     close(found.retrained, loo.sel(train=found.train))
     assert found.sizes == {"query": 5, "window": 4, "train": 4, "metric": 4}
-    ready = ik.verify(TRAJECTORY, LOSSES, scores, top=4)
+    ready = ik.verify_top(TRAJECTORY, LOSSES, scores, top=4)
     xr.testing.assert_allclose(ready, found)
 
 
 def test_batches_of_models_and_loops_verify_alike():
     trajectory = ik.record(conv_workload())
-    one, other = (ik.verify(trajectory, top=5, strategy=s) for s in ("batch", "loop"))
+    one, other = (ik.verify_top(trajectory, top=5, strategy=s) for s in ("batch", "loop"))
     close(one.retrained, other.retrained)
     with traced():
-        found = ik.verify(ik.record(conv_workload()), top=1)
+        found = ik.verify_top(ik.record(conv_workload()), top=1)
     assert one.attrs["strategy"] == "batch" and found.attrs["strategy"] == "loop"
 
 
 def test_more_than_there_are_is_all_and_one_has_no_agreement():
-    assert ik.verify(TRAJECTORY, top=99).sizes["train"] == 8
-    assert ik.verify(TRAJECTORY, top=1).agreement.isnull().all()
-    some = ik.verify(TRAJECTORY, "test-loss", "loo:examples=3", top=20)
+    assert ik.verify_top(TRAJECTORY, top=99).sizes["train"] == 8
+    assert ik.verify_top(TRAJECTORY, top=1).agreement.isnull().all()
+    some = ik.verify_top(TRAJECTORY, "test-loss", "loo:examples=3", top=20)
     assert some.sizes["train"] == 3 and some.agreement.sel(metric="pearson").item() == pytest.approx(1)
 
 
@@ -269,7 +269,7 @@ def test_more_than_there_are_is_all_and_one_has_no_agreement():
 )
 def test_impossible_requests_are_refused(arguments, words):
     with pytest.raises(InputError, match=words):
-        ik.verify(TRAJECTORY, **arguments)
+        ik.verify_top(TRAJECTORY, **arguments)
 
 
 def test_scores_of_another_run_or_query_are_refused():
@@ -279,14 +279,14 @@ def test_scores_of_another_run_or_query_are_refused():
         ("test-loss", scores.assign_attrs(seed=7)),
     ):
         with pytest.raises(InputError, match="not of this run and query"):
-            ik.verify(TRAJECTORY, query, other)
+            ik.verify_top(TRAJECTORY, query, other)
     with pytest.raises(InputError, match="bring their own windows"):
-        ik.verify(TRAJECTORY, "test-loss", ik.estimate(TRAJECTORY), windows="full")
+        ik.verify_top(TRAJECTORY, "test-loss", ik.estimate(TRAJECTORY), windows="full")
 
 
 def test_nothing_is_changed_by_asking():
     before = TRAJECTORY.workload.theta0.clone(), torch.get_rng_state(), torch.is_grad_enabled()
-    ik.verify(TRAJECTORY, top=2)
+    ik.verify_top(TRAJECTORY, top=2)
     ik.remove(TRAJECTORY, ids=[12])
     assert torch.equal(before[0], TRAJECTORY.workload.theta0) and torch.equal(
         before[1], torch.get_rng_state()

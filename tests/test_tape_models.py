@@ -132,6 +132,25 @@ def test_autocast_to_bf16_replays_bitwise_and_its_scores_are_those_of_full_preci
         assert np.corrcoef(rough.ravel(), fine.ravel())[0, 1] > (0.999 if name in ("dit", "if") else 0.9)
 
 
+class Attentive(nn.Module):
+    """Fused attention, which torch's transforms cannot differentiate inside autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, x):
+        q, k, v = self.inner(x)[:, None, None].chunk(3, -1)
+        return self.outer(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0, 0])
+
+
+def test_retraining_fused_attention_inside_autocast_is_refused_in_one_line():
+    run = taped(Kind(Attentive, plain), torch.float32, autocast=True)[0].trajectory(test=(x.float(), y))
+    assert np.isfinite(estimate(run).influence).all()
+    with pytest.raises(InputError, match='attn_implementation="eager"'):
+        estimate(run, estimator="loo:strategy=batch")
+
+
 # what mixes examples ------------------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ def estimate(
             verified = removed = None
             began = time.perf_counter()
             if verify_top:
-                verified = screen.verify(trajectory, query, scores, verify_top, which)
+                verified = screen.verify_top(trajectory, query, scores, verify_top, which)
                 verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
             if ids:
                 removed = screen.remove(trajectory, query, ids, scores)

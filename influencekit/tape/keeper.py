@@ -88,8 +88,9 @@ class Keeper:
     def remember_generators(self) -> None:
         """After `reopen`: the table as it was when the state was kept, so that it grows in the same way."""
         assert self.writer is not None
-        for number in range(self.writer.placed("rng")):
-            self._numbers[_digest(self.generators(number))] = number
+        if count := self.writer.placed("rng"):
+            table = read(self.writer.group, "rng", slice(0, count))
+            self._numbers = {_digest(row.tobytes()): number for number, row in enumerate(table)}
 
     def number(self, state: bytes | None) -> int:
         """The row of the table that holds a generator state; -1 for None."""

@@ -35,7 +35,10 @@ def capture(device: torch.device | None = None) -> bytes:
 def _python_bytes() -> bytes:
     global _python
     _, key, gauss = random.getstate()
-    mark = key[-8:], gauss  # every draw moves the last number, the position; the seven others tell seeds apart
+    mark = (
+        key[-8:],
+        gauss,
+    )  # a draw moves the position, the last number; the others tell seeds apart
     if mark != _python[0]:
         _python = mark, np.array((key, gauss is not None, gauss or 0.0), _PYTHON).tobytes()
     return _python[1]
@@ -44,7 +47,7 @@ def _python_bytes() -> bytes:
 def _numpy_bytes() -> bytes:
     global _numpy
     bits = np.random.get_bit_generator()
-    # key and position of the twister, as they lie in memory; one half of a pair of Gaussians may wait elsewhere
+    # key and position of the twister in memory; the other half of a pair of Gaussians may wait elsewhere
     mark = string_at(bits.ctypes.state_address, 2500) if isinstance(bits, np.random.MT19937) else None
     if mark is None or mark != _numpy[0]:
         _, twister, pos, has_gauss, cached = np.random.get_state()  # type: ignore[misc]

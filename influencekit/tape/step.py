@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from influencekit.curvature import Pair
+from influencekit.errors import InputError
 from influencekit.linear import Kernels, Product
 from influencekit.optimizers import Slots
 from influencekit.step import State, Step
@@ -92,7 +93,16 @@ class TapedStep(Step):
         with torch.no_grad(), kept(state.theta.device):
             for micro, batch in self.micros(state.step):
                 some = coefficients[:, micro.slots].contiguous()
-                g, values = self._many(state, micro, batch, some)
+                try:
+                    g, values = self._many(state, micro, batch, some)
+                except RuntimeError as error:
+                    if self.workload.autocast is None or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    raise InputError(
+                        "torch cannot differentiate this model inside autocast as retraining needs "
+                        f"({str(error).splitlines()[0][:100]}); build it with plain attention "
+                        '(transformers: attn_implementation="eager"), or train without autocast'
+                    ) from error
                 total += g
                 losses[:, micro.slots] = values
         return total, losses
