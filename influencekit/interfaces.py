@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,8 +85,30 @@ class Estimator(ABC):
 
 
 class Recorder(ABC):
-    """Which states of a run are stored; what lies between is replayed, bit for bit on the CPU."""
+    """Which states of a run are stored; what lies between is replayed, bit for bit on the CPU.
+
+    Class attributes: `lossless`, whether stored states come back with the bits they were given (else `coded`
+    says what becomes of them); `open_ended`, whether a run can be recorded whose length is not yet known.
+    """
+
+    lossless: ClassVar[bool] = True
+    open_ended: ClassVar[bool] = True
 
     @abstractmethod
     def kept(self, start: int, stop: int) -> Sequence[int]:
         """The states to store of those numbered start ... stop (both included), ascending from `start`."""
+
+    @property
+    def held(self) -> int | None:
+        """How many states a sweep may hold, those included that are stored and that it has not come to yet.
+
+        None: those in memory as far as memory allows, and any number of stored ones.
+        """
+        return None
+
+    def coded(self, values: np.ndarray) -> np.ndarray:
+        """What is stored of the values [param] of a state, shape and dtype unchanged; twice changes nothing.
+
+        The first and the last state of a run are stored exactly, whatever the recorder.
+        """
+        return values

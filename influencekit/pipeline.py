@@ -105,7 +105,7 @@ def estimate(
             "accuracy": trajectory.attrs.get("accuracy", float("nan")),
             "optimizer": repr(workload.optimizer),
             "influencekit_version": __version__,
-            **({"caution": workload.caution} if workload.caution else {}),
+            **({"caution": trajectory.caution} if trajectory.caution else {}),
             **{f"note_{k}": v for k, v in estimator.notes(trajectory).items()},
         },
     )

@@ -35,7 +35,8 @@ def record(
     traced `Step(workload)` to be used again.
 
     `resume` continues the recording at `store` from its last kept state, if there is one, with its recorder
-    and window: the result is bitwise the recording that was never cut off. A recording that is interrupted
+    and window: the result is bitwise the recording that was never cut off. Where the recorder is not
+    lossless, the steps up to that state are trained again. A recording that is interrupted
     (KeyboardInterrupt, or any error) commits what it has; one that is killed has what was committed.
 
     Errors: a path that exists, a full or read-only disk (what was committed stays; if nothing was, nothing is
@@ -56,7 +57,7 @@ def record(
         Window(start, stop).check(step.plan.steps)
         writer = _create(workload, recorder, store, start, stop)
     try:
-        accuracy = _train(writer, workload, step, set(recorder.kept(start, stop)), start, stop)
+        accuracy = _train(writer, workload, step, recorder, start, stop)
     except DivergedError:
         raise
     except StoreError:
@@ -70,16 +71,13 @@ def record(
 
 
 def _train(
-    writer: Writer, workload: Workload, step: Step, kept: set[int], start: int, stop: int
+    writer: Writer, workload: Workload, step: Step, recorder: Recorder, start: int, stop: int
 ) -> dict[str, Any]:
-    state = step.start()
-    if writer.resumed is not None:
-        tensors = {n: torch.from_numpy(x).to(workload.device) for n, x in writer.resumed.tensors.items()}
-        state = State(tensors.pop("theta"), tensors, writer.resumed.number)
+    kept = set(recorder.kept(start, stop))
+    state = step.start() if writer.resumed is None else _returned(writer, step, recorder, start)
     for t in track(range(state.step, stop + 1), "training", stop + 1 - state.step):
         if t in kept:
-            tensors = {"theta": state.theta, **state.slots}
-            writer.state(t, {name: x.cpu().numpy() for name, x in tensors.items()})
+            writer.state(t, _stored(state, None if t in (start, stop) else recorder))
         if t == stop:
             break
         following, losses = step.advance(state)
@@ -92,6 +90,34 @@ def _train(
         writer.step({"loss": np.where(there, losses.cpu().numpy(), np.nan)})
         state = following
     return {"accuracy": workload.accuracy(state.theta)} if stop == step.plan.steps else {}
+
+
+def _stored(state: State, recorder: Recorder | None) -> dict[str, np.ndarray]:
+    """What a store is given of a state: as the recorder codes it, or exactly."""
+    arrays = {name: x.cpu().numpy() for name, x in {"theta": state.theta, **state.slots}.items()}
+    if recorder is None or recorder.lossless:
+        return arrays
+    return {name: recorder.coded(x) for name, x in arrays.items()}
+
+
+def _returned(writer: Writer, step: Step, recorder: Recorder, start: int) -> State:
+    """The state from which a resumed run goes on; trained anew where the store has it only nearly."""
+    kept = writer.resumed
+    assert kept is not None
+    if recorder.lossless or kept.number == 0:
+        tensors = {n: torch.from_numpy(x).to(step.workload.device) for n, x in kept.tensors.items()}
+        return State(tensors.pop("theta"), tensors, kept.number)
+    state = step.start()
+    for _ in track(range(kept.number), "training again", kept.number):
+        state = step.advance(state)[0]
+    again = _stored(state, None if kept.number == start else recorder)
+    if any(not np.array_equal(x, kept.tensors[name]) for name, x in again.items()):
+        writer.leave()
+        raise StoreError(
+            f"{writer.path} was recorded by {label(recorder)}, so resuming trains its {kept.number} steps "
+            "again, and here they do not end in the same state; resume it on the machine that recorded it"
+        )
+    return state
 
 
 def _create(
@@ -121,6 +147,7 @@ def _create(
             "seed": workload.seed,
             "info": dict(workload.info),
             "recorder": label(recorder),
+            "lossless": recorder.lossless,
             "optimizer": repr(workload.optimizer),
             "schedule": repr(workload.schedule),
             "l2": workload.l2,

@@ -56,6 +56,8 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "recorder": {
             "full": "influencekit.recorders.full:Full",
             "every-k": "influencekit.recorders.every_k:EveryK",
+            "revolve": "influencekit.recorders.revolve:Revolve",
+            "rounded": "influencekit.recorders.rounded:Rounded",
         },
         "workload": {
             "mnist-1v7-lr": "influencekit.workloads.mnist:mnist_1v7_lr",

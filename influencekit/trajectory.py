@@ -11,8 +11,10 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
-from influencekit.errors import InputError, StoreError
+from influencekit.checkpoints import backwards
+from influencekit.errors import InfluenceKitError, InputError, StoreError
 from influencekit.progress import track
+from influencekit.registry import make
 from influencekit.step import State, Step
 from influencekit.store import read
 from influencekit.workload import Workload, select, tensors_of
@@ -38,6 +40,7 @@ class Trajectory:
         self.plan = self.step.plan
         kept = read(group, "kept")
         self._kept = kept[kept <= self.attrs["committed"]]
+        self._held = _held(self.attrs["recorder"])
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
 
@@ -45,6 +48,22 @@ class Trajectory:
     def kept(self) -> list[int]:
         """The numbers of the stored states, ascending."""
         return self._kept.tolist()
+
+    @property
+    def lossless(self) -> bool:
+        """Whether stored states are those of the run, bit for bit."""
+        return bool(self.attrs.get("lossless", True))
+
+    @property
+    def caution(self) -> str:
+        """What results on this recording must say of it, in one line; nothing as a rule."""
+        said = [self.workload.caution] if self.workload.caution else []
+        if not self.lossless:
+            said.append(
+                f"the states were stored by {self.attrs['recorder']}, which is not lossless: scores are "
+                "those of nearby states"
+            )
+        return "; ".join(said)
 
     @property
     def steps(self) -> int:
@@ -64,40 +83,42 @@ class Trajectory:
         """The states start ... stop - 1 in lists of consecutive ones, the last list first.
 
         Where stored states are close, a list is read; where they are far apart, it is what lies between two
-        of them, replayed once, or in pieces where that does not fit the memory set aside.
+        of them, replayed once, or by the optimal binomial schedule where that does not fit the memory set
+        aside, or the number of states that the recorder allows. Let go of a list before you take the next.
+        """
+        pairs = list(self._stretches(start, stop))[::-1]
+        for low, high, places in track(pairs, what, len(pairs)):
+            if high - low <= places + 1:
+                yield self._states(low, high)
+            else:
+                yield from backwards(self.state(low), high - low, places, self._next)
+
+    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(low, high, places): what to read or replay at once, and how many states may be held meanwhile.
+
+        One more state is in hand, so a list has up to places + 1 of them.
         """
         bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
         room = max(1, min(128, _BLOCK // bytes_each))
-        cuts = [start]
-        while cuts[-1] < stop:
-            later = self._kept[self._kept > cuts[-1]]
-            near = later[later <= cuts[-1] + room]
-            cuts.append(min(stop, int(near[-1] if len(near) else later[0] if len(later) else stop)))
-        pairs = list(zip(cuts, cuts[1:], strict=False))[::-1]
-        held = max(2, _HELD // bytes_each)
-        for low, high in track(pairs, what, len(pairs)):
-            if high - low <= max(room, held):
-                yield self._states(low, high)
-            else:
-                yield from self._pieces(self.state(low), high, held)
+        memory = max(2, room, _HELD // bytes_each) - 1
+        below, low = self._below(start), start
+        while low < stop:
+            at = self._below(low)
+            # stored states that the sweep has still to come to have places of their own
+            places = memory if self._held is None else max(1, self._held - (at - below))
+            far = min(stop, low + min(room, places + 1))
+            high = far if far == stop else int(self._kept[self._below(far)])
+            if high <= low:
+                high = min(stop, int(self._kept[at + 1]) if at + 1 < len(self._kept) else stop)
+            yield low, high, places
+            low = high
 
-    def _pieces(self, first: State, stop: int, held: int) -> Iterator[list[State]]:
-        """States `first` ... stop - 1, last list first, of which only `held` fit at once."""
-        gap = -(-(stop - first.step) // held)
-        begins, state = [first], first
-        while state.step + gap < stop:
-            for _ in range(gap):
-                state = self.step.advance(state)[0]
-            begins.append(state)
-        for begin in reversed(begins):
-            end = min(begin.step + gap, stop)
-            if gap > held:
-                yield from self._pieces(begin, end, held)
-                continue
-            piece = [begin]
-            while piece[-1].step + 1 < end:
-                piece.append(self.step.advance(piece[-1])[0])
-            yield piece
+    def _below(self, t: int) -> int:
+        """The place in the store of the nearest stored state up to t."""
+        return int(np.searchsorted(self._kept, t, side="right")) - 1
+
+    def _next(self, state: State) -> State:
+        return self.step.advance(state)[0]
 
     def _states(self, start: int, stop: int) -> list[State]:
         if not self.first <= start < stop <= self.last + 1:
@@ -105,7 +126,7 @@ class Trajectory:
                 f"states {start} to {stop - 1} are asked for, but the trajectory holds {self.first} to "
                 f"{self.last}; record a run that covers them"
             )
-        low = int(np.searchsorted(self._kept, start, side="right")) - 1
+        low = self._below(start)
         high = int(np.searchsorted(self._kept, stop, side="left"))
         stored = self._read(low, max(high, low + 1))
         found: list[State] = []
@@ -149,6 +170,14 @@ class Trajectory:
     def final(self) -> State:
         """The state after the last update; an error when the recording does not reach it."""
         return self.state(self.steps)
+
+
+def _held(recorder: str) -> int | None:
+    """How many states the recorder of a store lets a sweep hold; one that is not installed does not say."""
+    try:
+        return make("recorder", recorder).held
+    except InfluenceKitError:
+        return None
 
 
 def fingerprint(workload: Workload) -> dict[str, Any]:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # A module imports from lower layers, or from its own layer if no circle comes of it. The four packages of the
 # fifth layer never import each other: the registry reaches them, by string, at the moment of use.
 LAYERS = (
-    {"errors", "progress"},
+    {"checkpoints", "errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
     {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},

@@ -50,7 +50,8 @@ def verify(
     info = attrs["info"]
     setting = f", {info['setting']} setting" if "setting" in info else ""
     _say("run", f"{attrs['workload']}{setting}; {attrs['status']}{why}")
-    _say("states", f"{attrs['start']} to {attrs['committed']}, recorder {attrs['recorder']}")
+    near = "" if attrs.get("lossless", True) else ", which is not lossless"
+    _say("states", f"{attrs['start']} to {attrs['committed']}, recorder {attrs['recorder']}{near}")
     with progress():
         chunks = _read_all(group, store)
     _say("chunks", f"{chunks} read, all checksums right")
