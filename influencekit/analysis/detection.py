@@ -148,9 +148,7 @@ def _labels(workload: Workload) -> Tensor:
     if isinstance(workload.train, Tensor):
         raise InputError("these training data are their own targets; there are no labels to flip")
     if not isinstance(workload.train, tuple | list | dict):
-        raise InputError(
-            "flipped: a taped run has been trained already; flip labels in its data before taping"
-        )
+        raise InputError("flipped: a taped run is trained already; flip the labels of its data before taping")
     target = workload.target(workload.train)
     if target.shape not in ((workload.n_train,), (workload.n_train, 1)):
         raise InputError(f"flipped: expected one label an example, got targets of shape {list(target.shape)}")
