@@ -1,0 +1,23 @@
+"""Plots: xarray in, matplotlib Axes out. matplotlib is imported where something is drawn.
+
+Every function draws on the Axes (or Figure) it is given and never touches pyplot's current figure or a file:
+`plot.scatter(result, "dit").figure.savefig("dit.png")`. What it cannot draw is an `InputError`.
+"""
+
+from influencekit.plot.comparing import agreement, scatter
+from influencekit.plot.dynamics import pattern_lines, pattern_map, stage_matrix, stages
+from influencekit.plot.examples import extremes, timeline
+from influencekit.plot.judging import detection, precision_recall
+
+__all__ = [
+    "agreement",
+    "detection",
+    "extremes",
+    "pattern_lines",
+    "pattern_map",
+    "precision_recall",
+    "scatter",
+    "stage_matrix",
+    "stages",
+    "timeline",
+]

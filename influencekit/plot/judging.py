@@ -1,0 +1,99 @@
+"""How well estimators find corrupted examples: all of them on one plot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from influencekit.errors import InputError
+from influencekit.plot.style import COLOURS, LINES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["detection", "precision_recall"]
+
+
+def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """The share of the corrupted examples that is found by looking at the k most suspicious, for every k.
+
+    `result` is what `analysis.detection` returns: `recall` [k], with a line for every member of one further
+    dimension (`estimator`, `window`, whichever it is). Over `seed` and `query` the mean is drawn, and a band
+    of one standard deviation. Grey: the best that can be (solid) and chance (dotted). The legend has the AUC.
+    """
+    ax = ax if ax is not None else new_figure(6.2, 4.4).subplots()
+    n = result.sizes["k"]
+    share = float(result.corrupted.mean()) / n
+    looked = np.concatenate([[0], result.k.values / n])
+    ax.plot([0, share, 1], [0, 1, 1], color="0.6", linewidth=1, zorder=0)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", zorder=0)
+    for name, colour, style, one in _lines(result, "detection"):
+        recall, spread = _spread(one.recall)
+        recall, spread = (np.concatenate([[0], v]) for v in (recall, spread))
+        label = f"{name}: AUC {_number(one.auc)}"
+        ax.plot(looked, recall, style, color=colour, linewidth=1.8, label=label)
+        if one.recall.ndim > 1:
+            low, high = np.clip([recall - spread, recall + spread], 0, 1)
+            ax.fill_between(looked, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.set(xlim=(0, 1), ylim=(0, 1.03))
+    ax.set(
+        xlabel="share of the examples looked at, most suspicious first", ylabel="share of the corrupted found"
+    )
+    ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Precision against recall among the k most suspicious, for every k; dimensions as in `detection`.
+
+    Over seeds both are means at the same k. Grey, dotted: chance. The legend has the average precision. The
+    steep part on the left is of few examples, and jumps: it says less than the rest.
+    """
+    ax = ax if ax is not None else new_figure(6.2, 4.4).subplots()
+    share = float(result.corrupted.mean()) / result.sizes["k"]
+    ax.axhline(share, color="0.6", linewidth=1, linestyle=":", zorder=0)
+    for name, colour, style, one in _lines(result, "precision_recall"):
+        precision, recall = _spread(one.precision)[0], _spread(one.recall)[0]
+        label = f"{name}: AP {_number(one.average_precision)}"
+        ax.plot(recall, precision, style, color=colour, linewidth=1.8, label=label)
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
+    ax.legend(frameon=False, loc="lower left")
+    return ax
+
+
+def _lines(result: xr.Dataset, who: str) -> list[tuple[str, str, str, xr.Dataset]]:
+    """(name, colour, line style, its part of the result) of every line."""
+    result = result.squeeze([d for d in result.dims if d != "k" and result.sizes[d] == 1])
+    more = [str(d) for d in result.auc.dims if d not in ("seed", "query")]
+    if len(more) > 1:
+        raise InputError(
+            f"{who}: expected one dimension of lines, got {' and '.join(more)}; select with .isel"
+        )
+    if not more:
+        name = str(result.coords["estimator"].item()) if "estimator" in result.coords else "scores"
+        return [(name, COLOURS[0], "-", result)]
+    dim = more[0]
+    names = (
+        result[dim].values.tolist()
+        if dim in result.coords
+        else [f"{dim} {k}" for k in range(result.sizes[dim])]
+    )
+    if len(names) > len(COLOURS) * len(LINES):
+        raise InputError(f"{who}: {len(names)} lines are too many to tell apart; select some with .isel")
+    looks = [
+        (COLOURS[k % len(COLOURS)], LINES[(k + k // len(COLOURS)) % len(LINES)]) for k in range(len(names))
+    ]
+    return [
+        (str(n), *look, result.isel({dim: k})) for k, (n, look) in enumerate(zip(names, looks, strict=True))
+    ]
+
+
+def _spread(curve: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    rest = [d for d in curve.dims if d != "k"]
+    return curve.mean(rest).values, curve.std(rest).values
+
+
+def _number(value: xr.DataArray) -> str:
+    return f"{float(value.mean()):.3f}" + (f" ± {float(value.std()):.3f}" if value.size > 1 else "")
