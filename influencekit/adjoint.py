@@ -1,11 +1,13 @@
 """The backward sweep: one pass over a trajectory gives every example's first-order effect on a query.
 
-    a <- q(e);   for t = e-1 ... :   (c, a) <- optimizer adjoint of a;   Q_j += -<c, g_j>/b;   a <- a + H_t c
+    a <- q(e);  for t = e-1 ... :  (c, a) <- optimizer adjoint of a;  C[e, t, j] = -<c, g_j>/b;  a <- a + H_t c
 
-Several queries and windows are columns of one adjoint [column, param].
+Several evaluation times e and queries are columns of one adjoint [column, param]. A column begins where the
+sweep, on its way back, meets the first state that it evaluates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +15,25 @@ from torch import Tensor
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Query
 from influencekit.step import State
+from influencekit.tracing import try_trace
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["sweep"]
+__all__ = ["Shares", "Signs", "shares", "sweep"]
+
+Signs = tuple[tuple[int, int], ...]  # (state, sign): the signed sum of q's effects at these states
 
 _ROOM = 1 << 30  # bytes that the columns of one pass may take; more columns, more passes
+_MANY = 8  # gradients of a query, from which on tracing them pays
+
+
+class Shares(NamedTuple):
+    """C of consecutive steps: `values` [step, column, slot]; column k is evaluation of[k], query query[k]."""
+
+    steps: slice
+    of: list[int]
+    query: list[int]
+    values: Tensor
 
 
 def sweep(
@@ -26,17 +41,36 @@ def sweep(
 ) -> Tensor:
     """First-order effects [query, window, train] (removal minus full) under each window's own removal.
 
-    A window is one column per query: by linearity a single adjoint carries both q(stop) and -q(start).
-    Cost: about one curvature product per step, whatever the number of examples; more windows and queries
-    cost less than proportionally, until memory asks for a second pass.
+    Columns are the windows' signed sums of evaluations (by linearity one adjoint carries both q(stop) and
+    -q(start)) or the states evaluated, whichever are fewer, times the queries.
+    Cost: about one curvature product per step, whatever the number of examples; more columns cost less than
+    proportionally, until memory asks for a second pass.
     """
-    n_query = len(query.labels(trajectory.workload))
-    columns = [(q, window) for q in range(n_query) for window in windows]
-    room = trajectory.step.room(_ROOM)
-    parts = [
-        _sweep(trajectory, query, columns[i : i + room], curvature) for i in range(0, len(columns), room)
-    ]
-    totals = torch.cat(parts).view(n_query, len(windows), trajectory.workload.n_train)
+    signs = [tuple(sorted(w.evaluations(trajectory.steps).items())) for w in windows]
+    columns: list[Signs] = list(dict.fromkeys(signs))
+    states = sorted({t for each in signs for t, _ in each})
+    if len(states) < len(columns):
+        columns = [((t, 1),) for t in states]
+        terms = [[(states.index(t), sign) for t, sign in each] for each in signs]
+    else:
+        terms = [[(columns.index(each), 1)] for each in signs]
+    begin = min(w.absent()[0] for w in windows)
+    n_query, workload = len(query.labels(trajectory.workload)), trajectory.workload
+    totals = torch.zeros(
+        n_query, len(windows), workload.n_train, dtype=workload.dtype, device=workload.device
+    )
+    for part in shares(trajectory, query, columns, begin, curvature):
+        rows = trajectory.step.rows(part.steps).flatten()
+        counted = totals.new_zeros(len(windows), len(columns), len(part.values))
+        for k, window in enumerate(windows):
+            low, high = (min(max(t, part.steps.start), part.steps.stop) for t in window.absent())
+            for column, sign in terms[k]:
+                counted[k, column, low - part.steps.start : high - part.steps.start] = sign
+        for q in set(part.query):
+            mine = [k for k, other in enumerate(part.query) if other == q]
+            weights = counted[:, [part.of[k] for k in mine]]
+            summed = torch.einsum("wct,tcs->wts", weights, part.values[:, mine])
+            totals[q].index_add_(1, rows, summed.flatten(1))
     if not totals.isfinite().all():
         raise DivergedError(
             "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
@@ -45,49 +79,76 @@ def sweep(
     return totals
 
 
-def _sweep(
-    trajectory: Trajectory, query: Query, columns: Sequence[tuple[int, Window]], curvature: str
-) -> Tensor:
-    """Effects [column, train] of (query, window) pairs that fit in memory together."""
+def shares(
+    trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int, curvature: str = "hessian"
+) -> Iterator[Shares]:
+    """What every occurrence from step `begin` on contributes to q's effect at each of `evaluations`.
+
+    Last steps first; a step may come more than once, with other columns, where memory asks for several
+    passes. Values are 0 for steps after the evaluation and for padded slots.
+    """
+    order = sorted(range(len(evaluations)), key=lambda k: -evaluations[k][-1][0])
+    columns = [(k, q) for k in order for q in range(len(query.labels(trajectory.workload)))]
+    gradient = _gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
+    room = trajectory.step.room(_ROOM)
+    for i in range(0, len(columns), room):
+        of, queries = (list(x) for x in zip(*columns[i : i + room], strict=True))
+        signs = [dict(evaluations[k]) for k in of]
+        for steps, values in _pass(trajectory, signs, queries, gradient, begin, curvature):
+            yield Shares(steps, of, queries, values)
+
+
+def _pass(
+    trajectory: Trajectory, signs: Sequence[dict[int, int]], queries: Sequence[int],
+    gradient: Callable[[State], Tensor], begin: int, curvature: str,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
+    """Values [step, column, slot] of columns that fit in memory together, the latest evaluation first."""
     workload, plan, step = trajectory.workload, trajectory.plan, trajectory.step
-    queries = [q for q, _ in columns]
-    evaluations = [w.evaluations(trajectory.steps) for _, w in columns]
-    counted = [w.absent() for _, w in columns]
-    when = set().union(*evaluations)
-    end = max(when)
-    begin = min(start for start, _ in counted)
-    linear = step.linear(curvature, len(columns))
-    a = torch.zeros(len(columns), workload.n_params, dtype=workload.dtype, device=workload.device)
+    when, lasts = set().union(*signs), [max(each) for each in signs]
+    linear = step.linear(curvature)
+    a = torch.zeros(0, workload.n_params, dtype=workload.dtype, device=workload.device)
     slots = {name: a for name in workload.optimizer.slots}
-    totals = a.new_zeros(len(columns), workload.n_train)
 
     def inject(state: State) -> None:
-        nonlocal a
-        if state.step in when:
-            signs = [e.get(state.step, 0) for e in evaluations]
-            gradient = query.gradient(workload.with_buffers(state.buffers), state.theta)
-            a = a + gradient[queries] * a.new_tensor(signs)[:, None]
+        nonlocal a, slots
+        if state.step not in when:
+            return
+        new = a.new_zeros(lasts.count(state.step), workload.n_params)
+        a, slots = torch.cat([a, new]), {name: torch.cat([x, new]) for name, x in slots.items()}
+        sign = a.new_tensor([each.get(state.step, 0) for each in signs[: len(a)]])
+        a = a + gradient(state)[queries[: len(a)]] * sign[:, None]
 
     with torch.no_grad():
-        following = trajectory.state(end)
-        for block in trajectory.blocks(begin, end):
-            shares = []
+        following = trajectory.state(lasts[0])
+        for block in trajectory.blocks(begin, lasts[0]):
+            span = slice(block[0].step, block[0].step + len(block))
+            coefficients = step.coefficients(span)
+            values = a.new_zeros(len(block), len(signs), coefficients.shape[1])
             for state, products in linear.backwards(block):
                 t = state.step
                 inject(following)
                 following = state
                 needed = workload.optimizer.needs_gradient()
-                gradient = step.gradient(state, step.coefficients(t))[0] if needed else None
+                g = step.gradient(state, step.coefficients(t))[0] if needed else None
                 c, a, slots = workload.optimizer.pullback(
-                    workload.layout, state.theta, state.slots, gradient, plan.updates + t, plan.lrs(t),
-                    a, slots,
-                )  # fmt: skip
+                    workload.layout, state.theta, state.slots, g, plan.updates + t, plan.lrs(t), a, slots
+                )
                 product, share = products(c)
                 a = a + product
-                shares.append(share)
-            span = slice(block[0].step, block[0].step + len(block))
-            inside = [[start <= t < stop for start, stop in counted] for t in range(span.start, span.stop)]
-            weights = a.new_tensor(inside)[:, :, None] * step.coefficients(span)[:, None]
-            values = torch.stack(shares[::-1]) * weights  # [step, column, slot]
-            totals.index_add_(1, step.rows(span).flatten(), values.transpose(0, 1).flatten(1), alpha=-1)
-    return totals
+                values[t - span.start, : len(a)] = share
+            yield span, values * -coefficients[:, None]
+
+
+def _gradient(trajectory: Trajectory, query: Query, times: int) -> Callable[[State], Tensor]:
+    """The query's gradients [query, param] at a state; traced, once a run, where that pays."""
+    workload = trajectory.workload
+
+    def plain(state: State) -> Tensor:
+        return query.gradient(workload.with_buffers(state.buffers), state.theta)
+
+    if times < _MANY or "buffers" in trajectory.group:
+        return plain
+    known = trajectory.step.queries
+    if query not in known:
+        known[query] = try_trace(lambda theta: query.gradient(workload, theta), workload.theta0)
+    return lambda state: known[query](state.theta)

@@ -12,6 +12,7 @@ from torch.func import vmap
 from influencekit.curvature import CURVATURES, Losses, Pair
 from influencekit.errors import InputError
 from influencekit.tracing import split, try_trace
+from influencekit.widths import widened
 from influencekit.workload import Batch, like, tensors_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for 
 
 
 class Kernels:
-    """c [column, param] -> (H c, <c, g_j> [column, slot]) on batches of one shape.
+    """c [column, param] -> (H c, <c, g_j> [column, slot]) on batches of one shape, for any number of columns.
 
     The kernels are split: those that do not depend on c run once a step, the others for all columns
     together, or, where `loops` (Step.loops) says so or they could not be traced, for one after the other.
@@ -33,8 +34,8 @@ class Kernels:
     """
 
     def __init__(
-        self, losses: Losses, curvature: str, columns: int, loops: bool, theta: Tensor, batch: Batch,
-        coefficients: Tensor, traceable: bool = True,
+        self, losses: Losses, curvature: str, loops: bool, theta: Tensor, batch: Batch, coefficients: Tensor,
+        traceable: bool = True,
     ) -> None:  # fmt: skip
         if curvature not in CURVATURES:
             raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
@@ -47,21 +48,26 @@ class Kernels:
         whole = try_trace(at, *inputs, c) if traceable else at
         self.static: Callable[..., tuple[Tensor, ...]]
         self.later: Callable[..., Pair]
+        self._many: Callable[..., Pair] | None = None
         self.together = not loops and isinstance(whole, torch.fx.GraphModule)
         self.bytes = sum(x.nbytes for x in inputs)
         if not isinstance(whole, torch.fx.GraphModule):
             self.static, self.later = (lambda *args: args), _one_by_one(lambda c, *args: at(*args, c))
             return
         static, later = split(whole, [len(inputs)])
-        self.static, self.later = static.forward, later.forward  # not __call__: its hooks cost more
+        self.static, self._one = static.forward, later.forward  # not __call__: its hooks cost more
         with torch.no_grad():
             values = self.static(*inputs)
         self.bytes = sum(x.nbytes for x in (*values, *inputs[1:-1]))
-        if self.together and columns > 1:
-            many = vmap(self.later, in_dims=(0, *[None] * len(values)))
-            self.later = try_trace(many, c.expand(columns, -1).clone(), *values)
-        else:
-            self.later = _one_by_one(self.later)
+        self.later = self._together if self.together else _one_by_one(self._one)
+
+    def _together(self, c: Tensor, *values: Tensor) -> Pair:
+        if len(c) == 1:
+            product, shares = self._one(c[0], *values)
+            return product[None], shares[None]
+        if self._many is None:
+            self._many = widened(self._one, c[0].clone(), *values)
+        return self._many(c, *values)
 
     def product(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Product:
         """The function c -> (H c, shares) of one step."""
@@ -76,12 +82,10 @@ class LinearStep:
     depend on c is computed for many steps at once, where `Step.loops` is false.
     """
 
-    def __init__(self, step: Step, curvature: str, columns: int) -> None:
+    def __init__(self, step: Step, curvature: str) -> None:
         self._step = step
         workload, batch = step.workload, step.batch(0)
-        self._kernels = Kernels(
-            workload, curvature, columns, step.loops, workload.theta0, batch, step.coefficients(0)
-        )
+        self._kernels = Kernels(workload, curvature, step.loops, workload.theta0, batch, step.coefficients(0))
         self._room = max(1, _BLOCK // self._kernels.bytes) if self._kernels.together else 1
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
@@ -102,17 +106,10 @@ class LinearStep:
 
 
 def _one_by_one(later: Callable[..., Pair]) -> Callable[..., Pair]:
-    """`later` of one column, for c [column, param]; columns of zeros cost nothing."""
+    """`later` of one column, for c [column, param]."""
 
     def each(c: Tensor, *values: Tensor) -> Pair:
-        if len(c) == 1:
-            product, shares = later(c[0], *values)
-            return product[None], shares[None]
-        pairs = [later(row, *values) if row.any() else None for row in c]
-        found = next((pair for pair in pairs if pair is not None), None)
-        zero = found or later(c[0], *values)
-        nothing = torch.zeros_like(zero[0]), torch.zeros_like(zero[1])
-        full = [pair or nothing for pair in pairs]
-        return torch.stack([p for p, _ in full]), torch.stack([s for _, s in full])
+        products, shares = zip(*[later(row, *values) for row in c], strict=True)
+        return torch.stack(products), torch.stack(shares)
 
     return each

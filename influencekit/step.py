@@ -52,7 +52,8 @@ class Step:
         mean = self.plan.coefficient
         self._mean = self._valid / self._valid.sum(1, keepdim=True) if mean is None else mean.to(self._valid)
         self._traced: dict[Any, Callable[..., Any]] = {}
-        self._linear: dict[Any, LinearStep] = {}
+        self._linear: dict[str, LinearStep] = {}
+        self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
 
     # what a step reads ------------------------------------------------------------------------------
 
@@ -145,12 +146,11 @@ class Step:
 
     # pull and push ----------------------------------------------------------------------------------
 
-    def linear(self, curvature: str = "hessian", columns: int = 1) -> "LinearStep":
-        """The step linearised in theta and the weights, for `columns` adjoints at once."""
-        key = (curvature, columns)
-        if key not in self._linear:
-            self._linear[key] = LinearStep(self, curvature, columns)
-        return self._linear[key]
+    def linear(self, curvature: str = "hessian") -> "LinearStep":
+        """The step linearised in theta and the weights, for any number of adjoints at once."""
+        if curvature not in self._linear:
+            self._linear[curvature] = LinearStep(self, curvature)
+        return self._linear[curvature]
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """Forward mode: the tangent of the next state from the tangents of state and weights [slot]."""

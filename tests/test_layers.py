@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = (
     {"checkpoints", "errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
-    {"curvature", "interfaces", "linear", "registry", "step", "tracing"},
+    {"curvature", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
     {"analysis", "integrations", "pipeline", "plot", "recording", "reliability", "screen", "verification"},

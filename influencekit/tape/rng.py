@@ -46,7 +46,7 @@ def _python_bytes() -> bytes:
 
 def _numpy_bytes() -> bytes:
     global _numpy
-    bits = np.random.get_bit_generator()
+    bits = np.random.get_bit_generator()  # type: ignore[attr-defined]
     # key and position of the twister in memory; the other half of a pair of Gaussians may wait elsewhere
     mark = string_at(bits.ctypes.state_address, 2500) if isinstance(bits, np.random.MT19937) else None
     if mark is None or mark != _numpy[0]:

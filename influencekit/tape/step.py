@@ -147,18 +147,18 @@ class TapedStep(Step):
 
     # pull and push ----------------------------------------------------------------------------------
 
-    def linear(self, curvature: str = "hessian", columns: int = 1) -> TapedLinear:  # type: ignore[override]
-        """The step linearised in theta and the weights, for `columns` adjoints at once."""
-        return TapedLinear(self, curvature, columns)
+    def linear(self, curvature: str = "hessian") -> TapedLinear:  # type: ignore[override]
+        """The step linearised in theta and the weights, for any number of adjoints at once."""
+        return TapedLinear(self, curvature)
 
-    def kernels(self, state: State, micro: Micro, batch: Batch, curvature: str, columns: int) -> Kernels:
+    def kernels(self, state: State, micro: Micro, batch: Batch, curvature: str) -> Kernels:
         """The transposed derivative of one micro-batch's mean gradient, traced once for every shape."""
-        key = (curvature, columns, *self._shape(batch))
+        key = (curvature, *self._shape(batch))
         if key not in self._kernels:
             view = Training(self.workload, micro.forward_rng, state, batch, None)
             plain = self._plain or len(self._kernels) >= _SHAPES
             made = Kernels(
-                view, curvature, columns, self.loops, state.theta, batch,
+                view, curvature, self.loops, state.theta, batch,
                 self.coefficients(state.step)[micro.slots], traceable=not plain,
             )  # fmt: skip
             if plain:
@@ -196,8 +196,8 @@ class TapedStep(Step):
 class TapedLinear:
     """`LinearStep` of a taped run: products and shares summed over the micro-batches of a step."""
 
-    def __init__(self, step: TapedStep, curvature: str, columns: int) -> None:
-        self._step, self._curvature, self._columns = step, curvature, columns
+    def __init__(self, step: TapedStep, curvature: str) -> None:
+        self._step, self._curvature = step, curvature
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
         """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""
@@ -209,7 +209,7 @@ class TapedLinear:
         mean = step.coefficients(state.step)
         made = []
         for micro, batch in step.micros(state.step):
-            kernels = step.kernels(state, micro, batch, self._curvature, self._columns)
+            kernels = step.kernels(state, micro, batch, self._curvature)
             made.append((micro, kernels.product(state.theta, batch, mean[micro.slots])))
 
         def product(c: Tensor) -> Pair:
