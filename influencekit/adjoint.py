@@ -1,6 +1,6 @@
 """The backward sweep: one pass over a trajectory gives every example's first-order effect on a query.
 
-    a <- q(e);  for t = e-1 ... :  (c, a) <- optimizer adjoint of a;  C[e, t, j] = -<c, g_j>/b;  a <- a + H_t c
+    a <- q(e);  for t = e-1 ...:  (c, a) <- optimizer adjoint of a;  C[e, t, j] = -<c, g_j>/b;  a <- a + H_t c
 
 Several evaluation times e and queries are columns of one adjoint [column, param]. A column begins where the
 sweep, on its way back, meets the first state that it evaluates.
