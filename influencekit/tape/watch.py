@@ -13,7 +13,7 @@ from influencekit.errors import InputError
 
 __all__ = ["Marks", "refuse_hooks", "watch"]
 
-_SAMPLE = 4096  # entries of a parameter that are watched; of a smaller one, all
+_SAMPLE = 512  # entries of a parameter that are watched; of a smaller one, all
 
 
 class Marks:
