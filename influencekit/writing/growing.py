@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from influencekit.writing.files import Files
 
@@ -27,9 +27,13 @@ class Growing:
     It is cut into chunks of `long` rows, and of `wide` columns where it has columns. A full chunk is written
     at once, the rest by `write`. A chunk that holds committed rows is only ever replaced by one that holds
     them too. Wider rows may come: the array then gets more columns, filled for the rows that were before.
+    States (rows along "kept") are compressed by column: a parameter changes little from state to state.
     """
 
-    def __init__(self, files: Files, name: str, column: Column, long: int, wide: int | None) -> None:
+    def __init__(
+        self, files: Files, name: str, column: Column, long: int, wide: int | None,
+        by_column: bool | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.column, self.width = name, column, wide
         self.files, self._long, self._wide = files, long, wide
         self._across = 1  # chunks side by side
@@ -38,6 +42,10 @@ class Growing:
         self._chunk = (long,) if wide is None else (long, wide)
         self._encoded: dict[str, Any] = {}
         text = column.dtype is str
+        large = column.dims[0] == "kept" and long == 1  # one state a chunk
+        cname = "lz4" if large else "zstd"  # which is slow, and finds no more there
+        if by_column is None:
+            by_column = column.dims[0] == "kept" and wide is not None and long > 1
         # one chunk in memory, into which zarr encodes: it defines the format, and the metadata
         self._encoder = zarr.create_array(
             zarr.storage.MemoryStore(self._encoded),
@@ -46,8 +54,9 @@ class Growing:
             dtype=column.dtype,
             fill_value=None if text else column.fill,
             dimension_names=column.dims,
+            filters=[TransposeCodec(order=(1, 0))] if by_column else None,
             compressors=[
-                BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle" if text else "bitshuffle"),
+                BloscCodec(cname=cname, clevel=1, shuffle="noshuffle" if text else "bitshuffle"),
                 Crc32cCodec(),
             ],
             config={"write_empty_chunks": True},  # so that a chunk that is not there is one that was lost
@@ -61,7 +70,8 @@ class Growing:
         """The array as it stands on disk, to be continued after its first `length` rows."""
         column = Column(array.metadata.dimension_names, array.dtype, array.fill_value)
         long, *wide = array.chunks
-        new = cls(files, name, column, long, wide[0] if wide else None)
+        by_column = any(isinstance(codec, TransposeCodec) for codec in array.metadata.codecs)
+        new = cls(files, name, column, long, wide[0] if wide else None, by_column)
         if wide:
             new.width = array.shape[1]
             new._across = -(-array.shape[1] // wide[0])
