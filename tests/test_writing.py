@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from influencekit import InputError, StoreError
 from influencekit.store import open_group, read
 from influencekit.writing import COLUMNS, Writer, ledger, writer
+from influencekit.writing.background import Background
 from influencekit.writing.files import Folder
 
 
@@ -300,3 +301,13 @@ def test_a_resumed_run_that_does_other_things_is_refused(tmp_path):
         resumed.rows("note", np.full((1, 6), 7, "u1"))
     with pytest.raises(StoreError, match="has 5 steps, and the resumed run ended after 4"):
         resumed.close()
+
+
+def test_who_hands_over_more_than_there_is_room_for_waits_for_the_work_and_not_for_the_clock():
+    done: list[list[str]] = []
+    thread = Background(done.append, lambda error: None, seconds=600, size=1000, room=10)
+    began = time.monotonic()
+    for thing, size in (("a", 1), ("b", 100), ("c", 100)):
+        thread.give(thing, size)
+    assert thread.end() + [x for group in done for x in group] == ["c", "a", "b"]
+    assert time.monotonic() - began < 60

@@ -34,6 +34,8 @@ class Background:
         with self._lock:
             self._check()
             while self._held and self._held + size > self._room:
+                self._asked = True
+                self._lock.notify_all()
                 self._lock.wait()
                 self._check()
             if self._thread is None:
