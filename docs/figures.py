@@ -1,8 +1,13 @@
 """Draw the figures of docs: `python docs/figures.py [FOLDER]` (docs/figures unless you say).
 
 windows.svg: one run, one window, one example, and the three meanings of being without it.
+The others are what the code of dynamics.md saves, block by block as it stands there.
 """
 
+import contextlib
+import io
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -69,11 +74,26 @@ def _legend(ax, y: float) -> None:
     ax.text(12.8, y, "q is read here (added)", va="center", fontsize=9)
 
 
-def draw(folder: Path) -> Path:
+def pictures(page: Path, folder: Path) -> list[Path]:
+    """Run the Python of a page in the folder; the pictures that are there afterwards and were not before."""
+    before = set(folder.iterdir())
+    namespace = {"__name__": "__main__"}
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        exec("\n".join(blocks), namespace)
+    return sorted(set(folder.iterdir()) - before)
+
+
+def draw(folder: Path) -> list[Path]:
+    """All figures, drawn into the folder, which loses those of these names that it has."""
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # the same bytes on another day
+    for name in [path.name for path in folder.glob("*.svg")]:
+        (folder / name).unlink()
     with matplotlib.rc_context({"svg.hashsalt": "influencekit", "svg.fonttype": "path"}):
         windows().savefig(folder / "windows.svg", metadata={"Date": None, "Creator": None})
-    return folder / "windows.svg"
+        return [folder / "windows.svg", *pictures(HERE / "dynamics.md", folder)]
 
 
 if __name__ == "__main__":
-    print(draw(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "figures"))
+    for drawn in draw(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "figures"):
+        print(drawn)

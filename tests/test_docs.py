@@ -152,8 +152,8 @@ def test_the_command_line_reference_is_current():
 
 def test_the_figures_are_drawn_by_their_script(tmp_path):
     drawn = script("figures").draw(tmp_path)
-    assert {drawn.name} == {file.name for file in (ROOT / "docs" / "figures").iterdir()}
-    assert "<svg" in drawn.read_text(encoding="utf-8")
+    assert {file.name for file in drawn} == {file.name for file in (ROOT / "docs" / "figures").iterdir()}
+    assert all("<svg" in file.read_text(encoding="utf-8") for file in drawn)
 
 
 @each_page

@@ -53,10 +53,11 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
 
         fitted[e] = amplitude exp(-rate e) + floor          residual = loss - fitted
 
-    The change points are the two largest peaks (local maxima) of |residual| that lie at least `distance`
-    epochs from each other and from both ends, so that every stage has that many epochs. A change point is the
-    first epoch of its stage. Where there are fewer than two such peaks, the largest |residual| that keeps the
-    distance takes the place of the missing one; the attribute `peaks` says how many of the two are peaks.
+    The change points are the largest peak (local maximum) of |residual|, and the largest of those at least
+    `distance` epochs from it. A change point is the first epoch of its stage: the middle stage has at least
+    `distance` epochs, the others at least one. Where there are fewer than two such peaks, the largest
+    |residual| that keeps the distance takes the place of the missing one; the attribute `peaks` says how many
+    of the two are peaks.
 
     A loss that falls ever faster is fitted by what comes nearest, a straight line: a rate near 0.
 
@@ -71,9 +72,9 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
     y = _checked(loss)
     epochs = len(y)
     gap = epochs // 4 if distance is None else distance
-    if gap < 1 or 3 * gap > epochs:
+    if not 1 <= gap <= (epochs - 1) // 2:
         raise InputError(
-            f"distance must be from 1 to {epochs // 3} for three stages of {epochs} epochs, got {gap}"
+            f"distance must be from 1 to {(epochs - 1) // 2} for three stages of {epochs} epochs, got {gap}"
         )
     amplitude, rate, floor = _decay(y)
     fitted = amplitude * np.exp(-rate * np.arange(epochs)) + floor
@@ -189,17 +190,17 @@ def _decay(y: np.ndarray) -> tuple[float, float, float]:
 
 
 def _change_points(size: np.ndarray, gap: int) -> tuple[tuple[int, int], int]:
-    """Two epochs at least `gap` apart and from both ends, and how many of them are local maxima of `size`."""
+    """Two epochs at least `gap` apart, neither the first, and how many of them are local maxima of `size`."""
     epochs = np.arange(len(size))
     peak = np.zeros(len(size), dtype=bool)
     peak[find_peaks(size)[0]] = True
-    free = (epochs >= gap) & (epochs <= len(size) - gap)
     chosen: list[int] = []
     while len(chosen) < 2:
         if not chosen:  # the second must find room beside the first
-            open_ = free & ((epochs >= 2 * gap) | (epochs <= len(size) - 2 * gap))
+            room = (epochs > gap) | (epochs < len(size) - gap)
         else:
-            open_ = free & (np.abs(epochs - chosen[0]) >= gap)
-        among = open_ & peak if (open_ & peak).any() else open_
+            room = np.abs(epochs - chosen[0]) >= gap
+        room &= epochs > 0
+        among = room & peak if (room & peak).any() else room
         chosen.append(int(np.argmax(np.where(among, size, -1))))
     return (min(chosen), max(chosen)), int(peak[chosen].sum())

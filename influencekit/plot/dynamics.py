@@ -39,6 +39,8 @@ def pattern_lines(
     to be drawn as labelled lines, each in its pattern's panel; unless you say, two of each pattern: those
     that are farthest from the centroid of all. Thin grey lines are the others, the thick one is the centroid.
     """
+    from matplotlib.collections import LineCollection
+
     _one(found, "pattern_lines")
     z = found.standardised.transpose("window", "train").values
     pattern, ids = found.pattern.values, _ids(found)
@@ -49,17 +51,21 @@ def pattern_lines(
     for ax, (kind, title) in zip(axes, _NAMES.items(), strict=True):
         mine = np.flatnonzero(pattern == kind)
         ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        ax.plot(when, z[:, mine], color="0.8", linewidth=0.6, zorder=1)
+        lines = [np.stack([when, z[:, j]], 1) for j in mine]
+        ax.add_collection(LineCollection(lines, color="0.8", linewidth=0.6, zorder=1))
         for style, j in zip(("--", ":", "-.") * len(ids), (j for j in mine if j in chosen), strict=False):
             ax.plot(when, z[:, j], style, color="0.15", linewidth=1.3, label=str(ids[j]), zorder=2)
         centroid = found.centroid.sel(kind=kind).values
         ax.plot(when, centroid, color=_COLOUR[kind], linewidth=3, label="centroid", zorder=3)
         ax.set_title(f"{title}: {100 * float(found.share.sel(kind=kind)):.1f} %", color=_COLOUR[kind])
         if len(mine):
-            ax.legend(frameon=False, fontsize="small", loc="best")
+            ax.legend(frameon=False, fontsize="small", loc="lower center", ncols=3)
         else:
             ax.text(0.5, 0.6, "no example", ha="center", color="0.4", transform=ax.transAxes)
         whole_numbers(ax)
+    low, high = float(z.min()), float(z.max())
+    room = 0.05 * (high - low) or 1.0
+    axes[0].set(xlim=(0, len(z) - 1), ylim=(low - 4 * room, high + room))  # the legends are below
     figure.supxlabel("epoch")
     figure.supylabel(f"{_LABEL} (deviations from the epoch's mean)")
     return list(axes)
@@ -71,6 +77,8 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     `found` is what `analysis.patterns` returns, of one run and query. Blue = more helpful than the epoch's
     mean, orange = less; the scale ends at the 99th percentile of the magnitudes, which arrows say.
     """
+    from matplotlib.lines import Line2D
+
     _one(found, "pattern_map")
     z = found.standardised.transpose("window", "train").values.T
     pattern = found.pattern.values
@@ -84,13 +92,15 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     ends = counts.cumsum()
     here = [k for k in range(len(_NAMES)) if counts[k]]
     ax.hlines(ends[here][:-1] - 0.5, -0.5, z.shape[1] - 0.5, color="black", linewidth=1)
-    for k, (kind, name) in enumerate(_NAMES.items()):
-        if counts[k]:
-            low, high = ends[k] - counts[k] - 0.5, ends[k] - 0.5
-            ax.plot([-0.025] * 2, [low, high], color=_COLOUR[kind], linewidth=5, solid_capstyle="butt",
-                    transform=ax.get_yaxis_transform(), clip_on=False)  # fmt: skip
-            ax.text(-0.05, (low + high) / 2, f"{name}\n{counts[k]}", color=_COLOUR[kind], ha="right",
-                    va="center", transform=ax.get_yaxis_transform())  # fmt: skip
+    middles = _apart([ends[k] - (counts[k] + 1) / 2 for k in here], 0.085 * len(z), len(z) - 1)
+    across = ax.get_yaxis_transform()
+    for k, middle in zip(here, middles, strict=True):
+        kind, name = list(_NAMES.items())[k]
+        low, high = ends[k] - counts[k] - 0.5, ends[k] - 0.5
+        edge = Line2D([-0.025] * 2, [low, high], color=_COLOUR[kind], linewidth=5, solid_capstyle="butt")
+        ax.add_artist(edge).set(transform=across, clip_on=False)
+        text = f"{name}\n{counts[k]}"
+        ax.text(-0.05, middle, text, color=_COLOUR[kind], ha="right", va="center", transform=across)
     ax.set(xlabel="epoch", yticks=[])
     whole_numbers(ax)
     return ax
@@ -105,10 +115,7 @@ def stages(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     when = np.arange(found.sizes["epoch"])
     ax.plot(when, found.loss, color=COLOURS[0], marker="o", markersize=4, label="training loss")
     ax.plot(when, found.fitted, color=COLOURS[1], linestyle="--", label="exponential decay")
-    for k, (name, start, stop) in enumerate(
-        zip(found.stage.values, found.start.values, found.stop.values, strict=True)
-    ):
-        ax.axvspan(start - 0.5, stop - 0.5, color="0.93" if k % 2 else "1", linewidth=0, zorder=0)
+    for name, start, stop in zip(found.stage.values, found.start.values, found.stop.values, strict=True):
         ax.text((start + stop - 1) / 2, 1.02, name, ha="center", transform=ax.get_xaxis_transform())
         if start:
             ax.axvline(start - 0.5, color="0.5", linewidth=0.8)
@@ -133,7 +140,13 @@ def stage_matrix(agreement: xr.DataArray, ax: Axes | None = None) -> Axes:
     names = [str(n) for n in agreement.stage.values]
     ax = ax if ax is not None else new_figure(1.1 + 0.95 * len(names), 0.6 + 0.85 * len(names)).subplots()
     image = ax.imshow(mean, cmap=diverging(), vmin=-1, vmax=1)
-    ax.figure.colorbar(image, ax=ax, label=agreement.attrs.get("long_name", "Kendall's tau-b"), shrink=0.9)
+    ax.figure.colorbar(
+        image,
+        ax=ax,
+        label=agreement.attrs.get("long_name", "Kendall's tau-b"),
+        shrink=0.9,
+        ticks=[-1, -0.5, 0, 0.5, 1],
+    )
     for i, j in zip(*np.nonzero(np.isfinite(mean)), strict=True):
         text = f"{mean[i, j]:.2f}" + (f"\n± {spread[i, j]:.2f}" if more and i != j else "")
         colour = "white" if abs(mean[i, j]) > 0.45 else "black"
@@ -152,6 +165,16 @@ def _one(found: xr.Dataset, who: str) -> None:
             f"{who}: expected the patterns of one run and query, [window, train], got "
             f"{dict(found.standardised.sizes)}; select one with .isel"
         )
+
+
+def _apart(places: list[float], gap: float, top: float) -> list[float]:
+    """Ascending places, moved so that they are at least `gap` apart and none is above `top`."""
+    moved = np.array(places)
+    for k in range(1, len(moved)):
+        moved[k] = max(moved[k], moved[k - 1] + gap)
+    for k in reversed(range(len(moved))):
+        moved[k] = min(moved[k], top - gap * (len(moved) - 1 - k))
+    return moved.tolist()
 
 
 def _ids(found: xr.Dataset) -> list[Hashable]:

@@ -23,7 +23,7 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     dimension (`estimator`, `window`, whichever it is). Over `seed` and `query` the mean is drawn, and a band
     of one standard deviation. Grey: the best that can be (solid) and chance (dotted). The legend has the AUC.
     """
-    ax = ax if ax is not None else new_figure(6.2, 4.4).subplots()
+    ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
     n = result.sizes["k"]
     share = float(result.corrupted.mean()) / n
     looked = np.concatenate([[0], result.k.values / n])
@@ -32,7 +32,7 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     for name, colour, style, one in _lines(result, "detection"):
         recall, spread = _spread(one.recall)
         recall, spread = (np.concatenate([[0], v]) for v in (recall, spread))
-        label = f"{name}: AUC {_number(one.auc)}"
+        label = f"{name}\nAUC {_number(one.auc)}"
         ax.plot(looked, recall, style, color=colour, linewidth=1.8, label=label)
         if one.recall.ndim > 1:
             low, high = np.clip([recall - spread, recall + spread], 0, 1)
@@ -41,7 +41,7 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.set(
         xlabel="share of the examples looked at, most suspicious first", ylabel="share of the corrupted found"
     )
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -51,15 +51,15 @@ def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     Over seeds both are means at the same k. Grey, dotted: chance. The legend has the average precision. The
     steep part on the left is of few examples, and jumps: it says less than the rest.
     """
-    ax = ax if ax is not None else new_figure(6.2, 4.4).subplots()
+    ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
     share = float(result.corrupted.mean()) / result.sizes["k"]
     ax.axhline(share, color="0.6", linewidth=1, linestyle=":", zorder=0)
     for name, colour, style, one in _lines(result, "precision_recall"):
         precision, recall = _spread(one.precision)[0], _spread(one.recall)[0]
-        label = f"{name}: AP {_number(one.average_precision)}"
+        label = f"{name}\nAP {_number(one.average_precision)}"
         ax.plot(recall, precision, style, color=colour, linewidth=1.8, label=label)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
-    ax.legend(frameon=False, loc="lower left")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
