@@ -148,6 +148,12 @@ def test_pattern_lines_draw_every_example_once_and_the_centroid_and_the_chosen_b
     assert [len(ax.get_legend().get_texts()) for ax in plot.pattern_lines(patterned)] == [3] * 4
 
 
+def test_a_single_query_need_not_be_taken_out_of_the_patterns_first(patterned):
+    one = analysis.patterns(patterned.standardised.expand_dims("query"))
+    shown = plot.pattern_map(one).images[0].get_array()
+    np.testing.assert_allclose(shown, plot.pattern_map(patterned).images[0].get_array(), atol=1e-12)
+
+
 def test_a_pattern_without_examples_is_an_empty_panel(patterned):
     still = analysis.patterns(patterned.standardised[:, 20:], fluctuating=100)
     axes = plot.pattern_lines(still)

@@ -41,7 +41,7 @@ def pattern_lines(
     """
     from matplotlib.collections import LineCollection
 
-    _one(found, "pattern_lines")
+    found = _one(found, "pattern_lines")
     z = found.standardised.transpose("window", "train").values
     pattern, ids = found.pattern.values, _ids(found)
     chosen = _chosen(found, z, pattern, ids, examples)
@@ -79,7 +79,7 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """
     from matplotlib.lines import Line2D
 
-    _one(found, "pattern_map")
+    found = _one(found, "pattern_map")
     z = found.standardised.transpose("window", "train").values.T
     pattern = found.pattern.values
     rank = np.array([list(_NAMES).index(p) for p in pattern])
@@ -159,12 +159,15 @@ def stage_matrix(agreement: xr.DataArray, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _one(found: xr.Dataset, who: str) -> None:
-    if set(found.standardised.dims) != {"window", "train"}:
+def _one(found: xr.Dataset, who: str) -> xr.Dataset:
+    """Without dimensions of length one, such as a single query."""
+    more = {d: n for d, n in found.standardised.sizes.items() if d not in ("window", "train")}
+    if any(n > 1 for n in more.values()):
         raise InputError(
             f"{who}: expected the patterns of one run and query, [window, train], got "
             f"{dict(found.standardised.sizes)}; select one with .isel"
         )
+    return found.squeeze(list(more))
 
 
 def _apart(places: list[float], gap: float, top: float) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -29,14 +29,14 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     looked = np.concatenate([[0], result.k.values / n])
     ax.plot([0, share, 1], [0, 1, 1], color="0.6", linewidth=1, zorder=0)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", zorder=0)
-    for name, colour, style, one in _lines(result, "detection"):
+    for name, look, one in _lines(result, "detection"):
         recall, spread = _spread(one.recall)
         recall, spread = (np.concatenate([[0], v]) for v in (recall, spread))
         label = f"{name}\nAUC {_number(one.auc)}"
-        ax.plot(looked, recall, style, color=colour, linewidth=1.8, label=label)
+        ax.plot(looked, recall, **look, label=label)
         if one.recall.ndim > 1:
             low, high = np.clip([recall - spread, recall + spread], 0, 1)
-            ax.fill_between(looked, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(looked, low, high, color=look["color"], alpha=0.15, linewidth=0)
     ax.set(xlim=(0, 1), ylim=(0, 1.03))
     ax.set(
         xlabel="share of the examples looked at, most suspicious first", ylabel="share of the corrupted found"
@@ -54,40 +54,42 @@ def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
     share = float(result.corrupted.mean()) / result.sizes["k"]
     ax.axhline(share, color="0.6", linewidth=1, linestyle=":", zorder=0)
-    for name, colour, style, one in _lines(result, "precision_recall"):
+    for name, look, one in _lines(result, "precision_recall"):
         precision, recall = _spread(one.precision)[0], _spread(one.recall)[0]
         label = f"{name}\nAP {_number(one.average_precision)}"
-        ax.plot(recall, precision, style, color=colour, linewidth=1.8, label=label)
+        ax.plot(recall, precision, **look, label=label)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
-def _lines(result: xr.Dataset, who: str) -> list[tuple[str, str, str, xr.Dataset]]:
-    """(name, colour, line style, its part of the result) of every line."""
+def _lines(result: xr.Dataset, who: str) -> list[tuple[str, dict[str, Any], xr.Dataset]]:
+    """(name, look, its part of the result) of every line, the first the widest: none hides another."""
     result = result.squeeze([d for d in result.dims if d != "k" and result.sizes[d] == 1])
     more = [str(d) for d in result.auc.dims if d not in ("seed", "query")]
     if len(more) > 1:
         raise InputError(
             f"{who}: expected one dimension of lines, got {' and '.join(more)}; select with .isel"
         )
-    if not more:
-        name = str(result.coords["estimator"].item()) if "estimator" in result.coords else "scores"
-        return [(name, COLOURS[0], "-", result)]
-    dim = more[0]
-    names = (
-        result[dim].values.tolist()
-        if dim in result.coords
-        else [f"{dim} {k}" for k in range(result.sizes[dim])]
-    )
+    if more:
+        names = [str(n) for n in result[more[0]].values]  # numbers where the dimension has no labels
+        if more[0] not in result.coords:
+            names = [f"{more[0]} {n}" for n in names]
+        parts = [result.isel({more[0]: k}) for k in range(len(names))]
+    else:
+        names = [str(result.coords["estimator"].item()) if "estimator" in result.coords else "scores"]
+        parts = [result]
     if len(names) > len(COLOURS) * len(LINES):
         raise InputError(f"{who}: {len(names)} lines are too many to tell apart; select some with .isel")
     looks = [
-        (COLOURS[k % len(COLOURS)], LINES[(k + k // len(COLOURS)) % len(LINES)]) for k in range(len(names))
+        {
+            "color": COLOURS[k % len(COLOURS)],
+            "linestyle": LINES[(k + k // len(COLOURS)) % len(LINES)],
+            "linewidth": 1.4 + 1.8 * (1 - (k + 1) / len(names)),
+        }
+        for k in range(len(names))
     ]
-    return [
-        (str(n), *look, result.isel({dim: k})) for k, (n, look) in enumerate(zip(names, looks, strict=True))
-    ]
+    return list(zip(names, looks, parts, strict=True))
 
 
 def _spread(curve: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
