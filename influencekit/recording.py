@@ -148,6 +148,7 @@ def _create(
             "info": dict(workload.info),
             "recorder": label(recorder),
             "lossless": recorder.lossless,
+            "held": recorder.held,
             "optimizer": repr(workload.optimizer),
             "schedule": repr(workload.schedule),
             "l2": workload.l2,

@@ -12,9 +12,8 @@ import zarr
 from torch import Tensor
 
 from influencekit.checkpoints import backwards
-from influencekit.errors import InfluenceKitError, InputError, StoreError
+from influencekit.errors import InputError, StoreError
 from influencekit.progress import track
-from influencekit.registry import make
 from influencekit.step import State, Step
 from influencekit.store import read
 from influencekit.workload import Workload, select, tensors_of
@@ -40,7 +39,6 @@ class Trajectory:
         self.plan = self.step.plan
         kept = read(group, "kept")
         self._kept = kept[kept <= self.attrs["committed"]]
-        self._held = _held(self.attrs["recorder"])
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
 
@@ -48,6 +46,12 @@ class Trajectory:
     def kept(self) -> list[int]:
         """The numbers of the stored states, ascending."""
         return self._kept.tolist()
+
+    @property
+    def held(self) -> int | None:
+        """How many states a sweep may hold, as the recorder says (`Recorder.held`)."""
+        held: Any = self.attrs.get("held")
+        return held
 
     @property
     def lossless(self) -> bool:
@@ -105,7 +109,7 @@ class Trajectory:
         while low < stop:
             at = self._below(low)
             # stored states that the sweep has still to come to have places of their own
-            places = memory if self._held is None else max(1, self._held - (at - below))
+            places = memory if self.held is None else max(1, self.held - (at - below))
             far = min(stop, low + min(room, places + 1))
             high = far if far == stop else int(self._kept[self._below(far)])
             if high <= low:
@@ -170,14 +174,6 @@ class Trajectory:
     def final(self) -> State:
         """The state after the last update; an error when the recording does not reach it."""
         return self.state(self.steps)
-
-
-def _held(recorder: str) -> int | None:
-    """How many states the recorder of a store lets a sweep hold; one that is not installed does not say."""
-    try:
-        return make("recorder", recorder).held
-    except InfluenceKitError:
-        return None
 
 
 def fingerprint(workload: Workload) -> dict[str, Any]:

@@ -61,7 +61,8 @@ _SHARED = {
     ),
     "recorder": click.option(
         "--recorder", default="full", show_default=True, metavar="SPEC",
-        help="Which states are kept: full, or every-k:k=20 (the others are replayed; less disk, more time).",
+        help="Which states are kept: full; every-k:k=20 or revolve:states=64 (the others are replayed; less "
+        "disk, more time); or rounded:bits=7 (less precision).",
     ),
     "device": click.option(
         "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
