@@ -89,7 +89,9 @@ def test_each_row_is_judged_by_itself_with_a_mask_of_its_own():
     rng = np.random.default_rng(0)
     x = scores(rng.normal(size=(2, 3, 10)).round(1), ("estimator", "seed", "train"))
     mask = xr.DataArray(np.arange(10) < np.array([[2], [4], [3]]), dims=("seed", "train"))
+    x = x.assign_coords(estimator=["a", "b"], accuracy=("seed", [0.5, 0.75, 1.0]))
     both = detection(x.transpose("train", "seed", "estimator"), mask)
+    assert both.estimator.values.tolist() == ["a", "b"] and both.accuracy.dims == ("seed",)
     assert both.corrupted.values.tolist() == [[2, 2], [4, 4], [3, 3]]
     for e in range(2):
         for s in range(3):

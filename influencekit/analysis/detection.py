@@ -88,7 +88,7 @@ def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.
     k = np.arange(1, n + 1)
     found = np.take_along_axis(hits, (m - 1)[..., None], axis=-1)[..., 0]
     more = x.dims[:-1]
-    coords = {d: x[d] for d in more if d in x.coords}
+    coords = {name: c for name, c in x.coords.items() if "train" not in c.dims}
     return xr.Dataset(
         {
             "found": (more, found),

@@ -138,7 +138,7 @@ def stage_agreement(influence: xr.DataArray, names: Sequence[str] | None = None)
     found = np.empty((*upper.shape[:-1], windows, windows))
     found[..., pair[0], pair[1]] = found[..., pair[1], pair[0]] = upper
     more = tuple(d for d in influence.dims if d not in ("window", "train"))
-    coords = {d: influence[d] for d in more if d in influence.coords}
+    coords = {name: c for name, c in influence.coords.items() if not {"window", "train"} & set(c.dims)}
     return xr.DataArray(
         found,
         dims=(*more, "stage", "other"),
