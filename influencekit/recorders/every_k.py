@@ -11,7 +11,8 @@ __all__ = ["EveryK"]
 class EveryK(Recorder):
     """Every k-th state and the last; those between are replayed (Appendix D of the DIT paper).
 
-    Disk shrinks by k; a sweep costs one more training run, and holds up to k states in memory.
+    Disk shrinks by k; a sweep costs one more training run, and holds up to k states in memory, or as many as
+    fit into 4 GiB: then it replays some steps more than once.
     """
 
     k: int = 20

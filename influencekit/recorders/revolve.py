@@ -15,10 +15,11 @@ class Revolve(Recorder):
 
     The first and the last state of the run are two of them; the others lie where a sweep costs least. The
     sweep holds replayed states in the places of those that it has passed, so there are never more than
-    `states`, besides the one in hand. With s states and T < (s + r + 1 choose s) - r - 2 steps a sweep
-    computes no state more than r times: at most r training runs; 64 states and r = 2 are enough for 47,900
-    steps, r = 3 for 814,000. The length of the run must be known, so a tape cannot use it. Source: A.
-    Griewank and A. Walther, Algorithm 799: revolve, ACM Trans. Math. Software 26 (2000), 19-45.
+    `states`, besides the one in hand. With s states, a sweep over T <= (s + r + 1 choose s) - r - 2 steps
+    replays no step more than r times: it costs at most r training runs more. For 64 states r = 1 is enough
+    up to 2,142 steps, r = 2 up to 47,901, r = 3 up to 814,380. The length of the run must be known, so a tape
+    cannot use it. Source: A. Griewank and A. Walther, Algorithm 799: revolve, ACM Trans. Math. Software 26
+    (2000), 19-45.
     """
 
     states: int = 64
