@@ -32,6 +32,7 @@ _HOME = {
     "Window": "windows",
     "Workload": "workload",
     "compare": "pipeline",
+    "contributions": "occurrences",
     "estimate": "pipeline",
     "make": "registry",
     "open": "pipeline",
@@ -40,6 +41,7 @@ _HOME = {
     "spec": "registry",
     "trust": "reliability",
     "verify_top": "screen",
+    "windowed": "occurrences",
 }
 
 __all__ = sorted(_HOME)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -17,6 +17,7 @@ from influencekit.windows import Window
 from influencekit.workload import Workload
 
 if TYPE_CHECKING:
+    from influencekit.adjoint import Shares
     from influencekit.trajectory import Trajectory
 
 __all__ = ["Claim", "Estimator", "Query", "Recorder"]
@@ -78,6 +79,13 @@ class Estimator(ABC):
         Called with checked windows by `estimate`; NaN stands for an example that was left out on request,
         never for a number that could not be computed.
         """
+
+    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+        """What every occurrence from step 0 on adds to q's effect at each of `states`, for `contributions`.
+
+        Only estimators that are sums over occurrences override it.
+        """
+        raise NotImplementedError
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         """What the result should say of the computation (curvature, damping, ...); goes into its attrs."""

@@ -80,7 +80,7 @@ def estimate(
     """
     query = make("query", query) if isinstance(query, str) else query
     estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
-    chosen = _windows(trajectory, windows, removal)
+    chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     _check(trajectory, estimator, chosen)
     workload = trajectory.workload
     labels = list(query.labels(workload))
@@ -93,22 +93,33 @@ def estimate(
         {"influence": (("query", "window", "train"), scores.cpu().numpy())},
         coords={
             "query": labels,
-            "train": list(workload.train_ids or range(workload.n_train)),
+            "train": examples(workload),
             **window_coords(chosen),
         },
-        attrs={
-            "sign": SIGN,
-            "estimator": label(estimator),
-            "query": label(query),
-            "workload": workload.name,
-            "seed": workload.seed,
-            "accuracy": trajectory.attrs.get("accuracy", float("nan")),
-            "optimizer": repr(workload.optimizer),
-            "influencekit_version": __version__,
-            **({"caution": trajectory.caution} if trajectory.caution else {}),
-            **{f"note_{k}": v for k, v in estimator.notes(trajectory).items()},
-        },
+        attrs=about(trajectory, query, estimator),
     )
+
+
+def examples(workload: Workload) -> list[Any]:
+    """The training examples' own ids, in their order."""
+    return list(workload.train_ids or range(workload.n_train))
+
+
+def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[str, Any]:
+    """What scores say of where they come from: the attrs of every result."""
+    workload = trajectory.workload
+    return {
+        "sign": SIGN,
+        "estimator": label(estimator),
+        "query": label(query),
+        "workload": workload.name,
+        "seed": workload.seed,
+        "accuracy": trajectory.attrs.get("accuracy", float("nan")),
+        "optimizer": repr(workload.optimizer),
+        "influencekit_version": __version__,
+        **({"caution": trajectory.caution} if trajectory.caution else {}),
+        **{f"note_{k}": v for k, v in estimator.notes(trajectory).items()},
+    }
 
 
 def compare(
@@ -138,17 +149,17 @@ def compare(
     truth = label(_estimator(reference))
     query = make("query", query) if isinstance(query, str) else query
     rows: list[list[xr.DataArray]] = []
-    seconds, accuracy, examples, notes = [], [], [], {}
+    seconds, accuracy, names, notes = [], [], [], {}
     for seed in track(seeds, "seeds", len(seeds)):
         problem = _problem(workload, seed)
         began = time.perf_counter()
         trajectory = record(problem, recorder)
         training = time.perf_counter() - began
-        chosen = _windows(trajectory, windows, removal)
+        chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
         for method in methods.values():  # whoever cannot do it says so before the others have worked
             _check(trajectory, method, chosen)
         accuracy.append(trajectory.attrs["accuracy"])
-        examples.append([str(i) for i in problem.train_ids or range(problem.n_train)])
+        names.append([str(i) for i in examples(problem)])
         found, spent = [], []
         for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
@@ -158,7 +169,7 @@ def compare(
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
         rows.append(found)
         seconds.append([*spent, training])
-    return _assemble(rows, list(methods), truth, seeds, seconds, accuracy, examples, notes, problem, query)
+    return _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
 
 
 def _assemble(
@@ -225,14 +236,13 @@ def _estimator(estimator: Estimator | str) -> Estimator:
     return make("estimator", estimator) if isinstance(estimator, str) else estimator
 
 
-def _windows(trajectory: Trajectory, windows: Windows, removal: Removal) -> list[Window]:
-    if windows is None:
-        windows = "full"
-    if isinstance(windows, str):
-        return parse_windows(windows, trajectory.plan, removal)
+def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> list[Window]:
+    """The windows that are meant, of a run whose steps have these epochs. Errors: outside the run, none."""
+    if windows is None or isinstance(windows, str):
+        return parse_windows(windows or "full", epochs, removal)
     if not windows:
         raise InputError("windows: expected at least one, got none")
-    return [w.check(trajectory.steps) for w in windows]
+    return [w.check(len(epochs)) for w in windows]
 
 
 def _check(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Window]) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from influencekit.errors import InputError
-from influencekit.workload import Plan
 
 __all__ = ["REMOVALS", "Removal", "Window", "parse_windows"]
 
@@ -59,23 +58,23 @@ class Window:
         return {self.stop: 1}
 
 
-def parse_windows(spec: str, plan: Plan, removal: Removal = "global") -> list[Window]:
+def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global") -> list[Window]:
     """Windows from text: `full`, `each-epoch`, `epoch:3` (one), `epoch:3-5` (3 and 4), `step:10-40`.
 
-    All ranges are half-open and counted from 0; several specs may be joined by commas.
+    `epochs` holds the epoch of every step. All ranges are half-open and counted from 0; several specs may be
+    joined by commas.
     """
-    epochs = plan.epoch.tolist()
-    last = epochs[-1] + 1
+    last, steps = epochs[-1] + 1, len(epochs)
     windows: list[Window] = []
     for part in spec.split(","):
         kind, _, span = part.strip().partition(":")
         if kind == "full" and not span:
-            windows.append(Window(0, plan.steps, removal))
+            windows.append(Window(0, steps, removal))
         elif kind == "each-epoch" and not span:
             windows += [_epochs(epochs, e, e + 1, removal) for e in range(last)]
         elif kind in ("epoch", "step") and span:
             start, stop = _span(part, span, single=kind == "epoch")
-            limit = last if kind == "epoch" else plan.steps
+            limit = last if kind == "epoch" else steps
             if not start < stop:
                 raise InputError(f"window {part!r} is empty: ranges are half-open, so the end must be larger")
             if stop > limit:

@@ -17,14 +17,24 @@ LAYERS = (
     {"curvature", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
-    {"analysis", "integrations", "pipeline", "plot", "recording", "reliability", "screen", "verification"},
+    {
+        "analysis",
+        "integrations",
+        "occurrences",
+        "pipeline",
+        "plot",
+        "recording",
+        "reliability",
+        "screen",
+        "verification",
+    },
     {"testing"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 NOUNS = LAYERS[4]
 
-OPENS_STORES = {"store", "tape", "trajectory", "writing"}
+OPENS_STORES = {"occurrences", "store", "tape", "trajectory", "writing"}
 NEVER_IN_NOUNS = {"click", "xarray", "zarr", "matplotlib", "pathlib", "os", "shutil"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -164,4 +164,4 @@ def _check(workload: Any, query: str, window: str, removal: Any) -> None:
     from influencekit.windows import parse_windows
 
     make("query", query).labels(workload)
-    parse_windows(window, workload.plan, removal)
+    parse_windows(window, workload.plan.epoch.tolist(), removal)

@@ -70,7 +70,7 @@ def record(
         from influencekit.windows import parse_windows
 
         problem = Source(workload, setting, data_dir, use_device(device, threads))(seed)
-        spans = parse_windows(window, problem.plan)
+        spans = parse_windows(window, problem.plan.epoch.tolist())
         if len(spans) != 1:
             raise InputError(f"--window {window} is {len(spans)} windows; a recording has one")
         default = {n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.DEFAULT}

@@ -1,10 +1,10 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from influencekit.adjoint import sweep
+from influencekit.adjoint import Shares, shares, sweep
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
@@ -36,6 +36,9 @@ class DIT(Estimator):
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         return sweep(trajectory, query, windows, self.curvature)
+
+    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+        return shares(trajectory, query, [((t, 1),) for t in states], 0, self.curvature)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"curvature": self.curvature}

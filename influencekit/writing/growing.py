@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
@@ -43,7 +43,7 @@ class Growing:
         self._encoded: dict[str, Any] = {}
         text = column.dtype is str
         large = column.dims[0] == "kept" and long == 1  # one state a chunk
-        cname = "lz4" if large else "zstd"  # which is slow, and finds no more there
+        cname: Literal["lz4", "zstd"] = "lz4" if large else "zstd"  # which is slow, and finds no more there
         if by_column is None:
             by_column = column.dims[0] == "kept" and wide is not None and long > 1
         # one chunk in memory, into which zarr encodes: it defines the format, and the metadata
