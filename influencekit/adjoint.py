@@ -136,6 +136,7 @@ def _pass(
                 product, share = products(c)
                 a = a + product
                 values[t - span.start, : len(a)] = share
+            del block, products, state  # before the next states are computed
             yield span, values * -coefficients[:, None]
 
 
