@@ -18,7 +18,7 @@ from influencekit.interfaces import Estimator, Query
 from influencekit.pipeline import Windows, about, examples, window_coords, windows_among
 from influencekit.registry import label, make
 from influencekit.trajectory import Trajectory
-from influencekit.windows import Removal
+from influencekit.windows import Removal, Window
 
 __all__ = ["contributions", "windowed"]
 
@@ -94,8 +94,12 @@ def windowed(found: xr.Dataset, windows: Windows = None, removal: Removal = "glo
         occurrence:       sum_{t1 <= t < t2} C[end of the run, t]
 
     `found` is what `contributions` gave, or a store of it, opened by xarray; `windows` as for `estimate`.
-    Errors: a window that needs an evaluation which is not there, lost chunks.
+    Or it is what `estimate` gave for adjoining windows, of which larger ones, a list of `Window`s, are made
+    (not under `window` removal: such windows do not add up, as each is evaluated at its own end).
+    Errors: a window that needs an evaluation, or a smaller window, which is not there; lost chunks.
     """
+    if "contribution" not in found:
+        return _joined(found, windows)
     epochs = found.epoch.values.tolist()
     steps, known = len(epochs), found.evaluation.values.tolist()
     chosen = windows_among(epochs, windows, removal)
@@ -124,6 +128,36 @@ def windowed(found: xr.Dataset, windows: Windows = None, removal: Removal = "glo
         {"influence": (("query", "window", "train"), influence.astype(found.contribution.dtype))},
         coords={"query": found["query"], "train": found.train, **window_coords(chosen)},
         attrs=found.attrs,
+    )
+
+
+def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
+    """Windows as sums of the adjoining ones that they are made of."""
+    if "influence" not in found or windows is None or isinstance(windows, str):
+        raise InputError(
+            "windowed: expected contributions(...), or what estimate(...) gave and a list of Windows"
+        )
+    coords = (found[name].values.tolist() for name in ("start", "stop", "removal"))
+    known = [Window(*each) for each in zip(*coords, strict=True)]
+    place = {w: k for k, w in enumerate(known)}
+    sums = []
+    for window in windows:
+        by_start = {w.start: w for w in known if w.removal == window.removal and w.stop <= window.stop}
+        parts, t = [window] if window in place else [], window.start
+        while not parts or parts[-1].stop < window.stop:
+            if t not in by_start or window.removal == "window":
+                raise InputError(
+                    f"window {window} with {window.removal} removal is not a sum of the windows that these "
+                    "scores have; take contributions(...), of which every window is a sum"
+                )
+            parts.append(by_start[t])
+            t = parts[-1].stop
+        sums.append(found.influence.isel(window=[place[w] for w in parts]).sum("window"))
+    joined = xr.concat(sums, "window").transpose(*found.influence.dims)
+    return (
+        joined.assign_coords(window_coords(list(windows)))
+        .to_dataset(name="influence")
+        .assign_attrs(found.attrs)
     )
 
 

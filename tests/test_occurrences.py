@@ -66,6 +66,27 @@ def test_adjoining_windows_add_up(data):
         np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-12 * float(np.abs(found.contribution).max()))
 
 
+@pytest.mark.parametrize("removal", ["global", "occurrence"])
+def test_scores_of_each_epoch_join_to_those_of_larger_windows(removal):
+    run = recorded("adamw")
+    each = ik.estimate(run, queries(), "dit", "each-epoch", removal)
+    ends = [0, *each.stop.values.tolist()]
+    larger = [Window(a, b, removal) for k, a in enumerate(ends) for b in ends[k + 1 :]]
+    expected = ik.estimate(run, queries(), "dit", larger)
+    xr.testing.assert_allclose(ik.windowed(each, larger), expected, rtol=0, atol=1e-12)
+    for windows in ([Window(1, run.steps, removal)], [Window(0, 1, removal)], "full"):
+        with pytest.raises(InputError, match=r"is not a sum of the windows|a list of Windows"):
+            ik.windowed(each, windows)
+
+
+def test_windows_in_which_alone_an_example_is_absent_do_not_join():
+    each = ik.estimate(recorded("adamw"), queries(), "dit", "each-epoch", "window")
+    first = Window(0, int(each.stop[0]), "window")
+    xr.testing.assert_equal(ik.windowed(each, [first]).influence[:, 0], each.influence[:, 0])
+    with pytest.raises(InputError, match="with window removal is not a sum"):
+        ik.windowed(each, [Window(0, int(each.stop[1]), "window")])
+
+
 def test_an_evaluation_sees_nothing_of_later_steps_and_padding_contributes_nothing():
     run = recorded("adam")
     found = ik.contributions(run, queries(), at=[2, 4])
