@@ -169,6 +169,25 @@ def test_scores_are_those_of_full(states, window):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * abs(expected).max())
 
 
+class InTheSameLists(Trajectory):
+    """A run whose sweep gets the lists of states that another's gets."""
+
+    other: Trajectory
+
+    def blocks(self, start, stop, what="sweep"):
+        for block in self.other.blocks(start, stop, what):
+            yield self._states(block[0].step, block[0].step + len(block))
+
+
+@pytest.mark.parametrize("states", [2, 7])
+def test_scores_of_the_same_lists_of_states_are_the_same_bits(states):
+    """Kernels and sums round as states are grouped; nothing else differs between `revolve` and `full`."""
+    lists = InTheSameLists(full().group, full().workload, full().step)
+    lists.other = ik.record(full().workload, Revolve(states), step=full().step)
+    found, expected = (ik.estimate(each).influence.values for each in (lists.other, lists))
+    assert (found == expected).all()
+
+
 def test_a_cut_off_run_is_continued_and_swept_as_far_as_it_went(tmp_path, monkeypatch):
     path, workload = tmp_path / "run.zarr", full().workload
     original = Step.advance
