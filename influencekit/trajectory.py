@@ -183,7 +183,7 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
         total = hashlib.sha256()
         for value in values:
             flat = np.ascontiguousarray(value.detach().cpu().numpy()).reshape(-1)
-            total.update(flat.view(np.uint8))  # without a copy: the plan of a long run is large
+            total.update(flat.view(np.uint8).data)  # without a copy: the plan of a long run is large
         return total.hexdigest()[:16]
 
     plan, n = workload.plan, workload.n_train
