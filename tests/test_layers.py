@@ -28,7 +28,7 @@ LAYERS = (
         "screen",
         "verification",
     },
-    {"testing"},
+    {"reproduce", "testing"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -18,6 +18,7 @@ from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
 from influencekit.cli.record import record
+from influencekit.cli.reproduce import reproduce
 from influencekit.cli.verify import verify
 from influencekit.errors import InfluenceKitError
 
@@ -104,7 +105,7 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for _command in (compare, record, estimate, plot, verify, list_):
+for _command in (compare, record, estimate, plot, verify, reproduce, list_):
     cli.add_command(_command)
 
 

@@ -1,0 +1,130 @@
+"""A table in four forms, CSV, JSON, LaTeX and Markdown, and as lines for a terminal."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from influencekit.reproduce.tables import Figure, Report
+
+__all__ = ["FORMS", "as_csv", "as_json", "as_latex", "as_markdown", "as_text", "save"]
+
+
+def as_csv(report: Report, made: Mapping[str, Any]) -> str:
+    """A line a figure: the labels, the column, mean, std, seeds, printed (empty where there is nothing)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*report.heads, "column", "mean", "std", "seeds", "printed"])
+    for line in report.lines:
+        for column, f in zip(report.columns, line.figures, strict=True):
+            numbers = ["" if x is None or math.isnan(x) else x for x in (f.mean, f.std, f.seeds, f.printed)]
+            writer.writerow([*line.labels, column, *numbers])
+    return text.getvalue()
+
+
+def as_json(report: Report, made: Mapping[str, Any]) -> str:
+    """All of it, with `made`: how, where and with what."""
+    lines = [
+        {
+            **dict(zip(report.heads, line.labels, strict=True)),
+            "figures": dict(zip(report.columns, map(_plain, line.figures), strict=True)),
+        }
+        for line in report.lines
+    ]
+    content = {"table": report.name, "title": report.title, **made, "notes": report.notes, "lines": lines}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def as_markdown(report: Report, made: Mapping[str, Any]) -> str:
+    """A table for a page; the paper's figures in brackets."""
+    rows = [[*report.heads, *report.columns], ["---"] * (len(report.heads) + len(report.columns))]
+    rows += [[*line.labels, *map(str, line.figures)] for line in report.lines]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    notes = "\n".join(f"- {note}" for note in report.notes)
+    return f"### {report.title}\n\n{_says(made)}\n\n{table}\n\n{notes}\n"
+
+
+def as_latex(report: Report, made: Mapping[str, Any]) -> str:
+    """A table environment that needs no package."""
+    form = "l" * len(report.heads) + "r" * len(report.columns)
+    rows = [[*report.heads, *report.columns]]
+    rows += [[*line.labels, *map(str, line.figures)] for line in report.lines]
+    head, *body = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
+    caption = _escaped(" ".join([f"{report.title}.", _says(made).replace("`", ""), *report.notes]))
+    return "\n".join(
+        [
+            r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{report.name}}}",
+            rf"\begin{{tabular}}{{{form}}}", r"\hline", head, r"\hline", *body, r"\hline",
+            r"\end{tabular}", r"\end{table}", "",
+        ]
+    )  # fmt: skip
+
+
+def as_text(report: Report, width: int | None = None) -> list[str]:
+    """Aligned lines; where they are wider than `width`, without deviations; then a line a figure."""
+    for short in (False, True):
+        rows = [[*report.heads, *report.columns]]
+        rows += [[*line.labels, *(_cell(f, short) for f in line.figures)] for line in report.lines]
+        lines = _aligned(rows, len(report.heads))
+        if width is None or max(map(len, lines)) <= width:
+            return lines
+    lines = []
+    for line in report.lines:
+        lines.append(", ".join(line.labels))
+        cells = [[f"  {c}", str(f)] for c, f in zip(report.columns, line.figures, strict=True)]
+        lines += _aligned(cells, 1)
+    return lines
+
+
+FORMS = {"csv": as_csv, "json": as_json, "tex": as_latex, "md": as_markdown}
+
+
+def save(report: Report, made: Mapping[str, Any], folder: Path) -> None:
+    """Write NAME.csv, NAME.json, NAME.tex and NAME.md, each as a whole, over what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, form in FORMS.items():
+        path = folder / f"{report.name}.{ending}"
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(form(report, made), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _says(made: Mapping[str, Any]) -> str:
+    return (
+        f"`{made['command']}`, {made['machine']}, torch {made['torch']}. Mean ± deviation over up to "
+        f"{made['seeds']} seeds; the paper's mean in brackets."
+    )
+
+
+def _plain(figure: Figure) -> dict[str, float | int | None]:
+    plain = {k: v for k, v in asdict(figure).items() if k != "decimals"}
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
+
+
+def _cell(figure: Figure, short: bool) -> str:
+    return str(
+        Figure(figure.mean, 0.0, min(1, figure.seeds), figure.printed, figure.decimals) if short else figure
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    cells = [
+        [c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths, strict=True))]
+        for r in rows
+    ]
+    return ["  ".join(row).rstrip() for row in cells]
+
+
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    c: f"\\{c}" for c in "&%$#_{}"
+}
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)

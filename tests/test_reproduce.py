@@ -1,0 +1,408 @@
+"""`influencekit reproduce`: cells done once and kept, tables in four forms, beside the paper's figures.
+
+On a tiny problem in place of the paper's; the experiments themselves are held to the verbs they are made of.
+"""
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers_cli import fails, run
+from torch.func import grad
+
+import influencekit as ik
+from influencekit import analysis
+from influencekit.cli.reproduce import ALL, BEYOND, _Bar
+from influencekit.errors import InputError
+from influencekit.reproduce import Extent, beyond, cells, experiments, plan, running, saving, tables
+from influencekit.reproduce import reproduce as reproduce_
+from influencekit.reproduce.baselines import gradient_norm, tracin
+from influencekit.reproduce.cells import Cell
+
+TINY = "mnist-1v7-lr:setting=paper:epochs=6:n_train=24:batch_size=8"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Every table of one tiny row or two, which take no second."""
+    monkeypatch.setattr(plan, "spec", lambda model, data, setting="paper": TINY)
+    monkeypatch.setattr(plan, "SMALL", [("lr", "mnist")])
+    monkeypatch.setattr(plan, "LARGE", [])
+    monkeypatch.setattr(plan, "SETTINGS", [("lr", "paper"), ("cnn", "paper")])
+    monkeypatch.setattr(plan, "FLIPPED", (0.2,))
+    monkeypatch.setattr(Extent, "retrained", lambda self: (1, 10))
+
+
+@pytest.fixture
+def forbidden(monkeypatch):
+    """From here on no cell may be done."""
+
+    def fail(cell, device):
+        raise AssertionError(f"{cell} was done again")
+
+    return lambda: monkeypatch.setattr(cells, "run", fail)
+
+
+def command(*words, out, code=0):
+    return run("reproduce", *words, "--out", out, "--workers", "1", "--device", "cpu", code=code)
+
+
+# the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A folder that tables share, as a user's."""
+    return tmp_path_factory.mktemp("reproduced") / "deep" / "out"
+
+
+@pytest.mark.parametrize("table", [*ALL, *BEYOND])
+def test_a_table_is_run_printed_and_saved_in_four_forms_that_parse(tiny, forbidden, table, out):
+    seeds = "2" if table in ("table4", "table5") else "1"
+    shown = command(table, "--seeds", seeds, out=out).stdout
+    report = json.loads((out / f"{table}.json").read_text())
+    assert shown.startswith(report["title"]) and report["seeds"] == int(seeds) and not report["quick"]
+    assert all(note in shown for note in report["notes"])
+    assert report["command"] == f"influencekit reproduce {table} --seeds {seeds}"
+    figures = [f for line in report["lines"] for f in line["figures"].values()]
+    assert figures and all(f["mean"] is None or math.isfinite(f["mean"]) for f in figures)
+    assert any(f["seeds"] for f in figures)
+    rows = list(csv.DictReader((out / f"{table}.csv").open()))
+    assert [float(r["mean"]) if r["mean"] else None for r in rows] == [f["mean"] for f in figures]
+    assert [float(r["printed"]) if r["printed"] else None for r in rows] == [f["printed"] for f in figures]
+    columns = len(report["lines"][0]) - 1 + len(report["lines"][0]["figures"])
+    marked = [x for x in (out / f"{table}.md").read_text().splitlines() if x.startswith("|")]
+    assert len(marked) == len(report["lines"]) + 2 and {x.count("|") for x in marked} == {columns + 1}
+    latex = (out / f"{table}.tex").read_text()
+    body = re.search(r"\\begin\{tabular\}\{([lr]+)\}(.*)\\end\{tabular\}", latex, re.S)
+    lines = [x for x in body[2].splitlines() if x.endswith(r"\\")]
+    assert len(body[1]) == columns and len(lines) == len(report["lines"]) + 1
+    assert {len(re.findall(r"(?<!\\)&", x)) for x in lines} == {columns - 1}
+    assert not re.search(r"(?<!\\)[%#_]", latex) and latex.count("{") == latex.count("}")
+    forbidden()
+    assert command(table, "--seeds", seeds, out=out).stdout == shown
+
+
+def test_all_is_every_table_of_the_paper(tiny, out):
+    shown = command("all", "--quick", "--seeds", "1", out=out).stdout
+    assert f"saved in {out}: {', '.join(ALL)} (csv, json, tex, md)" in shown
+    assert json.loads((out / "table4.json").read_text())["quick"]
+    assert {*ALL, *BEYOND} == set(plan.PLANS)
+
+
+def test_quick_is_two_seeds_and_less_retraining():
+    seeds = [c.seed for row in plan.table5(Extent(2, quick=True)).values() for c in row]
+    assert set(seeds) == {0, 1}
+    assert Extent(2, quick=True).retrained() == (1, 16) and Extent().retrained() == (4, 64)
+    assert Extent(device="cuda").retrained() == (16, 0)
+
+
+def test_what_stops_a_run_keeps_its_cells_and_the_same_command_continues(tiny, tmp_path, monkeypatch):
+    done, do = [], cells.run
+
+    def stopped(cell, device):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(cell)
+        return do(cell, device)
+
+    monkeypatch.setattr(cells, "run", stopped)
+    result = command("table4", "--seeds", "3", out=tmp_path, code=130)
+    assert f"2 of 3 cells are done and kept in {tmp_path}; the same command continues" in result.stderr
+    assert "Traceback" not in result.stderr and not list(tmp_path.glob("table4*"))
+    first = [*done]
+    monkeypatch.setattr(cells, "run", lambda cell, device: done.append(cell) or do(cell, device))
+    command("table4", "--seeds", "3", out=tmp_path)
+    assert [c.seed for c in first] == [0, 1] and [c.seed for c in done] == [0, 1, 2]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+WRONG = [
+    (("table9",), ["table9", "table1", "all"]),
+    (("table4", "--seeds", "0"), ["--seeds", "0"]),
+    (("table4", "--workers", "0"), ["--workers", "0"]),
+    (("table4", "--out", "file"), ["file is a file"]),
+    (("table4", "--out", "file/below"), ["file/below", "cannot be made"]),
+]
+
+
+@pytest.mark.parametrize("words, said", WRONG, ids=lambda x: " ".join(x))
+def test_impossible_requests_are_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    line = fails("reproduce", *words, code=2)
+    assert all(word in line for word in said), line
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"made_with": 1}', None])
+def test_a_cell_that_cannot_be_read_is_one_line_that_names_it(tiny, tmp_path, content):
+    command("table4", "--seeds", "1", out=tmp_path)
+    (path,) = (tmp_path / "cells").rglob("*.json")
+    whole = json.loads(path.read_text())
+    path.write_bytes(json.dumps(whole | {"found": {}}).encode() if content is None else content)
+    if content == b'{"made_with": 1}':  # made with something else, so done again
+        command("table4", "--seeds", "1", out=tmp_path)
+        assert json.loads(path.read_text())["found"] == whole["found"]
+        return
+    line = fails("reproduce", "table4", "--seeds", "1", "--out", tmp_path, "--device", "cpu", code=1)
+    assert str(path) in line and "delete it" in line
+
+
+# cells ------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_made_with_something_else_is_done_again(tmp_path, monkeypatch):
+    cell = Cell("stages", TINY, 0)
+    cells.save(tmp_path, cell, "cpu", kept := cells.Kept({"accuracy": 0.5}, 1.25, "a machine"))
+    assert cells.load(tmp_path, cell, "cpu") == kept
+    assert cells.load(tmp_path, cell, "cuda") is None
+    monkeypatch.setitem(experiments.EXPERIMENTS, "stages", experiments.Experiment(experiments.stages, 99))
+    assert cells.load(tmp_path, cell, "cpu") is None
+
+
+def test_different_cells_have_different_files():
+    all_of = [c for make in plan.PLANS.values() for row in make(Extent()).values() for c in row]
+    different = set(all_of)
+    assert len({c.file for c in different}) == len(different) > 1000
+    assert len({str(c) for c in different}) == len(different)
+
+
+def test_processes_give_what_one_gives(tmp_path):
+    todo = [Cell("stages", TINY, seed) for seed in range(2)]
+    heard = []
+    apart = running.complete(todo, tmp_path / "a", workers=2, hear=heard.append)
+    alone = running.complete(todo, tmp_path / "b")
+    assert [apart[c].found for c in todo] == [alone[c].found for c in todo]
+    assert [p.done for p in heard] == [0, 1, 2] and heard[-1].left == 0
+
+
+def test_an_error_in_a_process_names_the_cell_and_ends_the_others(tmp_path):
+    before = multiprocessing.active_children()
+    wrong = [Cell("stages", "mnist-1v7-lr:epochs=0", 0), Cell("stages", TINY, 1)]
+    with pytest.raises(InputError, match=r"stages, mnist-1v7-lr:epochs=0, seed 0: epochs"):
+        running.complete(wrong, tmp_path, workers=2)
+    assert multiprocessing.active_children() == before
+
+
+def test_the_time_that_is_left_is_that_of_the_same_kind(tmp_path, monkeypatch):
+    seconds = {"one": 10.0, "other": 100.0}
+    todo = [Cell("stages", name, seed) for name in seconds for seed in range(4)]
+    monkeypatch.setattr(
+        cells, "run", lambda cell, device: cells.Kept({"accuracy": 1.0}, seconds[cell.workload], "")
+    )
+    heard = []
+    running.complete(todo, tmp_path, hear=heard.append)
+    assert [p.left for p in heard[5:]] == [300, 200, 100, 0]
+    bar = _Bar([heard[5]])
+    assert re.fullmatch(r"cells 6/8 \S+ 0 s, about 5 min left", bar.line())
+
+
+# experiments ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return experiments.problem_of(TINY, 0, "cpu")
+
+
+def test_agreement_is_that_of_compare(problem):
+    found = experiments.agreement(problem, 0)
+    truth = ik.compare(TINY, ["dit", "if"])
+    assert found["accuracy"] == truth.accuracy.item()
+    for name, values in found["agreement"].items():
+        expected = truth.agreement.sel(estimator=name).values.ravel()
+        assert [*values.values()] == pytest.approx(expected.tolist())
+
+
+def test_patterns_are_those_of_windows_of_an_epoch(problem):
+    found = experiments.patterns(problem, 0)
+    run = ik.record(problem)
+    scores = ik.estimate(run, windows="each-epoch", removal="window").influence[0]
+    kinds = analysis.patterns(scores).pattern.values
+    assert found["pattern"] == [kind[0] for kind in kinds]
+    assert found["share"]["late"] == (kinds == "late").mean()
+    assert found["full"] == pytest.approx(ik.estimate(run).influence.values.ravel(), rel=1e-4)
+    assert found["settled"][-1] == 1 and len(found["settled"]) == 6
+
+
+def test_detection_counts_flipped_labels_among_the_most_negative(problem):
+    found = experiments.detection(problem, 3, flipped=0.2)
+    wrong, mask = analysis.flipped(problem, 0.2, 3)
+    run = ik.record(wrong)
+    for name, scores in {
+        "full": ik.estimate(run).influence.values.ravel(),
+        "loo": ik.estimate(run, estimator="loo").influence.values.ravel(),
+        "tracin": tracin(run, "test-loss"),
+    }.items():
+        lowest = np.argsort(scores)[: mask.sum()]
+        assert found["found"][name]["found"] == mask[lowest].sum()
+    for k, removal in enumerate(("global", "window", "occurrence")):
+        scores = ik.estimate(run, windows="epoch:4", removal=removal).influence.values.ravel()
+        assert found["each"][removal][4]["found"] == mask[np.argsort(scores)[: mask.sum()]].sum(), k
+    few = experiments.detection(problem, 3, flipped=0.2, every_epoch=False, loo=False)
+    assert few["epochs"] == [0, 3, 5] and "loo" not in few["found"]
+    assert few["each"]["window"] == [found["each"]["window"][e] for e in (0, 3, 5)]
+
+
+def test_retraining_a_part_is_leave_one_out_on_it(problem):
+    found = experiments.retraining(problem, 1, flipped=0.25, examples=8)
+    assert (found["examples"], found["flipped_here"], found["flipped"]) == (8, 2, 6)
+    whole = experiments.retraining(problem, 1, flipped=0.25, examples=0)["found"]
+    detected = experiments.detection(problem, 1, flipped=0.25)["found"]
+    assert whole == {name: detected[name] for name in ("loo", "full")}
+
+
+def test_a_part_has_flipped_examples_in_proportion():
+    mask = np.arange(256) < 51
+    for examples, flipped in ((16, 3), (64, 13), (255, 51), (2, 1)):
+        part = experiments._part(mask, examples, 0)
+        assert len(set(part)) == examples and mask[part].sum() == flipped
+    assert len(experiments._part(mask, 0, 0)) == 256
+
+
+def test_trained_again_is_the_same_examples_from_another_start_or_in_another_order(problem):
+    for again, start, order in (("order", True, False), ("start", False, True), ("both", False, False)):
+        other = experiments.problem_of(TINY, 0, "cpu", again)
+        assert torch.equal(other.train[0], problem.train[0]) and other.train_ids == problem.train_ids
+        assert torch.equal(other.theta0, problem.theta0) == start
+        assert torch.equal(other.plan.indices, problem.plan.indices) == order
+
+
+def test_baselines_are_what_autograd_says():
+    workload = experiments.problem_of("mnist-1v7-dnn:epochs=2:n_train=12:batch_size=5", 0, "cpu")
+    run = ik.record(workload)
+    x, y = workload.train
+
+    def gradient(theta, j):
+        def loss(v):
+            return workload.losses(v, (x[j : j + 1], y[j : j + 1]))[0] + workload.l2 / 2 * v @ v
+
+        return grad(loss)(theta)
+
+    norms = [-float(gradient(run.final.theta, j).norm()) for j in range(12)]
+    assert gradient_norm(run).tolist() == pytest.approx(norms, rel=1e-4)
+    expected = np.zeros(12)
+    for t in (2, 5):  # the last steps of the two epochs
+        theta = run.state(t + 1).theta
+        q = grad(lambda v: workload.losses(v, workload.test).mean())(theta)
+        expected += [run.plan.lr[t, 0].item() * float(q @ gradient(theta, j)) for j in range(12)]
+    assert tracin(run, "test-loss").tolist() == pytest.approx(expected.tolist(), rel=1e-3)
+
+
+# tables -----------------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_mean_and_deviation_of_what_is_there():
+    values = [1.0, 4.0, float("nan"), None, 7.0]
+    figure = tables.spread(values, 3.5)
+    assert (figure.mean, figure.std, figure.seeds) == (4.0, np.std([1, 4, 7]), 3)
+    assert str(figure) == "4.00 ± 2.45 [3.50]" and figure.reached
+    assert str(tables.spread([])) == "-" and not tables.spread([], 1.0).reached
+    assert str(tables.spread([0.5])) == "0.50"
+
+
+def judged(value):
+    return {"found": value, "auc": 0.5}
+
+
+def test_the_papers_figures_stand_where_they_belong():
+    """Against figures read off the paper's pages, one or two a column."""
+    detection = {
+        "accuracy": 0.9, "flipped": 12, "epochs": [0, 1, 2],
+        "found": {n: judged(k) for k, n in enumerate(("if", "full", "loo", "tracin", "gradient-norm"))},
+        "each": {r: [judged(10), judged(11), judged(12)] for r in ("global", "window", "occurrence")},
+    }  # fmt: skip
+    rows = {(m, "paper", f"{s:.0%}"): [detection] for m in ("lr", "dnn") for s in plan.FLIPPED}
+    found = {line.labels: line.figures for line in tables.table5(rows).lines}
+    for labels, column, mean, paper in (
+        (("dnn", "paper", "if"), 0, 0, 2.94),
+        (("dnn", "paper", "full"), 3, 1, 45.31),
+        (("lr", "paper", "loo"), 1, 2, 23.50),
+        (("dnn", "paper", "first window"), 2, 10, 32.19),
+        (("lr", "paper", "middle global"), 3, 11, 46.56),
+        (("dnn", "paper", "last occurrence"), 0, 12, 9.38),
+        (("dnn", "paper", "tracin"), 0, 3, None),
+    ):
+        assert (found[labels][column].mean, found[labels][column].printed) == (mean, paper)
+    stages = {"accuracy": 0.9, "tau": {r: dict.fromkeys(tables.PAIRS, 0.5) for r in detection["each"]}}
+    stages["tau"]["global"] = stages["tau"]["global"] | {"early-late": 0.1}
+    report = tables.table4({("dnn", "mnist"): [stages, {"accuracy": 0.5, "failed": "..."}]})
+    first = dict(zip(report.columns, report.lines[0].figures, strict=True))
+    assert (first["early-late"].mean, first["early-late"].printed, first["early-late"].seeds) == (
+        0.1,
+        0.18,
+        1,
+    )
+    assert first["early-late lowest, % of runs"].mean == 100 and first["late-full"].printed == 0.20
+    assert "1 of 1 rows (global), 1 of 1 rows (window)" in report.notes[0] and "1 of 2" in report.notes[1]
+    share = {"accuracy": 0.5, "share": dict(zip(tables.PATTERNS, (0.7, 0.1, 0.2, 0.0), strict=True))}
+    line = tables.table1({("cnn", "mnist"): [share]}).lines[0]
+    assert [f.printed for f in line.figures[1:]] == [83.76, 0.34, 11.74, 4.15]
+    assert [f.mean for f in line.figures] == pytest.approx([50, 70, 10, 20, 0])
+    metrics = dict(zip(("pearson", "spearman", "kendall", "jaccard"), (0.9, 0.8, 0.7, 0.6), strict=True))
+    both = {"dit": metrics, "if": metrics}
+    line = tables.table2({("dnn", "20news"): [{"accuracy": 0.5, "agreement": both}]}).lines[1]
+    assert line.labels[-1] == "if" and [f.printed for f in line.figures[1:]] == [0.77, 0.80, 0.62, 0.55]
+    one = {"accuracy": 0.5, "agreement": {"late": both}, "examples": dict.fromkeys(tables.PATTERNS, 9)}
+    late = {line.labels: line for line in tables.table3({("dnn", "mnist"): [one]}).lines}
+    assert [f.printed for f in late["late", "dit"].figures[1:]] == [0.98, 0.98, 0.90, 0.85]
+    assert [f.mean for f in late["late", "if"].figures] == [9, *metrics.values()]
+    assert late["early", "dit"].figures[1].seeds == 0
+
+
+def test_every_table_of_the_paper_is_brought_along_whole():
+    paper = tables.printed()
+    assert sum(len(row) for row in paper["table_1_pattern_percent"].values() if isinstance(row, dict)) == 10
+    assert all(
+        len(v) == 6 for m in ("lr", "dnn") for v in paper["table_4_kendall_between_stages"][m].values()
+    )
+    assert paper["table_5_flipped_found_mnist"]["flipped"] == [12, 25, 38, 51]
+
+
+def test_kappa_is_agreement_beyond_chance():
+    assert beyond.kappa(list("sels"), list("sels")) == 1
+    # 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: observed .7, by chance .5
+    one, other = "y" * 25 + "n" * 25, "y" * 20 + "n" * 5 + "y" * 10 + "n" * 15
+    assert beyond.kappa(list(one), list(other)) == pytest.approx(0.4)
+    assert math.isnan(beyond.kappa(["s", "s"], ["s", "s"]))
+
+
+def test_runs_are_compared_on_the_examples_that_both_have():
+    one = {
+        "accuracy": 1.0,
+        "ids": list("abcd"),
+        "pattern": list("self"),
+        "full": [1, 2, 3, 4],
+        "settled": [1],
+    }
+    other = one | {"ids": list("xcba"), "pattern": list("sles"), "full": [0, 9, 8, 7]}
+    assert beyond._kappa(one, other) == 1 and beyond._tau(one, other) == 1
+    assert beyond._settled([{"settled": [0.2, 0.95, 0.8, 0.93, 1.0]}]).mean == 80
+    assert beyond._settled([{"settled": [0.95, 1.0]}]).mean == 50
+
+
+@pytest.mark.parametrize("width", [None, 120, 60, 30])
+def test_a_table_fits_the_terminal(width):
+    figures = tuple(tables.spread([k, k + 1.0], 3.0) for k in range(5))
+    report = tables.Report("t", "T", ("a", "b"), tuple("vwxyz"), [tables.Line(("one", "two"), figures)] * 2)
+    lines = saving.as_text(report, width)
+    assert width is None or max(map(len, lines)) <= width
+    assert any("0.50" in line and "[3.00]" in line for line in lines)
+
+
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for tables_, out, extent in (
+        (["table4"], tmp_path / "file", Extent(1)),
+        (["table0"], tmp_path, Extent(1)),
+        (["table4"], tmp_path, Extent(0)),
+    ):
+        with pytest.raises(InputError):
+            reproduce_(tables_, out, extent)
+    assert os.listdir(tmp_path) == ["file"]
