@@ -95,9 +95,9 @@ PLANS = {
 
 
 def in_order(rows: Rows) -> list[Cell]:
-    """All cells, each once; the cheap ones first, so that most of the tables is there early."""
+    """All cells, each once: the cheap ones first, and seed by seed, so that fewer seeds are whole early."""
     cells = list(dict.fromkeys(cell for row in rows.values() for cell in row))
-    return sorted(cells, key=lambda c: (c.experiment == "retraining", "-cnn" in c.workload))
+    return sorted(cells, key=lambda c: (c.experiment == "retraining", "-cnn" in c.workload, c.seed))
 
 
 def _cells(experiment: str, workload: str, seeds: int, again: str = "", **options: Any) -> list[Cell]:
