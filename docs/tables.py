@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 
+from tables_memory import TABLES as MEMORY  # noqa: E402
 from tables_minilm import TABLES as MINILM  # noqa: E402
 from tables_taped import TABLES as TAPED  # noqa: E402
 from tables_trust import TABLES as TRUST  # noqa: E402
@@ -210,6 +211,7 @@ def tuned(page: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    **MEMORY,
     **MINILM,
     **TAPED,
     **TRUST,
