@@ -103,6 +103,13 @@ def test_quick_is_two_seeds_and_less_retraining():
     assert Extent(device="cuda").retrained() == (16, 0)
 
 
+def test_the_cnn_may_have_fewer_seeds():
+    rows = plan.table5(Extent(8, cnn_seeds=2))
+    assert {len(row) for key, row in rows.items() if key[0] == "cnn"} == {2}
+    assert {len(row) for key, row in rows.items() if key[0] != "cnn"} == {8}
+    assert len(plan.table1(Extent(8, cnn_seeds=2))["cnn", "mnist"]) == 2
+
+
 def test_what_stops_a_run_keeps_its_cells_and_the_same_command_continues(tiny, tmp_path, monkeypatch):
     done, do = [], cells.run
 
@@ -126,6 +133,7 @@ def test_what_stops_a_run_keeps_its_cells_and_the_same_command_continues(tiny, t
 WRONG = [
     (("table9",), ["table9", "table1", "all"]),
     (("table4", "--seeds", "0"), ["--seeds", "0"]),
+    (("table4", "--cnn-seeds", "0"), ["--cnn-seeds", "0"]),
     (("table4", "--workers", "0"), ["--workers", "0"]),
     (("table4", "--out", "file"), ["file is a file"]),
     (("table4", "--out", "file/below"), ["file/below", "cannot be made"]),

@@ -48,8 +48,11 @@ def reproduce(
     folder, extent = Path(out), extent or Extent()
     if unknown := [name for name in tables if name not in PLANS]:
         raise InputError(f"no table named {unknown[0]!r}; choose one of {', '.join(PLANS)}")
-    if extent.seeds < 1 or workers < 1:
-        raise InputError(f"seeds and workers must be at least 1, got {extent.seeds} and {workers}")
+    if min(extent.seeds, extent.of("cnn"), workers) < 1:
+        raise InputError(
+            f"seeds, seeds of the CNN and workers must be at least 1, got {extent.seeds}, {extent.of('cnn')} "
+            f"and {workers}"
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{out} is a file; the cells and tables need a folder")
     try:

@@ -22,17 +22,26 @@ Rows = Mapping[Row, list[Cell]]
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is run. `quick`: leave-one-out of the CNN on one seed and a sixteenth of the examples."""
+    """How much is run: `seeds`, and of the CNN `cnn_seeds` (None: as many).
+
+    `quick`: leave-one-out of the CNN on one seed and a sixteenth of the examples.
+    """
 
     seeds: int = 16
     quick: bool = False
     device: str = "cpu"
+    cnn_seeds: int | None = None
+
+    def of(self, model: str) -> int:
+        """How many seeds of a model are run."""
+        return self.cnn_seeds if model == "cnn" and self.cnn_seeds is not None else self.seeds
 
     def retrained(self) -> tuple[int, int]:
         """Seeds and examples (0: all) of leave-one-out of the CNN: all on a GPU, a part on a CPU."""
+        seeds = self.of("cnn")
         if self.quick:
-            return min(1, self.seeds), 16
-        return (self.seeds, 0) if self.device == "cuda" else (min(4, self.seeds), 64)
+            return min(1, seeds), 16
+        return (seeds, 0) if self.device == "cuda" else (min(4, seeds), 64)
 
 
 def spec(model: str, data: str, setting: str = "paper") -> str:
@@ -42,7 +51,7 @@ def spec(model: str, data: str, setting: str = "paper") -> str:
 
 def table1(extent: Extent) -> Rows:
     """Patterns by model and data set."""
-    return {(m, d): _cells("patterns", spec(m, d), extent.seeds) for m, d in SMALL + LARGE}
+    return {(m, d): _cells("patterns", spec(m, d), extent.of(m)) for m, d in SMALL + LARGE}
 
 
 def table2(extent: Extent) -> Rows:
@@ -67,7 +76,7 @@ def table5(extent: Extent) -> Rows:
         for share in FLIPPED:
             name, key = spec(model, "mnist", setting), (model, setting, f"{share:.0%}")
             more: dict[str, Any] = {"every_epoch": False, "loo": False} if model == "cnn" else {}
-            rows[key] = _cells("detection", name, extent.seeds, flipped=share, **more)
+            rows[key] = _cells("detection", name, extent.of(model), flipped=share, **more)
             if model == "cnn":
                 seeds, examples = extent.retrained()
                 rows[(*key, "loo")] = _cells("retraining", name, seeds, flipped=share, examples=examples)
