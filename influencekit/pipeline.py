@@ -169,7 +169,8 @@ def compare(
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
         rows.append(found)
         seconds.append([*spent, training])
-    return _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
+    result = _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
+    return result.assign_attrs({"caution": trajectory.caution} if trajectory.caution else {})
 
 
 def _assemble(

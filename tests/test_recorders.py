@@ -79,6 +79,8 @@ def test_results_and_verify_say_that_it_is_not_lossless(tmp_path):
     assert "are not the run's own but what rounded:k=2 makes of them (not lossless)" in said
     shown = " ".join(run("estimate", path).output.split())
     assert "Beware: the states were stored by rounded:k=2, which is not lossless" in shown
+    words = run("compare", TINY, "--recorder", "rounded:k=2", "--estimators", "dit").output
+    assert "Beware: the states were stored by rounded:k=2, which is not lossless" in " ".join(words.split())
 
 
 @pytest.mark.parametrize("window", [None, (3, 20)])

@@ -48,12 +48,15 @@ def _windows(result: xr.Dataset) -> str:
 def remarks(result: xr.Dataset, found: dict[str, Any], saved: Sequence[str]) -> list[str]:
     """What a reader should know before believing the figures, and where the files are."""
     said = []
+    beware = click.style("Beware: ", fg="yellow", bold=True)
+    if caution := result.attrs.get("caution"):
+        said.append(beware + caution)
     accuracy = found["accuracy"]["mean"]
     chance = _chance(result)
     if chance and not math.isnan(accuracy) and accuracy < chance + 0.1:
         advice = "; try --setting trained" if found["setting"] == "paper" else ""
         said.append(
-            click.style("Beware: ", fg="yellow", bold=True)
+            beware
             + f"accuracy {100 * accuracy:.1f} % is near chance ({100 * chance:.0f} %). Agreement on a model "
             f"that has hardly trained says little{advice}."
         )
