@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -92,6 +93,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     )
     ours: list[multiprocessing.process.BaseProcess] = []
     try:
+        with _deaf():
+            pool.submit(int)  # starts them all
         yield pool
     except BaseException:
         ours = [child for child in multiprocessing.active_children() if child not in before]
@@ -102,12 +105,24 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is ignored, also for good by the processes that begin within: it is for this one to act on it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # who alone may set signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _begin(parent: int) -> None:
-    """In a worker: one thread; Ctrl-C is the parent's; and no life after the parent's, however it ended."""
+    """In a worker: one thread, and no life after the parent's, however that ended."""
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -115,6 +130,7 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # cleans up; last, as it raises
 
 
 def _left(cells: Sequence[Cell], kept: dict[Cell, Kept]) -> float:
