@@ -103,7 +103,8 @@ def smoothness(page: Path) -> str:
 def speed(page: Path) -> str:
     report = load_result("speed")
     lines = [
-        f"`{report['command'].strip()}`, {report['machine']}, {report['threads']} thread{'s' * (report['threads'] != 1)}: "
+        f"`{report['command'].strip()}`, {report['machine']}, {report['threads']} "
+        f"thread{'s' * (report['threads'] != 1)}: "
         f"{link(page, 'benchmarks/results/speed.json', 'figures')}. Times are ratios to a plain eager "
         "PyTorch loop over the same steps.",
         "",
