@@ -123,7 +123,8 @@ def markdown(report: dict) -> str:
         f"`{report['command']}`, {report['machine']}, {report['threads']} threads. Ratio to a plain eager "
         "PyTorch loop over the same steps (LOO: to as many plain trainings as examples left out).",
         "",
-        "| model | steps | recording `full` to disk | DIT, all examples | each of 21 epochs, to DIT | LOO | LOO speed-up | tracing, s |",
+        "| model | steps | recording `full` to disk | DIT, all examples | each of 21 epochs, to DIT | LOO | "
+        "LOO speed-up | tracing, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind, row in report["models"].items():
@@ -131,7 +132,8 @@ def markdown(report: dict) -> str:
         once = sum(max(0.0, s) for s in row["tracing_seconds"].values())
         lines.append(
             f"| {kind} | {row['steps']} | {ratio['recording full']:.2f} | {ratio['dit sweep']:.2f} | "
-            f"{row['each_epoch_to_dit_sweep']:.2f} | {ratio['loo']:.3f} | {row['loo_speed_up']:.1f}x | {once:.1f} |"
+            f"{row['each_epoch_to_dit_sweep']:.2f} | {ratio['loo']:.3f} | {row['loo_speed_up']:.1f}x | "
+            f"{once:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
