@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 
 from tables_memory import TABLES as MEMORY  # noqa: E402
 from tables_minilm import TABLES as MINILM  # noqa: E402
+from tables_reproduce import TABLES as REPRODUCED  # noqa: E402
 from tables_taped import TABLES as TAPED  # noqa: E402
 from tables_trust import TABLES as TRUST  # noqa: E402
 from tables_words import cells_row, link, load_result  # noqa: E402
@@ -216,6 +217,7 @@ def tuned(page: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     **MEMORY,
     **MINILM,
+    **REPRODUCED,
     **TAPED,
     **TRUST,
     "agreement-paper": agreement("paper"),

@@ -107,7 +107,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C is ignored, also for good by the processes that begin within: it is for this one to act on it."""
+    """Ctrl-C is ignored here, and for good by the processes that begin here: it is for this one to act on."""
     if threading.current_thread() is not threading.main_thread():
         yield  # who alone may set signals
         return
