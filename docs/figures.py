@@ -8,8 +8,10 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -75,13 +77,13 @@ def _legend(ax, y: float) -> None:
 
 
 def pictures(page: Path, folder: Path) -> list[Path]:
-    """Run the Python of a page in the folder; the pictures that are there afterwards and were not before."""
-    before = set(folder.iterdir())
+    """Run the Python of a page, in a folder that is thrown away, and keep the pictures that it saved."""
     namespace = {"__name__": "__main__"}
     blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        exec("\n".join(blocks), namespace)
-    return sorted(set(folder.iterdir()) - before)
+    with TemporaryDirectory() as place:
+        with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
+            exec("\n".join(blocks), namespace)
+        return [Path(shutil.copy(path, folder)) for path in sorted(Path(place).glob("*.svg"))]
 
 
 def draw(folder: Path) -> list[Path]:
