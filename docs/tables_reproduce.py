@@ -20,10 +20,12 @@ def shown(
         first = report["lines"][0]
         heads = [head for head in first if head != "figures"]
         chosen = columns or {column: column for column in first["figures"]}
+        printed = any(f["printed"] is not None for line in report["lines"] for f in line["figures"].values())
+        brackets = "; the paper's in brackets" if printed else ""
         lines = [
             f"`{report['command']}`, {report['machine']}, torch {report['torch']}: "
             f"{link(page, f'benchmarks/results/reproduce-{name}.json', 'figures')}. Mean "
-            f"{'± deviation ' if spread else ''}over up to {report['seeds']} seeds; the paper's in brackets.",
+            f"{'± deviation ' if spread else ''}over up to {report['seeds']} seeds{brackets}.",
             "",
             cells_row([*heads, *chosen.values()]),
             cells_row(["---"] * (len(heads) + len(chosen))),
@@ -70,5 +72,6 @@ TABLES = {
     "reproduce-3": shown("table3"),
     "reproduce-4": shown("table4", spread=False),
     "reproduce-5": shown("table5", keep=_brief),
+    "reproduce-seeds": shown("seeds"),
     "reproduce-windows": shown("windows"),
 }

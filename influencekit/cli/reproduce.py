@@ -118,7 +118,8 @@ def _show(report: Report, width: int | None) -> None:
     click.echo(click.style(paragraph(report.title, width), bold=True))
     for line in as_text(report, width):
         click.echo(line)
-    click.echo(paragraph("Test accuracy in %; the paper's figure in brackets.", width))
+    said = "Test accuracy in %" + ("; the paper's figure in brackets." if report.compared else ".")
+    click.echo(paragraph(said, width))
     for note in report.notes:
         click.echo(paragraph(note, width))
     click.echo("")

@@ -46,7 +46,7 @@ def as_markdown(report: Report, made: Mapping[str, Any]) -> str:
     rows += [[*line.labels, *map(str, line.figures)] for line in report.lines]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- {note}" for note in report.notes)
-    return f"### {report.title}\n\n{_says(made)}\n\n{table}\n\n{notes}\n"
+    return f"### {report.title}\n\n{_says(report, made)}\n\n{table}\n\n{notes}\n"
 
 
 def as_latex(report: Report, made: Mapping[str, Any]) -> str:
@@ -55,7 +55,7 @@ def as_latex(report: Report, made: Mapping[str, Any]) -> str:
     rows = [[*report.heads, *report.columns]]
     rows += [[*line.labels, *map(str, line.figures)] for line in report.lines]
     head, *body = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
-    caption = _escaped(" ".join([f"{report.title}.", _says(made).replace("`", ""), *report.notes]))
+    caption = _escaped(" ".join([f"{report.title}.", _says(report, made).replace("`", ""), *report.notes]))
     return "\n".join(
         [
             r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{report.name}}}",
@@ -94,10 +94,11 @@ def save(report: Report, made: Mapping[str, Any], folder: Path) -> None:
         os.replace(partial, path)
 
 
-def _says(made: Mapping[str, Any]) -> str:
+def _says(report: Report, made: Mapping[str, Any]) -> str:
+    brackets = "; the paper's mean in brackets" if report.compared else ""
     return (
         f"`{made['command']}`, {made['machine']}, torch {made['torch']}. Mean ± deviation over up to "
-        f"{made['seeds']} seeds; the paper's mean in brackets."
+        f"{made['seeds']} seeds{brackets}."
     )
 
 

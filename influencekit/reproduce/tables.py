@@ -70,6 +70,11 @@ class Report:
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def compared(self) -> bool:
+        """Whether the paper has figures for it."""
+        return any(f.printed is not None for line in self.lines for f in line.figures)
+
 
 @cache
 def printed() -> dict[str, Any]:
