@@ -20,7 +20,7 @@ import influencekit as ik
 from influencekit import analysis
 from influencekit.cli.reproduce import ALL, BEYOND, _Bar
 from influencekit.errors import InputError
-from influencekit.reproduce import Extent, beyond, cells, experiments, plan, running, saving, tables
+from influencekit.reproduce import Extent, cells, experiments, plan, running
 from influencekit.reproduce import reproduce as reproduce_
 from influencekit.reproduce.baselines import gradient_norm, tracin
 from influencekit.reproduce.cells import Cell
@@ -162,6 +162,18 @@ def test_a_cell_that_cannot_be_read_is_one_line_that_names_it(tiny, tmp_path, co
     assert str(path) in line and "delete it" in line
 
 
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for tables_, out, extent in (
+        (["table4"], tmp_path / "file", Extent(1)),
+        (["table0"], tmp_path, Extent(1)),
+        (["table4"], tmp_path, Extent(0)),
+    ):
+        with pytest.raises(InputError):
+            reproduce_(tables_, out, extent)
+    assert os.listdir(tmp_path) == ["file"]
+
+
 # cells ------------------------------------------------------------------------------------------------
 
 
@@ -297,116 +309,3 @@ def test_baselines_are_what_autograd_says():
         q = grad(lambda v: workload.losses(v, workload.test).mean())(theta)
         expected += [run.plan.lr[t, 0].item() * float(q @ gradient(theta, j)) for j in range(12)]
     assert tracin(run, "test-loss").tolist() == pytest.approx(expected.tolist(), rel=1e-3)
-
-
-# tables -----------------------------------------------------------------------------------------------
-
-
-def test_a_figure_is_mean_and_deviation_of_what_is_there():
-    values = [1.0, 4.0, float("nan"), None, 7.0]
-    figure = tables.spread(values, 3.5)
-    assert (figure.mean, figure.std, figure.seeds) == (4.0, np.std([1, 4, 7]), 3)
-    assert str(figure) == "4.00 ± 2.45 [3.50]" and figure.reached
-    assert str(tables.spread([])) == "-" and not tables.spread([], 1.0).reached
-    assert str(tables.spread([0.5])) == "0.50"
-
-
-def judged(value):
-    return {"found": value, "auc": 0.5}
-
-
-def test_the_papers_figures_stand_where_they_belong():
-    """Against figures read off the paper's pages, one or two a column."""
-    detection = {
-        "accuracy": 0.9, "flipped": 12, "epochs": [0, 1, 2],
-        "found": {n: judged(k) for k, n in enumerate(("if", "full", "loo", "tracin", "gradient-norm"))},
-        "each": {r: [judged(10), judged(11), judged(12)] for r in ("global", "window", "occurrence")},
-    }  # fmt: skip
-    rows = {(m, "paper", f"{s:.0%}"): [detection] for m in ("lr", "dnn") for s in plan.FLIPPED}
-    found = {line.labels: line.figures for line in tables.table5(rows).lines}
-    for labels, column, mean, paper in (
-        (("dnn", "paper", "if"), 0, 0, 2.94),
-        (("dnn", "paper", "full"), 3, 1, 45.31),
-        (("lr", "paper", "loo"), 1, 2, 23.50),
-        (("dnn", "paper", "first window"), 2, 10, 32.19),
-        (("lr", "paper", "middle global"), 3, 11, 46.56),
-        (("dnn", "paper", "last occurrence"), 0, 12, 9.38),
-        (("dnn", "paper", "tracin"), 0, 3, None),
-    ):
-        assert (found[labels][column].mean, found[labels][column].printed) == (mean, paper)
-    stages = {"accuracy": 0.9, "tau": {r: dict.fromkeys(tables.PAIRS, 0.5) for r in detection["each"]}}
-    stages["tau"]["global"] = stages["tau"]["global"] | {"early-late": 0.1}
-    report = tables.table4({("dnn", "mnist"): [stages, {"accuracy": 0.5, "failed": "..."}]})
-    first = dict(zip(report.columns, report.lines[0].figures, strict=True))
-    assert (first["early-late"].mean, first["early-late"].printed, first["early-late"].seeds) == (
-        0.1,
-        0.18,
-        1,
-    )
-    assert first["early-late lowest, % of runs"].mean == 100 and first["late-full"].printed == 0.20
-    assert "1 of 1 rows (global), 1 of 1 rows (window)" in report.notes[0] and "1 of 2" in report.notes[1]
-    share = {"accuracy": 0.5, "share": dict(zip(tables.PATTERNS, (0.7, 0.1, 0.2, 0.0), strict=True))}
-    line = tables.table1({("cnn", "mnist"): [share]}).lines[0]
-    assert [f.printed for f in line.figures[1:]] == [83.76, 0.34, 11.74, 4.15]
-    assert [f.mean for f in line.figures] == pytest.approx([50, 70, 10, 20, 0])
-    metrics = dict(zip(("pearson", "spearman", "kendall", "jaccard"), (0.9, 0.8, 0.7, 0.6), strict=True))
-    both = {"dit": metrics, "if": metrics}
-    line = tables.table2({("dnn", "20news"): [{"accuracy": 0.5, "agreement": both}]}).lines[1]
-    assert line.labels[-1] == "if" and [f.printed for f in line.figures[1:]] == [0.77, 0.80, 0.62, 0.55]
-    one = {"accuracy": 0.5, "agreement": {"late": both}, "examples": dict.fromkeys(tables.PATTERNS, 9)}
-    late = {line.labels: line for line in tables.table3({("dnn", "mnist"): [one]}).lines}
-    assert [f.printed for f in late["late", "dit"].figures[1:]] == [0.98, 0.98, 0.90, 0.85]
-    assert [f.mean for f in late["late", "if"].figures] == [9, *metrics.values()]
-    assert late["early", "dit"].figures[1].seeds == 0
-
-
-def test_every_table_of_the_paper_is_brought_along_whole():
-    paper = tables.printed()
-    assert sum(len(row) for row in paper["table_1_pattern_percent"].values() if isinstance(row, dict)) == 10
-    assert all(
-        len(v) == 6 for m in ("lr", "dnn") for v in paper["table_4_kendall_between_stages"][m].values()
-    )
-    assert paper["table_5_flipped_found_mnist"]["flipped"] == [12, 25, 38, 51]
-
-
-def test_kappa_is_agreement_beyond_chance():
-    assert beyond.kappa(list("sels"), list("sels")) == 1
-    # 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: observed .7, by chance .5
-    one, other = "y" * 25 + "n" * 25, "y" * 20 + "n" * 5 + "y" * 10 + "n" * 15
-    assert beyond.kappa(list(one), list(other)) == pytest.approx(0.4)
-    assert math.isnan(beyond.kappa(["s", "s"], ["s", "s"]))
-
-
-def test_runs_are_compared_on_the_examples_that_both_have():
-    one = {
-        "accuracy": 1.0,
-        "ids": list("abcd"),
-        "pattern": list("self"),
-        "full": [1, 2, 3, 4],
-        "settled": [1],
-    }
-    other = one | {"ids": list("xcba"), "pattern": list("sles"), "full": [0, 9, 8, 7]}
-    assert beyond._kappa(one, other) == 1 and beyond._tau(one, other) == 1
-    assert beyond._settled([{"settled": [0.2, 0.95, 0.8, 0.93, 1.0]}]).mean == 80
-    assert beyond._settled([{"settled": [0.95, 1.0]}]).mean == 50
-
-
-@pytest.mark.parametrize("width", [None, 120, 60, 30])
-def test_a_table_fits_the_terminal(width):
-    figures = tuple(tables.spread([k, k + 1.0], 3.0) for k in range(5))
-    report = tables.Report("t", "T", ("a", "b"), tuple("vwxyz"), [tables.Line(("one", "two"), figures)] * 2)
-    lines = saving.as_text(report, width)
-    assert width is None or max(map(len, lines)) <= width
-    assert any("0.50" in line and "[3.00]" in line for line in lines)
-
-
-def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    for tables_, out, extent in (
-        (["table4"], tmp_path / "file", Extent(1)),
-        (["table0"], tmp_path, Extent(1)),
-        (["table4"], tmp_path, Extent(0)),
-    ):
-        with pytest.raises(InputError):
-            reproduce_(tables_, out, extent)
-    assert os.listdir(tmp_path) == ["file"]
