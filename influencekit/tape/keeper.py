@@ -146,16 +146,17 @@ class Keeper:
     ) -> None:
         """The row of a step that was done."""
         assert self.writer is not None
+        first, *more = micros
         self.writer.step(
             {
-                "batch": np.array([i for m in micros for i in m.indices]),
-                "part": np.repeat(np.arange(len(micros)), [len(m.indices) for m in micros]),
+                "batch": [i for m in micros for i in m.indices] if more else first.indices,
+                "part": [k for k, m in enumerate(micros) for _ in m.indices],
                 "coefficient": coefficients,
                 "loss": losses,
-                "lr": np.asarray(lrs),
+                "lr": list(lrs),
                 "epoch": epoch,
-                "fetch_rng": np.asarray([self.number(m.fetch_rng) for m in micros]),
-                "forward_rng": np.asarray([self.number(m.forward_rng) for m in micros]),
+                "fetch_rng": [self.number(m.fetch_rng) for m in micros],
+                "forward_rng": [self.number(m.forward_rng) for m in micros],
             }
         )
 

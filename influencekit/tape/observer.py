@@ -99,7 +99,8 @@ class Observer:
         seen = self.seen[-1]
         if seen.loss is None and seen.pending.batch is not None:
             with torch.no_grad():
-                batch = on_device(seen.pending.batch, self._device)
+                batch = seen.pending.batch
+                batch = batch if self._device.type == "cpu" else on_device(batch, self._device)
                 seen.loss = self.call.losses(outputs, batch, len(seen.pending.indices))
 
     def settle(self) -> None:
@@ -125,6 +126,8 @@ class Observer:
             start += n
         self.seen = []
         self.step += 1
+        if len(micros) == 1:
+            return micros, coefficients[0], losses[0]
         return micros, np.concatenate(coefficients), np.concatenate(losses)
 
     def _coefficients(self, pending: Fetched) -> np.ndarray:
