@@ -60,17 +60,18 @@ def sweep(
         n_query, len(windows), workload.n_train, dtype=workload.dtype, device=workload.device
     )
     for part in shares(trajectory, query, columns, begin, curvature):
-        rows = trajectory.step.rows(part.steps).flatten()
-        counted = totals.new_zeros(len(windows), len(columns), len(part.values))
-        for k, window in enumerate(windows):
-            low, high = (min(max(t, part.steps.start), part.steps.stop) for t in window.absent())
+        rows, first = trajectory.step.rows(part.steps).flatten(), part.steps.start
+        spans = [tuple(min(max(t, first), part.steps.stop) - first for t in w.absent()) for w in windows]
+        here = [k for k, (low, high) in enumerate(spans) if low < high]
+        counted = totals.new_zeros(len(here), len(columns), len(part.values))
+        for row, k in enumerate(here):
             for column, sign in terms[k]:
-                counted[k, column, low - part.steps.start : high - part.steps.start] = sign
+                counted[row, column, slice(*spans[k])] = sign
         for q in set(part.query):
             mine = [k for k, other in enumerate(part.query) if other == q]
             weights = counted[:, [part.of[k] for k in mine]]
-            summed = torch.einsum("wct,tcs->wts", weights, part.values[:, mine])
-            totals[q].index_add_(1, rows, summed.flatten(1))
+            summed = torch.einsum("wct,tcs->wts", weights, part.values[:, mine]).flatten(1)
+            totals[q, here] += totals.new_zeros(len(here), workload.n_train).index_add_(1, rows, summed)
     if not totals.isfinite().all():
         raise DivergedError(
             "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
