@@ -55,7 +55,7 @@ class SpotCheck:
 
     def decide(self) -> bool:
         """Whether the step that is about to begin will be replayed."""
-        each = self._spent / (self.done - 1) if self.done > 1 else self._first / 10  # which warmed up
+        each = self._spent / (self.done - 1) if self.done > 1 else self._first / 2  # which warmed up, too
         budget = self._share * (time.perf_counter() - self._began)
         self.wanted = self._replica is not None and (
             self.done == 0
