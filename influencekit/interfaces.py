@@ -29,6 +29,7 @@ class Claim(StrEnum):
     EXACT: equals retraining. FIRST_ORDER: the derivative with respect to example weights (Taylor slope 2).
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
+    ADDITIVE: a sum over occurrences, which `shares` gives one by one.
     """
 
     EXACT = "exact"
@@ -36,6 +37,7 @@ class Claim(StrEnum):
     LINEAR = "linear"
     LOCAL = "local"
     WINDOWED = "windowed"
+    ADDITIVE = "additive"
 
 
 class Query(ABC):
@@ -83,9 +85,9 @@ class Estimator(ABC):
     def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
         """What every occurrence from step 0 on adds to q's effect at each of `states`, for `contributions`.
 
-        Only estimators that are sums over occurrences override it.
+        Whoever claims ADDITIVE overrides it.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.shares")
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         """What the result should say of the computation (curvature, damping, ...); goes into its attrs."""

@@ -14,7 +14,7 @@ import zarr
 
 from influencekit.adjoint import Shares
 from influencekit.errors import InputError, StoreError
-from influencekit.interfaces import Estimator, Query
+from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.pipeline import Windows, about, examples, window_coords, windows_among
 from influencekit.registry import label, make
 from influencekit.trajectory import Trajectory
@@ -49,7 +49,7 @@ def contributions(
     """
     query = make("query", query) if isinstance(query, str) else query
     estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
-    if type(estimator).shares is Estimator.shares:
+    if Claim.ADDITIVE not in estimator.claims:
         raise InputError(f"{label(estimator)} does not tell occurrences apart; use dit")
     if store is not None and Path(store).exists():
         raise InputError(f"{store} exists already; choose another path, or delete it first")

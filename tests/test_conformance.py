@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad, hessian, vmap
 
 from influencekit import SGD, Claim, Estimator, InputError, Query, Recorder, Trajectory, Window, make
+from influencekit.estimators.dit import DIT
 from influencekit.registry import names
 from influencekit.testing import check_estimator, check_query, check_recorder, laws, parametrize_with_checks
 from influencekit.testing.estimators import recorded
@@ -151,6 +152,20 @@ def test_a_planted_bug_is_found_by_the_taylor_test_and_the_oracle(fault):
 def test_a_planted_bug_is_found_by_the_law_it_breaks(fault, law):
     with pytest.raises(AssertionError):
         law_named(Slow(fault), law)(Slow(fault))
+
+
+@dataclass(frozen=True)
+class LateShares(DIT):
+    """Its contributions are those of the next slot's example."""
+
+    def shares(self, trajectory, query, states):
+        for part in super().shares(trajectory, query, states):
+            yield part._replace(values=part.values.roll(1, -1))
+
+
+def test_contributions_that_do_not_add_up_to_the_scores_are_found():
+    with pytest.raises(AssertionError, match="^contributions add up"):
+        law_named(LateShares(), "contributions_add_up")(LateShares())
 
 
 def test_the_checks_raise_and_name_the_law():

@@ -32,7 +32,7 @@ class DIT(Estimator):
     @property
     def claims(self) -> frozenset[Claim]:
         exact_derivative = {Claim.FIRST_ORDER} if self.curvature == "hessian" else set()
-        return frozenset({Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED} | exact_derivative)
+        return frozenset({Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.ADDITIVE} | exact_derivative)
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         return sweep(trajectory, query, windows, self.curvature)

@@ -41,7 +41,7 @@ class Extent:
         seeds = self.of("cnn")
         if self.quick:
             return min(1, seeds), 16
-        return (seeds, 0) if self.device == "cuda" else (min(4, seeds), 64)
+        return (seeds, 0) if self.device == "cuda" else (min(2, seeds), 64)
 
 
 def spec(model: str, data: str, setting: str = "paper") -> str:

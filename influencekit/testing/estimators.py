@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.occurrences import contributions, windowed
 from influencekit.optimizers import SGD
 from influencekit.pipeline import estimate, record
 from influencekit.registry import label, make
@@ -140,6 +141,16 @@ def additive_over_adjoining_windows(estimator: Estimator) -> None:
         agree(law, scores[:, :2].sum(1), scores[:, 4], TOLERANCE, name)
 
 
+def contributions_add_up(estimator: Estimator) -> None:
+    """ADDITIVE: what occurrences contribute adds up to the scores of every claimed window, to rounding."""
+    for name, trajectory in accepted(estimator):
+        windows = windows_of(estimator, trajectory.steps)
+        found = contributions(trajectory, queries(), estimator, range(1, trajectory.steps + 1))
+        added = torch.from_numpy(windowed(found, windows).influence.values)
+        expected = estimator.scores(trajectory, queries(), windows)
+        agree("contributions add up", added, expected, TOLERANCE, name)
+
+
 def removals_agree_where_they_mean_the_same(estimator: Estimator) -> None:
     """WINDOWED: `global` is `window` over [0, b), and `window` is `occurrence` over [a, T)."""
     for name, trajectory in accepted(estimator):
@@ -260,6 +271,7 @@ ESTIMATOR_LAWS: dict[Callable[[Estimator], None], frozenset[Claim]] = {
     equals_retraining: frozenset({Claim.EXACT}),
     linear_in_the_query: frozenset({Claim.LINEAR}),
     additive_over_adjoining_windows: frozenset({Claim.WINDOWED}),
+    contributions_add_up: frozenset({Claim.ADDITIVE}),
     removals_agree_where_they_mean_the_same: frozenset({Claim.WINDOWED}),
     zero_for_an_unvisited_example: frozenset({Claim.LOCAL}),
     unchanged_by_relabelling: frozenset(),
