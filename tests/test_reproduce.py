@@ -99,7 +99,7 @@ def test_all_is_every_table_of_the_paper(tiny, out):
 def test_quick_is_two_seeds_and_less_retraining():
     seeds = [c.seed for row in plan.table5(Extent(2, quick=True)).values() for c in row]
     assert set(seeds) == {0, 1}
-    assert Extent(2, quick=True).retrained() == (1, 16) and Extent().retrained() == (4, 64)
+    assert Extent(2, quick=True).retrained() == (1, 16) and Extent().retrained() == (2, 64)
     assert Extent(device="cuda").retrained() == (16, 0)
 
 
