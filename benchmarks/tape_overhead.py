@@ -74,7 +74,7 @@ def minilm() -> tuple[nn.Module, Dataset, Any, Any, dict[str, Any]]:
     def loss(outputs: Any, target: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs.logits, target, reduction="none")
 
-    return model, rows, loss, None, {"batch": 16, "epochs": 2, "lr": 3e-5}  # type: ignore[return-value]
+    return model, rows, loss, None, {"batch": 16, "epochs": 3, "lr": 3e-5}  # type: ignore[return-value]
 
 
 CASES: dict[str, Callable[[], Any]] = {"cnn": cnn, "minilm": minilm}

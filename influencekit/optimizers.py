@@ -22,6 +22,8 @@ __all__ = ["SGD", "Adam", "AdamW", "Group", "Optimizer"]
 
 Slots = dict[str, Tensor]
 
+_PIECE = 1 << 18  # entries of a vector that a rule is applied to at once
+
 
 @dataclass(frozen=True)
 class Group:
@@ -88,7 +90,7 @@ class Optimizer(ABC):
         """Clip, then apply every group's rule. theta, slots, g: [..., param]; lrs: one a group."""
         if self.clip_norm is not None:
             g = _clip(layout, g, self.clip_norm)[0]
-        if not self.groups:
+        if not self._in_pieces(theta):
             return self.rule(theta, slots, g, t, lrs[0])
         rules = self.members()
         thetas, parts = [], []
@@ -120,7 +122,7 @@ class Optimizer(ABC):
         if self.clip_norm is not None:
             assert raw is not None
             g, scale, norm = _clip(layout, raw, self.clip_norm)
-        if not self.groups:
+        if not self._in_pieces(theta):
             c, a, a_slots = self.rule_pullback(theta, slots, g, t, lrs[0], a, a_slots)  # type: ignore
         else:
             rules = self.members()
@@ -146,6 +148,11 @@ class Optimizer(ABC):
             c = scale * (c - unit * ((c @ unit) * (norm / (norm + 1e-6))).unsqueeze(-1))
         return c, a, a_slots
 
+    def _in_pieces(self, theta: Tensor) -> bool:
+        """Whether a rule, which is elementwise, is applied to one piece after the other: group by group, and
+        on a CPU in pieces whose intermediate results stay in its caches."""
+        return bool(self.groups) or (theta.device.type == "cpu" and theta.shape[-1] > _PIECE)
+
     def needs_gradient(self) -> bool:
         """Whether `pullback` reads g."""
         return self.uses_gradient or self.clip_norm is not None
@@ -153,20 +160,24 @@ class Optimizer(ABC):
 
 @lru_cache(maxsize=64)
 def _segments(optimizer: Optimizer, layout: Layout) -> list[tuple[int, slice]]:
-    """(group, slice of theta), adjoining parameters of one group merged."""
+    """(group, slice of theta), adjoining parameters of one group merged, and cut into pieces."""
     owner = [0] * len(layout.names)
     for k, group in reversed(list(enumerate(optimizer.groups, start=1))):
         for i, hit in enumerate(layout.matching(group.params)):
             owner[i] = k if hit else owner[i]
-    merged: list[tuple[int, slice]] = []
+    merged: list[tuple[int, int, int]] = []
     start = 0
     for k, size in zip(owner, layout.sizes, strict=True):
         if merged and merged[-1][0] == k:
-            merged[-1] = (k, slice(merged[-1][1].start, start + size))
+            merged[-1] = (k, merged[-1][1], start + size)
         else:
-            merged.append((k, slice(start, start + size)))
+            merged.append((k, start, start + size))
         start += size
-    return merged
+    return [
+        (k, slice(low, min(low + _PIECE, high)))
+        for k, first, high in merged
+        for low in range(first, high, _PIECE)
+    ]
 
 
 def _clip(layout: Layout, g: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:

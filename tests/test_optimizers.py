@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from influencekit import SGD, Adam, AdamW, Group, InputError, Optimizer, Workload
+from influencekit import optimizers as optimizers_module
 from influencekit.layout import Layout
 from influencekit.testing import torch_optimizer
 
@@ -105,6 +106,30 @@ def test_200_steps_equal_torch_optim_bit_for_bit(optimizer, seed, decaying):
     for name, slot in slots.items():
         for key, part in layout.split(slot).items():
             assert torch.equal(part, theirs.state[parameters[key]][name]), name
+
+
+@settings(max_examples=30)
+@given(optimizers, st.integers(0, 2**31), st.integers(1, 9))
+def test_long_vectors_in_pieces_give_the_same_bits(optimizer, seed, piece):
+    w = workload(optimizer, torch.float64)
+    layout, lrs = w.layout, [rule.lr for rule in optimizer.members()]
+    theta, g, *slots = gradients(w.n_params, 4, seed, torch.float64)
+    slots = dict(zip(optimizer.slots, (x.square() for x in slots), strict=False))
+    a = gradients(w.n_params, 2, seed + 1, torch.float64)
+    a_slots = {name: x.expand(2, -1) for name, x in slots.items()}
+
+    def both():
+        optimizers_module._segments.cache_clear()
+        new, kept = optimizer.step(layout, theta, slots, g, 3, lrs)
+        c, back, back_slots = optimizer.pullback(layout, theta, slots, g, 3, lrs, a, a_slots)
+        return [new, *kept.values(), c, back, *back_slots.values()]
+
+    whole = both()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizers_module, "_PIECE", piece)
+        cut = both()
+    optimizers_module._segments.cache_clear()
+    assert all(torch.equal(x, y) for x, y in zip(whole, cut, strict=True))
 
 
 @settings(max_examples=30)
