@@ -146,10 +146,9 @@ class Keeper:
     ) -> None:
         """The row of a step that was done."""
         assert self.writer is not None
-        first, *more = micros
         self.writer.step(
             {
-                "batch": [i for m in micros for i in m.indices] if more else first.indices,
+                "batch": [i for m in micros for i in m.indices],
                 "part": [k for k, m in enumerate(micros) for _ in m.indices],
                 "coefficient": coefficients,
                 "loss": losses,

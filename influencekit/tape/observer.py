@@ -99,8 +99,7 @@ class Observer:
         seen = self.seen[-1]
         if seen.loss is None and seen.pending.batch is not None:
             with torch.no_grad():
-                batch = seen.pending.batch
-                batch = batch if self._device.type == "cpu" else on_device(batch, self._device)
+                batch = on_device(seen.pending.batch, self._device)
                 seen.loss = self.call.losses(outputs, batch, len(seen.pending.indices))
 
     def settle(self) -> None:

@@ -35,10 +35,7 @@ def capture(device: torch.device | None = None) -> bytes:
 def _python_bytes() -> bytes:
     global _python
     _, key, gauss = random.getstate()
-    mark = (
-        key[-8:],
-        gauss,
-    )  # a draw moves the position, the last number; the others tell seeds apart
+    mark = key[-8:], gauss  # a draw moves the position, the last number; the others tell seeds apart
     if mark != _python[0]:
         _python = mark, np.array((key, gauss is not None, gauss or 0.0), _PYTHON).tobytes()
     return _python[1]
