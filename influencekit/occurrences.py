@@ -22,7 +22,7 @@ from influencekit.windows import Removal, Window
 
 __all__ = ["contributions", "windowed"]
 
-DIMS = ("query", "evaluation", "step", "slot")
+_DIMS = ("query", "evaluation", "step", "slot")
 
 _CHUNK = 4 << 20  # bytes of a chunk on disk
 _HELD = 256 << 20  # bytes of chunks that are gathered before they are written
@@ -56,11 +56,11 @@ def contributions(
     states, target = _states(trajectory, at), None if store is None else Path(store)
     found = _described(trajectory, query, estimator, states)
     parts = estimator.shares(trajectory, query, states)
-    shape, dtype = tuple(found.sizes[d] for d in DIMS), trajectory.workload.theta0.cpu().numpy().dtype
+    shape, dtype = tuple(found.sizes[d] for d in _DIMS), trajectory.workload.theta0.cpu().numpy().dtype
     if target is None:
         values = np.zeros(shape, dtype)
         _fill(values, parts, shape[2])
-        return found.assign(contribution=(DIMS, values))
+        return found.assign(contribution=(_DIMS, values))
     row = shape[3] * dtype.itemsize
     long = max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
     try:
@@ -68,15 +68,13 @@ def contributions(
         try:
             array = zarr.create_array(
                 str(beside), name="contribution", shape=shape, chunks=(1, 1, long, shape[3]), dtype=dtype,
-                fill_value=np.nan, dimension_names=DIMS, config={"write_empty_chunks": True},
+                fill_value=np.nan, dimension_names=_DIMS, config={"write_empty_chunks": True},
             )  # fmt: skip
             for e, last in enumerate(states):
                 array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
             _fill(array, parts, long)
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # zarr 3: strings and consolidated metadata, as yet unspecified
+                warnings.simplefilter("ignore")  # zarr 3 has no specification of what xarray writes
                 found.to_zarr(beside, mode="a", zarr_format=3, consolidated=True)
             os.rename(beside, target)
         finally:

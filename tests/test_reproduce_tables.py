@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from influencekit.reproduce import beyond, plan, saving, tables
+from influencekit.cli.reproduce import as_text
+from influencekit.reproduce import beyond, plan, tables
 
 
 def test_a_figure_is_mean_and_deviation_of_what_is_there():
@@ -101,6 +102,6 @@ def test_runs_are_compared_on_the_examples_that_both_have():
 def test_a_table_fits_the_terminal(width):
     figures = tuple(tables.spread([k, k + 1.0], 3.0) for k in range(5))
     report = tables.Report("t", "T", ("a", "b"), tuple("vwxyz"), [tables.Line(("one", "two"), figures)] * 2)
-    lines = saving.as_text(report, width)
+    lines = as_text(report, width)
     assert width is None or max(map(len, lines)) <= width
     assert any("0.50" in line and "[3.00]" in line for line in lines)

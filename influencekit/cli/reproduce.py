@@ -15,8 +15,9 @@ from influencekit.cli.parameters import shared
 
 if TYPE_CHECKING:
     from influencekit.reproduce import Progress, Report
+    from influencekit.reproduce.tables import Figure
 
-__all__ = ["reproduce"]
+__all__ = ["as_text", "reproduce"]
 
 ALL = ("table1", "table2", "table3", "table4", "table5")
 BEYOND = ("seeds", "windows")
@@ -113,7 +114,6 @@ def reproduce(
 
 def _show(report: Report, width: int | None) -> None:
     from influencekit.cli.table import paragraph
-    from influencekit.reproduce import as_text
 
     click.echo(click.style(paragraph(report.title, width), bold=True))
     for line in as_text(report, width):
@@ -123,6 +123,32 @@ def _show(report: Report, width: int | None) -> None:
     for note in report.notes:
         click.echo(paragraph(note, width))
     click.echo("")
+
+
+def as_text(report: Report, width: int | None = None) -> list[str]:
+    """Aligned lines; where they are wider than `width`, without deviations; then a line a figure."""
+    from influencekit.cli.table import aligned
+
+    for short in (False, True):
+        rows = [[*report.heads, *report.columns]]
+        rows += [[*line.labels, *(_cell(f, short) for f in line.figures)] for line in report.lines]
+        lines = aligned(rows, len(report.heads))
+        if width is None or max(map(len, lines)) <= width:
+            return lines
+    lines = []
+    for line in report.lines:
+        lines.append(", ".join(line.labels))
+        cells = [[f"  {c}", str(f)] for c, f in zip(report.columns, line.figures, strict=True)]
+        lines += aligned(cells)
+    return lines
+
+
+def _cell(figure: Figure, short: bool) -> str:
+    from influencekit.reproduce.tables import Figure
+
+    return str(
+        Figure(figure.mean, 0.0, min(1, figure.seeds), figure.printed, figure.decimals) if short else figure
+    )
 
 
 class _Bar(Bar):

@@ -16,10 +16,10 @@ from influencekit.reproduce import beyond
 from influencekit.reproduce import tables as tables_of
 from influencekit.reproduce.plan import PLANS, Extent, in_order
 from influencekit.reproduce.running import Progress, complete
-from influencekit.reproduce.saving import as_text, save
+from influencekit.reproduce.saving import save
 from influencekit.reproduce.tables import Report
 
-__all__ = ["Extent", "Progress", "Report", "as_text", "reproduce"]
+__all__ = ["Extent", "Progress", "Report", "reproduce"]
 
 _REPORTS: Mapping[str, Callable[..., Report]] = {
     "table1": tables_of.table1, "table2": tables_of.table2, "table3": tables_of.table3,

@@ -22,7 +22,7 @@ from influencekit.registry import make
 from influencekit.reproduce.baselines import gradient_norm, tracin
 from influencekit.retrain import Weighting, window_effects
 from influencekit.trajectory import Trajectory
-from influencekit.windows import REMOVALS, Removal, Window
+from influencekit.windows import REMOVALS, Removal, Window, parse_windows
 from influencekit.workload import Workload
 
 __all__ = ["EXPERIMENTS", "Experiment", "problem_of"]
@@ -197,8 +197,7 @@ def _scores(run: Trajectory, estimator: str, windows: Sequence[Window] | None = 
 
 def _epochs(run: Trajectory, removal: Removal = "global") -> list[Window]:
     """A window an epoch."""
-    stops = torch.unique_consecutive(run.plan.epoch, return_counts=True)[1].cumsum(0).tolist()
-    return [Window(a, b, removal) for a, b in zip([0, *stops], stops, strict=False)]
+    return parse_windows("each-epoch", run.plan.epoch.tolist(), removal)
 
 
 def _agreement(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:

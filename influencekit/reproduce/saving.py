@@ -1,18 +1,18 @@
-"""A table in four forms, CSV, JSON, LaTeX and Markdown, and as lines for a terminal."""
+"""A table in four forms: CSV, JSON, LaTeX and Markdown."""
 
 import csv
 import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from influencekit.reproduce.tables import Figure, Report
 
-__all__ = ["FORMS", "as_csv", "as_json", "as_latex", "as_markdown", "as_text", "save"]
+__all__ = ["FORMS", "as_csv", "as_json", "as_latex", "as_markdown", "save"]
 
 
 def as_csv(report: Report, made: Mapping[str, Any]) -> str:
@@ -65,22 +65,6 @@ def as_latex(report: Report, made: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def as_text(report: Report, width: int | None = None) -> list[str]:
-    """Aligned lines; where they are wider than `width`, without deviations; then a line a figure."""
-    for short in (False, True):
-        rows = [[*report.heads, *report.columns]]
-        rows += [[*line.labels, *(_cell(f, short) for f in line.figures)] for line in report.lines]
-        lines = _aligned(rows, len(report.heads))
-        if width is None or max(map(len, lines)) <= width:
-            return lines
-    lines = []
-    for line in report.lines:
-        lines.append(", ".join(line.labels))
-        cells = [[f"  {c}", str(f)] for c, f in zip(report.columns, line.figures, strict=True)]
-        lines += _aligned(cells, 1)
-    return lines
-
-
 FORMS = {"csv": as_csv, "json": as_json, "tex": as_latex, "md": as_markdown}
 
 
@@ -105,21 +89,6 @@ def _says(report: Report, made: Mapping[str, Any]) -> str:
 def _plain(figure: Figure) -> dict[str, float | int | None]:
     plain = {k: v for k, v in asdict(figure).items() if k != "decimals"}
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
-
-
-def _cell(figure: Figure, short: bool) -> str:
-    return str(
-        Figure(figure.mean, 0.0, min(1, figure.seeds), figure.printed, figure.decimals) if short else figure
-    )
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    cells = [
-        [c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths, strict=True))]
-        for r in rows
-    ]
-    return ["  ".join(row).rstrip() for row in cells]
 
 
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
