@@ -82,11 +82,9 @@ class LinearStep:
     depend on c is computed for many steps at once, where `Step.loops` is false.
     """
 
-    def __init__(self, step: Step, curvature: str) -> None:
-        self._step = step
-        workload, batch = step.workload, step.batch(0)
-        self._kernels = Kernels(workload, curvature, step.loops, workload.theta0, batch, step.coefficients(0))
-        self._room = max(1, _BLOCK // self._kernels.bytes) if self._kernels.together else 1
+    def __init__(self, step: Step, kernels: Kernels) -> None:
+        self._step, self._kernels = step, kernels
+        self._room = max(1, _BLOCK // kernels.bytes) if kernels.together else 1
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
         """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""

@@ -17,6 +17,7 @@ from influencekit.metrics import METRICS, agreement
 from influencekit.progress import track
 from influencekit.recording import record
 from influencekit.registry import label, make
+from influencekit.step import Step
 from influencekit.store import open_group
 from influencekit.tape import open_taped
 from influencekit.trajectory import Trajectory, check_losses, check_match
@@ -150,10 +151,12 @@ def compare(
     query = make("query", query) if isinstance(query, str) else query
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, notes = [], [], [], {}
+    step = None
     for seed in track(seeds, "seeds", len(seeds)):
         problem = _problem(workload, seed)
         began = time.perf_counter()
-        trajectory = record(problem, recorder)
+        step = Step(problem, like=step)
+        trajectory = record(problem, recorder, step=step)
         training = time.perf_counter() - began
         chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
         for method in methods.values():  # whoever cannot do it says so before the others have worked

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from influencekit.errors import InputError
-from influencekit.linear import LinearStep
+from influencekit.linear import Kernels, LinearStep
 from influencekit.optimizers import Slots
 from influencekit.tracing import has_convolution, try_trace
 from influencekit.workload import Batch, Workload, like, select, tensors_of
@@ -40,9 +40,12 @@ class Step:
 
     Attributes: `workload`, `plan`; `loops` tells whether batches of models are trained one after the
     other: convolutions on a CPU, where vmap lowers them to grouped convolutions and is slower per model.
+
+    `like` is the step of another seed, whose traced kernels serve this one as well, if model, loss and shapes
+    are the same; the results are the same bits either way. Tracing is most of the cost of a short run.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, like: "Step | None" = None) -> None:
         self.workload = workload
         self.plan = workload.plan
         device = workload.device
@@ -52,6 +55,9 @@ class Step:
         mean = self.plan.coefficient
         self._mean = self._valid / self._valid.sum(1, keepdim=True) if mean is None else mean.to(self._valid)
         self._traced: dict[Any, Callable[..., Any]] = {}
+        self._kernels: dict[Any, Kernels] = {}
+        if like is not None and _alike(like, self):
+            self._traced, self._kernels = like._traced, like._kernels
         self._linear: dict[str, LinearStep] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
 
@@ -149,7 +155,13 @@ class Step:
     def linear(self, curvature: str = "hessian") -> "LinearStep":
         """The step linearised in theta and the weights, for any number of adjoints at once."""
         if curvature not in self._linear:
-            self._linear[curvature] = LinearStep(self, curvature)
+            batch, mean = self.batch(0), self.coefficients(0)
+            key = (curvature, mean.shape)
+            if key not in self._kernels:
+                self._kernels[key] = Kernels(
+                    self.workload, curvature, self.loops, self.workload.theta0, batch, mean
+                )
+            self._linear[curvature] = LinearStep(self, self._kernels[key])
         return self._linear[curvature]
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
@@ -201,3 +213,33 @@ class Step:
     def _culprits(self, kind: str) -> str:
         found = [n for n, m in self.workload.model.named_modules() if kind in type(m).__name__ and m.training]
         return f" (layers {', '.join(found)})" if found else ""
+
+
+def _alike(one: Step, other: Step) -> bool:
+    """Whether what was traced of `one` serves `other`: nothing but examples, plan and theta0 may differ."""
+
+    def words(workload: Workload) -> tuple[Any, ...]:
+        loss, tensors = workload.loss, tensors_of(workload.train)
+        return (
+            workload.layout, repr(workload.model), repr(loss) if isinstance(loss, nn.Module) else loss,
+            workload.l2, workload.dtype, workload.device, type(workload.train), workload.target_key,
+            *((x.shape[1:], x.dtype) for x in tensors),
+        )  # fmt: skip
+
+    def constants(workload: Workload) -> dict[str, Tensor]:
+        found = workload.model.state_dict() | dict(workload.model.named_buffers())
+        found = {k: x for k, x in found.items() if k not in workload.layout.names}
+        loss = workload.loss.state_dict() if isinstance(workload.loss, nn.Module) else {}
+        return found | {f"loss {k}": x for k, x in loss.items()}
+
+    if words(one.workload) != words(other.workload):
+        return False
+    mine, others = constants(one.workload), constants(other.workload)
+    if mine.keys() != others.keys() or not all(torch.equal(mine[k], others[k]) for k in mine):
+        return False
+    # what cannot be seen from outside: a number in a closure, a branch in forward
+    theta, batch, mean = other.workload.theta0, other.batch(0), other.coefficients(0)
+    with torch.no_grad():
+        here = other.workload.losses(theta, batch)
+        there = one._gradient(theta, batch, mean)(theta, *tensors_of(batch), mean)[1]
+    return torch.allclose(here, there, rtol=1e-5, atol=1e-7, equal_nan=True)

@@ -21,6 +21,7 @@ from influencekit.recording import record
 from influencekit.registry import make
 from influencekit.reproduce.baselines import gradient_norm, tracin
 from influencekit.retrain import Weighting, window_effects
+from influencekit.step import Step
 from influencekit.trajectory import Trajectory
 from influencekit.windows import REMOVALS, Removal, Window, parse_windows
 from influencekit.workload import Workload
@@ -30,6 +31,7 @@ __all__ = ["EXPERIMENTS", "Experiment", "problem_of"]
 QUERY = "test-loss"
 _LEAST = 4  # examples, of which a correlation says something
 Found = dict[str, Any]
+_STEPS: dict[str, Step] = {}  # the last of every workload
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def patterns(problem: Workload, seed: int) -> Found:
     Also how early the final ranking is there: `settled`, Kendall's tau-b of the scores of [0, e) with those
     of the whole run, for every epoch e; both come from one sweep.
     """
-    run = record(problem)
+    run = _run(problem)
     each = _epochs(run, "window")
     until = [Window(0, w.stop) for w in each]
     scores = _scores(run, "dit", [*each, *until])
@@ -80,7 +82,7 @@ def patterns(problem: Workload, seed: int) -> Found:
 
 def agreement(problem: Workload, seed: int) -> Found:
     """Table II: DIT and influence functions against leave-one-out, over the whole run."""
-    run = record(problem)
+    run = _run(problem)
     truth = _scores(run, "loo").values
     found = {name: _agreement(_scores(run, name).values, truth) for name in ("dit", "if")}
     return {"accuracy": run.attrs["accuracy"], "agreement": found}
@@ -88,7 +90,7 @@ def agreement(problem: Workload, seed: int) -> Found:
 
 def by_pattern(problem: Workload, seed: int) -> Found:
     """Table III: the same within the examples of each pattern; nothing where there are fewer than four."""
-    run = record(problem)
+    run = _run(problem)
     each = _scores(run, "dit", _epochs(run, "window"))
     kinds = analysis.patterns(each).pattern.values
     scores = {name: _scores(run, name).values for name in ("dit", "if", "loo")}
@@ -105,7 +107,7 @@ def by_pattern(problem: Workload, seed: int) -> Found:
 
 def stages(problem: Workload, seed: int) -> Found:
     """Table IV: Kendall's tau-b between early, middle, late and the whole run, under each removal."""
-    run = record(problem)
+    run = _run(problem)
     found: Found = {"accuracy": run.attrs["accuracy"]}
     try:
         parts = analysis.stages(analysis.epoch_loss(run))
@@ -130,7 +132,7 @@ def detection(
     Of the epochs' windows, all or (every_epoch=False) the first, the middle and the last are scored.
     """
     wrong, mask = analysis.flipped(problem, flipped, seed)
-    run = record(wrong)
+    run = _run(wrong)
     every = _epochs(run)
     chosen = list(range(len(every))) if every_epoch else [0, len(every) // 2, len(every) - 1]
     spans = [Window(every[e].start, every[e].stop, removal) for removal in REMOVALS for e in chosen]
@@ -164,7 +166,7 @@ def retraining(problem: Workload, seed: int, *, flipped: float, examples: int) -
     DIT is judged on the same part, and compared with the truth there.
     """
     wrong, mask = analysis.flipped(problem, flipped, seed)
-    run = record(wrong)
+    run = _run(wrong)
     part = _part(mask, examples, seed)
     left_out = [Weighting(torch.tensor([i])) for i in part]
     window = Window(0, run.steps)
@@ -188,6 +190,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "detection": Experiment(detection, 1),
     "retraining": Experiment(retraining, 1),
 }
+
+
+def _run(problem: Workload) -> Trajectory:
+    """The recorded run, traced once a process for all seeds of a workload."""
+    step = _STEPS[problem.name] = Step(problem, like=_STEPS.get(problem.name))
+    return record(problem, step=step)
 
 
 def _scores(run: Trajectory, estimator: str, windows: Sequence[Window] | None = None) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Do the cells that are not there yet: in this process, or in several, each seed traced by itself."""
+"""Do the cells that are not there yet: in this process, or in several; each traces a workload once."""
 
 import multiprocessing
 import os
