@@ -19,7 +19,7 @@ from influencekit.tracing import try_trace
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["Shares", "Signs", "shares", "sweep"]
+__all__ = ["Shares", "Signs", "query_gradient", "shares", "sweep"]
 
 Signs = tuple[tuple[int, int], ...]  # (state, sign): the signed sum of q's effects at these states
 
@@ -90,7 +90,7 @@ def shares(
     """
     order = sorted(range(len(evaluations)), key=lambda k: -evaluations[k][-1][0])
     columns = [(k, q) for k in order for q in range(len(query.labels(trajectory.workload)))]
-    gradient = _gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
+    gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
     room = trajectory.step.room(_ROOM)
     for i in range(0, len(columns), room):
         of, queries = (list(x) for x in zip(*columns[i : i + room], strict=True))
@@ -141,8 +141,8 @@ def _pass(
             yield span, values * -coefficients[:, None]
 
 
-def _gradient(trajectory: Trajectory, query: Query, times: int) -> Callable[[State], Tensor]:
-    """The query's gradients [query, param] at a state; traced, once a run, where that pays."""
+def query_gradient(trajectory: Trajectory, query: Query, times: int) -> Callable[[State], Tensor]:
+    """The query's gradients [query, param] at a state, asked for `times` times; traced where that pays."""
     workload = trajectory.workload
 
     def plain(state: State) -> Tensor:

@@ -13,7 +13,7 @@ from torch.func import grad
 
 from influencekit.workload import Batch
 
-__all__ = ["CURVATURES", "Losses", "Pair", "fisher", "gauss_newton", "hessian"]
+__all__ = ["CURVATURES", "Losses", "Pair", "fisher", "gauss_newton", "hessian", "none"]
 
 jvp: Any = torch.func.jvp  # typed as if has_aux were always given
 vjp: Any = torch.func.vjp
@@ -69,7 +69,13 @@ def fisher(w: Losses, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tens
     return back(coefficients * shares)[0] + theta * (w.l2 * (coefficients * shares).sum()), shares
 
 
-CURVATURES = {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher}
+def none(w: Losses, theta: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
+    """No curvature: the shares alone, for methods that take every step by itself."""
+    _, shares = jvp(lambda theta: w.losses(theta, batch), (theta,), (c,))
+    return torch.zeros_like(c), shares + w.l2 * (theta @ c)
+
+
+CURVATURES = {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher, "none": none}
 
 
 def _penalised(
