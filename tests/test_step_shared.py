@@ -22,13 +22,7 @@ def another(workload, seed=5):
             return x.flip(0)
         return x + torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
-    train = workload.train
-    if isinstance(train, torch.Tensor):
-        train = other(train)
-    else:
-        train = (
-            {k: other(x) for k, x in train.items()} if isinstance(train, dict) else tuple(map(other, train))
-        )
+    train = like(workload.train, [other(x) for x in tensors_of(workload.train)])
     moved = replace(workload, train=train, seed=seed)
     with torch.no_grad():
         for p in moved.model.parameters():
