@@ -1,0 +1,60 @@
+"""What a classifier says of examples: its margins, its misses, the labels it would draw itself."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, one_hot
+
+from influencekit import InputError, Workload
+
+__all__ = ["check_classifier", "log_probabilities", "logits_and_labels", "margin", "misses"]
+
+
+def check_classifier(workload: Workload, who: str) -> int:
+    """The number of classes. Errors: outputs or labels that are not a classifier's."""
+    batch = workload.examples(torch.arange(workload.n_train, device=workload.device))
+    with torch.no_grad():
+        z, y = logits_and_labels(workload.outputs(workload.theta0, batch), workload.target(batch), who)
+    if z.dim() == 1 and not bool(((y == 0) | (y == 1)).all()):
+        raise _refusal(who)
+    return 2 if z.dim() == 1 else z.shape[1]
+
+
+def logits_and_labels(outputs: object, y: object, who: str) -> tuple[Tensor, Tensor]:
+    """Logits, [n] for one logit or [n, class], and labels [n]."""
+    z = getattr(outputs, "logits", outputs)  # as the models of transformers call them
+    if isinstance(z, Tensor) and isinstance(y, Tensor):
+        if z.dim() == 2 and z.shape[1] > 1 and y.dim() == 1 and not y.is_floating_point():
+            return z, y
+        if z.numel() == y.numel() == len(y):
+            return z.reshape(-1), y.reshape(-1)
+    raise _refusal(who)
+
+
+def margin(z: Tensor, y: Tensor) -> Tensor:
+    """log(p / (1 - p)) [n], p the probability of each example's own class.
+
+    One logit z with label 0 or 1: (2y - 1) z. Several: z_y - logsumexp of the others.
+    """
+    if z.dim() == 1:
+        return z * (2 * y.to(z.dtype) - 1)
+    own = one_hot(y, z.shape[1]).to(torch.bool)
+    return torch.where(own, z, 0.0).sum(1) - z.masked_fill(own, -torch.inf).logsumexp(1)
+
+
+def misses(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(|p - one-hot y| [n], whether the class with the largest probability is the right one [n])."""
+    if z.dim() == 1:
+        return 2**0.5 * (z.sigmoid() - y.to(z.dtype)).abs(), (z > 0) == (y > 0.5)
+    return (z.softmax(1) - one_hot(y, z.shape[1]).to(z.dtype)).norm(dim=1), z.argmax(1) == y
+
+
+def log_probabilities(z: Tensor) -> Tensor:
+    """[n, class]; for one logit the classes 0 and 1."""
+    return torch.stack([logsigmoid(-z), logsigmoid(z)], 1) if z.dim() == 1 else z.log_softmax(1)
+
+
+def _refusal(who: str) -> InputError:
+    return InputError(
+        f"{who} expects a classifier: one logit an example and labels 0 or 1, or several logits and a whole "
+        "number as label; for other models take an estimator that needs only the loss, such as tracin"
+    )
