@@ -132,6 +132,7 @@ def compare(
     removal: Removal = "global",
     seeds: Sequence[int] = (0,),
     recorder: Recorder | str = "full",
+    each: Callable[[Trajectory, xr.Dataset], object] | None = None,
 ) -> xr.Dataset:
     """Record a run per seed, score its examples with every estimator, and compare with the reference.
 
@@ -141,6 +142,9 @@ def compare(
     The result has `influence` [estimator, seed, query, window, train], `agreement` [estimator, metric, seed,
     query, window] over the examples that all have scored, `seconds` [estimator, seed], `accuracy` [seed] on
     the test set, and the examples' own ids as `example` [seed, train].
+
+    `each` is called for every seed with its run and scores, `influence` [estimator, query, window, train],
+    which is what `influencekit.evaluation` takes.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
@@ -172,6 +176,11 @@ def compare(
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
         rows.append(found)
         seconds.append([*spent, training])
+        if each is not None:
+            scores = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
+            each(
+                trajectory, xr.Dataset({"influence": scores}, attrs=about(trajectory, query, methods[truth]))
+            )
     result = _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
     return result.assign_attrs({"caution": trajectory.caution} if trajectory.caution else {})
 

@@ -19,6 +19,7 @@ LAYERS = (
     {"estimators", "queries", "recorders", "workloads"},
     {
         "analysis",
+        "evaluation",
         "integrations",
         "occurrences",
         "pipeline",

@@ -54,6 +54,18 @@ __all__ = ["compare"]
     help="Retrain without N examples, drawn at random, instead of without each; agreement is over these.",
 )
 @click.option(
+    "--evaluate",
+    metavar="NAMES",
+    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor. Joined by "
+    "commas, each with options if you like: lds:m=200,brittleness.",
+)
+@click.option(
+    "--subsets",
+    metavar="DIR",
+    help="A folder for the models that --evaluate retrains (lds, leave-k-out). What is there is not "
+    "retrained: a call that was killed continues, another query or estimator costs no retraining.",
+)
+@click.option(
     "--out",
     metavar="DIR",
     help="A new folder for the scores (zarr), tables (CSV, JSON) and plots (PNG).",
@@ -64,8 +76,9 @@ __all__ = ["compare"]
 @shared("data-dir", "threads")
 def compare(
     workload: str, estimators: str, reference: str, query: str, window: str, removal: Any, seeds: list[int],
-    setting: str | None, recorder: str, device: str, loo_examples: int | None, out: str | None,
-    json_file: str | None, data_dir: str | None, threads: int,
+    setting: str | None, recorder: str, device: str, loo_examples: int | None,
+    evaluate: str | None, subsets: str | None, out: str | None, json_file: str | None,
+    data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD, estimate the influence of every training example, retrain without each of them, and
     say how well the estimates agree with that.
@@ -78,26 +91,36 @@ def compare(
       influencekit compare adult-lr --seeds 0-15 --setting paper --out adult
       influencekit compare mnist-1v7-cnn --loo-examples 32
       influencekit compare --estimators dit --window each-epoch --removal window
+      influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets
     """
     file = None if json_file == "-" else json_file
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
         with progress():
             from influencekit import pipeline
+            from influencekit.cli.evaluating import summarise_evaluation
             from influencekit.cli.problems import Source, use_device
             from influencekit.cli.summary import summarise
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
             source = Source(workload, setting, data_dir, use_device(device, threads))
             build = _Memory(source)
-            _check(build(seeds[0]), query, window, removal)
-            result = pipeline.compare(build, methods, truth, query, window, removal, seeds, recorder)
+            problem = build(seeds[0])
+            _check(problem, query, window, removal)
+            evaluating = _evaluating(evaluate, [*methods, truth], subsets, query, problem)
+            result = pipeline.compare(
+                build, methods, truth, query, window, removal, seeds, recorder, evaluating
+            )
             result = build.describe(_named(result, typed))
             found = summarise(result)
+            evaluations = evaluating.results(typed) if evaluating else {}
+            if evaluations:
+                found["evaluation"] = {k: summarise_evaluation(one) for k, one in evaluations.items()}
             if folder:
                 from influencekit.cli.examples import pictures
-                from influencekit.cli.saving import save_comparison
+                from influencekit.cli.saving import save_comparison, save_evaluations
 
-                save_comparison(result, found, pictures(build(seeds[0])), folder)
+                save_comparison(result, found, pictures(problem), folder)
+                save_evaluations(evaluations, folder)
         if json_path:
             json_path.write_text(to_json(found), encoding="utf-8")
     if json_file == "-":
@@ -108,6 +131,19 @@ def compare(
 
     saved = [name for name in (out, file) if name]
     click.echo(compared(found, facts(result), remarks(result, found, saved), width_of(sys.stdout)))
+
+
+def _evaluating(
+    evaluate: str | None, methods: list[Any], subsets: str | None, query: str, workload: Any
+) -> Any:
+    """What runs the evaluations of every seed; None where none is asked for."""
+    from influencekit.cli.evaluating import Evaluating
+
+    if evaluate is None:
+        if subsets is not None:
+            raise InputError("--subsets keeps what --evaluate retrains; say what with --evaluate lds")
+        return None
+    return Evaluating(evaluate, methods, subsets, query, workload)
 
 
 class _Memory:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["summarise", "undefined", "window_name", "without_nan"]
+__all__ = ["statistic", "summarise", "undefined", "window_name", "without_nan"]
 
 Statistic = dict[str, float]
 
@@ -26,7 +26,7 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
         "setting": result.attrs["setting"],
         "seeds": [int(s) for s in result.seed.values],
         "reference": result.attrs["reference"],
-        "accuracy": _statistic(result.accuracy.values),
+        "accuracy": statistic(result.accuracy.values),
         "estimators": _estimators(result),
     }
     if result.sizes["window"] > 1 or result.sizes["query"] > 1:
@@ -67,13 +67,14 @@ def _estimators(result: xr.Dataset) -> dict[str, dict[str, Any]]:
     for name in result.estimator.values.tolist():
         each = result.agreement.sel(estimator=name).mean(("query", "window"), skipna=True)
         statistics: dict[str, Any] = {
-            metric: _statistic(each.sel(metric=metric).values) for metric in result.metric.values.tolist()
+            metric: statistic(each.sel(metric=metric).values) for metric in result.metric.values.tolist()
         }
         found[name] = {**statistics, "seconds": float(result.seconds.sel(estimator=name).mean())}
     return found
 
 
-def _statistic(values: np.ndarray) -> Statistic:
+def statistic(values: np.ndarray) -> Statistic:
+    """Mean and population deviation of the values that are numbers; NaN where none is."""
     known = values[~(values != values)]
     if not len(known):
         return {"mean": math.nan, "std": math.nan}

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["aligned", "compared", "paragraph", "width_of"]
+__all__ = ["aligned", "compared", "figure", "paragraph", "share", "width_of"]
 
 
 def width_of(stream: Any = None) -> int | None:
@@ -42,13 +42,17 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1, gap: str = "  ") -> li
 
 
 def compared(found: dict[str, Any], facts: Sequence[str], remarks: Sequence[str], width: int | None) -> str:
-    """The whole report: what was compared (facts), a row per estimator, a row per window, remarks."""
+    """The whole report: what was compared (facts), a row per estimator, a row per window, the tables of
+    evaluations, remarks."""
     title, *details = facts
+    from influencekit.cli.evaluated import evaluated
+
     blocks = [click.style(paragraph(title, width), bold=True)]
     blocks += [*(paragraph(each, width) for each in details), ""]
     blocks += _estimators(found, width)
     if len(found.get("windows", ())) > 1:
         blocks += ["", *_windows(found, width)]
+    blocks += evaluated(found, width)
     if remarks:
         blocks += ["", *(paragraph(each, width) for each in remarks)]
     return "\n".join(blocks)

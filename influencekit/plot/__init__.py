@@ -6,18 +6,22 @@ Every function draws on the Axes (or Figure) it is given and never touches pyplo
 
 from influencekit.plot.comparing import agreement, scatter
 from influencekit.plot.dynamics import pattern_lines, pattern_map, stage_matrix, stages
+from influencekit.plot.evaluating import brittleness, predicted, taylor
 from influencekit.plot.examples import extremes, timeline
 from influencekit.plot.judging import detection, precision_recall
 
 __all__ = [
     "agreement",
+    "brittleness",
     "detection",
     "extremes",
     "pattern_lines",
     "pattern_map",
     "precision_recall",
+    "predicted",
     "scatter",
     "stage_matrix",
     "stages",
+    "taylor",
     "timeline",
 ]

@@ -1,0 +1,138 @@
+"""The run retrained without each of many sets of examples, kept in a folder if one is named."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from influencekit.errors import DivergedError, InputError
+from influencekit.evaluation.folder import Folder
+from influencekit.interfaces import Query
+from influencekit.progress import track
+from influencekit.retrain import Models, Strategy, Weighting, retrained, spans, strategy_of
+from influencekit.trajectory import Trajectory
+from influencekit.windows import Window
+
+__all__ = ["draw_seed", "random_sets", "set_effects"]
+
+_PIECE = 64  # sets that are retrained, and kept, at once; 4 where models are trained one after the other
+_ROOM = 1 << 30  # bytes that they may take
+
+
+def draw_seed(trajectory: Trajectory, seed: int) -> tuple[int, int]:
+    """What a random choice for this run is seeded with: every seed of a workload has choices of its own."""
+    return seed, trajectory.workload.seed
+
+
+def random_sets(n: int, sizes: Sequence[int], seed: tuple[int, ...]) -> np.ndarray:
+    """Random sets of these sizes of n examples, as masks [set, train]; the first ones do not depend on how
+    many there are."""
+    generator = np.random.default_rng(seed)
+    masks = np.zeros((len(sizes), n), dtype=bool)
+    for mask, size in zip(masks, sizes, strict=True):
+        mask[generator.permutation(n)[:size]] = True
+    return masks
+
+
+def set_effects(
+    trajectory: Trajectory,
+    query: Query,
+    left_out: np.ndarray,
+    windows: Sequence[Window],
+    strategy: Strategy = "auto",
+    store: str | Path | None = None,
+    drawn: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Effects [query, window, set] of leaving out every set of `left_out` [set, train] together.
+
+    Retrained on the recorded batches, under each window's own removal; minus the recorded run. With `store`,
+    a folder, the retrained parameters are kept there, a piece at a time, and taken from there where they are:
+    a call that was killed continues, another query or estimator costs no retraining, and more sets are added
+    to those that are there. `drawn` says how the sets were drawn, and is compared.
+
+    Errors: as `evaluation.folder`; a retraining that leaves the finite numbers.
+    """
+    workload, steps = trajectory.workload, trajectory.steps
+    states: dict[tuple[int, int, int], None] = {}  # (absent from, absent to, state)
+    for absent, members in spans(windows, steps).items():
+        for t in sorted({t for k in members for t in windows[k].evaluations(steps)}):
+            states[(*absent, t)] = None
+    own = {t: trajectory.state(t).theta for _, _, t in states}
+    asked = {t: query.at(trajectory.workload_at(t), theta) for t, theta in own.items()}
+    chunk = None if workload.test is None else trajectory.step.room(_ROOM, workload.n_test)
+    out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))
+    for rows, theta in _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {}):
+        changes = {}
+        for place, (key, t) in enumerate((key, key[2]) for key in states):
+            models = Models([*rows], t, theta[:, place].to(own[t]), own[t])
+            with torch.no_grad():
+                changes[key] = models.changes(asked[t], chunk).double().cpu().numpy()
+        for absent, members in spans(windows, steps).items():
+            for k in members:
+                signs = windows[k].evaluations(steps).items()
+                out[:, k, rows] = sum(sign * changes[(*absent, t)] for t, sign in signs)
+    if not np.isfinite(out).all():
+        raise DivergedError("the query is NaN or infinite in a retrained run; lower the learning rate")
+    return out
+
+
+def _pieces(
+    trajectory: Trajectory,
+    left_out: np.ndarray,
+    states: list[tuple[int, int, int]],
+    own: Mapping[int, Tensor],
+    strategy: Strategy,
+    store: str | Path | None,
+    drawn: Mapping[str, Any],
+) -> Iterator[tuple[range, Tensor]]:
+    """(numbers of sets, their parameters [set, state, param]), from the folder or retrained now."""
+    together = strategy_of(trajectory, strategy) == "batch"
+    size = min(_PIECE, trajectory.step.room(_ROOM)) if together else 4
+    if store is None:
+        whole = range(0, len(left_out), size)
+        for first in track(whole, "sets left out", len(whole)):
+            rows = range(first, min(first + size, len(left_out)))
+            yield rows, _retrained(trajectory, left_out[rows], states, own, strategy)
+        return
+    recorded = torch.stack([own[t] for _, _, t in states]).cpu().numpy()
+    with Folder.open(Path(store), trajectory, states, recorded, left_out, drawn) as folder:
+        todo = folder.todo(size)
+        for rows in folder.done:
+            yield rows, torch.from_numpy(folder.read(rows))
+        for rows in track(todo, "sets left out", len(todo)):
+            theta = _retrained(trajectory, left_out[rows], states, own, strategy)
+            folder.write(rows, theta.cpu().numpy())
+            yield rows, theta
+
+
+def _retrained(
+    trajectory: Trajectory,
+    left_out: np.ndarray,
+    states: list[tuple[int, int, int]],
+    own: Mapping[int, Tensor],
+    strategy: Strategy,
+) -> Tensor:
+    """Parameters [set, state, param] without each of these sets."""
+    weightings = [Weighting(torch.from_numpy(mask.nonzero()[0])) for mask in left_out]
+    recorded = torch.stack([own[t] for _, _, t in states])
+    theta = recorded.expand(len(weightings), *recorded.shape).clone()
+    for absent in dict.fromkeys(key[:2] for key in states):
+        when = [t for *span, t in states if tuple(span) == absent]
+        for models in retrained(trajectory, weightings, absent, when, strategy):
+            place = states.index((*absent, models.state))
+            theta[models.members, place] = models.theta.detach()
+    bad = (~theta.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise DivergedError(
+            f"retraining {weightings[int(bad[0])]} gave NaN or infinity; lower the learning rate"
+        )
+    return theta
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Errors: a number that is too small."""
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
