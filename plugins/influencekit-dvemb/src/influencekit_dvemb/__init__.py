@@ -1,6 +1,8 @@
 """Data value embedding and exact trajectory-specific leave-one-out, for influencekit."""
 
+from influencekit_dvemb.collector import Collector
 from influencekit_dvemb.dvemb import DVEmb
+from influencekit_dvemb.embeddings import embed, neighbours, scores, totals
 from influencekit_dvemb.tsloo import TSLOO
 
-__all__ = ["TSLOO", "DVEmb"]
+__all__ = ["TSLOO", "Collector", "DVEmb", "embed", "neighbours", "scores", "totals"]

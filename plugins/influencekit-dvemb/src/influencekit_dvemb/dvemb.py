@@ -28,8 +28,8 @@ class DVEmb(Estimator):
     (None: of about 512 occurrences each); it changes nothing but rounding.
 
     Shapes [query, window, train]. Sign: removal minus full. Cost: a forward and a backward pass a step, then
-    matrix products of size (occurrences of a segment x features), whatever the number of queries. Errors: other
-    optimizers, layers with parameters that are neither Linear nor Conv2d. Source: ICLR 2025, see docs/dvemb.md.
+    matrix products of size (occurrences of a segment x features), whatever the number of queries. Errors:
+    other optimizers, trained layers that are neither Linear nor Conv2d. Source: Wang et al., ICLR 2025.
     """
 
     dim: int | None = 1024
@@ -78,7 +78,7 @@ class DVEmb(Estimator):
                 gradient = query.gradient(trajectory.workload_at(t), trajectory.state(t).theta).detach()
                 a = torch.cat([a, source.projection.of_flat(layout, gradient)])
             parts = list(a.split(sizes, -1))
-            values = 0.0
+            values = a.new_zeros(len(a), segment.embeddings[0].shape[0])
             for k, (G, E) in enumerate(zip(segment.gradients, segment.embeddings, strict=True)):
                 own = parts[k] @ E.T  # [column, occurrence]
                 values = values + own

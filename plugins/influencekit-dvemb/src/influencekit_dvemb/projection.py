@@ -47,7 +47,7 @@ class Layer:
 
 
 def layers_of(model: nn.Module, dim: int | None) -> list[Layer]:
-    """The layers with trainable parameters, each to be projected to at most `dim` features (None: not at all).
+    """The layers with trainable parameters, each projected to at most `dim` features (None: not at all).
 
     Errors: a trainable parameter that belongs to no plain Linear or Conv2d, or to two of them.
     """
@@ -122,7 +122,7 @@ class Projection:
             A = torch.eye(layer.inputs, dtype=x.dtype, device=x.device) if A is None else A
             filters = A[:, :plain].reshape(-1, *module.weight.shape[1:])
             constant = A[:, -1] if layer.bias else None
-            options = (module.stride, module.padding, module.dilation)
+            options: Any = (module.stride, module.padding, module.dilation)
             return conv2d(x, filters, constant, *options).flatten(2).transpose(1, 2)
         x = x.reshape(len(x), -1, plain)
         if A is None:

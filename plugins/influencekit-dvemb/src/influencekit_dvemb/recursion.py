@@ -60,8 +60,8 @@ class Later:
             self._pairs.append((carried, gradients))
             if sum(len(E) for E, _ in self._pairs) < features:
                 return
-            self._dense = sum(G.T @ E for E, G in self._pairs)  # M^T, which acts on rows
-            self._pairs = []
+            E, G = (torch.cat(x) for x in zip(*self._pairs, strict=True))
+            self._dense, self._pairs = G.T @ E, []  # M^T, which acts on rows
         else:
             self._dense.addmm_(gradients.T, carried)
 
@@ -69,11 +69,11 @@ class Later:
 def cuts(
     start: int, stop: int, width: int, checkpoints: int | None, also: Sequence[int] = ()
 ) -> list[tuple[int, int]]:
-    """The segments of the steps start ... stop - 1: as many as `checkpoints`, and cut at every state of `also`."""
+    """Segments of the steps start ... stop - 1: as many as `checkpoints`, and cut at the states `also`."""
     count = checkpoints or -(-(stop - start) * width // _OCCURRENCES)
     count = max(1, min(count, stop - start))
-    borders = {start + round(k * (stop - start) / count) for k in range(count + 1)}
-    borders = sorted(borders | {t for t in also if start < t < stop})
+    even = {start + round(k * (stop - start) / count) for k in range(count + 1)}
+    borders = sorted(even | {t for t in also if start < t < stop})
     return list(zip(borders, borders[1:], strict=False))
 
 

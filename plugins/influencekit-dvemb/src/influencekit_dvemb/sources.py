@@ -1,4 +1,4 @@
-"""Where projected gradients come from: a recorded run replayed through hooks, or a store of collected ones."""
+"""Where projected gradients come from: a recorded run replayed through hooks, or a store."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -119,17 +119,15 @@ class Stored(Source):
     """Gradients that a `Collector` stored."""
 
     def __init__(self, found: xr.Dataset) -> None:
-        if "gradient" not in found or "layers" not in found.attrs:
-            raise InputError("expected a store of collected gradients (Collector), got one without `gradient`")
         layers = [Layer(**each) for each in found.attrs["layers"]]
-        self._found = found
+        self.found = found
         like = torch.from_numpy(np.zeros(0, found.gradient.dtype))
         self.projection = Projection(layers, int(found.attrs["projection_seed"]), like)
         self.coefficient = torch.from_numpy(found.coefficient.values).to(like)
         self.lr = torch.from_numpy(found.lr.values).to(like)
 
     def gradients(self, start: int, stop: int) -> Tensor:
-        values = torch.from_numpy(self._found.gradient[start:stop].values)
+        values = torch.from_numpy(self.found.gradient[start:stop].values)
         if values.isnan().any():
             raise InputError(f"gradients of the steps {start} to {stop - 1} are lost: collect them again")
         return values

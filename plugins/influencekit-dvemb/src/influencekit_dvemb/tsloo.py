@@ -31,7 +31,7 @@ class TSLOO(Estimator):
 
     Where batching is faster, hundreds of runs go on at once (`strategy`, as of `loo`). Shapes
     [query, window, train]. Sign: removal minus full. Cost: one training run from step t on for every
-    occurrence. Source: ICLR 2025, see docs/dvemb.md.
+    occurrence. Source: Wang et al., ICLR 2025.
     """
 
     strategy: Strategy = "auto"
@@ -69,7 +69,11 @@ class TSLOO(Estimator):
         width = trajectory.plan.indices.shape[1]
         spans = _spans([t for t in wanted if t < max(states)], max(1, room // width))
         of = [k for k in range(len(states)) for _ in range(n_query)]
-        chunk = None if trajectory.workload.test is None else trajectory.step.room(_ROOM, trajectory.workload.n_test)
+        chunk = (
+            None
+            if trajectory.workload.test is None
+            else trajectory.step.room(_ROOM, trajectory.workload.n_test)
+        )
         for start, stop in track(spans, "retraining", len(spans)):
             values = trajectory.workload.theta0.new_zeros(stop - start, len(of), width)
             for lanes in _groups(trajectory, start, stop, room):
