@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, one_hot
+from torch.nn.functional import logsigmoid
 
 from influencekit import InputError, Workload
 
@@ -37,7 +37,7 @@ def margin(z: Tensor, y: Tensor) -> Tensor:
     """
     if z.dim() == 1:
         return z * (2 * y.to(z.dtype) - 1)
-    own = one_hot(y, z.shape[1]).to(torch.bool)
+    own = _own(z, y)
     return torch.where(own, z, 0.0).sum(1) - z.masked_fill(own, -torch.inf).logsumexp(1)
 
 
@@ -45,12 +45,17 @@ def misses(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """(|p - one-hot y| [n], whether the class with the largest probability is the right one [n])."""
     if z.dim() == 1:
         return 2**0.5 * (z.sigmoid() - y.to(z.dtype)).abs(), (z > 0) == (y > 0.5)
-    return (z.softmax(1) - one_hot(y, z.shape[1]).to(z.dtype)).norm(dim=1), z.argmax(1) == y
+    return (z.softmax(1) - _own(z, y).to(z.dtype)).norm(dim=1), z.argmax(1) == y
 
 
 def log_probabilities(z: Tensor) -> Tensor:
     """[n, class]; for one logit the classes 0 and 1."""
     return torch.stack([logsigmoid(-z), logsigmoid(z)], 1) if z.dim() == 1 else z.log_softmax(1)
+
+
+def _own(z: Tensor, y: Tensor) -> Tensor:
+    """Which class is the example's own, [n, class]; torch's one_hot cannot be batched."""
+    return torch.arange(z.shape[1], device=z.device) == y[:, None]
 
 
 def _refusal(who: str) -> InputError:

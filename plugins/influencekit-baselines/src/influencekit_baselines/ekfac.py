@@ -108,7 +108,7 @@ class EKFAC(Estimator):
                 return self.compute_train_loss(batch, model)
 
             def get_influence_tracked_modules(self) -> list[str]:
-                return [f"model.{name}" for name in layers]
+                return [_under(name) for name in layers]
 
         held = _Held(deepcopy(workload.model))
         held.model.load_state_dict(workload.layout.split(theta), strict=False)
@@ -121,14 +121,15 @@ class EKFAC(Estimator):
             activation_covariance_dtype=theta.dtype, gradient_covariance_dtype=theta.dtype,
             per_sample_gradient_dtype=theta.dtype, lambda_dtype=theta.dtype,
         )  # fmt: skip
-        with TemporaryDirectory() as folder, _quick_collections(), torch.enable_grad():
+        unchanged = torch.random.fork_rng(devices=[])  # loaders draw a seed
+        with TemporaryDirectory() as folder, _quick_collections(), unchanged, torch.enable_grad():
             fitted = analyzer.Analyzer(
                 "ekfac", analyzer.prepare_model(held, task), task, cpu=theta.device.type == "cpu",
                 disable_tqdm=True, output_dir=folder, log_level=40,
             )  # fmt: skip
             fitted.fit_all_factors("f", data, per_device_batch_size=_BATCH, factor_args=settings)
             found = {**fitted.load_eigendecomposition("f"), **fitted.load_lambda_matrices("f")}
-        return [(places, *_factor(found, f"model.{name}", classes, theta)) for name, places in layers.items()]
+        return [(places, *_factor(found, _under(name), classes, theta)) for name, places in layers.items()]
 
 
 @contextmanager
@@ -155,6 +156,11 @@ class _Held(nn.Module):
         return self.model(*args, **kwargs)
 
 
+def _under(name: str) -> str:
+    """The name of a module of the model, as it is held."""
+    return f"model.{name}".removesuffix(".")
+
+
 def _factor(
     found: Mapping[str, Mapping[str, Tensor]], name: str, classes: int, theta: Tensor
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -176,7 +182,7 @@ def _layers(workload: Workload) -> dict[str, list[slice]]:
     found = {}
     for name, module in workload.model.named_modules():
         parts = [f"{name}.{p}".removeprefix(".") for p, _ in module.named_parameters(recurse=False)]
-        if isinstance(module, nn.Linear | nn.Conv2d) and all(p in places for p in parts):
+        if type(module) in (nn.Linear, nn.Conv2d) and all(p in places for p in parts):  # no subclass
             found[name] = [places[p] for p in parts]
     return found
 

@@ -23,7 +23,7 @@ class Shapley(Estimator):
 
         Q_j = sum over steps with j in S_t of (1/b) <-c_t, g_j(theta_t)>
 
-    where c_t is the gradient grad q(theta_t) pulled back through the update to the mean gradient of the batch.
+    where c_t is grad q(theta_t) pulled back through the update to the mean gradient of the batch.
     For plain SGD c_t = -lr_t grad q(theta_t), and the scores are those of tracin:checkpoints=step. For any
     other optimizer the update is its own (momentum's, Adam's preconditioner); what its slots carry on to
     later steps is left out, as all later effects are.

@@ -24,7 +24,7 @@ _INSTALL = 'pip install "influencekit-baselines[trak]"'
 class TRAK(Estimator):
     """TRAK: one Newton step of a logistic regression on (projected) gradients of each example's margin.
 
-        Q_j = -(P grad q)^T (Phi^T Phi + n damping I)^-1 phi_j (1 - p_j),   phi_j = P grad log(p_j / (1 - p_j))
+        Q_j = -(P grad q)^T (Phi^T Phi + n damping I)^-1 phi_j (1 - p_j),  phi_j = P grad log(p_j / (1 - p_j))
 
     with p the probability of an example's own class at the end of training. `dim` is the dimension projected
     to by traker's Gaussian projector, P^T P = I on average; None takes the gradients as they are. `damping`
@@ -62,7 +62,7 @@ class TRAK(Estimator):
         ends = epoch_ends(trajectory)
         if self.checkpoints > len(ends):
             raise InputError(f"trak: checkpoints={self.checkpoints}, and the run has {len(ends)} epochs")
-        total, doubt = 0.0, 0.0
+        total = doubt = torch.zeros((), dtype=trajectory.workload.dtype, device=trajectory.workload.device)
         for k, t in enumerate(ends[-self.checkpoints :]):
             state = trajectory.state(t + 1)
             workload = trajectory.workload.with_buffers(state.buffers)
