@@ -132,7 +132,7 @@ def compare(
     removal: Removal = "global",
     seeds: Sequence[int] = (0,),
     recorder: Recorder | str = "full",
-    each: Callable[[Trajectory, xr.Dataset], object] | None = None,
+    each: Callable[[int, Trajectory, xr.Dataset], object] | None = None,
 ) -> xr.Dataset:
     """Record a run per seed, score its examples with every estimator, and compare with the reference.
 
@@ -143,7 +143,7 @@ def compare(
     query, window] over the examples that all have scored, `seconds` [estimator, seed], `accuracy` [seed] on
     the test set, and the examples' own ids as `example` [seed, train].
 
-    `each` is called for every seed with its run and scores, `influence` [estimator, query, window, train],
+    `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
     which is what `influencekit.evaluation` takes.
     """
     if not seeds or len(set(seeds)) != len(seeds):
@@ -177,10 +177,9 @@ def compare(
         rows.append(found)
         seconds.append([*spent, training])
         if each is not None:
-            scores = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
-            each(
-                trajectory, xr.Dataset({"influence": scores}, attrs=about(trajectory, query, methods[truth]))
-            )
+            together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
+            whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
+            each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
     result = _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
     return result.assign_attrs({"caution": trajectory.caution} if trajectory.caution else {})
 

@@ -37,10 +37,9 @@ class Evaluating:
         self._found: list[Mapping[str, xr.Dataset]] = []
         self._seeds: list[int] = []
 
-    def __call__(self, trajectory: Trajectory, scores: xr.Dataset) -> None:
+    def __call__(self, seed: int, trajectory: Trajectory, scores: xr.Dataset) -> None:
         from influencekit.evaluation.panel import evaluate
 
-        seed = trajectory.workload.seed
         folder = None if self._subsets is None else self._subsets / f"seed-{seed}"
         methods = list(self._methods.values())
         self._found.append(

@@ -118,7 +118,7 @@ def evaluate(
 
     Errors: names and options; an evaluation that none of the estimators can take; those of the evaluations.
     """
-    asked = [one if isinstance(one, Evaluation) else parse([one])[0] for one in _listed(evaluations)]
+    asked = _parsed(evaluations)
     methods = estimators_of(estimators)
     for one in asked:
         fit(one, methods)
@@ -191,8 +191,10 @@ def _numbered(one: xr.Dataset, every: Sequence[xr.Dataset]) -> xr.Dataset:
     return one
 
 
-def _listed(evaluations: Any) -> list[Any]:
-    return split(evaluations) if isinstance(evaluations, str) else list(evaluations)
+def _parsed(evaluations: Any) -> list[Evaluation]:
+    if isinstance(evaluations, str) or not all(isinstance(one, Evaluation) for one in evaluations):
+        return parse(evaluations)
+    return list(evaluations)
 
 
 def _attrs(trajectory: Trajectory, query: Query) -> dict[str, Any]:

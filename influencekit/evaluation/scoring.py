@@ -115,9 +115,8 @@ def _ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datas
             [str(i) for i in examples(workload)],
         ),
     }
-    seed = scores.attrs.get("seed", scores.seed.item() if "seed" in scores.coords else None)
-    if seed is not None:
-        mine["seed"] = (int(seed), workload.seed)
+    if "seed" in scores.attrs:
+        mine["seed"] = (scores.attrs["seed"], workload.seed)
     for name, (theirs, own) in mine.items():
         if theirs != own:
             shown = "" if name == "examples" else f" ({theirs!r} in them, {own!r} here)"

@@ -44,11 +44,12 @@ def taylor(
 
     with random directions d [train], trained again at every h; the norm over directions, queries and
     windows, on the user's own run. A wrong formula leaves a remainder that falls with slope 1, however well
-    its scores rank. `remainder` [estimator, h]; `noise`: what rounding alone does to the effects, measured by
-    weights that differ from 1 in their last digits. The slope is that of the three smallest h whose remainder
-    is ten times that (from `slope_to` to `slope_from`); NaN where there are not so many. `smooth_below`
-    [estimator]: the largest h below which every slope is within .2 of 2. A network with corners (ReLU) jumps
-    wherever a weight change carries a unit over its corner, so there the fall is short, and begins late.
+    its scores rank. `remainder` [estimator, h]; `weights` [direction, train]: the d; `noise`: what rounding
+    alone does to the effects, measured by weights that differ from 1 in their last digits. The slope is that
+    of the three smallest h (`slope_from` to `slope_to`) whose remainder is ten times that, NaN where there
+    are not so many. `smooth_below` [estimator]: the largest h below which every slope is within .2 of 2. A
+    network with corners (ReLU) jumps wherever a weight change carries a unit over its corner, so there the
+    fall begins late: first order is right in the limit, and only there.
 
     In single precision rounding leaves too few h, so the run is recorded and scored again in float64 from
     the same parameters and batches (`precision` = double; a taped run is taken as it is, and so is any run
@@ -95,6 +96,7 @@ def taylor(
             "smooth_below": ("estimator", smooth),
             "remainder": (("estimator", "h"), left.numpy()),
             "noise": noise,
+            "weights": (("direction", "train"), d.numpy()),
         },
         coords={"estimator": list(methods), "h": steps},
         attrs={"directions": directions, "seed": seed, "dtype": str(workload.dtype).removeprefix("torch.")},

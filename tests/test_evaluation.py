@@ -1,0 +1,366 @@
+"""Evaluations equal slow retraining loops; on an additive problem, where first order is exact, all is 1."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from helpers_cli import TINY
+from helpers_evaluation import Wrong, additive, set_effect, tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
+
+import influencekit as ik
+from influencekit import InputError
+from influencekit.analysis import detection, flipped
+from influencekit.cli.problems import Source
+from influencekit.evaluation import bootstrap as boot
+from influencekit.evaluation import brittleness, evaluate, lds, leave_k_out, mislabel_auc, over_seeds, taylor
+from influencekit.evaluation.retraining import random_sets
+from influencekit.evaluation.slope import _slope
+from influencekit.testing import retrained as plainly_retrained
+
+WINDOWS = {
+    "whole": [ik.Window(0, 6)],
+    "global": [ik.Window(2, 5), ik.Window(0, 6)],
+    "window": [ik.Window(2, 5, "window"), ik.Window(0, 3, "window")],
+    "occurrence": [ik.Window(3, 4, "occurrence")],
+}
+
+
+# linear datamodeling score ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+def test_lds_is_spearman_of_sums_with_a_plain_retraining_loop(windows):
+    run, query = tiny(), ik.make("query", "test-losses")
+    chosen = WINDOWS[windows]
+    found = lds(run, query, ["dit", "loo"], chosen, m=9)
+    assert found.lds.dims == ("estimator", "query", "window") and found.sizes["subset"] == 9
+    for w, window in enumerate(chosen):
+        truth = np.stack([set_effect(run.workload, query, window, mask) for mask in found.left_out.values], 1)
+        np.testing.assert_allclose(found.retrained[:, w], truth, atol=1e-12)
+        for e, name in enumerate(("dit", "loo")):
+            scores = ik.estimate(run, query, name, [window]).influence.values[:, 0]
+            sums = scores @ found.left_out.values.T.astype(float)
+            np.testing.assert_allclose(found.predicted[e, :, w], sums, atol=1e-12)
+            rho = [spearmanr(a, b)[0] for a, b in zip(sums, truth, strict=True)]
+            np.testing.assert_allclose(found.lds[e, :, w], rho)
+            assert float(found["mean"][e, w]) == pytest.approx(np.mean(rho))
+
+
+def test_where_effects_add_up_and_first_order_is_exact_every_figure_is_one():
+    run, query = additive()
+    found = lds(run, query, ["dit", "loo"], m=20)
+    np.testing.assert_allclose(found.lds, 1)
+    np.testing.assert_allclose(found.predicted, found.retrained.expand_dims(estimator=2), atol=1e-12)
+    assert float(found.lds_low.min()) == float(found.mean_low.min()) == pytest.approx(1)
+    groups = leave_k_out(run, query, ["dit"], k=(2, 9), groups=8)
+    for figure in (groups.pearson, groups.spearman, groups["size"]):
+        np.testing.assert_allclose(figure, 1)
+    curves = brittleness(run, query, ["dit"], k=(3, 8))
+    np.testing.assert_allclose(curves.effect, curves.predicted, atol=1e-12)
+
+
+def test_leave_k_out_is_the_same_by_size_with_its_correlations():
+    run, query = tiny(), ik.make("query", "test-losses")
+    found = leave_k_out(run, query, ["dit", "if"], k=(1, 3), groups=6)
+    scores = np.stack([ik.estimate(run, query, n).influence.values[:, 0] for n in ("dit", "if")])
+    masks = random_sets(8, [1, 3] * 6, (0, run.workload.seed))
+    truth = np.stack([set_effect(run.workload, query, ik.Window(0, 6), mask) for mask in masks], 1)
+    for j, k in enumerate((1, 3)):
+        assert (masks[j::2].sum(1) == k).all()
+        np.testing.assert_allclose(found.retrained[:, 0, j], truth[:, j::2], atol=1e-12)
+        for e in range(2):
+            for q in range(5):
+                x, y = scores[e, q] @ masks[j::2].T.astype(float), truth[q, j::2]
+                here = {"estimator": e, "query": q, "window": 0, "k": j}
+                assert float(found.pearson[here]) == pytest.approx(pearsonr(x, y)[0])
+                assert float(found.spearman[here]) == pytest.approx(spearmanr(x, y)[0])
+                assert float(found["size"][here]) == pytest.approx(x @ y / (x @ x))
+
+
+@given(st.integers(4, 40), st.integers(1, 30), st.integers(0, 9))
+def test_random_sets_have_their_size_and_the_first_do_not_depend_on_how_many_there_are(n, size, seed):
+    size = min(size, n - 1)
+    many = random_sets(n, [size] * 7, (seed, 1))
+    assert (many.sum(1) == size).all()
+    assert (random_sets(n, [size] * 3, (seed, 1)) == many[:3]).all()
+    assert n < 20 or (random_sets(n, [10] * 7, (seed, 2)) != random_sets(n, [10] * 7, (seed, 1))).any()
+
+
+def test_every_seed_of_a_workload_has_subsets_of_its_own():
+    masks = [lds(ik.record(Source(TINY)(s)), "test-loss", "dit", m=4).left_out.values for s in (0, 1)]
+    assert (masks[0] != masks[1]).any()
+
+
+# the interval -------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12), st.integers(0, 5)
+)
+def test_spearman_of_a_resample_is_scipys_of_the_pairs_written_out(pairs, seed):
+    x, y = np.array(pairs, dtype=float).T
+    counts = boot.drawn(len(x), 5, (seed,))
+    assert (counts.sum(1) == len(x)).all()
+    found = boot.spearman(x, y, counts)
+    for value, count in zip(found, counts, strict=True):
+        a, b = np.repeat(x, count), np.repeat(y, count)
+        if len(set(a)) == 1 or len(set(b)) == 1:
+            assert np.isnan(value)
+        else:
+            assert value == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """Pairs of normal numbers of correlation .8, whose rank correlation is 6/pi asin(.4) = .786."""
+    truth, rng, covered = 6 / np.pi * np.arcsin(0.4), np.random.default_rng(0), 0
+    for trial in range(200):
+        x, noise = rng.normal(size=(2, 100))
+        again = boot.spearman(x, 0.8 * x + 0.6 * noise, boot.drawn(100, 300, (trial,)))
+        low, high = boot.interval(again, 0.95)
+        covered += low <= truth <= high
+    assert 180 <= covered <= 198  # 190 expected, deviation 3; bootstrap intervals are a little short
+
+
+def test_the_interval_is_one_of_its_seed_and_shrinks_with_more_subsets():
+    run = ik.record(Source(TINY)(0))
+    few, same, many = (lds(run, "test-loss", ["if"], m=m, seed=1) for m in (20, 20, 200))
+    xr.testing.assert_identical(few, same)
+    assert few.lds_low.item() <= few.lds.item() <= few.lds_high.item()
+    assert few.lds_low.item() == few.mean_low.item(), "one query is its own mean"
+    assert (many.lds_high - many.lds_low).item() < (few.lds_high - few.lds_low).item()
+    assert not few.left_out.equals(lds(run, "test-loss", ["if"], m=20, seed=2).left_out)
+
+
+def test_scores_that_are_all_the_same_have_no_rank_correlation():
+    run = tiny()
+    flat = ik.estimate(run, "test-loss", "dit")
+    found = lds(run, "test-loss", flat.assign(influence=flat.influence * 0), m=4, resamples=5)
+    assert np.isnan(found.lds).all() and np.isnan(found.lds_low).all() and np.isnan(found["mean"]).all()
+
+
+# brittleness --------------------------------------------------------------------------------------------
+
+
+def test_brittleness_of_one_example_is_the_slow_oracles_leave_one_out():
+    run, query = tiny(), ik.make("query", "test-losses")
+    for window in (
+        ik.Window(0, 6),
+        ik.Window(2, 5),
+        ik.Window(2, 5, "window"),
+        ik.Window(3, 4, "occurrence"),
+    ):
+        found = brittleness(run, query, ["dit", "loo"], [window], k=(1,), draws=3)
+        truth = plainly_retrained(run.workload, query, [window])[:, 0].numpy()
+        for name in ("dit", "loo"):
+            scores = ik.estimate(run, query, name, [window]).influence.values[:, 0]
+            for removed, chosen in (("helpful", scores.argmax(1)), ("harmful", scores.argmin(1))):
+                effect = found.effect.sel(estimator=name, removed=removed).values[:, 0, 0]
+                np.testing.assert_allclose(effect, truth[range(5), chosen], atol=1e-12)
+        for draw in found.control.values[:, :, 0, 0]:
+            assert min(abs(draw - truth.T).max(1)) < 1e-12, "a random example is one of them"
+
+
+def test_brittleness_of_k_is_retraining_without_the_k_extremes_of_each_query():
+    run, query = tiny(), ik.make("query", "test-losses")
+    found = brittleness(run, query, ["if"], k=(2, 4), queries=3)
+    assert found.sizes["query"] == 3 and found.sizes["draw"] == 8
+    scores = ik.estimate(run, query, "if").influence.sel(query=found["query"]).values[:, 0]
+    places = [list(query.labels(run.workload)).index(label) for label in found["query"].values]
+    for q, row in enumerate(scores):
+        order = row.argsort()
+        for j, k in enumerate((2, 4)):
+            for r, chosen in enumerate((order[::-1][:k], order[:k])):
+                mask = np.isin(np.arange(8), chosen)
+                truth = set_effect(run.workload, query, ik.Window(0, 6), mask)[places[q]]
+                assert float(found.effect[0, r, q, 0, j]) == pytest.approx(truth, abs=1e-12)
+                assert float(found.predicted[0, r, q, 0, j]) == pytest.approx(row[chosen].sum())
+
+
+def test_flips_are_the_test_examples_that_another_model_classifies_otherwise():
+    run = ik.record(Source(TINY)(0))
+    workload, query = run.workload, ik.make("query", "test-losses")
+    found = brittleness(run, query, ["dit"], k=(3, 8, 20), queries=256, draws=2)
+    scores = ik.estimate(run, query, "dit").influence.values[:, 0]
+    with torch.no_grad():
+        before = workload.outputs(run.final.theta, workload.test) > 0
+    for j, k in enumerate((3, 8, 20)):
+        flips = 0
+        for q, row in enumerate(scores[:15]):
+            after = without(workload, row.argsort(kind="stable")[::-1][:k])
+            flips += bool(after[q] != before[q])
+        some = found_of_first(run, query, scores, 15, k)
+        assert some == pytest.approx(flips / 15)
+        assert 0 <= float(found.flips.sel(removed="helpful")[0, 0, j]) <= 1
+    assert float(found.flips.sel(removed="helpful")[0, 0, 2]) > float(found.control_flips[0, 0])
+    assert "flips" not in brittleness(run, "test-loss", ["dit"], k=(1,))
+
+
+def without(workload: ik.Workload, chosen: np.ndarray) -> torch.Tensor:
+    """The classes of the test examples after training on batches from which these examples are missing."""
+    from copy import deepcopy
+
+    model = deepcopy(workload.model)
+    for t in range(workload.plan.steps):
+        rows = workload.plan.batch(t)
+        left = torch.tensor([r for r in rows.tolist() if r not in set(chosen.tolist())], dtype=torch.int64)
+        loss = workload.loss(model(workload.train[0][left]), workload.train[1][left]).sum() / len(rows)
+        for p, g in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            p.data -= workload.plan.lrs(t)[0] * g
+    with torch.no_grad():
+        return model(workload.test[0]) > 0
+
+
+def found_of_first(run, query, scores, count, k) -> float:
+    """The share of flips among the first test examples, each with a query of its own."""
+    flips = [
+        float(
+            brittleness(run, f"prediction:example={q}", _as_scores(run, q, scores[q]), k=(k,), draws=1).flips[
+                0, 0, 0, 0
+            ]
+        )
+        for q in range(count)
+    ]
+    return float(np.mean(flips))
+
+
+def _as_scores(run, q, row) -> xr.Dataset:
+    """Scores of one test loss, offered as scores of the prediction of the same example."""
+    like = ik.estimate(run, f"prediction:example={q}", "dit")
+    return like.assign(influence=like.influence.copy(data=row[None, None]))
+
+
+# mislabel AUC -------------------------------------------------------------------------------------------
+
+
+def test_mislabel_auc_is_flipping_recording_scoring_and_detecting_by_hand():
+    run = ik.record(Source(TINY)(2))
+    found = mislabel_auc(run, "test-loss", ["dit", "if"], share=0.2, seed=5)
+    problem, mask = flipped(run.workload, 0.2, 5 + run.workload.seed)
+    again = ik.record(problem)
+    assert mask.sum() == 4 and (found.flipped.values == mask).all()
+    for name in ("dit", "if"):
+        by_hand = detection(ik.estimate(again, "test-loss", name).influence, mask)
+        xr.testing.assert_allclose(found.auc.sel(estimator=name, drop=True), by_hand.auc)
+        xr.testing.assert_allclose(found.recall.sel(estimator=name, drop=True), by_hand.recall)
+    losses = problem.losses(again.final.theta, problem.train).detach().numpy()
+    pairs = np.sign(losses[mask][:, None] - losses[~mask][None])
+    assert float(found.control_auc) == pytest.approx(((pairs + 1) / 2).mean())
+    assert float(found.accuracy) == again.attrs["accuracy"]
+
+
+# Taylor slope -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+def test_the_taylor_slope_of_dit_is_two_and_of_scores_a_hundredth_too_large_one(windows):
+    found = taylor(tiny(), "test-losses", ["dit", Wrong()], WINDOWS[windows])
+    assert float(found.slope[0]) == pytest.approx(2, abs=0.1)
+    assert float(found.slope[1]) == pytest.approx(1, abs=0.1)
+    assert float(found.smooth_below[0]) >= 1e-2 and np.isnan(found.smooth_below[1])
+
+
+def test_the_remainder_is_the_oracles_at_every_step():
+    run, query, window = tiny(), ik.make("query", "test-losses"), ik.Window(0, 6)
+    found = taylor(run, query, ["dit"], smallest=1e-3)
+    scores = ik.estimate(run, query, "dit").influence.values[:, 0]
+    for h, left in zip(found.h.values, found.remainder.values[0], strict=True):
+        each = [set_effect(run.workload, query, window, h * d) - h * scores @ d for d in found.weights.values]
+        assert left == pytest.approx(np.linalg.norm(each), rel=1e-6, abs=1e-14)
+
+
+def test_a_run_in_single_precision_is_looked_at_in_double():
+    run = ik.record(Source(TINY)(0))
+    found = taylor(run, "test-loss", "dit")
+    assert found.attrs["dtype"] == "float64" and found.slope.item() == pytest.approx(2, abs=0.15)
+    own = taylor(run, "test-loss", "dit", precision="own")
+    assert own.attrs["dtype"] == "float32" and float(own.noise) > 1e4 * float(found.noise)
+    assert not own.slope_to.item() <= found.slope_to.item(), "rounding is reached much earlier, or at once"
+
+
+@given(st.floats(0.5, 3), st.floats(-3, 3), st.integers(0, 12))
+def test_the_slope_is_the_power_of_h_above_rounding(power, scale, reached):
+    h = np.geomspace(0.1, 1e-7, 13)
+    left = np.exp(scale) * h**power
+    noise = left[reached] / 9 if reached < 12 else 0.0  # from here on it does not count
+    slope, high, low, smooth = _slope(h, left, noise)
+    if reached < 3:
+        assert np.isnan([slope, high, low, smooth]).all()
+        return
+    last = reached if reached < 12 else 13
+    assert slope == pytest.approx(power)
+    assert (high, low) == (h[last - 3], h[last - 1])
+    assert smooth == (h[0] if abs(power - 2) < 0.2 else pytest.approx(np.nan, nan_ok=True))
+
+
+def test_whoever_does_not_claim_first_order_has_no_slope():
+    with pytest.raises(InputError, match="if does not claim first order"):
+        taylor(tiny(), "test-loss", ["dit", "if"])
+
+
+# several of them ----------------------------------------------------------------------------------------
+
+
+def test_evaluate_takes_what_compare_returns_and_gives_what_the_functions_give():
+    seen = []
+    result = ik.compare(Source(TINY), ["dit"], seeds=[0, 1], each=lambda *both: seen.append(both))
+    seed, run, scores = seen[1]
+    assert seed == 1 and scores.influence.dims == ("estimator", "query", "window", "train")
+    expected = lds(run, "test-loss", ["dit", "loo"], m=6)
+    for ready in (scores, result.sel(seed=1)):
+        xr.testing.assert_allclose(lds(run, "test-loss", ready, m=6).lds, expected.lds)
+    both = evaluate(run, "test-loss", ["dit", "loo"], "lds:m=6,brittleness:k=2", scores=scores)
+    assert list(both) == ["lds:m=6", "brittleness:k=2"]
+    xr.testing.assert_allclose(both["lds:m=6"].lds, expected.lds)
+    joined = over_seeds([both, both], [1, 7])["lds:m=6"]
+    xr.testing.assert_allclose(joined.lds.sel(seed=7, drop=True), expected.lds)
+    with pytest.raises(InputError, match="of several seeds"):
+        lds(run, "test-loss", result)
+    with pytest.raises(InputError, match="their seed differ"):
+        lds(run, "test-loss", scores.assign_attrs(seed=seen[0][1].workload.seed))
+    with pytest.raises(InputError, match="their examples differ"):
+        lds(run, "test-loss", result.sel(seed=0))
+    with pytest.raises(InputError, match="their query differ"):
+        lds(run, "alignment", scores)
+    with pytest.raises(InputError, match="bring their own windows"):
+        lds(run, "test-loss", scores, "each-epoch")
+
+
+def test_an_estimator_that_cannot_be_evaluated_is_left_out_and_says_why():
+    run = ik.record(Source(TINY)(0))
+    found = evaluate(run, "test-loss", ["dit", "loo:examples=5"], "lds:m=4,taylor,mislabel-auc:share=0.2")
+    assert all(one.estimator.values.tolist() == ["dit"] for one in found.values())
+    assert "loo:examples=5 scored 5 of 24 examples only" in found["lds:m=4"].attrs["left_out"]
+    assert "does not claim first order" in found["taylor"].attrs["left_out"]
+    with pytest.raises(InputError, match="lds: loo:examples=5 scored 5 of 24 examples only; nothing is left"):
+        evaluate(run, "test-loss", ["loo:examples=5"], "lds")
+    with pytest.raises(InputError, match="loo:examples=5 scored 5 of 24 examples, and an evaluation sums"):
+        lds(run, "test-loss", ["dit", "loo:examples=5"])
+    with pytest.raises(InputError, match="taylor: none of if, loo claims first order"):
+        evaluate(run, "test-loss", ["if", "loo"], "taylor")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: lds(run, m=2), "m must be at least 3"),
+        (lambda run: lds(run, fraction=0.99), "some of 8 examples in a subset and some out of it"),
+        (lambda run: lds(run, fraction=1.5), "got 1.5"),
+        (lambda run: lds(run, level=1.0), "level must be between 0 and 1"),
+        (lambda run: leave_k_out(run, k=(8,)), "k must be different whole numbers from 1 to 7"),
+        (lambda run: brittleness(run, k=()), "got none"),
+        (lambda run: brittleness(run, draws=0), "draws must be at least 1"),
+        (lambda run: taylor(run, smallest=1.0), "smallest < largest"),
+        (lambda run: lds(run, estimators=[]), "at least one estimator"),
+        (lambda run: mislabel_auc(run, estimators=ik.estimate(run)), "give the estimators, not scores"),
+        (lambda run: evaluate(run, evaluations="lsd"), "no evaluation named 'lsd'; did you mean 'lds'"),
+        (lambda run: evaluate(run, evaluations="lds:n=3"), "no option of evaluation 'lds' named 'n'"),
+        (lambda run: evaluate(run, evaluations="lds,lds"), "'lds' is asked for twice"),
+    ],
+)
+def test_bad_input_is_said_in_one_line(call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call(tiny())
+    assert "\n" not in str(caught.value)
