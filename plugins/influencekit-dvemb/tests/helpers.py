@@ -68,14 +68,15 @@ def matrix(run: ik.Trajectory, projection) -> Tensor:
     for layer, (A, B) in zip(projection.layers, projection.factors, strict=True):
         A = torch.eye(layer.inputs).double() if A is None else A
         B = torch.eye(layer.outputs).double() if B is None else B
-        whole = torch.kron(B, A)  # [b a, outputs inputs], the bias the last input of every output
+        # [a b, inputs outputs], the bias the last input
+        whole = torch.kron(A, B)
         placed = torch.zeros(layer.features, layout.size).double()
         plain = layer.inputs - layer.bias
         for o in range(layer.outputs):
             for i in range(plain):
-                placed[:, first + o * plain + i] = whole[:, o * layer.inputs + i]
+                placed[:, first + o * plain + i] = whole[:, i * layer.outputs + o]
             if layer.bias:
-                placed[:, first + layer.outputs * plain + o] = whole[:, (o + 1) * layer.inputs - 1]
+                placed[:, first + layer.outputs * plain + o] = whole[:, plain * layer.outputs + o]
         first += layer.outputs * layer.inputs
         blocks.append(placed)
     return torch.cat(blocks)

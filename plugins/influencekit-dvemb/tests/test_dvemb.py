@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import dense, gradients, images, matrix, one_layer, small_cnn
-from influencekit_dvemb import DVEmb
+from influencekit_dvemb import DVEmb, projection
 from influencekit_dvemb.sources import Replayed
 from torch import nn
 
@@ -31,17 +31,22 @@ def test_projected_gradients_are_the_explicit_projection_of_explicit_gradients(r
     torch.testing.assert_close(source.projection.of_flat(run.workload.layout, theta), P @ theta, **EXACT)
 
 
-def test_the_rows_of_a_projection_are_orthogonal_and_keep_scalar_products_on_average():
+def test_a_projection_has_orthogonal_rows_and_keeps_scalar_products_on_average():
     for A, B in Replayed(CNN, 6, seed=0).projection.factors:
         for factor in (A, B):
             if factor is not None:
-                rows, columns = factor.shape
-                torch.testing.assert_close(factor @ factor.T, columns / rows * torch.eye(rows).double())
-    many = [Replayed(TINY, 4, seed).projection.factors[0][0] for seed in range(2000)]
+                sizes = factor.abs().sum(1)  # of the groups that are added up
+                torch.testing.assert_close(factor @ factor.T, torch.diag(sizes))
+                assert sizes.max() - sizes.min() <= 1
+    many = [Replayed(TINY, 4, seed).projection.factors[0][0] for seed in range(1000)]
     mean = torch.stack([A.T @ A for A in many]).mean(0)
-    torch.testing.assert_close(
-        mean, torch.eye(4).double(), rtol=0, atol=0.1
-    )  # about 5 deviations of the mean
+    torch.testing.assert_close(mean, torch.eye(4).double(), rtol=0, atol=0.1)  # 5 deviations of the mean
+
+
+def test_many_rows_are_applied_by_sums_and_give_the_same(monkeypatch):
+    expected = Replayed(CNN, 6, 0).gradients(0, 2)
+    monkeypatch.setattr(projection, "_DENSE", 1)
+    torch.testing.assert_close(Replayed(CNN, 6, 0).gradients(0, 2), expected, **EXACT)
 
 
 @runs

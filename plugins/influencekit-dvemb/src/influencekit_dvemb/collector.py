@@ -94,8 +94,8 @@ class Collector:
         n = next(len(g) for g in self._found if g is not None)
         if len(places) != n or n > self._slots:
             raise InputError(
-                f"Collector: step() was given {len(places)} positions for a batch of {n} examples, with slots="
-                f"{self._slots}; pass the positions of this batch, and slots of the largest batch"
+                f"Collector: step() was given {len(places)} positions for a batch of {n} examples, with "
+                f"slots={self._slots}; pass the positions of this batch, and slots of the largest batch"
             )
         last = len(self._ids) - 1
         if places.min() < 0 or places.max() > last:

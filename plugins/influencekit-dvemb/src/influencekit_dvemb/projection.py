@@ -1,8 +1,9 @@
 """Per-example gradients of linear and convolution layers, projected by A (x) B without being formed.
 
 The gradient of a layer for one example is a sum over positions p of (output gradient d_p) (x) (input a_p, 1);
-its projection is the same sum of (B d_p) (x) (A [a_p, 1]). A and B are random with orthogonal rows, scaled so
-that scalar products are kept on average; where nothing is to be made smaller, they are the identity.
+its projection is the same sum of (B d_p) (x) (A [a_p, 1]). A and B add up inputs in groups of equal size, drawn
+at random, each with a random sign: rows are orthogonal, and scalar products are kept on average. Many such rows
+act without a matrix product. Where nothing is to be made smaller, A and B are the identity.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from torch.nn.functional import conv2d
 
 from influencekit import InputError
 from influencekit.layout import Layout
+
+_FEW = 16  # rows of A, at least, where the outputs of a convolution are left whole
+_DENSE = 128  # rows from which on sums cost less than a matrix product (2-core CPU, one thread)
 
 __all__ = ["Layer", "Projection", "layers_of"]
 
@@ -77,7 +81,8 @@ def layers_of(model: nn.Module, dim: int | None) -> list[Layer]:
         outputs, inputs = weight.shape[0], prod(weight.shape[1:]) + bias
         b, a = outputs, inputs
         if dim is not None and outputs * inputs > dim:
-            b = min(outputs, isqrt(dim))
+            # a convolution's outputs cost nothing as they are, and fewer rows of A are fewer filters
+            b = outputs if convolution and outputs * _FEW <= dim else min(outputs, isqrt(dim))
             a = min(inputs, dim // b)
             b = min(outputs, dim // a)
         found.append(Layer(name, convolution, bias, outputs, inputs, b, a))
@@ -87,7 +92,7 @@ def layers_of(model: nn.Module, dim: int | None) -> list[Layer]:
 class Projection:
     """The random factors of every layer, made again from `layers` and `seed` wherever they are needed.
 
-    Features of an embedding: the layers one after the other, each `b` x `a`, flattened.
+    Features of an embedding: the layers one after the other, each `a` x `b`, flattened.
     """
 
     def __init__(self, layers: Sequence[Layer], seed: int, like: Tensor) -> None:
@@ -99,6 +104,7 @@ class Projection:
             )
             for k, layer in enumerate(self.layers)
         ]
+        self._groups: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def sizes(self) -> list[int]:
@@ -115,7 +121,7 @@ class Projection:
         return [asdict(layer) for layer in self.layers]
 
     def inputs(self, k: int, module: nn.Module, x: Tensor) -> Tensor:
-        """A [x, 1] at every position of the input of layer k: [example, position, a]."""
+        """A [x, 1] at every position of the input of layer k: [example, a, position]."""
         layer, A = self.layers[k], self.factors[k][0]
         plain = layer.inputs - layer.bias
         if isinstance(module, nn.Conv2d):
@@ -123,19 +129,31 @@ class Projection:
             filters = A[:, :plain].reshape(-1, *module.weight.shape[1:])
             constant = A[:, -1] if layer.bias else None
             options: Any = (module.stride, module.padding, module.dilation)
-            return conv2d(x, filters, constant, *options).flatten(2).transpose(1, 2)
+            return conv2d(x, filters, constant, *options).flatten(2)
         x = x.reshape(len(x), -1, plain)
-        if A is None:
-            return torch.cat([x, torch.ones_like(x[..., :1])], -1) if layer.bias else x
-        return x @ A[:, :plain].T + A[:, -1] if layer.bias else x @ A.T
+        if A is None or layer.a >= _DENSE:
+            x = torch.cat([x, torch.ones_like(x[..., :1])], -1) if layer.bias else x
+            return (x if A is None else self._added(k, x)).mT
+        return (x @ A[:, :plain].T + A[:, -1] if layer.bias else x @ A.T).mT
+
+    def _added(self, k: int, x: Tensor) -> Tensor:
+        """A x for every x [..., inputs] of layer k, by sums."""
+        if k not in self._groups:
+            A = self.factors[k][0]
+            assert A is not None
+            # the largest entries of a row are its +1s and -1s; a short row is padded by an entry that is 0
+            places = A.abs().topk(-(-A.shape[1] // A.shape[0]), -1).indices
+            self._groups[k] = places.T.flatten(), A.gather(1, places).T.contiguous()
+        places, signs = self._groups[k]
+        found = x.gather(-1, places.expand(*x.shape[:-1], -1))  # much faster than an index on a CPU
+        return (found.unflatten(-1, signs.shape) * signs).sum(-2)
 
     def outputs(self, k: int, delta: Tensor) -> Tensor:
         """B d at every position of the output gradient of layer k: [example, b, position]."""
         layer, B = self.layers[k], self.factors[k][1]
         if layer.convolution:
-            delta = delta.flatten(2)
-        else:
-            delta = delta.reshape(len(delta), -1, layer.outputs).transpose(1, 2)
+            return (delta if B is None else conv2d(delta, B[:, :, None, None])).flatten(2)
+        delta = delta.reshape(len(delta), -1, layer.outputs).transpose(1, 2)
         return delta if B is None else B @ delta
 
     def of_flat(self, layout: Layout, flat: Tensor) -> Tensor:
@@ -148,17 +166,17 @@ class Projection:
             if bias:
                 g = torch.cat([g, bias[0][..., None]], -1)
             g = g if B is None else B @ g
-            parts.append((g if A is None else g @ A.T).flatten(-2))
+            parts.append((g if A is None else g @ A.T).mT.flatten(-2))
         return torch.cat(parts, -1)
 
 
 def _factor(rows: int, columns: int, seed: tuple[int, int], like: Tensor) -> Tensor | None:
-    """[rows, columns], rows orthogonal and of length sqrt(columns / rows); None for the identity."""
+    """[rows, columns] with one entry, +1 or -1, in every column; None for the identity."""
     if rows == columns:
         return None
     generator = torch.Generator().manual_seed(1_000_003 * seed[0] + seed[1])
-    normal = torch.randn(columns, rows, generator=generator, dtype=torch.float64)
-    q, r = torch.linalg.qr(normal)
-    # the signs make it uniform over all such matrices, whatever the QR in use
-    q = q * r.diagonal().sign() * (columns / rows) ** 0.5
-    return q.T.contiguous().to(like)
+    order = torch.randperm(columns, generator=generator)
+    signs = 2.0 * torch.randint(2, (columns,), generator=generator) - 1
+    factor = torch.zeros(rows, columns)
+    factor[torch.arange(columns) % rows, order] = signs
+    return factor.to(like)
