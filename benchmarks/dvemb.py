@@ -1,13 +1,13 @@
 """Data value embedding against exact trajectory-specific leave-one-out, by the epoch of the removal.
 
     python benchmarks/dvemb.py                     # both settings, 8 seeds; writes results/dvemb.json
-    python benchmarks/dvemb.py --seeds 2 trained   # one of them; prints only
+    python benchmarks/dvemb.py --seeds 2 --settings trained   # one of them; prints only
 
-mnist-1v7-dnn (8-8 net, 6,361 parameters), plain SGD, query: mean test loss. In every epoch each example occurs
-once; `tsloo` drops it there alone and retrains to the end. Spearman over the 256 examples, for each epoch: `dvemb`
-without projection and with 1024 features a layer, and `dit`, the same sum with the true Hessian or with outer
-products over all layers at once. All-epoch removal: the sums over epochs against the sum of `tsloo`, and against
-`loo`, which drops all occurrences together.
+mnist-1v7-dnn (8-8 net, 6,361 parameters), plain SGD, query: mean test loss. In every epoch each example
+occurs once; `tsloo` drops it there alone and retrains to the end. Spearman over the 256 examples, for each
+epoch: `dvemb` without projection and with 1024 features a layer, and `dit`, the same sum with the true Hessian
+or with outer products over all layers at once. All-epoch removal: the sums over epochs against the sum of
+`tsloo`, and against `loo`, which drops all occurrences together.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", nargs="*", default=list(SETTINGS), choices=[*SETTINGS, []])
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,7 +95,7 @@ def main() -> None:
         "seeds": args.seeds,
         "settings": {},
     }
-    for name in args.settings or SETTINGS:
+    for name in args.settings:
         seeds = [one(SETTINGS[name], seed) for seed in range(args.seeds)]
         report["settings"][name] = {
             "accuracy": statistics.mean(s["accuracy"] for s in seeds),

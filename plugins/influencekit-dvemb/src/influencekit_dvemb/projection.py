@@ -1,9 +1,9 @@
 """Per-example gradients of linear and convolution layers, projected by A (x) B without being formed.
 
 The gradient of a layer for one example is a sum over positions p of (output gradient d_p) (x) (input a_p, 1);
-its projection is the same sum of (B d_p) (x) (A [a_p, 1]). A and B add up inputs in groups of equal size, drawn
-at random, each with a random sign: rows are orthogonal, and scalar products are kept on average. Many such rows
-act without a matrix product. Where nothing is to be made smaller, A and B are the identity.
+its projection is the same sum of (B d_p) (x) (A [a_p, 1]). A and B add up inputs in groups of equal size,
+drawn at random, each with a random sign: rows are orthogonal, and scalar products are kept on average. Many
+such rows act without a matrix product. Where nothing is to be made smaller, A and B are the identity.
 """
 
 from collections.abc import Sequence
