@@ -5,9 +5,9 @@
 
 mnist-1v7-dnn (8-8 net, 6,361 parameters), plain SGD, query: mean test loss. In every epoch each example
 occurs once; `tsloo` drops it there alone and retrains to the end. Spearman over the 256 examples, for each
-epoch: `dvemb` without projection and with 1024 features a layer, and `dit`, the same sum with the true Hessian
-or with outer products over all layers at once. All-epoch removal: the sums over epochs against the sum of
-`tsloo`, and against `loo`, which drops all occurrences together.
+epoch: `dvemb` without projection and with 1024 features a layer, and `dit`, the same sum with the true
+Hessian or with outer products over all layers at once. All-epoch removal: the sums over epochs against the
+sum of `tsloo`, and against `loo`, which drops all occurrences together.
 """
 
 import argparse

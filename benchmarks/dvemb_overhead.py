@@ -2,9 +2,9 @@
 
     python benchmarks/dvemb_overhead.py            # writes results/dvemb_overhead.json
 
-A plain PyTorch loop over a workload's batches, one thread; every step is done once by the loop alone and once
-by a copy of it with a `Collector`, which writes to disk. Overhead: the ratio of the medians; that of the totals
-beside it, which hold the writing and whatever else the machine did.
+A plain PyTorch loop over a workload's batches, one thread; every step is done once by the loop alone and
+once by a copy of it with a `Collector`, which writes to disk. Overhead: the ratio of the medians; that of the
+totals beside it, which hold the writing and whatever else the machine did.
 """
 
 import argparse

@@ -67,14 +67,12 @@ class Replayed(Source):
         self._checked = False
 
     def gradients(self, start: int, stop: int) -> Tensor:
-        trajectory, l2 = self._trajectory, self._twin.l2
+        trajectory = self._trajectory
         found = self.coefficient.new_zeros(stop - start, self.width, self.projection.features)
         for block in trajectory.blocks(start, stop, "projecting gradients"):
             for state in block:
                 t = state.step
-                found[t - start] = self._batch(state.theta, trajectory.step.rows(t))
-                if l2:
-                    found[t - start] += l2 * self._flat(state.theta)
+                found[t - start] = self.at(state.theta, trajectory.step.rows(t))
                 if not self._checked:
                     mean = trajectory.step.gradient(state, trajectory.step.coefficients(t))[0]
                     check_mean(self.coefficient[t] @ found[t - start], self._flat(mean), "this run's model")
@@ -85,8 +83,8 @@ class Replayed(Source):
     def _flat(self, vector: Tensor) -> Tensor:
         return self.projection.of_flat(self._twin.layout, vector)
 
-    def _batch(self, theta: Tensor, rows: Tensor) -> Tensor:
-        """Gradients [slot, feature] of the losses of the examples at `rows`, without the penalty."""
+    def at(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Gradients [row, feature] at theta of the losses of the examples at `rows`, penalty included."""
         calls: list[tuple[int, Tensor, GradientEdge]] = []
         taps = Taps(self._twin.model, self.projection, lambda k, a, y: calls.append((k, a, edge(y))))
         edge = get_gradient_edge  # of the output as it is now: it may be changed in place later
@@ -101,7 +99,7 @@ class Replayed(Source):
         for (k, inputs, _), delta in zip(calls, deltas, strict=True):
             if delta is not None:
                 parts[k].add_(taps.product(k, inputs, delta))
-        return found
+        return found + self._twin.l2 * self._flat(theta) if self._twin.l2 else found
 
 
 def check_mean(found: Tensor, expected: Tensor, whose: str) -> None:
