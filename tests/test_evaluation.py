@@ -113,15 +113,29 @@ def test_spearman_of_a_resample_is_scipys_of_the_pairs_written_out(pairs, seed):
             assert value == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """Pairs of normal numbers of correlation .8, whose rank correlation is 6/pi asin(.4) = .786."""
-    truth, rng, covered = 6 / np.pi * np.arcsin(0.4), np.random.default_rng(0), 0
-    for trial in range(200):
-        x, noise = rng.normal(size=(2, 100))
-        again = boot.spearman(x, 0.8 * x + 0.6 * noise, boot.drawn(100, 300, (trial,)))
-        low, high = boot.interval(again, 0.95)
+@pytest.mark.parametrize(("rho", "queries"), [(0.8, 1), (0.95, 1), (0.9, 20)])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(rho, queries):
+    """Pairs of normal numbers of correlation rho, whose rank correlation is 6/pi asin(rho / 2)."""
+    truth, rng, covered = 6 / np.pi * np.arcsin(rho / 2), np.random.default_rng(0), 0
+    for trial in range(100):
+        x, noise = rng.normal(size=(2, queries, 50))
+        y, counts = rho * x + np.sqrt(1 - rho**2) * noise, boot.drawn(50, 200, (trial,))
+        each = [(spearmanr(a, b)[0], boot.spearman(a, b, counts)) for a, b in zip(x, y, strict=True)]
+        estimate, again = (np.mean(column, 0) for column in zip(*each, strict=True))
+        low, high = boot.interval(estimate, again, 0.95, 50)
         covered += low <= truth <= high
-    assert 180 <= covered <= 198  # 190 expected, deviation 3; bootstrap intervals are a little short
+    assert 86 <= covered <= 100  # 95 expected, deviation 2; bootstrap intervals are a little short
+
+
+@given(
+    st.lists(st.integers(-3, 3), min_size=4, max_size=9).filter(lambda x: len(set(x)) > 1),
+    st.sampled_from([1, -1]),
+)
+def test_of_a_perfect_ranking_there_is_no_doubt(x, sign):
+    values = np.array(x, dtype=float)
+    again = boot.spearman(values, sign * values**3, boot.drawn(len(x), 50, (0,)))
+    low, high = boot.interval(np.array(float(sign)), again, 0.95, len(x))
+    assert (low, high) == (sign, sign) or (np.isnan(low) and np.isnan(high) and np.isnan(again).all())
 
 
 def test_the_interval_is_one_of_its_seed_and_shrinks_with_more_subsets():

@@ -84,11 +84,14 @@ def summarise_evaluation(result: xr.Dataset) -> dict[str, Any]:
 
 
 def _lds(one: xr.Dataset) -> dict[str, Any]:
+    import numpy as np
+
     from influencekit.evaluation.bootstrap import interval
 
+    score = _over_seeds(one["mean"])
     again = one.bootstrap.mean(("seed", "window"), skipna=True).values
-    low, high = interval(again, float(one.attrs["level"]))
-    return {"lds": {**_over_seeds(one["mean"]), "low": float(low), "high": float(high)}}
+    low, high = interval(np.array(score["mean"]), again, float(one.attrs["level"]), int(one.attrs["m"]))
+    return {"lds": {**score, "low": float(low), "high": float(high)}}
 
 
 def _leave_k_out(one: xr.Dataset) -> dict[str, Any]:

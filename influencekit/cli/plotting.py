@@ -24,7 +24,8 @@ __all__ = ["plot"]
 @shared("data-dir")
 def plot(scores: str, out: str | None, data_dir: str | None) -> None:
     """Draw what compare --out or estimate --out saved: estimates against ground truth, the most harmful and
-    most helpful examples of image data as pictures, influence over time where there are several windows.
+    most helpful examples of image data as pictures, influence over time where there are several windows, and
+    what compare --evaluate found.
 
     SCORES is the folder of compare, or a .zarr or .nc file. Examples:
 
@@ -37,10 +38,13 @@ def plot(scores: str, out: str | None, data_dir: str | None) -> None:
     goal = out or str(path.with_name(f"{path.stem}-plots"))
     with new_folder(goal) as folder, progress():
         assert folder is not None
-        from influencekit.cli.drawing import draw
+        from influencekit.cli.drawing import draw, draw_evaluation
 
         pictures, why = _pictures(result, data_dir)
         drawn = draw(result, pictures, folder)
+        for file in sorted(path.glob("evaluation-*.zarr")):
+            drawn.append(f"{file.stem}.png")
+            draw_evaluation(_read(file), folder / drawn[-1])
         if not drawn:
             raise InfluenceKitError(f"{scores} holds nothing to draw: one window, no ground truth{why}")
     click.echo(f"{', '.join(drawn)} in {goal}{why}")
@@ -48,25 +52,28 @@ def plot(scores: str, out: str | None, data_dir: str | None) -> None:
 
 def _load(path: Path) -> xr.Dataset:
     """Scores of ours. Errors: nothing there, another kind of file, no influence in it."""
-    import xarray as xr
-
     inside = path / "scores.zarr"
     file = inside if inside.exists() else path
     if not file.exists():
         raise InputError(f"no scores at {path}; make them with influencekit compare --out or estimate --out")
-    try:
-        if file.suffix == ".nc":
-            result = xr.load_dataset(file, engine="h5netcdf")
-        else:
-            result = xr.open_zarr(file, consolidated=False).load()
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as scores: {' '.join(str(error).split())[:120]}") from error
+    result = _read(file)
     dims = ("estimator", "seed", "query", "window", "train")
     if "influence" not in result or set(result.influence.dims) != set(dims):
         raise InputError(
             f"{file} holds no influence scores; expected what compare --out or estimate --out wrote"
         )
     return result
+
+
+def _read(file: Path) -> xr.Dataset:
+    import xarray as xr
+
+    try:
+        if file.suffix == ".nc":
+            return xr.load_dataset(file, engine="h5netcdf")
+        return xr.open_zarr(file, consolidated=False).load()
+    except Exception as error:
+        raise InputError(f"{file} cannot be read as scores: {' '.join(str(error).split())[:120]}") from error
 
 
 def _pictures(result: xr.Dataset, data_dir: str | None) -> tuple[Any, str]:

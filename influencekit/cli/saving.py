@@ -49,18 +49,14 @@ def evaluation_file(spec: str) -> str:
 def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
     import numpy as np
 
+    words = {n: result[n].values.tolist() for n in names if n in result.coords}
+    words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
     for figure, values in result.data_vars.items():
         if {"estimator", "seed"} <= set(values.dims) <= {*names}:  # no curves, resamples or single subsets
-            for place in np.ndindex(*values.shape):
-                at = dict(zip(map(str, values.dims), place, strict=True))
-                words = [_coordinate(result, n, at[n]) if n in at else "" for n in names]
-                yield [figure, *words, values.values[place].item()]
-
-
-def _coordinate(result: xr.Dataset, name: str, k: int) -> Any:
-    if name == "window":
-        return window_name(result, k)
-    return result[name].values[k].item() if name in result.coords else k
+            array, dims = values.values, [str(d) for d in values.dims]
+            for place in np.ndindex(*array.shape):
+                at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
+                yield [figure, *(at.get(n, "") for n in names), array[place].item()]
 
 
 def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:

@@ -46,9 +46,9 @@ def lds(
     not over S_i, is the sign of this house and ranks alike. `estimators`: as for `score`; `seed` draws the
     subsets, other ones for every seed of a workload.
 
-    `lds_low` and `lds_high` bound the middle `level` of so many `resamples` of the subsets (percentile
-    bootstrap); `mean`, `mean_low`, `mean_high` [estimator, window] are of the mean over queries, each
-    resample of all queries at once. Also `predicted` [estimator, query, window, subset], `retrained` [query,
+    `lds_low` and `lds_high` are the bootstrap interval at `level` from so many `resamples` of the subsets;
+    `mean`, `mean_low`, `mean_high` [estimator, window] are of the mean over queries, each resample of all
+    queries at once. Also `predicted` [estimator, query, window, subset], `retrained` [query,
     window, subset], `left_out` [subset, train], and `bootstrap` [resample, estimator, window] of that mean.
     NaN where either side is constant.
 
@@ -106,14 +106,13 @@ def ranked_alike(
     both = np.broadcast_to(retrained, predicted.shape)
     rho = spearman(torch.tensor(predicted), torch.tensor(both)).numpy()
     counts = bootstrap.drawn(predicted.shape[-1], resamples, seed)
-    flat = [
-        bootstrap.spearman(x, y, counts)
-        for x, y in zip(predicted.reshape(-1, len(counts[0])), both.reshape(-1, len(counts[0])), strict=True)
-    ]
-    again = np.stack(flat, 1).reshape(resamples, *rho.shape)
-    low, high = bootstrap.interval(again, level)
+    again = np.empty((resamples, *rho.shape))
+    for q, w in np.ndindex(*retrained.shape[:2]):
+        again[:, :, q, w] = bootstrap.spearman(predicted[:, q, w], retrained[q, w], counts)
+    n = predicted.shape[-1]
+    low, high = bootstrap.interval(rho, again, level, n)
     mean, each = _over_queries(rho, 1), _over_queries(again, 2)
-    mean_low, mean_high = bootstrap.interval(each, level)
+    mean_low, mean_high = bootstrap.interval(mean, each, level, n)
     return {
         "spearman": rho, "low": low, "high": high, "mean": mean, "mean_low": mean_low,
         "mean_high": mean_high, "bootstrap": each,

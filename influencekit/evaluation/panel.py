@@ -1,6 +1,5 @@
 """Several evaluations of several estimators, by name: what `influencekit compare --evaluate` does."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -69,7 +68,7 @@ def parse(evaluations: str | Sequence[str]) -> list[Evaluation]:
             if not equals:
                 raise InputError(f"expected key=value in evaluation '{spec}', got '{pair}'")
             if key not in known:
-                raise unknown(f"option of evaluation '{name}' named", key, known, "options")
+                raise unknown(f"option of evaluation '{name}' named", key, list(known), "options")
             options[key] = known[key].parse(value)
         found.append(Evaluation(name, spec, function, MappingProxyType(options)))
     if twice := [one.spec for k, one in enumerate(found) if one.spec in [o.spec for o in found[:k]]]:
@@ -206,6 +205,6 @@ def _folder(evaluation: Evaluation, subsets: str | Path | None) -> dict[str, Any
     """The argument `subsets`, for an evaluation that has it: a folder that is the same for a larger m."""
     if subsets is None or "subsets" not in signature(evaluation.run).parameters:
         return {}
-    lasting = [f"{k}_{v}" for k, v in evaluation.options.items() if k not in _COUNTS]
-    name = re.sub(r"[^\w.+-]+", "_", "-".join([evaluation.name, *lasting]))
-    return {"subsets": Path(subsets) / name}
+    known = evaluation_options(evaluation.run)
+    lasting = [f"{k}_{known[k].write(v)}" for k, v in evaluation.options.items() if k not in _COUNTS]
+    return {"subsets": Path(subsets) / "-".join([evaluation.name, *lasting])}
