@@ -51,9 +51,9 @@ def test_many_rows_are_applied_by_sums_and_give_the_same(monkeypatch):
 
 @runs
 @pytest.mark.parametrize("dim", [None, 6])
-@pytest.mark.parametrize("checkpoints", [1, 3, None])
-def test_scores_are_those_of_the_dense_recursion_whatever_the_segments(run, dim, checkpoints):
-    estimator = DVEmb(dim=dim, checkpoints=checkpoints)
+@pytest.mark.parametrize("segments", [1, 3, None])
+def test_scores_are_those_of_the_dense_recursion_whatever_the_segments(run, dim, segments):
+    estimator = DVEmb(dim=dim, segments=segments)
     found = ik.contributions(run, "test-losses", estimator, at=[2, run.steps]).contribution.values
     projection = Replayed(run, dim, 0).projection
     P, query = matrix(run, projection), make("query", "test-losses")
@@ -123,10 +123,10 @@ def test_other_optimizers_are_refused():
 
 
 def test_it_is_found_by_its_entry_point():
-    assert make("estimator", "dvemb:dim=none:checkpoints=4") == DVEmb(dim=None, checkpoints=4)
+    assert make("estimator", "dvemb:dim=none:segments=4") == DVEmb(dim=None, segments=4)
     assert spec(DVEmb(dim=64)) == "dvemb:dim=64"
 
 
-@parametrize_with_checks([DVEmb(), DVEmb(dim=5, checkpoints=3, seed=1)])
+@parametrize_with_checks([DVEmb(), DVEmb(dim=5, segments=3, seed=1)])
 def test_conformance(subject, check):
     check(subject)

@@ -50,7 +50,7 @@ def test_hooks_in_a_plain_loop_collect_what_is_replayed_from_the_recorded_run(tm
 
 def test_embeddings_of_collected_gradients_need_no_run_and_score_as_the_estimator(tmp_path):
     collected(tmp_path / "g.zarr")
-    found = embed(tmp_path / "g.zarr", tmp_path / "e.zarr", checkpoints=3)
+    found = embed(tmp_path / "g.zarr", tmp_path / "e.zarr", segments=3)
     expected = ik.contributions(RUN, "test-losses", DVEmb(dim=6), at=[RUN.steps])
     answer = scores(found, "test-losses", WORKLOAD)
     np.testing.assert_allclose(answer.contribution.values, expected.contribution.values, **EXACT)
@@ -62,20 +62,21 @@ def test_embeddings_of_collected_gradients_need_no_run_and_score_as_the_estimato
     )
 
 
-@pytest.mark.parametrize("checkpoints", [1, 2, 6])
-def test_embeddings_are_those_of_the_dense_recursion(tmp_path, checkpoints):
-    found = embed(RUN, tmp_path / "e.zarr", dim=6, checkpoints=checkpoints)
+@pytest.mark.parametrize("segments", [1, 2, 6])
+def test_embeddings_are_those_of_the_dense_recursion(tmp_path, segments):
+    found = embed(RUN, tmp_path / "e.zarr", dim=6, segments=segments)
     expected = dense(RUN, Replayed(RUN, 6, 0).projection).numpy()
     np.testing.assert_allclose(found.embedding.values, expected, **EXACT)
 
 
-def test_every_checkpoint_answers_as_the_recursion_restarted_for_it(tmp_path):
-    found = embed(RUN, tmp_path / "e.zarr", dim=6, checkpoints=3, windows=True)
+@pytest.mark.parametrize("segments", [1, 5])
+def test_every_checkpoint_answers_as_the_recursion_restarted_for_it(tmp_path, segments):
+    found = embed(RUN, tmp_path / "e.zarr", dim=6, checkpoints=[2, 4], segments=segments)
     stops = found.stop.values.tolist()
     assert stops == [2, 4, 6]
     answer = scores(found, "test-losses", WORKLOAD, at=stops)
     for t in stops:
-        restarted = ik.contributions(RUN, "test-losses", DVEmb(dim=6, checkpoints=1), at=[t])
+        restarted = ik.contributions(RUN, "test-losses", DVEmb(dim=6, segments=1), at=[t])
         np.testing.assert_allclose(
             answer.contribution.sel(evaluation=t).values, restarted.contribution.values[:, 0], **EXACT
         )
@@ -84,6 +85,8 @@ def test_every_checkpoint_answers_as_the_recursion_restarted_for_it(tmp_path):
     np.testing.assert_allclose(ik.windowed(answer, windows).influence.values, expected, **EXACT)
     with pytest.raises(ik.InputError, match="cannot be evaluated at state 3; they can at 2, 4, 6"):
         scores(found, "test-losses", WORKLOAD, at=[3])
+    with pytest.raises(ik.InputError, match="checkpoints must be states from 1 to 6, got 9"):
+        embed(RUN, tmp_path / "e2.zarr", checkpoints=[9])
 
 
 def test_the_store_is_labelled_and_plain_xarray_reads_it(tmp_path):

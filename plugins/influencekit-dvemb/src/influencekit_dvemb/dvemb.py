@@ -24,8 +24,8 @@ class DVEmb(Estimator):
 
     Plain SGD only, as in the paper. H_k is a block of outer products for each layer: with one layer, and
     dim=None, this is `dit:curvature=fisher`. `dim`: features of a layer's projected gradient (A (x) B, random
-    with `seed`), None for no projection. `checkpoints`: segments whose embeddings are computed side by side
-    (None: of about 512 occurrences each); it changes nothing but rounding.
+    with `seed`), None for no projection. `segments`: how many parts of the run the recursion is cut
+    into, which are computed side by side (None: of about 128 occurrences each); it changes nothing but rounding.
 
     Shapes [query, window, train]. Sign: removal minus full. Cost: a forward and a backward pass a step, then
     matrix products of size (occurrences of a segment x features), whatever the number of queries. Errors:
@@ -33,11 +33,11 @@ class DVEmb(Estimator):
     """
 
     dim: int | None = 1024
-    checkpoints: int | None = None
+    segments: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "checkpoints"):
+        for name in ("dim", "segments"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"dvemb: {name} must be at least 1, or none; got {value}")
@@ -70,7 +70,7 @@ class DVEmb(Estimator):
         order = sorted(range(len(states)), key=lambda k: -states[k])
         n_query = len(query.labels(trajectory.workload))
         of = [k for k in order for _ in range(n_query)]
-        spans = cuts(begin, max(states), source.width, self.checkpoints, states)
+        spans = cuts(begin, max(states), source.width, self.segments, states)
         a = torch.zeros(0, source.projection.features).to(source.coefficient)
         for segment in segments(source, spans):
             if segment.steps.stop in states:  # columns join where they are evaluated

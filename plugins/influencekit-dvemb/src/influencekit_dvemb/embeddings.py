@@ -1,5 +1,6 @@
 """Embeddings of every occurrence as a labelled store, and what can be asked of it."""
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from influencekit import DivergedError, InputError, Query, Trajectory, Workload,
 from influencekit.layout import Layout
 from influencekit_dvemb.files import Beside, attributes, feature_layers, opened
 from influencekit_dvemb.projection import Layer, Projection
-from influencekit_dvemb.recursion import Later, Segment, cuts, segments
+from influencekit_dvemb.recursion import Later, Segment, cuts
+from influencekit_dvemb.recursion import segments as in_segments
 from influencekit_dvemb.sources import Replayed, Source, Stored
 
 __all__ = ["embed", "neighbours", "scores", "totals"]
@@ -27,8 +29,8 @@ def embed(
     *,
     dim: int | None = 1024,
     seed: int = 0,
-    checkpoints: int | None = None,
-    windows: bool = False,
+    checkpoints: Sequence[int] = (),
+    segments: int | None = None,
 ) -> xr.Dataset:
     """The data value embedding of every occurrence, to the end of the run, written to `store`.
 
@@ -36,10 +38,12 @@ def embed(
 
     `source` is a recorded run, or what a `Collector` stored (then `dim` and `seed` are those it collected
     with). `embedding` [step, slot, feature] is 0 where padded; `batch` [step, slot] is the example's position
-    in `train`, -1 where padded. With `windows`, the embeddings to the end of each of the `checkpoints`
-    segments (`local`), and the segments' transfers I - M (`transfer` [segment, feature, other] holds M), are
-    written as well: then `scores` answers at every checkpoint. The store appears whole or not at all.
-    Cost: see `DVEmb`; disk: steps x slots x features numbers, twice with `windows`.
+    in `train`, -1 where padded. `checkpoints` are states besides the end at which `scores` can be asked: for
+    them the embeddings to the next checkpoint (`local`), and what lies between two of them, I - M (`transfer`
+    [stretch, feature, other] holds M, layer by layer), are written as well. `segments` is how many are
+    computed side by side, as in `DVEmb`. The store appears whole or not at all.
+    Cost: see `DVEmb`; disk: steps x slots x features numbers, twice with checkpoints,
+    and features squared for each of them.
     Errors: a path that exists, another optimizer than plain SGD.
     """
     gradients = (
@@ -50,14 +54,17 @@ def embed(
             "embed needs a run recorded from step 0 to its end; this recording holds the states "
             f"{source.first} to {source.last} of {source.steps} steps"
         )
-    spans = cuts(0, gradients.steps, gradients.width, checkpoints)
+    steps = gradients.steps
+    if wrong := [t for t in checkpoints if not 0 < t <= steps]:
+        raise InputError(f"embed: checkpoints must be states from 1 to {steps}, got {wrong[0]}")
+    stops = sorted({*checkpoints, steps})
+    spans = cuts(0, steps, gradients.width, segments, stops)
     beside = Beside(store)
     try:
-        _fill(beside, gradients, spans, windows)
-        stops = [high for _, high in spans] if windows else [gradients.steps]
+        _fill(beside, gradients, spans, stops if len(stops) > 1 else [])
         about = _inherited(gradients) if isinstance(gradients, Stored) else _about(source, gradients, stops)
-        if windows:
-            about = about.assign_coords(stop=("segment", [high for _, high in spans]))
+        if len(stops) > 1:
+            about = about.assign_coords(stop=("stretch", stops))
         beside.commit(about)
     finally:
         beside.discard()
@@ -75,7 +82,7 @@ def scores(
     `contribution` [query, evaluation, step, slot] is labelled as `ik.contributions` labels it, so
     `ik.windowed` makes scores of it. `query` is a query of `workload`, or its gradients [query, param] as an
     array, for which no workload is needed. `at`: the states to evaluate at, the end of the run by default;
-    others must be checkpoints of embeddings made with windows=True.
+    others must be checkpoints of the embeddings.
     Sign: removal minus full. Cost: one matrix product (other states: one more a checkpoint), no model but for
     the query's gradient.
     """
@@ -84,7 +91,7 @@ def scores(
     states = [steps] if at is None else sorted({int(t) for t in at})
     stops = [] if "local" not in found else found.stop.values.tolist()
     if wrong := [t for t in states if t != steps and t not in stops]:
-        known = ", ".join(map(str, stops)) or f"{steps}, the end; make them with windows=True for others"
+        known = ", ".join(map(str, stops)) or f"{steps}, the end; make them with checkpoints=[...] for others"
         raise InputError(f"these embeddings cannot be evaluated at state {wrong[0]}; they can at {known}")
     projection, layout = projection_of(found)
     names, gradients = _gradients(found, query, workload, states, layout)
@@ -210,24 +217,34 @@ def _through_segments(found: xr.Dataset, projection: Projection, t: int, a: Tens
         a = torch.cat(parts, -1)
 
 
-def _fill(beside: Beside, source: Source, spans: Sequence[tuple[int, int]], windows: bool) -> None:
-    """Write the embeddings, a segment after the other, the last first."""
+def _fill(beside: Beside, source: Source, spans: Sequence[tuple[int, int]], stops: list[int]) -> None:
+    """Write the embeddings, a segment after the other, the last first; at `stops` also those of stretches."""
     sizes, dtype = source.projection.sizes, str(source.lr.dtype).removeprefix("torch.")
     dims, shape = ("step", "slot", "feature"), (source.steps, source.width, sum(sizes))
     final = beside.array("embedding", shape, dims, dtype)
-    local = beside.array("local", shape, dims, dtype) if windows else None
-    matrices = (len(spans), sum(sizes), max(sizes))
-    transfer = beside.array("transfer", matrices, ("segment", "feature", "other"), dtype) if windows else None
-    later = [Later() for _ in sizes]
-    for number, segment in enumerate(segments(source, spans)):
-        carried = []
-        for way, E, G in zip(later, segment.embeddings, segment.gradients, strict=True):
-            carried.append(way.carried(E))
-            way.extend(carried[-1], G)
-        final[segment.steps] = _rows(carried, source.width)
-        if local is not None and transfer is not None:
-            local[segment.steps] = _rows(segment.embeddings, source.width)
-            transfer[len(spans) - 1 - number] = _matrices(segment, sizes)
+    later, here = [Later() for _ in sizes], list[Later]()
+    if stops:
+        local = beside.array("local", shape, dims, dtype)
+        matrices = (len(stops), sum(sizes), max(sizes))
+        transfer = beside.array("transfer", matrices, ("stretch", "feature", "other"), dtype)
+    for segment in in_segments(source, spans):
+        final[segment.steps] = _rows(_carried(later, segment), source.width)
+        if not stops:
+            continue
+        if segment.steps.stop in stops:
+            here = [Later() for _ in sizes]
+        local[segment.steps] = _rows(_carried(here, segment), source.width)
+        if segment.steps.start in (0, *stops):
+            transfer[bisect_right(stops, segment.steps.start)] = _matrices(here, sizes)
+
+
+def _carried(later: list[Later], segment: Segment) -> list[Tensor]:
+    """The segment's embeddings of every layer beyond what came later, which then holds the segment, too."""
+    found = []
+    for way, E, G in zip(later, segment.embeddings, segment.gradients, strict=True):
+        found.append(way.carried(E))
+        way.extend(found[-1], G)
+    return found
 
 
 def _rows(parts: Sequence[Tensor], width: int) -> np.ndarray:
@@ -241,12 +258,14 @@ def _rows(parts: Sequence[Tensor], width: int) -> np.ndarray:
     return e.view(-1, width, e.shape[-1]).cpu().numpy()
 
 
-def _matrices(segment: Segment, sizes: list[int]) -> np.ndarray:
-    """M = sum e g^T of every layer, one below the other: [feature, other], 0 beyond a layer's own width."""
-    M = segment.gradients[0].new_zeros(sum(sizes), max(sizes))
-    for rows, E, G in zip(M.split(sizes), segment.embeddings, segment.gradients, strict=True):
-        rows[:, : len(rows)] = E.T @ G
-    return M.cpu().numpy()
+def _matrices(later: list[Later], sizes: list[int]) -> np.ndarray:
+    """M of every layer, one below the other: [feature, other], 0 beyond a layer's own width."""
+    found = np.zeros((sum(sizes), max(sizes)))
+    first = 0
+    for way, n in zip(later, sizes, strict=True):
+        found[first : first + n, :n] = way.matrix().cpu().numpy()
+        first += n
+    return found
 
 
 def _about(run: Any, source: Source, stops: list[int]) -> xr.Dataset:

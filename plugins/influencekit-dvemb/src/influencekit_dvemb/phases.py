@@ -20,14 +20,14 @@ _RISE = 1.5  # of the magnitude above the basin's floor; less is no phase of its
 def phases(found: xr.Dataset, bins: int = 100) -> xr.Dataset:
     """Mean size of an occurrence's effect over training, and where warm-up, basin and ascent meet.
 
-    `found` is what `scores` or `ik.contributions` gave, of one query at the end of the run; C is [step, slot].
+    `found` is what `scores` or `ik.contributions` gave, of one query at the end of the run; C [step, slot].
 
         magnitude [bin] = mean |C| over the occurrences of the bin's steps
 
     The floor of the basin is the least magnitude. Warm-up lasts until the last bin before the floor that is
     above the geometric mean of the floor and the largest magnitude before it; the ascent begins in the first
     bin after the floor that is above that of the floor and the largest one after it. The coordinate `phase`
-    [bin] names them; a rise of less than half the floor is no phase. Coordinates: `start`, `stop` (steps).
+    [bin] names them; a rise of less than half the floor is no phase. Coordinates: steps `start`, `stop`.
     Errors: fewer steps than bins, several queries.
     """
     if found.sizes["query"] != 1:
