@@ -130,13 +130,8 @@ def phases(page: Path) -> str:
         cells += [f"{m[0] / min(m):.1f}", f"{m[-1] / min(m):.1f}", f"{spent:.0f}"]
         lines.append(cells_row(cells))
     exact = report["tsloo"]["magnitude"]
-    cells = [
-        f"`tsloo`, {len(exact)} steps",
-        "",
-        "",
-        f"{exact[0] / min(exact):.1f}",
-        f"{exact[-1] / min(exact):.1f}",
-    ]
+    cells = [f"`tsloo`, {len(exact)} steps", "", ""]
+    cells += [f"{exact[0] / min(exact):.1f}", f"{exact[-1] / min(exact):.1f}"]
     return "\n".join([*lines, cells_row([*cells, f"{report['seconds']['tsloo']:.0f}"])])
 
 
@@ -144,14 +139,15 @@ def segments(page: Path) -> str:
     """The recursion step by step, and in segments."""
     report = load_result("dvemb_segments")
     lines = [
-        f"{report['occurrences']:,} occurrences with {report['features']} features, gradients in memory, one "
-        f"thread. {source(page, 'dvemb_segments', report)}.",
+        f"Gradients in memory, one thread. {source(page, 'dvemb_segments', report)}.",
         "",
-        cells_row(["recursion", "seconds", "largest difference"]),
-        cells_row(["---"] * 3),
+        cells_row(["occurrences", "features", "recursion", "seconds", "largest difference"]),
+        cells_row(["---"] * 5),
     ]
-    for name, row in report["ways"].items():
-        lines.append(cells_row([name, f"{row['seconds']:.2f}", f"{row['difference']:.0e}"]))
+    for found in report["cases"]:
+        for name, row in found["ways"].items():
+            cells = [f"{found['occurrences']:,}", f"{found['features']:,}", name]
+            lines.append(cells_row([*cells, f"{row['seconds']:.2f}", f"{row['difference']:.0e}"]))
     return "\n".join(lines)
 
 
