@@ -33,8 +33,9 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     done = 0
     listener(what, done, total)
     try:
-        for done, item in enumerate(items, start=1):
+        for item in items:
             yield item
+            done += 1  # only now: the last item may be the one at which the loop is left
             listener(what, done, total)
     finally:
         if done != total:  # a loop that was left early is over as well

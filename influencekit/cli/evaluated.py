@@ -19,10 +19,13 @@ def evaluated(found: dict[str, Any], width: int | None) -> list[str]:
     """Lines: for every evaluation in `found` a title, a table and what is to be said of it."""
     several = len(found["seeds"]) > 1
     lines: list[str] = []
-    for spec, one in found.get("evaluation", {}).items():
+    every = found.get("evaluation", {})
+    names = [one["evaluation"] for one in every.values()]
+    for spec, one in every.items():
         title, left, table, notes = _TABLES[one["evaluation"]](one)
-        options = spec.partition(":")[2]
-        lines += ["", click.style(paragraph(title + (f" ({options})" if options else ""), width), bold=True)]
+        if names.count(one["evaluation"]) > 1:  # told apart by their options
+            title += f" ({spec})"
+        lines += ["", click.style(paragraph(title, width), bold=True)]
         lines += _fitted(table, left, several, width)
         if "left_out" in one:
             notes = [*notes, f"left out: {one['left_out']}"]

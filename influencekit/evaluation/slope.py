@@ -19,8 +19,7 @@ from influencekit.windows import Removal
 
 __all__ = ["taylor"]
 
-_ABOVE = 10  # a remainder counts where it is so many times what rounding alone does
-_LAST = 3  # so many of those that count, the smallest, give the slope
+_ABOVE = 100  # a remainder counts where it is so many times what rounding alone does
 _SMOOTH = 0.2  # a slope this near 2 is that of a second-order remainder
 
 
@@ -46,8 +45,8 @@ def taylor(
     windows, on the user's own run. A wrong formula leaves a remainder that falls with slope 1, however well
     its scores rank. `remainder` [estimator, h]; `weights` [direction, train]: the d; `noise`: what rounding
     alone does to the effects, measured by weights that differ from 1 in their last digits. The slope is that
-    of the three smallest h (`slope_from` to `slope_to`) whose remainder is ten times that, NaN where there
-    are not so many. `smooth_below` [estimator]: the largest h below which every slope is within .2 of 2. A
+    between the two smallest h (`slope_from`, `slope_to`) whose remainder is a hundred times that, NaN where
+    there are not two. `smooth_below` [estimator]: the largest h below which every slope is within .2 of 2. A
     network with corners (ReLU) jumps wherever a weight change carries a unit over its corner, so there the
     fall begins late: first order is right in the limit, and only there.
 
@@ -104,18 +103,16 @@ def taylor(
 
 
 def _slope(h: np.ndarray, left: np.ndarray, noise: float) -> tuple[float, float, float, float]:
-    """Slope of log remainder by log h over the smallest h that count; their largest and smallest; and the
-    largest h below which every step down has slope 2."""
+    """Slope of log remainder by log h between the two smallest h that count; these two; and the largest h
+    below which every step down has slope 2."""
     counts = left > _ABOVE * noise
     last = len(h) if counts.all() else int(np.argmin(counts))  # the first that rounding has reached
-    if last < _LAST:
+    if last < 2:
         return np.nan, np.nan, np.nan, np.nan
-    some = slice(last - _LAST, last)
-    slope = float(np.polyfit(np.log(h[some]), np.log(left[some]), 1)[0])
     each = np.diff(np.log(left[:last])) / np.diff(np.log(h[:last]))
     smooth = np.nan
     for k in range(len(each) - 1, -1, -1):
         if abs(each[k] - 2) > _SMOOTH:
             break
         smooth = float(h[k])
-    return slope, float(h[some][0]), float(h[some][-1]), smooth
+    return float(each[-1]), float(h[last - 2]), float(h[last - 1]), smooth
