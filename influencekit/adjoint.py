@@ -6,7 +6,7 @@ Several evaluation times e and queries are columns of one adjoint [column, param
 sweep, on its way back, meets the first state that it evaluates.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from influencekit.tracing import try_trace
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["Shares", "Signs", "query_gradient", "shares", "sweep"]
+__all__ = ["Shares", "Signs", "added", "query_gradient", "shares", "sweep"]
 
 Signs = tuple[tuple[int, int], ...]  # (state, sign): the signed sum of q's effects at these states
 
@@ -51,15 +51,38 @@ def sweep(
     states = sorted({t for each in signs for t, _ in each})
     if len(states) < len(columns):
         columns = [((t, 1),) for t in states]
-        terms = [[(states.index(t), sign) for t, sign in each] for each in signs]
-    else:
-        terms = [[(columns.index(each), 1)] for each in signs]
     begin = min(w.absent()[0] for w in windows)
-    n_query, workload = len(query.labels(trajectory.workload)), trajectory.workload
+    totals = added(trajectory, query, windows, columns, shares(trajectory, query, columns, begin, curvature))
+    if not totals.isfinite().all():
+        raise DivergedError(
+            "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
+            "lower the learning rate, or record in float64"
+        )
+    return totals
+
+
+def added(
+    trajectory: Trajectory,
+    query: Query,
+    windows: Sequence[Window],
+    columns: Sequence[Signs],
+    parts: Iterable[Shares],
+) -> Tensor:
+    """Scores [query, window, train]: sums of what occurrences contribute, as `occurrences.windowed` says.
+
+    Evaluation k of the `parts` is that of columns[k]: a window's own signed states, or single ones.
+    """
+    workload, n_query = trajectory.workload, len(query.labels(trajectory.workload))
+    place = {each: k for k, each in enumerate(columns)}
+    signs = [tuple(sorted(w.evaluations(trajectory.steps).items())) for w in windows]
+    terms = [
+        [(place[each], 1)] if each in place else [(place[((t, 1),)], sign) for t, sign in each]
+        for each in signs
+    ]
     totals = torch.zeros(
         n_query, len(windows), workload.n_train, dtype=workload.dtype, device=workload.device
     )
-    for part in shares(trajectory, query, columns, begin, curvature):
+    for part in parts:
         rows, first = trajectory.step.rows(part.steps).flatten(), part.steps.start
         spans = [tuple(min(max(t, first), part.steps.stop) - first for t in w.absent()) for w in windows]
         here = [k for k, (low, high) in enumerate(spans) if low < high]
@@ -72,11 +95,6 @@ def sweep(
             weights = counted[:, [part.of[k] for k in mine]]
             summed = torch.einsum("wct,tcs->wts", weights, part.values[:, mine]).flatten(1)
             totals[q, here] += totals.new_zeros(len(here), workload.n_train).index_add_(1, rows, summed)
-    if not totals.isfinite().all():
-        raise DivergedError(
-            "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
-            "lower the learning rate, or record in float64"
-        )
     return totals
 
 
