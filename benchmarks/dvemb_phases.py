@@ -9,6 +9,7 @@ batches of some steps.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -26,7 +27,7 @@ import influencekit as ik
 
 RESULTS = Path(__file__).parent / "results"
 OPTIONS = {"n_train": 10240, "batch_size": 32, "epochs": 16, "lr": 0.02}
-BINS, EXACT = 80, 24
+BINS, EXACT, EACH = 80, 12, 5  # bins of the curves; bins of exact effects, and steps drawn in each
 
 
 def measured() -> dict:
@@ -44,13 +45,15 @@ def measured() -> dict:
     began = time.perf_counter()
     dit = phases(ik.contributions(run, "test-loss", "dit", at=[run.steps]), BINS)
     seconds["dit"] = time.perf_counter() - began
-    # the middle of bins, closer together at both ends
-    places = (np.sin(np.linspace(-np.pi / 2, np.pi / 2, EXACT)) + 1) / 2 * (run.steps - 1)
-    steps = sorted({int(p) for p in places})
+    generator, borders = np.random.default_rng(0), np.linspace(0, run.steps, EXACT + 1).astype(int)
+    drawn = [generator.choice(np.arange(a, b), EACH, False) for a, b in itertools.pairwise(borders)]
+    steps = sorted(int(t) for t in np.concatenate(drawn))
     began = time.perf_counter()
     windows = [ik.Window(t, t + 1, "occurrence") for t in steps]
     exact = ik.estimate(run, "test-loss", "tsloo", windows).influence.values[0]
     seconds["tsloo"] = time.perf_counter() - began
+    batches = zip(steps, exact, strict=True)
+    magnitudes = [float(np.abs(effects[run.plan.batch(t)]).mean()) for t, effects in batches]
     return {
         "command": "python benchmarks/dvemb_phases.py " + " ".join(sys.argv[1:]),
         "machine": machine(),
@@ -62,10 +65,9 @@ def measured() -> dict:
         "dvemb": described(mine),
         "dit": described(dit),
         "tsloo": {
+            "borders": borders.tolist(),
             "step": steps,
-            "magnitude": [
-                float(np.abs(e[run.plan.batch(t)]).mean()) for t, e in zip(steps, exact, strict=True)
-            ],
+            "magnitude": magnitudes,
         },
     }
 
@@ -83,6 +85,13 @@ def described(found: xr.Dataset) -> dict:
     }
 
 
+def binned(exact: dict) -> list[float]:
+    """The mean magnitude of the exact effects between two borders."""
+    steps, m = np.array(exact["step"]), np.array(exact["magnitude"])
+    pairs = itertools.pairwise(exact["borders"])
+    return [float(m[(steps >= a) & (steps < b)].mean()) for a, b in pairs]
+
+
 def draw(report: dict) -> None:
     """results/dvemb_phases.svg."""
     figure = Figure(figsize=(7.6, 4.2), layout="constrained", dpi=120)
@@ -94,10 +103,13 @@ def draw(report: dict) -> None:
     ax.plot(
         middle, report["dit"]["magnitude"], "--", color="#D55E00", linewidth=1.3, label="dit (true Hessian)"
     )
-    ax.plot(report["tsloo"]["step"], report["tsloo"]["magnitude"], "k.", label="tsloo (exact), whole batches")
-    ax.legend(frameon=False, loc="lower left")
+    exact = report["tsloo"]
+    ax.plot(exact["step"], exact["magnitude"], ".", color="0.6", label="tsloo (exact), single batches")
+    ax.stairs(
+        binned(exact), exact["borders"], color="black", linewidth=1.3, label="tsloo, mean of five batches"
+    )
+    ax.legend(frameon=False, fontsize="small", loc="upper center")
     figure.savefig(RESULTS / "dvemb_phases.svg", metadata={"Date": None, "Creator": None})
-    figure.savefig("/tmp/ik/dvemb_phases.png")
 
 
 def main() -> None:

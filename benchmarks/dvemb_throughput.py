@@ -4,7 +4,7 @@
 
 The question is the same for both: new queries come, each the gradient of another test loss at the final
 parameters; score every training example. `stored`: one product of the query's projected gradient with the
-embeddings in their zarr store, read from disk each time (every occurrence is scored, at all steps).
+embeddings in their zarr store, opened once, read from disk each time (every occurrence is scored).
 `recomputed`: what a method does that stores no gradients (LoGra-like): the projected gradients of all
 training examples at the final parameters, by the same hooks and the same projection, then the product. One
 thread, in turn; the throughput counts pairs of a training example and a query. The query's own gradient,
@@ -30,7 +30,7 @@ import influencekit as ik
 
 RESULTS = Path(__file__).parent / "results"
 WORKLOADS = {  # options; one epoch, so that every example has one embedding, as in training on a stream
-    "mnist-1v7-dnn": {"n_train": 8192, "epochs": 1},
+    "mnist-1v7-dnn": {"n_train": 12736, "epochs": 1},
     "mnist-1v7-cnn": {"n_train": 4096, "epochs": 1},
 }
 
@@ -51,8 +51,7 @@ def measured(name: str, options: dict, dim: int, queries: int, rounds: int, fold
     workload = ik.make("workload", name, setting="trained", **options)
     run = ik.record(workload, "every-k:k=1000000")
     began = time.perf_counter()
-    path = folder / f"{name}.zarr"
-    store = embed(run, path, dim=dim)
+    store = embed(run, folder / f"{name}.zarr", dim=dim)
     once = time.perf_counter() - began
     projection, layout = projection_of(store)
     losses = ik.make("query", "test-losses")
@@ -68,7 +67,7 @@ def measured(name: str, options: dict, dim: int, queries: int, rounds: int, fold
     for count in (1, queries):
         found = timed(
             {
-                "stored": lambda n=count: scores(path, q[:n]),
+                "stored": lambda n=count: scores(store, q[:n]),
                 "recomputed": lambda n=count: recomputed(q[:n]),
             },
             rounds,

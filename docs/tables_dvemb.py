@@ -1,7 +1,9 @@
 """The tables about data value embedding; docs/tables.py writes them."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 
 from tables_words import cells_row, load_result, source
 
@@ -104,8 +106,8 @@ def phases(page: Path) -> str:
     options = report["options"]
     lines = [
         f"mnist-1v7-dnn on {options['n_train']:,} examples, {report['steps']:,} steps of "
-        f"{options['batch_size']}, learning rate {options['lr']:g}, test accuracy {100 * report['accuracy']:.1f} %. "
-        f"{source(page, 'dvemb_phases', report)}.",
+        f"{options['batch_size']}, learning rate {options['lr']:g}, test accuracy "
+        f"{100 * report['accuracy']:.1f} %. {source(page, 'dvemb_phases', report)}.",
         "",
         cells_row(
             [
@@ -129,9 +131,11 @@ def phases(page: Path) -> str:
         cells = [f"`{name}`", f"step {row['warm-up ends']:,}", f"step {row['ascent begins']:,}"]
         cells += [f"{m[0] / min(m):.1f}", f"{m[-1] / min(m):.1f}", f"{spent:.0f}"]
         lines.append(cells_row(cells))
-    exact = report["tsloo"]["magnitude"]
-    cells = [f"`tsloo`, {len(exact)} steps", "", ""]
-    cells += [f"{exact[0] / min(exact):.1f}", f"{exact[-1] / min(exact):.1f}"]
+    exact = report["tsloo"]
+    batches = list(zip(exact["step"], exact["magnitude"], strict=True))
+    m = [mean(v for t, v in batches if a <= t < b) for a, b in pairwise(exact["borders"])]
+    cells = [f"`tsloo`, {len(batches)} steps in {len(m)} bins", "", ""]
+    cells += [f"{m[0] / min(m):.1f}", f"{m[-1] / min(m):.1f}"]
     return "\n".join([*lines, cells_row([*cells, f"{report['seconds']['tsloo']:.0f}"])])
 
 

@@ -6,6 +6,7 @@ from helpers import dense, gradients, images, matrix, one_layer, small_cnn
 from influencekit_dvemb import DVEmb, projection
 from influencekit_dvemb.sources import Replayed
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
 from influencekit.registry import make, spec
@@ -112,6 +113,36 @@ def test_a_parameter_used_beside_its_layer_is_noticed():
 
     with pytest.raises(ik.InputError, match="do not explain its gradient"):
         ik.estimate(ik.record(images(Tied())), "test-loss", DVEmb())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_taped_runs_are_taken_unless_training_has_noise_of_its_own(tmp_path, dropout):
+    data = TensorDataset(*(v[:8] for v in one_layer().train))
+    model = nn.Sequential(nn.Dropout(dropout), nn.Linear(3, 1), nn.Flatten(0)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+    loss = nn.BCEWithLogitsLoss(reduction="none")
+    with ik.Tape(tmp_path / "run.zarr", model, optimizer, loss=loss, data=data) as tape:
+        for _ in range(2):
+            for _ids, (x, y) in tape.batches(DataLoader(data, batch_size=4)):
+                optimizer.zero_grad()
+                loss(model(x), y).mean().backward()
+                optimizer.step()
+    run = ik.open(tmp_path / "run.zarr", model=model, loss=loss, data=data, test=data)
+    if dropout:
+        with pytest.raises(ik.InputError, match="other noise or dropout than in training"):
+            ik.estimate(run, "test-loss", DVEmb(dim=None))
+        return
+    found = ik.estimate(run, "test-losses", DVEmb(dim=None)).influence.values
+    expected = ik.estimate(run, "test-losses", "dit:curvature=fisher").influence.values
+    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), **EXACT)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_same():
+    run = ik.record(CNN.workload.to("cuda"))
+    for name in ("dvemb:dim=6", "tsloo"):
+        found, expected = (ik.estimate(r, "test-losses", name).influence.values for r in (run, CNN))
+        torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), rtol=1e-8, atol=1e-12)
 
 
 def test_other_optimizers_are_refused():

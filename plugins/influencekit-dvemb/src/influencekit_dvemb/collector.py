@@ -110,10 +110,8 @@ class Collector:
             if self._l2:
                 g += self._l2 * self._flat([p.detach() for p in self._parameters])
             if not done:
-                mean = self._flat(
-                    [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-                )
-                check_mean(coefficient * g.sum(0), mean, "the model")
+                whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+                check_mean(g, g.new_full((n,), coefficient), self._flat(whole), "the model")
         place = done % len(self._waiting)
         self._waiting[place, :n] = g.cpu().numpy()
         self._waiting[place, n:] = 0

@@ -24,8 +24,8 @@ class DVEmb(Estimator):
 
     Plain SGD only, as in the paper. H_k is a block of outer products for each layer: with one layer, and
     dim=None, this is `dit:curvature=fisher`. `dim`: features of a layer's projected gradient (A (x) B, random
-    with `seed`), None for no projection. `segments`: how many parts of the run are computed side by side (None:
-    of about 128 occurrences each); it changes nothing but rounding.
+    with `seed`), None for no projection. `segments`: how many parts of the run are computed side by side
+    (None: of about 128 occurrences each); it changes nothing but rounding.
 
     Shapes [query, window, train]. Sign: removal minus full. Cost: a forward and a backward pass a step, then
     matrix products of size (occurrences of a segment x features), whatever the number of queries. Errors:
