@@ -27,6 +27,7 @@ from influencekit_dvemb.sources import Replayed
 from machine import machine
 
 import influencekit as ik
+from influencekit.workload import select
 
 RESULTS = Path(__file__).parent / "results"
 WORKLOADS = {  # options; one epoch, so that every example has one embedding, as in training on a stream
@@ -54,8 +55,12 @@ def measured(name: str, options: dict, dim: int, queries: int, rounds: int, fold
     store = embed(run, folder / f"{name}.zarr", dim=dim)
     once = time.perf_counter() - began
     projection, layout = projection_of(store)
-    losses = ik.make("query", "test-losses")
-    q = losses.gradient(workload, run.final.theta)[:queries]
+
+    def loss(theta: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        return workload.losses(theta, select(workload.test, row[None])).sum()
+
+    # one after the other: all at once would take gigabytes
+    q = torch.stack([torch.func.grad(loss)(run.final.theta, row) for row in torch.arange(queries)])
     source = Replayed(run, dim, 0)
     rows = torch.arange(workload.n_train).view(-1, workload.batch_size)
 

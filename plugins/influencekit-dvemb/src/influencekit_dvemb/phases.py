@@ -68,8 +68,9 @@ def plot_phases(found: xr.Dataset, ax: Axes | None = None, label: str = "data va
         if mine.any():
             first, last = start[mine][0], stop[mine][-1]
             ax.axvspan(first, last, color=colour, alpha=0.15, linewidth=0)
-            at = {"xycoords": ("data", "axes fraction"), "xytext": (3, 3), "textcoords": "offset points"}
-            ax.annotate(name, (first, 1.0), color=colour, **at)
+            ax.text(
+                first, 1.01, name, color=colour, transform=ax.get_xaxis_transform(), ha="left", va="bottom"
+            )
     ax.plot((start + stop) / 2, m, color="#0072B2", linewidth=1.6, label=label)
     ax.set_yscale("log")
     ax.set(xlim=(0, stop[-1]), xlabel="step of the removal", ylabel="mean size of the effect")
