@@ -30,16 +30,18 @@ def scores(page: Path) -> str:
     slopes = {row[:2]: row[2] for row in rows(report, "test-loss", "taylor")}
     first = next(iter(report["workloads"].values()))["queries"]["test-loss"]["leave-k-out"]["k"]
     lines = [
-        f"{source(page, 'evaluation', report)}. Setting `trained`, {report['seeds']} seeds, 200 subsets each.",
+        f"{source(page, 'evaluation', report)}. Setting `trained`, {report['seeds']} seeds, 200 subsets "
+        "each; in brackets 95 % intervals.",
         "",
         cells_row(
             [
                 "workload, test accuracy", "estimator", "LDS, mean test loss", "LDS, single test losses",
                 *(f"leave-{k}-out, Spearman" for k in first),
                 f"retrained / predicted, k = {first[-1]}", "mislabel AUC", "Taylor slope",
+                "2 below h",
             ]
         ),
-        cells_row(["---"] * (7 + len(first))),
+        cells_row(["---"] * (8 + len(first))),
     ]  # fmt: skip
     for workload, estimator, figures in rows(report, "test-loss", "lds:m=200"):
         key = (workload, estimator)
@@ -47,8 +49,19 @@ def scores(page: Path) -> str:
         slope = slopes.get(key)
         cells = [workload, f"`{estimator}`", score(figures), score(single[key]), *spearman]
         cells += [f"{groups[key]['size'][-1]['mean']:.2f}", f"{found[key]['auc']['mean']:.4f}"]
-        lines.append(cells_row([*cells, "" if slope is None else f"{slope['slope']['mean']:.2f}"]))
-    return "\n".join(lines)
+        cells += ["", ""] if slope is None else _slope(slope)
+        lines.append(cells_row(cells))
+    for name, workload in report["workloads"].items():
+        words = f"{name}, {100 * workload['accuracy']['mean']:.1f} %"
+        control = workload["queries"]["test-loss"]["mislabel-auc"]["control"]["auc"]["mean"]
+        blank = [""] * (3 + len(first))
+        lines.append(cells_row([words, "final training loss", *blank, f"{control:.4f}", "", ""]))
+    return "\n".join([*lines[:4], *sorted(lines[4:], key=_workload)])
+
+
+def _slope(figures: dict[str, Any]) -> list[str]:
+    below = figures["smooth_below"]["mean"]  # of the seeds that have one
+    return [f"{figures['slope']['mean']:.2f}", "" if below is None else f"{below:.0e}"]
 
 
 def brittleness(page: Path) -> str:
@@ -80,8 +93,8 @@ def coverage(page: Path) -> str:
     report = load_result("evaluation")
     heads = ["rank correlation", "pairs", "queries", "interval used", "width", "plain percentiles", "width"]
     lines = [
-        f"{source(page, 'evaluation', report)}. Share of {report['coverage'][0]['trials']} trials in which a 95 % "
-        "interval holds the truth.",
+        f"{source(page, 'evaluation', report)}. Share of {report['coverage'][0]['trials']} trials in which a "
+        "95 % interval holds the truth.",
         "",
         cells_row(heads),
         cells_row(["---"] * len(heads)),

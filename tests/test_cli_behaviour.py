@@ -69,12 +69,14 @@ def test_progress_is_drawn_on_terminals_only_and_only_for_what_takes_long():
     assert stream.getvalue().endswith("\r\x1b[K"), "nothing is left of the line"
 
 
-def test_loops_that_are_left_early_are_over_for_the_bar():
+@pytest.mark.parametrize("left", [0, 8])
+def test_loops_that_are_left_early_are_over_for_the_bar(left):
     line = bar.Bar(Terminal())
     with bar.listen(line.hear):
         for _ in track(range(2), "seeds", 2):
-            for _ in track(range(9), "training", 9):
-                break
+            for item in track(range(9), "training", 9):
+                if item == left:
+                    break
             assert "training" not in line.line() and "seeds 1/2" in line.line() or "seeds 2/2" in line.line()
 
 

@@ -1,5 +1,6 @@
 """Taylor slope: is a score the derivative of the run with respect to its example's weight?"""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,11 +16,11 @@ from influencekit.recording import record
 from influencekit.registry import make
 from influencekit.retrain import Strategy, Weighting, window_effects
 from influencekit.trajectory import Trajectory
-from influencekit.windows import Removal
+from influencekit.windows import Removal, Window
 
 __all__ = ["taylor"]
 
-_ABOVE = 100  # a remainder counts where it is so many times what rounding alone does
+_ABOVE = 30  # a remainder counts where it is so many times what rounding alone does
 _SMOOTH = 0.2  # a slope this near 2 is that of a second-order remainder
 
 
@@ -44,11 +45,11 @@ def taylor(
     with random directions d [train], trained again at every h; the norm over directions, queries and
     windows, on the user's own run. A wrong formula leaves a remainder that falls with slope 1, however well
     its scores rank. `remainder` [estimator, h]; `weights` [direction, train]: the d; `noise`: what rounding
-    alone does to the effects, measured by weights that differ from 1 in their last digits. The slope is that
-    between the two smallest h (`slope_from`, `slope_to`) whose remainder is a hundred times that, NaN where
-    there are not two. `smooth_below` [estimator]: the largest h below which every slope is within .2 of 2. A
-    network with corners (ReLU) jumps wherever a weight change carries a unit over its corner, so there the
-    fall begins late: first order is right in the limit, and only there.
+    alone does to the effects, measured by weights that differ from 1 in their last digits, and at least the
+    last digit of the query's values. The slope is that between the two smallest h (`slope_from`, `slope_to`)
+    whose remainder is thirty times that, NaN where there are not two. `smooth_below` [estimator]: the largest
+    h below which every slope is within .2 of 2. A network with corners (ReLU) jumps wherever a weight change
+    carries a unit over its corner, so there the fall begins late: first order is right in the limit only.
 
     In single precision rounding leaves too few h, so the run is recorded and scored again in float64 from
     the same parameters and batches (`precision` = double; a taped run is taken as it is, and so is any run
@@ -81,7 +82,7 @@ def taylor(
     runs = [run for h in (*steps, tiny) for run in weighted(h)]
     found = window_effects(trajectory, query, runs, chosen, strategy).double().cpu()
     found = found.unflatten(-1, (len(steps) + 1, directions))  # [query, window, h, direction]
-    noise = float(found[:, :, -1].norm())
+    noise = max(float(found[:, :, -1].norm()), directions**0.5 * _resolution(trajectory, query, chosen))
     first = torch.tensor(scores.influence.values, dtype=torch.float64) @ d.T  # [estimator, query, window, d]
     size = torch.tensor(steps)[:, None]
     left = (found[None, :, :, :-1] - size * first[..., None, :]).movedim(3, 1).flatten(2).norm(dim=-1)
@@ -100,6 +101,16 @@ def taylor(
         coords={"estimator": list(methods), "h": steps},
         attrs={"directions": directions, "seed": seed, "dtype": str(workload.dtype).removeprefix("torch.")},
     )
+
+
+def _resolution(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> float:
+    """The last digit of the query's values at the states at which the windows read it."""
+    values = []
+    for t in {t for window in windows for t in window.evaluations(trajectory.steps)}:
+        theta = trajectory.state(t).theta
+        with torch.no_grad():
+            values.append(query.at(trajectory.workload_at(t), theta)(theta).norm())
+    return torch.finfo(theta.dtype).eps * float(torch.stack(values).norm())
 
 
 def _slope(h: np.ndarray, left: np.ndarray, noise: float) -> tuple[float, float, float, float]:
