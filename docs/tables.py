@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 
+from tables_dvemb import TABLES as DVEMB  # noqa: E402
 from tables_evaluation import TABLES as EVALUATION  # noqa: E402
 from tables_memory import TABLES as MEMORY  # noqa: E402
 from tables_minilm import TABLES as MINILM  # noqa: E402
@@ -216,6 +217,7 @@ def tuned(page: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    **DVEMB,
     **EVALUATION,
     **MEMORY,
     **MINILM,

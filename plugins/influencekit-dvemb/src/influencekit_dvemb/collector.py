@@ -106,7 +106,7 @@ class Collector:
         ]
         coefficient = 1 / n if self._mean else 1.0
         with torch.no_grad():
-            g = torch.cat(parts, 1) * (1 / coefficient)
+            g = torch.cat(parts, 1).mul_(1 / coefficient)
             if self._l2:
                 g += self._l2 * self._flat([p.detach() for p in self._parameters])
             if not done:

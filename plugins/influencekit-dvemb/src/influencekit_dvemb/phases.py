@@ -63,14 +63,17 @@ def plot_phases(found: xr.Dataset, ax: Axes | None = None, label: str = "data va
 
     ax = ax if ax is not None else Figure(figsize=(7.2, 3.6), layout="constrained", dpi=120).subplots()
     start, stop, m = found.start.values, found.stop.values, found.magnitude.values
-    for name, colour in (("warm-up", "#E69F00"), ("basin", "#56B4E9"), ("ascent", "#009E73")):
+    for name, colour, side in (
+        ("warm-up", "#E69F00", "left"),
+        ("basin", "#0072B2", "center"),
+        ("ascent", "#009E73", "right"),
+    ):
         mine = found.phase.values == name
         if mine.any():
             first, last = start[mine][0], stop[mine][-1]
-            ax.axvspan(first, last, color=colour, alpha=0.15, linewidth=0)
-            ax.text(
-                first, 1.01, name, color=colour, transform=ax.get_xaxis_transform(), ha="left", va="bottom"
-            )
+            ax.axvspan(first, last, color=colour, alpha=0.12, linewidth=0)
+            x = {"left": first, "center": (first + last) / 2, "right": last}[side]
+            ax.text(x, 1.01, name, color=colour, transform=ax.get_xaxis_transform(), ha=side, va="bottom")
     ax.plot((start + stop) / 2, m, color="#0072B2", linewidth=1.6, label=label)
     ax.set_yscale("log")
     ax.set(xlim=(0, stop[-1]), xlabel="step of the removal", ylabel="mean size of the effect")
