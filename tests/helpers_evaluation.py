@@ -10,6 +10,13 @@ import influencekit as ik
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.testing.oracle import perturbed_effect, tiny_workload, weighted_run
 
+WINDOWS = {
+    "whole": [ik.Window(0, 6)],
+    "global": [ik.Window(2, 5), ik.Window(0, 6)],
+    "window": [ik.Window(2, 5, "window"), ik.Window(0, 3, "window")],
+    "occurrence": [ik.Window(3, 4, "occurrence")],
+}
+
 
 @cache
 def tiny(seed: int = 0) -> ik.Trajectory:
