@@ -59,6 +59,6 @@ def _arnoldi(best: bool, ready: tuple[Case, dict[str, float]]) -> Tensor:
 _IMPORTS = ("captum.influence",)
 METHODS = [
     Method("captum TracInCP", _IMPORTS, _files, _tracin, "checkpoint an epoch", trajectory=True),
-    Method("captum Arnoldi", _IMPORTS, _files, partial(_arnoldi, False), "its defaults"),
+    Method("captum Arnoldi", _IMPORTS, _files, partial(_arnoldi, False), "its defaults", once=True),
     Method("captum Arnoldi, damped", _IMPORTS, _files, partial(_arnoldi, True), "damping n/(sum of lr)"),
 ]

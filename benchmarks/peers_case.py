@@ -43,15 +43,15 @@ def main() -> None:
     began = time.perf_counter()
     truth = ik.estimate(run, "test-loss", exact).influence.values.ravel()
     seconds = time.perf_counter() - began
-    ends = [
-        t + 1 for t in range(run.steps) if t + 1 == run.steps or run.plan.epoch[t + 1] != run.plan.epoch[t]
-    ]
+    epoch = run.plan.epoch.tolist()
+    ends = [t + 1 for t in range(run.steps) if t + 1 == run.steps or epoch[t + 1] != epoch[t]]
+    states = torch.stack([run.state(t).theta for t in range(run.steps + 1)])
     (x, y), (vx, vy) = workload.train, workload.test
     np.savez(
         options.out,
         kind=options.kind, seed=options.seed, l2=workload.l2, accuracy=run.attrs["accuracy"],
         x_train=x, y_train=y, x_test=vx, y_test=vy, order=run.plan.indices, lr=run.plan.lr[:, 0],
-        epoch=run.plan.epoch, ends=ends, states=torch.stack([run.state(t).theta for t in range(run.steps + 1)]),
+        epoch=epoch, ends=ends, states=states,
         truth=truth, seconds_truth=seconds, seconds_plain=plain, seconds_recorded=recorded,
     )  # fmt: skip
 

@@ -92,7 +92,7 @@ def _trak(best: bool, case: Case) -> Tensor:
     def probability(params: Any, data: tuple[Tensor, ...]) -> Tensor:
         return _margin(case, model)(params, data).sigmoid()
 
-    # its projections keep lengths on average, and gradients are divided by the root of the number of parameters
+    # its projections keep lengths on average; gradients are divided by the root of the number of parameters
     ridge = case.n * (case.damping + case.l2) / case.states.shape[1]
     options: dict[str, Any] = {"regularization": ridge} if best else {}
     made = TRAKAttributor(task, probability, **options)
@@ -125,17 +125,17 @@ def _dvemb(kind: str, case: Case) -> Tensor:
 _IMPORTS = ("dattri.algorithm", "dattri.algorithm.influence_function")
 
 
-def _method(name: str, score: Callable[[Case], Tensor], settings: str, trajectory: bool = False) -> Method:
-    return Method(f"dattri {name}", _IMPORTS, lambda c: c, score, settings, trajectory)
+def _method(name: str, score: Callable[[Case], Tensor], settings: str, **other: bool) -> Method:
+    return Method(f"dattri {name}", _IMPORTS, lambda c: c, score, settings, **other)
 
 
 METHODS = [
-    _method("CG", partial(_cg, False), "its defaults: no damping, 10 iterations"),
+    _method("CG", partial(_cg, False), "its defaults: no damping, 10 iterations", once=True),
     _method("CG, damped", partial(_cg, True), "damping 1/(sum of lr), 10 iterations"),
-    _method("EK-FAC", partial(_ekfac, False), "no damping; linear layers"),
+    _method("EK-FAC", partial(_ekfac, False), "no damping; linear layers", once=True),
     _method("EK-FAC, damped", partial(_ekfac, True), "damping 1/(sum of lr); linear layers"),
     _method("TracIn", _tracin, "checkpoint an epoch, its 512 dimensions", trajectory=True),
-    _method("TRAK", partial(_trak, False), "its defaults, 512 dimensions"),
+    _method("TRAK", partial(_trak, False), "its defaults, 512 dimensions", once=True),
     _method("TRAK, damped", partial(_trak, True), "512 dimensions, damping 1/(sum of lr)"),
     _method("DVEmb", partial(_dvemb, "none"), "full gradients", trajectory=True),
     _method("DVEmb, element-wise", partial(_dvemb, "elementwise"), "1024 dimensions", trajectory=True),

@@ -52,7 +52,7 @@ def _scores(best: bool, case: Case) -> Tensor:
 
 _IMPORTS = ("kronfluence", "kronfluence.analyzer")
 METHODS = [
-    Method("kronfluence EK-FAC", _IMPORTS, lambda c: c, partial(_scores, False), "its defaults"),
+    Method("kronfluence EK-FAC", _IMPORTS, lambda c: c, partial(_scores, False), "its defaults", once=True),
     Method(
         "kronfluence EK-FAC, damped", _IMPORTS, lambda c: c, partial(_scores, True), "damping 1/(sum of lr)"
     ),

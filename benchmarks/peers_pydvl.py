@@ -53,8 +53,8 @@ def _ekfac(best: bool, case: Case) -> Tensor:
 
 _IMPORTS = ("pydvl.influence.torch",)
 METHODS = [
-    Method("pyDVL CG", _IMPORTS, lambda c: c, partial(_cg, False), "its defaults: no damping"),
+    Method("pyDVL CG", _IMPORTS, lambda c: c, partial(_cg, False), "its defaults: no damping", once=True),
     Method("pyDVL CG, damped", _IMPORTS, lambda c: c, partial(_cg, True), "damping 1/(sum of lr)"),
-    Method("pyDVL EK-FAC", _IMPORTS, lambda c: c, partial(_ekfac, False), "no damping"),
+    Method("pyDVL EK-FAC", _IMPORTS, lambda c: c, partial(_ekfac, False), "no damping", once=True),
     Method("pyDVL EK-FAC, damped", _IMPORTS, lambda c: c, partial(_ekfac, True), "damping 1/(sum of lr)"),
 ]

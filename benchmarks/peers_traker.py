@@ -64,7 +64,7 @@ def _scores(best: bool, case: Case) -> Tensor:
 
 _IMPORTS = ("trak", "trak.projectors")
 METHODS = [
-    Method("traker TRAK", _IMPORTS, lambda c: c, partial(_scores, False), "its defaults, float32"),
+    Method("traker TRAK", _IMPORTS, lambda c: c, partial(_scores, False), "its defaults, float32", once=True),
     Method(
         "traker TRAK, damped",
         _IMPORTS,
