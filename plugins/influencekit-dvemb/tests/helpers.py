@@ -18,12 +18,12 @@ class Flattened(nn.Sequential):
 def small_cnn() -> nn.Module:
     """Strides, padding, dilation, a layer without bias, and ReLU in place."""
     return Flattened(
-        nn.Conv2d(2, 3, 3, stride=2, padding=1),
+        nn.Conv2d(2, 3, (3, 2), stride=(2, 3), padding=(1, 2)),
         nn.ReLU(inplace=True),
-        nn.Conv2d(3, 4, 2, dilation=2, bias=False),
+        nn.Conv2d(3, 4, 2, dilation=(2, 1), padding="same", bias=False),
         nn.Tanh(),
         nn.Flatten(),
-        nn.Linear(16, 1),
+        nn.Linear(64, 1),
     )
 
 

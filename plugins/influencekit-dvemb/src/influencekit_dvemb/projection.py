@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 
 from influencekit import InputError
 from influencekit.layout import Layout
 
-_FEW = 16  # rows of A, at least, where the outputs of a convolution are left whole
+_FEW = 8  # rows of A, at least, where the outputs of a convolution are left whole
 _DENSE = 128  # rows from which on sums cost less than a matrix product (2-core CPU, one thread)
 
 __all__ = ["Layer", "Projection", "layers_of"]
@@ -125,6 +125,9 @@ class Projection:
         layer, A = self.layers[k], self.factors[k][0]
         plain = layer.inputs - layer.bias
         if isinstance(module, nn.Conv2d):
+            if A is None and not isinstance(module.padding, str):
+                x = _patches(module, x)
+                return torch.cat([x, torch.ones_like(x[:, :1])], 1) if layer.bias else x
             A = torch.eye(layer.inputs, dtype=x.dtype, device=x.device) if A is None else A
             filters = A[:, :plain].reshape(-1, *module.weight.shape[1:])
             constant = A[:, -1] if layer.bias else None
@@ -168,6 +171,22 @@ class Projection:
             g = g if B is None else B @ g
             parts.append((g if A is None else g @ A.T).mT.flatten(-2))
         return torch.cat(parts, -1)
+
+
+def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """What every position of a convolution sees, [example, input, position]; on a CPU faster than `unfold`."""
+    options: Any = (module.padding, module.stride, module.dilation)
+    (top, left), (down, right), (dy, dx) = options
+    x = pad(x, (left, left, top, top)).contiguous()
+    n, channels, *sizes = x.shape
+    kernel = module.weight.shape[2:]
+    places = [
+        (size - gap * (k - 1) - 1) // step + 1
+        for size, k, gap, step in zip(sizes, kernel, (dy, dx), (down, right), strict=True)
+    ]
+    a, b, c, d = x.stride()
+    seen = x.as_strided((n, channels, *kernel, *places), (a, b, dy * c, dx * d, down * c, right * d))
+    return seen.reshape(n, -1, places[0] * places[1])
 
 
 def _factor(rows: int, columns: int, seed: tuple[int, int], like: Tensor) -> Tensor | None:

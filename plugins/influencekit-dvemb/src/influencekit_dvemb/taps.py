@@ -42,8 +42,10 @@ class Taps:
     def product(self, k: int, inputs: Tensor, delta: Tensor) -> Tensor:
         """Gradients [example, feature] of layer k from its projected inputs and its output gradient."""
         with torch.no_grad():
-            # in this order, which for few inputs is the faster one
-            return torch.bmm(inputs, self._projection.outputs(k, delta).mT).flatten(1)
+            outputs = self._projection.outputs(k, delta).mT
+            if inputs.shape[2] == 1:  # one position
+                return (inputs * outputs).flatten(1)
+            return torch.bmm(inputs, outputs).flatten(1)  # in this order: faster where there are few inputs
 
     def close(self) -> None:
         """Take the hooks off."""
