@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = (
     {"checkpoints", "errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
-    {"curvature", "interfaces", "linear", "registry", "step", "tracing", "widths"},
+    {"curvature", "gradients", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
     {

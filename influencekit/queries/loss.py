@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from influencekit.gradients import example_gradients, separable
 from influencekit.interfaces import Query
 from influencekit.workload import Workload
 
@@ -33,3 +34,12 @@ class TestLosses(Query):
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
         return workload.losses(theta, workload.test)
+
+    def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
+        """[query, param]; each from its own example alone, which costs one pass over the test set."""
+        if workload.test is None or not separable(workload, workload.test):
+            return super().gradient(workload, theta)
+        try:
+            return example_gradients(workload, theta, workload.test)
+        except RuntimeError:  # recurrent layers cannot be batched so
+            return super().gradient(workload, theta)

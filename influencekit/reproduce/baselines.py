@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from torch.func import grad, jvp, vmap
+from torch.func import jvp
 
+from influencekit.gradients import example_gradients
 from influencekit.registry import make
 from influencekit.trajectory import Trajectory
-from influencekit.workload import like, tensors_of
 
 __all__ = ["gradient_norm", "tracin"]
 
@@ -36,14 +36,6 @@ def gradient_norm(run: Trajectory) -> np.ndarray:
 
     Cost: one gradient of each example.
     """
-    workload, theta = run.workload, run.final.theta
-
-    def loss(theta: torch.Tensor, *one: torch.Tensor) -> torch.Tensor:
-        batch = like(workload.train, [x[None] for x in one])
-        return workload.losses(theta, batch)[0] + 0.5 * workload.l2 * theta @ theta
-
-    parts = tensors_of(workload.train)
-    norms = vmap(lambda *one: grad(loss)(theta, *one).norm(), in_dims=(0,) * len(parts), chunk_size=64)(
-        *parts
-    )
-    return -norms.detach().cpu().numpy()
+    workload = run.workload
+    gradients = example_gradients(workload, run.final.theta, workload.train, workload.l2)
+    return -gradients.norm(dim=1).detach().cpu().numpy()
