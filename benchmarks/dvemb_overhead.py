@@ -25,7 +25,7 @@ import influencekit as ik
 
 RESULTS = Path(__file__).parent / "results"
 WORKLOADS = ("mnist-1v7-cnn", "mnist-1v7-dnn", "mnist-1v7-lr")
-DIMS = (1024, 256)
+DIMS = (1024, 512, 256)
 
 
 def measured(name: str, dim: int, steps: int, folder: Path) -> dict:

@@ -174,7 +174,7 @@ class Projection:
 
 
 def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """What every position of a convolution sees, [example, input, position]; on a CPU faster than `unfold`."""
+    """What every position of a convolution sees, [example, input, position]; `unfold` is slower on a CPU."""
     options: Any = (module.padding, module.stride, module.dilation)
     (top, left), (down, right), (dy, dx) = options
     x = pad(x, (left, left, top, top)).contiguous()
