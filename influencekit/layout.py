@@ -17,8 +17,8 @@ __all__ = ["Layout"]
 class Layout:
     """Names and shapes of the trainable parameters, in `named_parameters` order (tied ones once).
 
-    theta is the concatenation of the flattened parameters, shape [param]; leading dimensions (models,
-    columns) may stand before `param` everywhere.
+    theta is the concatenation of the flattened parameters, shape [param]; where models or columns are
+    batched, they stand before `param`.
     """
 
     names: tuple[str, ...]

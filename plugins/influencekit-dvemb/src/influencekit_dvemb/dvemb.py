@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, DivergedError, Estimator, InputError, Query, Trajectory, Window
-from influencekit.adjoint import Shares
-from influencekit_dvemb.added import added
+from influencekit.adjoint import Shares, added
 from influencekit_dvemb.recursion import cuts, segments
 from influencekit_dvemb.sources import Replayed
 
@@ -49,9 +48,9 @@ class DVEmb(Estimator):
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         """Sums of what occurrences contribute."""
-        return added(
-            trajectory, query, windows, lambda states, begin: self._shares(trajectory, query, states, begin)
-        )
+        states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
+        parts = self._shares(trajectory, query, states, min(w.absent()[0] for w in windows))
+        return added(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
     def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
         """<adjoint at the segment's end, e> of every occurrence, at each of `states`."""

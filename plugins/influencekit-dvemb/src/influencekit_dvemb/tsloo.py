@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, DivergedError, Estimator, Query, Trajectory, Window
-from influencekit.adjoint import Shares
+from influencekit.adjoint import Shares, added
 from influencekit.progress import track
 from influencekit.retrain import Models, Strategy, strategy_of
 from influencekit.step import State
-from influencekit_dvemb.added import added
 
 __all__ = ["TSLOO"]
 
@@ -43,13 +42,10 @@ class TSLOO(Estimator):
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         """Sums of what occurrences contribute; only the steps that a window removes from are retrained."""
-        wanted = {t for w in windows for t in range(*w.absent())}
-        return added(
-            trajectory,
-            query,
-            windows,
-            lambda states, begin: self._shares(trajectory, query, states, sorted(wanted)),
-        )
+        wanted = sorted({t for w in windows for t in range(*w.absent())})
+        states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
+        parts = self._shares(trajectory, query, states, wanted)
+        return added(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
     def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
         """C of every occurrence at each of `states`."""
