@@ -22,7 +22,7 @@ from influencekit.tracing import with_batching
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["Strategy", "Weighting", "retrained", "spans", "strategy_of", "window_effects"]
+__all__ = ["Models", "Strategy", "Weighting", "retrained", "spans", "strategy_of", "window_effects"]
 
 Strategy = Literal["auto", "batch", "loop"]
 
