@@ -154,7 +154,7 @@ class Forgetting(Estimator):
                     learnt[rows] |= right
         most = seen.max() // 2 + 1  # right and wrong in turn, and one more
         row = torch.where(seen == 0, 0, torch.where(learnt, events, most))
-        return _for_every(query, trajectory, -row.to(workload.dtype))
+        return _for_every(query, trajectory, 0 - row.to(workload.dtype))  # no -0
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"query": _UNUSED}
