@@ -31,6 +31,7 @@ _NAMES = {
     "dit": "along the run, exact derivative",
     "dit:curvature=gauss-newton": "along the run, Gauss-Newton",
     "if": "damping 1/(sum of lr)",
+    "loo": "exact retraining: the truth itself",
     "tracin": "checkpoint an epoch",
     "trak": "plugin; full gradients, damping 1/(sum of lr)",
     "ekfac": "plugin; damping 1/(sum of lr)",

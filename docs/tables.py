@@ -20,6 +20,7 @@ from tables_dvemb import TABLES as DVEMB  # noqa: E402
 from tables_evaluation import TABLES as EVALUATION  # noqa: E402
 from tables_memory import TABLES as MEMORY  # noqa: E402
 from tables_minilm import TABLES as MINILM  # noqa: E402
+from tables_peers import TABLES as PEERS  # noqa: E402
 from tables_reproduce import TABLES as REPRODUCED  # noqa: E402
 from tables_taped import TABLES as TAPED  # noqa: E402
 from tables_trust import TABLES as TRUST  # noqa: E402
@@ -221,6 +222,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **EVALUATION,
     **MEMORY,
     **MINILM,
+    **PEERS,
     **REPRODUCED,
     **TAPED,
     **TRUST,
