@@ -220,11 +220,11 @@ def test_an_interrupted_recording_keeps_what_it_had(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, state)
 
-    original = influencekit.step.Step.advance
+    whole, original = whole_run(), influencekit.step.Step.advance
     monkeypatch.setattr(influencekit.step.Step, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         record(WORKLOAD, store=tmp_path / "run.zarr")
-    part, whole = open(tmp_path / "run.zarr", WORKLOAD), whole_run()
+    part = open(tmp_path / "run.zarr", WORKLOAD)
     assert part.attrs["status"] == "recording" and (part.first, part.last) == (0, 3)
     assert all(torch.equal(part.state(t).theta, whole.state(t).theta) for t in range(4))
     with pytest.raises(InputError, match="the trajectory holds 0 to 3"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import dense, gradients, images, matrix, one_layer, small_cnn
+from helpers_dvemb import dense, gradients, images, matrix, one_layer, small_cnn
 from influencekit_dvemb import DVEmb, projection
 from influencekit_dvemb.sources import Replayed
 from torch import nn

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import images, small_cnn
+from helpers_dvemb import images, small_cnn
 from influencekit_dvemb import TSLOO
 from influencekit_dvemb import tsloo as module
 

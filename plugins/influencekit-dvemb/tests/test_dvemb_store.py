@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import dense, images, small_cnn
+from helpers_dvemb import dense, images, small_cnn
 from influencekit_dvemb import Collector, DVEmb, embed, neighbours, scores, totals
 from influencekit_dvemb.sources import Replayed
 from torch import nn
