@@ -62,7 +62,7 @@ def quick(page: Path) -> str:
     figures = link(page, "benchmarks/results/reproduce-quick.json", "figures")
     return (
         f"`{report['command']}` takes {report['wall_seconds'] / 60:.1f} minutes for its {report['cells']} "
-        f"cells ({report['machine']}: {figures}); other work was running on the machine."
+        f"cells ({report['machine']}: {figures})."
     )
 
 
