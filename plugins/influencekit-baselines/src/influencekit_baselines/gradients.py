@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from influencekit import Workload
 from influencekit.curvature import none
+from influencekit.gradients import example_gradients
 from influencekit.tracing import with_batching
-from influencekit.workload import like, tensors_of
 
-__all__ = ["along", "chunks", "per_example_gradients", "squared_norms"]
+__all__ = ["along", "chunks", "squared_norms"]
 
 _MEMORY = 256 << 20  # bytes of per-example gradients that are formed at once
 _ROWS = 1024  # examples of one forward derivative
@@ -43,19 +43,10 @@ def chunks(workload: Workload, theta: Tensor) -> Iterator[Tensor]:
     yield from torch.arange(workload.n_train, device=theta.device).split(size)
 
 
-def per_example_gradients(workload: Workload, theta: Tensor, rows: Tensor) -> Tensor:
-    """g_j [row, param] of the training examples at `rows`, batched."""
-    batch = workload.examples(rows)
-
-    def loss(theta: Tensor, *one: Tensor) -> Tensor:
-        alone = like(batch, [x[None] for x in one])
-        return workload.losses(theta, alone)[0] + 0.5 * workload.l2 * theta @ theta
-
-    examples = tensors_of(batch)
-    return vmap(lambda *one: grad(loss)(theta, *one))(*examples).detach()
-
-
 def squared_norms(workload: Workload, theta: Tensor) -> Tensor:
     """|g_j|^2 [train]."""
-    pieces = chunks(workload, theta)
-    return torch.cat([per_example_gradients(workload, theta, rows).square().sum(1) for rows in pieces])
+    norms = []
+    for rows in chunks(workload, theta):
+        g = example_gradients(workload, theta, workload.examples(rows), workload.l2)
+        norms.append(g.detach().square().sum(1))
+    return torch.cat(norms)
