@@ -32,7 +32,7 @@ from urllib.parse import quote, unquote
 
 from influencekit.errors import InputError
 
-__all__ = ["REQUIRED", "Option", "options_of", "unknown"]
+__all__ = ["REQUIRED", "Option", "options_of", "read_options", "unknown"]
 
 
 class _Required:
@@ -122,6 +122,22 @@ def options_of(target: Any) -> dict[str, Option]:
         for p in parameters
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+
+
+def read_options(kind: str, text: str, options: Mapping[str, Option]) -> dict[str, Any]:
+    """The values in a spec `name:key=value:...`; None for a key that is none of `options`.
+
+    Errors: no `=`, a key that stands twice, a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    for pair in text.split(":")[1:]:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"expected key=value in {kind} '{text}', got '{pair}'")
+        if key in values:
+            raise InputError(f"option '{key}' stands twice in {kind} '{text}'")
+        values[key] = options[key].parse(value) if key in options else None
+    return values
 
 
 def _hints(*owners: Any) -> dict[str, Any]:

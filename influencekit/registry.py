@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.options import REQUIRED, options_of, unknown
+from influencekit.options import REQUIRED, options_of, read_options, unknown
 
 __all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
 
@@ -142,18 +142,10 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
     (with the nearest match and all there are), a value of the wrong type, an option given twice or missing,
     and whatever the class itself refuses.
     """
-    name, *pairs = text.split(":")
+    name = text.partition(":")[0]
     target = load(kind, name)
     options = options_of(target)
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"expected key=value in {kind} '{text}', got '{pair}'")
-        if key in values:
-            raise InputError(f"option '{key}' stands twice in {kind} '{text}'")
-        values[key] = options[key].parse(value) if key in options else None
-    values |= overrides
+    values = read_options(kind, text, options) | overrides
     for key in values:
         if key not in options:
             raise unknown(f"option of {kind} '{name}' named", key, options, "options")

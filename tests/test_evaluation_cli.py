@@ -130,6 +130,7 @@ MISTAKES = {
     "option": (["--evaluate", "lds:n=3"], ["option of evaluation 'lds' named 'n'", "m, fraction"]),
     "value": (["--evaluate", "lds:m=many"], ["'m' expects a whole number", "'many'"]),
     "no value": (["--evaluate", "lds:m"], ["expected key=value in evaluation 'lds:m'"]),
+    "option twice": (["--evaluate", "lds:m=3:m=4"], ["option 'm' stands twice in evaluation 'lds:m=3:m=4'"]),
     "empty": (["--evaluate", "lds,,taylor"], ["single commas"]),
     "twice": (["--evaluate", "lds,lds"], ["asked for twice"]),
     "few": (["--evaluate", "lds:m=1"], ["m must be at least 3, got 1"]),

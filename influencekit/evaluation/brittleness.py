@@ -17,7 +17,7 @@ from influencekit.pipeline import Windows
 from influencekit.progress import track
 from influencekit.queries.loss import TestLosses
 from influencekit.queries.prediction import Prediction
-from influencekit.retrain import Strategy, Weighting, effects
+from influencekit.retrain import Strategy, Weighting, effects, spans
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Removal, Window
 from influencekit.workload import Workload, select
@@ -150,7 +150,7 @@ def _effects(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The window's effect [query, set] of leaving out each set [set, train], and which classes it changes."""
     signs = window.evaluations(trajectory.steps)
-    absent = (0, trajectory.steps) if window.removal == "global" else window.absent()
+    (absent,) = spans([window], trajectory.steps)
     weightings = [Weighting(torch.from_numpy(mask.nonzero()[0])) for mask in sets]
     when = sorted(signs)
     every = effects(trajectory, watched, weightings, absent, when, strategy).double().cpu().numpy()

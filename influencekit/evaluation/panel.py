@@ -18,7 +18,7 @@ from influencekit.evaluation.lds import left_out_size
 from influencekit.evaluation.retraining import check_at_least
 from influencekit.evaluation.scoring import Estimators, complete, estimators_of, incomplete, scored
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.options import Option, options_of, unknown
+from influencekit.options import Option, options_of, read_options, unknown
 from influencekit.pipeline import Windows
 from influencekit.progress import track
 from influencekit.registry import label, make, split
@@ -56,20 +56,16 @@ def parse(evaluations: str | Sequence[str]) -> list[Evaluation]:
     """`lds:m=200,brittleness` or a list of such specs. Errors: unknown names and options, values, twice."""
     found = []
     for spec in split(evaluations) if isinstance(evaluations, str) else evaluations:
-        name, *pairs = spec.split(":")
+        name = spec.partition(":")[0]
         if name not in EVALUATIONS:
             raise unknown("evaluation named", name, list(EVALUATIONS), "evaluations")
         module, _, attribute = EVALUATIONS[name].partition(":")
         function = getattr(import_module(module), attribute)
         known = evaluation_options(function)
-        options: dict[str, Any] = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise InputError(f"expected key=value in evaluation '{spec}', got '{pair}'")
+        options = read_options("evaluation", spec, known)
+        for key in options:
             if key not in known:
                 raise unknown(f"option of evaluation '{name}' named", key, list(known), "options")
-            options[key] = known[key].parse(value)
         found.append(Evaluation(name, spec, function, MappingProxyType(options)))
     if twice := [one.spec for k, one in enumerate(found) if one.spec in [o.spec for o in found[:k]]]:
         raise InputError(f"evaluation '{twice[0]}' is asked for twice")
