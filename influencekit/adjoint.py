@@ -11,13 +11,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import jacrev
 
+from influencekit.buffers import by_formula, flat, with_flat
 from influencekit.errors import DivergedError
+from influencekit.gradients import rows_of_jacobian
 from influencekit.interfaces import Query
 from influencekit.step import State
 from influencekit.tracing import try_trace
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
+from influencekit.workload import Workload, evaluated_with
 
 __all__ = ["Shares", "Signs", "added", "query_gradient", "shares", "sweep"]
 
@@ -127,15 +131,19 @@ def _pass(
     linear = step.linear(curvature)
     a = torch.zeros(0, workload.n_params, dtype=workload.dtype, device=workload.device)
     slots = {name: a for name in workload.optimizer.slots}
+    moved = a.new_zeros(0, len(flat(trajectory.state(lasts[0]).buffers, a)))  # the adjoint of the buffers
 
     def inject(state: State) -> None:
-        nonlocal a, slots
+        nonlocal a, slots, moved
         if state.step not in when:
             return
-        new = a.new_zeros(lasts.count(state.step), workload.n_params)
-        a, slots = torch.cat([a, new]), {name: torch.cat([x, new]) for name, x in slots.items()}
-        sign = a.new_tensor([each.get(state.step, 0) for each in signs[: len(a)]])
-        a = a + gradient(state)[queries[: len(a)]] * sign[:, None]
+        started = lasts.count(state.step)
+        a, moved, *rest = (torch.cat([x, x.new_zeros(started, x.shape[1])]) for x in (a, moved, *slots.values()))
+        slots = dict(zip(slots, rest, strict=True))
+        sign = a.new_tensor([each.get(state.step, 0) for each in signs[: len(a)]])[:, None]
+        of_theta, of_buffers = gradient(state)
+        a = a + of_theta[queries[: len(a)]] * sign
+        moved = moved + of_buffers[queries[: len(a)]] * sign
 
     with torch.no_grad():
         following = trajectory.state(lasts[0])
@@ -152,23 +160,46 @@ def _pass(
                 c, a, slots = workload.optimizer.pullback(
                     workload.layout, state.theta, state.slots, g, plan.updates + t, plan.lrs(t), a, slots
                 )
-                product, share = products(c)
+                product, share, moved = products(c, moved)
                 a = a + product
                 values[t - span.start, : len(a)] = share
             del block, products, state  # before the next states are computed
             yield span, values * -coefficients[:, None]
 
 
-def query_gradient(trajectory: Trajectory, query: Query, times: int) -> Callable[[State], Tensor]:
-    """The query's gradients [query, param] at a state, asked for `times` times; traced where that pays."""
+def query_gradient(
+    trajectory: Trajectory, query: Query, times: int
+) -> Callable[[State], tuple[Tensor, Tensor]]:
+    """The query's gradients at a state by theta [query, param] and by the buffers that training changes
+    [query, buffer], asked for `times` times; traced where that pays."""
     workload = trajectory.workload
+    n_query = len(query.labels(workload))
 
-    def plain(state: State) -> Tensor:
-        return query.gradient(workload.with_buffers(state.buffers), state.theta)
+    def plain(state: State) -> tuple[Tensor, Tensor]:
+        there = workload.with_buffers(state.buffers)
+        g = query.gradient(there, state.theta)
+        return g, _by_buffers(query, there, state)
 
-    if times < _MANY or "buffers" in trajectory.group:
+    if times < _MANY or trajectory.step.joint:
         return plain
     known = trajectory.step.queries
     if query not in known:
-        known[query] = try_trace(lambda theta: query.gradient(workload, theta), workload.theta0)
-    return lambda state: known[query](state.theta)
+        theta = workload.theta0
+        known[query] = try_trace(
+            lambda theta: jacrev(query.at(workload, theta))(theta), theta, others=[(theta * 1.01,)],
+            slow=lambda theta: query.gradient(workload, theta),
+        )  # fmt: skip
+    return lambda state: (known[query](state.theta), state.theta.new_zeros(n_query, 0))
+
+
+def _by_buffers(query: Query, workload: Workload, state: State) -> Tensor:
+    """Gradients [query, buffer] of the query by the buffers that it is evaluated with."""
+    at, start = query.at(workload, state.theta), flat(state.buffers, state.theta)
+
+    def values(buffers: Tensor) -> Tensor:
+        with evaluated_with(with_flat(state.buffers, buffers), by_formula):
+            return at(state.theta)
+
+    if not len(start):
+        return start.new_zeros(len(query.labels(workload)), 0)
+    return rows_of_jacobian(values, start)

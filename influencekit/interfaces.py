@@ -9,10 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from influencekit.tracing import with_batching
+from influencekit.gradients import rows_of_jacobian
 from influencekit.windows import Window
 from influencekit.workload import Workload
 
@@ -63,7 +62,7 @@ class Query(ABC):
 
     def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
         """The gradients [query, param] of `at(workload, theta)` at theta."""
-        return with_batching(torch.func.jacrev, self.at(workload, theta), theta)
+        return rows_of_jacobian(self.at(workload, theta), theta)
 
 
 class Estimator(ABC):

@@ -1,6 +1,6 @@
 """The one flattening order: how a model's trainable parameters lie in the flat vector theta."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -34,6 +34,11 @@ class Layout:
                 "unfreeze at least one"
             )
         return cls(tuple(n for n, _ in named), tuple(tuple(p.shape) for _, p in named))
+
+    def without(self, names: Collection[str]) -> "Layout":
+        """The layout of the other parameters."""
+        pairs = [(n, s) for n, s in zip(self.names, self.shapes, strict=True) if n not in names]
+        return Layout(tuple(n for n, _ in pairs), tuple(s for _, s in pairs))
 
     @property
     def sizes(self) -> list[int]:

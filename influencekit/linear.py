@@ -1,26 +1,35 @@
-"""The training step pulled back: from an adjoint of the mean gradient, a curvature product and all shares."""
+"""The training step pulled back: from an adjoint of the mean gradient, a curvature product and all examples' products.
+
+The slow path (`curvature.REVERSE`) differentiates backwards twice, one column after the other. The fast one traces
+forward derivatives, where every kernel is known to have a right one, splits off what does not depend on the adjoint,
+and takes all columns together. It is believed once it gives what the slow one gives on other numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.func import vmap
 
-from influencekit.curvature import CURVATURES, Losses, Pair
+from influencekit.curvature import CURVATURES, FORWARD, REVERSE, Losses, Pair, leaf
 from influencekit.errors import InputError
-from influencekit.tracing import split, try_trace
+from influencekit.operators import FORWARD as FORWARD_OPERATORS
+from influencekit.tracing import Untraced, agree, split, try_trace
+from influencekit.training import Training
 from influencekit.widths import widened
 from influencekit.workload import Batch, like, tensors_of
 
 if TYPE_CHECKING:
     from influencekit.step import State, Step
 
-__all__ = ["Kernels", "LinearStep", "Product"]
+__all__ = ["Kernels", "LinearStep", "Part", "Product", "composed"]
 
-Product = Callable[[Tensor], Pair]
+Pulled = tuple[Tensor, Tensor, Tensor]
+Product = Callable[[Tensor, Tensor], Pulled]
+Columns = Callable[[Tensor], Pair]  # c [column, param] -> (H c, <c, g_j> [column, slot])
 
 _BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for several steps
 
@@ -28,38 +37,70 @@ _BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for 
 class Kernels:
     """c [column, param] -> (H c, <c, g_j> [column, slot]) on batches of one shape, for any number of columns.
 
-    The kernels are split: those that do not depend on c run once a step, the others for all columns
-    together, or, where `loops` (Step.loops) says so or they could not be traced, for one after the other.
-    `traceable` = False leaves the functions as they are: what they do differs from call to call.
+    `gradient` is the traced gradient of the same batches, or whatever else there is of it: its kernels decide
+    whether the fast path is tried. `other` is a second batch of that shape. `why` says what kept the fast path
+    from being taken, "" where it is.
     """
 
     def __init__(
-        self, losses: Losses, curvature: str, loops: bool, theta: Tensor, batch: Batch, coefficients: Tensor,
-        traceable: bool = True,
+        self, losses: Losses, curvature: str, loops: bool, gradient: Callable[..., object], z: Tensor,
+        batch: Batch, coefficients: Tensor, other: Batch,
     ) -> None:  # fmt: skip
         if curvature not in CURVATURES:
             raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
-        product = CURVATURES[curvature]
-
-        def at(theta: Tensor, *rest: Tensor) -> Pair:
-            return product(losses, theta, like(batch, rest[:-2]), rest[-2], rest[-1])
-
-        inputs, c = (theta, *tensors_of(batch), coefficients), theta.clone()
-        whole = try_trace(at, *inputs, c) if traceable else at
-        self.static: Callable[..., tuple[Tensor, ...]]
-        self.later: Callable[..., Pair]
+        self._losses, self._slow = losses, REVERSE[curvature]
+        self.inputs = (z, *tensors_of(batch), coefficients)
+        self.bytes, self.together = sum(x.nbytes for x in self.inputs), False
+        self._static: Callable[..., tuple[Tensor, ...]] | None = None
         self._many: Callable[..., Pair] | None = None
-        self.together = not loops and isinstance(whole, torch.fx.GraphModule)
-        self.bytes = sum(x.nbytes for x in inputs)
-        if not isinstance(whole, torch.fx.GraphModule):
-            self.static, self.later = (lambda *args: args), _one_by_one(lambda c, *args: at(*args, c))
-            return
+        self.why = _not_forward(gradient)
+        if not self.why:
+            self.why = self._trace(curvature, batch, other, loops)
+
+    def _trace(self, curvature: str, batch: Batch, other: Batch, loops: bool) -> str:
+        """Take the fast path; why not, if not."""
+        product, losses, inputs = FORWARD[curvature], self._losses, self.inputs
+
+        def at(z: Tensor, *rest: Tensor) -> Pair:
+            return product(losses, z, like(batch, rest[:-2]), rest[-2], rest[-1])
+
+        def slow(*args: Tensor) -> Pair:
+            return self._slow(losses, args[0], like(batch, args[1:-2]), args[-2])(args[-1])
+
+        z = inputs[0]
+        c = _another(z)
+        others = [(z + 0.01 * c * z.std(correction=0), *tensors_of(other), inputs[-1], c)]
+        whole = try_trace(at, *inputs, c, others=others, slow=slow)
+        if not isinstance(whole, fx.GraphModule):
+            assert isinstance(whole, Untraced)
+            return whole.why
         static, later = split(whole, [len(inputs)])
-        self.static, self._one = static.forward, later.forward  # not __call__: its hooks cost more
+        self._static, self._one = static.forward, later.forward  # not __call__: its hooks cost more
         with torch.no_grad():
-            values = self.static(*inputs)
+            values = self._static(*inputs)
         self.bytes = sum(x.nbytes for x in (*values, *inputs[1:-1]))
-        self.later = self._together if self.together else _one_by_one(self._one)
+        self.together = not loops and self._batches(others[0])
+        return ""
+
+    def _batches(self, other: Sequence[Tensor]) -> bool:
+        """Whether columns, and steps, can be taken together: they give what each gives by itself."""
+        mine, c = self.inputs, _another(self.inputs[0])
+        columns = torch.stack([c, other[-1], c - other[-1]])
+        try:
+            with torch.no_grad():
+                wanted = [_each(self._one, columns, self._static(*args)) for args in (mine, other[:-1])]  # type: ignore[misc]
+                stacked = [torch.stack(pair) for pair in zip(mine, other[:-1], strict=True)]
+                found = [self._together(columns, *values) for values in self._unstacked(stacked)]
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
+        return agree(found, wanted)
+
+    def _unstacked(self, stacked: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """The static values of each of several steps, whose inputs are stacked."""
+        assert self._static is not None
+        return list(zip(*[x.unbind(0) for x in vmap(self._static)(*stacked)], strict=True))
 
     def _together(self, c: Tensor, *values: Tensor) -> Pair:
         if len(c) == 1:
@@ -69,45 +110,118 @@ class Kernels:
             self._many = widened(self._one, c[0].clone(), *values)
         return self._many(c, *values)
 
-    def product(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Product:
-        """The function c -> (H c, shares) of one step."""
-        values = self.static(theta, *tensors_of(batch), coefficients)
-        return lambda c: self.later(c, *values)
+    def product(self, z: Tensor, batch: Batch, coefficients: Tensor) -> Columns:
+        """The function c -> (H c, products) of one step."""
+        if self._static is None:
+            one = self._slow(self._losses, z, batch, coefficients)
+            return lambda c: _each(one, c)
+        values = self._static(z, *tensors_of(batch), coefficients)
+        if self.together:
+            return lambda c: self._together(c, *values)
+        return lambda c: _each(self._one, c, values)
+
+    def products(self, z: Tensor, batch: Batch, coefficients: Tensor) -> list[Columns]:
+        """The same of several steps, whose z, examples and coefficients are stacked; where `together`."""
+        each = self._unstacked((z, *tensors_of(batch), coefficients))
+        return [lambda c, values=values: self._together(c, *values) for values in each]  # type: ignore[misc]
+
+
+def _not_forward(gradient: Callable[..., object]) -> str:
+    """Why forward derivatives of this gradient are not traced; "" where nothing speaks against it."""
+    if not isinstance(gradient, fx.GraphModule):
+        return getattr(gradient, "why", "it is not traced")
+    for node in gradient.graph.nodes:
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload) and target.overloadpacket not in FORWARD_OPERATORS:
+            return f"{target.overloadpacket} is not known to have a safe forward derivative".replace("aten.", "")
+    return ""
+
+
+def _another(z: Tensor) -> Tensor:
+    """Some vector like z, the same every time, without touching a generator."""
+    return torch.cos(torch.arange(len(z), device=z.device, dtype=z.dtype) * 1.7 + 0.3)
+
+
+def _each(one: Callable[..., Pair], c: Tensor, values: Sequence[Tensor] = ()) -> Pair:
+    """`one` of a column, for every row of c [column, param]."""
+    products, shares = zip(*[one(row, *values) for row in c], strict=True)
+    return torch.stack(products), torch.stack(shares)
+
+
+class Part(NamedTuple):
+    """A part of a step (all of it, or a micro-batch) pulled back by itself, one column at a time.
+
+    `slots` of the step are its examples; `pull` is c [z] -> (H c [z], products [slot]); `update` takes an
+    adjoint of the buffers after the part to one of z before it, where training changes buffers.
+    """
+
+    slots: Tensor | slice
+    pull: Callable[[Tensor], Pair]
+    update: Callable[[Tensor], Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls, view: Training, curvature: str, theta: Tensor, batch: Batch, coefficients: Tensor, slots: Tensor | slice
+    ) -> Part:
+        """A part with these losses, on its batch, by reverse over reverse; `coefficients` are the step's."""
+        z = view.z(theta)
+        pull = REVERSE[curvature](view, z, batch, coefficients[slots])
+        if len(z) == len(theta):
+            return cls(slots, pull)
+        start = leaf(z)
+        with torch.enable_grad():
+            after = view.updated(start, batch)
+
+        def update(a: Tensor) -> Tensor:
+            return torch.autograd.grad(after, start, a, retain_graph=True, materialize_grads=True)[0]
+
+        return cls(slots, pull, update)
+
+
+def composed(parts: Sequence[Part], width: int) -> Product:
+    """The pull of a step of several parts, last first: buffers go from each part to the next."""
+
+    def one(c: Tensor, a: Tensor) -> Pulled:
+        total, shares = torch.zeros_like(c), c.new_zeros(width)
+        for part in reversed(parts):
+            h, shares[part.slots] = part.pull(torch.cat([c, torch.zeros_like(a)]))
+            if part.update is not None:
+                h = h + part.update(a)
+            total, a = total + h[: len(c)], h[len(c) :]
+        return total, shares, a
+
+    return lambda c, a: tuple(torch.stack(x) for x in zip(*map(one, c, a), strict=True))  # type: ignore[return-value]
 
 
 class LinearStep:
-    """Transposed derivative of the step: one curvature product and every example's share, per column.
+    """Transposed derivative of the step: one curvature product and every example's product, per column.
 
-    From c [column, param], the adjoint of the mean gradient: H c and <c, g_j> for every slot j. What does not
-    depend on c is computed for many steps at once, where `Step.loops` is false.
+    From c [column, param], the adjoint of the mean gradient, and a [column, buffer], that of the buffers after
+    the step: H c, <c, g_j> for every slot j, and the adjoint of the buffers before it. What does not depend on
+    c is computed for many steps at once, where the kernels can. `kernels` None: losses depend on their batch.
     """
 
-    def __init__(self, step: Step, kernels: Kernels) -> None:
-        self._step, self._kernels = step, kernels
-        self._room = max(1, _BLOCK // kernels.bytes) if kernels.together else 1
+    def __init__(self, step: Step, curvature: str, kernels: Kernels | None) -> None:
+        if curvature not in CURVATURES:
+            raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
+        self._step, self._curvature, self.kernels = step, curvature, kernels
+        self._room = max(1, _BLOCK // kernels.bytes) if kernels is not None and kernels.together else 1
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
-        """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""
+        """Consecutive states, last first, each with its function (c, a) -> (H c, products, a before)."""
         for high in range(len(states), 0, -self._room):
             some = states[max(0, high - self._room) : high]
             yield from zip(reversed(some), reversed(self._products(some)), strict=True)
 
     def _products(self, states: Sequence[State]) -> list[Product]:
-        first, step, kernels = states[0].step, self._step, self._kernels
+        first, step, kernels = states[0].step, self._step, self.kernels
+        if kernels is None:
+            width = step.coefficients(first).shape[-1]
+            return [composed(step.parts(states[0], self._curvature), width)]
         if not kernels.together:
-            return [kernels.product(states[0].theta, step.batch(first), step.coefficients(first))]
-        span = slice(first, first + len(states))
-        thetas = torch.stack([state.theta for state in states])
-        shared = vmap(kernels.static)(thetas, *tensors_of(step.batch(span)), step.coefficients(span))
-        each = zip(*[x.unbind(0) for x in shared], strict=True)
-        return [lambda c, values=values: kernels.later(c, *values) for values in each]  # type: ignore[misc]
-
-
-def _one_by_one(later: Callable[..., Pair]) -> Callable[..., Pair]:
-    """`later` of one column, for c [column, param]."""
-
-    def each(c: Tensor, *values: Tensor) -> Pair:
-        products, shares = zip(*[later(row, *values) for row in c], strict=True)
-        return torch.stack(products), torch.stack(shares)
-
-    return each
+            made = [kernels.product(states[0].theta, step.batch(first), step.coefficients(first))]
+        else:
+            span = slice(first, first + len(states))
+            thetas = torch.stack([state.theta for state in states])
+            made = kernels.products(thetas, step.batch(span), step.coefficients(span))
+        return [lambda c, a, each=each: (*each(c), a) for each in made]  # type: ignore[misc]

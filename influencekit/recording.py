@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from influencekit import __version__
+from influencekit.buffers import packed, unpacked
 from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.interfaces import Recorder
 from influencekit.progress import track
@@ -15,7 +16,7 @@ from influencekit.step import State, Step
 from influencekit.trajectory import Trajectory, check_losses, check_match, fingerprint
 from influencekit.windows import Window
 from influencekit.workload import Workload
-from influencekit.writing import COLUMNS, Writer
+from influencekit.writing import COLUMNS, Column, Writer
 
 __all__ = ["record"]
 
@@ -55,7 +56,7 @@ def record(
         recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
         start, stop = window or (0, step.plan.steps)
         Window(start, stop).check(step.plan.steps)
-        writer = _create(workload, recorder, store, start, stop)
+        writer = _create(workload, recorder, store, start, stop, step)
     try:
         accuracy = _train(writer, workload, step, recorder, start, stop)
     except DivergedError:
@@ -89,15 +90,19 @@ def _train(
         there = step.plan.indices[t] >= 0
         writer.step({"loss": np.where(there, losses.cpu().numpy(), np.nan)})
         state = following
-    return {"accuracy": workload.accuracy(state.theta)} if stop == step.plan.steps else {}
+    if stop < step.plan.steps:
+        return {}
+    return {"accuracy": workload.with_buffers(state.buffers).accuracy(state.theta)}
 
 
 def _stored(state: State, recorder: Recorder | None) -> dict[str, np.ndarray]:
     """What a store is given of a state: as the recorder codes it, or exactly."""
     arrays = {name: x.cpu().numpy() for name, x in {"theta": state.theta, **state.slots}.items()}
-    if recorder is None or recorder.lossless:
-        return arrays
-    return {name: recorder.coded(x) for name, x in arrays.items()}
+    if recorder is not None and not recorder.lossless:
+        arrays = {name: recorder.coded(x) for name, x in arrays.items()}
+    if state.buffers:
+        arrays["buffers"] = packed(state.buffers)
+    return arrays
 
 
 def _returned(writer: Writer, step: Step, recorder: Recorder, start: int) -> State:
@@ -105,8 +110,10 @@ def _returned(writer: Writer, step: Step, recorder: Recorder, start: int) -> Sta
     kept = writer.resumed
     assert kept is not None
     if recorder.lossless or kept.number == 0:
-        tensors = {n: torch.from_numpy(x).to(step.workload.device) for n, x in kept.tensors.items()}
-        return State(tensors.pop("theta"), tensors, kept.number)
+        buffers = kept.tensors.get("buffers")
+        tensors = {n: torch.from_numpy(x).to(step.workload.device) for n, x in kept.tensors.items() if n != "buffers"}
+        own = {} if buffers is None else unpacked(buffers, step.start().buffers)
+        return State(tensors.pop("theta"), tensors, kept.number, own)
     state = step.start()
     for _ in track(range(kept.number), "training again", kept.number):
         state = step.advance(state)[0]
@@ -121,18 +128,20 @@ def _returned(writer: Writer, step: Step, recorder: Recorder, start: int) -> Sta
 
 
 def _create(
-    workload: Workload, recorder: Recorder, store: str | Path | None, start: int, stop: int
+    workload: Workload, recorder: Recorder, store: str | Path | None, start: int, stop: int, step: Step
 ) -> Writer:
     plan = workload.plan
     ids = np.array(list(workload.train_ids or range(workload.n_train)))
     if ids.dtype.kind not in "iu":
         ids = np.array([str(i) for i in ids.tolist()], dtype=np.dtypes.StringDType())
+    buffers = step.start().buffers
+    changing = {"buffers": Column(("kept", "buffer"), "f8")} if buffers else {}
     return Writer.create(
         store,
         size=workload.n_params,
         dtype=str(workload.dtype).removeprefix("torch."),
         slots=workload.optimizer.slots,
-        columns={"loss": COLUMNS["loss"]},
+        columns={"loss": COLUMNS["loss"], **changing},
         fixed={
             "batch": (("step", "slot"), plan.indices.numpy()),
             "lr": (("step", "group"), plan.lr.numpy()),
@@ -156,6 +165,7 @@ def _create(
             "influencekit_version": __version__,
             "torch_version": torch.__version__,
             "fingerprint": fingerprint(workload),
+            **({"buffers": [[n, list(b.shape)] for n, b in buffers.items()]} if buffers else {}),
         },
         steps=plan.steps,
         states=len(recorder.kept(start, stop)),

@@ -6,21 +6,24 @@ on the same batches in the same order; the divisor of a batch stays, so weight 0
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from influencekit.buffers import flat, with_flat
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Query
 from influencekit.progress import track
 from influencekit.step import State
-from influencekit.tracing import with_batching
+from influencekit.tracing import NotBatchable, with_batching
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
+from influencekit.workload import evaluated_with
 
 __all__ = ["Models", "Strategy", "Weighting", "retrained", "spans", "strategy_of", "window_effects"]
 
@@ -47,32 +50,55 @@ class Weighting(NamedTuple):
 
 class Models(NamedTuple):
     """Some of the runs, at one state: `theta` [model, param] of those numbered `members`, and the recorded
-    run's `own` [param], rounded alike."""
+    run's `own` [param], rounded alike.
+
+    Where training changes buffers, `buffers` [model, buffer] are each model's own floating-point ones, and
+    `kept` the recorded run's, by name.
+    """
 
     members: list[int]
     state: int
     theta: Tensor
     own: Tensor
+    buffers: Tensor | None = None
+    kept: Mapping[str, Tensor] = MappingProxyType({})
 
     def changes(self, values: Callable[[Tensor], Tensor], chunk: int | None = None) -> Tensor:
-        """`values` (of theta [param]) of each model less those of the recorded run: [..., model]."""
-        if len(self.theta) == 1:
-            return (values(self.theta[0]) - values(self.own))[..., None]
-        batched = partial(vmap, chunk_size=chunk)
-        every = with_batching(batched, values, torch.cat([self.theta, self.own[None]]))
-        return (every[:-1] - every[-1]).movedim(0, -1)
+        """`values` (of theta [param]) of each model, evaluated with its own buffers, less those of the recorded
+        run: [..., model]."""
+        if self.buffers is not None and self.kept:
+            own = _evaluated(values, self.own, self.kept)
+            pairs = zip(self.theta, self.buffers, strict=True)
+            each = [_evaluated(values, theta, with_flat(self.kept, row)) for theta, row in pairs]
+            return torch.stack([x - own for x in each], -1)
+        if len(self.theta) > 1:
+            try:
+                every = with_batching(partial(vmap, chunk_size=chunk), values, torch.cat([self.theta, self.own[None]]))
+                return (every[:-1] - every[-1]).movedim(0, -1)
+            except NotBatchable:
+                pass
+        own = values(self.own)
+        return torch.stack([values(theta) - own for theta in self.theta], -1)
+
+
+def _evaluated(values: Callable[[Tensor], Tensor], theta: Tensor, buffers: Mapping[str, Tensor]) -> Tensor:
+    with evaluated_with(buffers):
+        return values(theta)
 
 
 def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
     """`batch` (by vmap) or `loop`: what `auto` comes to for this run."""
-    if strategy == "batch" and "buffers" in trajectory.group:
+    step = trajectory.step
+    if strategy == "batch" and step.joint:
         raise InputError(
-            "training changes buffers of this model, so it is retrained one run after the other: use the "
-            "strategy 'auto' or 'loop'"
+            "losses depend on their whole batch, or training changes buffers of this model, so it is retrained one run "
+            "after the other: use the strategy 'auto' or 'loop'"
         )
+    if strategy == "batch" and not step.batches:
+        raise InputError("torch cannot train this model in batches: use the strategy 'auto' or 'loop'")
     if strategy != "auto":
         return strategy
-    return "loop" if trajectory.step.loops else "batch"
+    return "loop" if step.loops else "batch"
 
 
 def changed(trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int]) -> list[int]:
@@ -107,10 +133,8 @@ def retrained(
     room = min(512, trajectory.step.room(_ROOM)) if batches else 1
     chunks = [order[i : i + room] for i in range(0, len(order), room)]
     for chunk in track(chunks, "retraining", len(chunks)):
-        for t, theta, own in _fold(
-            trajectory, [weightings[k] for k in chunk], absent, first[chunk[0]], set(when)
-        ):
-            yield Models(chunk, t, theta, own)
+        for found in _fold(trajectory, [weightings[k] for k in chunk], absent, first[chunk[0]], set(when)):
+            yield found._replace(members=chunk)
 
 
 def spans(windows: Sequence[Window], steps: int) -> dict[tuple[int, int], list[int]]:
@@ -176,8 +200,8 @@ def _fold(
     absent: tuple[int, int],
     start: int,
     when: set[int],
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Train the runs together from state `start`; yield (t, theta [model, param], own [param])."""
+) -> Iterator[Models]:
+    """Train the runs together from state `start`."""
     step, state = trajectory.step, trajectory.state(start)
     many, last = len(weightings) > 1, max(when)
     rows = len(weightings) + many  # the last model is the run itself, so that both sides round alike
@@ -192,7 +216,11 @@ def _fold(
         coefficients = step.coefficients(t, weights if absent[0] <= t < absent[1] else ones)
         with torch.no_grad():  # not around the loop: the caller's own mode holds between two states
             state = step.advance_with(state, coefficients if many else coefficients[0])[0]
-        if t + 1 in when and many:
-            yield t + 1, state.theta[:-1], state.theta[-1]
-        elif t + 1 in when:
-            yield t + 1, state.theta[None], trajectory.state(t + 1).theta
+        if t + 1 not in when:
+            continue
+        if many:
+            yield Models([], t + 1, state.theta[:-1], state.theta[-1])
+        else:
+            recorded = trajectory.state(t + 1)
+            buffers = flat(state.buffers, state.theta)[None] if state.buffers else None
+            yield Models([], t + 1, state.theta[None], recorded.theta, buffers, recorded.buffers)

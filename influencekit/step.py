@@ -1,26 +1,38 @@
 """One training step, F(state, weights) -> state, and its four readings: iterate, replicate, pull, push.
 
     L_t(theta, w) = (1/b) sum_{i in S_t} w_i [ loss(z_i; theta) + (l2/2) |theta|^2 ],   b = |S_t|
-    F_t(state, w) = optimizer(state, grad L_t(theta, w))
+    F_t(state, w) = optimizer(state, grad L_t(theta, w)), and the buffers as the forward pass leaves them
 
-Short batches are padded to a common width with weight 0, so that one trace serves every step. Nothing
-here knows an estimator, a disk or a device.
+Short batches are padded to a common width with weight 0, so that one trace serves every step, unless losses
+depend on their whole batch (batch norm). Nothing here knows an estimator, a disk or a device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import grad, jvp, vmap
 
+from influencekit.buffers import floating, with_flat
+from influencekit.curvature import gradient, leaf, pushed
 from influencekit.errors import InputError
-from influencekit.linear import Kernels, LinearStep
+from influencekit.linear import Kernels, LinearStep, Part
 from influencekit.optimizers import Slots
-from influencekit.tracing import has_convolution, try_trace
+from influencekit.separability import fixed_statistics, own_losses
+from influencekit.tracing import agree, has_convolution, try_trace
+from influencekit.training import Training
 from influencekit.workload import Batch, Workload, like, select, tensors_of
 
 __all__ = ["State", "Step"]
+
+DETACHED = (
+    "the loss does not depend on the parameters: .item(), .detach(), argmax or no_grad stands between them; compute "
+    "it from the model's outputs by differentiable operations"
+)
 
 
 class State(NamedTuple):
@@ -39,7 +51,7 @@ class Step:
     """The training step of one workload.
 
     Attributes: `workload`, `plan`; `loops` tells whether batches of models are trained one after the
-    other: convolutions on a CPU, where vmap lowers them to grouped convolutions and is slower per model.
+    other; `notes` what the results should say of how derivatives were taken.
 
     `like` is the step of another seed, whose traced kernels serve this one as well, if model, loss and shapes
     are the same; the results are the same bits either way. Tracing is most of the cost of a short run.
@@ -56,9 +68,11 @@ class Step:
         self._mean = self._valid / self._valid.sum(1, keepdim=True) if mean is None else mean.to(self._valid)
         self._traced: dict[Any, Callable[..., Any]] = {}
         self._kernels: dict[Any, Kernels] = {}
-        if like is not None and _alike(like, self):
+        if like is not None and not like.joint and _alike(like, self):
             self._traced, self._kernels = like._traced, like._kernels
         self._linear: dict[str, LinearStep] = {}
+        self._used: tuple[bool, ...] | None = None
+        self.notes: dict[str, str] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
 
     # what a step reads ------------------------------------------------------------------------------
@@ -66,7 +80,7 @@ class Step:
     def start(self) -> State:
         """The state before step 0."""
         theta = self.workload.theta0
-        return State(theta, self.workload.optimizer.start(theta), 0)
+        return State(theta, self.workload.optimizer.start(theta), 0, self._own_buffers(self.changing))
 
     def batch(self, t: int | slice) -> Batch:
         """The examples of step t, padded; step may be a slice, which gives [step, slot, ...]."""
@@ -81,27 +95,82 @@ class Step:
         """Positions in the training set of every slot of step t (0 where padded)."""
         return self._rows[t]
 
-    @property
+    @cached_property
+    def changing(self) -> tuple[str, ...]:
+        """The buffers that training changes, found by one forward pass."""
+        names = [name for name, _ in self.workload.model.named_buffers()]
+        if not names:
+            return ()
+        before = self._own_buffers(names)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            theta = self.workload.layout.split(self.workload.theta0)
+            after = self.workload.trained(theta, before, self._there(0)[0])[1]
+        return tuple(n for n in names if not torch.equal(before[n], after[n]))
+
+    def _own_buffers(self, names: Any) -> dict[str, Tensor]:
+        own = dict(self.workload.model.named_buffers()) if names else {}
+        return {name: own[name].detach().clone() for name in names}
+
+    @cached_property
+    def joint(self) -> bool:
+        """Whether the loss of an example depends on the others of its batch."""
+        with torch.random.fork_rng(devices=[]):
+            return bool(self.changing) or not own_losses(self._losses_at_start, self._there(0)[0])
+
+    def _losses_at_start(self, batch: Batch) -> Tensor:
+        workload = self.workload
+        buffers = self._own_buffers(self.changing)
+        return workload.loss_of(workload.trained(workload.layout.split(workload.theta0), buffers, batch)[0], batch)
+
+    def _there(self, t: int) -> tuple[Batch, Tensor]:
+        """The batch of step t without padding, and which of the slots it fills."""
+        slots = self._valid[t].nonzero().flatten()
+        return self.workload.examples(self._rows[t][slots]), slots
+
+    @cached_property
     def loops(self) -> bool:
+        """Whether models are trained one after the other: where each has buffers of its own, or cannot be batched,
+        and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
         theta = self.workload.theta0
+        if self.joint:
+            return True
         traced = self._gradient(theta, self.batch(0), self.coefficients(0))
-        return (
-            theta.device.type == "cpu"
-            and isinstance(traced, torch.fx.GraphModule)
-            and has_convolution(traced)
-        )
+        convolves = isinstance(traced, fx.GraphModule) and has_convolution(traced)
+        return (theta.device.type == "cpu" and convolves) or not self.batches
+
+    @cached_property
+    def batches(self) -> bool:
+        """Whether models can be trained together: two of them give what each gives by itself."""
+        if self.joint:
+            return False
+        t = self.plan.steps - 1
+        theta, batch, mean = self.workload.theta0, tensors_of(self.batch(t)), self.coefficients(t)
+        one = self._gradient(theta, self.batch(0), self.coefficients(0))
+        if not isinstance(one, fx.GraphModule):
+            return False
+        thetas, weights = torch.stack([theta, 1.01 * theta]), torch.stack([mean, 0.5 * mean])
+        try:
+            with torch.no_grad():
+                found = vmap(one, in_dims=(0, *[None] * len(batch), 0))(thetas, *batch, weights)
+                each = [one(x, *batch, w) for x, w in zip(thetas, weights, strict=True)]
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
+        return agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)])
 
     def room(self, memory: int, examples: int | None = None) -> int:
         """How many models (or adjoint columns) fit `memory` bytes at once, on batches of `examples`; >= 1.
 
         An upper bound on what one takes: its vectors, and all intermediate results of a gradient.
         """
-        workload = self.workload
-        traced = self._gradient(workload.theta0, self.batch(0), self.coefficients(0))
-        kept = getattr(traced, "meta", {}).get("bytes", 64 * workload.theta0.nbytes)
+        workload, kept = self.workload, 64 * self.workload.theta0.nbytes
+        if not self.joint:
+            traced = self._gradient(workload.theta0, self.batch(0), self.coefficients(0))
+            kept = getattr(traced, "meta", {}).get("bytes", kept)
         vectors = (3 + len(workload.optimizer.slots)) * workload.theta0.nbytes
-        share = 1.0 if examples is None else examples / self.plan.indices.shape[1]
-        return max(1, int(memory / (vectors + share * kept)))
+        part = 1.0 if examples is None else examples / self.plan.indices.shape[1]
+        return max(1, int(memory / (vectors + part * kept)))
 
     # iterate ----------------------------------------------------------------------------------------
 
@@ -117,102 +186,211 @@ class Step:
         """One step with slot coefficients w_i / b; theta [param] with [slot], or [model, param] with
         [model, slot]: hundreds of counterfactual models at once, sharing the batch."""
         t = state.step
-        g, losses = self.gradient(state, coefficients)
+        g, losses, buffers = self._forward_and_back(state, coefficients)
         theta, slots = self.workload.optimizer.step(
             self.workload.layout, state.theta, state.slots, g, self.plan.updates + t, self.plan.lrs(t)
         )
-        return State(theta, slots, t + 1), losses
+        return State(theta, slots, t + 1, buffers), losses
 
     def gradient(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of L_t shaped like theta, and the losses [..., slot] without the penalty."""
-        theta, batch = state.theta, self.batch(state.step)
+        return self._forward_and_back(state, coefficients)[:2]
+
+    def _forward_and_back(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        theta, t, buffers = state.theta, state.step, {}
         with torch.no_grad():
-            traced = self._gradient(theta, batch, coefficients)
-            g, losses = traced(theta, *tensors_of(batch), coefficients)
+            if self.joint:
+                batch, slots = self._there(t)
+                g, some, buffers = self._slow(theta, state.buffers, batch, coefficients[slots])
+                losses = some.new_zeros(coefficients.shape).index_copy(-1, slots, some)
+            else:
+                batch = self.batch(t)
+                traced = self._gradient(theta, batch, coefficients)
+                g, losses = traced(theta, *tensors_of(batch), coefficients)
             if self.workload.l2:
                 g = torch.addcmul(g, theta, self.workload.l2 * coefficients.sum(-1, keepdim=True))
-        return g, losses
+        return g, losses, buffers
+
+    def _slow(
+        self, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Gradient, losses and buffers by `backward`, as any loop does it."""
+        workload = self.workload
+        leaves = {n: p.detach().requires_grad_() for n, p in workload.layout.split(theta).items()}
+        with torch.enable_grad():
+            outputs, after = workload.trained(leaves, buffers, batch)
+            losses = workload.loss_of(outputs, batch)
+            found = torch.autograd.grad((coefficients * losses).sum(), list(leaves.values()), allow_unused=True)
+        self._check_used(tuple(g is not None for g in found))
+        parts = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), found, strict=True)}
+        return workload.layout.join(parts), losses.detach(), {n: b.detach() for n, b in after.items()}
+
+    def _check_used(self, used: tuple[bool, ...]) -> None:
+        """Refuse parameters that some batches use and others do not, where the optimizer tells them apart."""
+        self._used = self._used or used
+        if used == self._used or not (self.workload.optimizer.slots or self.workload.decays):
+            return
+        odd = [n for n, a, b in zip(self.workload.layout.names, used, self._used, strict=True) if a != b]
+        raise InputError(
+            f"parameter {odd[0]} has a gradient on some batches and none on others, and "
+            f"{type(self.workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, or train "
+            "with plain SGD"
+        )
 
     def _gradient(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
         key = (theta.shape, coefficients.shape)
         if key not in self._traced:
-
-            def mean_loss(theta: Tensor, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-                losses = self.workload.losses(theta, batch)
-                return (coefficients * losses).sum(), losses
-
-            def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-                return grad(mean_loss, has_aux=True)(theta, like(batch, rest[:-1]), rest[-1])
-
-            if theta.dim() == 2:  # over the traced kernels, more of which can be batched than of the model's
-                one = self._gradient(theta[0], batch, coefficients[0])
-                gradient = vmap(one, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
-            self._traced[key] = try_trace(gradient, theta, *tensors_of(batch), coefficients)
+            self._traced[key] = self._trace(theta, batch, coefficients)
+        if why := getattr(self._traced[key], "why", ""):
+            self.notes["gradient"] = f"not traced: {why}"
         return self._traced[key]
+
+    def _trace(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
+        losses = Training.of(self.workload).losses
+        parts = len(tensors_of(batch))
+
+        def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+            def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
+                each = losses(theta, like(batch, rest[:-1]))
+                return (rest[-1] * each).sum(), each
+
+            return grad(mean_loss, has_aux=True)(theta)
+
+        def slow(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+            return self._slow(theta, {}, like(batch, rest[:-1]), rest[-1])[:2]
+
+        example = (theta, *tensors_of(batch), coefficients)
+        if theta.dim() == 1:
+            last = self.plan.steps - 1
+            others = [
+                (theta * 1.01, *tensors_of(self.batch(last)), self.coefficients(last)),
+                (theta, *tensors_of(doubled(batch)), coefficients),
+            ]
+            return try_trace(gradient, *example, others=others, slow=slow)
+        # over the traced kernels, more of which can be batched than of the model's
+        one = self._gradient(theta[0], batch, coefficients[0])
+        many = vmap(one, in_dims=(0, *[None] * parts, 0))
+        traced = try_trace(many, *example)
+        with torch.no_grad():
+            ends = [0, len(theta) - 1]
+            found = [x[ends] for x in traced(*example)]
+            each = [one(theta[k], *example[1:-1], coefficients[k]) for k in ends]
+        return traced if agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)]) else many
 
     # pull and push ----------------------------------------------------------------------------------
 
-    def linear(self, curvature: str = "hessian") -> "LinearStep":
-        """The step linearised in theta and the weights, for any number of adjoints at once."""
+    def training(self, buffers: Mapping[str, Tensor]) -> Training:
+        """The losses of a step as functions of theta and these buffers."""
+        return Training.of(self.workload, buffers)
+
+    def linear(self, curvature: str = "hessian") -> LinearStep:
+        """The step linearised in theta, buffers and the weights, for any number of adjoints at once.
+
+        Errors: a model that has no second derivative, or whose derivatives are not those of its values.
+        """
         if curvature not in self._linear:
-            batch, mean = self.batch(0), self.coefficients(0)
-            key = (curvature, mean.shape)
-            if key not in self._kernels:
-                self._kernels[key] = Kernels(
-                    self.workload, curvature, self.loops, self.workload.theta0, batch, mean
-                )
-            self._linear[curvature] = LinearStep(self, self._kernels[key])
+            kernels = None if self.joint else self._kernels_for(curvature)
+            self._linear[curvature] = LinearStep(self, curvature, kernels)
         return self._linear[curvature]
 
+    def _kernels_for(self, curvature: str) -> Kernels:
+        batch, mean, theta = self.batch(0), self.coefficients(0), self.workload.theta0
+        key = (curvature, mean.shape)
+        if key not in self._kernels:
+            self._kernels[key] = Kernels(
+                self.training({}), curvature, self.loops, self._gradient(theta, batch, mean), theta, batch, mean,
+                self.batch(self.plan.steps - 1),
+            )  # fmt: skip
+        return self._kernels[key]
+
+    def parts(self, state: State, curvature: str) -> list[Part]:
+        """The step's batch as one part, for what depends on the whole of it."""
+        batch, slots = self._there(state.step)
+        return [Part.of(self.training(state.buffers), curvature, state.theta, batch, self.coefficients(state.step), slots)]
+
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
-        """Forward mode: the tangent of the next state from the tangents of state and weights [slot]."""
-        t = state.step
-        batch, mean = self.batch(t), self.coefficients(t)
+        """The tangent of the next state from the tangents of state (buffers by name) and weights [slot]."""
+        t, workload = state.step, self.workload
+        batch, slots = self._there(t)
+        mean, view = self.coefficients(t)[slots], self.training(state.buffers)
+        z, w = leaf(view.z(state.theta)), leaf(mean)
+        towards = replace(view, buffers=tangent.buffers).z(tangent.theta)
+        with torch.enable_grad():
+            theta = view.of_theta(z)
+            losses = view.losses(z, batch) + 0.5 * workload.l2 * theta @ theta
+            g = gradient((w * losses).sum(), z, create_graph=True)[: len(state.theta)]
+            (dg,) = pushed([g], (z, w), (towards, weights[slots] * mean))
+            buffers = {}
+            if state.buffers:
+                (moved,) = pushed([view.updated(z, batch)], (z,), (towards,))
+                buffers = floating(with_flat(state.buffers, moved))
 
-        def update(theta: Tensor, slots: Slots, coefficients: Tensor) -> tuple[Tensor, Slots]:
-            def mean_loss(theta: Tensor) -> Tensor:
-                losses = self.workload.losses(theta, batch) + 0.5 * self.workload.l2 * theta @ theta
-                return (coefficients * losses).sum()
+        def update(theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
+            return workload.optimizer.step(workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t))
 
-            g = grad(mean_loss)(theta)
-            return self.workload.optimizer.step(self.workload.layout, theta, slots, g, t, self.plan.lrs(t))
-
-        primal = (state.theta, state.slots, mean)
-        _, (theta, slots) = jvp(  # type: ignore[misc]
-            update, primal, (tangent.theta, tangent.slots, weights * mean)
-        )
-        return State(theta, slots, t + 1)
+        primal = (state.theta, state.slots, g.detach())
+        _, (new, kept) = jvp(update, primal, (tangent.theta, tangent.slots, dg))  # type: ignore[misc]
+        return State(new, kept, t + 1, buffers)
 
     # checks at the door -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Refuse a training loss that is random or not a sum over examples (batch norm, contrastive, ...)."""
-        batch, theta = self.batch(0), self.workload.theta0
+        """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side door."""
+        batch = self._there(0)[0]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            before = [b.clone() for b in self.workload.model.buffers()]
-            together = self.workload.losses(theta, batch)
-            again = self.workload.losses(theta, batch)
-            twice = select(batch, torch.zeros(2, dtype=torch.int64, device=theta.device))
-            alone = self.workload.losses(theta, twice)[:1]  # beside itself: batch norm wants company
-            changed = any(
-                not torch.equal(a, b) for a, b in zip(before, self.workload.model.buffers(), strict=True)
-            )
-        if not torch.equal(together, again) and not changed:
+            together, again = self._losses_at_start(batch), self._losses_at_start(batch)
+            if not agree(together, again):
+                raise InputError(
+                    f"the training loss is random{self._culprits('Dropout')}; a run must be repeatable: call "
+                    "model.eval() on those layers, or set their probability to 0"
+                )
+            if not own_losses(self._losses_at_start, batch):
+                with fixed_statistics():
+                    normalised = own_losses(self._losses_at_start, batch)
+                if not normalised:
+                    raise InputError(
+                        "the loss of an example depends on the other examples of its batch; influence of single "
+                        "examples is not defined then: use layer or group norm, and no loss between examples"
+                    )
+        self._check_gradient()
+
+    def _check_gradient(self) -> None:
+        """The gradient is that of the model itself: `backward` on a copy whose own parameters are changed."""
+        workload, t = self.workload, 0
+        theta = workload.theta0 * 1.01 + 0.01 * workload.theta0.std(correction=0)
+        batch, slots = self._there(t)
+        mean = self.coefficients(t)[slots]
+        state = State(theta, {}, t, self._own_buffers(self.changing))
+        mine, losses, _ = self._forward_and_back(state, self.coefficients(t))
+        twin = deepcopy(workload.model)
+        own = dict(twin.named_parameters())
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for name, value in workload.layout.split(theta).items():
+                own[name].copy_(value)
+            with torch.enable_grad():
+                direct = workload.loss_of(workload.run(twin, batch), batch)
+                if not direct.requires_grad:
+                    raise InputError(DETACHED)
+                found = torch.autograd.grad((mean * direct).sum(), [own[n] for n in workload.layout.names], allow_unused=True)
+        g = torch.cat([torch.zeros_like(own[n]).reshape(-1) if x is None else x.reshape(-1) for n, x in zip(workload.layout.names, found, strict=True)])
+        if workload.l2:
+            g = g + theta * (workload.l2 * mean.sum())
+        if not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
             raise InputError(
-                f"the training loss is random{self._culprits('Dropout')}; a run must be repeatable: call "
-                "model.eval() on those layers, or set their probability to 0"
-            )
-        tolerance = 1e-3 if theta.dtype != torch.float64 else 1e-8
-        if changed or not torch.allclose(together[:1], alone, rtol=tolerance, atol=tolerance):
-            raise InputError(
-                "the loss of an example depends on the other examples of its batch"
-                f"{self._culprits('BatchNorm')}; influence of single examples is not defined then: use "
-                "layer or group norm, or put the batch norm layers in eval mode"
+                "the model does not follow its parameters when they are replaced: it reaches some of them by a side "
+                "door (a Python list, a closure, .data kept at construction), or a hook changes its gradients; reach "
+                "them as attributes of their modules, and leave the hooks out"
             )
 
     def _culprits(self, kind: str) -> str:
         found = [n for n, m in self.workload.model.named_modules() if kind in type(m).__name__ and m.training]
         return f" (layers {', '.join(found)})" if found else ""
+
+
+def doubled(batch: Batch) -> Batch:
+    """A batch of the same size with the first half of the examples, each twice in a row."""
+    x = tensors_of(batch)[0]
+    return select(batch, torch.arange(len(x), device=x.device) // 2)
 
 
 def _alike(one: Step, other: Step) -> bool:
@@ -240,6 +418,6 @@ def _alike(one: Step, other: Step) -> bool:
     # what cannot be seen from outside: a number in a closure, a branch in forward
     theta, batch, mean = other.workload.theta0, other.batch(0), other.coefficients(0)
     with torch.no_grad():
-        here = other.workload.losses(theta, batch)
+        here = other.training({}).losses(theta, batch)
         there = one._gradient(theta, batch, mean)(theta, *tensors_of(batch), mean)[1]
     return torch.allclose(here, there, rtol=1e-5, atol=1e-7, equal_nan=True)

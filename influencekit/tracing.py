@@ -15,8 +15,9 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from influencekit.errors import InfluenceKitError
+from influencekit.operators import unsafe
 
-__all__ = ["has_convolution", "split", "trace", "try_trace", "with_batching"]
+__all__ = ["NotBatchable", "Untraced", "agree", "has_convolution", "split", "trace", "try_trace", "with_batching"]
 
 aten = torch.ops.aten
 
@@ -68,14 +69,65 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     return graph_module
 
 
-def try_trace(fn: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
-    """`fn` traced, or itself where its control flow depends on values, which only costs time."""
+class Untraced:
+    """A function that runs as it is, and why it could not be traced."""
+
+    def __init__(self, fn: Callable[..., Any], why: str) -> None:
+        self.fn, self.why = fn, why
+
+    def __call__(self, *args: Any) -> Any:
+        return self.fn(*args)
+
+
+def try_trace(
+    fn: Callable[..., Any],
+    *example: Tensor,
+    others: Sequence[Sequence[Tensor]] = (),
+    slow: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """`fn` traced, or `slow` (None: `fn` itself), which only costs time.
+
+    A trace is not believed where it holds what depends on values or addresses (`operators.unsafe`), nor before
+    it gives what `slow` gives on each of `others`, arguments that it was not traced with.
+    """
+    slow = slow or fn
     try:
-        return trace(fn, *example)
+        traced = trace(fn, *example)
     except InfluenceKitError:
         raise
-    except Exception:  # whatever tracing cannot do, the function itself can, or says why not
-        return fn
+    except Exception as error:  # whatever tracing cannot do, the function itself can, or says why not
+        return Untraced(slow, f"it cannot be traced ({type(error).__name__})")
+    if name := unsafe(traced.graph):
+        return Untraced(slow, f"{name} depends on values or addresses")
+    for args in others:
+        with torch.no_grad():
+            wanted = slow(*args)
+            try:
+                same = agree(traced(*args), wanted)
+            except RuntimeError:
+                same = False
+        if not same:
+            return Untraced(slow, "its trace gives other numbers on another batch")
+    return traced
+
+
+def agree(mine: Any, wanted: Any, factor: float = 1.0) -> bool:
+    """Whether tensors, or tuples of them, are equal up to rounding that adds up: relative to each one's norm.
+
+    The tolerance is 1e-9 in float64, else 1e-4, times `factor`.
+    """
+    if isinstance(wanted, Tensor):
+        if mine.shape != wanted.shape or mine.dtype != wanted.dtype:
+            return False
+        if not wanted.is_floating_point():
+            return torch.equal(mine, wanted)
+        tolerance = factor * (1e-9 if wanted.dtype == torch.float64 else 1e-4)
+        there = wanted.isfinite()
+        if not torch.equal(there, mine.isfinite()):
+            return False
+        gap = (mine - wanted)[there].double().norm()
+        return bool(gap <= tolerance * wanted[there].double().norm() + torch.finfo(wanted.dtype).tiny)
+    return len(mine) == len(wanted) and all(agree(a, b, factor) for a, b in zip(mine, wanted, strict=True))
 
 
 def with_batching(
@@ -84,15 +136,28 @@ def with_batching(
     """`transform(fn)(*args)`, for transforms that batch (vmap, jacrev).
 
     Where an operation of `fn` has no batching rule (recurrent layers), its kernels are batched instead, which
-    are traced at the last argument's first row.
+    are traced at the last argument's first row. Errors: `NotBatchable`.
     """
     try:
         return transform(fn)(*args)
+    except InfluenceKitError:
+        raise
     except RuntimeError as error:
-        if "atching rule" not in str(error):
+        if isinstance(error, torch.OutOfMemoryError):
             raise
         row = args[-1] if args[-1].dim() == 1 else args[-1][0]
-        return transform(trace(fn, row))(*args)
+        other = args[-1] * 1.01 if args[-1].dim() == 1 else args[-1][-1]
+        traced = try_trace(fn, row, others=[(other,)])
+        if isinstance(traced, Untraced):
+            raise NotBatchable(traced.why) from error
+        try:
+            return transform(traced)(*args)
+        except RuntimeError as again:
+            raise NotBatchable(str(again).splitlines()[0][:100]) from again
+
+
+class NotBatchable(Exception):
+    """Torch cannot batch a function; whoever calls takes its arguments one after the other."""
 
 
 def has_convolution(graph_module: fx.GraphModule) -> bool:
@@ -221,9 +286,7 @@ def _shapes(graph_module: fx.GraphModule, example: Sequence[Tensor]) -> dict[fx.
 
 
 def _drop_copies(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
-    """Let the source stand for its copy. Views of a copy that lay otherwise in memory become reshapes."""
-    strided = any(node.target is aten.as_strided.default for node in graph.nodes)
-    moved = False
+    """Let the source stand for its copy, where the two lie alike in memory: kernels may depend on strides."""
     for node in list(graph.nodes):
         if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
             continue
@@ -234,17 +297,9 @@ def _drop_copies(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
             continue
         if node.target is aten.copy.default:
             source = node.args[1]
-        same = node in shapes and source in shapes and shapes[node][:3] == shapes[source][:3]
         cast = node.target is aten._to_copy.default and "memory_format" not in node.kwargs
-        if same and (node.target in _COPIES or node.target in _RESHAPES or cast):
-            otherwise = shapes[node][3] != shapes[source][3]
-            if otherwise and strided:
-                continue  # somebody reads the copy's memory as it lies
-            moved = moved or otherwise
+        if _alike(shapes, source, node) and (node.target in _COPIES or node.target in _RESHAPES or cast):
             _replace(graph, node, source)
-    for node in graph.nodes if moved else ():
-        if node.target in (aten.view.default, aten._unsafe_view.default):
-            node.target = aten.reshape.default
 
 
 def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
@@ -285,8 +340,8 @@ def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
 
 
 def _alike(shapes: dict[fx.Node, Any], one: Any, other: fx.Node) -> bool:
-    """Whether two nodes agree in shape, dtype and device."""
-    return isinstance(one, fx.Node) and one in shapes and shapes[one][:3] == shapes[other][:3]
+    """Whether two nodes agree in shape, dtype, device and strides."""
+    return isinstance(one, fx.Node) and one in shapes and other in shapes and shapes[one] == shapes[other]
 
 
 def _merge_equal(graph: fx.Graph) -> None:

@@ -1,41 +1,32 @@
 """A training problem as plain frozen data, and the plan that one run of it follows."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from influencekit.errors import InputError
+from influencekit.functional import called
 from influencekit.layout import Layout
+from influencekit.operators import plain_operators
 from influencekit.optimizers import Optimizer
 from influencekit.schedules import Constant, Schedule
 
-__all__ = ["Batch", "Plan", "Workload", "like", "plain_attention", "select", "tensors_of"]
+__all__ = ["Batch", "Plan", "Workload", "evaluated_with", "like", "select", "tensors_of"]
 
+Within = Callable[[], AbstractContextManager[Any]]
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 def select(batch: Batch, indices: Tensor) -> Batch:
     """The examples at `indices` (any shape, which takes the place of the leading dimension)."""
     return _map(batch, lambda x: x[indices])
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention by ordinary kernels: the fused ones have no second or no forward derivative."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -65,6 +56,23 @@ def like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
 def _there(batch: Batch | None) -> None:
     if batch is None:
         raise InputError("this needs a test set, and the run was opened without one; pass test=... to open")
+
+
+# what queries are evaluated with just now, whatever the workload says, and in which context
+_EVALUATED: ContextVar[tuple[Mapping[str, Tensor], Within] | None] = ContextVar("evaluated", default=None)
+
+
+@contextmanager
+def evaluated_with(buffers: Mapping[str, Tensor], within: Within = nullcontext) -> Iterator[None]:
+    """Inside, outputs in evaluation mode are those with these buffers: a retrained model's own.
+
+    `within`: a context around each call of the model.
+    """
+    token = _EVALUATED.set((buffers, within) if buffers else None)
+    try:
+        yield
+    finally:
+        _EVALUATED.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +188,28 @@ class Workload:
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout.of(self.model)
+        whole = Layout.of(self.model)
+        if not self.decays or self.l2:
+            return whole
+        unused = self._unused(whole)
+        return whole.without(unused) if len(unused) < len(whole.names) else whole
+
+    @property
+    def decays(self) -> bool:
+        """Whether the optimizer decays weights."""
+        return any(getattr(rule, "weight_decay", 0.0) for rule in self.optimizer.members())
+
+    def _unused(self, layout: Layout) -> list[str]:
+        """Parameters that no loss reaches: torch leaves them alone, so that not even weight decay moves them."""
+        own = dict(self.model.named_parameters())
+        leaves = {name: own[name].detach().clone().requires_grad_() for name in layout.names}
+        batch = select(self.train, torch.arange(min(self.n_train, self.batch_size), device=own[layout.names[0]].device))
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            losses = self.loss_of(self.trained(leaves, {}, batch)[0], batch)
+            if not losses.requires_grad:
+                return []
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        return [name for name, g in zip(layout.names, found, strict=True) if g is None]
 
     @property
     def n_params(self) -> int:
@@ -219,30 +248,58 @@ class Workload:
 
     # the model as a function of theta ---------------------------------------------------------------
 
-    def outputs(self, theta: Tensor, batch: Batch) -> Any:
-        """The model's outputs on a batch at theta [param]; pure, differentiable, vmap-able."""
-        args, kwargs, _ = self._call(batch)
-        with plain_attention():
-            return torch.func.functional_call(self.model, self.layout.split(theta), args, kwargs)
+    @property
+    def trainer(self) -> nn.Module:
+        """The model in the mode that it trains in."""
+        return self.model
 
-    def with_buffers(self, buffers: Mapping[str, Tensor]) -> "Workload":
-        """The same problem, its queries evaluated with these of the model's buffers changed."""
+    @cached_property
+    def evaluator(self) -> nn.Module:
+        """The model in evaluation mode, sharing every tensor with `model`: queries ask it."""
+        shared = {id(x): x for x in (*self.model.parameters(), *self.model.buffers())}
+        return deepcopy(self.model, shared).eval()
+
+    def outputs(self, theta: Tensor, batch: Batch) -> Any:
+        """The model's outputs in evaluation mode at theta [param]; pure, differentiable, vmap-able."""
+        tensors_of(batch)  # which says what to do where there is no test set
+        given = _EVALUATED.get()
+        buffers, within = (self.buffers, nullcontext) if given is None else given
+        run = partial(self.run, batch=batch)
+        return called(self.evaluator, self.layout.split(theta), buffers, run, within)[0]
+
+    def trained(
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch, within: Within = nullcontext
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Outputs in the mode that the run trains in, and the buffers after it; see `functional.called`."""
+        return called(self.trainer, parameters, buffers, partial(self.run, batch=batch), within)
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """`model` called with the inputs of a batch."""
+        args, kwargs, _ = self._call(batch)
+        return model(*args, **kwargs)
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers that queries are evaluated with, where they are not the model's own."""
+        return self.__dict__.get("_buffers", {})
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Self:
+        """The same problem, its queries evaluated with these of the model's buffers."""
         if not buffers:
             return self
-        model = deepcopy(self.model)
-        for name, b in model.named_buffers():
-            if name in buffers:
-                b.copy_(buffers[name])
-        return replace(self, model=model)
+        other = copy(self)
+        object.__setattr__(other, "_buffers", dict(buffers))
+        return other
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Per-example losses [n] at theta, without the penalty."""
+        """Per-example losses [n] at theta in evaluation mode, without the penalty."""
         return self.loss_of(self.outputs(theta, batch), batch)
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
         target = self.target(batch)
-        losses = self.loss(outputs, target)
+        with plain_operators():
+            losses = self.loss(outputs, target)
         n = len(tensors_of(batch)[0])
         if losses.shape != (n,):
             raise InputError(

@@ -1,6 +1,7 @@
 """Gradients of single examples: rows of the jacobian, by themselves where losses are separable."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from helpers_step import KINDS
 from torch import nn
 
 from influencekit import Query, Workload, make
-from influencekit.gradients import example_gradients, separable
+from influencekit.gradients import example_gradients
 from influencekit.optimizers import SGD
+from influencekit.separability import own_losses
 
 LOSSES = make("query", "test-losses")
 
@@ -65,9 +67,10 @@ def contrastive(outputs, target):
     ids=["batch norm in training mode", "a contrastive loss"],
 )
 def test_losses_that_see_the_batch_are_differentiated_as_a_batch(workload):
-    assert not separable(workload, workload.test)
+    assert not own_losses(partial(workload.losses, workload.theta0), workload.test)
     alone = replace(workload, test=tuple(x[:1] for x in workload.test))
-    assert separable(problem(nn.Linear(3, 2), sequences(6, 3)), workload.test)
+    other = problem(nn.Linear(3, 2), sequences(6, 3))
+    assert own_losses(partial(other.losses, other.theta0), workload.test)
     theta = workload.theta0
     found = LOSSES.gradient(workload, theta)
     torch.testing.assert_close(found, Query.gradient(LOSSES, workload, theta), rtol=0, atol=0)

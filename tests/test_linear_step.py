@@ -28,7 +28,7 @@ def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
         seen.append(state.step)
         rows = positions(step, state.step)
         matrix, g = dense(workload, curvature, state.theta, rows)
-        product, shares = products(c)
+        product, shares, _ = products(c, c[:, :0])
         torch.testing.assert_close(product, c @ matrix, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(shares[:, : len(rows)], c @ g.T, rtol=1e-10, atol=1e-12)
     assert seen == list(range(step.plan.steps))[::-1]
@@ -40,11 +40,11 @@ def test_the_number_of_steps_computed_ahead_changes_nothing(room, monkeypatch):
     linear = step.linear("hessian")
     c = torch.linspace(-1, 1, step.workload.n_params, dtype=torch.float64)[None]
     monkeypatch.setattr(linear, "_room", 3)
-    expected = [products(c) for _, products in linear.backwards(states)]
+    expected = [products(c, c[:, :0])[:2] for _, products in linear.backwards(states)]
     monkeypatch.setattr(linear, "_room", room)
     for (_, products), (product, shares) in zip(linear.backwards(states), expected, strict=True):
-        torch.testing.assert_close(products(c)[0], product, rtol=1e-13, atol=1e-15)
-        torch.testing.assert_close(products(c)[1], shares, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(products(c, c[:, :0])[0], product, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(products(c, c[:, :0])[1], shares, rtol=1e-13, atol=1e-15)
 
 
 def test_an_unknown_curvature_names_those_there_are():

@@ -150,9 +150,11 @@ def test_a_random_loss_is_refused_and_the_layer_named():
         Step(with_layer(nn.Dropout(0.5))).check()
 
 
-def test_a_loss_that_mixes_examples_is_refused_and_the_layer_named():
-    with pytest.raises(InputError, match="depends on the other examples of its batch .layers 1"):
-        Step(with_layer(nn.BatchNorm1d(4))).check()
+def test_batch_normalisation_is_admitted_whether_or_not_it_keeps_statistics():
+    for layer in (nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)):
+        step = Step(with_layer(layer))
+        step.check()
+        assert step.joint
 
 
 @pytest.mark.parametrize(

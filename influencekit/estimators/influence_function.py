@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
-from torch.func import vmap
 
-from influencekit.curvature import CURVATURES
+from influencekit.curvature import REVERSE
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.training import Training
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 from influencekit.workload import Workload
@@ -53,27 +53,27 @@ class InfluenceFunction(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
         n = workload.n_train
-        damping, curvature = self._damping(trajectory), CURVATURES[self.curvature]
+        damping, curvature, view = self._damping(trajectory), REVERSE[self.curvature], Training.evaluated(workload)
         rows = torch.arange(n, device=workload.device).split(1024)  # pieces that fit in memory
-        parts = [(workload.examples(r), theta.new_full((len(r),), 1 / n)) for r in rows]
+        pulls = [curvature(view, theta, workload.examples(r), theta.new_full((len(r),), 1 / n)) for r in rows]
 
-        def product(v: Tensor) -> Tensor:
-            """(H + damping I) v, H the curvature of the mean training loss plus penalty."""
-            return damping * v + sum(curvature(workload, theta, *part, v)[0] for part in parts)
+        def product(vectors: Tensor) -> Tensor:
+            """(H + damping I) v of every row v, H the curvature of the mean training loss plus penalty."""
+            return torch.stack([damping * v + torch.stack([pull(v)[0] for pull in pulls]).sum(0) for v in vectors])
 
-        def shares(v: Tensor) -> Tensor:
+        def products(v: Tensor) -> Tensor:
             """<v, g_j> of every training example."""
-            return torch.cat([curvature(workload, theta, *part, v)[1] for part in parts])
+            return torch.cat([pull(v)[1] for pull in pulls])
 
         gradients = query.gradient(workload, theta).detach()
         with torch.no_grad():
             if self._solver(workload) == "exact":
                 identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-                matrix = vmap(product, chunk_size=128)(identity)
+                matrix = product(identity)
                 solution = torch.linalg.solve((matrix + matrix.T) / 2, gradients.T).T
             else:
-                solution = _conjugate_gradients(vmap(product), gradients, self.tolerance, self.iterations)
-            scores = torch.stack([shares(v) / n for v in solution])[:, None]
+                solution = _conjugate_gradients(product, gradients, self.tolerance, self.iterations)
+            scores = torch.stack([products(v) / n for v in solution])[:, None]
         if not scores.isfinite().all():
             raise InfluenceKitError(
                 f"if: H + {damping:.3g} I is singular to working precision; give a larger damping"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from influencekit.buffers import flat
 from influencekit.errors import DivergedError, InputError
 from influencekit.evaluation.folder import Folder
 from influencekit.interfaces import Query
@@ -60,14 +61,17 @@ def set_effects(
     for absent, members in spans(windows, steps).items():
         for t in sorted({t for k in members for t in windows[k].evaluations(steps)}):
             states[(*absent, t)] = None
-    own = {t: trajectory.state(t).theta for _, _, t in states}
-    asked = {t: query.at(trajectory.workload_at(t), theta) for t, theta in own.items()}
+    recorded = {t: trajectory.state(t) for _, _, t in states}
+    own = {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
+    asked = {t: query.at(trajectory.workload_at(t), state.theta) for t, state in recorded.items()}
     chunk = None if workload.test is None else trajectory.step.room(_ROOM, workload.n_test)
     out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))
     for rows, theta in _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {}):
         changes = {}
         for place, (key, t) in enumerate((key, key[2]) for key in states):
-            models = Models([*rows], t, theta[:, place].to(own[t]), own[t])
+            each, state = theta[:, place].to(own[t]), recorded[t]
+            size = len(state.theta)
+            models = Models([*rows], t, each[:, :size], state.theta, each[:, size:], state.buffers)
             with torch.no_grad():
                 changes[key] = models.changes(asked[t], chunk).double().cpu().numpy()
         for absent, members in spans(windows, steps).items():
@@ -115,7 +119,7 @@ def _retrained(
     own: Mapping[int, Tensor],
     strategy: Strategy,
 ) -> Tensor:
-    """Parameters [set, state, param] without each of these sets."""
+    """Parameters, and buffers behind them, [set, state, param + buffer] without each of these sets."""
     weightings = [Weighting(torch.from_numpy(mask.nonzero()[0])) for mask in left_out]
     recorded = torch.stack([own[t] for _, _, t in states])
     theta = recorded.expand(len(weightings), *recorded.shape).clone()
@@ -123,13 +127,18 @@ def _retrained(
         when = [t for *span, t in states if tuple(span) == absent]
         for models in retrained(trajectory, weightings, absent, when, strategy):
             place = states.index((*absent, models.state))
-            theta[models.members, place] = models.theta.detach()
+            theta[models.members, place] = _packed(models.theta, models.buffers).detach()
     bad = (~theta.isfinite()).flatten(1).any(1).nonzero()
     if len(bad):
         raise DivergedError(
             f"retraining {weightings[int(bad[0])]} gave NaN or infinity; lower the learning rate"
         )
     return theta
+
+
+def _packed(theta: Tensor, buffers: Tensor | None) -> Tensor:
+    """Parameters and the buffers that training changes, one behind the other."""
+    return theta if buffers is None else torch.cat([theta, buffers], -1)
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from influencekit.gradients import rows_of_jacobian
 from influencekit.interfaces import Query
 from influencekit.workload import Workload
 
@@ -24,6 +25,13 @@ class GradientAlignment(Query):
         return self.at(workload, theta)(theta)
 
     def at(self, workload: Workload, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        gradient = torch.func.grad(lambda x: workload.losses(x, workload.test).mean())(theta.detach())
-        unit = gradient / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+
+        def mean_loss(x: Tensor) -> Tensor:
+            return workload.losses(x, workload.test).mean()
+
+        try:
+            slope = rows_of_jacobian(lambda x: mean_loss(x)[None], theta)[0]
+        except RuntimeError:  # inside a transform of torch.func, which has a gradient of its own
+            slope = torch.func.grad(mean_loss)(theta)
+        unit = slope / slope.norm().clamp(min=torch.finfo(slope.dtype).tiny)
         return lambda moved: (unit @ moved)[None]

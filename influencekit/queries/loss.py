@@ -1,10 +1,12 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from influencekit.gradients import example_gradients, separable
+from influencekit.gradients import example_gradients
 from influencekit.interfaces import Query
+from influencekit.separability import own_losses
 from influencekit.workload import Workload
 
 __all__ = ["TestLoss", "TestLosses"]
@@ -37,9 +39,6 @@ class TestLosses(Query):
 
     def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
         """[query, param]; each from its own example alone, which costs one pass over the test set."""
-        if workload.test is None or not separable(workload, workload.test):
+        if workload.test is None or not own_losses(partial(workload.losses, theta), workload.test):
             return super().gradient(workload, theta)
-        try:
-            return example_gradients(workload, theta, workload.test)
-        except RuntimeError:  # recurrent layers cannot be batched so
-            return super().gradient(workload, theta)
+        return example_gradients(workload, theta, workload.test)

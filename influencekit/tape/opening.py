@@ -143,11 +143,19 @@ def _check_losses(trajectory: Trajectory, where: str) -> None:
             f"{stored.mean():.6g} in the store and {mine.mean():.6g} here; the model's layers, the loss, the "
             "collation or the data differ"
         )
-    derived = step.pure_losses(state).cpu().double()[there]
+    g, derived = step.pure(state)
+    derived = derived.cpu().double()[there]
     if not torch.allclose(mine, derived, rtol=rough, atol=rough / 10):
         raise StoreError(
-            f"{where}: with plain attention and torch.func the losses of step {state.step} are not those of "
+            f"{where}: by plain operators the losses of step {state.step} are not those of "
             f"the loop (mean {derived.mean():.6g} against {mine.mean():.6g}), so its derivatives would be "
             "those of another run: train with torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or without "
             "dropout in fused kernels, and without hooks that change outputs"
+        )
+    own = step.gradient(state, step.coefficients(state.step))[0]
+    if not (g - own).norm() <= 10 * rough * own.norm():
+        raise StoreError(
+            f"{where}: the gradient of step {state.step} by the parameters alone is not that of the loop; the model "
+            "reaches parameters by a side door (a Python list, a closure, .data kept at construction): reach them "
+            "as attributes of their modules"
         )

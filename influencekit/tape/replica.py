@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from influencekit.errors import InputError
 from influencekit.layout import Layout
+from influencekit.separability import fixed_statistics, own_losses
 from influencekit.tape.loader import fetch
 from influencekit.tape.rng import restored
-from influencekit.workload import Batch, select, tensors_of
+from influencekit.workload import Batch, tensors_of
 
 __all__ = ["Call", "Micro", "Replica", "changed_buffers", "modes", "on_device", "put_back", "set_modes"]
 
@@ -172,16 +173,18 @@ class Replica:
         return g, found, kept
 
     def separable(self, batch: Batch, rng: bytes | None) -> bool:
-        """Whether the first example's loss stays when all others are replaced by copies of it."""
+        """Whether the loss of an example is its own, or batch normalisation alone ties it to the others."""
+        device = tensors_of(batch)[0].device
         before = {name: b.clone() for name, b in self.model.named_buffers()}
-        first = tensors_of(batch)[0]
-        copies = select(batch, torch.zeros(len(first), dtype=torch.int64, device=first.device))
-        losses = []
-        with torch.no_grad():
-            for each in (batch, copies):
-                with restored(rng, first.device):
-                    losses.append(self.call.losses(self.call.outputs(self.model, each), each, len(first))[0])
-            for name, b in self.model.named_buffers():
-                b.copy_(before[name])
-        tolerance = 1e-6 if losses[0].dtype == torch.float64 else 1e-3
-        return bool(torch.isclose(losses[0], losses[1], rtol=tolerance, atol=tolerance))
+
+        def losses(batch: Batch) -> Tensor:
+            with restored(rng, device):
+                return self.call.losses(self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0]))
+
+        try:
+            if own_losses(losses, batch):
+                return True
+            with fixed_statistics():
+                return own_losses(losses, batch)
+        finally:
+            put_back(dict(self.model.named_buffers()), before)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
-from influencekit.curvature import Pair
+from influencekit.curvature import gradient, leaf
 from influencekit.errors import InputError
-from influencekit.linear import Kernels, Product
-from influencekit.optimizers import Slots
-from influencekit.step import State, Step
+from influencekit.linear import Kernels, Part, Product, Pulled, composed
+from influencekit.step import State, Step, doubled
 from influencekit.tape.replica import Micro, Replica
 from influencekit.tape.rng import kept
-from influencekit.tape.taped import Taped, Training
-from influencekit.tracing import try_trace
+from influencekit.tape.taped import Taped
+from influencekit.tracing import Untraced, agree, try_trace
+from influencekit.training import Training
 from influencekit.workload import Batch, like, tensors_of
 
 __all__ = ["TapedStep"]
@@ -28,7 +29,7 @@ _SHAPES = 8  # so many shapes of batches are traced, more are run as they are
 
 class TapedStep(Step):
     """The recorded training step. One model is advanced exactly as the loop did, by `backward`; many models,
-    and derivatives, go through `torch.func` with plain attention, derivatives without autocast.
+    and derivatives, go by plain operators, derivatives without autocast.
     """
 
     workload: Taped
@@ -36,15 +37,50 @@ class TapedStep(Step):
     def __init__(self, workload: Taped) -> None:
         super().__init__(workload)
         self.replica = Replica(workload.trainer, workload.call)
-        self._plain = workload.random or bool(workload.changing) or workload.n_params > _SMALL
+        self._plain = workload.random or self.joint or workload.n_params > _SMALL
         self._kernels: dict[Any, Kernels] = {}
 
     @property
+    def changing(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The buffers that training changes, as recorded."""
+        return self.workload.changing
+
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """Whether steps hand buffers on. (Micro-batches are never padded, whatever their losses depend on.)"""
+        return bool(self.changing)
+
+    @cached_property
     def loops(self) -> bool:
+        """Whether models are trained one after the other."""
         convolves = any("Conv" in type(m).__name__ for m in self.workload.model.modules())
         on_cpu = self.workload.device.type == "cpu"
-        large = self.workload.n_params > _SMALL
-        return large or bool(self.workload.changing) or (convolves and on_cpu)
+        return self.workload.n_params > _SMALL or (convolves and on_cpu) or not self.batches
+
+    @cached_property
+    def batches(self) -> bool:
+        """Whether models can be trained together: two of them give what each gives by itself."""
+        if self.joint:
+            return False
+        state = State(torch.stack([self.workload.theta0, self.workload.theta0 * 1.01]), {}, 0)
+        with torch.no_grad(), kept(self.workload.device):
+            micro, batch = next(self.micros(0))
+            weights = self.coefficients(0)[micro.slots].expand(2, -1).contiguous()
+            try:
+                found = self._many(state, micro, batch, weights)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, InputError):
+                return False
+            each = []
+            for theta, w in zip(state.theta, weights, strict=True):
+                view = self._view(theta, {}, micro, batch, self.workload.autocast)
+                with torch.enable_grad():
+                    z = leaf(theta)
+                    losses = view.losses(z, batch)
+                    each.append((gradient((w * losses).sum(), z), losses.detach()))
+        factor = 1.0 if self.workload.autocast is None else 100.0
+        return agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)], factor)
 
     def room(self, memory: int, examples: int | None = None) -> int:
         """An upper bound on how many models fit `memory` bytes at once; a guess of their activations."""
@@ -62,18 +98,12 @@ class TapedStep(Step):
         for micro in self.workload.micros(t):
             yield micro, self.workload.call.batch(micro, self.workload.device)
 
-    def advance_with(self, state: State, coefficients: Tensor) -> tuple[State, Tensor]:
-        """One step with slot coefficients; one model's changing buffers are those of its own forward."""
-        if coefficients.dim() == 2:
-            return super().advance_with(state, coefficients)
-        g, losses, buffers = self._replayed(state, coefficients)
-        t, workload = state.step, self.workload
-        theta, slots = workload.optimizer.step(
-            workload.layout, state.theta, state.slots, g, self.plan.updates + t, self.plan.lrs(t)
-        )
-        return State(theta, slots, t + 1, buffers), losses
+    def _view(self, theta: Tensor, buffers: Any, micro: Micro, batch: Batch, autocast: Any = None) -> Training:
+        return self.workload.as_trained(micro.forward_rng, theta, buffers, batch, autocast)
 
-    def _replayed(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _forward_and_back(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if coefficients.dim() == 2:
+            return (*self._batched(state, coefficients), {})
         micros = [
             (batch, coefficients[micro.slots], micro.forward_rng) for micro, batch in self.micros(state.step)
         ]
@@ -85,30 +115,18 @@ class TapedStep(Step):
             losses[micro.slots] = values.to(losses)
         return g, losses, buffers
 
-    def gradient(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of L_t shaped like theta, and the losses [..., slot]."""
-        if coefficients.dim() == 1:
-            return self._replayed(state, coefficients)[:2]
+    def _batched(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients [model, param] and losses [model, slot] of many models."""
         total, losses = torch.zeros_like(state.theta), torch.zeros_like(coefficients)
         with torch.no_grad(), kept(state.theta.device):
             for micro, batch in self.micros(state.step):
-                some = coefficients[:, micro.slots].contiguous()
-                try:
-                    g, values = self._many(state, micro, batch, some)
-                except RuntimeError as error:
-                    if self.workload.autocast is None or isinstance(error, torch.OutOfMemoryError):
-                        raise
-                    raise InputError(
-                        "torch cannot differentiate this model inside autocast as retraining needs "
-                        f"({str(error).splitlines()[0][:100]}); build it with plain attention "
-                        '(transformers: attn_implementation="eager"), or train without autocast'
-                    ) from error
+                g, values = self._many(state, micro, batch, coefficients[:, micro.slots].contiguous())
                 total += g
                 losses[:, micro.slots] = values
         return total, losses
 
     def _many(self, state: State, micro: Micro, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        view = Training(self.workload, micro.forward_rng, state, batch, self.workload.autocast)
+        view = self._view(state.theta[0], state.buffers, micro, batch, self.workload.autocast)
         rest = [None] * len(tensors_of(batch))
 
         def one(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,23 +142,24 @@ class TapedStep(Step):
             args = (state.theta, *tensors_of(batch), coefficients)
             if self._plain or len(self._traced) >= _SHAPES:
                 return many(*args)
-            single = try_trace(one, args[0][0], *args[1:-1], args[-1][0])
+            others = [(args[0][0], *tensors_of(doubled(batch)), args[-1][0])]
+            single = try_trace(one, args[0][0], *args[1:-1], args[-1][0], others=others)
             self._traced[key] = try_trace(vmap(single, in_dims=(0, *rest, 0)), *args)
         return self._traced[key](state.theta, *tensors_of(batch), coefficients)
 
-    def pure_losses(self, state: State) -> Tensor:
-        """The losses [slot] as derivatives see them: by `torch.func`, plain attention, without autocast."""
-        losses = torch.zeros_like(self.coefficients(state.step))
-
-        def together(theta: Tensor, view: Training, batch: Batch) -> tuple[Tensor, Tensor]:
-            each = view.losses(theta, batch)
-            return each.sum(), each
-
-        with torch.no_grad(), kept(state.theta.device):
+    def pure(self, state: State) -> tuple[Tensor, Tensor]:
+        """Gradient and losses [slot] as derivatives see them: by plain operators, without autocast."""
+        mean = self.coefficients(state.step)
+        losses, total, buffers = torch.zeros_like(mean), torch.zeros_like(state.theta), state.buffers
+        with kept(state.theta.device):
             for micro, batch in self.micros(state.step):
-                view = Training(self.workload, micro.forward_rng, state, batch, None)
-                _, losses[micro.slots] = grad(together, has_aux=True)(state.theta, view, batch)
-        return losses
+                view = self._view(state.theta, buffers, micro, batch)
+                with torch.enable_grad():
+                    z = leaf(view.z(state.theta))
+                    found, buffers = view.with_buffers_after(z, batch)
+                    total += gradient((mean[micro.slots] * found).sum(), z)[: len(total)]
+                losses[micro.slots] = found.detach()
+        return total, losses
 
     def _shape(self, batch: Batch) -> tuple[Any, ...]:
         return tuple((x.shape, x.dtype) for x in tensors_of(batch))
@@ -148,77 +167,74 @@ class TapedStep(Step):
     # pull and push ----------------------------------------------------------------------------------
 
     def linear(self, curvature: str = "hessian") -> TapedLinear:  # type: ignore[override]
-        """The step linearised in theta and the weights, for any number of adjoints at once."""
+        """The step linearised in theta, buffers and the weights, for any number of adjoints at once."""
         return TapedLinear(self, curvature)
+
+    def parts(self, state: State, curvature: str) -> list[Part]:
+        """The micro-batches, each with the buffers that the one before left."""
+        mean, buffers, found = self.coefficients(state.step), state.buffers, []
+        for micro, batch in self.micros(state.step):
+            view = self._view(state.theta, buffers, micro, batch)
+            found.append(Part.of(view, curvature, state.theta, batch, mean, micro.slots))
+            with torch.no_grad():
+                buffers = view.with_buffers_after(view.z(state.theta), batch)[1]
+        return found
 
     def kernels(self, state: State, micro: Micro, batch: Batch, curvature: str) -> Kernels:
         """The transposed derivative of one micro-batch's mean gradient, traced once for every shape."""
         key = (curvature, *self._shape(batch))
-        if key not in self._kernels:
-            view = Training(self.workload, micro.forward_rng, state, batch, None)
-            plain = self._plain or len(self._kernels) >= _SHAPES
-            made = Kernels(
-                view, curvature, self.loops, state.theta, batch,
-                self.coefficients(state.step)[micro.slots], traceable=not plain,
-            )  # fmt: skip
-            if plain:
-                return made
+        if key in self._kernels:
+            return self._kernels[key]
+        view = self._view(state.theta, {}, micro, batch)
+        mean = self.coefficients(state.step)[micro.slots]
+        plain = self._plain or len(self._kernels) >= _SHAPES
+        gradient = Untraced(view.losses, "the model is large or random") if plain else self._one(view, state, batch, mean)
+        made = Kernels(view, curvature, self.loops, gradient, state.theta, batch, mean, doubled(batch))
+        if not plain:
             self._kernels[key] = made
-        return self._kernels[key]
+            if made.why:
+                self.notes["gradient"] = f"not traced: {made.why}"
+        return made
 
-    def push(self, state: State, tangent: State, weights: Tensor) -> State:
-        """Forward mode: the tangent of the next state from the tangents of state and weights [slot]."""
-        t, workload = state.step, self.workload
-        mean = self.coefficients(t)
-        micros = [
-            (micro, batch, Training(workload, micro.forward_rng, state, batch, None))
-            for micro, batch in self.micros(t)
-        ]
+    def _one(self, view: Training, state: State, batch: Batch, coefficients: Tensor) -> Any:
+        """The gradient of a micro-batch, traced."""
 
-        def update(theta: Tensor, slots: Slots, coefficients: Tensor) -> tuple[Tensor, Slots]:
-            def mean_loss(theta: Tensor) -> Tensor:
-                parts = [(coefficients[m.slots] * v.losses(theta, b)).sum() for m, b, v in micros]
-                return torch.stack(parts).sum()
+        def one(theta: Tensor, *rest: Tensor) -> Tensor:
+            return grad(lambda theta: (rest[-1] * view.losses(theta, like(batch, rest[:-1]))).sum())(theta)
 
-            g = grad(mean_loss)(theta)
-            return workload.optimizer.step(
-                workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t)
-            )
-
-        primal = (state.theta, state.slots, mean)
-        with kept(state.theta.device):
-            _, (theta, slots) = jvp(  # type: ignore[misc]
-                update, primal, (tangent.theta, tangent.slots, weights * mean)
-            )
-        return State(theta, slots, t + 1)
+        return try_trace(one, state.theta, *tensors_of(batch), coefficients)
 
 
 class TapedLinear:
-    """`LinearStep` of a taped run: products and shares summed over the micro-batches of a step."""
+    """`LinearStep` of a taped run: products summed over the micro-batches of a step."""
 
     def __init__(self, step: TapedStep, curvature: str) -> None:
         self._step, self._curvature = step, curvature
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
-        """Consecutive states, last first, each with its function c -> (H c, shares [column, slot])."""
+        """Consecutive states, last first, each with its function (c, a) -> (H c, products, a before)."""
         for state in reversed(states):
             yield state, self._product(state)
 
     def _product(self, state: State) -> Product:
-        step = self._step
+        step, device = self._step, state.theta.device
         mean = step.coefficients(state.step)
+        if step.joint:
+            with kept(device):
+                return composed(step.parts(state, self._curvature), len(mean))
         made = []
-        for micro, batch in step.micros(state.step):
-            kernels = step.kernels(state, micro, batch, self._curvature)
-            made.append((micro, kernels.product(state.theta, batch, mean[micro.slots])))
+        with kept(device):
+            for micro, batch in step.micros(state.step):
+                kernels = step.kernels(state, micro, batch, self._curvature)
+                made.append((micro, kernels.product(state.theta, batch, mean[micro.slots])))
 
-        def product(c: Tensor) -> Pair:
+        def product(c: Tensor, a: Tensor) -> Pulled:
             total, shares = torch.zeros_like(c), c.new_zeros(len(c), len(mean))
             with kept(c.device):
                 for micro, part in made:
                     h, share = part(c)
                     total += h
                     shares[:, micro.slots] = share
-            return total, shares
+            return total, shares, a
 
         return product

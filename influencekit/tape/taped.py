@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from influencekit.step import State
+from influencekit.layout import Layout
+from influencekit.operators import plain_operators
+from influencekit.separability import BATCH_STATISTICS
 from influencekit.tape.noise import Noise
 from influencekit.tape.replica import Call, Micro, set_modes
 from influencekit.tape.rng import fixed, kept, setter
-from influencekit.workload import Batch, Plan, Workload, plain_attention, tensors_of
+from influencekit.training import Training
+from influencekit.workload import Batch, Plan, Within, Workload, tensors_of
 
-__all__ = ["Taped", "Training"]
+__all__ = ["Taped"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +62,7 @@ class Taped(Workload):
         return self.first
 
     @cached_property
-    def trainer(self) -> nn.Module:
+    def trainer(self) -> nn.Module:  # type: ignore[override]
         """The model in the modes it was trained in, sharing every tensor with `model`."""
         shared = {id(x): x for x in (*self.model.parameters(), *self.model.buffers())}
         copy = deepcopy(self.model, shared)
@@ -74,12 +77,8 @@ class Taped(Workload):
                 "the loss of an example depends on the others of its batch: a removed example stays there, "
                 "and only its own loss is left out"
             )
-        if self.changing:
-            some = ", ".join(self.changing[:3]) + ", ..." * (len(self.changing) > 3)
-            said.append(
-                f"training changes buffers ({some}): queries see those of the recorded run, and scores hold "
-                "them fixed"
-            )
+        if any("BatchNorm" in type(m).__name__ and m.training for m in self.trainer.modules()):
+            said.append(BATCH_STATISTICS)
         return "; ".join(said)
 
     def examples(self, rows: Tensor) -> Batch:
@@ -88,84 +87,55 @@ class Taped(Workload):
         with fixed():
             return self.call.batch(Micro(slice(None), flat, None, None), self.device)
 
-    def outputs(self, theta: Tensor, batch: Batch) -> Any:
-        """The model's outputs in eval mode at theta [param]; pure, differentiable, vmap-able."""
-        tensors_of(batch)  # which says what to do where there is no test set
-        return self.functional(self.model, theta, batch, {})
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """Of what the recorded steps train."""
+        return Layout.of(self.model)
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """`model` called as the loop calls it."""
+        return self.call.outputs(model, batch)
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         """Per-example losses [n] of given outputs."""
-        return self.call.losses(outputs, batch, len(tensors_of(batch)[0]))
+        with plain_operators():
+            return self.call.losses(outputs, batch, len(tensors_of(batch)[0]))
 
     def target(self, batch: Batch) -> Any:
         """What the loss compares the outputs with."""
         return self.call.target(batch)
 
-    def functional(self, model: nn.Module, theta: Tensor, batch: Batch, buffers: Mapping[str, Tensor]) -> Any:
-        """Outputs of `model` with the given parameters and copies of the given buffers."""
-        state = {**self.layout.split(theta), **{k: v.clone() for k, v in buffers.items()}}
-        with plain_attention():
-            if self.call.forward is None:
-                return functional_call(model, state, *self.call.arguments(batch))
-            whole = _Forward(model, self.call.forward)
-            return functional_call(whole, {f"model.{k}": v for k, v in state.items()}, (batch,))
+    def as_trained(
+        self, rng: bytes | None, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch,
+        autocast: torch.dtype | None,
+    ) -> Training:  # fmt: skip
+        """The losses of one micro-batch in training mode, with the random numbers that the loop drew for it.
 
+        `theta` [param] and `buffers` are where the run stands, `autocast` what the losses are evaluated with.
+        The generators are left where the noise ended: whoever calls wraps it in `rng.kept`.
+        """
 
-class _Forward(nn.Module):
-    """A model, called in the user's own way."""
+        def cast(dtype: torch.dtype | None) -> torch.autocast:
+            return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def __init__(self, model: nn.Module, forward: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._forward = forward
+        noise, begin = None, None
+        if rng is not None and self.random:
+            begin = setter(rng, self.device)
+            with kept(self.device):
+                begin()
+                with cast(self.autocast):
+                    noise = Noise(lambda: self.trained(self.layout.split(theta), buffers, batch))
 
-    def forward(self, batch: Any) -> Any:
-        return self._forward(self.model, batch)
+        def call(
+            theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within
+        ) -> tuple[Any, dict[str, Tensor]]:
+            with cast(autocast), noise.again() if noise is not None else nullcontext():
+                if begin is not None:
+                    begin()
+                return self.trained(self.layout.split(theta), buffers, batch, within)
 
+        def loss_of(outputs: Any, batch: Batch) -> Tensor:
+            with cast(autocast):
+                return self.loss_of(outputs, batch).to(theta.dtype)
 
-class Training:
-    """The losses of one micro-batch as functions of theta: training mode, its noise, its buffers.
-
-    `state` is where the run stands, `autocast` what it is evaluated with. Every call begins from the recorded
-    generators and sees the loop's own noise. They are left where the noise ended: whoever calls wraps it in
-    `rng.kept`.
-    """
-
-    l2 = 0.0
-
-    def __init__(
-        self, taped: Taped, rng: bytes | None, state: State, batch: Batch, autocast: torch.dtype | None
-    ) -> None:
-        self._taped, self._buffers, self._autocast = taped, state.buffers, autocast
-        self._noise: Noise | None = None
-        if rng is not None and taped.random:
-            self._begin = setter(rng, taped.device)
-            theta = state.theta if state.theta.dim() == 1 else state.theta[0]
-
-            def forward() -> None:
-                self._begin()
-                with self._cast(theta, taped.autocast):
-                    taped.functional(taped.trainer, theta, batch, self._buffers)
-
-            with kept(taped.device):
-                self._noise = Noise(forward)
-
-    def _cast(self, theta: Tensor, dtype: torch.dtype | None) -> torch.autocast:
-        return torch.autocast(theta.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def outputs(self, theta: Tensor, batch: Batch) -> Any:
-        taped = self._taped
-        with self._cast(theta, self._autocast):
-            if self._noise is None:
-                return taped.functional(taped.trainer, theta, batch, self._buffers)
-            self._begin()
-            with self._noise.again():
-                return taped.functional(taped.trainer, theta, batch, self._buffers)
-
-    def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
-        return self._taped.loss_of(outputs, batch)
-
-    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        outputs = self.outputs(theta, batch)
-        with self._cast(theta, self._autocast):
-            return self.loss_of(outputs, batch).to(theta.dtype)
+        return Training(call, loss_of, self.n_params, buffers)

@@ -7,33 +7,24 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from influencekit import Workload
-from influencekit.curvature import none
+from influencekit.curvature import REVERSE
 from influencekit.gradients import example_gradients
-from influencekit.tracing import with_batching
+from influencekit.training import Training
 
 __all__ = ["along", "chunks", "squared_norms"]
 
 _MEMORY = 256 << 20  # bytes of per-example gradients that are formed at once
-_ROWS = 1024  # examples of one forward derivative
+_ROWS = 1024  # examples that are differentiated together
 
 
 def along(workload: Workload, theta: Tensor, vectors: Tensor) -> Tensor:
-    """<v, g_j> [query, train] for vectors [query, param]: forward derivatives, no gradient is formed."""
-    parts = []
-    with torch.no_grad():
-        for rows in torch.arange(workload.n_train, device=theta.device).split(_ROWS):
-            batch, ones = workload.examples(rows), theta.new_ones(len(rows))
-
-            def shares(v: Tensor, batch=batch, ones=ones) -> Tensor:  # type: ignore[no-untyped-def]
-                return none(workload, theta, batch, ones, v)[1]
-
-            if len(vectors) == 1:
-                parts.append(shares(vectors[0])[None])
-            else:
-                parts.append(with_batching(lambda f: vmap(f, chunk_size=64), shares, vectors))
+    """<v, g_j> [query, train] for vectors [query, param]: derivatives along v, no gradient is formed."""
+    view, parts = Training.evaluated(workload), []
+    for rows in torch.arange(workload.n_train, device=theta.device).split(_ROWS):
+        product = REVERSE["none"](view, theta, workload.examples(rows), theta.new_ones(len(rows)))
+        parts.append(torch.stack([product(v)[1] for v in vectors]))
     return torch.cat(parts, 1)
 
 

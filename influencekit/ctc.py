@@ -1,0 +1,62 @@
+"""Connectionist temporal classification by elementary operations, since torch's kernel has no second derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ctc_loss"]
+
+_NEVER = -1e30  # the log of probability 0: finite, so that derivatives stay so
+
+
+def ctc_loss(
+    log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0,
+    reduction: str = "mean", zero_infinity: bool = False, **odd: Any,
+) -> Any:  # fmt: skip
+    """As `torch.nn.functional.ctc_loss`: minus the log probability of all alignments of each target.
+
+    alpha_t(s) = logsumexp(alpha_{t-1}(s), alpha_{t-1}(s-1), alpha_{t-1}(s-2) where allowed) + log_probs[t, label_s]
+
+    over the target with blanks between its labels. log_probs [time, batch, class]; differentiable any number
+    of times; values equal torch's to rounding. Source: Graves et al., ICML 2006.
+    """
+    if log_probs.dim() != 3 or odd:
+        return NotImplemented
+    time, n, _ = log_probs.shape
+    lengths, wanted = (torch.as_tensor(x, device=log_probs.device).long() for x in (input_lengths, target_lengths))
+    labels = _padded(targets, wanted, blank).to(log_probs.device)
+    width = 2 * labels.shape[1] + 1
+    states = torch.full((n, width), blank, device=log_probs.device)
+    states[:, 1::2] = labels
+    # a state may be reached from two before it unless it is blank, or the same label again
+    skip = torch.zeros_like(states, dtype=torch.bool)
+    skip[:, 2:] = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
+    emitted = log_probs.gather(2, states.expand(time, n, width))  # [time, batch, state]
+    never = torch.full_like(emitted[0], _NEVER)
+    here = torch.arange(width, device=log_probs.device) < 2
+    alpha = torch.where(here, emitted[0], never)
+    for t in range(1, time):
+        one = torch.cat([never[:, :1], alpha[:, :-1]], 1)
+        two = torch.where(skip, torch.cat([never[:, :2], alpha[:, :-2]], 1)[:, :width], never)
+        following = torch.logsumexp(torch.stack([alpha, one, two]), 0) + emitted[t]
+        alpha = torch.where((t < lengths)[:, None], following, alpha)
+    last = 2 * wanted[:, None]
+    ends = torch.stack([alpha.gather(1, last)[:, 0], alpha.gather(1, (last - 1).clamp(min=0))[:, 0]])
+    ends = torch.stack([ends[0], torch.where(wanted > 0, ends[1], _NEVER)])
+    losses = -torch.logsumexp(ends, 0)
+    impossible = losses > -_NEVER / 2
+    losses = torch.where(impossible, 0.0 if zero_infinity else torch.inf, losses)
+    if reduction == "none":
+        return losses
+    return (losses / wanted.clamp(min=1)).mean() if reduction == "mean" else losses.sum()
+
+
+def _padded(targets: Tensor, lengths: Tensor, blank: int) -> Tensor:
+    """Targets [batch, label], also of those given in one row."""
+    if targets.dim() == 2:
+        return targets
+    parts = torch.split(targets, lengths.tolist())
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=blank)

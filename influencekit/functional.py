@@ -1,0 +1,47 @@
+"""A model as a function of its parameters and buffers, which never touches its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from influencekit.operators import plain_operators
+
+__all__ = ["called"]
+
+
+def called(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    run: Callable[[nn.Module], Any],
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[Any, dict[str, Tensor]]:
+    """(`run(model)` at these parameters and buffers, those buffers afterwards).
+
+    Buffers are cloned, so a forward pass that changes them (running statistics) changes neither what was
+    given nor the model's own; those of the model that are not given are cloned, too, and forgotten.
+    `within`: a context around the call, such as `buffers.seen_through`, in which buffers have derivatives.
+    """
+    own = {name: b for name, b in model.named_buffers() if name not in buffers}
+    state = {**parameters, **{name: b.clone() for name, b in {**own, **buffers}.items()}}
+    whole = _Whole(model)
+    with plain_operators(), within():
+        return functional_call(whole, {f"model.{k}": v for k, v in state.items()}, (run, tuple(buffers)))
+
+
+class _Whole(nn.Module):
+    """A model, called in any way, and its buffers as they are afterwards, also those assigned anew."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, run: Callable[[nn.Module], Any], names: tuple[str, ...]) -> tuple[Any, dict[str, Tensor]]:
+        result = run(self.model)
+        after = dict(self.model.named_buffers()) if names else {}
+        return result, {name: after[name] for name in names}

@@ -1,0 +1,82 @@
+"""The losses of one batch of a run as functions of what training changes: parameters and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from influencekit.buffers import by_formula, flat, seen_through, with_flat
+from influencekit.workload import Batch, Within, Workload
+
+__all__ = ["Training"]
+
+Call = Callable[[Tensor, Mapping[str, Tensor], Batch, Within], tuple[Any, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Losses as functions of z [param + buffer]: theta [param], then the floating-point buffers that change.
+
+    `call(theta, buffers, batch, within)` gives the model's outputs in the mode that it trains in, and the
+    buffers after; `loss_of(outputs, batch)` the losses [slot]; `buffers` are those before the step, empty for
+    most models, where z is theta itself. `l2` is the penalty's factor, `size` the length of theta.
+    """
+
+    call: Call
+    loss_of: Callable[[Any, Batch], Tensor]
+    size: int
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    l2: float = 0.0
+
+    def z(self, theta: Tensor) -> Tensor:
+        """theta and the buffers as one vector."""
+        return torch.cat([theta, flat(self.buffers, theta)]) if self.buffers else theta
+
+    def outputs(self, z: Tensor, batch: Batch) -> Any:
+        """The model's outputs."""
+        return self._run(z, batch)[0]
+
+    def losses(self, z: Tensor, batch: Batch) -> Tensor:
+        """Per-example losses [slot], without the penalty."""
+        return self.loss_of(self.outputs(z, batch), batch)
+
+    def with_buffers_after(self, z: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses [slot], and the buffers after the step as plain values."""
+        outputs, after = self._run(z, batch)
+        return self.loss_of(outputs, batch), {name: b.detach() for name, b in after.items()}
+
+    def updated(self, z: Tensor, batch: Batch) -> Tensor:
+        """The floating-point buffers [buffer] after the step; differentiable, whatever the model hides."""
+        return flat(self._run(z, batch, seen_through)[1], z)
+
+    def of_theta(self, z: Tensor) -> Tensor:
+        """z with 0 in the place of the buffers, which have no penalty."""
+        return torch.cat([z[: self.size], torch.zeros_like(z[self.size :])]) if self.buffers else z
+
+    @classmethod
+    def of(cls, workload: Workload, buffers: Mapping[str, Tensor] | None = None) -> Training:
+        """A workload's losses as a step of its run computes them, with these of the changing buffers."""
+
+        def call(theta: Tensor, *rest: Any) -> tuple[Any, dict[str, Tensor]]:
+            return workload.trained(workload.layout.split(theta), *rest)
+
+        return cls(call, workload.loss_of, workload.n_params, buffers or {}, workload.l2)
+
+    @classmethod
+    def evaluated(cls, workload: Workload) -> Training:
+        """A workload's losses as queries compute them, in evaluation mode."""
+
+        def call(theta: Tensor, buffers: Any, batch: Batch, within: Within) -> tuple[Any, dict[str, Tensor]]:
+            return workload.outputs(theta, batch), {}
+
+        return cls(call, workload.loss_of, workload.n_params, {}, workload.l2)
+
+    def _run(self, z: Tensor, batch: Batch, within: Within = by_formula) -> tuple[Any, dict[str, Tensor]]:
+        if not self.buffers:
+            return self.call(z, {}, batch, nullcontext)
+        return self.call(z[: self.size], with_flat(self.buffers, z[self.size :]), batch, within)
