@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["by_formula", "flat", "floating", "packed", "seen_through", "unpacked", "with_flat"]
+__all__ = ["by_formula", "doubled", "flat", "floating", "packed", "seen_through", "unpacked", "with_flat"]
 
 
 class by_formula(TorchFunctionMode):  # noqa: N801 (a context, called like one)
@@ -109,6 +109,11 @@ def with_flat(buffers: Mapping[str, Tensor], values: Tensor) -> dict[str, Tensor
     parts: Sequence[Tensor] = values.split([b.numel() for b in mine.values()])
     new = {n: p.view(b.shape).to(b.dtype) for (n, b), p in zip(mine.items(), parts, strict=True)}
     return {**buffers, **new}
+
+
+def doubled(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The floating ones in float64."""
+    return {name: b.double() if b.is_floating_point() else b for name, b in buffers.items()}
 
 
 def packed(buffers: Mapping[str, Tensor]) -> np.ndarray:

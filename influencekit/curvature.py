@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.utils import _pytree as pytree
 
+from influencekit.errors import InputError
 from influencekit.workload import Batch
 
 __all__ = ["CURVATURES", "FORWARD", "REVERSE", "Losses", "Pair", "Product", "gradient", "leaf", "pushed"]
@@ -169,9 +170,40 @@ def _penalised(w: Losses, z: Tensor, coefficients: Tensor, product: Product) -> 
     return whole
 
 
+def _in_one_line(make: Callable[..., Product]) -> Callable[..., Product]:
+    """Errors of torch that speak of a missing derivative, as our own."""
+
+    def explained(error: Exception) -> InputError:
+        return InputError(
+            f"torch has no second derivative of this model ({str(error).splitlines()[0][:110]}); first-order scores "
+            "need one: use loo, or replace that operation"
+        )
+
+    def made(*args: Any) -> Product:
+        try:
+            product = make(*args)
+        except (RuntimeError, NotImplementedError) as error:
+            if "erivative" not in str(error) and "differentia" not in str(error):
+                raise
+            raise explained(error) from error
+
+        def products(c: Tensor) -> Pair:
+            try:
+                return product(c)
+            except (RuntimeError, NotImplementedError) as error:
+                if "erivative" not in str(error) and "differentia" not in str(error):
+                    raise
+                raise explained(error) from error
+
+        return products
+
+    return made
+
+
 REVERSE: Mapping[str, Callable[[Losses, Tensor, Batch, Tensor], Product]] = {
-    "hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher, "none": none
-}  # fmt: skip
+    name: _in_one_line(make)
+    for name, make in {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher, "none": none}.items()
+}
 CURVATURES = tuple(REVERSE)
 
 

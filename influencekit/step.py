@@ -7,7 +7,7 @@ Short batches are padded to a common width with weight 0, so that one trace serv
 depend on their whole batch (batch norm). Nothing here knows an estimator, a disk or a device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +19,8 @@ from torch.func import grad, jvp, vmap
 
 from influencekit.buffers import floating, with_flat
 from influencekit.curvature import gradient, leaf, pushed
-from influencekit.errors import InputError
+from influencekit.doubts import check_pull
+from influencekit.errors import InfluenceKitError, InputError
 from influencekit.linear import Kernels, LinearStep, Part
 from influencekit.optimizers import Slots
 from influencekit.separability import fixed_statistics, own_losses
@@ -28,6 +29,8 @@ from influencekit.training import Training
 from influencekit.workload import Batch, Workload, like, select, tensors_of
 
 __all__ = ["State", "Step"]
+
+_FEW = 8  # examples on which derivatives are held against differences
 
 DETACHED = (
     "the loss does not depend on the parameters: .item(), .detach(), argmax or no_grad stands between them; compute "
@@ -45,6 +48,14 @@ class State(NamedTuple):
     slots: Slots
     step: int
     buffers: dict[str, Tensor] = {}  # noqa: RUF012 (a named tuple's default, never modified)
+
+
+class Piece(NamedTuple):
+    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it fills."""
+
+    losses: Training
+    batch: Batch
+    slots: Tensor | slice
 
 
 class Step:
@@ -289,9 +300,19 @@ class Step:
         Errors: a model that has no second derivative, or whose derivatives are not those of its values.
         """
         if curvature not in self._linear:
+            if curvature == "hessian":
+                self.check_pull(self.start())
             kernels = None if self.joint else self._kernels_for(curvature)
             self._linear[curvature] = LinearStep(self, curvature, kernels)
         return self._linear[curvature]
+
+    def check_pull(self, state: State) -> None:
+        """Refuse a model whose pull is not the derivative of its gradient, seen on a few examples of a step."""
+        mean = self.coefficients(state.step)
+        for view, batch, slots in self.pieces(state):
+            few = torch.arange(min(_FEW, len(mean[slots])), device=mean.device)
+            check_pull(view, state.theta, select(batch, few), mean[slots][few])
+            break
 
     def _kernels_for(self, curvature: str) -> Kernels:
         batch, mean, theta = self.batch(0), self.coefficients(0), self.workload.theta0
@@ -303,32 +324,36 @@ class Step:
             )  # fmt: skip
         return self._kernels[key]
 
-    def parts(self, state: State, curvature: str) -> list[Part]:
-        """The step's batch as one part, for what depends on the whole of it."""
+    def pieces(self, state: State) -> Iterator[Piece]:
+        """What the step's gradient is a sum over: here the whole batch, without padding."""
         batch, slots = self._there(state.step)
-        return [Part.of(self.training(state.buffers), curvature, state.theta, batch, self.coefficients(state.step), slots)]
+        yield Piece(self.training(state.buffers), batch, slots)
+
+    def parts(self, state: State, curvature: str) -> list[Part]:
+        """The pieces, each pulled back by itself."""
+        mean = self.coefficients(state.step)
+        return [Part.of(p.losses, curvature, state.theta, p.batch, mean, p.slots) for p in self.pieces(state)]
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """The tangent of the next state from the tangents of state (buffers by name) and weights [slot]."""
-        t, workload = state.step, self.workload
-        batch, slots = self._there(t)
-        mean, view = self.coefficients(t)[slots], self.training(state.buffers)
-        z, w = leaf(view.z(state.theta)), leaf(mean)
-        towards = replace(view, buffers=tangent.buffers).z(tangent.theta)
-        with torch.enable_grad():
-            theta = view.of_theta(z)
-            losses = view.losses(z, batch) + 0.5 * workload.l2 * theta @ theta
-            g = gradient((w * losses).sum(), z, create_graph=True)[: len(state.theta)]
-            (dg,) = pushed([g], (z, w), (towards, weights[slots] * mean))
-            buffers = {}
-            if state.buffers:
-                (moved,) = pushed([view.updated(z, batch)], (z,), (towards,))
-                buffers = floating(with_flat(state.buffers, moved))
+        t, workload, mean = state.step, self.workload, self.coefficients(state.step)
+        dg, buffers = torch.zeros_like(state.theta), tangent.buffers
+        for view, batch, slots in self.pieces(state):
+            z, w = leaf(view.z(state.theta)), leaf(mean[slots])
+            towards = replace(view, buffers=buffers).z(tangent.theta)
+            with torch.enable_grad():
+                theta = view.of_theta(z)
+                losses = view.losses(z, batch) + 0.5 * workload.l2 * theta @ theta
+                g = gradient((w * losses).sum(), z, create_graph=True)[: len(dg)]
+                dg += pushed([g], (z, w), (towards, weights[slots] * mean[slots]))[0]
+                if view.buffers:
+                    (moved,) = pushed([view.updated(z, batch)], (z,), (towards,))
+                    buffers = floating(with_flat(view.buffers, moved))
 
         def update(theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
             return workload.optimizer.step(workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t))
 
-        primal = (state.theta, state.slots, g.detach())
+        primal = (state.theta, state.slots, self.gradient(state, mean)[0])
         _, (new, kept) = jvp(update, primal, (tangent.theta, tangent.slots, dg))  # type: ignore[misc]
         return State(new, kept, t + 1, buffers)
 
@@ -337,6 +362,13 @@ class Step:
     def check(self) -> None:
         """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side door."""
         batch = self._there(0)[0]
+        try:
+            self._losses_at_start(batch)
+        except InfluenceKitError:
+            raise
+        except Exception as error:  # the user's own code
+            line = (str(error).splitlines() or [""])[0][:140]
+            raise InputError(f"the model or its loss fails on the first batch: {type(error).__name__}: {line}") from error
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             together, again = self._losses_at_start(batch), self._losses_at_start(batch)
             if not agree(together, again):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from influencekit.buffers import by_formula, flat, seen_through, with_flat
+from influencekit.buffers import by_formula, doubled, flat, seen_through, with_flat
 from influencekit.workload import Batch, Within, Workload
 
 __all__ = ["Training"]
@@ -32,6 +32,12 @@ class Training:
     size: int
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     l2: float = 0.0
+    wide: Callable[[], Training] | None = None
+
+    def in_double(self) -> Training:
+        """The same losses, of a copy of the model in float64."""
+        assert self.wide is not None
+        return self.wide()
 
     def z(self, theta: Tensor) -> Tensor:
         """theta and the buffers as one vector."""
@@ -65,7 +71,10 @@ class Training:
         def call(theta: Tensor, *rest: Any) -> tuple[Any, dict[str, Tensor]]:
             return workload.trained(workload.layout.split(theta), *rest)
 
-        return cls(call, workload.loss_of, workload.n_params, buffers or {}, workload.l2)
+        def wide() -> Training:
+            return cls.of(workload.in_double(), doubled(buffers or {}))
+
+        return cls(call, workload.loss_of, workload.n_params, buffers or {}, workload.l2, wide)
 
     @classmethod
     def evaluated(cls, workload: Workload) -> Training:

@@ -18,7 +18,7 @@ from influencekit.operators import plain_operators
 from influencekit.optimizers import Optimizer
 from influencekit.schedules import Constant, Schedule
 
-__all__ = ["Batch", "Plan", "Workload", "evaluated_with", "like", "select", "tensors_of"]
+__all__ = ["Batch", "Plan", "Workload", "evaluated_with", "like", "select", "tensors_of", "widened"]
 
 Within = Callable[[], AbstractContextManager[Any]]
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -51,6 +51,11 @@ def like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
     if isinstance(batch, Tensor):
         return tensors[0]
     return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
+
+
+def widened(batch: Batch) -> Batch:
+    """A batch with its floating-point tensors in float64."""
+    return _map(batch, lambda x: x.double() if x.is_floating_point() else x)
 
 
 def _there(batch: Batch | None) -> None:
@@ -289,6 +294,16 @@ class Workload:
             return self
         other = copy(self)
         object.__setattr__(other, "_buffers", dict(buffers))
+        return other
+
+    def in_double(self) -> Self:
+        """The same model and loss in float64, whatever the data are."""
+        other = copy(self)
+        for name in ("evaluator", "trainer"):
+            other.__dict__.pop(name, None)
+        object.__setattr__(other, "model", deepcopy(self.model).double())
+        if isinstance(self.loss, nn.Module):
+            object.__setattr__(other, "loss", deepcopy(self.loss).double())
         return other
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:

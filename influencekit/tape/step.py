@@ -11,19 +11,21 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from influencekit.curvature import gradient, leaf
+from influencekit.doubts import check_pull
 from influencekit.errors import InputError
-from influencekit.linear import Kernels, Part, Product, Pulled, composed
-from influencekit.step import State, Step, doubled
+from influencekit.linear import Kernels, Product, Pulled, composed
+from influencekit.step import Piece, State, Step, doubled
 from influencekit.tape.replica import Micro, Replica
 from influencekit.tape.rng import kept
 from influencekit.tape.taped import Taped
 from influencekit.tracing import Untraced, agree, try_trace
 from influencekit.training import Training
-from influencekit.workload import Batch, like, tensors_of
+from influencekit.workload import Batch, like, select, tensors_of
 
 __all__ = ["TapedStep"]
 
 _SMALL = 1 << 20  # parameters up to which kernels are traced and models retrained in batches
+_FEW = 4  # examples on which derivatives are held against differences
 _SHAPES = 8  # so many shapes of batches are traced, more are run as they are
 
 
@@ -39,6 +41,7 @@ class TapedStep(Step):
         self.replica = Replica(workload.trainer, workload.call)
         self._plain = workload.random or self.joint or workload.n_params > _SMALL
         self._kernels: dict[Any, Kernels] = {}
+        self.doubted = False  # whether derivatives have been held against differences
 
     @property
     def changing(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -147,18 +150,28 @@ class TapedStep(Step):
             self._traced[key] = try_trace(vmap(single, in_dims=(0, *rest, 0)), *args)
         return self._traced[key](state.theta, *tensors_of(batch), coefficients)
 
-    def pure(self, state: State) -> tuple[Tensor, Tensor]:
-        """Gradient and losses [slot] as derivatives see them: by plain operators, without autocast."""
-        mean = self.coefficients(state.step)
-        losses, total, buffers = torch.zeros_like(mean), torch.zeros_like(state.theta), state.buffers
-        with kept(state.theta.device):
-            for micro, batch in self.micros(state.step):
+    def pieces(self, state: State) -> Iterator[Piece]:
+        """The micro-batches, each with the buffers that the one before left, as derivatives see them: by plain
+        operators, without autocast."""
+        buffers = state.buffers
+        for micro, batch in self.micros(state.step):
+            with kept(state.theta.device):
                 view = self._view(state.theta, buffers, micro, batch)
-                with torch.enable_grad():
-                    z = leaf(view.z(state.theta))
-                    found, buffers = view.with_buffers_after(z, batch)
-                    total += gradient((mean[micro.slots] * found).sum(), z)[: len(total)]
-                losses[micro.slots] = found.detach()
+                yield Piece(view, batch, micro.slots)
+                if buffers:
+                    with torch.no_grad():
+                        buffers = view.with_buffers_after(view.z(state.theta), batch)[1]
+
+    def pure(self, state: State) -> tuple[Tensor, Tensor]:
+        """Gradient and losses [slot] of the pieces."""
+        mean = self.coefficients(state.step)
+        losses, total = torch.zeros_like(mean), torch.zeros_like(state.theta)
+        for view, batch, slots in self.pieces(state):
+            with torch.enable_grad():
+                z = leaf(view.z(state.theta))
+                found = view.losses(z, batch)
+                total += gradient((mean[slots] * found).sum(), z)[: len(total)]
+            losses[slots] = found.detach()
         return total, losses
 
     def _shape(self, batch: Batch) -> tuple[Any, ...]:
@@ -170,15 +183,14 @@ class TapedStep(Step):
         """The step linearised in theta, buffers and the weights, for any number of adjoints at once."""
         return TapedLinear(self, curvature)
 
-    def parts(self, state: State, curvature: str) -> list[Part]:
-        """The micro-batches, each with the buffers that the one before left."""
-        mean, buffers, found = self.coefficients(state.step), state.buffers, []
-        for micro, batch in self.micros(state.step):
-            view = self._view(state.theta, buffers, micro, batch)
-            found.append(Part.of(view, curvature, state.theta, batch, mean, micro.slots))
-            with torch.no_grad():
-                buffers = view.with_buffers_after(view.z(state.theta), batch)[1]
-        return found
+    def check_pull(self, state: State) -> None:
+        """As `Step.check_pull`, on examples that are forwarded alone, as no micro-batch was."""
+        micro, batch = next(self.micros(state.step))
+        few = torch.arange(min(_FEW, len(micro.indices)), device=state.theta.device)
+        some = select(batch, few)
+        with kept(state.theta.device):
+            view = self._view(state.theta, state.buffers, micro, some)
+            check_pull(view, state.theta, some, self.coefficients(state.step)[micro.slots][few])
 
     def kernels(self, state: State, micro: Micro, batch: Batch, curvature: str) -> Kernels:
         """The transposed derivative of one micro-batch's mean gradient, traced once for every shape."""
@@ -213,6 +225,9 @@ class TapedLinear:
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
         """Consecutive states, last first, each with its function (c, a) -> (H c, products, a before)."""
+        if self._curvature == "hessian" and not self._step.doubted:
+            self._step.check_pull(states[0])
+            self._step.doubted = True
         for state in reversed(states):
             yield state, self._product(state)
 
@@ -220,8 +235,7 @@ class TapedLinear:
         step, device = self._step, state.theta.device
         mean = step.coefficients(state.step)
         if step.joint:
-            with kept(device):
-                return composed(step.parts(state, self._curvature), len(mean))
+            return composed(step.parts(state, self._curvature), len(mean))
         made = []
         with kept(device):
             for micro, batch in step.micros(state.step):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit.buffers import doubled
 from influencekit.layout import Layout
 from influencekit.operators import plain_operators
 from influencekit.separability import BATCH_STATISTICS
@@ -19,7 +20,7 @@ from influencekit.tape.noise import Noise
 from influencekit.tape.replica import Call, Micro, set_modes
 from influencekit.tape.rng import fixed, kept, setter
 from influencekit.training import Training
-from influencekit.workload import Batch, Plan, Within, Workload, tensors_of
+from influencekit.workload import Batch, Plan, Within, Workload, tensors_of, widened
 
 __all__ = ["Taped"]
 
@@ -138,4 +139,7 @@ class Taped(Workload):
             with cast(autocast):
                 return self.loss_of(outputs, batch).to(theta.dtype)
 
-        return Training(call, loss_of, self.n_params, buffers)
+        def wide() -> Training:
+            return self.in_double().as_trained(rng, theta.double(), doubled(buffers), widened(batch), None)
+
+        return Training(call, loss_of, self.n_params, buffers, wide=wide)

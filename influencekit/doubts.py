@@ -1,0 +1,84 @@
+"""A Taylor test at the door: is the pull of a step the derivative of its gradient, and of its buffers' updates?
+
+Autograd is silent where a model hides part of a dependence from it: a detached target, statistics computed under
+`no_grad` or as Python numbers, a backward of one's own that has no derivative. Central differences see it all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from influencekit.buffers import flat
+from influencekit.curvature import gradient, leaf
+from influencekit.errors import InfluenceKitError, InputError
+from influencekit.linear import Part
+from influencekit.training import Training
+from influencekit.workload import Batch, widened
+
+__all__ = ["check_pull"]
+
+_SIZES = (1e-6, 1e-5, 1e-4, 1e-3)  # relative step sizes: one of them is right for nearly every model
+_ROUGH = 5e-3  # how far the two may be apart at the best of them in float64
+_GROSS = 0.5  # and in float32, where differences are all but noise
+
+
+def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> None:
+    """Refuse a model of which first-order scores would be wrong, seen on a batch of a few examples.
+
+    In float64, on a copy of the model; in its own precision, and only for gross errors, where its loss cannot
+    be evaluated in float64. Cost: three gradients and a pull, once a run. Errors: no second derivative;
+    derivatives that are not those of the values.
+    """
+    limit = _ROUGH
+    try:
+        gap = _gap(view.in_double(), theta.double(), widened(batch), coefficients.double())
+    except InfluenceKitError:
+        raise
+    except (RuntimeError, TypeError, ValueError):  # a loss that holds tensors of its own in float32
+        limit, gap = _GROSS, _gap(view, theta, batch, coefficients)
+    if gap > limit:
+        raise InputError(
+            "this model's gradient depends on its parameters or buffers in a way that autograd does not see (detach, "
+            "no_grad, .item(), or a backward of its own without a right derivative), so first-order scores would be "
+            "wrong; use loo, or compute that part by differentiable operations"
+        )
+
+
+def _gap(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> float:
+    """How far the pull is from central differences, relative to what it could be, at the best step size."""
+    z = view.z(theta)
+    c, a = _some(theta, 1.7), _some(flat(view.buffers, z), 2.3)
+    part = Part.of(view, "hessian", theta, batch, coefficients, slice(None))
+    pull, _ = part.pull(torch.cat([c, torch.zeros_like(a)]))
+    if part.update is not None:
+        pull = pull + part.update(a)
+    direction = _some(z, 0.9) * _size(z)
+
+    def value(z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            start = leaf(z)
+            losses, after = view.with_buffers_after(start, batch)
+            g = gradient((coefficients * losses).sum(), start)
+        found = g[: len(c)] @ c
+        return found + flat(after, z) @ a if len(a) else found
+
+    wanted, scale = pull @ direction, (pull * direction).norm() + 1e-6 * float(value(z).abs()) + 1e-12
+    gaps = []
+    for size in _SIZES if z.dtype == torch.float64 else (1e-3, 1e-2):
+        moved = (value(z + size * direction) - value(z - size * direction)) / (2 * size)
+        gaps.append(float((moved - wanted).abs() / scale))
+        if gaps[-1] <= _ROUGH:
+            break
+    return min(gaps)
+
+
+def _some(x: Tensor, rate: float) -> Tensor:
+    """A vector like x, the same every time, without touching a generator."""
+    return torch.cos(torch.arange(len(x), device=x.device, dtype=x.dtype) * rate + 0.3)
+
+
+def _size(z: Tensor) -> Tensor:
+    """How large an entry is: its own size, and at least a hundredth of the typical one."""
+    typical = z.norm() / max(len(z), 1) ** 0.5
+    return z.abs().clamp(min=float(typical) * 1e-2 or 1e-3)
