@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from influencekit.admission import check_model, copy_model
 from influencekit.errors import InputError
 from influencekit.layout import Layout
 from influencekit.optimizers import Optimizer
@@ -132,7 +133,8 @@ class Workload:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", deepcopy(self.model))
+        check_model(self.model)
+        object.__setattr__(self, "model", copy_model(self.model))
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(
                 f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}"
