@@ -116,6 +116,7 @@ def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[st
         "workload": workload.name,
         "seed": workload.seed,
         "accuracy": trajectory.attrs.get("accuracy", float("nan")),
+        **{k: v for k, v in trajectory.attrs.items() if k == "accuracy_note"},
         "optimizer": repr(workload.optimizer),
         "influencekit_version": __version__,
         **({"caution": trajectory.caution} if trajectory.caution else {}),

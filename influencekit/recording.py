@@ -89,7 +89,7 @@ def _train(
         there = step.plan.indices[t] >= 0
         writer.step({"loss": np.where(there, losses.cpu().numpy(), np.nan)})
         state = following
-    return {"accuracy": workload.accuracy(state.theta)} if stop == step.plan.steps else {}
+    return workload.judge(state.theta).attrs() if stop == step.plan.steps else {}
 
 
 def _stored(state: State, recorder: Recorder | None) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from influencekit.accuracy import Accuracy, accuracy
 from influencekit.admission import check_model, copy_model
 from influencekit.errors import InputError
 from influencekit.layout import Layout
@@ -267,21 +268,14 @@ class Workload:
         return tuple(batch[:-1]), {}, batch[-1]
 
     def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:
-        """Share of examples classified rightly (test set by default); NaN where that has no meaning.
+        """Fraction of what the loss scores that is classified rightly (test set by default), or NaN."""
+        return self.judge(theta, batch).value
 
-        One logit: above 0 means class 1. Several: the largest wins.
-        """
+    def judge(self, theta: Tensor, batch: Batch | None = None) -> Accuracy:
+        """`accuracy`, and a note that says why where it is NaN."""
         batch = self.test if batch is None else batch
         with torch.no_grad():
-            outputs, target = self.outputs(theta, batch), self.target(batch)
-        outputs = getattr(outputs, "logits", outputs)  # as the models of transformers call them
-        if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
-            return float("nan")
-        if outputs.dim() == target.dim() + 1 and outputs.shape[-1] > 1 and not target.is_floating_point():
-            return (outputs.argmax(-1) == target).double().mean().item()
-        if outputs.numel() == target.numel() and bool(((target == 0) | (target == 1)).all()):
-            return ((outputs.reshape(-1) > 0) == (target.reshape(-1) > 0.5)).double().mean().item()
-        return float("nan")
+            return accuracy(self.outputs(theta, batch), self.target(batch), self.loss)
 
     # the plan ---------------------------------------------------------------------------------------
 
