@@ -181,8 +181,8 @@ def _classes(z: Tensor, t: Tensor, g: Tensor, axis: int) -> _Reading | None:
 def _lowest(g: Tensor, t: Tensor) -> bool:
     """Whether gradients [position, class] are lowest at the classes t [position].
 
-    In their row, or else in their column (lower than where other classes are right): some losses prefer classes
-    whatever the target, as weights do together with label smoothing.
+    In their row, or else in their column (lower than where other classes are right): some losses prefer
+    classes whatever the target, as weights do together with label smoothing.
     """
     if bool(((t < 0) | (t >= g.shape[1])).any()):
         return False

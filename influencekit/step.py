@@ -191,6 +191,8 @@ class Step:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             before = [b.clone() for b in self.workload.model.buffers()]
             together = self.workload.losses(theta, batch)
+            if not together.isfinite().all():
+                return  # training will say why, at this very step
             again = self.workload.losses(theta, batch)
             twice = select(batch, torch.zeros(2, dtype=torch.int64, device=theta.device))
             alone = self.workload.losses(theta, twice)[:1]  # beside itself: batch norm wants company
