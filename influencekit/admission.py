@@ -81,8 +81,8 @@ def _module_problem(module: nn.Module) -> str | None:
         return "is a ScriptModule, which takes no other parameters; pass the Python module it was made of"
     if "OptimizedModule" in kinds or getattr(module, "_compiled_call_impl", None) is not None:
         return (
-            "is compiled, and the kernels of torch.compile cannot be replayed or differentiated twice; record "
-            "the model uncompiled (model._orig_mod)"
+            "is compiled, and the kernels of torch.compile cannot be replayed or differentiated twice; "
+            "record the model uncompiled (model._orig_mod)"
         )
     if ".quantized" in type(module).__module__:
         return "is quantized and has no derivatives; pass the model in floating point"

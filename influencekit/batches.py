@@ -70,13 +70,17 @@ def _extremes(batch: Batch) -> list[int]:
 
 def _try(workload: Workload, what: str, batch: Batch, rows: list[int]) -> None:
     few = select(batch, torch.tensor(rows, device=workload.device))
-    small = replace(workload, train=few, test=few, validation=None, train_ids=None, test_ids=None, order=None)
     on_gpu = workload.device.type != "cpu"
+    before = [b.clone() for b in workload.model.buffers()]  # running statistics see more than they should
     try:
         if on_gpu:  # where an index outside of its range ends the process
-            small = small.to("cpu")
+            parts = dict.fromkeys(("train_ids", "test_ids", "validation", "order"))
+            workload = replace(workload, train=few, test=few, **parts).to("cpu")  # type: ignore[arg-type]
+            few = workload.train
         with torch.no_grad(), torch.random.fork_rng(devices=[]), refusing_indices(what):
-            small.losses(small.theta0, small.train)
+            workload.losses(workload.theta0, few)
+            for b, old in zip(workload.model.buffers(), before, strict=True):
+                b.copy_(old)
     except InfluenceKitError:
         raise
     except Exception as error:  # the user's own code, on their own data
