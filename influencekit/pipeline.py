@@ -12,6 +12,7 @@ import xarray as xr
 
 from influencekit import __version__
 from influencekit.errors import DivergedError, InputError, StoreError
+from influencekit.finite import naming_the_query, zero_words
 from influencekit.interfaces import Claim, Estimator, Query, Recorder
 from influencekit.metrics import METRICS, agreement
 from influencekit.progress import track
@@ -85,11 +86,17 @@ def estimate(
     _check(trajectory, estimator, chosen)
     workload = trajectory.workload
     labels = list(query.labels(workload))
-    scores = estimator.scores(trajectory, query, chosen).detach()
-    nan = scores.isnan()
-    left_out = nan.all(0).all(0)  # on request, for every query and window
-    if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
-        raise DivergedError(f"{label(estimator)} gave scores that are NaN or infinite, and does not say why")
+    with naming_the_query(trajectory, query, chosen):
+        scores = estimator.scores(trajectory, query, chosen).detach()
+        nan = scores.isnan()
+        left_out = nan.all(0).all(0)  # on request, for every query and window
+        if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
+            raise DivergedError(
+                f"{label(estimator)} gave scores that are NaN or infinite, and does not say why"
+            )
+    attrs = about(trajectory, query, estimator)
+    said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
+    attrs |= {"caution": "; ".join(said)} if said else {}
     return xr.Dataset(
         {"influence": (("query", "window", "train"), scores.cpu().numpy())},
         coords={
@@ -97,7 +104,7 @@ def estimate(
             "train": examples(workload),
             **window_coords(chosen),
         },
-        attrs=about(trajectory, query, estimator),
+        attrs=attrs,
     )
 
 
@@ -116,6 +123,7 @@ def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[st
         "workload": workload.name,
         "seed": workload.seed,
         "accuracy": trajectory.attrs.get("accuracy", float("nan")),
+        **{k: v for k, v in trajectory.attrs.items() if k == "accuracy_note"},
         "optimizer": repr(workload.optimizer),
         "influencekit_version": __version__,
         **({"caution": trajectory.caution} if trajectory.caution else {}),
@@ -154,7 +162,7 @@ def compare(
     truth = label(_estimator(reference))
     query = make("query", query) if isinstance(query, str) else query
     rows: list[list[xr.DataArray]] = []
-    seconds, accuracy, names, notes = [], [], [], {}
+    seconds, accuracy, names, notes, beware = [], [], [], {}, list[str]()
     step = None
     for seed in track(seeds, "seeds", len(seeds)):
         problem = _problem(workload, seed)
@@ -174,6 +182,8 @@ def compare(
             spent.append(time.perf_counter() - began)
             found.append(result.influence)
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
+            if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):
+                beware.append(f"{name}, seed {seed}: {zero}")
         rows.append(found)
         seconds.append([*spent, training])
         if each is not None:
@@ -181,7 +191,9 @@ def compare(
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
             each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
     result = _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
-    return result.assign_attrs({"caution": trajectory.caution} if trajectory.caution else {})
+    if trajectory.caution:
+        beware.insert(0, trajectory.caution)
+    return result.assign_attrs({"caution": "; ".join(beware)} if beware else {})
 
 
 def _assemble(

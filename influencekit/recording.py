@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from influencekit import __version__
+from influencekit.batches import check_examples
 from influencekit.buffers import packed, unpacked
 from influencekit.errors import DivergedError, InputError, StoreError
+from influencekit.finite import step_blamed
 from influencekit.interfaces import Recorder
 from influencekit.progress import track
 from influencekit.registry import label, make
@@ -41,10 +43,12 @@ def record(
     (KeyboardInterrupt, or any error) commits what it has; one that is killed has what was committed.
 
     Errors: a path that exists, a full or read-only disk (what was committed stays; if nothing was, nothing is
-    left there), a loss that is random or not separable by example, a NaN or infinite loss (the store keeps
-    what came before and is readable); to resume, a complete store, another process that writes it, or a
-    workload, recorder or window that are not the store's. Cost: one training run and the states on disk.
+    left there), a loss that is random or not separable by example, examples that the model or the loss
+    refuses, a NaN or infinite loss (the store keeps what came before and is readable); to resume, a complete
+    store, another process that writes it, or a workload, recorder or window that are not the store's. Cost:
+    one training run and the states on disk.
     """
+    check_examples(workload)
     step = step or Step(workload)
     step.check()
     if resume and store is None:
@@ -84,15 +88,14 @@ def _train(
         following, losses = step.advance(state)
         if not bool(losses.isfinite().all() & following.theta.isfinite().all()):
             reason = f"the training loss or parameters became NaN or infinite at step {t}"
+            reason = f"{reason}; {step_blamed(step, state, losses)}"
             writer.close("stopped", reason=reason)
             where = f"; states {start} to {t} are kept in {writer.path}" if writer.path and t >= start else ""
-            raise DivergedError(f"{reason}; lower the learning rate{where}")
+            raise DivergedError(f"{reason}{where}")
         there = step.plan.indices[t] >= 0
         writer.step({"loss": np.where(there, losses.cpu().numpy(), np.nan)})
         state = following
-    if stop < step.plan.steps:
-        return {}
-    return {"accuracy": workload.with_buffers(state.buffers).accuracy(state.theta)}
+    return workload.with_buffers(state.buffers).judge(state.theta).attrs() if stop == step.plan.steps else {}
 
 
 def _stored(state: State, recorder: Recorder | None) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ depend on their whole batch (batch norm). Nothing here knows an estimator, a dis
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import grad, jvp, vmap
 
+from influencekit.admission import check_side_doors, copy_model
+from influencekit.batches import saying_what_fails
 from influencekit.buffers import floating, with_flat
 from influencekit.curvature import gradient, leaf, pushed
 from influencekit.doubts import check_pull
-from influencekit.errors import InfluenceKitError, InputError
+from influencekit.errors import InputError
 from influencekit.linear import Kernels, LinearStep, Part
 from influencekit.optimizers import Slots
 from influencekit.separability import fixed_statistics, own_losses
@@ -31,11 +32,6 @@ from influencekit.workload import Batch, Workload, like, select, tensors_of
 __all__ = ["State", "Step"]
 
 _FEW = 8  # examples on which derivatives are held against differences
-
-DETACHED = (
-    "the loss does not depend on the parameters: .item(), .detach(), argmax or no_grad stands between them; compute "
-    "it from the model's outputs by differentiable operations"
-)
 
 
 class State(NamedTuple):
@@ -361,16 +357,16 @@ class Step:
 
     def check(self) -> None:
         """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side door."""
-        batch = self._there(0)[0]
-        try:
+        batch, workload = self._there(0)[0], self.workload
+        with saying_what_fails("the first batch", "give batches in the form that the model and the loss take"):
             self._losses_at_start(batch)
-        except InfluenceKitError:
-            raise
-        except Exception as error:  # the user's own code
-            line = (str(error).splitlines() or [""])[0][:140]
-            raise InputError(f"the model or its loss fails on the first batch: {type(error).__name__}: {line}") from error
+        check_side_doors(
+            workload.model, lambda m: workload.loss_of(workload.run(m, batch), batch), workload.layout.names
+        )
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             together, again = self._losses_at_start(batch), self._losses_at_start(batch)
+            if not together.isfinite().all():
+                return  # training will say why, at this very step
             if not agree(together, again):
                 raise InputError(
                     f"the training loss is random{self._culprits('Dropout')}; a run must be repeatable: call "
@@ -388,30 +384,26 @@ class Step:
 
     def _check_gradient(self) -> None:
         """The gradient is that of the model itself: `backward` on a copy whose own parameters are changed."""
-        workload, t = self.workload, 0
-        theta = workload.theta0 * 1.01 + 0.01 * workload.theta0.std(correction=0)
-        batch, slots = self._there(t)
-        mean = self.coefficients(t)[slots]
-        state = State(theta, {}, t, self._own_buffers(self.changing))
-        mine, losses, _ = self._forward_and_back(state, self.coefficients(t))
-        twin = deepcopy(workload.model)
+        workload, names = self.workload, self.workload.layout.names
+        theta = workload.theta0 * 1.01
+        batch, slots = self._there(0)
+        mean = self.coefficients(0)[slots]
+        mine, losses = self.gradient(State(theta, {}, 0, self._own_buffers(self.changing)), self.coefficients(0))
+        twin = copy_model(workload.model)
         own = dict(twin.named_parameters())
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for name, value in workload.layout.split(theta).items():
                 own[name].copy_(value)
             with torch.enable_grad():
                 direct = workload.loss_of(workload.run(twin, batch), batch)
-                if not direct.requires_grad:
-                    raise InputError(DETACHED)
-                found = torch.autograd.grad((mean * direct).sum(), [own[n] for n in workload.layout.names], allow_unused=True)
-        g = torch.cat([torch.zeros_like(own[n]).reshape(-1) if x is None else x.reshape(-1) for n, x in zip(workload.layout.names, found, strict=True)])
+                found = torch.autograd.grad((mean * direct).sum(), [own[n] for n in names], materialize_grads=True)
+        g = workload.layout.join(dict(zip(names, found, strict=True)))
         if workload.l2:
             g = g + theta * (workload.l2 * mean.sum())
-        if not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
+        if g.isfinite().all() and not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
             raise InputError(
-                "the model does not follow its parameters when they are replaced: it reaches some of them by a side "
-                "door (a Python list, a closure, .data kept at construction), or a hook changes its gradients; reach "
-                "them as attributes of their modules, and leave the hooks out"
+                "the gradient by the parameters alone is not that of the model's own backward: a hook changes it, or "
+                "the model reaches parameters by a side door; leave the hooks out, and reach parameters as attributes"
             )
 
     def _culprits(self, kind: str) -> str:

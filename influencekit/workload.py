@@ -11,6 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from influencekit.accuracy import Accuracy, accuracy
+from influencekit.admission import check_model, copy_model
 from influencekit.errors import InputError
 from influencekit.functional import called
 from influencekit.layout import Layout
@@ -145,7 +147,8 @@ class Workload:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", deepcopy(self.model))
+        check_model(self.model)
+        object.__setattr__(self, "model", copy_model(self.model))
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(
                 f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}"
@@ -337,21 +340,14 @@ class Workload:
         return tuple(batch[:-1]), {}, batch[-1]
 
     def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:
-        """Share of examples classified rightly (test set by default); NaN where that has no meaning.
+        """Fraction of what the loss scores that is classified rightly (test set by default), or NaN."""
+        return self.judge(theta, batch).value
 
-        One logit: above 0 means class 1. Several: the largest wins.
-        """
+    def judge(self, theta: Tensor, batch: Batch | None = None) -> Accuracy:
+        """`accuracy`, and a note that says why where it is NaN."""
         batch = self.test if batch is None else batch
         with torch.no_grad():
-            outputs, target = self.outputs(theta, batch), self.target(batch)
-        outputs = getattr(outputs, "logits", outputs)  # as the models of transformers call them
-        if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
-            return float("nan")
-        if outputs.dim() == target.dim() + 1 and outputs.shape[-1] > 1 and not target.is_floating_point():
-            return (outputs.argmax(-1) == target).double().mean().item()
-        if outputs.numel() == target.numel() and bool(((target == 0) | (target == 1)).all()):
-            return ((outputs.reshape(-1) > 0) == (target.reshape(-1) > 0.5)).double().mean().item()
-        return float("nan")
+            return accuracy(self.outputs(theta, batch), self.target(batch), self.loss)
 
     # the plan ---------------------------------------------------------------------------------------
 

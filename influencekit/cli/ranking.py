@@ -26,6 +26,8 @@ def report(result: xr.Dataset, top: int, width: int | None, verified: bool = Fal
     notes = "".join(f", {k[5:]} {_short(v)}" for k, v in attrs.items() if k.startswith("note_"))
     accuracy = attrs.get("accuracy", float("nan"))
     reached = f"; test accuracy {100 * accuracy:.1f} %" if accuracy == accuracy else ""
+    if why := attrs.get("accuracy_note"):
+        reached = f"; no accuracy: {why}"
     lines = [
         click.style(f"{attrs['workload']}, seed {attrs['seed']}: influence on {what}", bold=True),
         paragraph(f"{name}{notes}; {where}, {result.removal.values[0]} removal{reached}", width),

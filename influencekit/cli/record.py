@@ -90,7 +90,8 @@ def record(
             raise
     attrs, steps = trajectory.attrs, problem.plan.steps
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    reached = f", test accuracy {100 * attrs['accuracy']:.1f} %" if "accuracy" in attrs else ""
+    accuracy = attrs.get("accuracy", float("nan"))
+    reached = f", test accuracy {100 * accuracy:.1f} %" if accuracy == accuracy else ""
     click.echo(
         f"{click.style(store, bold=True)}: {problem.name}, seed {seed}, states {trajectory.first} to "
         f"{trajectory.last} of {steps} steps, {problem.n_params} parameters, {_size(size)}{reached}"
