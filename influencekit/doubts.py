@@ -60,7 +60,7 @@ def _gap(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> f
             start = leaf(z)
             losses, after = view.with_buffers_after(start, batch)
             g = gradient((coefficients * losses).sum(), start)
-        found = g[: len(c)] @ c
+        found = (g + view.l2 * coefficients.sum() * view.of_theta(z))[: len(c)] @ c
         return found + flat(after, z) @ a if len(a) else found
 
     wanted, scale = pull @ direction, (pull * direction).norm() + 1e-6 * float(value(z).abs()) + 1e-12
