@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # A module imports from lower layers, or from its own layer if no circle comes of it. The four packages of the
 # fifth layer never import each other: the registry reaches them, by string, at the moment of use.
 LAYERS = (
-    {"checkpoints", "errors", "progress"},
+    {"checkpoints", "direction", "errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
     {"curvature", "gradients", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
@@ -27,6 +27,7 @@ LAYERS = (
         "recording",
         "reliability",
         "screen",
+        "sums",
         "verification",
     },
     {"reproduce", "testing"},
