@@ -106,7 +106,7 @@ def most(which: str, what: str = "it") -> str:
 
 
 def extremes(values: Any, better: Better | None, count: int) -> list[tuple[str, int, list[int]]]:
-    """(title, sign of its end, positions) of both ends of some effects [train], in the order of `ends`.
+    """(title, sign of the effects, positions) of both ends of some effects [train], in the order of `ends`.
 
     An end holds at most `count` examples of its own sign. Where there is none, it holds the nearest and says
     so: with no harmful example, the least helpful. NaN is left out.
@@ -117,7 +117,7 @@ def extremes(values: Any, better: Better | None, count: int) -> list[tuple[str, 
         ranked = order[::-sign]
         own = [k for k in ranked if values[k] * sign > 0]
         title = most(word) if own else most(other).replace("most", "least")
-        found.append((title, sign, (own or ranked)[:count]))
+        found.append((title, sign if own else -sign, (own or ranked)[:count]))
     return found
 
 

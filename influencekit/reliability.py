@@ -84,8 +84,8 @@ def trust(
     `auto` is `retrain` where models are retrained in batches and have at most a million parameters, else
     `smooth`. Attrs: `method`, `how` in words, `limit` (below it most rankings agree with retraining to less
     than .9), `trainings`, and `warning`: what to do about a figure below the limit or a scale that is off,
-    empty if there is neither. The figure is NaN where nothing can be said, such as when a retraining diverges; the
-    warning says why.
+    empty if there is neither. The figure is NaN where nothing can be said, such as when a retraining
+    diverges; the warning says why.
     """
     if method not in ("auto", "retrain", "smooth"):
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
