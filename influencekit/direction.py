@@ -125,5 +125,5 @@ def effect_of(value: float, better: Better | None) -> str:
     """What an example with this effect is called."""
     if not value:
         return "no effect"
-    word = _WORDS[better][value > 0]
+    word = _WORDS[better][int(value > 0)]
     return word if better else f"removal {word} it"

@@ -89,14 +89,8 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     order = np.lexsort((z.mean(1), rank))
     ax = ax if ax is not None else new_figure(6.4, 6.4).subplots()
     top = float(np.quantile(np.abs(z), 0.99)) or 1.0
-    image = ax.imshow(
-        z[order],
-        aspect="auto",
-        cmap=diverging(better_in(found.attrs)),
-        vmin=-top,
-        vmax=top,
-        interpolation="nearest",
-    )
+    colours = diverging(better_in(found.attrs))
+    image = ax.imshow(z[order], aspect="auto", cmap=colours, vmin=-top, vmax=top, interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label=_LABEL, extend="both", shrink=0.8)
     counts = np.bincount(rank, minlength=len(_NAMES))
     ends = counts.cumsum()

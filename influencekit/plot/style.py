@@ -11,16 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = [
-    "COLOURS",
-    "HARMFUL",
-    "HELPFUL",
-    "LINES",
-    "diverging",
-    "new_figure",
-    "side_colour",
-    "whole_numbers",
-]
+__all__ = ["COLOURS", "LINES", "diverging", "new_figure", "side_colour", "whole_numbers"]
 
 # Okabe and Ito's colours, which the colour-blind tell apart (yellow, too pale on white, left out)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -37,10 +28,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def side_colour(sign: int, better: Better | None) -> str:
-    """The colour of effects of this sign: vermilion = harmful, blue = helpful; of no query's, pink and green."""
-    negative, positive = {"lower": (HARMFUL, HELPFUL), "higher": (HELPFUL, HARMFUL)}.get(
-        better or "", (LOWERS, RAISES)
-    )
+    """The colour of effects of this sign: vermilion = harmful, blue = helpful; pink and green where neither."""
+    harm_first = {"lower": (HARMFUL, HELPFUL), "higher": (HELPFUL, HARMFUL)}
+    negative, positive = harm_first[better] if better else (LOWERS, RAISES)
     return positive if sign > 0 else negative
 
 

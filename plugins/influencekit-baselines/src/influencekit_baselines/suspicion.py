@@ -23,7 +23,7 @@ _UNUSED = "not used: the same scores for every query; harmful = suspicious"
 
 def _for_every(query: Query, trajectory: Trajectory, row: Tensor) -> Tensor:
     """[train], low = suspicious -> [query, 1, train], suspicious = harmful."""
-    row = -row if query.better == "higher" else row
+    row = 0 - row if query.better == "higher" else row
     return row.detach().expand(len(query.labels(trajectory.workload)), 1, -1).clone()
 
 
