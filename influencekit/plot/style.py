@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def side_colour(sign: int, better: Better | None) -> str:
-    """The colour of effects of this sign: vermilion = harmful, blue = helpful; pink and green where neither."""
+    """The colour of effects of this sign: vermilion = harmful, blue = helpful; pink, green where neither."""
     harm_first = {"lower": (HARMFUL, HELPFUL), "higher": (HELPFUL, HARMFUL)}
     negative, positive = harm_first[better] if better else (LOWERS, RAISES)
     return positive if sign > 0 else negative
