@@ -29,21 +29,24 @@ def verdict(sizes: Sequence[int], estimate: np.ndarray, retrained: np.ndarray) -
     n, e, r = np.asarray(sizes)[known].tolist(), estimate[known], retrained[known]
     if not (e.any() or r.any()):
         return "removing them changes nothing, and the sum says so"
-    wrong, times = np.sign(e) != np.sign(r), r[-1] / e[-1] if e[-1] else 1.0
+    wrong = np.sign(e) != np.sign(r)
+    shown = f"{e[-1] / r[-1] if r[-1] else 1:.2g} times what retraining shows"
     if wrong[-1]:
         right = np.flatnonzero(~wrong)
         first = n[right[-1] + 1] if len(right) else n[0]
         return f"the sum has the wrong sign{f' from {first} examples on' if len(n) > 1 else ''}"
     if wrong.any():
         some = _list([k for k, w in zip(n, wrong, strict=True) if w])
-        return f"the sum has the wrong sign for {some} of them, and of all is {1 / times:.2g} times the truth"
+        return f"the sum has the wrong sign for {some} examples; of all {n[-1]} it is {shown}"
     off = np.abs(e - r) / np.where(r == 0, 1, np.abs(r))
     if off.max() <= NEAR:
         of_all = f"all {n[-1]} examples" if n[-1] > 1 else "this example"
         return f"the sum holds to within {_percent(off.max())} for {_list([*n[:-1], of_all])}"
     near = int((np.maximum.accumulate(off) <= NEAR).sum())
-    holds = f"holds to within {_percent(off[:near].max())} up to {n[near - 1]} examples; " if near else ""
-    return f"the sum {holds}{'is' if not near else 'of all is'} {1 / times:.2g} times what retraining shows"
+    if not near:
+        return f"the sum is {shown}"
+    within = _percent(off[:near].max())
+    return f"the sum holds to within {within} up to {n[near - 1]} examples; of all {n[-1]} it is {shown}"
 
 
 def _percent(part: float) -> str:
