@@ -109,14 +109,14 @@ def extremes(values: Any, better: Better | None, count: int) -> list[tuple[str, 
     """(title, sign of the effects, positions) of both ends of some effects [train], in the order of `ends`.
 
     An end holds at most `count` examples of its own sign. Where there is none, it holds the nearest and says
-    so: with no harmful example, the least helpful. NaN is left out.
+    so: "most harmful: none (least helpful)". NaN is left out.
     """
     order = [int(k) for k in values.argsort(kind="stable") if abs(values[k]) < float("inf")]
     found = []
     for (word, sign), (other, _) in zip(ends(better), ends(better)[::-1], strict=True):
         ranked = order[::-sign]
         own = [k for k in ranked if values[k] * sign > 0]
-        title = most(word) if own else most(other).replace("most", "least")
+        title = most(word) if own else f"{most(word)}: none ({most(other).replace('most', 'least')})"
         found.append((title, sign if own else -sign, (own or ranked)[:count]))
     return found
 

@@ -148,7 +148,9 @@ def test_what_is_printed_and_saved_goes_by_the_querys_direction(
     head = next(line for line in lines if "most" in line)
     if better:
         harm = effects * (1 if better == "higher" else -1)
-        assert head.split("  ")[0] == ("most harmful" if (harm > 0).any() else "least helpful")
+        assert head.split("  ")[0] == (
+            "most harmful" if (harm > 0).any() else "most harmful: none (least helpful)"
+        )
         assert head.rstrip().endswith("most helpful")
     else:
         assert head.startswith("removal lowers it most") and head.rstrip().endswith("removal raises it most")

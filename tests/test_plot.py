@@ -148,7 +148,10 @@ def test_pictures_under_harmful_are_harmful_or_say_that_none_is(result):
         assert (axes[0].get_ylabel(), axes[second].get_ylabel()) == (rows[0][0], rows[1][0])
     up = abs(scores).assign_attrs(better="lower")
     axes = plot.extremes(up, pictures, count=2)
-    assert (axes[0].get_ylabel(), axes[2].get_ylabel()) == ("least helpful", "most helpful")
+    assert (axes[0].get_ylabel(), axes[2].get_ylabel()) == (
+        "most harmful: none\n(least helpful)",
+        "most helpful",
+    )
     assert axes[0].spines["left"].get_edgecolor() == axes[2].spines["left"].get_edgecolor()
 
 

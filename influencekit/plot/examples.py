@@ -28,7 +28,7 @@ def extremes(
     [train, row, column] or [train, row, column, 3] in the same order, in any range: each is stretched to its
     own. Under each stand its id, its class and its score. The attr `better` of the scores, which `estimate`
     and `compare` set, says which sign is harmful; without it the rows say that removal lowers or raises the
-    query. A row holds examples of its own sign only; where there is none, the nearest, as "least helpful".
+    query. A row holds examples of its own sign only; where there is none, the nearest, and says so.
     """
     if scores.dims != ("train",) or len(pictures) != scores.sizes["train"]:
         raise InputError(
@@ -47,7 +47,7 @@ def extremes(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(color=colour, linewidth=2)
             ax.set_xlabel(_caption(scores, k), fontsize="small")
-        row[0].set_ylabel(title, color=colour)
+        row[0].set_ylabel(title.replace(": none (", ": none\n("), color=colour)
         for ax in row[len(chosen) :]:
             ax.remove()
     return [ax for row, (_, _, chosen) in zip(axes, rows, strict=True) for ax in row[: len(chosen)]]
