@@ -1,6 +1,6 @@
 """Screen and verify: what a cheap estimator says of a few examples, or of a set, beside exact retraining."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit.buffers import with_flat
 from influencekit.direction import Which, better_in, better_of, side, which_end
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Estimator, Query
@@ -19,7 +20,7 @@ from influencekit.retrain import Strategy, Weighting, retrained, spans, strategy
 from influencekit.sums import part_sizes, worst_verdict
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Removal, Window
-from influencekit.workload import Workload
+from influencekit.workload import Workload, evaluated_with
 
 __all__ = ["ranked", "remove", "verify_top", "windows_of"]
 
@@ -160,7 +161,7 @@ def _without(
         when = sorted(set().union(*signs.values()))
         theta = {t: trajectory.state(t).theta for t in when}
         asked = {t: query.at(trajectory.workload_at(t), theta[t]) for t in when}
-        without = dict(theta)
+        without: dict[int, tuple[Tensor, Mapping[str, Tensor]]] = {t: (x, {}) for t, x in theta.items()}
         for models in retrained(trajectory, runs, absent, when):
             with torch.no_grad():
                 changes = models.changes(asked[models.state])
@@ -168,11 +169,18 @@ def _without(
                 if models.state in at:
                     truth[:, k, models.members] += at[models.state] * changes
             if last in models.members:
-                without[models.state] = models.theta[models.members.index(last)]
+                row = models.members.index(last)
+                buffers: Mapping[str, Tensor] = {}
+                if models.buffers is not None and models.kept:
+                    buffers = with_flat(models.kept, models.buffers[row])
+                without[models.state] = models.theta[row], buffers
         for k, at in signs.items():
             place = trajectory.workload_at(max(at))
             if workload.test is not None:
-                accuracy[:, k] = place.accuracy(theta[max(at)]), place.accuracy(without[max(at)])
+                accuracy[0, k] = place.accuracy(theta[max(at)])
+                last_theta, own = without[max(at)]
+                with evaluated_with(own):
+                    accuracy[1, k] = place.accuracy(last_theta)
     return truth, accuracy
 
 

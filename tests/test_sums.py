@@ -1,5 +1,7 @@
 """How far a sum of scores holds: its parts beside removals of their own, and the sentence about them."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from helpers_step import conv_workload, quick, traced  # noqa: F401 (a fixture)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_screen import LOSSES, TRAJECTORY, WINDOWS, close
+from torch import nn
 from torch.nn.functional import logsigmoid
 
 import influencekit as ik
@@ -95,3 +98,29 @@ def test_a_sum_over_a_set_that_saturates_is_not_believed():
     assert "times" in found.attrs["verdict"] or "wrong sign" in found.attrs["verdict"]
     with pytest.raises(InputError, match="parts must be at least 1, got 0"):
         ik.remove(ik.record(workload), ids=range(6), parts=0)
+
+
+def test_accuracy_without_the_set_is_that_of_a_batch_norm_model_with_statistics_of_its_own():
+    """Beside a plain torch loop in which the set's terms of the loss are left out."""
+    draw = torch.Generator().manual_seed(1)
+    x, xt = (torch.randn(n, 3, generator=draw, dtype=torch.float64) for n in (24, 40))
+    y, yt = (x[:, 0] > 0).long(), (xt[:, 0] + 0.3 * xt[:, 1] > 0).long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).double()
+    loss = nn.CrossEntropyLoss(reduction="none")
+    trajectory = ik.record(ik.Workload(
+        model=model, loss=loss, train=(x, y), test=(xt, yt), optimizer=SGD(lr=0.3), epochs=4, batch_size=8,
+    ))  # fmt: skip
+    found = ik.remove(trajectory, ids=range(10))
+    plain = deepcopy(model).train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.3)
+    for t in range(trajectory.steps):
+        rows = trajectory.plan.batch(t)
+        optimizer.zero_grad()
+        ((loss(plain(x[rows]), y[rows]) * (rows >= 10)).sum() / len(rows)).backward()
+        optimizer.step()
+    outputs = plain.eval()(xt)
+    assert found.after.item() == pytest.approx(loss(outputs, yt).mean().item(), rel=1e-9)
+    accuracy = (outputs.argmax(1) == yt).double().mean().item()
+    assert found.accuracy_after.item() == accuracy != found.accuracy_before.item()
