@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
+from influencekit.direction import Better
 from influencekit.gradients import rows_of_jacobian
 from influencekit.windows import Window
 from influencekit.workload import Workload
@@ -43,7 +44,14 @@ class Query(ABC):
     """A number of the model, or several, whose change is asked for.
 
     Leave-one-out uses the values, first-order methods their gradient, so they cannot disagree.
+
+    Class attribute `better`: which way of the values is the better one, "lower" for a loss, "higher" for a
+    margin, None (the default) where neither is. It decides which examples are called harmful: those without
+    which the values would be better. Without it, removal "raises" or "lowers" the query and harms nobody. A
+    class whose options decide may make it a property.
     """
+
+    better: ClassVar[Better | None] = None
 
     @abstractmethod
     def labels(self, workload: Workload) -> Sequence[Hashable]:

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from influencekit import __version__
+from influencekit.direction import better_of, sign, written
 from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.finite import naming_the_query, zero_words
 from influencekit.interfaces import Claim, Estimator, Query, Recorder
@@ -26,8 +27,6 @@ from influencekit.windows import Removal, Window, parse_windows
 from influencekit.workload import Workload
 
 __all__ = ["compare", "estimate", "open", "record"]
-
-SIGN = "removal minus full: for a loss, positive = the example helped, negative = harmful"
 
 Windows = str | Sequence[Window] | None
 
@@ -77,10 +76,13 @@ def estimate(
     """Scores of every training example: `influence` [query, window, train], labelled.
 
     `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
-    Sign: removal minus full. Errors: a window outside the run or the recording, an estimator that cannot do
-    it, scores that are not finite.
+    Sign: removal minus full; attr `sign` says what that means for this query, and `better` which way of it
+    is better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how
+    far. Errors: a window outside the run or the recording, an estimator that cannot do it, scores that are
+    not finite.
     """
     query = make("query", query) if isinstance(query, str) else query
+    better = written(better_of(query))
     estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     _check(trajectory, estimator, chosen)
@@ -98,7 +100,7 @@ def estimate(
     said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
     attrs |= {"caution": "; ".join(said)} if said else {}
     return xr.Dataset(
-        {"influence": (("query", "window", "train"), scores.cpu().numpy())},
+        {"influence": (("query", "window", "train"), scores.cpu().numpy(), better)},
         coords={
             "query": labels,
             "train": examples(workload),
@@ -115,9 +117,10 @@ def examples(workload: Workload) -> list[Any]:
 
 def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[str, Any]:
     """What scores say of where they come from: the attrs of every result."""
-    workload = trajectory.workload
+    workload, better = trajectory.workload, better_of(query)
     return {
-        "sign": SIGN,
+        "sign": sign(better),
+        **written(better),
         "estimator": label(estimator),
         "query": label(query),
         "workload": workload.name,
@@ -161,6 +164,7 @@ def compare(
     methods = {label(e): e for e in (_estimator(e) for e in (*estimators, reference))}
     truth = label(_estimator(reference))
     query = make("query", query) if isinstance(query, str) else query
+    better_of(query)
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, notes, beware = [], [], [], {}, list[str]()
     step = None
@@ -210,7 +214,11 @@ def _assemble(
     same = all(row[0]["query"].values.tolist() == first["query"].values.tolist() for row in rows)
     return xr.Dataset(
         {
-            "influence": (("estimator", "seed", "query", "window", "train"), scores.cpu().numpy()),
+            "influence": (
+                ("estimator", "seed", "query", "window", "train"),
+                scores.cpu().numpy(),
+                written(better_of(query)),
+            ),
             "agreement": (
                 ("estimator", "metric", "seed", "query", "window"),
                 matched.movedim(-1, 1).cpu().numpy(),
@@ -228,7 +236,8 @@ def _assemble(
             "example": (("seed", "train"), np.array(examples)),
         },
         attrs={
-            "sign": SIGN,
+            "sign": sign(better_of(query)),
+            **written(better_of(query)),
             "workload": workload.name,
             "setting": str(workload.info.get("setting", "custom")),
             "reference": truth,

@@ -1,27 +1,28 @@
 """Screen and verify: what a cheap estimator says of a few examples, or of a set, beside exact retraining."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit.buffers import with_flat
+from influencekit.direction import Which, better_in, better_of, side, which_end
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.metrics import METRICS, agreement
 from influencekit.pipeline import Windows, estimate, window_coords
 from influencekit.registry import label, make
 from influencekit.retrain import Strategy, Weighting, retrained, spans, strategy_of, window_effects
+from influencekit.sums import part_sizes, worst_verdict
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Removal, Window
-from influencekit.workload import Workload
+from influencekit.workload import Workload, evaluated_with
 
 __all__ = ["ranked", "remove", "verify_top", "windows_of"]
-
-Which = Literal["harmful", "helpful"]
 
 
 def verify_top(
@@ -29,7 +30,7 @@ def verify_top(
     query: Query | str = "test-loss",
     estimator: Estimator | str | xr.Dataset = "dit",
     top: int = 20,
-    which: Which = "harmful",
+    which: Which | None = None,
     windows: Windows = None,
     removal: Removal = "global",
     strategy: Strategy = "auto",
@@ -37,26 +38,31 @@ def verify_top(
     """The most harmful (or helpful) examples by an estimator, and what retraining without each of them shows.
 
     `estimator` may be the result of `estimate` on this run, which brings its windows. The examples are ranked
-    by the mean over queries and windows, `which` = harmful: most negative first, and are the coordinate
-    `train`, in that order. The result has `estimate` and `retrained` [query, window, train], both as removal
+    by the mean over queries and windows, and are the coordinate `train`, in that order. `which` is "harmful"
+    (unless you say) or "helpful", for a query that says which way is better (`Query.better`): for a loss the
+    most harmful have the most negative scores, for a margin the most positive ones. Whatever the query,
+    "lowers" (most negative first) and "raises" say what removal does to it; "lowers" is the default where
+    neither way is better. The result has `estimate` and `retrained` [query, window, train], both as removal
     minus full; `before` [query, window], the query's value in the recorded run at the end of the window, and
     `after` = before + retrained; `agreement` [metric, query, window] of the two over these examples (NaN
     where it is undefined), and `same_sign`, the share of them of which the estimate has the sign right.
 
     Cost: the estimate, and at most a training run for each of the examples, divided by what batching gains.
-    Errors: an estimator that is retraining itself; `top` below 1; scores of another run or query.
+    Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which way is better; scores of
+    another run or query.
     """
     if top < 1:
         raise InputError(f"top must be at least 1, got {top}")
-    if which not in ("harmful", "helpful"):
-        raise InputError(f"which must be 'harmful' or 'helpful', got {which!r}")
-    query, scores, chosen = scored(trajectory, query, estimator, windows, removal)
-    positions = ranked(scores, which)[:top]
+    query = make("query", query) if isinstance(query, str) else query
+    better = better_of(query)
+    which = which_end(which, better, f"query {label(query)}")
+    query, scores, among = scored(trajectory, query, estimator, windows, removal)
+    positions = _ordered(scores, side(which, better))[:top]
     truth = window_effects(
-        trajectory, query, [Weighting(torch.tensor([p])) for p in positions], chosen, strategy
+        trajectory, query, [Weighting(torch.tensor([p])) for p in positions], among, strategy
     )
     found = scores.influence.isel(train=positions)
-    before = _values(trajectory, query, chosen)
+    before = _values(trajectory, query, among)
     return xr.Dataset(
         {
             "estimate": (("query", "window", "train"), found.values),
@@ -69,7 +75,7 @@ def verify_top(
                 (np.sign(found.values) == np.sign(truth.cpu().numpy())).mean(-1),
             ),
         },
-        coords={"metric": list(METRICS), **_coords(scores, found.train.values, chosen)},
+        coords={"metric": list(METRICS), **_coords(scores, found.train.values, among)},
         attrs={**_attrs(scores), "which": which, "strategy": strategy_of(trajectory, strategy)},
     )
 
@@ -81,61 +87,101 @@ def remove(
     estimator: Estimator | str | xr.Dataset = "dit",
     windows: Windows = None,
     removal: Removal = "global",
+    parts: int = 3,
 ) -> xr.Dataset:
     """What being without a whole set of examples does: the sum of their scores, and retraining without all.
 
     `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order. The
-    result has `influence` [query, window, train], the score of each; `estimate` [query, window], their sum,
-    which is what first order says of the set; `retrained` [query, window]; `before` and `after` [query,
-    window], the query's values at the end of the window (where a window of global removal starts later,
-    `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
+    result has `influence` [query, window, train], the score of each, the strongest first; `estimate` [query,
+    window], their sum, which is what first order says of the set; `retrained` [query, window]; `before` and
+    `after` [query, window], the query's values at the end of the window (where a window of global removal
+    starts later, `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
 
-    Cost: the estimate and one training run. Batches keep their divisor: a step that loses all its examples
-    has zero loss gradient, and weight decay and momentum still act. Errors: an id that no example has, none
-    at all, a set that leaves nothing to train on.
+    How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
+    for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
+    it; `parts` says how many sizes, each half of the next. Attr `verdict` says it in words, of the mean over
+    queries and the window that is worst: "the sum has the wrong sign from 50 examples on".
+
+    Cost: the estimate and a training run for each of the parts, at once where batching is faster; parts=1
+    trains only without the whole set. Batches keep their divisor: a step that loses all its examples has zero
+    loss gradient, and weight decay and momentum still act. Errors: an id that no example has, none at all, a
+    set that leaves nothing to train on.
     """
-    workload, steps = trajectory.workload, trajectory.steps
+    if parts < 1:
+        raise InputError(f"parts must be at least 1, got {parts}")
+    workload = trajectory.workload
     positions = positions_of(workload, ids)
     left = torch.ones(workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
     if not left[trajectory.plan.indices.clamp(min=0)][trajectory.plan.indices >= 0].any():
         raise InputError(
             f"these {len(positions)} examples are all that the run trains on; leave some of them in"
         )
-    query, scores, chosen = scored(trajectory, query, estimator, windows, removal)
-    before = _values(trajectory, query, chosen)
-    truth, accuracy = torch.zeros_like(before), np.full((2, len(chosen)), np.nan)
-    for absent, members in spans(chosen, steps).items():
-        evaluations = {k: chosen[k].evaluations(steps) for k in members}
-        when = sorted(set().union(*evaluations.values()))
-        theta = {t: trajectory.state(t).theta for t in when}
-        for models in retrained(trajectory, [Weighting(positions)], absent, when):
-            theta[models.state] = models.theta[0]
-        for k, signs in evaluations.items():
-            for t, sign in signs.items():
-                own, place = trajectory.state(t).theta, trajectory.workload_at(t)
-                at = query.at(place, own)
-                with torch.no_grad():
-                    truth[:, k] += sign * (at(theta[t]) - at(own))
-                if t == max(signs) and workload.test is not None:
-                    accuracy[:, k] = place.accuracy(own), place.accuracy(theta[t])
-    if not truth.isfinite().all():
+    query, scores, among = scored(trajectory, query, estimator, windows, removal)
+    strength = np.abs(scores.influence.mean(("query", "window"), skipna=False).values[positions.numpy()])
+    positions = positions[np.argsort(-strength, kind="stable")]
+    found = scores.influence.isel(train=positions.numpy()).transpose("query", "window", "train").values
+    sizes = part_sizes(len(positions), parts)
+    estimates = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
+    before = _values(trajectory, query, among)
+    truth, accuracy = _without(trajectory, query, [positions[:n] for n in sizes], among)
+    if not truth[..., -1].isfinite().all():
         raise DivergedError(
             f"retraining without {len(positions)} examples gave NaN or infinity; lower the learning rate"
         )
-    found = scores.influence.isel(train=positions.numpy())
+    shown = truth.cpu().numpy()
     return xr.Dataset(
         {
-            "influence": (("query", "window", "train"), found.values),
-            "estimate": (("query", "window"), found.sum("train", skipna=False).values),
-            "retrained": (("query", "window"), truth.cpu().numpy()),
+            "influence": (("query", "window", "train"), found),
+            "estimate": (("query", "window"), estimates[..., -1]),
+            "retrained": (("query", "window"), shown[..., -1]),
             "before": (("query", "window"), before.cpu().numpy()),
-            "after": (("query", "window"), (before + truth).cpu().numpy()),
+            "after": (("query", "window"), (before + truth[..., -1]).cpu().numpy()),
             "accuracy_before": (("window",), accuracy[0]),
             "accuracy_after": (("window",), accuracy[1]),
+            "part_estimate": (("query", "window", "part"), estimates),
+            "part_retrained": (("query", "window", "part"), shown),
         },
-        coords=_coords(scores, found.train.values, chosen),
-        attrs=_attrs(scores),
+        coords={**_coords(scores, scores.train.values[positions.numpy()], among), "part": sizes},
+        attrs={**_attrs(scores), "verdict": worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)},
     )
+
+
+def _without(
+    trajectory: Trajectory, query: Query, sets: Sequence[Tensor], windows: Sequence[Window]
+) -> tuple[Tensor, np.ndarray]:
+    """Effects [query, window, set] of training without each of nested sets, and the test accuracies [2,
+    window] with all examples and without the last set."""
+    workload, steps = trajectory.workload, trajectory.steps
+    runs, last = [Weighting(positions) for positions in sets], len(sets) - 1
+    shape = (len(query.labels(workload)), len(windows), len(sets))
+    truth = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+    accuracy = np.full((2, len(windows)), np.nan)
+    for absent, members in spans(windows, steps).items():
+        signs = {k: windows[k].evaluations(steps) for k in members}
+        when = sorted(set().union(*signs.values()))
+        theta = {t: trajectory.state(t).theta for t in when}
+        asked = {t: query.at(trajectory.workload_at(t), theta[t]) for t in when}
+        without: dict[int, tuple[Tensor, Mapping[str, Tensor]]] = {t: (x, {}) for t, x in theta.items()}
+        for models in retrained(trajectory, runs, absent, when):
+            with torch.no_grad():
+                changes = models.changes(asked[models.state])
+            for k, at in signs.items():
+                if models.state in at:
+                    truth[:, k, models.members] += at[models.state] * changes
+            if last in models.members:
+                row = models.members.index(last)
+                buffers: Mapping[str, Tensor] = {}
+                if models.buffers is not None and models.kept:
+                    buffers = with_flat(models.kept, models.buffers[row])
+                without[models.state] = models.theta[row], buffers
+        for k, at in signs.items():
+            place = trajectory.workload_at(max(at))
+            if workload.test is not None:
+                accuracy[0, k] = place.accuracy(theta[max(at)])
+                last_theta, own = without[max(at)]
+                with evaluated_with(own):
+                    accuracy[1, k] = place.accuracy(last_theta)
+    return truth, accuracy
 
 
 def scored(
@@ -168,12 +214,22 @@ def windows_of(scores: xr.Dataset) -> list[Window]:
     return [Window(*row) for row in zip(*columns, strict=True)]
 
 
-def ranked(scores: xr.Dataset, which: Which = "harmful") -> list[int]:
-    """Positions of the scored examples, the most harmful (or helpful) first, by the mean over the rest."""
+def ranked(scores: xr.Dataset, which: Which | None = None) -> list[int]:
+    """Positions of the scored examples, the most harmful first; `which` as in `verify_top`.
+
+    By the mean over queries and windows. Which way is better is what the result says of its query.
+    """
+    better = better_in(scores.attrs)
+    which = which_end(which, better, f"query {scores.attrs.get('query', 'of these scores')}")
+    return _ordered(scores, side(which, better))
+
+
+def _ordered(scores: xr.Dataset, sign: int) -> list[int]:
+    """Positions of the scored examples, the most negative mean first (sign -1), or the most positive."""
     mean = scores.influence.mean(("query", "window"), skipna=False).values
     order = mean.argsort(kind="stable")
     order = order[np.isfinite(mean[order])].tolist()
-    return order if which == "harmful" else order[::-1]
+    return order[::-1] if sign > 0 else order
 
 
 def positions_of(workload: Workload, ids: Iterable[Hashable]) -> Tensor:
@@ -224,5 +280,5 @@ def _coords(scores: xr.Dataset, train: np.ndarray, windows: Sequence[Window]) ->
 
 
 def _attrs(scores: xr.Dataset) -> dict[str, Any]:
-    same = ("sign", "estimator", "query", "workload", "seed", "optimizer", "influencekit_version")
+    same = ("sign", "better", "estimator", "query", "workload", "seed", "optimizer", "influencekit_version")
     return {name: scores.attrs[name] for name in (*same, "caution") if name in scores.attrs}

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_step import as_it_is
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-
-from helpers_step import as_it_is
 
 import influencekit as ik
 

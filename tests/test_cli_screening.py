@@ -36,6 +36,11 @@ def test_every_estimate_says_how_far_to_trust_it(recorded, trajectory):
     assert float(
         re.match(r"trust (\S+) of 1: agreement with retraining without each of 16 random", said)[1]
     ) == round(expected, 2)
+    found = ik.trust(trajectory)
+    parts = (
+        f"values {found.pearson:.2f}, ranks {found.spearman:.2f}, retraining shows {found.scale:.2g} times"
+    )
+    assert "and of the 8 with the largest scores; " + parts in said
     smooth = run("estimate", recorded, "--trust", "smooth").stdout
     figure = re.search(r"^trust (\S+) of 1: how proportionately training answers", smooth, re.M)[1]
     expected = ik.trust(trajectory, method="smooth")
@@ -55,7 +60,12 @@ def test_a_low_figure_is_a_warning_in_plain_words_and_stands_in_the_result(recor
     assert "a smaller learning rate (now " in shown and "--verify-top 20 shows" in shown
     attrs = xr.open_zarr(out, consolidated=False).attrs
     assert attrs["trust_warning"] in " ".join(shown.split())
-    assert attrs["trust_method"] == "retrain" and attrs["trust_trainings"] == 16 and attrs["trust_limit"] == 2
+    assert (
+        attrs["trust_method"] == "retrain"
+        and 16 < attrs["trust_trainings"] <= 24
+        and attrs["trust_limit"] == 2
+    )
+    assert attrs["trust"] == min(attrs["trust_pearson"], attrs["trust_spearman"]) and attrs["trust_scale"] > 0
     assert 0 < attrs["trust"] <= 1 and attrs["trust_seconds"] > 0
     assert "--verify-top 20 shows" not in run("estimate", recorded, "--verify-top", "2").stdout
 
@@ -98,6 +108,24 @@ def test_the_set_is_printed_with_prediction_and_truth(recorded, trajectory, list
         f"{after - before:+.1f}",
         "%",
     ]
+
+
+def test_how_far_the_sum_holds_is_printed_and_saved(recorded, trajectory, listed, some, tmp_path):
+    out = tmp_path / "scores.zarr"
+    shown = run("estimate", recorded, "--trust", "none", "--remove", listed, "--out", out).stdout
+    found = ik.remove(trajectory, ids=some)
+    assert shown.splitlines()[-2] == found.attrs["verdict"]
+    rows = {int(m[1]): m[2].split() for m in re.finditer(r"(?m)^(\d) strongest of them +(.*)$", shown)}
+    assert list(rows) == found.part.values.tolist()[:-1][::-1] == [2, 1]
+    for size, cells in rows.items():
+        at = found.sel(part=size)
+        change, total = at.part_retrained.item(), at.part_estimate.item()
+        before = found.before.item()
+        expected = [before, before + change, change, total]
+        assert [float(c) for c in cells] == pytest.approx(expected, rel=1e-3)
+    saved = xr.open_zarr(out, consolidated=False).load()
+    assert saved.attrs["removed_verdict"] == found.attrs["verdict"]
+    np.testing.assert_allclose(saved.removed_part_retrained, found.part_retrained)
 
 
 def test_a_set_has_a_row_for_every_window(recorded, listed):

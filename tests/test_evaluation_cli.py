@@ -45,8 +45,8 @@ def test_the_json_holds_the_figures_that_python_gives(compared):
         assert (row["low"], row["high"]) == pytest.approx(ends)
     curves = [brittleness(each, "prediction:example=3", ["if"], k=(2,)) for each in runs]
     row = found["brittleness:k=2"]["estimators"]["if"]
-    assert row["helpful"][0]["mean"] == pytest.approx(np.mean([c.effect.values[0, 0] for c in curves]))
-    assert row["harmful_flips"][0]["mean"] == pytest.approx(np.mean([c.flips.values[0, 1] for c in curves]))
+    assert row["raises"][0]["mean"] == pytest.approx(np.mean([c.effect.values[0, 0] for c in curves]))
+    assert row["lowers_flips"][0]["mean"] == pytest.approx(np.mean([c.flips.values[0, 1] for c in curves]))
     assert list(found["taylor"]["estimators"]) == ["dit"]
     slopes = [taylor(each, "prediction:example=3", "dit").slope.item() for each in runs]
     assert found["taylor"]["estimators"]["dit"]["slope"]["mean"] == pytest.approx(np.mean(slopes))
@@ -70,7 +70,7 @@ def test_the_tables_stand_under_that_of_agreement(compared):
     head = next(k for k, line in enumerate(lines) if re.fullmatch(r"estimator +lds +from +to", line))
     assert [line.split()[0] for line in lines[head + 1 : head + 4]] == ["dit", "if", "loo"]
     assert len({len(line) for line in lines[head : head + 4]}) == 1, "columns are flush right"
-    assert re.search(r"(?m)^most helpful +dit +[+-]\d\.\d\de-\d\d ± ", shown)
+    assert re.search(r"(?m)^removal raises it most +dit +[+-]\d\.\d\de-\d\d ± ", shown)
     assert re.search(r"(?m)^flipped, random +mean of 8 +\d+\.\d ± \d+\.\d %$", shown)
     assert "left out: if does not claim first order; loo does not claim first order" in shown
 
@@ -189,13 +189,13 @@ def test_plots_show_the_numbers_they_are_given(compared):
     groups = plot.predicted(saved("leave-k-out_k=1+3_groups=5"))
     assert [t.get_text() for t in groups[0].get_legend().get_texts()] == ["k = 3", "k = 1"]
     curves = saved("brittleness_k=2")
-    helpful, harmful, flips = plot.brittleness(curves)
-    drawn = {line.get_label(): line.get_ydata() for line in helpful.lines}
+    raises, lowers, flips, _ = plot.brittleness(curves)
+    drawn = {line.get_label(): line.get_ydata() for line in raises.lines}
     for name in ("dit", "if", "loo"):
-        mean = curves.effect.sel(estimator=name, removed="helpful").mean(("seed", "query", "window"))
+        mean = curves.effect.sel(estimator=name, removed="raises").mean(("seed", "query", "window"))
         np.testing.assert_allclose(drawn[name], mean)
     np.testing.assert_allclose(drawn["random"], curves.control.mean(("seed", "draw", "query", "window")))
-    assert flips.get_ylabel() == "predictions flipped, %" and harmful.get_xlabel() == "k"
+    assert flips.get_ylabel() == "predictions flipped, %" and lowers.get_xlabel() == "k"
     left = saved("taylor")
     ax = plot.taylor(left)
     curve = ax.lines[0].get_ydata()

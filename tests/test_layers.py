@@ -36,6 +36,9 @@ LAYERS = (
         "tracing",
         "widths",
     },
+    {"checkpoints", "direction", "errors", "progress"},
+    {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
+    {"curvature", "gradients", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
     {
@@ -48,6 +51,7 @@ LAYERS = (
         "recording",
         "reliability",
         "screen",
+        "sums",
         "verification",
     },
     {"reproduce", "testing"},

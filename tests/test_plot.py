@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from influencekit import InputError, analysis, plot
 
@@ -16,7 +18,11 @@ def result() -> xr.Dataset:
     truth[:, :, :, 5] = np.nan  # was not retrained
     return xr.Dataset(
         {
-            "influence": (("estimator", "seed", "query", "window", "train"), np.stack([good, truth])),
+            "influence": (
+                ("estimator", "seed", "query", "window", "train"),
+                np.stack([good, truth]),
+                {"better": "lower"},
+            ),
             "agreement": (("estimator", "metric", "seed", "query", "window"), np.full((2, 1, 2, 1, 3), 0.75)),
             "accuracy": (("seed",), [0.9, 0.95]),
         },
@@ -89,6 +95,75 @@ def test_timeline_draws_the_most_extreme_examples_over_the_windows(result):
     for line, k in zip(lines, chosen, strict=True):
         np.testing.assert_array_equal(line.get_xdata(), [4, 8, 12])
         np.testing.assert_array_equal(line.get_ydata(), scores.values[:, k])
+
+
+def drawn(ax):
+    """{id: what it is called} of the examples that a timeline draws; each once."""
+    names = [line.get_label() for line in ax.lines if " (" in line.get_label()]
+    found = dict(name.rstrip(")").split(" (") for name in names)
+    assert len(found) == len(names)
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 3.0]), min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.sampled_from(["lower", "higher", "none"]),
+)
+def test_timeline_draws_as_many_lines_as_asked_for_and_calls_each_by_its_sign(sums, count, better):
+    """Beside the plain rule: sort by strength in each sign, take `count`, fill up from the other sign."""
+    first = [s / 4 for s in sums]
+    scores = xr.DataArray(
+        [first, [s - f for s, f in zip(sums, first, strict=True)]], dims=("window", "train"),
+        coords={"stop": ("window", [1, 2]), "train": [f"a{k}" for k in range(len(sums))]},
+        attrs={"better": better},
+    )  # fmt: skip
+    found = drawn(plot.timeline(scores, count=count))
+    assert len(found) == min(2 * count, len(sums))
+    words = {"lower": ("harmful", "helpful"), "higher": ("helpful", "harmful")}.get(
+        better, ("removal lowers it", "removal raises it")
+    )
+    for name, word in found.items():
+        total = sums[int(name[1:])]
+        assert word == ("no effect" if total == 0 else words[total > 0])
+    for sign in (-1, 1):
+        mine = sorted(-abs(s) for s in sums if s * sign > 0)
+        shown = sorted(-abs(sums[int(n[1:])]) for n in found if sums[int(n[1:])] * sign > 0)
+        assert shown == mine[: len(shown)] and len(shown) >= min(count, len(mine))
+
+
+def test_pictures_under_harmful_are_harmful_or_say_that_none_is(result):
+    pictures = np.zeros((5, 4, 4))
+    scores = xr.DataArray([1.0, 2.0, -3.0, 4.0, 5.0], dims="train")
+    for better, rows in (
+        ("lower", [("most harmful", [2]), ("most helpful", [4, 3, 1])]),
+        ("higher", [("most harmful", [4, 3, 1]), ("most helpful", [2])]),
+        ("none", [("removal lowers it most", [2]), ("removal raises it most", [4, 3, 1])]),
+    ):
+        axes = plot.extremes(scores.assign_attrs(better=better), pictures, count=3)
+        shown = [int(ax.get_xlabel().splitlines()[0]) for ax in axes]
+        assert shown == rows[0][1] + rows[1][1]
+        second = len(rows[0][1])
+        assert (axes[0].get_ylabel(), axes[second].get_ylabel()) == (rows[0][0], rows[1][0])
+    up = abs(scores).assign_attrs(better="lower")
+    axes = plot.extremes(up, pictures, count=2)
+    assert (axes[0].get_ylabel(), axes[2].get_ylabel()) == (
+        "most harmful: none\n(least helpful)",
+        "most helpful",
+    )
+    assert axes[0].spines["left"].get_edgecolor() == axes[2].spines["left"].get_edgecolor()
+
+
+def test_colours_follow_the_querys_direction(patterned):
+    """Blue = helpful: above zero for a loss, below for a margin; neither colour where there is no harm."""
+    ends = {}
+    for better in ("lower", "higher", "none"):
+        colours = plot.pattern_map(patterned.assign_attrs(better=better)).images[0].get_cmap()
+        ends[better] = [np.array(colours(at)[:3]) for at in (0.25, 0.75)]
+    np.testing.assert_allclose(ends["lower"], ends["higher"][::-1], atol=0.02)  # a step of 256 colours
+    assert all(abs(one - other).max() > 0.2 for one in ends["lower"] for other in ends["none"])
+    assert analysis.patterns(patterned.standardised.assign_attrs(better="higher")).attrs["better"] == "higher"
 
 
 def test_plots_draw_on_the_axes_they_are_given(result):

@@ -55,13 +55,13 @@ def recorded(seed, calm=False):
 
 
 @pytest.mark.parametrize("windows", [None, [Window(1, 5), Window(2, 4, "window")]])
-def test_retrain_is_the_mean_correlation_with_plain_retraining(windows):
-    """Beside scipy, and torch.optim runs without one example at a time."""
+def test_retrain_is_the_smaller_of_two_correlations_with_plain_retraining(windows):
+    """Beside scipy, and torch.optim runs without one example at a time; a weight of 3 is three copies."""
     workload = tiny_workload(AdamW(lr=0.05))
     trajectory = ik.record(workload)
-    found = ik.trust(trajectory, QUERY, "dit", "retrain", examples=5, windows=windows)
+    found = ik.trust(trajectory, QUERY, "dit", "retrain", examples=4, windows=windows)
     scores = ik.estimate(trajectory, QUERY, "dit", windows).influence.sel(train=found.train)
-    base, figures = plain_run(workload), []
+    base, figures, slope = plain_run(workload), [], np.zeros(2)
     for k, window in enumerate(windows or [Window(0, 6)]):
         truth = []
         for name in found.train.values.tolist():
@@ -71,10 +71,73 @@ def test_retrain_is_the_mean_correlation_with_plain_retraining(windows):
             truth.append(sum(s * (at[t](theta[t]) - at[t](base[t])) for t, s in signs).item())
         retrained = torch.tensor(found.retrained.values[0, k])
         agree("retrain", retrained, torch.tensor(truth, dtype=torch.float64), 1e-9, str(window))
-        estimate = scores.values[0, k]
-        figures += [pearsonr(estimate, truth)[0], spearmanr(estimate, truth)[0]]
-    assert found.trust.item() == pytest.approx(np.mean(figures))
-    assert found.sizes["train"] == 5 and found.attrs["method"] == "retrain"
+        estimate, truth, weight = scores.values[0, k], np.array(truth), found.weight.values[k]
+        copies = np.repeat(np.arange(len(truth)), np.round(6 * weight).astype(int))
+        assert np.allclose(6 * weight, np.round(6 * weight))
+        random = found.random.values & (weight > 0)
+        pair = pearsonr(estimate[copies], truth[copies])[0], spearmanr(estimate[random], truth[random])[0]
+        np.testing.assert_allclose(found.agreement.values[:, 0, k], pair)
+        figures.append(pair)
+        slope += weight @ (estimate * truth), weight @ estimate**2
+    assert found.trust.item() == pytest.approx(np.mean([min(pair) for pair in figures]))
+    assert [found.pearson.item(), found.spearman.item()] == pytest.approx(np.mean(figures, axis=0))
+    assert found.scale.item() == pytest.approx(slope[0] / slope[1])
+    assert found.attrs["method"] == "retrain" and found.attrs["trainings"] <= 6 * len(windows or [0])
+
+
+@pytest.mark.parametrize("power", [1, 1 / 3, 3])
+def test_with_all_examples_drawn_trust_is_the_smaller_correlation_over_all_of_them(power):
+    """Scores with the truth's ranks and other values: the ranks cannot hide it."""
+    trajectory = recorded(0)
+    truth = ik.estimate(trajectory, QUERY, "loo")
+    values = truth.influence.values
+    bent = truth.assign(influence=truth.influence.copy(data=np.sign(values) * abs(values) ** power))
+    found = ik.trust(trajectory, QUERY, bent, examples=48)
+    expected = pearsonr(values.ravel(), bent.influence.values.ravel())[0]
+    assert found.spearman.item() == pytest.approx(1)
+    assert found.trust.item() == found.pearson.item() == pytest.approx(expected, abs=1e-4)
+    assert (found.trust.item() > 0.999) == (power == 1)
+
+
+def outlier(scores, noise):
+    """Scores of which a few have their true value and the rest have no more than their sign."""
+    values = scores.influence.values.copy()
+    large = abs(values) >= np.sort(abs(values).ravel())[-6]
+    values[~large] = noise[~large] * abs(values[~large]).max() * 0.2
+    return scores.assign(influence=scores.influence.copy(data=values))
+
+
+def test_where_values_agree_and_ranks_do_not_trust_is_low():
+    trajectory = recorded(0)
+    truth = ik.estimate(trajectory, QUERY, "loo")
+    noise = np.random.default_rng(0).normal(size=truth.influence.shape)
+    found = ik.trust(trajectory, QUERY, outlier(truth, noise), examples=48)
+    assert found.pearson.item() > 0.8 and found.trust.item() == found.spearman.item() < 0.6
+
+
+def test_a_random_draw_alone_does_not_see_the_tail_and_trust_does():
+    """Right for all examples but the six of the largest scores, which decide what Pearson's is over all."""
+    trajectory = recorded(0)
+    truth = ik.estimate(trajectory, QUERY, "loo")
+    values = truth.influence.values.copy()
+    large = abs(values).ravel().argsort()[-6:]
+    values[..., large] = -3 * values[..., large]
+    wrong = truth.assign(influence=truth.influence.copy(data=values))
+    over_all = pearsonr(values.ravel(), truth.influence.values.ravel())[0]
+    for seed in range(4):
+        found = ik.trust(trajectory, QUERY, wrong, examples=16, seed=seed)
+        assert found.pearson.item() == pytest.approx(over_all, abs=0.15) and over_all < 0
+        assert found.trust.item() < 0.2 and "is below" in found.attrs["warning"]
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1, False), (10, True), (0.1, True)])
+def test_scores_of_another_size_keep_their_trust_and_get_a_warning(factor, said):
+    trajectory = ik.record(proportional())
+    scores = ik.estimate(trajectory, QUERY)
+    found = ik.trust(trajectory, QUERY, scores.assign(influence=factor * scores.influence))
+    assert found.trust.item() == pytest.approx(1) and found.scale.item() == pytest.approx(1 / factor)
+    words = f"retraining shows {1 / factor:.2g} times what the scores say: take none of them for an amount"
+    assert found.attrs["warning"] == (words if said else "")
 
 
 def test_smooth_is_the_cosine_of_the_two_changes_that_halving_and_removing_make():
@@ -93,6 +156,8 @@ def test_smooth_is_the_cosine_of_the_two_changes_that_halving_and_removing_make(
     expected = torch.cosine_similarity(first, second, 0).item()
     assert found.trust.item() == pytest.approx(expected, abs=1e-9) and abs(expected) < 1 - 1e-6
     assert found.attrs["trainings"] == 2
+    whole = losses[2] - losses[0]  # beside what first order says of it, which is twice the first half
+    assert found.scale.item() == pytest.approx((whole @ (2 * first) / (4 * first @ first)).item(), rel=1e-8)
 
 
 @pytest.mark.parametrize("method", ["retrain", "smooth"])

@@ -262,7 +262,7 @@ def test_more_than_there_are_is_all_and_one_has_no_agreement():
     ("arguments", "words"),
     [
         ({"top": 0}, "top must be at least 1"),
-        ({"which": "odd"}, "'harmful' or 'helpful', got 'odd'"),
+        ({"which": "odd"}, "'harmful', 'helpful', 'raises' or 'lowers', got 'odd'"),
         ({"estimator": "ditt"}, "did you mean 'dit'"),
         ({"windows": "step:4-9"}, "outside the run"),
     ],

@@ -9,6 +9,7 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
+from influencekit.direction import better_in
 from influencekit.errors import InputError
 from influencekit.workload import Batch, Workload, like, tensors_of
 
@@ -50,6 +51,10 @@ def flipped(workload: Workload, share: float = 0.1, seed: int = 0) -> tuple[Work
 def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.Dataset:
     """How well scores find corrupted examples, the most negative score being the most suspicious.
 
+    Scores of a query of which higher is better (a margin; their attr `better`, which `estimate` and `compare`
+    set, says so) are turned round first, so that the most suspicious is the most harmful there, too. "Most
+    negative" below is meant so.
+
     `scores` [..., train]; `corrupted` a mask [train], or labelled, with some of the scores' dimensions (such
     as [seed, train]). With m corrupted among n, over the leading dimensions of `scores`:
 
@@ -70,7 +75,7 @@ def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.
         raise InputError(f"detection: expected scores [.., train], got {got}")
     x = scores.transpose(..., "train")
     mask = _mask(x, corrupted)
-    values = x.values.astype(np.float64)
+    values = x.values.astype(np.float64) * (-1 if better_in(scores.attrs) == "higher" else 1)
     if np.isnan(values).any():
         raise InputError(
             "detection: scores hold NaN; drop the examples that were not scored, from scores and mask alike"

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy import special, stats
 
+from influencekit.direction import better_in, written
 from influencekit.errors import InputError
 
 __all__ = ["PATTERNS", "patterns"]
@@ -52,9 +53,9 @@ def patterns(
     - `fluctuating`, `adaptive`: "adaptive" and "standard deviation" are the words. Read as: the limit is the
       mean deviation of the examples without a trend plus `fluctuating` (2) times the standard deviation of
       these deviations. With adaptive=False the limit is `fluctuating` itself.
-    - `magnitude`: the paper's regression is on signed values, so a harmful example whose harm fades has a
-      rising line and is `late`. True takes slope and p-value of |z|, and so asks whether influence of either
-      sign fades or grows; everything else stays signed.
+    - `magnitude`: the paper's regression is on signed values, so an example whose negative effect fades (for
+      a loss, a harmful one) has a rising line and is `late`. True takes slope and p-value of |z|, and so asks
+      whether influence of either sign fades or grows; everything else stays signed.
     - `ddof`: 0 as in its StandardScaler, for z and for deviations.
 
     Cost: O(window x train). Errors: fewer than three windows or two examples, values that are not finite.
@@ -99,6 +100,7 @@ def patterns(
             "adaptive": int(adaptive),  # netCDF knows no booleans
             "magnitude": int(magnitude),
             "ddof": ddof,
+            **written(better_in(influence.attrs)),
         },
     )
 

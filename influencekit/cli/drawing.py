@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from influencekit.direction import better_in, written
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -34,15 +36,16 @@ def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[
     if "agreement" in result and len(names) > 1:
         save(plot.agreement(result), "agreement.png")
     first = result.isel(seed=0)
+    better = written(better_in(result.attrs))
     scores = first.influence.mean("query", skipna=False)
     some = "" if result.sizes["seed"] == 1 else f", seed {int(first.seed)}"
     several = result.sizes["window"] > 1
     for name in names:
         file = re.sub(r"[^\w.=-]+", "_", name)
-        each = scores.sel(estimator=name)
+        each = scores.sel(estimator=name).assign_attrs(better)
         if pictures is not None:
             mean = f", mean of {result.sizes['window']} windows" if several else ""
-            axes = plot.extremes(each.mean("window", skipna=False), pictures)
+            axes = plot.extremes(each.mean("window", skipna=False).assign_attrs(better), pictures)
             save(axes, f"extremes-{file}.png", f"{result.attrs['workload']}: {name}{some}{mean}")
         if several:
             line = plot.timeline(each.transpose("window", "train"))

@@ -37,7 +37,8 @@ FORMATS = (".zarr", ".nc", ".csv")
 @click.option(
     "--out",
     metavar="FILE",
-    help="A new file for the scores: .zarr, .nc (netCDF) or .csv (most harmful first).",
+    help="A new file for the scores: .zarr, .nc (netCDF) or .csv (most harmful first, where one way of the "
+    "query is better).",
 )
 @click.option(
     "--top",
@@ -45,7 +46,7 @@ FORMATS = (".zarr", ".nc", ".csv")
     default=8,
     show_default=True,
     metavar="N",
-    help="How many harmful and helpful examples are printed.",
+    help="How many examples of both ends, harmful and helpful, are printed.",
 )
 @click.option(
     "--trust",
@@ -62,28 +63,32 @@ FORMATS = (".zarr", ".nc", ".csv")
     metavar="N",
     help="Retrain without each of the N most harmful examples, and show estimate and truth side by side.",
 )
+@click.option("--harmful", "which", flag_value="harmful", help="--verify-top takes this end: the default.")
+@click.option("--helpful", "which", flag_value="helpful", help="--verify-top takes the other end.")
 @click.option(
-    "--harmful/--helpful",
-    default=True,
-    show_default=True,
-    help="Which end of the ranking --verify-top takes.",
+    "--lowers",
+    "which",
+    flag_value="lowers",
+    help="--verify-top takes those whose removal lowers the query most: the default where neither way of it "
+    "is better, as for a prediction.",
 )
+@click.option("--raises", "which", flag_value="raises", help="Those whose removal raises it most.")
 @click.option(
     "--remove",
     metavar="FILE",
-    help="Predict the joint effect of a set of examples, and retrain without all of it. One id a line; blank "
-    "lines and lines that begin with # do not count.",
+    help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
+    "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count.",
 )
 @shared("code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, out: str | None, top: int, trust: str,
-    verify_top: int | None, harmful: bool, remove: str | None, code: str | None, device: str,
+    verify_top: int | None, which: Any, remove: str | None, code: str | None, device: str,
     data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
-    A score is the query without the example minus the query with it: for a loss, negative means harmful.
-    Examples:
+    A score is the query without the example minus the query with it: for a loss, negative means harmful; for
+    a margin, positive does. Where neither way is better, removal lowers or raises the query. Examples:
 
     \b
       influencekit estimate run.zarr
@@ -100,14 +105,16 @@ def estimate(
             from influencekit.cli import screening
             from influencekit.cli.examples import classes
             from influencekit.cli.problems import reopen, use_device
+            from influencekit.direction import better_of, which_end
+            from influencekit.registry import make
 
+            which = which_end(which, better_of(make("query", query)), f"query {query}")
             ids = screening.read_ids(remove) if remove else None
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
             if ids:
                 screen.positions_of(trajectory.workload, ids)  # unknown ones are found before the work
             scores = pipeline.estimate(trajectory, query, estimator, window, removal)
             scores = scores.assign_attrs(_trust(trajectory, query, estimator, scores, trust))
-            which: Any = "harmful" if harmful else "helpful"
             verified = removed = None
             began = time.perf_counter()
             if verify_top:
@@ -140,7 +147,7 @@ def estimate(
 def _trust(
     trajectory: Trajectory, query: str, estimator: str, scores: xr.Dataset, method: Any
 ) -> dict[str, Any]:
-    """The attrs `trust` and `trust_...`: method, limit, trainings, warning, seconds; none for the truth."""
+    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth."""
     from influencekit import reliability
     from influencekit.interfaces import Claim
     from influencekit.registry import make
@@ -150,7 +157,8 @@ def _trust(
         return {}
     began = time.perf_counter()
     found = reliability.trust(trajectory, query, scores, method)
-    about = {f"trust_{name}": found.attrs[name] for name in ("method", "limit", "trainings", "warning")}
+    about = {f"trust_{name}": value for name, value in found.attrs.items()}
+    about |= {f"trust_{n}": found[n].item() for n in ("pearson", "spearman", "scale") if n in found}
     return {"trust": found.trust.item(), **about, "trust_seconds": time.perf_counter() - began}
 
 

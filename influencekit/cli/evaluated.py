@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from influencekit.cli.table import aligned, figure, paragraph, share
+from influencekit.direction import most
 
 __all__ = ["evaluated"]
 
@@ -80,14 +81,15 @@ def _leave_k_out(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows],
 
 def _brittleness(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows], Sequence[str]]:
     flips = "flips" in one["control"]
+    ends = [word for word in ("helpful", "harmful", "raises", "lowers") if word in _first_of(one)]
 
     def table(spread: bool) -> Rows:
         rows = [["removed", "chosen by", *(f"k = {k}" for k in one["k"])]]
         kinds = [("effect", "", _effect), *([("flips", "_flips", share)] if flips else [])]
         for key, end, words in kinds:
-            for removed in ("helpful", "harmful"):
+            for removed in ends:
                 for j, (name, row) in enumerate(one["estimators"].items()):
-                    first = ("flipped, " if end else "") + f"most {removed}"
+                    first = ("flipped, " if end else "") + most(removed)
                     cells = [words(value, spread) for value in row[removed + end]]
                     rows.append(["" if j else first, name, *cells])
             cells = [words(value, spread) for value in one["control"][key]]
@@ -96,6 +98,10 @@ def _brittleness(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows],
 
     title = "Brittleness: the effect on the query of retraining without k examples"
     return title, 2, table, ()
+
+
+def _first_of(one: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(one["estimators"].values()))
 
 
 def _effect(value: dict[str, float], spread: bool) -> str:

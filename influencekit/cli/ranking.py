@@ -1,13 +1,18 @@
-"""What `estimate` prints: the most harmful and the most helpful training examples, side by side."""
+"""What `estimate` prints: the most harmful and the most helpful training examples, side by side.
+
+By the sign of their effect and the direction of the query, so that neither list is filled from the other.
+"""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from influencekit.cli.summary import window_name
 from influencekit.cli.table import aligned, paragraph
+from influencekit.direction import better_in, extremes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,8 +40,6 @@ def report(result: xr.Dataset, top: int, width: int | None, verified: bool = Fal
         "",
     ]
     scores = result.influence.isel(estimator=0, seed=0).mean(("query", "window"), skipna=False)
-    order = scores.values.argsort(kind="stable")
-    order = order[~(scores.values[order] != scores.values[order])]
     labelled = "label" in scores.coords
 
     def cells(k: int) -> list[str]:
@@ -44,20 +47,21 @@ def report(result: xr.Dataset, top: int, width: int | None, verified: bool = Fal
         return [str(scores.example.values[k]), *label, f"{float(scores.values[k]):+.3e}"]
 
     head = ["example", *(["class"] if labelled else []), "effect"]
-    top = min(top, len(order))
-    harmful = [head, *(cells(k) for k in order[:top])]
-    helpful = [head, *(cells(k) for k in order[::-1][:top])]
-    left, right = aligned(harmful, left=len(head) - 1), aligned(helpful, left=len(head) - 1)
-    wide = max(map(len, left))
-    titles = ("most harmful", "most helpful")
-    if width is None or wide + 4 + max(map(len, right)) <= width:
+    titles, parts = [], []
+    for title, _, some in extremes(scores.values, better_in(attrs), top):
+        titles.append(title)
+        parts.append(aligned([head, *map(cells, some)], left=len(head) - 1))
+    left, right = parts
+    wide = max(map(len, [*left, titles[0]]))
+    if width is None or wide + 4 + max(map(len, [*right, titles[1]])) <= width:
         lines.append(click.style(f"{titles[0]:<{wide + 4}}{titles[1]}", bold=True))
-        lines += [f"{a:<{wide + 4}}{b}" for a, b in zip(left, right, strict=True)]
+        lines += [f"{a:<{wide + 4}}{b}".rstrip() for a, b in zip_longest(left, right, fillvalue="")]
     else:
         for title, part in zip(titles, (left, right), strict=True):
             lines += [click.style(title, bold=True), *part, ""]
-    if len(order) < scores.sizes["train"]:
-        lines.append(f"{len(order)} of {scores.sizes['train']} examples were scored")
+    known = int(scores.notnull().sum())
+    if known < scores.sizes["train"]:
+        lines.append(f"{known} of {scores.sizes['train']} examples were scored")
     lines += ["", paragraph("effect = the query without the example minus with it", width)]
     if caution := attrs.get("caution"):
         lines += [paragraph(click.style("Beware: ", fg="yellow", bold=True) + caution, width)]
@@ -68,14 +72,17 @@ def report(result: xr.Dataset, top: int, width: int | None, verified: bool = Fal
 
 
 def _trust(attrs: dict[str, Any]) -> str:
-    """`trust 0.87: ...`: the figure, what it is, what it cost."""
-    method, seconds = attrs["trust_method"], f"{attrs['trust_seconds']:.1f} s"
-    figure = "unknown" if attrs["trust"] != attrs["trust"] else f"{attrs['trust']:.2f}"
-    if method == "retrain":
-        how = f"agreement with retraining without each of {attrs['trust_trainings']} random examples"
-    else:
-        how = "how proportionately training answers when a few examples lose their weight"
-    return f"trust {figure} of 1: {how} ({seconds})"
+    """`trust 0.87 of 1 (values 0.87, ranks 0.95; ...): ...`: the figure, its parts, what it is and cost."""
+    seconds = f"{attrs['trust_seconds']:.1f} s"
+    if attrs["trust"] != attrs["trust"]:
+        return f"trust unknown ({seconds})"
+    parts = "".join(
+        f"{word} {attrs[f'trust_{name}']:.2f}, "
+        for word, name in (("values", "pearson"), ("ranks", "spearman"))
+        if f"trust_{name}" in attrs
+    )
+    size = f"retraining shows {attrs['trust_scale']:.2g} times the scores"
+    return f"trust {attrs['trust']:.2f} of 1: {attrs['trust_how']}; {parts}{size} ({seconds})"
 
 
 def _short(value: object) -> str:

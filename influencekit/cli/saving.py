@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from influencekit.cli.drawing import draw, draw_evaluation
 from influencekit.cli.output import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
+from influencekit.direction import better_in, ends
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,7 @@ def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:
 def write_ranking(result: xr.Dataset, path: Path) -> None:
     """One row an example, seed, query and window; the most harmful by the first estimator come first.
 
+    Where neither way of the query is better, those whose removal lowers it most.
     What `estimate` retrained follows: its effect, empty where there is none, and 1 for what was removed.
     """
     names = result.estimator.values.tolist()
@@ -84,12 +86,12 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
 
 def _ranking(result: xr.Dataset, labelled: bool, extra: list[str]) -> Iterator[list[Any]]:
     scores = result.influence.transpose("seed", "query", "window", "train", "estimator").values
-    ids = result.example.values
+    ids, first = result.example.values, ends(better_in(result.attrs))[0][1]
     for s, seed in enumerate(result.seed.values.tolist()):
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):
                 some = scores[s, q, w]
-                for i in some[:, 0].argsort(kind="stable"):  # not a number comes last
+                for i in (-first * some[:, 0]).argsort(kind="stable"):  # not a number comes last
                     label = [result.label.values[s, i]] if labelled else []
                     row = [ids[s, i], *label, seed, query, window_name(result, w), *some[i].tolist()]
                     more = [result[n].values[(q, w, i) if n == "retrained" else i].item() for n in extra]

@@ -9,6 +9,7 @@ import click
 
 from influencekit.cli.summary import window_name
 from influencekit.cli.table import aligned, paragraph
+from influencekit.direction import most
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset 
 
     `retrained` and `after` [query, window, train], `before` [query, window] and `agreement` [metric, query,
     window] of the verified examples; `removed` [train] marks the set, `removed_estimate`, `..._retrained`,
-    `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after` [window] are its.
+    `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after` [window] are its,
+    `removed_part_estimate`, `..._retrained` [query, window, part] those of its parts, and the attr
+    `removed_verdict` says how far their sum holds.
     """
     ids = result.example.isel(seed=0).values.tolist()
     if verified is not None:
@@ -54,8 +57,10 @@ def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset 
         marks = np.zeros(len(ids), dtype=np.int8)
         marks[_places(ids, removed)] = 1
         result["removed"] = "train", marks
-        for name in ("estimate", "retrained", "before", "after", "accuracy_before", "accuracy_after"):
+        for name in [str(n) for n in removed.data_vars if n != "influence"]:
             result[f"removed_{name}"] = removed[name].dims, removed[name].values
+        result = result.assign_coords(part=removed.part.values)
+        result.attrs["removed_verdict"] = removed.attrs["verdict"]
     return result
 
 
@@ -86,7 +91,12 @@ def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None)
         if name in ("pearson", "spearman") and value == value and count > 3  # of two or three it says nothing
     ]
     attrs = verified.attrs
-    title = f"the {count} most {attrs['which']}, retrained without each ({attrs['seconds']:.1f} s)"
+    end = (
+        f"most {attrs['which']}"
+        if attrs["which"] in ("harmful", "helpful")
+        else f"whose {most(attrs['which'])}"
+    )
+    title = f"the {count} {end}, retrained without each ({attrs['seconds']:.1f} s)"
     many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
     over = " and ".join(each for each in many if not each.startswith("1 "))
     said = f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all examples; "
@@ -95,7 +105,8 @@ def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None)
 
 
 def removed_report(removed: xr.Dataset, width: int | None) -> str:
-    """The whole set: the query with and without it, and the sum of the scores; a row a window."""
+    """The whole set: the query with and without it, and the sum of the scores, a row a window; the same of
+    its parts, where there is one window; and how far the sum holds."""
     mean = removed.mean("query")
     windows = removed.sizes["window"]
     head = ["", "with all", "without", "change", "sum of scores"]
@@ -114,7 +125,13 @@ def removed_report(removed: xr.Dataset, width: int | None) -> str:
     if accuracy[0] == accuracy[0]:
         points = f"{100 * (accuracy[1] - accuracy[0]):+.1f} %"
         rows.append(["test accuracy", *(f"{100 * a:.1f} %" for a in accuracy), points, ""])
+    for k in reversed(range(removed.sizes["part"] - 1 if windows == 1 else 0)):
+        change, total = (float(mean[f"part_{n}"][0, k]) for n in ("retrained", "estimate"))
+        before = float(mean.before[0])
+        values = [f"{before:#.6g}", f"{before + change:#.6g}", f"{change:+.3e}", f"{total:+.3e}"]
+        rows.append([f"{int(removed.part[k])} strongest of them", *values])
     first, *lines = aligned(rows)
     count = removed.sizes["train"]
     title = f"without all {count} examples of the set, retrained ({removed.attrs['seconds']:.1f} s)"
-    return "\n".join([click.style(paragraph(title, width), bold=True), first, *lines])
+    said = paragraph(removed.attrs["verdict"], width)
+    return "\n".join([click.style(paragraph(title, width), bold=True), first, *lines, said])

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit.direction import better_of, ends, written
 from influencekit.evaluation.groups import sizes
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets
 from influencekit.evaluation.scoring import Estimators, score
@@ -24,8 +25,6 @@ from influencekit.workload import Workload, select
 
 __all__ = ["brittleness"]
 
-_REMOVED = ("helpful", "harmful")
-
 
 def brittleness(
     trajectory: Trajectory,
@@ -40,13 +39,17 @@ def brittleness(
     seed: int = 0,
     strategy: Strategy = "auto",
 ) -> xr.Dataset:
-    """The run without the k examples that an estimator calls most helpful (highest scores) or most harmful.
+    """The run without the k examples that an estimator calls most helpful or most harmful.
+
+    For a loss the most helpful have the highest scores, for a margin the lowest (`Query.better`). Where
+    neither way of the query is better, the coordinate `removed` is "raises" (without them it should be
+    larger) and "lowers" in place of helpful and harmful.
 
     `effect` [estimator, removed, query, window, k]: q without them, retrained, minus q; `predicted`: the sum
     of their scores. Every query has its own k examples; of more than `queries` of them so many are drawn.
     The control: `control` [draw, query, window, k], k random examples, `draws` times. Of two estimators the
-    one with the larger effect of `helpful`, and the more negative one of `harmful`, has found the examples
-    that matter; no ground truth of single examples takes part.
+    one with the stronger effects (of a loss, larger ones of `helpful` and more negative ones of `harmful`)
+    has found the examples that matter; no ground truth of single examples takes part.
 
     Where a query is about one test example (test-losses, prediction), also `flips` [estimator, removed,
     window, k] and `control_flips` [window, k]: the share of the queries whose example the model then
@@ -61,12 +64,14 @@ def brittleness(
     check_at_least("draws", draws, 1)
     check_at_least("queries", queries, 1)
     query, scores, chosen = score(trajectory, query, estimators, windows, removal)
+    better = better_of(query)
+    removed = ends(better)[::-1]  # helpful, harmful
     labels, generator = list(query.labels(workload)), np.random.default_rng(draw_seed(trajectory, seed))
     some = np.sort(generator.permutation(len(labels))[:queries])
     watched = _Watched(query, tuple(some.tolist()), _examples(query, some))
     random = random_sets(workload.n_train, list(ks) * draws, (*draw_seed(trajectory, seed), 1))
     influence = scores.influence.values[:, some].astype(np.float64)
-    shape = (len(influence), len(_REMOVED), len(some), len(chosen), len(ks))
+    shape = (len(influence), len(removed), len(some), len(chosen), len(ks))
     found, predicted = np.zeros(shape), np.zeros(shape)
     control = np.zeros((draws, len(some), len(chosen), len(ks)))
     flips = np.zeros((len(some), *shape[:2], *shape[3:])), np.zeros((len(some), draws, *shape[3:]))
@@ -74,8 +79,8 @@ def brittleness(
         ordered = influence[:, :, w].argsort(-1, kind="stable")
         masks = np.zeros((*shape[:3], len(ks), workload.n_train), dtype=bool)
         for j, size in enumerate(ks):
-            for r, first in enumerate((ordered[..., ::-1], ordered)):
-                np.put_along_axis(masks[:, r, :, j], first[..., :size], True, axis=-1)
+            for r, (_, sign) in enumerate(removed):
+                np.put_along_axis(masks[:, r, :, j], ordered[..., ::-sign][..., :size], True, axis=-1)
         predicted[..., w, :] = (masks * influence[:, None, :, w, None]).sum(-1)
         sets, place = np.unique(
             np.concatenate([masks.reshape(-1, workload.n_train), random]), axis=0, return_inverse=True
@@ -101,10 +106,10 @@ def brittleness(
         said,
         coords={
             **scores.isel(query=some).drop_vars("train").coords,
-            "removed": list(_REMOVED),
+            "removed": [word for word, _ in removed],
             "k": list(ks),
         },
-        attrs={"draws": draws, "seed": seed, "queries": len(some)},
+        attrs={"draws": draws, "seed": seed, "queries": len(some), **written(better)},
     )
 
 

@@ -5,6 +5,7 @@ import torch
 import xarray as xr
 
 from influencekit.analysis.detection import detection, flipped
+from influencekit.direction import better_of, written
 from influencekit.evaluation.scoring import Estimators, estimators_of, score
 from influencekit.interfaces import Query
 from influencekit.pipeline import Windows
@@ -27,11 +28,13 @@ def mislabel_auc(
 ) -> xr.Dataset:
     """Flip this share of the training labels, train and score anew: what `analysis.detection` says of it.
 
-    `auc` [estimator, query, window], the probability that a flipped example has a lower score than another
-    one, chance is .5; `average_precision`, `found`, the curves `precision` and `recall` [.., k]; `flipped`
-    [train]; `accuracy` of the run on flipped labels. The control, which costs nothing: `control_auc` and
-    `control_recall` [k] of ranking by the loss of each training example at the end of that run, largest
-    first. Sensible for queries that are losses. `seed` draws the flips, others for every seed of a workload.
+    `auc` [estimator, query, window], the probability that a flipped example has a more harmful score than
+    another one (a lower score of a loss, a higher one of a margin), chance is .5; `average_precision`,
+    `found`, the curves `precision` and `recall` [.., k]; `flipped` [train]; `accuracy` of the run on flipped
+    labels. The control, which costs nothing: `control_auc` and `control_recall` [k] of ranking by the loss of
+    each training example at the end of that run, largest first. Sensible for queries that say which way is
+    better; of others it looks at those whose removal lowers the query. `seed` draws the flips, others for
+    every seed of a workload.
 
     Cost: a training run, its tracing, and the estimators anew. Errors: labels that are no classes, a taped
     run, scores that are ready (they are of another run).
@@ -39,8 +42,9 @@ def mislabel_auc(
     methods = list(estimators_of(estimators).values())
     problem, mask = flipped(trajectory.workload, share, seed + trajectory.workload.seed)
     run = record(problem)
-    _, scores, _ = score(run, query, methods, windows, removal)
-    found = detection(scores.influence, mask)
+    query, scores, _ = score(run, query, methods, windows, removal)
+    better = written(better_of(query))
+    found = detection(scores.influence.assign_attrs(better), mask)
     rows = torch.arange(problem.n_train, device=problem.device).split(1024)
     with torch.no_grad():
         parts = [problem.losses(run.final.theta, problem.examples(r)).cpu().numpy() for r in rows]
@@ -50,4 +54,4 @@ def mislabel_auc(
         accuracy=float(run.attrs["accuracy"]),
         control_auc=control.auc,
         control_recall=control.recall,
-    ).assign_attrs(share=share, seed=seed, corrupted=int(mask.sum()))
+    ).assign_attrs(share=share, seed=seed, corrupted=int(mask.sum()), **better)

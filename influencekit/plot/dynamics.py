@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from influencekit.direction import better_in
 from influencekit.errors import InputError
 from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
 
@@ -75,7 +76,9 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """All examples by epoch as colours, sorted by pattern, then by their mean.
 
     `found` is what `analysis.patterns` returns, of one run and query. Blue = more helpful than the epoch's
-    mean, orange = less; the scale ends at the 99th percentile of the magnitudes, which arrows say.
+    mean, orange = less, by the query's own direction; where neither way of it is better, green = removal
+    raises it more than the mean, pink = less. The scale ends at the 99th percentile of the magnitudes, which
+    arrows say.
     """
     from matplotlib.lines import Line2D
 
@@ -86,7 +89,8 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     order = np.lexsort((z.mean(1), rank))
     ax = ax if ax is not None else new_figure(6.4, 6.4).subplots()
     top = float(np.quantile(np.abs(z), 0.99)) or 1.0
-    image = ax.imshow(z[order], aspect="auto", cmap=diverging(), vmin=-top, vmax=top, interpolation="nearest")
+    colours = diverging(better_in(found.attrs))
+    image = ax.imshow(z[order], aspect="auto", cmap=colours, vmin=-top, vmax=top, interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label=_LABEL, extend="both", shrink=0.8)
     counts = np.bincount(rank, minlength=len(_NAMES))
     ends = counts.cumsum()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from influencekit.direction import most
 from influencekit.errors import InputError
 from influencekit.plot.style import COLOURS, LINES, new_figure
 
@@ -57,37 +58,44 @@ def predicted(result: xr.Dataset, figure: Figure | None = None) -> list[Axes]:
 def brittleness(result: xr.Dataset, figure: Figure | None = None) -> list[Axes]:
     """The retrained effect on the query of removing the k most helpful, and the k most harmful, by k.
 
-    `result` is what `evaluation.brittleness` returns. A line an estimator, the mean over seeds, queries and
-    windows; grey: random examples, the mean and the range of the draws. A third panel shows the share of
-    flipped predictions, where there are such. k is on a logarithmic axis.
+    `result` is what `evaluation.brittleness` returns, and the panels are titled by its coordinate `removed`.
+    A line an estimator, the mean over seeds, queries and windows; grey: random examples, the mean and the
+    range of the draws. A third panel shows the share of flipped predictions without the most helpful, where
+    there are such; two, where the query knows no helpful ones. k is on a logarithmic axis.
     """
     names, k = result.estimator.values.tolist(), result.k.values
-    flips = "flips" in result
-    figure = figure if figure is not None else new_figure(4.2 * (2 + flips) + 0.4, 4.0)
-    axes = list(figure.subplots(1, 2 + flips, squeeze=False).ravel())
+    ends = [str(word) for word in result.removed.values]
+    flips = [word for word in ends if word != "harmful"] if "flips" in result else []
+    figure = figure if figure is not None else new_figure(4.2 * (2 + len(flips)) + 0.4, 4.0)
+    axes = list(figure.subplots(1, 2 + len(flips), squeeze=False).ravel())
     control = _mean(result.control, ("draw", "k"))
-    for ax, removed in zip(axes, ("helpful", "harmful"), strict=False):
+    for ax, removed in zip(axes, ends, strict=False):
         for j, name in enumerate(names):
             curve = _mean(result.effect.sel(estimator=name, removed=removed), ("k",))
             ax.plot(k, curve, label=name, **_look(j, len(names)))
         ax.plot(k, control.mean(0), color="0.5", linewidth=1, label="random")
         ax.fill_between(k, control.min(0), control.max(0), color="0.5", alpha=0.2, linewidth=0)
         ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-        ax.set(title=f"without the k most {removed}", xlabel="k", ylabel="effect on the query, retrained")
+        ax.set(title=_without(removed), xlabel="k", ylabel="effect on the query, retrained")
         ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    if flips:
+    for ax, removed in zip(axes[2:], flips, strict=True):
         for j, name in enumerate(names):
-            curve = _mean(result.flips.sel(estimator=name, removed="helpful"), ("k",))
-            axes[2].plot(k, 100 * curve, **_look(j, len(names)))
-        axes[2].plot(k, 100 * _mean(result.control_flips, ("k",)), color="0.5", linewidth=1)
-        axes[2].set(title="without the k most helpful", xlabel="k", ylabel="predictions flipped, %")
-        axes[2].set_ylim(bottom=0)
+            curve = _mean(result.flips.sel(estimator=name, removed=removed), ("k",))
+            ax.plot(k, 100 * curve, **_look(j, len(names)))
+        ax.plot(k, 100 * _mean(result.control_flips, ("k",)), color="0.5", linewidth=1)
+        ax.set(title=_without(removed), xlabel="k", ylabel="predictions flipped, %")
+        ax.set_ylim(bottom=0)
     for ax in axes:
         ax.set_xscale("log")
         ax.set_xticks(k, [str(each) for each in k])
         ax.minorticks_off()
     axes[0].legend(frameon=False)
     return axes
+
+
+def _without(removed: str) -> str:
+    title = most(removed)
+    return f"without the k {title}" if title.startswith("most") else f"without k whose {title}"
 
 
 def taylor(result: xr.Dataset, ax: Axes | None = None) -> Axes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from influencekit.direction import better_in, effect_of, ends
+from influencekit.direction import extremes as both_ends
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, HARMFUL, HELPFUL, new_figure
+from influencekit.plot.style import COLOURS, new_figure, side_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,56 +24,84 @@ def extremes(
 ) -> list[Axes]:
     """The most harmful (above) and the most helpful training examples (below) as pictures.
 
-    `scores` [train] with coordinates `example` (ids) and, if there are any, `label`; `pictures` [train, row,
-    column] or [train, row, column, 3] in the same order, in any range: each is stretched to its own. Under
-    each stand its id, its class and its score. Negative = harmful: without it the loss would be smaller.
+    `scores` [train] with coordinates `example` or `train` (ids) and, if there are any, `label`; `pictures`
+    [train, row, column] or [train, row, column, 3] in the same order, in any range: each is stretched to its
+    own. Under each stand its id, its class and its score. The attr `better` of the scores, which `estimate`
+    and `compare` set, says which sign is harmful; without it the rows say that removal lowers or raises the
+    query. A row holds examples of its own sign only; where there is none, the nearest, and says so.
     """
     if scores.dims != ("train",) or len(pictures) != scores.sizes["train"]:
         raise InputError(
             f"extremes: expected scores [train] and as many pictures, got {dict(scores.sizes)} and "
             f"{len(pictures)}"
         )
-    order = scores.values.argsort(kind="stable")
-    order = order[np.isfinite(scores.values[order])]
-    count = min(count, len(order))
+    better = better_in(scores.attrs)
+    rows = both_ends(scores.values, better, count)
+    count = max(len(chosen) for _, _, chosen in rows)
     figure = figure if figure is not None else new_figure(1.25 * count + 0.5, 4.3)
     axes = figure.subplots(2, count, squeeze=False)
-    rows = (("harmful", HARMFUL, order[:count]), ("helpful", HELPFUL, order[::-1][:count]))
-    for row, (word, colour, chosen) in zip(axes, rows, strict=True):
-        for ax, k in zip(row, chosen, strict=True):
+    for row, (title, sign, chosen) in zip(axes, rows, strict=True):
+        colour = side_colour(sign, better)
+        for ax, k in zip(row, chosen, strict=False):
             ax.imshow(_stretched(pictures[k]), cmap="gray", interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(color=colour, linewidth=2)
-            ax.set_xlabel(_caption(scores, int(k)), fontsize="small")
-        row[0].set_ylabel(f"most {word}", color=colour)
-    return list(axes.ravel())
+            ax.set_xlabel(_caption(scores, k), fontsize="small")
+        row[0].set_ylabel(title.replace(": none (", ": none\n("), color=colour)
+        for ax in row[len(chosen) :]:
+            ax.remove()
+    return [ax for row, (_, _, chosen) in zip(axes, rows, strict=True) for ax in row[: len(chosen)]]
 
 
 def timeline(scores: xr.DataArray, count: int = 4, ax: Axes | None = None) -> Axes:
     """Influence over training: a line for each of the most harmful and most helpful examples, by their sum.
 
-    `scores` [window, train] with coordinates `start`, `stop` and `example`. The grey band holds the middle
-    half of all examples. Harmful ones are drawn dashed.
+    `scores` [window, train] with coordinates `start`, `stop` and `example` or `train`. `count` examples of
+    each sign; where one sign has fewer, more of the other, so that 2 `count` lines are drawn if there are as
+    many examples. Each is called by its own sign and the attr `better` of the scores, as in `extremes`. Lines
+    of the first kind (harmful) are dashed. The grey band holds the middle half of all examples.
     """
     if scores.dims != ("window", "train"):
         raise InputError(f"timeline: expected scores [window, train], got {dict(scores.sizes)}")
     ax = ax if ax is not None else new_figure(7.0, 3.8).subplots()
-    when = scores.stop.values
+    when, better, ids = scores.stop.values, better_in(scores.attrs), _ids(scores)
     low, high = np.nanquantile(scores.values, [0.25, 0.75], axis=1)
     ax.fill_between(when, low, high, color="0.85", linewidth=0, label="middle half")
-    order = scores.sum("window", skipna=False).values.argsort(kind="stable")
-    order = order[np.isfinite(scores.values[:, order]).all(0)]
-    count = min(count, len(order) // 2)
-    for style, chosen in (("--", order[:count]), ("-", order[::-1][:count])):
-        for k, colour in zip(chosen, COLOURS, strict=False):
-            name = f"{scores.example.values[k]} ({'harmful' if style == '--' else 'helpful'})"
-            ax.plot(when, scores.values[:, k], style, color=colour, linewidth=1.4, marker=".", label=name)
+    total = scores.sum("window", skipna=False).values
+    first = ends(better)[0][1]
+    drawn = {first: 0, -first: 0}
+    for k in _both_sides(total, count, first):
+        sign = first if total[k] * first > 0 else -first
+        colour = COLOURS[drawn[sign] % len(COLOURS)]
+        drawn[sign] += 1
+        name = f"{ids[k]} ({effect_of(total[k], better)})"
+        style = "--" if sign == first else "-"
+        ax.plot(when, scores.values[:, k], style, color=colour, linewidth=1.4, marker=".", label=name)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     removal = str(scores.removal.values[0]) if "removal" in scores.coords else "global"
     ax.set(xlabel="step at the end of the window", ylabel=f"effect ({removal} removal)")
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def _both_sides(total: np.ndarray, count: int, first: int) -> list[int]:
+    """Positions of the `count` strongest of sign `first` and of the others, filled up from the other side."""
+    order = total.argsort(kind="stable")[::-first]
+    order = order[np.isfinite(total[order])]
+    split = int((total[order] * first > 0).sum())
+    one, other = order[:split], order[split:][::-1]
+    most = min(2 * count, len(order))
+    left = min(len(one), max(count, most - len(other)))
+    return [*one[:left].tolist(), *other[: most - left].tolist()]
+
+
+def _ids(scores: xr.DataArray) -> list[Any]:
+    """The examples' names: those of `compare` and of saved files, those of `estimate`, or positions."""
+    for name in ("example", "train"):
+        if name in scores.coords:
+            return scores[name].values.tolist()
+    return list(range(scores.sizes["train"]))
 
 
 def _stretched(picture: np.ndarray) -> np.ndarray:
@@ -81,4 +111,4 @@ def _stretched(picture: np.ndarray) -> np.ndarray:
 
 def _caption(scores: xr.DataArray, k: int) -> str:
     label = f"class {scores.label.values[k]}\n" if "label" in scores.coords else ""
-    return f"{scores.example.values[k]}\n{label}{float(scores.values[k]):+.1e}"
+    return f"{_ids(scores)[k]}\n{label}{float(scores.values[k]):+.1e}"

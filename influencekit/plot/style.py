@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from influencekit.direction import Better
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "HARMFUL", "HELPFUL", "LINES", "diverging", "new_figure", "whole_numbers"]
+__all__ = ["COLOURS", "LINES", "diverging", "new_figure", "side_colour", "whole_numbers"]
 
 # Okabe and Ito's colours, which the colour-blind tell apart (yellow, too pale on white, left out)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 HARMFUL, HELPFUL = COLOURS[1], COLOURS[0]
+LOWERS, RAISES = COLOURS[3], COLOURS[2]  # where neither way is better, neither has the colour of harm
 LINES = ("-", "--", "-.", ":")  # told apart without any colour
 
 
@@ -24,12 +27,24 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
-def diverging() -> Colormap:
-    """From harmful (vermilion) over white to helpful (blue)."""
+def side_colour(sign: int, better: Better | None) -> str:
+    """The colour of effects of this sign: vermilion = harmful, blue = helpful; pink, green where neither."""
+    harm_first = {"lower": (HARMFUL, HELPFUL), "higher": (HELPFUL, HARMFUL)}
+    negative, positive = harm_first[better] if better else (LOWERS, RAISES)
+    return positive if sign > 0 else negative
+
+
+def diverging(better: Better | None = "lower") -> Colormap:
+    """From negative over white to positive effects, in the colours of `side_colour`, darker at the ends.
+
+    What has no query (a correlation) is drawn as if lower were better: vermilion = negative.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
-    stops = ["#7a3300", HARMFUL, "#ffffff", HELPFUL, "#003a5c"]
-    return LinearSegmentedColormap.from_list("harmful to helpful", stops)
+    dark = {HARMFUL: "#7a3300", HELPFUL: "#003a5c", LOWERS: "#7a2e5a", RAISES: "#00503a"}
+    negative, positive = (side_colour(sign, better) for sign in (-1, 1))
+    stops = [dark[negative], negative, "#ffffff", positive, dark[positive]]
+    return LinearSegmentedColormap.from_list("negative to positive effects", stops)
 
 
 def whole_numbers(ax: Axes) -> None:

@@ -15,8 +15,11 @@ __all__ = ["GradientAlignment"]
 class GradientAlignment(Query):
     """Movement along the unit gradient of the mean test loss, <u_t, theta>, u_t fixed by the recorded run.
 
-    A positive effect: without the example the model would stand further up the loss's slope.
+    A positive effect: without the example the model would stand further up the loss's slope, so the example
+    helped.
     """
+
+    better = "lower"
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
         return ["alignment"]

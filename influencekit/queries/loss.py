@@ -17,6 +17,7 @@ class TestLoss(Query):
     """Mean loss over the test set, without the L2 penalty. A positive effect: the example helped."""
 
     __test__ = False  # not a pytest class
+    better = "lower"
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
         return ["test-loss"]
@@ -30,6 +31,7 @@ class TestLosses(Query):
     """Loss of every single test example, one query each, without the L2 penalty."""
 
     __test__ = False
+    better = "lower"
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
         return list(workload.test_ids or range(workload.n_test))

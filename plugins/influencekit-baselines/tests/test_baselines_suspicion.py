@@ -3,10 +3,11 @@
 import pytest
 import torch
 from helpers_baselines import Logit, classes, problem, scores
-from influencekit_baselines import EL2N, Forgetting, Random
+from influencekit_baselines import EL2N, Forgetting, GradNorm, Random, SelfInfluence
 from torch import nn
 
 import influencekit as ik
+from influencekit.screen import ranked
 
 
 def network(outputs):
@@ -68,6 +69,24 @@ def test_more_epochs_than_there_are_is_an_error_that_says_how_many():
         ik.estimate(ik.record(problem()), "test-loss", EL2N(epochs=4))
     with pytest.raises(ik.InputError, match="at least 1, got 0"):
         EL2N(epochs=0)
+
+
+class Rightness(type(ik.make("query", "test-loss"))):
+    """Minus the test loss."""
+
+    better = "higher"
+
+    def evaluate(self, workload, theta):
+        return -super().evaluate(workload, theta)
+
+
+@pytest.mark.parametrize("estimator", [GradNorm(), EL2N(), Forgetting(), SelfInfluence()])
+def test_the_most_suspicious_is_the_most_harmful_whichever_way_is_better(estimator):
+    run = ik.record(problem(3, optimizer=ik.SGD(lr=8.0), epochs=12, batch_size=3))
+    both = [ranked(ik.estimate(run, query, estimator)) for query in ("test-loss", Rightness())]
+    low, high = (scores(run, estimator)[0, 0], ik.estimate(run, Rightness(), estimator).influence[0, 0])
+    assert high.values.tolist() == (-low).tolist()
+    assert low[both[0]].tolist() == low[both[1]].tolist() == low.sort().values.tolist()
 
 
 def test_random_scores_belong_to_the_example_and_the_seed():

@@ -5,6 +5,7 @@ import torch
 from influencekit_margin import Margin
 from torch import Tensor, nn
 
+import influencekit as ik
 from influencekit import InputError, Workload
 from influencekit.optimizers import SGD
 from influencekit.registry import describe, make, spec
@@ -88,6 +89,16 @@ def test_it_is_found_by_its_entry_point():
     row = {row.name: row for row in describe("query")}["margin"]
     assert (row.status, row.options) == ("ok", ("point=0",))
     assert row.provider.startswith("influencekit-margin ")
+
+
+def test_the_most_harmful_example_held_the_margin_down_most():
+    """Of a margin higher is better: the harmful end is the one without which it is larger."""
+    run = ik.record(binary)
+    effects = ik.estimate(run, Margin(2), "loo").influence.squeeze()
+    for which, first in (("harmful", effects.values.argmax()), ("helpful", effects.values.argmin())):
+        found = ik.verify_top(run, Margin(2), "dit", top=1, which=which)
+        assert found.train.item() == effects.train.values[first]
+    assert ik.verify_top(run, Margin(2), "dit").attrs["which"] == "harmful"
 
 
 @parametrize_with_checks([Margin(), Margin(point=2)])

@@ -1,7 +1,7 @@
 """Scores of examples by themselves: how hard, how steep, how often forgotten. None of them knows the query.
 
-All are counted downwards, so that a harmful example is negative here as everywhere: the most suspicious one
-has the lowest score. They rank; they are no effects, and say so in their notes.
+All are counted towards harm, as everywhere: the most suspicious example has the lowest score, or the highest
+if the query says that higher is better. They rank; they are no effects, and say so in their notes.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,12 @@ from influencekit_baselines.steps import epoch_ends
 
 __all__ = ["EL2N", "Forgetting", "GradNorm", "SelfInfluence"]
 
-_UNUSED = "not used: the same scores for every query; low = suspicious"
+_UNUSED = "not used: the same scores for every query; harmful = suspicious"
 
 
 def _for_every(query: Query, trajectory: Trajectory, row: Tensor) -> Tensor:
-    """[train] -> [query, 1, train]."""
+    """[train], low = suspicious -> [query, 1, train], suspicious = harmful."""
+    row = 0 - row if query.better == "higher" else row
     return row.detach().expand(len(query.labels(trajectory.workload)), 1, -1).clone()
 
 

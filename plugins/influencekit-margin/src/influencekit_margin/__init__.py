@@ -17,11 +17,13 @@ class Margin(Query):
     """Margin of one test point: its logit signed by its label, or its class's logit minus the best other.
 
     One logit z with label y in {0, 1}: m = (2y - 1) z. Several logits z with class y: z_y - max_{c != y} z_c.
-    Above zero, the point is classified rightly. Positive effect (removal minus full): without the example the
-    margin would be larger. `point` counts the test examples from 0. Shape [1]; cost: one forward pass of one
-    example. Errors: `InputError` for a point the test set does not have, or a model that does not classify.
+    Above zero, the point is classified rightly, and higher is better. Positive effect (removal minus full):
+    without the example the margin would be larger, so the example is harmful. `point` counts the test
+    examples from 0. Shape [1]; cost: one forward pass of one example. Errors: `InputError` for a point the
+    test set does not have, or a model that does not classify.
     """
 
+    better = "higher"
     point: int = 0
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
