@@ -103,9 +103,16 @@ def _pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x, centred and of norm one. Scaled before each sum and square, so that 1e-300 and 1e300 both live."""
-    x = _scaled(x)
+    """x, centred and of norm one, 1e-300 and 1e300 and a large offset alike.
+
+    Scaled by a power of two first, which loses no digit, so that neither sums nor squares overflow. Centred
+    before all other scaling, since of a large offset the digits of the differences are all that is left; and
+    once more, since the first mean was rounded at the size of the offset.
+    """
+    mantissa, _ = torch.frexp(largest := x.abs().amax(-1, keepdim=True))
+    x = x / (largest / (2 * mantissa)).masked_fill(largest == 0, 1)
     x = _scaled(x - x.mean(-1, keepdim=True))
+    x = x - x.mean(-1, keepdim=True)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 

@@ -129,6 +129,28 @@ def test_neither_tiny_nor_huge_scores_are_lost(scale):
     close(agreement(x * scale, y), agreement(x, y))
 
 
+# values of size 1 to 8 whose differences are at least a thousandth, far above the last digit of the offset
+varied = hnp.arrays(np.float64, st.integers(3, 30), elements=st.integers(-8000, 8000), unique=True)
+
+
+@given(x=varied, data=st.data(), offset=st.floats(-1e10, 1e10), power=st.integers(-307, 285))
+def test_pearson_of_values_with_a_large_offset_and_of_any_size(x, data, offset, power):
+    """Against the definition in long double (64 bits of mantissa, as wide an exponent as is needed)."""
+    y = data.draw(hnp.arrays(np.float64, len(x), elements=st.integers(-8000, 8000), unique=True))
+    scale = 10.0**power  # from below 1e-300 to beyond 1e298, the offset included
+    x = (offset + x / 1000) * scale
+
+    def centred(values):
+        wide = values.astype(np.longdouble)
+        return wide - wide.mean()
+
+    a, b = centred(x), centred(y)
+    expected = float((a * b).sum() / np.sqrt((a * a).sum()) / np.sqrt((b * b).sum()))
+    found = pearson(torch.from_numpy(x), torch.from_numpy(y))
+    assert found.item() == pytest.approx(expected, rel=0, abs=1e-9)
+    assert pearson(torch.from_numpy(y), torch.from_numpy(x)).item() == found.item()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
 def test_other_dtypes_give_float64(dtype):
     x, y = torch.tensor([[3, 1, 2, 2], [1, 5, 2, 0]]).to(dtype)
