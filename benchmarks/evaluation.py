@@ -31,8 +31,9 @@ WORKLOADS = ("mnist-1v7-lr", "mnist-1v7-dnn")
 ESTIMATORS = ("dit", "sgd-influence", "if", "loo")
 EVALUATIONS = "lds:m=200,leave-k-out,brittleness,mislabel-auc,taylor"
 CASES = (
-    (0.5, 10, 1), (0.9, 10, 1), (0.5, 20, 1), (0.85, 20, 1), (0.85, 20, 1, 0.1), (0.99, 20, 1, 0.1), (0.9, 20, 20),
-    (0.5, 30, 1), (0.8, 100, 1), (0.95, 30, 1), (0.95, 30, 1, 0.1), (0.8, 100, 50), (0.95, 30, 50), (0.99, 100, 50),
+    (0.5, 10, 1), (0.9, 10, 1), (0.5, 20, 1), (0.85, 20, 1), (0.85, 20, 1, 0.1), (0.99, 20, 1, 0.1),
+    (0.5, 30, 1), (0.95, 30, 1), (0.95, 30, 1, 0.1), (0.8, 100, 1),
+    (0.9, 20, 20), (0.95, 30, 50), (0.8, 100, 50), (0.99, 100, 50),
 )  # fmt: skip
 
 
@@ -84,8 +85,9 @@ def coverage(
         rows.append([[low <= truth <= high, high - low] for low, high in both])
     used, percentile = np.mean(rows, 0).tolist()
     return {
-        "rho": rho, "pairs": pairs, "queries": queries, "outliers": outliers, "trials": trials, "used": used[0],
-        "used_width": used[1], "percentile": percentile[0], "percentile_width": percentile[1],
+        "rho": rho, "pairs": pairs, "queries": queries, "outliers": outliers, "trials": trials,
+        "used": used[0], "used_width": used[1], "percentile": percentile[0],
+        "percentile_width": percentile[1],
     }  # fmt: skip
 
 
