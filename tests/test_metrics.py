@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from influencekit import metrics
 from influencekit.errors import InputError
-from influencekit.metrics import METRICS, agreement, jaccard, kendall, pearson, spearman
+from influencekit.metrics import METRICS, agreement, border_ties, jaccard, kendall, pearson, spearman
 
 CORRELATIONS = [
     pytest.param(pearson, scipy.stats.pearsonr, id="pearson"),
@@ -76,6 +76,45 @@ def test_jaccard_equals_sets_of_sorted_indices(pair, fraction):
         return len(top_a & top_b) / len(top_a | top_b)
 
     close(jaccard(*pair, fraction=fraction), rowwise(by_sets, *pair))
+
+
+@given(pair=pairs())
+def test_jaccard_of_the_largest_and_of_the_harmful_is_that_of_other_values(pair):
+    x, y = pair
+    close(jaccard(x, y, top="abs"), jaccard(x.abs(), y.abs()))
+    close(jaccard(x, y, top="harmful"), jaccard(-x, -y))
+    close(agreement(x, y, top="abs")[..., 3], jaccard(x.abs(), y.abs()))
+    close(agreement(x, y, top="abs")[..., :3], agreement(x, y)[..., :3])
+    with pytest.raises(InputError, match="top: expected signed, abs or harmful .*, got 'lowest'"):
+        jaccard(x, y, top="lowest")
+
+
+@given(
+    pair=pairs(batch=st.just(()), most=12),
+    fraction=st.floats(0.05, 1),
+    within=st.sampled_from([0.0, 0.25, 2.0]),
+)
+def test_ties_are_the_examples_that_changes_within_the_resolution_carry_over_the_border(
+    pair, fraction, within
+):
+    x, _ = pair
+    k = max(1, round(fraction * len(x)))
+    order = sorted(range(len(x)), key=lambda i: (-float(x[i]), i))
+    swapped = [(i, o) for i in order[:k] for o in order[k:] if x[i] - x[o] <= within]
+    assert int(border_ties(x, fraction, resolution=within)) == len(
+        {each for both in swapped for each in both}
+    )
+
+
+def test_ties_at_the_border_are_counted_to_the_last_digit_of_the_dtype():
+    x = torch.tensor([9.0, 8.0, 5.0, 5.0, 5.0, 1.0, 0.0, -1.0, -2.0, -20.0])
+    assert border_ties(x, 0.3) == 3 and border_ties(x, 0.2) == 0 and border_ties(x, 0.5) == 0
+    assert border_ties(x, 0.1, "harmful") == border_ties(x, 0.1, "abs") == border_ties(x, 1) == 0
+    near = x + torch.tensor([0, 0, 0, 1e-6, 2e-6, 0, 0, 0, 0, 0])  # a last digit of 20 in float32 is 2.4e-6
+    assert border_ties(near, 0.3) == 3 and border_ties(near.double(), 0.3) == 0
+    assert border_ties(near.double(), 0.3, resolution=1e-5) == 3
+    both = torch.stack([x, x.flip(0) + torch.arange(10)])
+    assert border_ties(both, 0.3, resolution=torch.tensor([0.0, 2.0])).tolist()[0] == 3
 
 
 @given(pair=pairs(batch=st.just(()), least=2, most=60))
