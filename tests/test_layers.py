@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # fifth layer never import each other: the registry reaches them, by string, at the moment of use.
 LAYERS = (
     {"checkpoints", "errors", "progress"},
-    {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
+    {"ids", "layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
     {"curvature", "gradients", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
