@@ -4,8 +4,8 @@
 
 Two workloads in the setting `trained`, four seeds: linear datamodeling score (of the mean test loss, and the
 mean over the losses of the single test examples), leave-k-out, brittleness, mislabel AUC, Taylor slope. And
-how often 95 % intervals hold the true rank correlation of pairs of normal numbers of known correlation: the
-one that is used, and plain percentiles of the same resamples.
+how often 95 % intervals hold the true rank correlation of pairs of normal numbers of known correlation, some
+with outliers: the one that is used, and plain percentiles of the same resamples.
 """
 
 import argparse
@@ -30,7 +30,11 @@ RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 WORKLOADS = ("mnist-1v7-lr", "mnist-1v7-dnn")
 ESTIMATORS = ("dit", "sgd-influence", "if", "loo")
 EVALUATIONS = "lds:m=200,leave-k-out,brittleness,mislabel-auc,taylor"
-CASES = ((0.5, 30, 1), (0.8, 100, 1), (0.95, 30, 1), (0.8, 100, 50), (0.95, 30, 50), (0.99, 100, 50))
+CASES = (
+    (0.5, 10, 1), (0.9, 10, 1), (0.5, 20, 1), (0.85, 20, 1), (0.85, 20, 1, 0.1), (0.99, 20, 1, 0.1),
+    (0.5, 30, 1), (0.95, 30, 1), (0.95, 30, 1, 0.1), (0.8, 100, 1),
+    (0.9, 20, 20), (0.95, 30, 50), (0.8, 100, 50), (0.99, 100, 50),
+)  # fmt: skip
 
 
 def workload(name: str, seeds: int) -> dict[str, Any]:
@@ -56,22 +60,46 @@ def workload(name: str, seeds: int) -> dict[str, Any]:
     }
 
 
-def coverage(rho: float, pairs: int, queries: int, trials: int = 300) -> dict[str, Any]:
-    """Of so many trials, the share in which each interval holds the truth, and its mean width."""
+def coverage(
+    rho: float, pairs: int, queries: int, outliers: float = 0.0, trials: int = 300
+) -> dict[str, Any]:
+    """Of so many trials, the share in which each interval holds the truth, and its mean width.
+
+    Pairs of normal numbers of correlation rho; of this share of them one side is drawn anew.
+    """
     truth, generator = 6 / np.pi * np.arcsin(rho / 2), np.random.default_rng(0)
+    if outliers:
+        many = drawn_pairs(rho, 1, 1_000_000, outliers, np.random.default_rng(1))
+        truth = spearmanr(many[0][0], many[1][0])[0]
     rows = []
     for trial in range(trials):
-        x, noise = generator.normal(size=(2, queries, pairs))
-        y, counts = rho * x + np.sqrt(1 - rho**2) * noise, bootstrap.drawn(pairs, 500, (trial,))
+        x, y = drawn_pairs(rho, queries, pairs, outliers, generator)
+        counts = np.concatenate([bootstrap.drawn(pairs, 500, (trial,)), bootstrap.without_each(pairs)])
         estimate = np.mean([spearmanr(a, b)[0] for a, b in zip(x, y, strict=True)])
         again = np.mean([bootstrap.spearman(a, b, counts) for a, b in zip(x, y, strict=True)], 0)
-        both = (bootstrap.interval(estimate, again, 0.95, pairs), np.quantile(again, [0.025, 0.975]))
+        again, left_out = again[:500], again[500:]
+        both = (
+            bootstrap.interval(estimate, again, left_out, 0.95, pairs),
+            np.nanquantile(again, [0.025, 0.975]),
+        )
         rows.append([[low <= truth <= high, high - low] for low, high in both])
     used, percentile = np.mean(rows, 0).tolist()
     return {
-        "rho": rho, "pairs": pairs, "queries": queries, "trials": trials, "used": used[0],
-        "used_width": used[1], "percentile": percentile[0], "percentile_width": percentile[1],
+        "rho": rho, "pairs": pairs, "queries": queries, "outliers": outliers, "trials": trials,
+        "used": used[0], "used_width": used[1], "percentile": percentile[0],
+        "percentile_width": percentile[1],
     }  # fmt: skip
+
+
+def drawn_pairs(
+    rho: float, queries: int, pairs: int, outliers: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    x, noise = generator.normal(size=(2, queries, pairs))
+    y = rho * x + np.sqrt(1 - rho**2) * noise
+    if outliers:
+        wrong = generator.random((queries, pairs)) < outliers
+        y = np.where(wrong, generator.normal(size=(queries, pairs)), y)
+    return x, y
 
 
 def main() -> None:

@@ -91,7 +91,8 @@ def _workload(line: str) -> str:
 
 def coverage(page: Path) -> str:
     report = load_result("evaluation")
-    heads = ["rank correlation", "pairs", "queries", "interval used", "width", "plain percentiles", "width"]
+    heads = ["correlation", "outliers", "pairs", "queries"]
+    heads += ["interval used", "width", "plain percentiles", "width"]
     lines = [
         f"{source(page, 'evaluation', report)}. Share of {report['coverage'][0]['trials']} trials in which a "
         "95 % interval holds the truth.",
@@ -100,7 +101,7 @@ def coverage(page: Path) -> str:
         cells_row(["---"] * len(heads)),
     ]
     for row in report["coverage"]:
-        cells = [f"{row['rho']:g}", str(row["pairs"]), str(row["queries"])]
+        cells = [f"{row['rho']:g}", f"{100 * row['outliers']:g} %", str(row["pairs"]), str(row["queries"])]
         for which in ("used", "percentile"):
             cells += [f"{100 * row[which]:.0f} %", f"{row[f'{which}_width']:.3f}"]
         lines.append(cells_row(cells))

@@ -47,6 +47,7 @@ def _cell(figure: dict, column: str, spread: bool) -> str:
     text = f"{figure['mean']:.{digits}f}"
     if spread and figure["seeds"] > 1 and column != "accuracy":
         text += f" ± {figure['std']:.{digits}f}"
+    text += "~" if figure.get("ties") else ""
     return text if figure["printed"] is None else f"{text} [{figure['printed']:.2f}]"
 
 

@@ -11,13 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from influencekit.errors import InputError
 
-__all__ = ["METRICS", "agreement", "jaccard", "kendall", "pearson", "spearman"]
+__all__ = [
+    "METRICS",
+    "Top",
+    "agreement",
+    "border_ties",
+    "jaccard",
+    "kendall",
+    "pearson",
+    "spearman",
+    "top_words",
+]
+
+Top = Literal["signed", "abs", "harmful"]
+FRACTION = 0.3  # of the examples, in the sets that `jaccard` compares
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -50,22 +64,50 @@ def kendall(x: Tensor, y: Tensor) -> Tensor:
     return (concordant_minus_discordant.double() / untied_x.sqrt() / untied_y.sqrt()).clamp(-1, 1)
 
 
-def jaccard(x: Tensor, y: Tensor, fraction: float = 0.3) -> Tensor:
+def jaccard(x: Tensor, y: Tensor, fraction: float = FRACTION, top: Top = "signed") -> Tensor:
     """Jaccard similarity |A & B| / |A | B| of the sets with the highest scores of x (A) and y (B), in [0, 1].
 
-    Each set holds exactly k = max(1, fraction * n rounded to the nearest whole number) examples, counted by
-    signed value from the top: for losses the most helpful ones; negate both sides for the most harmful. Among
-    equal scores at the border the lower index is taken. Cost O(n log n). Errors also: a fraction outside
-    (0, 1]. Source: Jaccard 1912.
+    `top` = "signed": highest by signed value, for losses the most helpful examples. "abs": by absolute value,
+    whoever matters most. "harmful": the lowest, for losses the most harmful. Each set holds exactly
+    k = max(1, fraction * n rounded to the nearest whole number) examples. Among equal scores at the border
+    the lower index is taken: `border_ties` says how many there are. Cost O(n log n). Errors also: a fraction
+    outside (0, 1], another `top`. Source: Jaccard 1912.
     """
     x, y = _checked(x, y)
-    if not 0 < fraction <= 1:
-        raise InputError(
-            f"expected a fraction above 0 and at most 1 for the Jaccard similarity, got {fraction}"
-        )
-    k = max(1, round(fraction * x.shape[-1]))
-    both = (_top(x, k) & _top(y, k)).sum(-1).double()
+    k = _top_count(x.shape[-1], fraction)
+    both = (_top(_ordered_by(x, top), k) & _top(_ordered_by(y, top), k)).sum(-1).double()
     return both / (2 * k - both)
+
+
+def border_ties(
+    x: Tensor, fraction: float = FRACTION, top: Top = "signed", resolution: Tensor | float | None = None
+) -> Tensor:
+    """How many examples stand so near the border of the top part of x [..., n] that rounding decides between
+    them.
+
+    Counted are those inside that are at most `resolution` [...] above the first one outside, and those
+    outside that are at most as much below the last one inside; 0 where the border is clear. Unless you say,
+    it is the last digit of the largest score in the dtype of x. Scores that are small differences of large
+    numbers are known less well: for retraining pass eps times the query's value. Returns int64 [...]. Cost
+    O(n log n).
+    """
+    given, (x, _) = x, _checked(x, x)
+    x, k = _ordered_by(x, top), _top_count(x.shape[-1], fraction)
+    if k == x.shape[-1]:
+        return torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device)
+    if resolution is None:
+        eps = torch.finfo(given.dtype).eps if given.is_floating_point() else 0.0
+        resolution = eps * x.abs().amax(-1)
+    within = torch.as_tensor(resolution, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]
+    ordered = x.sort(dim=-1, descending=True).values
+    inside, outside = ordered[..., k - 1 : k], ordered[..., k : k + 1]
+    return ((x >= inside - within) & (x <= outside + within)).sum(-1)
+
+
+def top_words(top: Top = "signed") -> str:
+    """Which examples `jaccard` compares, in words."""
+    share = f"{100 * FRACTION:g} %"
+    return f"the {share} most harmful" if top == "harmful" else f"the top {share} by {_WORDS[top]} value"
 
 
 METRICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
@@ -73,9 +115,29 @@ METRICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
 )
 
 
-def agreement(x: Tensor, y: Tensor) -> Tensor:
-    """All of `METRICS`, in that order, as a last dimension: `[..., n]`, `[..., n]` -> `[..., metric]`."""
-    return torch.stack([metric(x, y) for metric in METRICS.values()], dim=-1)
+def agreement(x: Tensor, y: Tensor, top: Top = "signed") -> Tensor:
+    """All of `METRICS`, in that order, as a last dimension: `[..., n]`, `[..., n]` -> `[..., metric]`.
+
+    `top`: which examples `jaccard` compares."""
+    return torch.stack([m(x, y, top=top) if m is jaccard else m(x, y) for m in METRICS.values()], dim=-1)
+
+
+_WORDS = {"signed": "signed", "abs": "absolute", "harmful": ""}
+
+
+def _ordered_by(x: Tensor, top: str) -> Tensor:
+    """x, turned so that the examples that `top` means have the highest values."""
+    if top not in _WORDS:
+        raise InputError(f"top: expected signed, abs or harmful for the Jaccard similarity, got {top!r}")
+    return x.abs() if top == "abs" else -x if top == "harmful" else x
+
+
+def _top_count(n: int, fraction: float) -> int:
+    if not 0 < fraction <= 1:
+        raise InputError(
+            f"expected a fraction above 0 and at most 1 for the Jaccard similarity, got {fraction}"
+        )
+    return max(1, round(fraction * n))
 
 
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,9 +165,16 @@ def _pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x, centred and of norm one. Scaled before each sum and square, so that 1e-300 and 1e300 both live."""
-    x = _scaled(x)
+    """x, centred and of norm one, 1e-300 and 1e300 and a large offset alike.
+
+    Scaled by a power of two first, which loses no digit, so that neither sums nor squares overflow. Centred
+    before all other scaling, since of a large offset the digits of the differences are all that is left; and
+    once more, since the first mean was rounded at the size of the offset.
+    """
+    mantissa, _ = torch.frexp(largest := x.abs().amax(-1, keepdim=True))
+    x = x / (largest / (2 * mantissa)).masked_fill(largest == 0, 1)
     x = _scaled(x - x.mean(-1, keepdim=True))
+    x = x - x.mean(-1, keepdim=True)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 

@@ -73,7 +73,21 @@ class Optimizer(ABC):
         da, dslots, c = vjp((a, a_slots))
         return c, da, dslots
 
+    @property
+    def gain(self) -> float:
+        """How far one gradient moves theta over the steps that follow, in learning rates. For Adam 1: what
+        its division by the gradient's size does to the step is not in it."""
+        return 1.0
+
     # what callers use -------------------------------------------------------------------------------
+
+    def owners(self, layout: Layout) -> list[int]:
+        """For every parameter of the layout the number of its rule among `members`."""
+        owner = [0] * len(layout.names)
+        for k, group in reversed(list(enumerate(self.groups, start=1))):
+            for i, hit in enumerate(layout.matching(group.params)):
+                owner[i] = k if hit else owner[i]
+        return owner
 
     def start(self, theta: Tensor) -> Slots:
         """The slots before the first step."""
@@ -161,13 +175,9 @@ class Optimizer(ABC):
 @lru_cache(maxsize=64)
 def _segments(optimizer: Optimizer, layout: Layout) -> list[tuple[int, slice]]:
     """(group, slice of theta), adjoining parameters of one group merged, and cut into pieces."""
-    owner = [0] * len(layout.names)
-    for k, group in reversed(list(enumerate(optimizer.groups, start=1))):
-        for i, hit in enumerate(layout.matching(group.params)):
-            owner[i] = k if hit else owner[i]
     merged: list[tuple[int, int, int]] = []
     start = 0
-    for k, size in zip(owner, layout.sizes, strict=True):
+    for k, size in zip(optimizer.owners(layout), layout.sizes, strict=True):
         if merged and merged[-1][0] == k:
             merged[-1] = (k, merged[-1][1], start + size)
         else:
@@ -208,6 +218,13 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:  # type: ignore[override]
         anywhere = self.momentum or any(group.changes.get("momentum") for group in self.groups)
         return ("momentum_buffer",) if anywhere else ()
+
+    @property
+    def gain(self) -> float:
+        """(1 - dampening) / (1 - momentum), with Nesterov's momentum or without; inf where nothing decays."""
+        if not self.momentum:
+            return 1.0
+        return (1 - self.dampening) / (1 - self.momentum) if self.momentum < 1 else float("inf")
 
     def rule(self, theta: Tensor, slots: Slots, g: Tensor, t: int, lr: float) -> tuple[Tensor, Slots]:
         if self.weight_decay:

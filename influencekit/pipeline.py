@@ -15,7 +15,7 @@ from influencekit.direction import better_of, sign, written
 from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.finite import naming_the_query, zero_words
 from influencekit.interfaces import Claim, Estimator, Query, Recorder
-from influencekit.metrics import METRICS, agreement
+from influencekit.metrics import METRICS, Top, agreement, border_ties, top_words
 from influencekit.progress import track
 from influencekit.recording import record
 from influencekit.registry import label, make
@@ -144,6 +144,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     recorder: Recorder | str = "full",
     each: Callable[[int, Trajectory, xr.Dataset], object] | None = None,
+    top: Top = "signed",
 ) -> xr.Dataset:
     """Record a run per seed, score its examples with every estimator, and compare with the reference.
 
@@ -151,8 +152,13 @@ def compare(
     or the spec of a registered one, such as "mnist-1v7-lr:setting=trained".
 
     The result has `influence` [estimator, seed, query, window, train], `agreement` [estimator, metric, seed,
-    query, window] over the examples that all have scored, `seconds` [estimator, seed], `accuracy` [seed] on
+    query, window] over the examples that all have scored; `ties` [estimator, seed, query, window], how many
+    examples stand so near the border of the top 30 % that Jaccard compares that rounding decides who is in
+    (`metrics.border_ties`); `seconds` [estimator, seed], `accuracy` [seed] on
     the test set, and the examples' own ids as `example` [seed, train].
+
+    `top`: the Jaccard similarity is that of the highest 30 % by signed value, unless you ask for "abs", by
+    absolute value, or "harmful", the most harmful ones.
 
     `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
     which is what `influencekit.evaluation` takes.
@@ -165,8 +171,9 @@ def compare(
     truth = label(_estimator(reference))
     query = make("query", query) if isinstance(query, str) else query
     better_of(query)
+    words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
-    seconds, accuracy, names, notes, beware = [], [], [], {}, list[str]()
+    seconds, accuracy, names, notes, digits, beware = [], [], [], {}, [], list[str]()
     step = None
     for seed in track(seeds, "seeds", len(seeds)):
         problem = _problem(workload, seed)
@@ -190,26 +197,31 @@ def compare(
                 beware.append(f"{name}, seed {seed}: {zero}")
         rows.append(found)
         seconds.append([*spent, training])
+        digits.append(last_digits(trajectory, query, chosen))
         if each is not None:
             together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
             each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
-    result = _assemble(rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query)
+    result = _assemble(
+        rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query, side
+    )
+    exact = [Claim.EXACT in method.claims for method in methods.values()]
+    result["ties"] = _ties(result, exact, torch.stack(digits), side)
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
-    return result.assign_attrs({"caution": "; ".join(beware)} if beware else {})
+    return result.assign_attrs(jaccard=words, **({"caution": "; ".join(beware)} if beware else {}))
 
 
 def _assemble(
     rows: list[list[xr.DataArray]], names: list[str], truth: str, seeds: Sequence[int],
     seconds: list[list[float]], accuracy: list[float], examples: list[list[str]],
-    notes: Mapping[str, Any], workload: Workload, query: Query,
+    notes: Mapping[str, Any], workload: Workload, query: Query, top: Top,
 ) -> xr.Dataset:  # fmt: skip
     scores = torch.stack([torch.stack([torch.from_numpy(a.values) for a in row]) for row in rows], 1)
     scores = scores.to(workload.device)  # [estimator, seed, query, window, train]
     reference = scores[names.index(truth)]
     known = scores.isfinite().flatten(0, -2).all(0)  # the examples that nobody left out
-    matched = agreement(scores[..., known], reference[..., known].expand_as(scores[..., known]))
+    matched = agreement(scores[..., known], reference[..., known].expand_as(scores[..., known]), top)
     first = rows[0][0]
     same = all(row[0]["query"].values.tolist() == first["query"].values.tolist() for row in rows)
     return xr.Dataset(
@@ -248,6 +260,41 @@ def _assemble(
             "influencekit_version": __version__,
         },
     )
+
+
+def last_digits(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> torch.Tensor:
+    """How well an effect can be known by retraining, [query, window]: the last digit of the query's values at
+    the states between which it is a difference."""
+    values = {}
+    for t in {t for window in windows for t in window.evaluations(trajectory.steps)}:
+        theta = trajectory.state(t).theta
+        with torch.no_grad():
+            values[t] = query.at(trajectory.workload_at(t), theta)(theta).abs()
+    sums = [sum(values[t] for t in window.evaluations(trajectory.steps)) for window in windows]
+    return torch.finfo(theta.dtype).eps * torch.stack(sums, -1)  # type: ignore[arg-type]
+
+
+def _ties(
+    result: xr.Dataset, exact: Sequence[bool], digits: torch.Tensor, top: Top
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """`ties` of `compare`; digits [seed, query, window] are of retraining."""
+    scores = torch.from_numpy(result.influence.values)
+    scores = scores[..., scores.isfinite().flatten(0, -2).all(0)]
+    own = torch.finfo(scores.dtype).eps * scores.abs().amax(-1)
+    known = torch.stack(
+        [torch.maximum(o, digits.cpu().to(o)) if e else o for o, e in zip(own, exact, strict=True)]
+    )
+    return ("estimator", "seed", "query", "window"), border_ties(scores, top=top, resolution=known).numpy()
+
+
+def _side(query: Query, top: Top) -> Top:
+    """`top` by the sign of the scores: where more of the query is better, the highest ones are harmful."""
+    better = getattr(query, "better", "lower")
+    if top == "harmful" and better is None:
+        raise InputError(
+            f"top: of {label(query)} neither way is better, so nobody is harmful; take signed or abs"
+        )
+    return "signed" if top == "harmful" and better == "higher" else top
 
 
 def window_coords(windows: Sequence[Window]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from influencekit.accuracy import Accuracy, accuracy
 from influencekit.admission import check_model, copy_model
 from influencekit.errors import InputError
 from influencekit.functional import called
+from influencekit.ids import checked_ids
 from influencekit.layout import Layout
 from influencekit.operators import plain_operators
 from influencekit.optimizers import Optimizer
@@ -123,7 +124,11 @@ class Workload:
     A step minimises L = (1/b) sum_i w_i [loss_i(theta) + (l2/2) |theta|^2] over the batch, all w_i = 1 in
     ordinary training: the mean of per-example losses, the penalty being part of each example's loss.
 
-    `order` ([step, slot] positions, -1 = no example) replaces the shuffled batches drawn from `seed`.
+    `order` ([step, slot] positions, -1 = no example) replaces the shuffled batches drawn from `seed`. Its
+    steps are `epochs` epochs of one length; with epochs = 1 a new one begins whenever the slots since the
+    last could have held every example.
+
+    `train_ids`, `test_ids`: your own names of the examples, text or numbers, in a list, tuple or array.
     """
 
     model: nn.Module
@@ -173,11 +178,8 @@ class Workload:
                 f"{', '.join(getattr(self, part))}. Name it with target_key=..."
             )
         ids = getattr(self, f"{part}_ids")
-        if ids is not None and (len(ids) != lengths.copy().pop() or len(set(ids)) != len(ids)):
-            seen: set[Hashable] = set()
-            twice = next((i for i in ids if i in seen or seen.add(i)), None)  # type: ignore[func-returns-value]
-            problem = f"{twice!r} appears twice" if len(set(ids)) != len(ids) else f"got {len(ids)} ids"
-            raise InputError(f"{part}_ids: expected {lengths.pop()} different example ids; {problem}")
+        if ids is not None:
+            object.__setattr__(self, f"{part}_ids", checked_ids(ids, lengths.pop(), f"{part}_ids"))
 
     @property
     def caution(self) -> str:
@@ -359,7 +361,11 @@ class Workload:
             indices = torch.as_tensor(self.order, dtype=torch.int64, device="cpu")
             if indices.dim() != 2 or bool((indices >= n).any()) or bool((indices < -1).any()):
                 raise InputError(f"order must be [step, slot] positions below {n}, or -1 for an empty slot")
-            per_epoch = -(-n // indices.shape[1])
+            per_epoch = -(-n // indices.shape[1]) if self.epochs == 1 else len(indices) // self.epochs
+            if self.epochs > 1 and len(indices) % self.epochs:
+                raise InputError(
+                    f"order: {len(indices)} steps are not {self.epochs} equal epochs; leave epochs out"
+                )
             epoch = torch.arange(len(indices)) // per_epoch
         else:
             generator = torch.Generator().manual_seed(self.seed)

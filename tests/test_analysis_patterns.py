@@ -117,6 +117,21 @@ def test_the_named_choices_do_what_they_say():
     assert patterns(influence, ddof=1).standardised.std("train", ddof=1).values == pytest.approx(1)
 
 
+def test_the_paper_s_rule_alone_stands_beside_ours():
+    """By p alone a slope that is sure and small is a trend; by ours it is not."""
+    influence, kinds = planted()
+    z = influence.copy()
+    z[:, 30] = influence[:, 30] + influence.std("train") * np.linspace(0, 0.4, 20)
+    found, alone = patterns(z), patterns(z, change=0)
+    for name in ("pattern", "share"):
+        np.testing.assert_array_equal(found[f"{name}_by_p"], alone[name])
+        np.testing.assert_array_equal(alone[f"{name}_by_p"], alone[name])
+    assert found.pattern.values[30] == "stable" and found.pattern_by_p.values[30] == "late"
+    assert (found.pattern_by_p.values[:5] == kinds[:5]).all() and float(
+        found.share_by_p.sum()
+    ) == pytest.approx(1)
+
+
 def test_the_same_influence_for_all_is_stable():
     found = patterns(scores(np.ones((5, 1)) * np.full(4, 0.1)))
     assert set(found.pattern.values) == {"stable"} and (found.standardised == 0).all()

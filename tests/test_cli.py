@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from helpers_cli import TINY, run
 
@@ -88,6 +90,7 @@ def test_the_table_says_what_was_compared_and_beware_of_what(compared):
     assert lines[0] == "mnist-1v7-lr, trained setting (MNIST 1 against 7)"
     assert "2 seeds (0-1); 6 steps" in lines[1] and "on c" in lines[1]
     assert lines[2] == "query test-loss; the whole run, global removal; all 24 training examples"
+    assert lines[3].endswith("over the 2 seeds; jaccard: of the top 30 % by signed value")
     head = next(k for k, line in enumerate(lines) if line.startswith("estimator"))
     assert lines[head].split()[1:] == ["pearson", "spearman", "kendall", "jaccard", "accuracy", "seconds"]
     assert re.match(r"dit +0\.\d{3} ± 0\.\d{3} ", lines[head + 1])
@@ -95,6 +98,32 @@ def test_the_table_says_what_was_compared_and_beware_of_what(compared):
     assert len({len(line) for line in lines[head : head + 4]}) == 1, "columns are flush right"
     assert "same recursion" in shown and f"saved in {out}" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("top", "words"), [("abs", "the top 30 % by absolute value"), ("harmful", "the 30 % most harmful")]
+)
+def test_jaccard_is_of_the_examples_that_were_asked_for_and_says_so(tmp_path, top, words):
+    shown = run("compare", TINY, "--estimators", "if", "--jaccard", top, "--out", tmp_path / "out").stdout
+    assert f"agreement with loo; jaccard: of {words}\n" in shown
+    found = xr.open_zarr(tmp_path / "out" / "scores.zarr", consolidated=False).load()
+    turn = {"abs": abs, "harmful": lambda x: -x}[top]
+    scores = found.influence.squeeze(("seed", "query", "window"))
+    best = [set(turn(scores.sel(estimator=n).values).argsort()[::-1][:7]) for n in ("if", "loo")]  # 7 of 24
+    expected = len(best[0] & best[1]) / len(best[0] | best[1])
+    assert found.agreement.sel(estimator="if", metric="jaccard").item() == pytest.approx(expected)
+    assert found.attrs["jaccard"] == words
+
+
+def test_a_tie_at_the_border_of_jaccard_is_said(tmp_path):
+    """The examples that no batch holds have influence 0, all of them; here the border is among them."""
+    problem = ik.make("workload", TINY)
+    order = torch.tensor([[0, 1, 2, 3], [4, 0, 1, 2]])
+    result = ik.compare(replace(problem, order=order, epochs=1), ["dit"], top="abs")
+    assert result.ties.dims == ("estimator", "seed", "query", "window")
+    assert (result.ties == 19).all(), "the highest 7 of 24: two of the 19 that are 0"
+    clear = ik.compare(problem, ["dit"])
+    assert clear.ties.max() < 19
 
 
 def test_everything_is_saved_and_nothing_else_is_left(compared):

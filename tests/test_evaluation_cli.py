@@ -41,7 +41,9 @@ def test_the_json_holds_the_figures_that_python_gives(compared):
         row = found["lds:m=12"]["estimators"][name]["lds"]
         assert (row["mean"], row["std"]) == (pytest.approx(means.mean()), pytest.approx(means.std()))
         again = np.mean([each.bootstrap.values[:, e, 0] for each in scores], 0)
-        ends = bootstrap.interval(means.mean(), again, 0.95, 12)
+        each = [each.jackknife.values[:, e, 0] for each in scores]
+        apart = np.concatenate([one - one.mean() for one in each])  # of every seed its own subsets
+        ends = bootstrap.interval(means.mean(), again, apart, 0.95, 12)
         assert (row["low"], row["high"]) == pytest.approx(ends)
     curves = [brittleness(each, "prediction:example=3", ["if"], k=(2,)) for each in runs]
     row = found["brittleness:k=2"]["estimators"]["if"]

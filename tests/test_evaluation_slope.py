@@ -12,6 +12,7 @@ from influencekit import InputError
 from influencekit.cli.problems import Source
 from influencekit.evaluation import taylor
 from influencekit.evaluation.slope import _slope
+from influencekit.testing import tiny_workload
 
 
 @pytest.mark.parametrize("windows", WINDOWS)
@@ -20,6 +21,14 @@ def test_the_taylor_slope_of_dit_is_two_and_of_scores_a_hundredth_too_large_one(
     assert float(found.slope[0]) == pytest.approx(2, abs=0.1)
     assert float(found.slope[1]) == pytest.approx(1, abs=0.1)
     assert float(found.smooth_below[0]) >= 1e-2 and np.isnan(found.smooth_below[1])
+
+
+def test_of_adam_with_a_small_eps_the_slope_is_two_though_large_steps_do_not_show_it():
+    """Adam divides by sqrt(v) + eps, so weight changes are small only where gradients change by less."""
+    found = taylor(ik.record(tiny_workload(ik.Adam(lr=0.05, eps=1e-4))), "test-loss", "dit")
+    assert float(found.slope[0]) == pytest.approx(2, abs=0.1)
+    large = np.diff(np.log(found.remainder.values[0])) / np.diff(np.log(found.h.values))
+    assert abs(large[0] - 2) > 0.3 and float(found.smooth_below[0]) < 0.1
 
 
 def test_the_remainder_is_the_oracles_at_every_step():

@@ -12,12 +12,17 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # A module imports from lower layers, or from its own layer if no circle comes of it. The four packages of the
 # fifth layer never import each other: the registry reaches them, by string, at the moment of use.
 LAYERS = (
-    {"checkpoints", "errors", "progress"},
+    {"checkpoints", "direction", "errors", "progress"},
     {
         "accuracy",
         "admission",
+        "buffers",
+        "ctc",
+        "functional",
+        "ids",
         "layout",
         "metrics",
+        "operators",
         "optimizers",
         "options",
         "schedules",
@@ -27,18 +32,18 @@ LAYERS = (
     {
         "batches",
         "curvature",
+        "doubts",
         "finite",
         "gradients",
         "interfaces",
         "linear",
         "registry",
+        "separability",
         "step",
         "tracing",
+        "training",
         "widths",
     },
-    {"checkpoints", "direction", "errors", "progress"},
-    {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
-    {"curvature", "gradients", "interfaces", "linear", "registry", "step", "tracing", "widths"},
     {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
     {
@@ -51,7 +56,6 @@ LAYERS = (
         "recording",
         "reliability",
         "screen",
-        "sums",
         "verification",
     },
     {"reproduce", "testing"},

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from influencekit import metrics
 from influencekit.errors import InputError
-from influencekit.metrics import METRICS, agreement, jaccard, kendall, pearson, spearman
+from influencekit.metrics import METRICS, agreement, border_ties, jaccard, kendall, pearson, spearman
 
 CORRELATIONS = [
     pytest.param(pearson, scipy.stats.pearsonr, id="pearson"),
@@ -78,6 +78,45 @@ def test_jaccard_equals_sets_of_sorted_indices(pair, fraction):
     close(jaccard(*pair, fraction=fraction), rowwise(by_sets, *pair))
 
 
+@given(pair=pairs())
+def test_jaccard_of_the_largest_and_of_the_harmful_is_that_of_other_values(pair):
+    x, y = pair
+    close(jaccard(x, y, top="abs"), jaccard(x.abs(), y.abs()))
+    close(jaccard(x, y, top="harmful"), jaccard(-x, -y))
+    close(agreement(x, y, top="abs")[..., 3], jaccard(x.abs(), y.abs()))
+    close(agreement(x, y, top="abs")[..., :3], agreement(x, y)[..., :3])
+    with pytest.raises(InputError, match="top: expected signed, abs or harmful .*, got 'lowest'"):
+        jaccard(x, y, top="lowest")
+
+
+@given(
+    pair=pairs(batch=st.just(()), most=12),
+    fraction=st.floats(0.05, 1),
+    within=st.sampled_from([0.0, 0.25, 2.0]),
+)
+def test_ties_are_the_examples_that_changes_within_the_resolution_carry_over_the_border(
+    pair, fraction, within
+):
+    x, _ = pair
+    k = max(1, round(fraction * len(x)))
+    order = sorted(range(len(x)), key=lambda i: (-float(x[i]), i))
+    swapped = [(i, o) for i in order[:k] for o in order[k:] if x[i] - x[o] <= within]
+    assert int(border_ties(x, fraction, resolution=within)) == len(
+        {each for both in swapped for each in both}
+    )
+
+
+def test_ties_at_the_border_are_counted_to_the_last_digit_of_the_dtype():
+    x = torch.tensor([9.0, 8.0, 5.0, 5.0, 5.0, 1.0, 0.0, -1.0, -2.0, -20.0])
+    assert border_ties(x, 0.3) == 3 and border_ties(x, 0.2) == 0 and border_ties(x, 0.5) == 0
+    assert border_ties(x, 0.1, "harmful") == border_ties(x, 0.1, "abs") == border_ties(x, 1) == 0
+    near = x + torch.tensor([0, 0, 0, 1e-6, 2e-6, 0, 0, 0, 0, 0])  # a last digit of 20 in float32 is 2.4e-6
+    assert border_ties(near, 0.3) == 3 and border_ties(near.double(), 0.3) == 0
+    assert border_ties(near.double(), 0.3, resolution=1e-5) == 3
+    both = torch.stack([x, x.flip(0) + torch.arange(10)])
+    assert border_ties(both, 0.3, resolution=torch.tensor([0.0, 2.0])).tolist()[0] == 3
+
+
 @given(pair=pairs(batch=st.just(()), least=2, most=60))
 def test_kendall_counts_every_pair_right(pair):
     x, y = (v[:, None] - v[None, :] for v in pair)
@@ -127,6 +166,28 @@ def test_a_side_agrees_fully_with_itself_unless_it_is_constant(pair):
 def test_neither_tiny_nor_huge_scores_are_lost(scale):
     x, y = torch.tensor([[0.3, -1.0, 0.2, 0.5], [1.0, 0.1, 0.4, -0.7]]).double()
     close(agreement(x * scale, y), agreement(x, y))
+
+
+# values of size 1 to 8 whose differences are at least a thousandth, far above the last digit of the offset
+varied = hnp.arrays(np.float64, st.integers(3, 30), elements=st.integers(-8000, 8000), unique=True)
+
+
+@given(x=varied, data=st.data(), offset=st.floats(-1e10, 1e10), power=st.integers(-307, 285))
+def test_pearson_of_values_with_a_large_offset_and_of_any_size(x, data, offset, power):
+    """Against the definition in long double (64 bits of mantissa, as wide an exponent as is needed)."""
+    y = data.draw(hnp.arrays(np.float64, len(x), elements=st.integers(-8000, 8000), unique=True))
+    scale = 10.0**power  # from below 1e-300 to beyond 1e298, the offset included
+    x = (offset + x / 1000) * scale
+
+    def centred(values):
+        wide = values.astype(np.longdouble)
+        return wide - wide.mean()
+
+    a, b = centred(x), centred(y)
+    expected = float((a * b).sum() / np.sqrt((a * a).sum()) / np.sqrt((b * b).sum()))
+    found = pearson(torch.from_numpy(x), torch.from_numpy(y))
+    assert found.item() == pytest.approx(expected, rel=0, abs=1e-9)
+    assert pearson(torch.from_numpy(y), torch.from_numpy(x)).item() == found.item()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])

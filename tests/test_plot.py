@@ -217,7 +217,8 @@ def test_pattern_lines_draw_every_example_once_and_the_centroid_and_the_chosen_b
         np.testing.assert_array_equal(d[:, :, 1].T, z[:, patterned.pattern.values == kind])
         lines = {line.get_label(): line for line in ax.lines}
         np.testing.assert_array_equal(lines["centroid"].get_ydata(), patterned.centroid.sel(kind=kind))
-        assert f"{100 * float(patterned.share.sel(kind=kind)):.1f} %" in ax.get_title()
+        shares = [100 * float(patterned[name].sel(kind=kind)) for name in ("share", "share_by_p")]
+        assert "{:.1f} % ({:.1f} % by p alone)".format(*shares) in ax.get_title()
     named = [{line.get_label() for line in ax.lines if line.get_label().startswith("a")} for ax in axes]
     assert named == [{"a0"}, {"a7"}, {"a30"}, set()]
     assert [len(ax.get_legend().get_texts()) for ax in plot.pattern_lines(patterned)] == [3] * 4
@@ -232,6 +233,8 @@ def test_a_single_query_need_not_be_taken_out_of_the_patterns_first(patterned):
 def test_a_pattern_without_examples_is_an_empty_panel(patterned):
     still = analysis.patterns(patterned.standardised[:, 20:], fluctuating=100)
     axes = plot.pattern_lines(still)
+    by_p = plot.pattern_lines(analysis.patterns(patterned.standardised, change=0))
+    assert not any("by p alone" in ax.get_title() for ax in by_p)
     assert [[t.get_text() for t in ax.texts] for ax in axes] == [["no example"]] * 2 + [[], ["no example"]]
     plot.pattern_map(still).figure.canvas.draw()
     axes[0].figure.canvas.draw()

@@ -243,6 +243,8 @@ def test_patterns_are_those_of_windows_of_an_epoch(problem):
     kinds = analysis.patterns(scores).pattern.values
     assert found["pattern"] == [kind[0] for kind in kinds]
     assert found["share"]["late"] == (kinds == "late").mean()
+    by_p = analysis.patterns(scores, change=0).pattern.values
+    assert found["share_by_p"] == {kind: (by_p == kind).mean() for kind in analysis.PATTERNS}
     assert found["full"] == pytest.approx(ik.estimate(run).influence.values.ravel(), rel=1e-4)
     assert found["settled"][-1] == 1 and len(found["settled"]) == 6
 

@@ -53,7 +53,15 @@ def test_the_papers_figures_stand_where_they_belong():
     assert first["early-late lowest, % of runs"].mean == 100 and first["late-full"].printed == 0.20
     assert "1 of 1 rows (global), 1 of 1 rows (window)" in report.notes[0] and "1 of 2" in report.notes[1]
     share = {"accuracy": 0.5, "share": dict(zip(tables.PATTERNS, (0.7, 0.1, 0.2, 0.0), strict=True))}
-    line = tables.table1({("cnn", "mnist"): [share]}).lines[0]
+    both = share | {"share_by_p": dict(zip(tables.PATTERNS, (0.2, 0.3, 0.4, 0.1), strict=True))}
+    line, alone = tables.table1({("cnn", "mnist"): [both]}).lines
+    assert line.labels[-1] == "p and size" and alone.labels[-1] == "p alone"
+    assert [f.mean for f in alone.figures] == pytest.approx([50, 20, 30, 40, 10])
+    assert [f.printed for f in alone.figures] == [f.printed for f in line.figures]
+    assert (
+        "p and size in 1 of 1 rows, by p alone in 0 of 1"
+        in tables.table1({("cnn", "mnist"): [both]}).notes[0]
+    )
     assert [f.printed for f in line.figures[1:]] == [83.76, 0.34, 11.74, 4.15]
     assert [f.mean for f in line.figures] == pytest.approx([50, 70, 10, 20, 0])
     metrics = dict(zip(("pearson", "spearman", "kendall", "jaccard"), (0.9, 0.8, 0.7, 0.6), strict=True))
@@ -65,6 +73,11 @@ def test_the_papers_figures_stand_where_they_belong():
     assert [f.printed for f in late["late", "dit"].figures[1:]] == [0.98, 0.98, 0.90, 0.85]
     assert [f.mean for f in late["late", "if"].figures] == [9, *metrics.values()]
     assert late["early", "dit"].figures[1].seeds == 0
+    assert str(late["late", "dit"].figures[-1]) == "0.60 [0.85]"
+    tied = tables.table3({("dnn", "mnist"): [one, one | {"ties": {"late": {"dit": 2, "if": 0}}}]})
+    late = {line.labels: str(line.figures[-1]) for line in tied.lines}
+    assert late["late", "dit"] == "0.60 ± 0.00~ [0.85]" and "~" not in late["late", "if"]
+    assert "~: rounding decides who is in a top 30 % (dit of late in 1 seeds)." in tied.notes
 
 
 def test_every_table_of_the_paper_is_brought_along_whole():

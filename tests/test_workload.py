@@ -3,12 +3,15 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import influencekit as ik
 from influencekit import SGD, AdamW, Constant, Cosine, Factors, Group, InputError, InverseSqrt, Workload
 from influencekit.testing import tiny_workload
 from influencekit.workload import select, tensors_of
@@ -202,6 +205,13 @@ X = torch.zeros(6, 2)
         ({"train_ids": [1, 2, 3, 4, 5, 2]}, "train_ids: expected 6 different example ids; 2 appears twice"),
         ({"train_ids": list("abcde")}, "train_ids: expected 6 different example ids; got 5 ids"),
         ({"test_ids": list("aabcde")}, "test_ids: .*'a' appears twice"),
+        ({"train_ids": [1, 2, 3, 4, 5, "1"]}, "train_ids: .*; 1 and '1' look the same in tables and on disk"),
+        ({"train_ids": [1, 2, 3, 4, 5, 1.0]}, "1 and 1.0 look the same"),
+        ({"train_ids": np.array([1, 2, 3, 4, 5, 2])}, "2 appears twice"),
+        ({"train_ids": X}, r"train_ids: expected one id an example, \[6\], got an array of shape \[6, 2\]"),
+        ({"train_ids": X.tolist()}, r"text or a number for each example, got \[0.0, 0.0\]"),
+        ({"train_ids": [(i, 0) for i in range(6)]}, r"text or a number for each example, got \(0, 0\)"),
+        ({"test_ids": 6}, "test_ids: expected a list of 6 different example ids, got int"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"l2": -1.0}, "l2 must be at least 0"),
@@ -213,8 +223,42 @@ def test_data_that_does_not_fit_is_refused(options, words):
 
 
 @pytest.mark.parametrize(
+    "made",
+    [
+        tuple,
+        np.array,
+        torch.tensor,
+        lambda ids: [torch.tensor(i) for i in ids],
+        lambda ids: list(np.array(ids)),
+    ],
+    ids=["tuple", "numpy", "torch", "list of torch", "list of numpy"],
+)
+def test_ids_in_any_container_are_the_plain_ones(made):
+    ids = [7, 3, 12, 1, 20, 5]
+    workload = problem(train_ids=made(ids), test_ids=made(ids), loss=lambda o, y: (o - y) ** 2)
+    assert workload.train_ids == workload.test_ids == ids and {type(i) for i in workload.train_ids} == {int}
+    found = ik.estimate(ik.record(workload), "test-losses", "dit")
+    assert found.train.values.tolist() == found["query"].values.tolist() == ids
+
+
+def test_text_ids_in_an_array_are_the_plain_ones(tmp_path):
+    workload = problem(train_ids=np.array(list("abcdef")))
+    assert workload.train_ids == list("abcdef") and {type(i) for i in workload.train_ids} == {str}
+    ik.record(workload, store=tmp_path / "run.zarr")
+    assert xr.open_zarr(tmp_path / "run.zarr").train.values.tolist() == list("abcdef")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [(1, [0, 0, 0, 1, 1, 1]), (2, [0, 0, 0, 1, 1, 1]), (3, [0, 0, 1, 1, 2, 2])]
+)
+def test_the_steps_of_an_order_are_that_many_epochs(epochs, expected):
+    assert problem(order=torch.tensor([[0, 1]] * 6), epochs=epochs).plan.epoch.tolist() == expected
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"order": torch.tensor([[0, 1]] * 6), "epochs": 4}, "order: 6 steps are not 4 equal epochs"),
         ({"batch_size": 5}, "the batch of step 1 holds only the example at position"),
         ({"batch_size": 1}, "the batch of step 0 holds only"),
         ({"batch_size": 7, "drop_last": True}, "drop_last leaves no batch: 6 examples in batches of 7"),

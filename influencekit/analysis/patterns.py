@@ -41,7 +41,8 @@ def patterns(
 
     The result: `pattern`, `slope` (per window), `p_value`, `deviation` [train]; `standardised`
     [window, train]; `centroid` [kind, window], the mean of z over the examples of a pattern, NaN where it has
-    none; `share` [kind], of 1; `limit`, the deviation above which an example fluctuates.
+    none; `share` [kind], of 1; `limit`, the deviation above which an example fluctuates. And `pattern_by_p`
+    [train], `share_by_p` [kind]: the same by the paper's rule alone, significance without `change`.
 
     The paper (arXiv 2502.10793, V-B and F-B) gives these steps and none of their numbers:
 
@@ -66,14 +67,19 @@ def patterns(
     slope, p = _trend(np.abs(z) if magnitude else z)
     if correction == "benjamini-hochberg":
         p = stats.false_discovery_control(p, axis=-1)
-    trend = (p < significance) & (np.abs(slope) * (x.shape[-2] - 1) >= change)
     deviation = z.std(-2, ddof=ddof)
-    limit = np.full(deviation.shape[:-1], float(fluctuating))
-    if adaptive:
-        limit = _limit(deviation, ~trend, fluctuating, ddof)
-    # of examples whose deviations differ by rounding alone, none fluctuates more than the others
-    much = deviation > limit[..., None] * (1 + 1e-9) + 1e-12
-    code = np.select([trend & (slope < 0), trend & (slope > 0), ~much], [0, 1, 2], 3)
+
+    def classes(trend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number of each example's pattern, given who has a trend, and the limit of fluctuation."""
+        limit = np.full(deviation.shape[:-1], float(fluctuating))
+        if adaptive:
+            limit = _limit(deviation, ~trend, fluctuating, ddof)
+        # of examples whose deviations differ by rounding alone, none fluctuates more than the others
+        much = deviation > limit[..., None] * (1 + 1e-9) + 1e-12
+        return np.select([trend & (slope < 0), trend & (slope > 0), ~much], [0, 1, 2], 3), limit
+
+    code, limit = classes((p < significance) & (np.abs(slope) * (x.shape[-2] - 1) >= change))
+    by_p = classes(p < significance)[0]
     member = code[..., None, :] == np.arange(len(PATTERNS))[:, None]  # [..., pattern, train]
     count = member.sum(-1)
     total = member @ z.swapaxes(-1, -2)
@@ -90,6 +96,8 @@ def patterns(
             "limit": (more, limit),
             "centroid": ((*more, "kind", "window"), centroid),
             "share": ((*more, "kind"), count / x.shape[-1]),
+            "pattern_by_p": ((*more, "train"), np.array(PATTERNS)[by_p]),
+            "share_by_p": ((*more, "kind"), _shares(by_p)),
         },
         coords={**influence.coords, "kind": list(PATTERNS)},
         attrs={
@@ -103,6 +111,11 @@ def patterns(
             **written(better_in(influence.attrs)),
         },
     )
+
+
+def _shares(code: np.ndarray) -> np.ndarray:
+    """The share [..., pattern] of the examples [..., train] that are of each pattern."""
+    return (code[..., None, :] == np.arange(len(PATTERNS))[:, None]).mean(-1)
 
 
 def _check(

@@ -66,6 +66,15 @@ __all__ = ["compare"]
     "retrained: a call that was killed continues, another query or estimator costs no retraining.",
 )
 @click.option(
+    "--jaccard",
+    "top",
+    type=click.Choice(["signed", "abs", "harmful"]),
+    default="signed",
+    show_default=True,
+    help="Which 30 % of the examples jaccard compares: the highest by signed value (for a loss the most "
+    "helpful), by absolute value, or the most harmful.",
+)
+@click.option(
     "--out",
     metavar="DIR",
     help="A new folder for the scores (zarr), tables (CSV, JSON) and plots (PNG).",
@@ -77,7 +86,7 @@ __all__ = ["compare"]
 def compare(
     workload: str, estimators: str, reference: str, query: str, window: str, removal: Any, seeds: list[int],
     setting: str | None, recorder: str, device: str, loo_examples: int | None,
-    evaluate: str | None, subsets: str | None, out: str | None, json_file: str | None,
+    evaluate: str | None, subsets: str | None, top: Any, out: str | None, json_file: str | None,
     data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD, estimate the influence of every training example, retrain without each of them, and
@@ -108,7 +117,7 @@ def compare(
             _check(problem, query, window, removal)
             evaluating = _evaluating(evaluate, [*methods, truth], subsets, query, problem)
             result = pipeline.compare(
-                build, methods, truth, query, window, removal, seeds, recorder, evaluating
+                build, methods, truth, query, window, removal, seeds, recorder, evaluating, top
             )
             result = build.describe(_named(result, typed))
             found = summarise(result)

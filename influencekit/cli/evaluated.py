@@ -10,6 +10,7 @@ import click
 
 from influencekit.cli.table import aligned, figure, paragraph, share
 from influencekit.direction import most
+from influencekit.evaluation.bootstrap import LEAST
 
 __all__ = ["evaluated"]
 
@@ -63,7 +64,8 @@ def _lds(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows], Sequenc
         f"Linear datamodeling score, {one['m']} random subsets of {100 * one['fraction']:g} % and their "
         f"{100 * one['level']:g} % bootstrap interval"
     )
-    return title, 1, table, ()
+    few = f"fewer than {LEAST} subsets give no interval; --evaluate lds:m=50 does"
+    return title, 1, table, (few,) if one["m"] < LEAST else ()
 
 
 def _leave_k_out(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows], Sequence[str]]:

@@ -90,7 +90,10 @@ def _lds(one: xr.Dataset) -> dict[str, Any]:
 
     score = _over_seeds(one["mean"])
     again = one.bootstrap.mean(("seed", "window"), skipna=True).values
-    low, high = interval(np.array(score["mean"]), again, float(one.attrs["level"]), int(one.attrs["m"]))
+    each = one.jackknife.mean("window", skipna=True)  # every seed has subsets of its own
+    left_out = (each - each.mean("subset")).values.ravel()
+    level, m = float(one.attrs["level"]), int(one.attrs["m"])
+    low, high = interval(np.array(score["mean"]), again, left_out, level, m)
     return {"lds": {**score, "low": float(low), "high": float(high)}}
 
 

@@ -31,7 +31,8 @@ def facts(result: xr.Dataset) -> list[str]:
         f"{times}; {attrs['info_steps']} steps, trained in {training:.2g} s on {attrs['device']}",
         f"query {attrs['query']}{queries}; {_windows(result)}; {which}",
         f"agreement with {attrs['reference']}"
-        + (f", mean ± deviation over the {len(seeds)} seeds" if len(seeds) > 1 else ""),
+        + (f", mean ± deviation over the {len(seeds)} seeds" if len(seeds) > 1 else "")
+        + f"; jaccard: of {attrs['jaccard']}",
     ]
 
 
@@ -70,9 +71,25 @@ def remarks(result: xr.Dataset, found: dict[str, Any], saved: Sequence[str]) -> 
         said.append(
             f"{missing} of {total} agreements are undefined (all scores equal) and left out of the means."
         )
+    if said_of_ties := _ties(result):
+        said.append(said_of_ties)
     if saved:
         said.append(f"saved in {' and '.join(saved)}")
     return said
+
+
+def _ties(result: xr.Dataset) -> str:
+    """Where rounding decides which examples jaccard compares; nothing where it does not."""
+    worst = result.ties.max(("seed", "query", "window"))
+    named = [
+        f"{int(n)} of {name}" for name, n in zip(result.estimator.values, worst.values, strict=True) if n
+    ]
+    if not named:
+        return ""
+    return (
+        f"jaccard: at the border of {result.attrs['jaccard']} rounding decides who is in, among up to "
+        f"{', '.join(named)}."
+    )
 
 
 def _chance(result: xr.Dataset) -> float | None:

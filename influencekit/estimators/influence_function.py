@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,30 @@ from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
 from influencekit.workload import Workload
 
-__all__ = ["InfluenceFunction"]
+__all__ = ["InfluenceFunction", "training_time"]
+
+_DOUBT = 0.1  # a known solution that comes back further off than this: the digits do not suffice
+
+
+def training_time(trajectory: Trajectory, name: str) -> Tensor:
+    """How long each parameter was trained, [param]: the sum of lr (1 - dampening) / (1 - momentum) over the
+    steps, those of the parameter's own group. For gradient flow this is the time; for Adam, whose steps are
+    not lr times a gradient, it is the sum of its learning rates, for want of a better.
+
+    `name`: of the estimator, for errors: a run whose rates are all 0, or whose momentum is 1 or more.
+    """
+    workload, layout = trajectory.workload, trajectory.workload.layout
+    gains = [rule.gain for rule in workload.optimizer.members()]
+    groups = [rate * gain for rate, gain in zip(trajectory.plan.lr.sum(0).tolist(), gains, strict=True)]
+    owners = workload.optimizer.owners(layout)
+    times = [groups[k] for k in owners]
+    if not any(times) or not all(isfinite(t) for t in times):
+        raise InputError(
+            f"{name}: the default damping is 1 / (sum of lr (1 - dampening) / (1 - momentum)), and that "
+            f"sum is {max(times):g} for this run; give one, such as {name}:damping=0.1"
+        )
+    each = [workload.theta0.new_full((size,), t) for size, t in zip(layout.sizes, times, strict=True)]
+    return torch.cat(each)
 
 
 @dataclass(frozen=True)
@@ -26,10 +50,12 @@ class InfluenceFunction(Estimator):
 
     with the L2 penalty in both H and g_j. `curvature` is the Gauss-Newton matrix by default, which equals the
     Hessian for linear models and stays positive for networks that have not converged, where the true Hessian
-    ("hessian", as in the original paper) makes the inverse erratic. `damping` defaults to 1 / (sum of the
-    learning rates of the run): SGD that stops after so much time is a ridge regression of about that
-    strength. Up to `exact_limit` parameters the system is solved exactly, beyond by conjugate gradients, and
-    by MINRES where H + damping I turns out indefinite; an error says so when neither converges.
+    ("hessian", as in the original paper) makes the inverse erratic. `damping` defaults to 1 / (the time of
+    training), the sum of lr (1 - dampening) / (1 - momentum) over the run (`training_time`; every parameter
+    group has its own): SGD that stops after so much time is a ridge regression of about that strength. For
+    Adam it is 1 / (sum of the learning rates), which has no such reason: give your own. Up to `exact_limit`
+    parameters the system is solved exactly, beyond by conjugate gradients, and by MINRES where H + damping I
+    turns out indefinite; an error says so when neither converges, or when the matrix is singular.
 
     Knows no time: whole run, global removal only. Shapes [query, 1, train]; removal minus full. Cost: `param`
     curvature products, or one an iteration and query.
@@ -53,31 +79,33 @@ class InfluenceFunction(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
         n = workload.n_train
-        damping, curvature, view = self._damping(trajectory), REVERSE[self.curvature], Training.evaluated(workload)
+        curvature, view = REVERSE[self.curvature], Training.evaluated(workload)
+        # (H + 1/time)^-1 = root (root H root + 1)^-1 root, also where a group's rate and time are 0
+        root = theta.new_ones(()) if self.damping is not None else training_time(trajectory, "if").sqrt()
+        damping = 1.0 if self.damping is None else self.damping
         rows = torch.arange(n, device=workload.device).split(1024)  # pieces that fit in memory
         pulls = [curvature(view, theta, workload.examples(r), theta.new_full((len(r),), 1 / n)) for r in rows]
 
         def product(vectors: Tensor) -> Tensor:
-            """(H + damping I) v of every row v, H the curvature of the mean training loss plus penalty."""
-            return torch.stack([damping * v + torch.stack([pull(v)[0] for pull in pulls]).sum(0) for v in vectors])
+            """(root H root + damping I) v of every row v, H the curvature of the mean loss plus penalty."""
+            curved = [torch.stack([pull(root * v)[0] for pull in pulls]).sum(0) for v in vectors]
+            return damping * vectors + root * torch.stack(curved)
 
         def products(v: Tensor) -> Tensor:
             """<v, g_j> of every training example."""
             return torch.cat([pull(v)[1] for pull in pulls])
 
-        gradients = query.gradient(workload, theta).detach()
+        gradients = root * query.gradient(workload, theta).detach()
         with torch.no_grad():
             if self._solver(workload) == "exact":
                 identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
                 matrix = product(identity)
-                solution = torch.linalg.solve((matrix + matrix.T) / 2, gradients.T).T
+                solution = _solved((matrix + matrix.T) / 2, gradients)
             else:
                 solution = _conjugate_gradients(product, gradients, self.tolerance, self.iterations)
-            scores = torch.stack([products(v) / n for v in solution])[:, None]
+            scores = torch.stack([products(v) / n for v in root * solution])[:, None]
         if not scores.isfinite().all():
-            raise InfluenceKitError(
-                f"if: H + {damping:.3g} I is singular to working precision; give a larger damping"
-            )
+            raise _singular()
         return scores
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
@@ -87,13 +115,36 @@ class InfluenceFunction(Estimator):
             "solver": self._solver(trajectory.workload),
         }
 
-    def _damping(self, trajectory: Trajectory) -> float:
-        return 1 / trajectory.plan.lr[:, 0].sum().item() if self.damping is None else self.damping
+    def _damping(self, trajectory: Trajectory) -> float | str:
+        if self.damping is not None:
+            return self.damping
+        found = [1 / t if t else inf for t in training_time(trajectory, "if").unique().tolist()]
+        return found[0] if len(found) == 1 else f"{min(found):.4g} to {max(found):.4g}, by parameter group"
 
     def _solver(self, workload: Workload) -> str:
         if self.solver != "auto":
             return self.solver
         return "exact" if workload.n_params <= self.exact_limit else "cg"
+
+
+def _solved(matrix: Tensor, rhs: Tensor) -> Tensor:
+    """The solution of matrix x = rhs for every row of rhs [query, param]. Errors: a singular matrix, also one
+    that is so but for rounding: then a known solution, solved for beside the others, does not come back."""
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randn(1, len(matrix), generator=generator, dtype=torch.float64).to(matrix)
+    try:
+        solution = torch.linalg.solve(matrix, torch.cat([rhs, known @ matrix]).T).T
+    except torch.linalg.LinAlgError as error:
+        raise _singular() from error
+    if not (solution[-1] - known[0]).norm() <= _DOUBT * known.norm():
+        raise _singular()
+    return solution[:-1]
+
+
+def _singular() -> InfluenceKitError:
+    return InfluenceKitError(
+        "if: H + damping I is singular to working precision; give a larger damping, such as if:damping=0.01"
+    )
 
 
 def _conjugate_gradients(

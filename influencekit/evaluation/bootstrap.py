@@ -1,8 +1,12 @@
 """Bootstrap intervals of rank correlations: the pairs are drawn again with replacement."""
 
 import numpy as np
+from scipy.stats import norm
 
-__all__ = ["drawn", "interval", "spearman"]
+__all__ = ["LEAST", "drawn", "interval", "spearman", "without_each"]
+
+LEAST = 10  # pairs of which there is an interval
+_BALANCED = 0.3  # BCa needs this share of the resamples on either side of the estimate
 
 
 def drawn(n: int, resamples: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -29,25 +33,72 @@ def spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.stack(found, 1).reshape(len(counts), *x.shape[:-1])
 
 
-def interval(estimate: np.ndarray, again: np.ndarray, level: float, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The interval at `level` about correlations [...], or means of such, from resamples [resample, ...].
+def without_each(n: int) -> np.ndarray:
+    """Counts [pair, n] that leave one pair out at a time."""
+    return 1 - np.eye(n, dtype=np.int64)
 
-        z(low) = 2 z(estimate) - upper quantile of z(again),   z = atanh          (basic bootstrap)
 
-    Pairs that are drawn twice are ties, so resampled rank correlations lie lower than the estimate: for one
-    query this is lost in the noise, for the mean over many the plain percentiles miss the truth, and often
-    the estimate itself (docs/evaluation.md has the coverage of both). n pairs cannot tell a correlation
-    nearer 1 than 12 / (n^3 - n) from 1; half of that is where z ends. Source: Davison and Hinkley 1997, 5.2.
+def interval(
+    estimate: np.ndarray, again: np.ndarray, left_out: np.ndarray, level: float, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The interval at `level` about correlations [...], or means of such, from resamples [resample, ...] and
+    from the same figures without each of the n pairs, `left_out` [pair, ...]. It holds the
+    estimate.
+
+    BCa (Efron 1987), as in `scipy.stats.bootstrap`, here for all queries and windows of one resample at once:
+    quantiles of the resamples, corrected for their bias and for the skewness that the jackknife sees. Pairs
+    that are drawn twice are ties, so resampled rank correlations lie lower than the estimate. For one query
+    this is little beside the noise, and BCa corrects it. The mean over many queries has little noise, and
+    nearly all resamples lie below it. There, with less than 30 % of them on one side, BCa's quantiles end
+    at the outermost resample, and the interval is the basic one on the scale of Fisher's z instead:
+
+        z(low) = 2 z(estimate) - upper quantile of z(again),   z = atanh
+
+    n pairs cannot tell a correlation nearer 1 than 12 / (n^3 - n) from 1; half of that is where z ends.
+    Coverage is measured in docs/evaluation.md: 90 to 98 % of 95 from 10 pairs on, about 80 % where a few
+    pairs of an almost perfect ranking are outliers. NaN with fewer than `LEAST` pairs: such an interval
+    would be most of [-1, 1]. Source: Davison and Hinkley 1997, chapter 5.
     """
-    tail, end = (1 - level) / 2, 1 - 6 / (n**3 - n)
-    nothing = np.isnan(again).all(0) | np.isnan(estimate)
-    z = np.arctanh(np.clip(np.where(nothing, 0.0, again), -end, end))
-    middle = 2 * np.arctanh(np.clip(estimate, -end, end))
-    high, low = (middle - each for each in np.nanquantile(z, [tail, 1 - tail], axis=0))
+    nothing = np.isnan(again).all(0) | np.isnan(estimate) | (n < LEAST)
+    again = np.where(nothing, 0.0, again)
+    below = ((again < estimate).sum(0) + (again <= estimate).sum(0)) / 2 / (~np.isnan(again)).sum(0)
+    ends = _bca(again, left_out, below, level), _mirrored(estimate, again, level, n)
+    balanced = np.minimum(below, 1 - below) >= _BALANCED
+    low, high = (np.where(balanced, *each) for each in zip(*ends, strict=True))
     known = np.where(nothing, np.nan, 1.0)
-    sure = np.abs(estimate) > end  # a perfect ranking is perfect in every resample
-    low, high = (known * np.where(sure, estimate, np.tanh(each)) for each in (low, high))
-    return low, high
+    return known * np.fmin(low, estimate), known * np.fmax(high, estimate)
+
+
+def _bca(
+    again: np.ndarray, left_out: np.ndarray, below: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Efron's bias-corrected and accelerated interval; `below`: the share of resamples below the estimate."""
+    known = ~np.isnan(left_out)
+    mean = np.where(known, left_out, 0).sum(0) / np.maximum(known.sum(0), 1)
+    d = np.where(known, mean - left_out, 0)
+    squares = (d**2).sum(0)
+    skew = (d**3).sum(0) / np.where(squares > 0, 6 * squares**1.5, 1)
+    bias = norm.ppf(np.clip(below, _BALANCED, 1 - _BALANCED))
+    shares = []
+    for tail in ((1 - level) / 2, (1 + level) / 2):
+        z = bias + norm.ppf(tail)
+        shares.append(norm.cdf(bias + z / (1 - skew * z)))
+    return _quantile(again, shares[0]), _quantile(again, shares[1])
+
+
+def _quantile(values: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The quantile of values [resample, ...] at a share of its own for each [...]; NaN does not count."""
+    flat, shares = values.reshape(len(values), -1), np.broadcast_to(share, values.shape[1:]).ravel()
+    found = [np.nanquantile(column, one) for column, one in zip(flat.T, shares, strict=True)]
+    return np.array(found).reshape(values.shape[1:])
+
+
+def _mirrored(estimate: np.ndarray, again: np.ndarray, level: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The basic interval on the scale of Fisher's z."""
+    tail, end = (1 - level) / 2, 1 - 6 / max(6, n**3 - n)
+    middle = 2 * np.arctanh(np.clip(estimate, -end, end))
+    high, low = np.nanquantile(np.arctanh(np.clip(again, -end, end)), [tail, 1 - tail], axis=0)
+    return np.tanh(middle - low), np.tanh(middle - high)
 
 
 def _centred(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -38,7 +38,8 @@ def leave_k_out(
     """Random groups of k examples, left out together: sum of scores against retraining, for every k.
 
     `pearson`, `spearman` with `spearman_low`, `spearman_high` [estimator, query, window, k] over the groups
-    of that size; `predicted` [estimator, query, window, k, group], `retrained` [query, window, k, group].
+    of that size (the interval is NaN with fewer than ten of them); `predicted` [estimator, query, window, k,
+    group], `retrained` [query, window, k, group].
     `k` is 1, 4, 16, ... up to a quarter of the examples unless you say. `size` [estimator, query, window, k]
     is the slope of retrained on predicted through the origin: 1 = the sums are right in size too, below 1 =
     they say too much. The rest is as for `lds`, of which this is the small end.

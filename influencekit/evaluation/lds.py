@@ -46,11 +46,12 @@ def lds(
     not over S_i, is the sign of this house and ranks alike. `estimators`: as for `score`; `seed` draws the
     subsets, other ones for every seed of a workload.
 
-    `lds_low` and `lds_high` are the bootstrap interval at `level` from so many `resamples` of the subsets;
-    `mean`, `mean_low`, `mean_high` [estimator, window] are of the mean over queries, each resample of all
-    queries at once. Also `predicted` [estimator, query, window, subset], `retrained` [query,
-    window, subset], `left_out` [subset, train], and `bootstrap` [resample, estimator, window] of that mean.
-    NaN where either side is constant.
+    `lds_low` and `lds_high` are the bootstrap interval (BCa) at `level` from so many `resamples` of the
+    subsets, NaN with fewer than ten of them; `mean`, `mean_low`, `mean_high` [estimator, window] are of the
+    mean over queries, each resample of all queries at once. Also `predicted` [estimator, query, window,
+    subset], `retrained` [query, window, subset], `left_out` [subset, train], and of that mean `bootstrap`
+    [resample, estimator, window] and, without each subset, `jackknife` [subset, estimator, window]. NaN where
+    either side is constant.
 
     `subsets` names a folder for the retrained models: a killed call continues, another query costs no
     retraining, a larger m adds to what is there. Cost: m training runs, divided by what batching gains; with
@@ -76,6 +77,7 @@ def lds(
             "mean_low": (("estimator", "window"), found["mean_low"]),
             "mean_high": (("estimator", "window"), found["mean_high"]),
             "bootstrap": (("resample", "estimator", "window"), found["bootstrap"]),
+            "jackknife": (("subset", "estimator", "window"), found["jackknife"]),
             "predicted": ((*dims, "subset"), predicted),
             "retrained": (("query", "window", "subset"), retrained),
             "left_out": (("subset", "train"), left_out),
@@ -99,23 +101,24 @@ def ranked_alike(
     predicted: np.ndarray, retrained: np.ndarray, resamples: int, level: float, seed: tuple[int, ...]
 ) -> dict[str, Any]:
     """Spearman of predicted [estimator, query, window, set] with retrained [query, window, set], its
-    interval, the same of the mean over queries, and that mean in every resample, `bootstrap`."""
+    interval, the same of the mean over queries, and that mean in every resample, `bootstrap`, and without
+    each set, `jackknife`."""
     check_at_least("resamples", resamples, 1)
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, got {level}")
     both = np.broadcast_to(retrained, predicted.shape)
     rho = spearman(torch.tensor(predicted), torch.tensor(both)).numpy()
-    counts = bootstrap.drawn(predicted.shape[-1], resamples, seed)
-    again = np.empty((resamples, *rho.shape))
-    for q, w in np.ndindex(*retrained.shape[:2]):
-        again[:, :, q, w] = bootstrap.spearman(predicted[:, q, w], retrained[q, w], counts)
     n = predicted.shape[-1]
-    low, high = bootstrap.interval(rho, again, level, n)
-    mean, each = _over_queries(rho, 1), _over_queries(again, 2)
-    mean_low, mean_high = bootstrap.interval(mean, each, level, n)
+    counts = np.concatenate([bootstrap.drawn(n, resamples, seed), bootstrap.without_each(n)])
+    found = np.empty((len(counts), *rho.shape))
+    for q, w in np.ndindex(*retrained.shape[:2]):
+        found[:, :, q, w] = bootstrap.spearman(predicted[:, q, w], retrained[q, w], counts)
+    low, high = bootstrap.interval(rho, found[:resamples], found[resamples:], level, n)
+    mean, each = _over_queries(rho, 1), _over_queries(found, 2)
+    mean_low, mean_high = bootstrap.interval(mean, each[:resamples], each[resamples:], level, n)
     return {
         "spearman": rho, "low": low, "high": high, "mean": mean, "mean_low": mean_low,
-        "mean_high": mean_high, "bootstrap": each,
+        "mean_high": mean_high, "bootstrap": each[:resamples], "jackknife": each[resamples:],
     }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def pattern_lines(
     `found` is what `analysis.patterns` returns, of one run and query. `examples` are ids (coordinate `train`)
     to be drawn as labelled lines, each in its pattern's panel; unless you say, two of each pattern: those
     that are farthest from the centroid of all. Thin grey lines are the others, the thick one is the centroid.
+    A title has the share of a pattern, and what it would be by the p-value alone (without `change`).
     """
     from matplotlib.collections import LineCollection
 
@@ -58,7 +59,9 @@ def pattern_lines(
             ax.plot(when, z[:, j], style, color="0.15", linewidth=1.3, label=str(ids[j]), zorder=2)
         centroid = found.centroid.sel(kind=kind).values
         ax.plot(when, centroid, color=_COLOUR[kind], linewidth=3, label="centroid", zorder=3)
-        ax.set_title(f"{title}: {100 * float(found.share.sel(kind=kind)):.1f} %", color=_COLOUR[kind])
+        share, by_p = (100 * float(found[name].sel(kind=kind)) for name in ("share", "share_by_p"))
+        alone = f" ({by_p:.1f} % by p alone)" if found.attrs["change"] else ""
+        ax.set_title(f"{title}: {share:.1f} %{alone}", color=_COLOUR[kind])
         if len(mine):
             ax.legend(frameon=False, fontsize="small", loc="lower center", ncols=3)
         else:

@@ -87,7 +87,7 @@ def _says(report: Report, made: Mapping[str, Any]) -> str:
 
 
 def _plain(figure: Figure) -> dict[str, float | int | None]:
-    plain = {k: v for k, v in asdict(figure).items() if k != "decimals"}
+    plain = {k: v for k, v in asdict(figure).items() if k != "decimals" and (k != "ties" or v)}
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
 
 

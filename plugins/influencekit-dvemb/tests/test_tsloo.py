@@ -1,5 +1,7 @@
 """Trajectory-specific leave-one-out against plain loops that drop one example at one step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,20 +23,33 @@ def by_loops(workload, query):
     for t in range(plan.steps):
         for slot, j in enumerate(plan.batch(t).tolist()):
             run = plain_run(workload, j, (t, t + 1))
+            times = (plan.batch(t) == j).sum()  # all of its slots are dropped, and each gets its part
             for k, e in enumerate(AT):
-                out[:, k, t, slot] = query.evaluate(workload, run[e]) - query.evaluate(workload, base[e])
+                change = query.evaluate(workload, run[e]) - query.evaluate(workload, base[e])
+                out[:, k, t, slot] = change / times
     return out.detach()
+
+
+def doubled():
+    """A problem in whose second batch two of the three slots, in its fifth three of four, are one example."""
+    workload = tiny_workload()
+    order = workload.order.clone()
+    order[1, 2] = order[1, 0]
+    order[4, 2:] = order[4, 0]
+    return replace(workload, order=order)
 
 
 @pytest.mark.parametrize(
     ("workload", "strategy"),
     [
+        (doubled(), "auto"),
+        (doubled(), "loop"),
         (tiny_workload(), "auto"),
         (tiny_workload(ik.SGD(lr=0.2, momentum=0.8, weight_decay=0.05, clip_norm=0.15)), "auto"),
         (tiny_workload(ik.AdamW(lr=0.05, eps=0.01)), "loop"),
         (images(small_cnn(), l2=0.02), "auto"),
     ],
-    ids=["sgd", "momentum", "adamw, looped", "convolution"],
+    ids=["twice in a batch", "twice in a batch, looped", "sgd", "momentum", "adamw, looped", "convolution"],
 )
 def test_contributions_are_those_of_plain_loops(workload, strategy):
     query = make("query", "test-losses")
@@ -53,9 +68,10 @@ def test_however_many_runs_go_on_at_once(monkeypatch, lanes):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
 
 
-def test_a_window_with_one_occurrence_is_leave_one_out():
-    run = ik.record(tiny_workload())
-    windows = [ik.Window(t, t + 1, removal) for t in (0, 3, 5) for removal in ("occurrence", "window")]
+@pytest.mark.parametrize("workload", [tiny_workload(), doubled()], ids=["once", "more than once"])
+def test_a_window_of_one_step_is_leave_one_out(workload):
+    run = ik.record(workload)
+    windows = [ik.Window(t, t + 1, removal) for t in (0, 1, 4, 5) for removal in ("occurrence", "window")]
     found = ik.estimate(run, "test-losses", "tsloo", windows).influence.values
     expected = ik.estimate(run, "test-losses", "loo", windows).influence.values
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
+from influencekit.estimators.influence_function import training_time
 from influencekit.workload import Batch
 from influencekit_baselines.classes import check_classifier, log_probabilities, logits_and_labels
 from influencekit_baselines.gradients import along
@@ -86,7 +87,7 @@ class EKFAC(Estimator):
         }
 
     def _damping(self, trajectory: Trajectory) -> float:
-        return 1 / trajectory.plan.lr[:, 0].sum().item() if self.damping is None else self.damping
+        return 1 / training_time(trajectory, "ekfac").mean().item() if self.damping is None else self.damping
 
     def _factors(self, workload: Workload, theta: Tensor) -> Factors:
         """(places in theta of weight and bias, (Q_S, Q_A), mean Lambda [output, input]) of every layer."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
+from influencekit.estimators.influence_function import training_time
 from influencekit.workload import like, tensors_of
 from influencekit_baselines.classes import check_classifier, logits_and_labels, margin
 from influencekit_baselines.gradients import chunks
@@ -81,7 +82,7 @@ class TRAK(Estimator):
     def _damping(self, trajectory: Trajectory) -> float:
         if self.damping is not None:
             return self.damping
-        return 1 / trajectory.plan.lr[:, 0].sum().item() + trajectory.workload.l2
+        return 1 / training_time(trajectory, "trak").mean().item() + trajectory.workload.l2
 
     def _features(self, workload: Workload, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(gradients of the margins [train, param], 1 - p [train]), by traker."""

@@ -24,13 +24,15 @@ class TSLOO(Estimator):
 
     C[e, t, j] = q(theta'_e) - q(theta_e),  theta' the run with weight 0 on example j in step t alone
 
-    on the same batches in the same order, the divisor of the batch kept; any optimizer. A window's score is
-    the sum over its occurrences of j, each dropped alone: for a window with one of them it is leave-one-out,
-    for more it is not (`loo` drops them together). `ik.contributions(run, query, "tsloo")` has C itself.
+    on the same batches in the same order, the divisor of the batch kept; any optimizer. An example that
+    stands in a batch more than once is dropped from all of its slots together, and they get equal parts of
+    its C. A window's score is the sum over its steps, j dropped from each alone: for a window in which j is
+    in one step only it is leave-one-out, for more it is not (`loo` drops them together).
+    `ik.contributions(run, query, "tsloo")` has C itself, by step and slot.
 
     Where batching is faster, hundreds of runs go on at once (`strategy`, as of `loo`). Shapes
-    [query, window, train]. Sign: removal minus full. Cost: one training run from step t on for every
-    occurrence. Source: Wang et al., ICLR 2025.
+    [query, window, train]. Sign: removal minus full. Cost: one training run from step t on for every example
+    of every batch. Source: Wang et al., ICLR 2025.
     """
 
     strategy: Strategy = "auto"
@@ -78,18 +80,19 @@ class TSLOO(Estimator):
                         change = models.changes(asked[models.state], chunk)  # [query, lane]
                     column = states.index(models.state) * n_query
                     for k in models.members:
-                        t, slot = lanes[k]
+                        t, slots = lanes[k]
                         if t < models.state:
-                            values[t - start, column : column + n_query, slot] = change[:, k]
+                            part = change[:, k, None] / len(slots)
+                            values[t - start, column : column + n_query, slots] = part
             if not values.isfinite().all():
                 raise DivergedError(
-                    f"retraining without an occurrence in the steps {start} to {stop - 1} gave NaN or "
+                    f"retraining without an example in one of the steps {start} to {stop - 1} gave NaN or "
                     "infinity; lower the learning rate"
                 )
             yield Shares(slice(start, stop), of, list(range(n_query)) * len(states), values)
 
 
-Lane = tuple[int, int]  # (step, slot): the occurrence that is dropped
+Lane = tuple[int, list[int]]  # (step, slots): an example is dropped from all the slots that it has there
 
 
 def _spans(steps: Sequence[int], long: int) -> list[tuple[int, int]]:
@@ -104,15 +107,18 @@ def _spans(steps: Sequence[int], long: int) -> list[tuple[int, int]]:
 
 
 def _groups(trajectory: Trajectory, start: int, stop: int, room: int) -> list[list[Lane]]:
-    """The occurrences of these steps in groups that fit, as many in each as in the others."""
-    lanes = [(int(t) + start, int(slot)) for t, slot in (trajectory.plan.indices[start:stop] >= 0).nonzero()]
+    """The examples of these steps' batches in groups that fit, as many in each as in the others."""
+    lanes: list[Lane] = []
+    for t in range(start, stop):
+        row = trajectory.plan.indices[t]
+        lanes += [(t, (row == j).nonzero().flatten().tolist()) for j in row[row >= 0].unique()]
     count = -(-len(lanes) // room)
     each = -(-len(lanes) // count)
     return [lanes[i : i + each] for i in range(0, len(lanes), each)]
 
 
 def _fold(trajectory: Trajectory, lanes: Sequence[Lane], when: set[int]) -> Iterator[Models]:
-    """Train without one occurrence in every lane; all lanes start at the first of their steps.
+    """Train without one example of one step in every lane; all lanes start at the first of their steps.
 
     Waiting for its own step, a lane is the recorded run: so all steps have one shape, and one trace. The last
     row is the run itself, so that both sides of a difference round alike.
@@ -127,7 +133,7 @@ def _fold(trajectory: Trajectory, lanes: Sequence[Lane], when: set[int]) -> Iter
         coefficients = step.coefficients(t)
         if many:
             coefficients = coefficients.expand(rows, -1)
-        here = [(k, slot) for k, (own, slot) in enumerate(lanes) if own == t]
+        here = [(k, slot) for k, (own, slots) in enumerate(lanes) if own == t for slot in slots]
         if here:
             coefficients = coefficients.clone()
             for k, slot in here:
