@@ -15,7 +15,7 @@ LAYERS = (
     {"checkpoints", "errors", "progress"},
     {"layout", "metrics", "optimizers", "options", "schedules", "windows", "workload"},
     {"curvature", "gradients", "interfaces", "linear", "registry", "step", "tracing", "widths"},
-    {"adjoint", "retrain", "store", "tape", "trajectory", "writing"},
+    {"adjoint", "replay_check", "retrain", "store", "tape", "trajectory", "writing"},
     {"estimators", "queries", "recorders", "workloads"},
     {
         "analysis",
