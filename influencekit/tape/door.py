@@ -45,9 +45,9 @@ def refuse_parallel(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if found := {kind.__name__ for kind in type(module).__mro__} & _WRAPPERS:
             raise InputError(
-                f"{f'module {name}' if name else 'the model'} is wrapped in {sorted(found)[0]}, which spreads "
-                "a step over processes or devices; train it in one process on one device, and pass the model "
-                "without its wrapper (model.module)"
+                f"{f'module {name}' if name else 'the model'} is wrapped in {sorted(found)[0]}, which "
+                "spreads a step over processes or devices; train it in one process on one device, and pass "
+                "the model without its wrapper (model.module)"
             )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         if (count := torch.distributed.get_world_size()) > 1:

@@ -163,7 +163,7 @@ def refuse_random_evaluation(workload: Workload) -> None:
     gap = max(float((x - first).abs().nan_to_num().max()) for x in others)
     if gap > 1e-4 * max(1.0, float(first.abs().nan_to_num().max())):
         raise InputError(
-            f"the model is random in evaluation mode: the losses of the same test examples differ by {gap:.2g} "
-            "from one time to the next, and so would every query; draw only while module.training is True "
-            "(F.dropout(x, p, training=self.training))"
+            "the model is random in evaluation mode: the losses of the same test examples differ by "
+            f"{gap:.2g} from one time to the next, and so would every query; draw only while "
+            "module.training is True (F.dropout(x, p, training=self.training))"
         )

@@ -95,7 +95,7 @@ class SpotCheck:
             self.wanted, self.again = self._replica is not None, False
             return self.wanted
         elapsed = self._share * (time.perf_counter() - self._began)
-        early = _ALLOWANCE * min(1.0, (1 + 2 * log10(1 + step) / 3) / 3)  # all of it from step 1,000 on
+        early = _ALLOWANCE * min(1.0, (1 + log10(1 + step) / 3) / 2)  # all of it from step 1,000 on
         room = int((max(elapsed, early) - self._spent) / max(self._each, 1e-9)) - 1  # one is for the end
         chance = self._each <= elapsed - self._spent and self._random.random() < 0.5
         pending = self._first is not None and step >= self._due_again
@@ -197,7 +197,7 @@ class SpotCheck:
         set_modes(self._replica.model, first.done.training)
         g, losses, _ = self._again(first.done, first.rule, first.before)
         gave = _gave(first.rule, g, losses)
-        self.again, self._turn, self._due_again = False, False, step + max(1, step // 2)
+        self.again, self._turn, self._due_again = False, False, 2 * step
         self._charge(began, step)
         if torch.equal(gave, first.gave):
             return

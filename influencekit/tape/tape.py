@@ -269,10 +269,8 @@ class Tape:
         if self._spot.wanted:
             done = Done(step, micros, coefficients, self._lrs, seen.autocast, seen.training)
             found = self._spot.after(done, held.rule, held.moment(), early if early != micros else ())
-            seen.early, micros = (
-                found.micros is not micros if seen.early is None else seen.early,
-                found.micros,
-            )
+            seen.early = found is not done if seen.early is None else seen.early
+            micros = found.micros
         if self._spot.again:
             self._spot.repeat(step)
         self._keep.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
