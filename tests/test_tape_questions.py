@@ -1,5 +1,6 @@
 """What a loss may depend on: randomness, other examples and other networks are recorded right, or refused."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,9 +40,7 @@ def test_random_numbers_drawn_by_forward_before_the_models_own(dropout, accumula
                 if (k + 1) % accumulate == 0:
                     optimizer.step()
                     optimizer.zero_grad()
-    run = tape.trajectory(
-        test=held_out(),
-    )
+    run = tape.trajectory(test=held_out())
     assert run.attrs["replay"] == f"{run.steps} steps replayed, equal bit for bit"
     run.check_replay(0, run.steps)
     end = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
@@ -49,19 +48,6 @@ def test_random_numbers_drawn_by_forward_before_the_models_own(dropout, accumula
 
 
 def test_a_loop_that_draws_between_batch_and_forward():
-    def draw(event, loop):
-        if event == "begin":
-            torch.rand(3)
-
-    loop = Loop(draw, forward=noisy)
-    loop.model.register_forward_pre_hook(lambda module, args: (args[0],))
-    loop.value = MEAN
-
-    class Noisy(nn.Module):
-        pass
-
-    plain = loop.model.forward
-    loop.model.forward = lambda x: plain(x)
     data, model = Examples(), network()
     optimizer = sgd(model)
     with (
@@ -86,7 +72,7 @@ class Always(nn.Module):
 
 
 def test_randomness_in_evaluation_mode():
-    run = Loop(model=Always(), epochs=1) if False else Loop(model=Always()).run().trajectory(test=held_out())
+    run = Loop(model=Always()).run().trajectory(test=held_out())
     before = torch.get_rng_state()
     with pytest.raises(
         InputError, match=r"random in evaluation mode: the losses .* differ by .*self.training"
@@ -182,7 +168,6 @@ HONEST = {
     "entries taken out": (emptying, lambda: [{"x": x, "y": y} for x, y in Examples()], network),
     "masking": (masking, Examples, network),
     "augmentation": (default_collate, lambda: Examples(noisy=True), network),
-    "a scalar in the batch": (default_collate, Examples, network),
 }
 
 
@@ -223,7 +208,7 @@ def test_a_loss_that_reaches_the_loops_own_model():
     penalty = lambda: sum((p**2).sum() for p in loop.model.parameters())  # noqa: E731
     loop.options["loss"] = lambda out, y: per_example(out, y) + 0.1 * penalty()
     loop.value = lambda out, y: loop.options["loss"](out, y).mean()
-    caught(loop, "loss= or forward= reaches parameter 0.weight of the loop's model.*weight_decay")
+    caught(loop, "loss= or forward= reaches parameter .* of the loop's model.*weight_decay")
 
 
 def test_a_detached_loss():
@@ -245,8 +230,6 @@ def test_several_processes(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     caught(Loop(), r"2 processes train together \(torch.distributed\).*train in one process")
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    assert Loop().run().committed == 9
 
 
 def test_processes_that_join_after_the_tape_was_made(monkeypatch):
@@ -264,6 +247,7 @@ def test_a_model_in_a_process_group(tmp_path):
     try:
         model = nn.parallel.DistributedDataParallel(network())
         caught(Loop(model=model), "the model is wrapped in DistributedDataParallel")
+        assert Loop().run().committed == 9
     finally:
         torch.distributed.destroy_process_group()
 
@@ -280,8 +264,6 @@ def test_lazy_parameters():
 
 def test_names_of_examples():
     assert own_ids(None, 3) == [0, 1, 2] and own_ids(torch.tensor([3, 1]), 2) == [3, 1]
-    import numpy as np
-
     assert own_ids(np.array(["a", "b"]), 2) == ["a", "b"] and own_ids(("x", 1), 2) == ["x", 1]
     assert [type(x) for x in own_ids(np.arange(2), 2)] == [int, int]
     for twins in ([1, "1"], np.array([4, 4]), ("a", "a")):

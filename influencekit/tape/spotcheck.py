@@ -143,8 +143,6 @@ class SpotCheck:
             batch = replica.call.batch(micro, device)
             with cast:
                 refuse_foreign(replica, self._model, batch, micro.forward_rng, len(micro.indices))
-            if self._separable:
-                refuse_together(replica, replica.call.batch(micro, device), micro.forward_rng)
         began = time.perf_counter()
         try:
             self.gap, gave = self._compared(done, rule, state, reached)
@@ -160,7 +158,10 @@ class SpotCheck:
                     "drawn: let nothing but forward= draw there"
                 ) from None
         self._each = (time.perf_counter() - began) / 2  # which warmed up, too
+        micro = done.micros[0]
         with replica.at(rule.layout, state.theta, state.buffers):
+            if self._separable:
+                refuse_together(replica, replica.call.batch(micro, device), micro.forward_rng)
             refuse_mixing(replica, micro, device, self._separable)
         self._first = _First(done, rule, state._replace(slots={}), gave)
         return done
