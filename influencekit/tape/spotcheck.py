@@ -217,8 +217,8 @@ class SpotCheck:
 
     def last(self, steps: int) -> None:
         """The loop is over: once more, if there is time for it and anything was done since."""
-        elapsed = self._share * (time.perf_counter() - self._began)
-        if steps > 1 and self._spent + self._each <= max(_ALLOWANCE, elapsed):
+        time_left = self._share * (time.perf_counter() - self._began) - self._spent
+        if steps > 1 and self._each <= max(_ALLOWANCE / 2, time_left):
             try:
                 self.repeat(steps - 1)
             except InfluenceKitError:
