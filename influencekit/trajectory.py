@@ -14,6 +14,7 @@ from torch import Tensor
 from influencekit.checkpoints import backwards
 from influencekit.errors import InputError, StoreError
 from influencekit.progress import track
+from influencekit.replay_check import compared, replayed, sampled, stretches, tolerance_of
 from influencekit.step import State, Step
 from influencekit.store import read
 from influencekit.workload import Workload, select, tensors_of
@@ -41,6 +42,7 @@ class Trajectory:
         self._kept = kept[kept <= self.attrs["committed"]]
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
+        self._compared: set[int] = set()  # the stored states from which the way to the next was replayed
 
     @property
     def kept(self) -> list[int]:
@@ -81,7 +83,42 @@ class Trajectory:
 
     def state(self, t: int) -> State:
         """The state before update t (t = steps gives the final one)."""
+        if self._taped and t not in self._kept:
+            self.check_replay(t, t + 1)
         return self._states(t, t + 1)[0]
+
+    def check_replay(self, start: int, stop: int) -> None:
+        """Ask whether the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
+
+        Every stretch between stored states is trained again and compared with the state at its end; where all
+        states are stored, a sample of about 32 steps. Nothing is compared twice. Runs that `record` trained
+        need none of this. Errors: `StoreError`, which names the steps, the tensor and what to look for. Cost:
+        at most one training run.
+        """
+        if self._taped:
+            pairs = stretches(self, start, stop)
+            self._replay([(a, b) for a, b in pairs if b > a + 1] + sampled(pairs))
+
+    def _replay(self, pairs: list[tuple[int, int]]) -> None:
+        pairs = [(a, b) for a, b in pairs if a not in self._compared]
+        for a, b in track(pairs, "replay", len(pairs)) if pairs else ():
+            compared(self, a, replayed(self, a, b), tolerance_of(self))
+            self._compared.add(a)
+
+    def _close(self, last: State) -> None:
+        """The last state of a stretch was replayed: one step more must end in what is stored there."""
+        place = int(np.searchsorted(self._kept, last.step, side="right"))
+        if place == len(self._kept) or self._kept[place] != last.step + 1:
+            return
+        start = int(self._kept[place - 1])
+        asked = self._taped or (self.lossless and self.held is None)
+        if asked and start < last.step and start not in self._compared:
+            compared(self, start, self._next(last), tolerance_of(self))
+            self._compared.add(start)
+
+    @property
+    def _taped(self) -> bool:
+        return "tape" in self.attrs
 
     def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
         """The states start ... stop - 1 in lists of consecutive ones, the last list first.
@@ -89,13 +126,25 @@ class Trajectory:
         Where stored states are close, a list is read; where they are far apart, it is what lies between two
         of them, replayed once, or by the optimal binomial schedule where that does not fit the memory set
         aside, or the number of states that the recorder allows. Let go of a list before you take the next.
+        Errors: `StoreError` where a replay does not end in the state that is stored next (`check_replay`).
         """
+        if self._taped and start < stop:  # what the sweep itself does not replay to its end
+            within = stretches(self, start, stop)
+            self._replay(sampled(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
         pairs = list(self._stretches(start, stop))[::-1]
         for low, high, places in track(pairs, what, len(pairs)):
             if high - low <= places + 1:
-                yield self._states(low, high)
+                found = self._states(low, high)
+                self._close(found[-1])
+                yield found
+                del found
             else:
-                yield from backwards(self.state(low), high - low, places, self._next)
+                lists = backwards(self._states(low, low + 1)[0], high - low, places, self._next)
+                first = next(lists)
+                self._close(first[-1])
+                yield first
+                del first
+                yield from lists
 
     def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(low, high, places): what to read or replay at once, and how many states may be held meanwhile.
@@ -137,7 +186,9 @@ class Trajectory:
         state = stored[int(self._kept[low])]
         for t in range(state.step, stop):
             if t > state.step:
-                state = stored[t] if t in stored else self.step.advance(state)[0]
+                if t in stored:
+                    self._close(state)
+                state = stored[t] if t in stored else self._next(state)
             if t >= start:
                 found.append(state)
         return found

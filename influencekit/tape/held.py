@@ -12,7 +12,7 @@ from influencekit.errors import InputError
 from influencekit.tape.optimizer import recall, remembered
 from influencekit.tape.replica import put_back
 from influencekit.tape.spotcheck import Moment, Rule
-from influencekit.tape.watch import Marks
+from influencekit.tape.watch import Marks, Rest
 
 __all__ = ["Held", "copied"]
 
@@ -22,11 +22,13 @@ class Held:
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter],
-        buffers: Sequence[str], rule: Rule,
+        buffers: Sequence[str], rule: Rule, rest: Rest,
     ) -> None:  # fmt: skip
         self.params, self.buffers, self.rule = dict(params), list(buffers), rule
         self._model, self._optimizer = model, optimizer
         self._marks, self._still = Marks(lambda: self.params), Marks(self._changing)
+        self._rest = rest
+        rest.narrow(self.buffers, self.params.values())
 
     def moment(self) -> Moment:
         """A copy of it all, now."""
@@ -64,6 +66,23 @@ class Held:
                 f"step {step}: parameter {name} was changed since the last step by something else than the "
                 "optimizer, which a replay would not do; leave it out, or do it inside the model"
             )
+
+    def check_rest(self, step: int, thorough: bool = False) -> None:
+        """Refuse a change of what is not recorded; `thorough`: also of one that torch does not count."""
+        name = self._rest.changed(thorough)
+        if name is None:
+            return
+        if name in self._rest.parameters:
+            raise InputError(
+                f"step {step}: parameter {name}, which this optimizer does not train, was changed (by a "
+                "second optimizer, or by hand), and a replay would not do that; train all by one optimizer, "
+                "or leave it alone"
+            )
+        raise InputError(
+            f"step {step}: buffer {name}, which the first step did not change, was changed (by a layer that "
+            "came into training mode later, a counter, or by hand), and a replay would not do that; let it "
+            "change from the first step on, or not at all"
+        )
 
     def check_buffers(self, step: int) -> None:
         """Refuse a buffer that was changed since the last mark, and not by the forward pass of a step."""

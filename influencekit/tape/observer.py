@@ -27,8 +27,15 @@ class _Seen:
 
     pending: Fetched
     rng: bytes
+    delivered: bytes | None  # the generators when the loop got the batch, where `forward=` may draw first
     loss: Tensor | None = None
     random: bool | None = None
+
+    def drawn_from(self, early: bool) -> bytes | None:
+        """The generators from which the pass began; None where it has drawn nothing."""
+        if early and self.delivered is not None:
+            return self.delivered if self.random or self.delivered != self.rng else None
+        return self.rng if self.random else None
 
 
 class Observer:
@@ -38,7 +45,8 @@ class Observer:
         self.model, self.call, self.step = model, call, 0
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
-        self.queue: deque[Fetched] = deque()
+        self.queue: deque[tuple[Fetched, bytes | None]] = deque()
+        self.early: bool | None = None  # whether `forward=` draws before the model does; None: not yet known
         self.seen: list[_Seen] = []
         self._reduction, self._accumulate = reduction, accumulate
         self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
@@ -55,7 +63,8 @@ class Observer:
             raise InputError(
                 f"step {self.step}: an example stands twice in one batch; draw without replacement"
             )
-        self.queue.append(pending)
+        watched = self.call.forward is not None and self.early is not False
+        self.queue.append((pending, capture(self._device) if watched else None))
 
     def check_done(self) -> None:
         """Refuse to go on while a whole batch waits for its optimizer step."""
@@ -90,7 +99,8 @@ class Observer:
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.settle()
-        self.seen.append(_Seen(self.queue.popleft(), capture(self._device)))
+        pending, delivered = self.queue.popleft()
+        self.seen.append(_Seen(pending, capture(self._device), delivered))
 
     def after(self, outputs: Any) -> None:
         """The model's outputs; gives the losses where they follow from them."""
@@ -107,14 +117,22 @@ class Observer:
         if self.seen and self.seen[-1].random is None:
             self.seen[-1].random = capture(self._device) != self.seen[-1].rng
 
-    def finish(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
-        """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
+    def micros(self, early: bool) -> list[Micro]:
+        """The micro-batches of the step; `early`: from the generators as they were at delivery."""
         self.settle()
-        micros, coefficients, losses, start = [], [], [], 0
+        found, start = [], 0
         for seen in self.seen:
             indices, rng, _ = seen.pending
-            n = len(indices)
-            micros.append(Micro(slice(start, start + n), indices, rng, seen.rng if seen.random else None))
+            slots = slice(start, start + len(indices))
+            found.append(Micro(slots, indices, rng, seen.drawn_from(early)))
+            start = slots.stop
+        return found
+
+    def finish(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
+        """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
+        micros, coefficients, losses = self.micros(bool(self.early)), [], []
+        for seen in self.seen:
+            n = len(seen.pending.indices)
             coefficients.append(self._coefficients(seen.pending))
             if seen.loss is None:
                 losses.append(np.full(n, np.nan))
@@ -122,7 +140,6 @@ class Observer:
                 losses.append(seen.loss.detach().double().cpu().numpy())
                 if not np.isfinite(losses[-1]).all():
                     raise diverged("training loss", self.step)
-            start += n
         self.seen = []
         self.step += 1
         if len(micros) == 1:

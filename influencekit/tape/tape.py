@@ -15,6 +15,7 @@ from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Recorder
 from influencekit.layout import Layout
 from influencekit.registry import make
+from influencekit.tape.door import admit, own_ids, refuse_parallel
 from influencekit.tape.held import Held, copied
 from influencekit.tape.identity import check_identity, described_run
 from influencekit.tape.keeper import Keeper
@@ -33,8 +34,8 @@ from influencekit.tape.optimizer import (
 from influencekit.tape.place import Place
 from influencekit.tape.replica import Call, changed_buffers
 from influencekit.tape.rng import capture
-from influencekit.tape.spotcheck import Moment, Rule, SpotCheck
-from influencekit.tape.watch import refuse_hooks, watch
+from influencekit.tape.spotcheck import Done, Moment, Rule, SpotCheck
+from influencekit.tape.watch import Rest, refuse_hooks, watch
 from influencekit.trajectory import Trajectory
 
 __all__ = ["Tape"]
@@ -75,22 +76,7 @@ class Tape:
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
-        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-            raise InputError(
-                f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
-            )
-        if hasattr(model, "_orig_mod"):
-            raise InputError(
-                "model: torch.compile's kernels cannot be replayed by others; record the model uncompiled"
-            )
-        if accumulate < 1:
-            raise InputError(f"accumulate must be at least 1, got {accumulate}")
-        if isinstance(reduction, str) and reduction not in ("mean", "sum"):
-            raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
-        if not 0 <= check <= 1:
-            raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
-        if ids is not None and (len(ids) != len(data) or len(set(ids)) != len(ids)):
-            raise InputError(f"ids: expected {len(data)} different ids, one an example, got {len(set(ids))}")
+        admit(model, data, accumulate, reduction, check)
         self._settings = settings(optimizer)
         self.model, self.optimizer = model, optimizer
         self._store, self._resume = store, resume
@@ -99,7 +85,7 @@ class Tape:
         self._recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
         self._reduction, self._accumulate, self._clip = reduction, accumulate, clip_norm
         self._separable, self._name = separable, name
-        self._ids = list(range(len(data))) if ids is None else list(ids)
+        self._ids = own_ids(ids, len(data))
         schedulers = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
         self._share, self._tolerance = check, tolerance
         self._device = next(model.parameters()).device
@@ -109,8 +95,9 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_hooks(self.model)
+        refuse_parallel(self.model)
         self._seen = Observer(self.model, self._call, self._reduction, self._accumulate)
-        self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance)
+        self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance, self._separable)
         self._keep = Keeper(self._store, self._recorder)
         self._source = Source(self._call.data)
         self._epoch, self._done, self._note = -1, 0, dict[str, Any]()
@@ -142,7 +129,9 @@ class Tape:
                 )
         elif kind is None:
             try:
-                self._keep.state(self._seen.step, self._end(), self._place.noted(self._epoch, self._done))
+                end = self._end()
+                self._keep.state(self._seen.step, end, self._place.noted(self._epoch, self._done))
+                self._spot.last(self._seen.step)
             except BaseException:
                 writer.close("recording")
                 raise
@@ -229,11 +218,13 @@ class Tape:
         step, held = self._seen.step, self._held
         if held is None:
             self._note = self._place.noted(self._epoch, position)  # kept with state 0, at its first step
+            self._rest = Rest(self.model)
         else:
             held.check_buffers(step)
             if self._keep.keeps(step):
+                held.check_rest(step, thorough=True)
                 self._keep.state(step, held.moment(), self._place.noted(self._epoch, position))
-        if self._spot.decide() or held is None:
+        if self._spot.decide(step) or held is None:
             self._buffers = copied(self.model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
@@ -262,6 +253,7 @@ class Tape:
             self._used = used
         check_rates(self._settings, self.optimizer, step)
         held.check_parameters(step)
+        held.check_rest(step, thorough=self._spot.wanted)
         self._lrs = rates(self.optimizer)
         if self._spot.wanted:
             self._spot.before(held.moment()._replace(buffers=self._buffers))
@@ -270,14 +262,17 @@ class Tape:
         assert self._held is not None
         held, seen, step = self._held, self._seen, self._seen.step
         held.mark()
+        early = seen.micros(True) if seen.early is None and self._spot.wanted else []
         micros, coefficients, losses = seen.finish()
         if not held.finite():
             raise diverged("parameters", step)
         if self._spot.wanted:
-            self._spot.after(
-                step, micros, coefficients, self._lrs, held.rule, seen.autocast, seen.training,
-                self._separable, held.moment(),
-            )  # fmt: skip
+            done = Done(step, micros, coefficients, self._lrs, seen.autocast, seen.training)
+            found = self._spot.after(done, held.rule, held.moment(), early if early != micros else ())
+            seen.early = found is not done if seen.early is None else seen.early
+            micros = found.micros
+        if self._spot.again:
+            self._spot.repeat(step)
         self._keep.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
 
     def _end(self) -> Moment:
@@ -285,6 +280,7 @@ class Tape:
         assert self._held is not None
         self._seen.check_done()
         self._held.check_parameters(self._seen.step)
+        self._held.check_rest(self._seen.step, thorough=True)
         if self._back is not None:
             raise InputError(
                 f"the loop ended before epoch {self._back['epoch']}, where the run that it resumes was cut "
@@ -302,6 +298,7 @@ class Tape:
         held = self._hold(params, changing, description, 0)
         slots, updates = remembered(self.optimizer, held.rule.optimizer, held.rule.layout, params)
         held.rule = held.rule._replace(updates=updates)
+        held.check_rest(0, thorough=True)
         first = Moment(held.rule.layout.join(params), slots, self._buffers)
         if self._keep.writer is None:
             about = described_run(
@@ -317,7 +314,7 @@ class Tape:
     ) -> Held:
         layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
         rule = Rule(layout, rebuilt(description), updates)
-        self._held = Held(self.model, self.optimizer, params, changing, rule)
+        self._held = Held(self.model, self.optimizer, params, changing, rule, self._rest)
         return self._held
 
     def _return(self) -> None:
@@ -336,6 +333,7 @@ class Tape:
         own, said = dict(self.model.named_parameters()), attrs["tape"]
         params = {n: own[n] for n, _ in about["parameters"]}
         self._buffers = copied(self.model, changing)
+        self._rest = Rest(self.model)
         held = self._hold(params, changing, said["optimizer"], said["updates"])
         self._back = {**kept.snapshot, "tensors": kept.tensors, "number": kept.number}
         self._keep.remember_generators()

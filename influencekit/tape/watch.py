@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from influencekit.errors import InputError
 
-__all__ = ["Marks", "refuse_hooks", "watch"]
+__all__ = ["Marks", "Rest", "refuse_hooks", "watch"]
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLE = 512  # entries of a parameter that are watched; of a smaller one, all
 
 
@@ -58,6 +59,78 @@ class Marks:
             self._cut = [x[:: max(1, len(x) // _SAMPLE)] for x in flat]
             self._memory = memory if all(x.is_contiguous() for x in tensors) else []  # else copies
         return torch.cat(self._cut)
+
+
+class Rest:
+    """Everything in a model that is not recorded state by state: parameters that the optimizer does not
+    train, and buffers that training does not change.
+
+    Cost: at every step the versions that torch counts, at checks and kept states also samples, since an edit
+    through `.data` is not counted.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        for name, module in model.named_modules():
+            for own in (module._parameters, module._buffers):
+                for key, value in own.items():
+                    if value is not None:
+                        self._places[f"{name}.{key}" if name else key] = own, key
+        self.parameters = {name for name, (own, key) in self._places.items() if _is_parameter(own[key])}
+        self._take()
+
+    def narrow(self, recorded: Iterable[str], tensors: Iterable[Tensor]) -> None:
+        """Watch all but these names, and these tensors, whatever their names."""
+        names, known = set(recorded), {id(x) for x in tensors}
+        kept = [n for n, (own, key) in self._places.items() if n not in names and id(own[key]) not in known]
+        for values in (self._places, self._versions, self._samples, self._sums):
+            for name in [n for n in values if n not in kept]:
+                del values[name]  # type: ignore[attr-defined]
+
+    def changed(self, thorough: bool = False) -> str | None:
+        """The name of what is not as it was, if there is one; `thorough`: also through `.data`."""
+        for name, (own, key) in self._places.items():
+            value = own.get(key)
+            if thorough or _version(value) != self._versions[name]:
+                if not self._same(name, value):
+                    return name
+                self._versions[name] = _version(value)
+        return None
+
+    def _take(self) -> None:
+        values = {name: own[key] for name, (own, key) in self._places.items()}
+        self._versions = {name: _version(x) for name, x in values.items()}
+        self._samples = {name: _sample(x) for name, x in values.items()}
+        # of what a second optimizer may train in a few rows only, all entries count
+        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
+
+    def _same(self, name: str, value: Any) -> bool:
+        known = self._samples[name]
+        if not isinstance(value, Tensor) or not torch.equal(_sample(value).to(known.device), known):
+            return False
+        counted = name in self._sums and _version(value) != self._versions[name]
+        return not counted or _sum(value) == self._sums[name]
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, nn.Parameter)
+
+
+def _version(value: Any) -> tuple[int, int]:
+    """Changes whenever torch sees a tensor being written to, or another take its place."""
+    known = isinstance(value, Tensor) and not value.is_inference()
+    return id(value), value._version if known else 0
+
+
+def _sample(value: Tensor) -> Tensor:
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // _SAMPLE)].nan_to_num().clone()
+
+
+def _sum(value: Tensor) -> int:
+    """Of the bits of all entries."""
+    bits = value.detach().contiguous().reshape(-1).view(_BITS.get(value.element_size(), torch.uint8))
+    return int(bits.sum(dtype=torch.int64))
 
 
 def watch(
