@@ -1,7 +1,7 @@
 """Every layer and loss of torch.nn: right, refused, or something worse?
 
     python benchmarks/torch_nn.py                  # about 10 minutes on one core; writes results/torch_nn.json
-    python benchmarks/torch_nn.py LSTM MSELoss     # the rows whose names begin so; writes nothing
+    python benchmarks/torch_nn.py LSTM losses       # the rows of these kinds or beginnings; writes nothing
 
 The rows and the right answers are those of tests/helpers_torch_nn*.py. They run in processes of their own, so that
 what kills the interpreter is one line of the result: right, refused (one line of ours), wrong, raw error, killed.
@@ -84,7 +84,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--work"]:
         work()
         raise SystemExit
-    chosen = [n for n in TABLE if not sys.argv[1:] or n.startswith(tuple(sys.argv[1:]))]
+    asked = tuple(sys.argv[1:])
+    chosen = [n for n, row in TABLE.items() if not asked or row.kind in asked or n.startswith(asked)]
     worker, rows = Worker(), []
     for name in chosen:
         for dtype in DTYPES:

@@ -117,15 +117,28 @@ def anchored(make: Callable[[], Any]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda outputs, target: make()(*outputs.chunk(2, 1), target)
 
 
-class Adaptive(nn.Module):
-    """AdaptiveLogSoftmaxWithLoss, which has parameters and sees the target."""
+class WithLoss(nn.Module):
+    """A loss that has parameters of its own is part of the model, which sees the target."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        self.body, self.loss = nn.Linear(4, 4), nn.AdaptiveLogSoftmaxWithLoss(4, 5, [2], div_value=2.0)
+        self.body, self.loss = nn.Linear(4, 4), loss
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return -self.loss(torch.tanh(self.body(x)), target).output
+        found = self.loss(torch.tanh(self.body(x)), target)
+        return found if isinstance(found, Tensor) else -found.output
+
+
+def adaptive() -> nn.Module:
+    return WithLoss(nn.AdaptiveLogSoftmaxWithLoss(4, 5, [2], div_value=2.0))
+
+
+def linear_entropy(**options: Any) -> Callable[[], nn.Module]:
+    return lambda: WithLoss(nn.LinearCrossEntropyLoss(4, 5, reduction="none", **options))
+
+
+def itself(outputs: Tensor, target: Tensor) -> Tensor:
+    return outputs
 
 
 def many_classes(generator: torch.Generator, n: int) -> Tensors:
@@ -160,7 +173,10 @@ ENTROPY = [
     plain("BCEWithLogitsLoss", data=yes_or_no),
     loss("BCEWithLogitsLoss(pos_weight)",
          lambda o: nn.BCEWithLogitsLoss(reduction="none", pos_weight=weights(o)[1:]), yes_or_no),
-    Row("AdaptiveLogSoftmaxWithLoss", "losses", Adaptive, many_classes, lambda outputs, target: outputs),
+    Row("AdaptiveLogSoftmaxWithLoss", "losses", adaptive, many_classes, itself),
+    Row("LinearCrossEntropyLoss", "losses", linear_entropy(bias=True), many_classes, itself),
+    Row("LinearCrossEntropyLoss(options)", "losses", linear_entropy(options=nn.LinearCrossEntropyOptions()),
+        many_classes, itself, differences=True),
     Row("CTCLoss", "losses", network(12), labels, ctc, differences=True),
 ]  # fmt: skip
 
