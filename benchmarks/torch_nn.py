@@ -1,15 +1,17 @@
 """Every layer and loss of torch.nn: right, refused, or something worse?
 
-    python benchmarks/torch_nn.py                  # about 10 minutes on one core; writes results/torch_nn.json
-    python benchmarks/torch_nn.py LSTM losses       # the rows of these kinds or beginnings; writes nothing
+    python benchmarks/torch_nn.py               # some minutes on one core; writes results/torch_nn.json
+    python benchmarks/torch_nn.py LSTM losses   # the rows of these beginnings or kinds; writes nothing
 
-The rows and the right answers are those of tests/helpers_torch_nn*.py. They run in processes of their own, so that
-what kills the interpreter is one line of the result: right, refused (one line of ours), wrong, raw error, killed.
+The rows and the right answers are those of tests/helpers_torch_nn*.py. They run in processes of their own, so
+that what kills the interpreter is a line of the result as well: right, refused (in one line of ours), wrong, raw
+error or killed. The last lines name what is not as the table expects; then the exit code is 1.
 """
 
 import json
 import subprocess
 import sys
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -19,12 +21,11 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))  # tests is no package
 
-from helpers_torch_nn_run import DTYPES, ESTIMATORS, RUNS, as_expected, outcomes  # noqa: E402
+from helpers_torch_nn_run import DTYPES, ESTIMATORS, RUNS, Outcome, as_expected, outcomes  # noqa: E402
 from helpers_torch_nn_table import TABLE  # noqa: E402
 from machine import machine  # noqa: E402
 
 RESULTS = HERE / "results" / "torch_nn.json"
-TIMEOUT = 60  # seconds that a worker may be silent
 
 
 def work() -> None:
@@ -74,7 +75,11 @@ def told(rows: list[dict]) -> list[str]:
             same.setdefault((row["status"], row["message"]), []).append(row)
     lines = []
     for (status, message), members in same.items():
-        where = "all" if len(members) == 8 else ", ".join(f"{r['dtype']} {r['by']} {r['estimator']}" for r in members)
+        where = (
+            "all"
+            if len(members) == 8
+            else ", ".join(f"{r['dtype']} {r['by']} {r['estimator']}" for r in members)
+        )
         worst = max((r["error"] for r in members if r["error"] is not None), default=None)
         lines.append(f"{status}: {where}: {message or f'relative error {worst:.1e}'}")
     return [f"{rows[0]['name']}: {'right' if not lines else ''}", *(f"    {line}" for line in lines)]
@@ -86,7 +91,7 @@ if __name__ == "__main__":
         raise SystemExit
     asked = tuple(sys.argv[1:])
     chosen = [n for n, row in TABLE.items() if not asked or row.kind in asked or n.startswith(asked)]
-    worker, rows = Worker(), []
+    worker, rows, begun = Worker(), [], time.perf_counter()
     for name in chosen:
         for dtype in DTYPES:
             for by in RUNS:
@@ -97,8 +102,16 @@ if __name__ == "__main__":
     print(dict(counts))
     if len(chosen) == len(TABLE):
         report = {
-            "command": "python benchmarks/torch_nn.py", "machine": machine(), "counts": counts,
+            "command": "python benchmarks/torch_nn.py",
+            "machine": machine(),
+            "seconds": round(time.perf_counter() - begun),
+            "counts": counts,
             "kinds": {name: row.kind for name, row in TABLE.items()},
-            "why": {name: row.why for name, row in TABLE.items() if row.why}, "rows": rows,
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            "why": {name: row.why for name, row in TABLE.items() if row.why},
+        }
+        text = ",\n ".join(json.dumps(row) for row in rows)  # one line a score, or it would be 20,000
+        about = json.dumps(report, indent=1).removesuffix("\n}")
+        RESULTS.write_text(f'{about},\n "rows": [\n {text}\n ]\n}}\n', encoding="utf-8")
+    odd = [row for row in rows if not as_expected(TABLE[row["name"]], Outcome(**row))]
+    print(*(f"unexpected: {' '.join(list(row.values())[:5])}" for row in odd), sep="\n")
+    raise SystemExit(bool(odd))

@@ -66,7 +66,9 @@ def _where(some: list[dict], rows: list[dict]) -> str:
         if len(of_by) == len([row for row in rows if row["by"] == by]):
             said.append(by)
         elif of_by:
-            said.append(f"{by}: " + ", ".join(sorted({f"{row['estimator']} {row['dtype']}" for row in of_by})))
+            said.append(
+                f"{by}: " + ", ".join(sorted({f"{row['estimator']} {row['dtype']}" for row in of_by}))
+            )
     return "; ".join(said)
 
 

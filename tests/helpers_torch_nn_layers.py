@@ -15,7 +15,12 @@ NOISE_BY_TAPE = {"record": "eval", "tape": "train"}
 
 
 def around(
-    name: str, kind: str, make: Callable[[], nn.Module], shape: tuple[int, ...], call: Any = None, **options: Any
+    name: str,
+    kind: str,
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    call: Any = None,
+    **options: Any,
 ) -> Row:
     """A row of `make()` between two linear layers, on activations of `shape`."""
     return Row(name, kind, lambda: Around(make(), shape, call), **options)
@@ -65,7 +70,8 @@ NORMS = [
     norm("InstanceNorm3d", lambda: nn.InstanceNorm3d(2), (2, 2, 2, 1)),
     norm(
         "InstanceNorm1d(track_running_stats=True)",
-        lambda: nn.InstanceNorm1d(3, affine=True, track_running_stats=True), (3, 4),
+        lambda: nn.InstanceNorm1d(3, affine=True, track_running_stats=True),
+        (3, 4),
     ),
     norm("GroupNorm", lambda: nn.GroupNorm(2, 4), (4, 3)),
     norm("GroupNorm(affine=False)", lambda: nn.GroupNorm(1, 4, affine=False), (4, 3)),
@@ -76,8 +82,15 @@ NORMS = [
     norm("RMSNorm", lambda: nn.RMSNorm(4), (2, 4)),
     norm("RMSNorm(elementwise_affine=False)", lambda: nn.RMSNorm(4, elementwise_affine=False), (4,)),
     norm("LocalResponseNorm", lambda: nn.LocalResponseNorm(2), (4, 2)),
-    norm("CrossMapLRN2d", lambda: nn.CrossMapLRN2d(2), (4, 2, 2), differences=True),
-]  # fmt: skip
+    norm(
+        "CrossMapLRN2d",
+        lambda: nn.CrossMapLRN2d(2),
+        (4, 2, 2),
+        differences=True,
+        refused={"dit": "second derivative"},
+        why="its backward pass has no derivative",
+    ),
+]
 
 
 def dropout(name: str, shape: tuple[int, ...]) -> Row:
@@ -93,10 +106,15 @@ DROPOUT = [
     dropout("AlphaDropout", (6,)),
     dropout("FeatureAlphaDropout", (4, 2)),
     around(
-        "Dropout in training mode", "dropout", lambda: nn.Dropout(0.3), (6,), noisy=True,
-        refused={"record": "training loss is random"}, why="record repeats a run exactly; a tape records its noise",
+        "Dropout in training mode",
+        "dropout",
+        lambda: nn.Dropout(0.3),
+        (6,),
+        noisy=True,
+        refused={"record": "training loss is random"},
+        why="record repeats a run exactly; a tape records its noise",
     ),
-]  # fmt: skip
+]
 
 
 class Symmetric(nn.Module):
@@ -112,18 +130,42 @@ def symmetric() -> nn.Module:
     return layer
 
 
-def parametrized(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...] = (4,), **options: Any) -> Row:
+def parametrized(
+    name: str, make: Callable[[], nn.Module], shape: tuple[int, ...] = (4,), **options: Any
+) -> Row:
     return around(name, "parametrizations", make, shape, **options)
 
 
+POWER = {"dit": "buffer|spectral|depends on"}
+POWER_WHY = "its power iteration changes buffers under no_grad, where no derivative goes through them"
 PARAMETRIZED = [
     parametrized("weight_norm", lambda: parametrizations.weight_norm(nn.Linear(4, 4)), differences=True),
-    parametrized("weight_norm of a convolution", lambda: parametrizations.weight_norm(nn.Conv1d(2, 3, 2)), (2, 3),
-                 differences=True),
-    parametrized("weight_norm, by hooks", lambda: torch.nn.utils.weight_norm(nn.Linear(4, 4)), differences=True),
-    parametrized("spectral_norm", lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), differences=True),
-    parametrized("spectral_norm in eval mode", lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), modes=EVAL),
-    parametrized("spectral_norm, by hooks", lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)), differences=True),
+    parametrized(
+        "weight_norm of a convolution",
+        lambda: parametrizations.weight_norm(nn.Conv1d(2, 3, 2)),
+        (2, 3),
+        differences=True,
+    ),
+    parametrized(
+        "weight_norm, by hooks", lambda: torch.nn.utils.weight_norm(nn.Linear(4, 4)), differences=True
+    ),
+    parametrized(
+        "spectral_norm",
+        lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
+        differences=True,
+        refused=POWER,
+        why=POWER_WHY,
+    ),
+    parametrized(
+        "spectral_norm in eval mode", lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), modes=EVAL
+    ),
+    parametrized(
+        "spectral_norm, by hooks",
+        lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)),
+        differences=True,
+        refused=POWER,
+        why=POWER_WHY,
+    ),
     *(
         parametrized(
             f"orthogonal({kind})", lambda kind=kind: orthogonal(nn.Linear(4, 4), orthogonal_map=kind)
@@ -131,7 +173,7 @@ PARAMETRIZED = [
         for kind in ("matrix_exp", "cayley", "householder")
     ),
     parametrized("a parametrization of one's own", symmetric),
-]  # fmt: skip
+]
 
 
 class Listed(nn.Module):
@@ -176,15 +218,24 @@ def frozen() -> nn.Module:
 
 
 CONTAINERS = [
-    Row("Sequential of Linear", "containers", lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))),
+    Row(
+        "Sequential of Linear",
+        "containers",
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)),
+    ),
     Row("Linear(bias=False)", "containers", lambda: nn.Linear(4, 2, bias=False)),
     Row("ModuleList, ModuleDict, ParameterList, ParameterDict", "containers", Listed),
     Row("tied weights", "containers", Tied),
     Row("frozen layers", "containers", frozen),
     Row("LazyLinear after a dry run", "containers", dry),
     around("Identity", "containers", nn.Identity, (3,)),
-    around("Flatten, Unflatten", "containers", lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, 2))), (2, 3)),
+    around(
+        "Flatten, Unflatten",
+        "containers",
+        lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, 2))),
+        (2, 3),
+    ),
     around("ChannelShuffle", "containers", lambda: nn.ChannelShuffle(2), (4, 1, 2)),
-]  # fmt: skip
+]
 
 ROWS = [*ACTIVATIONS, *NORMS, *DROPOUT, *PARAMETRIZED, *CONTAINERS]

@@ -68,9 +68,13 @@ def mean(losses: Tensor) -> Tensor:
 
 
 def loss(
-    name: str, make: Callable[..., Any], data: Data = numbers, out: int = 2,
-    before: Callable[[Tensor], Any] = lambda o: o, **options: Any,
-) -> Row:  # fmt: skip
+    name: str,
+    make: Callable[..., Any],
+    data: Data = numbers,
+    out: int = 2,
+    before: Callable[[Tensor], Any] = lambda o: o,
+    **options: Any,
+) -> Row:
     """`make(outputs)` is the loss in its own dtype, `before` what it does with the outputs."""
 
     def per_example(outputs: Tensor, target: Tensor) -> Tensor:
@@ -151,34 +155,77 @@ ENTROPY = [
     plain("CrossEntropyLoss", kwargs={"label_smoothing": 0.1}, data=classes, out=3),
     plain("CrossEntropyLoss", kwargs={"ignore_index": 0}, data=classes, out=3),
     loss("CrossEntropyLoss(weight)", lambda o: nn.CrossEntropyLoss(weights(o), reduction="none"), classes, 3),
-    loss("CrossEntropyLoss(weight, label_smoothing=0.1)",
-         lambda o: nn.CrossEntropyLoss(weights(o), reduction="none", label_smoothing=0.1), classes, 3),
+    loss(
+        "CrossEntropyLoss(weight, label_smoothing=0.1)",
+        lambda o: nn.CrossEntropyLoss(weights(o), reduction="none", label_smoothing=0.1),
+        classes,
+        3,
+    ),
     loss("CrossEntropyLoss, soft targets", lambda o: nn.CrossEntropyLoss(reduction="none"), soft, 3),
-    loss("CrossEntropyLoss, soft targets, weight, label_smoothing",
-         lambda o: nn.CrossEntropyLoss(weights(o), reduction="none", label_smoothing=0.1), soft, 3),
-    loss("CrossEntropyLoss, two tokens", lambda o: nn.CrossEntropyLoss(reduction="none"), pixels, 6,
-         lambda o: o.unflatten(1, (3, 2))),
-    loss("CrossEntropyLoss, ignored tokens", lambda o: nn.CrossEntropyLoss(reduction="none"), ignored, 6,
-         lambda o: o.unflatten(1, (3, 2))),
+    loss(
+        "CrossEntropyLoss, soft targets, weight, label_smoothing",
+        lambda o: nn.CrossEntropyLoss(weights(o), reduction="none", label_smoothing=0.1),
+        soft,
+        3,
+    ),
+    loss(
+        "CrossEntropyLoss, two tokens",
+        lambda o: nn.CrossEntropyLoss(reduction="none"),
+        pixels,
+        6,
+        lambda o: o.unflatten(1, (3, 2)),
+    ),
+    loss(
+        "CrossEntropyLoss, ignored tokens",
+        lambda o: nn.CrossEntropyLoss(reduction="none"),
+        ignored,
+        6,
+        lambda o: o.unflatten(1, (3, 2)),
+    ),
     plain("NLLLoss", data=classes, out=3, before=lambda o: o.log_softmax(1)),
-    loss("NLLLoss(weight)", lambda o: nn.NLLLoss(weights(o), reduction="none"), classes, 3,
-         lambda o: o.log_softmax(1)),
-    loss("NLLLoss, two tokens", lambda o: nn.NLLLoss(reduction="none"), pixels, 6,
-         lambda o: o.unflatten(1, (3, 2)).log_softmax(1)),
+    loss(
+        "NLLLoss(weight)",
+        lambda o: nn.NLLLoss(weights(o), reduction="none"),
+        classes,
+        3,
+        lambda o: o.log_softmax(1),
+    ),
+    loss(
+        "NLLLoss, two tokens",
+        lambda o: nn.NLLLoss(reduction="none"),
+        pixels,
+        6,
+        lambda o: o.unflatten(1, (3, 2)).log_softmax(1),
+    ),
     plain("KLDivLoss", data=soft, out=3, before=lambda o: o.log_softmax(1)),
-    loss("KLDivLoss(log_target=True)", lambda o: nn.KLDivLoss(reduction="none", log_target=True),
-         lambda g, n: (inputs(g, n), torch.randn(n, 3, generator=g).log_softmax(1)), 3,
-         lambda o: o.log_softmax(1)),
+    loss(
+        "KLDivLoss(log_target=True)",
+        lambda o: nn.KLDivLoss(reduction="none", log_target=True),
+        lambda g, n: (inputs(g, n), torch.randn(n, 3, generator=g).log_softmax(1)),
+        3,
+        lambda o: o.log_softmax(1),
+    ),
     plain("BCELoss", data=yes_or_no, before=torch.sigmoid),
     plain("BCEWithLogitsLoss", data=yes_or_no),
-    loss("BCEWithLogitsLoss(pos_weight)",
-         lambda o: nn.BCEWithLogitsLoss(reduction="none", pos_weight=weights(o)[1:]), yes_or_no),
+    loss(
+        "BCEWithLogitsLoss(pos_weight)",
+        lambda o: nn.BCEWithLogitsLoss(reduction="none", pos_weight=weights(o)[1:]),
+        yes_or_no,
+    ),
     Row("AdaptiveLogSoftmaxWithLoss", "losses", adaptive, many_classes, itself),
     Row("LinearCrossEntropyLoss", "losses", linear_entropy(bias=True), many_classes, itself),
-    Row("LinearCrossEntropyLoss(options)", "losses", linear_entropy(options=nn.LinearCrossEntropyOptions()),
-        many_classes, itself, differences=True),
+    Row(
+        "LinearCrossEntropyLoss(options)",
+        "losses",
+        linear_entropy(options=nn.LinearCrossEntropyOptions()),
+        many_classes,
+        itself,
+        differences=True,
+        refused={"dit": "second derivative"},
+        why="its backward pass has no derivative",
+    ),
     Row("CTCLoss", "losses", network(12), labels, ctc, differences=True),
-]  # fmt: skip
+]
 
 DISTANCES = [
     *map(plain, ["L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss"]),
@@ -195,13 +242,31 @@ DISTANCES = [
     plain("MultiMarginLoss", kwargs={"p": 2}, data=classes, out=3, differences=True),
     plain("SoftMarginLoss", data=several_signs),
     plain("CosineEmbeddingLoss", kwargs={"margin": 0.1}, data=signs, out=6, before=halves),
-    Row("TripletMarginLoss", "losses", network(4), numbers,
-        anchored(lambda: nn.TripletMarginLoss(reduction="none"))),
-    Row("TripletMarginLoss(p=1, swap=True)", "losses", network(4), numbers,
-        anchored(lambda: nn.TripletMarginLoss(p=1.0, swap=True, reduction="none"))),
-    Row("TripletMarginWithDistanceLoss", "losses", network(4), numbers,
-        anchored(lambda: nn.TripletMarginWithDistanceLoss(
-            distance_function=lambda a, b: 1 - torch.cosine_similarity(a, b), reduction="none"))),
-]  # fmt: skip
+    Row(
+        "TripletMarginLoss",
+        "losses",
+        network(4),
+        numbers,
+        anchored(lambda: nn.TripletMarginLoss(reduction="none")),
+    ),
+    Row(
+        "TripletMarginLoss(p=1, swap=True)",
+        "losses",
+        network(4),
+        numbers,
+        anchored(lambda: nn.TripletMarginLoss(p=1.0, swap=True, reduction="none")),
+    ),
+    Row(
+        "TripletMarginWithDistanceLoss",
+        "losses",
+        network(4),
+        numbers,
+        anchored(
+            lambda: nn.TripletMarginWithDistanceLoss(
+                distance_function=lambda a, b: 1 - torch.cosine_similarity(a, b), reduction="none"
+            )
+        ),
+    ),
+]
 
 ROWS = [*ENTROPY, *DISTANCES]

@@ -37,7 +37,9 @@ class HandNorm(nn.Module):
         self.count += 1
         factor = 1 / self.count if self.momentum is None else self.momentum
         new = [s.mean(0).flatten() for s in (mean, var)]  # over the instances; of a batch there is one
-        self.running = tuple((1 - factor) * old + factor * s for old, s in zip(self.running, new, strict=True))
+        self.running = tuple(
+            (1 - factor) * old + factor * s for old, s in zip(self.running, new, strict=True)
+        )
 
 
 def by_hand(model: nn.Module) -> nn.Module:

@@ -19,8 +19,14 @@ def recurrent(name: str, call: Any = None, said: str | None = None, **options: A
     words = ", ".join(f"{k}={v!r}" for k, v in options.items()) if said is None else said
     settings = {"batch_first": True} | options
     make = getattr(nn, name)
-    return around(f"{name}({words})" if words else name, "recurrent", lambda: make(2, 3, **settings), SEQUENCE, call,
-                  **row)  # fmt: skip
+    return around(
+        f"{name}({words})" if words else name,
+        "recurrent",
+        lambda: make(2, 3, **settings),
+        SEQUENCE,
+        call,
+        **row,
+    )
 
 
 def steps_first(layer: nn.Module, h: Tensor) -> Tensor:
@@ -60,9 +66,11 @@ RECURRENT = [
     recurrent("LSTM", last_state, said="its last state"),
     recurrent("LSTM", num_layers=2, dropout=0.3, modes=NOISE_BY_TAPE, noisy=True),
     around("LSTM, packed sequences", "recurrent", lambda: nn.LSTM(2, 3, batch_first=True), SEQUENCE, packed),
-    *(around(f"{kind}Cell", "recurrent", lambda kind=kind: getattr(nn, f"{kind}Cell")(2, 3), SEQUENCE, cell)
-      for kind in KINDS),
-]  # fmt: skip
+    *(
+        around(f"{kind}Cell", "recurrent", lambda kind=kind: getattr(nn, f"{kind}Cell")(2, 3), SEQUENCE, cell)
+        for kind in KINDS
+    ),
+]
 
 TEXT = (3, 4)  # three tokens of four features
 
@@ -89,7 +97,9 @@ def causal(h: Tensor) -> Tensor:
 
 
 def encoder(dropout: float = 0.0, **options: Any) -> nn.Module:
-    return nn.TransformerEncoderLayer(4, 2, 5, dropout=dropout, batch_first=True, **{"activation": "gelu"} | options)
+    return nn.TransformerEncoderLayer(
+        4, 2, 5, dropout=dropout, batch_first=True, **{"activation": "gelu"} | options
+    )
 
 
 def decoder(**options: Any) -> nn.Module:
@@ -115,26 +125,40 @@ class Fused(nn.Module):
 ATTENTION = [
     attention("MultiheadAttention", multihead(), itself()),
     attention("MultiheadAttention(need_weights=False)", multihead(), itself(need_weights=False)),
-    attention("MultiheadAttention(key_padding_mask)", multihead(), lambda f, h: f(h, h, h, key_padding_mask=mask(h))),
+    attention(
+        "MultiheadAttention(key_padding_mask)", multihead(), lambda f, h: f(h, h, h, key_padding_mask=mask(h))
+    ),
     attention("MultiheadAttention(attn_mask)", multihead(), lambda f, h: f(h, h, h, attn_mask=causal(h))),
     attention("MultiheadAttention(add_bias_kv)", multihead(add_bias_kv=True, add_zero_attn=True), itself()),
-    attention("MultiheadAttention(kdim, vdim)", multihead(kdim=3, vdim=2), lambda f, h: f(h, h[..., :3], h[..., :2])),
-    attention("MultiheadAttention(dropout)", multihead(dropout=0.2), itself(), modes=NOISE_BY_TAPE, noisy=True),
+    attention(
+        "MultiheadAttention(kdim, vdim)", multihead(kdim=3, vdim=2), lambda f, h: f(h, h[..., :3], h[..., :2])
+    ),
+    attention(
+        "MultiheadAttention(dropout)", multihead(dropout=0.2), itself(), modes=NOISE_BY_TAPE, noisy=True
+    ),
     attention("TransformerEncoderLayer", encoder),
     attention("TransformerEncoderLayer(relu)", lambda: encoder(activation="relu")),
     attention("TransformerEncoderLayer(norm_first)", lambda: encoder(norm_first=True)),
     attention("TransformerEncoderLayer, padding", encoder, lambda f, h: f(h, src_key_padding_mask=mask(h))),
-    attention("TransformerEncoderLayer, causal", encoder, lambda f, h: f(h, src_mask=causal(h), is_causal=True)),
+    attention(
+        "TransformerEncoderLayer, causal", encoder, lambda f, h: f(h, src_mask=causal(h), is_causal=True)
+    ),
     attention("TransformerEncoderLayer(dropout)", lambda: encoder(0.1), modes=NOISE_BY_TAPE, noisy=True),
     attention("TransformerEncoder", lambda: nn.TransformerEncoder(encoder(), 2, nn.LayerNorm(4))),
-    attention("TransformerEncoder, padding", lambda: nn.TransformerEncoder(encoder(), 2),
-              lambda f, h: f(h, src_key_padding_mask=mask(h))),
+    attention(
+        "TransformerEncoder, padding",
+        lambda: nn.TransformerEncoder(encoder(), 2),
+        lambda f, h: f(h, src_key_padding_mask=mask(h)),
+    ),
     attention("TransformerDecoderLayer", decoder, lambda f, h: f(h, h.flip(1))),
-    attention("TransformerDecoder", lambda: nn.TransformerDecoder(decoder(), 2),
-              lambda f, h: f(h, h.flip(1), tgt_mask=causal(h))),
+    attention(
+        "TransformerDecoder",
+        lambda: nn.TransformerDecoder(decoder(), 2),
+        lambda f, h: f(h, h.flip(1), tgt_mask=causal(h)),
+    ),
     attention("Transformer", whole, lambda f, h: f(h, h.flip(1))),
     attention("scaled_dot_product_attention", Fused),
     attention("scaled_dot_product_attention(is_causal)", lambda: Fused(is_causal=True)),
-]  # fmt: skip
+]
 
 ROWS = [*RECURRENT, *ATTENTION]

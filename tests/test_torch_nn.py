@@ -1,7 +1,7 @@
 """Every layer and every loss of torch.nn: scores are right, or refused at the door in one line.
 
-Right is what plain PyTorch says (helpers_torch_nn.py). A row that kills the interpreter ends this session: then
-`python benchmarks/torch_nn.py NAME`, which runs each in a process of its own, says which.
+Right is what plain PyTorch says (helpers_torch_nn.py). A row that kills the interpreter ends this session; which
+one, says `python benchmarks/torch_nn.py`, which runs rows in processes of their own.
 """
 
 import pytest
@@ -46,7 +46,7 @@ KINDS = {row.kind: row for row in TABLE.values() if not row.differences}
 
 @pytest.mark.parametrize("row", KINDS.values(), ids=[row.name for row in KINDS.values()])
 def test_the_two_right_answers_agree(row):
-    """Autograd through the run, with functions; and differences of a loop with torch.optim. 1e-8: of the latter."""
+    """Autograd through a functional run, and differences of a loop with torch.optim, good to 1e-8."""
     found = [answer(row, row.modes["tape"], torch.float64) for answer in (unrolled, differences)]
     assert (found[0] - found[1]).abs().max() <= 1e-8 * found[1].abs().max()
 
