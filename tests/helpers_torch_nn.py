@@ -1,9 +1,9 @@
 """Rows of the table of torch.nn: a tiny model with its loss, and the right answers by plain PyTorch.
 
-`dit` is right when it is minus the derivative of the mean test loss by every example's weight, found by autograd
-through the whole run (`unrolled`), or, where torch has no second derivative or a wrong one, by central
-differences of the run (`differences`). `loo` is right when it is what a plain loop with weight 0 on the example
-gives (`left_out`). Test losses are taken in eval mode, with the running statistics of each run itself.
+`dit` is right when it is minus the derivative of the mean test loss by every example's weight, found by
+autograd through the whole run (`unrolled`), or, where torch has no second derivative or a wrong one, by central
+differences of the run (`differences`). `loo` is right when it is what a plain loop with weight 0 on the
+example gives (`left_out`). Test losses are in eval mode, with the running statistics of each run itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,8 +41,8 @@ class Row:
 
     `modes`: the mode of training, by `record` and by `tape`. `refused`: what the one line of the refusal says
     (a regular expression) where it is right to refuse, by `record`, `tape` or `record loo`, ...; `why`: the
-    reason, for people. `differences`: torch has no second derivative here, or not the true one. `noisy`: training
-    draws random numbers. `tolerance`: of float32 and float64, relative to the largest score.
+    reason, for people. `differences`: torch has no second derivative here, or not the true one. `noisy`:
+    training draws random numbers. `tolerance`: of float32 and float64, relative to the largest score.
     """
 
     name: str
