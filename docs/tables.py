@@ -23,6 +23,7 @@ from tables_minilm import TABLES as MINILM  # noqa: E402
 from tables_peers import TABLES as PEERS  # noqa: E402
 from tables_reproduce import TABLES as REPRODUCED  # noqa: E402
 from tables_taped import TABLES as TAPED  # noqa: E402
+from tables_torch_nn import TABLES as TORCH_NN  # noqa: E402
 from tables_trust import TABLES as TRUST  # noqa: E402
 from tables_words import cells_row, link, load_result  # noqa: E402
 
@@ -226,6 +227,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     **PEERS,
     **REPRODUCED,
     **TAPED,
+    **TORCH_NN,
     **TRUST,
     "agreement-paper": agreement("paper"),
     "agreement-trained": agreement("trained"),
