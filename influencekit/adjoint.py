@@ -138,7 +138,9 @@ def _pass(
         if state.step not in when:
             return
         started = lasts.count(state.step)
-        a, moved, *rest = (torch.cat([x, x.new_zeros(started, x.shape[1])]) for x in (a, moved, *slots.values()))
+        a, moved, *rest = (
+            torch.cat([x, x.new_zeros(started, x.shape[1])]) for x in (a, moved, *slots.values())
+        )
         slots = dict(zip(slots, rest, strict=True))
         sign = a.new_tensor([each.get(state.step, 0) for each in signs[: len(a)]])[:, None]
         of_theta, of_buffers = gradient(state)

@@ -26,7 +26,9 @@ def ctc_loss(
     if log_probs.dim() != 3 or odd:
         return NotImplemented
     time, n, _ = log_probs.shape
-    lengths, wanted = (torch.as_tensor(x, device=log_probs.device).long() for x in (input_lengths, target_lengths))
+    lengths, wanted = (
+        torch.as_tensor(x, device=log_probs.device).long() for x in (input_lengths, target_lengths)
+    )
     labels = _padded(targets, wanted, blank).to(log_probs.device)
     width = 2 * labels.shape[1] + 1
     states = torch.full((n, width), blank, device=log_probs.device)

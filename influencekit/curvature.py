@@ -118,7 +118,9 @@ def _pulled(values: Tensor, inputs: Sequence[Tensor], by: Tensor) -> Any:
     return _pulled_many([values], inputs, [by])
 
 
-def _pulled_many(values: Sequence[Tensor], inputs: Sequence[Tensor], by: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _pulled_many(
+    values: Sequence[Tensor], inputs: Sequence[Tensor], by: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """sum of <by, values>, differentiated by the inputs; the graph stays for the next."""
     pairs = [(v, b) for v, b in zip(values, by, strict=True) if v.requires_grad]
     if not pairs:
@@ -132,7 +134,9 @@ def _forward(values: Sequence[Tensor], z: Tensor) -> Callable[[Tensor], Sequence
     return lambda c: pushed(values, (z,), (c,))
 
 
-def pushed(values: Sequence[Tensor], inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> Sequence[Tensor]:
+def pushed(
+    values: Sequence[Tensor], inputs: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Sequence[Tensor]:
     """Forward derivatives of values along tangents of inputs, without asking for a forward derivative.
 
     J^T u is differentiated in u, in which it is linear.
@@ -202,7 +206,12 @@ def _in_one_line(make: Callable[..., Product]) -> Callable[..., Product]:
 
 REVERSE: Mapping[str, Callable[[Losses, Tensor, Batch, Tensor], Product]] = {
     name: _in_one_line(make)
-    for name, make in {"hessian": hessian, "gauss-newton": gauss_newton, "fisher": fisher, "none": none}.items()
+    for name, make in {
+        "hessian": hessian,
+        "gauss-newton": gauss_newton,
+        "fisher": fisher,
+        "none": none,
+    }.items()
 }
 CURVATURES = tuple(REVERSE)
 

@@ -41,7 +41,9 @@ class _Whole(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, run: Callable[[nn.Module], Any], names: tuple[str, ...]) -> tuple[Any, dict[str, Tensor]]:
+    def forward(
+        self, run: Callable[[nn.Module], Any], names: tuple[str, ...]
+    ) -> tuple[Any, dict[str, Tensor]]:
         result = run(self.model)
         after = dict(self.model.named_buffers()) if names else {}
         return result, {name: after[name] for name in names}

@@ -133,7 +133,9 @@ def _not_forward(gradient: Callable[..., object]) -> str:
     for node in gradient.graph.nodes:
         target = node.target
         if isinstance(target, torch._ops.OpOverload) and target.overloadpacket not in FORWARD_OPERATORS:
-            return f"{target.overloadpacket} is not known to have a safe forward derivative".replace("aten.", "")
+            return f"{target.overloadpacket} is not known to have a safe forward derivative".replace(
+                "aten.", ""
+            )
     return ""
 
 
@@ -161,7 +163,13 @@ class Part(NamedTuple):
 
     @classmethod
     def of(
-        cls, view: Training, curvature: str, theta: Tensor, batch: Batch, coefficients: Tensor, slots: Tensor | slice
+        cls,
+        view: Training,
+        curvature: str,
+        theta: Tensor,
+        batch: Batch,
+        coefficients: Tensor,
+        slots: Tensor | slice,
     ) -> Part:
         """A part with these losses, on its batch, by reverse over reverse; `coefficients` are the step's."""
         z = view.z(theta)

@@ -26,6 +26,7 @@ __all__ = ["FORWARD", "REWRITTEN", "plain_operators", "unsafe"]
 
 aten = torch.ops.aten
 
+
 @contextmanager
 def plain_operators() -> Iterator[None]:
     """Losses inside are computed by operators that have first and second derivatives.
@@ -60,7 +61,10 @@ def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
-_CHECKPOINTING = {"CheckpointFunction": _NoCheckpoint, "_checkpoint_without_reentrant_generator": _no_checkpoint}
+_CHECKPOINTING = {
+    "CheckpointFunction": _NoCheckpoint,
+    "_checkpoint_without_reentrant_generator": _no_checkpoint,
+}
 
 
 class _Rewrite(TorchFunctionMode):
@@ -103,8 +107,14 @@ def _huber(x: Tensor, y: Tensor, delta: float = 1.0) -> Tensor:
     return torch.where(d < delta, 0.5 * (x - y) ** 2, delta * (d - 0.5 * delta))
 
 
-def _huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Any = None) -> Any:
-    return NotImplemented if weight is not None else _reduced(_huber(*torch.broadcast_tensors(input, target), delta), reduction)
+def _huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Any = None
+) -> Any:
+    return (
+        NotImplemented
+        if weight is not None
+        else _reduced(_huber(*torch.broadcast_tensors(input, target), delta), reduction)
+    )
 
 
 def _smooth_l1(x: Tensor, y: Tensor, beta: float = 1.0) -> Tensor:

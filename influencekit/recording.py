@@ -9,6 +9,7 @@ import torch
 from influencekit import __version__
 from influencekit.batches import check_examples
 from influencekit.buffers import packed, unpacked
+from influencekit.door import check_step
 from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.finite import step_blamed
 from influencekit.interfaces import Recorder
@@ -50,7 +51,7 @@ def record(
     """
     check_examples(workload)
     step = step or Step(workload)
-    step.check()
+    check_step(step)
     if resume and store is None:
         raise InputError("resume: expected the path of a store to continue, got none")
     if resume and Path(str(store)).exists():
@@ -114,7 +115,9 @@ def _returned(writer: Writer, step: Step, recorder: Recorder, start: int) -> Sta
     assert kept is not None
     if recorder.lossless or kept.number == 0:
         buffers = kept.tensors.get("buffers")
-        tensors = {n: torch.from_numpy(x).to(step.workload.device) for n, x in kept.tensors.items() if n != "buffers"}
+        tensors = {
+            n: torch.from_numpy(x).to(step.workload.device) for n, x in kept.tensors.items() if n != "buffers"
+        }
         own = {} if buffers is None else unpacked(buffers, step.start().buffers)
         return State(tensors.pop("theta"), tensors, kept.number, own)
     state = step.start()

@@ -73,7 +73,9 @@ class Models(NamedTuple):
             return torch.stack([x - own for x in each], -1)
         if len(self.theta) > 1:
             try:
-                every = with_batching(partial(vmap, chunk_size=chunk), values, torch.cat([self.theta, self.own[None]]))
+                every = with_batching(
+                    partial(vmap, chunk_size=chunk), values, torch.cat([self.theta, self.own[None]])
+                )
                 return (every[:-1] - every[-1]).movedim(0, -1)
             except NotBatchable:
                 pass

@@ -7,24 +7,21 @@ Short batches are padded to a common width with weight 0, so that one trace serv
 depend on their whole batch (batch norm). Nothing here knows an estimator, a disk or a device.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
-from torch.func import grad, jvp, vmap
+from torch import Tensor, fx
+from torch.func import grad, vmap
 
-from influencekit.admission import check_side_doors, copy_model
-from influencekit.batches import saying_what_fails
-from influencekit.buffers import floating, with_flat
-from influencekit.curvature import gradient, leaf, pushed
 from influencekit.doubts import check_pull
 from influencekit.errors import InputError
+from influencekit.forward import pushed_forward
 from influencekit.linear import Kernels, LinearStep, Part
 from influencekit.optimizers import Slots
-from influencekit.separability import fixed_statistics, own_losses
+from influencekit.separability import own_losses
+from influencekit.shared_traces import serves
 from influencekit.tracing import agree, has_convolution, try_trace
 from influencekit.training import Training
 from influencekit.workload import Batch, Workload, like, select, tensors_of
@@ -75,7 +72,7 @@ class Step:
         self._mean = self._valid / self._valid.sum(1, keepdim=True) if mean is None else mean.to(self._valid)
         self._traced: dict[Any, Callable[..., Any]] = {}
         self._kernels: dict[Any, Kernels] = {}
-        if like is not None and not like.joint and _alike(like, self):
+        if like is not None and not like.joint and serves(like, self):
             self._traced, self._kernels = like._traced, like._kernels
         self._linear: dict[str, LinearStep] = {}
         self._used: tuple[bool, ...] | None = None
@@ -87,7 +84,7 @@ class Step:
     def start(self) -> State:
         """The state before step 0."""
         theta = self.workload.theta0
-        return State(theta, self.workload.optimizer.start(theta), 0, self._own_buffers(self.changing))
+        return State(theta, self.workload.optimizer.start(theta), 0, self.own_buffers(self.changing))
 
     def batch(self, t: int | slice) -> Batch:
         """The examples of step t, padded; step may be a slice, which gives [step, slot, ...]."""
@@ -108,13 +105,14 @@ class Step:
         names = [name for name, _ in self.workload.model.named_buffers()]
         if not names:
             return ()
-        before = self._own_buffers(names)
+        before = self.own_buffers(names)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             theta = self.workload.layout.split(self.workload.theta0)
-            after = self.workload.trained(theta, before, self._there(0)[0])[1]
+            after = self.workload.trained(theta, before, self.unpadded(0)[0])[1]
         return tuple(n for n in names if not torch.equal(before[n], after[n]))
 
-    def _own_buffers(self, names: Any) -> dict[str, Tensor]:
+    def own_buffers(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Copies of the model's own buffers."""
         own = dict(self.workload.model.named_buffers()) if names else {}
         return {name: own[name].detach().clone() for name in names}
 
@@ -122,14 +120,17 @@ class Step:
     def joint(self) -> bool:
         """Whether the loss of an example depends on the others of its batch."""
         with torch.random.fork_rng(devices=[]):
-            return bool(self.changing) or not own_losses(self._losses_at_start, self._there(0)[0])
+            return bool(self.changing) or not own_losses(self.losses_at_start, self.unpadded(0)[0])
 
-    def _losses_at_start(self, batch: Batch) -> Tensor:
+    def losses_at_start(self, batch: Batch) -> Tensor:
+        """Training losses of any batch at the initial parameters."""
         workload = self.workload
-        buffers = self._own_buffers(self.changing)
-        return workload.loss_of(workload.trained(workload.layout.split(workload.theta0), buffers, batch)[0], batch)
+        buffers = self.own_buffers(self.changing)
+        return workload.loss_of(
+            workload.trained(workload.layout.split(workload.theta0), buffers, batch)[0], batch
+        )
 
-    def _there(self, t: int) -> tuple[Batch, Tensor]:
+    def unpadded(self, t: int) -> tuple[Batch, Tensor]:
         """The batch of step t without padding, and which of the slots it fills."""
         slots = self._valid[t].nonzero().flatten()
         return self.workload.examples(self._rows[t][slots]), slots
@@ -203,11 +204,13 @@ class Step:
         """Gradient of L_t shaped like theta, and the losses [..., slot] without the penalty."""
         return self._forward_and_back(state, coefficients)[:2]
 
-    def _forward_and_back(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _forward_and_back(
+        self, state: State, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         theta, t, buffers = state.theta, state.step, {}
         with torch.no_grad():
             if self.joint:
-                batch, slots = self._there(t)
+                batch, slots = self.unpadded(t)
                 g, some, buffers = self._slow(theta, state.buffers, batch, coefficients[slots])
                 losses = some.new_zeros(coefficients.shape).index_copy(-1, slots, some)
             else:
@@ -227,9 +230,14 @@ class Step:
         with torch.enable_grad():
             outputs, after = workload.trained(leaves, buffers, batch)
             losses = workload.loss_of(outputs, batch)
-            found = torch.autograd.grad((coefficients * losses).sum(), list(leaves.values()), allow_unused=True)
+            found = torch.autograd.grad(
+                (coefficients * losses).sum(), list(leaves.values()), allow_unused=True
+            )
         self._check_used(tuple(g is not None for g in found))
-        parts = {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), found, strict=True)}
+        parts = {
+            n: torch.zeros_like(p) if g is None else g
+            for (n, p), g in zip(leaves.items(), found, strict=True)
+        }
         return workload.layout.join(parts), losses.detach(), {n: b.detach() for n, b in after.items()}
 
     def _check_used(self, used: tuple[bool, ...]) -> None:
@@ -322,7 +330,7 @@ class Step:
 
     def pieces(self, state: State) -> Iterator[Piece]:
         """What the step's gradient is a sum over: here the whole batch, without padding."""
-        batch, slots = self._there(state.step)
+        batch, slots = self.unpadded(state.step)
         yield Piece(self.training(state.buffers), batch, slots)
 
     def parts(self, state: State, curvature: str) -> list[Part]:
@@ -332,116 +340,10 @@ class Step:
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """The tangent of the next state from the tangents of state (buffers by name) and weights [slot]."""
-        t, workload, mean = state.step, self.workload, self.coefficients(state.step)
-        dg, buffers = torch.zeros_like(state.theta), tangent.buffers
-        for view, batch, slots in self.pieces(state):
-            z, w = leaf(view.z(state.theta)), leaf(mean[slots])
-            towards = replace(view, buffers=buffers).z(tangent.theta)
-            with torch.enable_grad():
-                theta = view.of_theta(z)
-                losses = view.losses(z, batch) + 0.5 * workload.l2 * theta @ theta
-                g = gradient((w * losses).sum(), z, create_graph=True)[: len(dg)]
-                dg += pushed([g], (z, w), (towards, weights[slots] * mean[slots]))[0]
-                if view.buffers:
-                    (moved,) = pushed([view.updated(z, batch)], (z,), (towards,))
-                    buffers = floating(with_flat(view.buffers, moved))
-
-        def update(theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
-            return workload.optimizer.step(workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t))
-
-        primal = (state.theta, state.slots, self.gradient(state, mean)[0])
-        _, (new, kept) = jvp(update, primal, (tangent.theta, tangent.slots, dg))  # type: ignore[misc]
-        return State(new, kept, t + 1, buffers)
-
-    # checks at the door -----------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side door."""
-        batch, workload = self._there(0)[0], self.workload
-        with saying_what_fails("the first batch", "give batches in the form that the model and the loss take"):
-            self._losses_at_start(batch)
-        check_side_doors(
-            workload.model, lambda m: workload.loss_of(workload.run(m, batch), batch), workload.layout.names
-        )
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            together, again = self._losses_at_start(batch), self._losses_at_start(batch)
-            if not together.isfinite().all():
-                return  # training will say why, at this very step
-            if not agree(together, again):
-                raise InputError(
-                    f"the training loss is random{self._culprits('Dropout')}; a run must be repeatable: call "
-                    "model.eval() on those layers, or set their probability to 0"
-                )
-            if not own_losses(self._losses_at_start, batch):
-                with fixed_statistics():
-                    normalised = own_losses(self._losses_at_start, batch)
-                if not normalised:
-                    raise InputError(
-                        "the loss of an example depends on the other examples of its batch; influence of single "
-                        "examples is not defined then: use layer or group norm, and no loss between examples"
-                    )
-        self._check_gradient()
-
-    def _check_gradient(self) -> None:
-        """The gradient is that of the model itself: `backward` on a copy whose own parameters are changed."""
-        workload, names = self.workload, self.workload.layout.names
-        theta = workload.theta0 * 1.01
-        batch, slots = self._there(0)
-        mean = self.coefficients(0)[slots]
-        mine, losses = self.gradient(State(theta, {}, 0, self._own_buffers(self.changing)), self.coefficients(0))
-        twin = copy_model(workload.model)
-        own = dict(twin.named_parameters())
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for name, value in workload.layout.split(theta).items():
-                own[name].copy_(value)
-            with torch.enable_grad():
-                direct = workload.loss_of(workload.run(twin, batch), batch)
-                found = torch.autograd.grad((mean * direct).sum(), [own[n] for n in names], materialize_grads=True)
-        g = workload.layout.join(dict(zip(names, found, strict=True)))
-        if workload.l2:
-            g = g + theta * (workload.l2 * mean.sum())
-        if g.isfinite().all() and not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
-            raise InputError(
-                "the gradient by the parameters alone is not that of the model's own backward: a hook changes it, or "
-                "the model reaches parameters by a side door; leave the hooks out, and reach parameters as attributes"
-            )
-
-    def _culprits(self, kind: str) -> str:
-        found = [n for n, m in self.workload.model.named_modules() if kind in type(m).__name__ and m.training]
-        return f" (layers {', '.join(found)})" if found else ""
+        return pushed_forward(self, state, tangent, weights)
 
 
 def doubled(batch: Batch) -> Batch:
     """A batch of the same size with the first half of the examples, each twice in a row."""
     x = tensors_of(batch)[0]
     return select(batch, torch.arange(len(x), device=x.device) // 2)
-
-
-def _alike(one: Step, other: Step) -> bool:
-    """Whether what was traced of `one` serves `other`: nothing but examples, plan and theta0 may differ."""
-
-    def words(workload: Workload) -> tuple[Any, ...]:
-        loss, tensors = workload.loss, tensors_of(workload.train)
-        return (
-            workload.layout, repr(workload.model), repr(loss) if isinstance(loss, nn.Module) else loss,
-            workload.l2, workload.dtype, workload.device, type(workload.train), workload.target_key,
-            *((x.shape[1:], x.dtype) for x in tensors),
-        )  # fmt: skip
-
-    def constants(workload: Workload) -> dict[str, Tensor]:
-        found = workload.model.state_dict() | dict(workload.model.named_buffers())
-        found = {k: x for k, x in found.items() if k not in workload.layout.names}
-        loss = workload.loss.state_dict() if isinstance(workload.loss, nn.Module) else {}
-        return found | {f"loss {k}": x for k, x in loss.items()}
-
-    if words(one.workload) != words(other.workload):
-        return False
-    mine, others = constants(one.workload), constants(other.workload)
-    if mine.keys() != others.keys() or not all(torch.equal(mine[k], others[k]) for k in mine):
-        return False
-    # what cannot be seen from outside: a number in a closure, a branch in forward
-    theta, batch, mean = other.workload.theta0, other.batch(0), other.coefficients(0)
-    with torch.no_grad():
-        here = other.training({}).losses(theta, batch)
-        there = one._gradient(theta, batch, mean)(theta, *tensors_of(batch), mean)[1]
-    return torch.allclose(here, there, rtol=1e-5, atol=1e-7, equal_nan=True)

@@ -6,7 +6,6 @@ back. `split` separates what depends on some inputs from what does not: everythi
 that does not depend on the adjoint can then be computed for many steps at once.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,30 +15,20 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from influencekit.errors import InfluenceKitError
 from influencekit.operators import unsafe
+from influencekit.simplify import ZEROS, shapes_of, simplify
 
-__all__ = ["NotBatchable", "Untraced", "agree", "has_convolution", "split", "trace", "try_trace", "with_batching"]
+__all__ = [
+    "NotBatchable",
+    "Untraced",
+    "agree",
+    "has_convolution",
+    "split",
+    "trace",
+    "try_trace",
+    "with_batching",
+]
 
 aten = torch.ops.aten
-
-# nodes that return their first argument when nothing about it changes
-_COPIES = {
-    aten.alias.default, aten.clone.default, aten.copy.default, aten.detach.default,
-    aten.lift_fresh_copy.default,
-}  # fmt: skip
-_RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default}
-# operations whose result is zero when one of the listed arguments is
-_HOMOGENEOUS: dict[Any, tuple[int, ...]] = {
-    aten.mul.Tensor: (0, 1), aten.mul.Scalar: (0,), aten.div.Tensor: (0,), aten.div.Scalar: (0,),
-    aten.neg.default: (0,), aten.mm.default: (0, 1), aten.bmm.default: (0, 1), aten.mv.default: (0, 1),
-    aten.dot.default: (0, 1), aten.view.default: (0,), aten.reshape.default: (0,),
-    aten._unsafe_view.default: (0,), aten.expand.default: (0,), aten.t.default: (0,),
-    aten.transpose.int: (0,), aten.permute.default: (0,), aten.squeeze.dim: (0,), aten.squeeze.dims: (0,),
-    aten.unsqueeze.default: (0,), aten.slice.Tensor: (0,), aten.select.int: (0,), aten.sum.default: (0,),
-    aten.sum.dim_IntList: (0,), aten.alias.default: (0,), aten.clone.default: (0,),
-    aten._to_copy.default: (0,), aten.threshold_backward.default: (0,),
-    aten.max_pool2d_with_indices_backward.default: (0,),
-}  # fmt: skip
-_ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default}
 
 
 def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
@@ -55,11 +44,8 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
         graph_module = make_fx(functional)(*example)
     graph = graph_module.graph
     graph.eliminate_dead_code()
-    shapes = _shapes(graph_module, example)
-    _drop_copies(graph, shapes)
-    _drop_zeros(graph, shapes)
-    _merge_equal(graph)
-    graph.eliminate_dead_code()
+    shapes = shapes_of(graph_module, example)
+    simplify(graph, shapes)
     for node in graph.nodes:
         node.meta = {"tensor": shapes[node][:3]} if node in shapes else {}
     sizes = [shapes[n][0].numel() * shapes[n][1].itemsize for n in graph.nodes if n in shapes]
@@ -255,7 +241,7 @@ def _linear_in(node: fx.Node, late: set[fx.Node]) -> tuple[int, ...]:
     if node not in late or node.op != "call_function":
         return ()
     places = tuple(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a in late)
-    t, zero = node.target, [isinstance(a, fx.Node) and a.target in _ZEROS for a in node.args]
+    t, zero = node.target, [isinstance(a, fx.Node) and a.target in ZEROS for a in node.args]
     allowed: dict[Any, list[tuple[int, ...]]] = {
         aten.add.Tensor: [(0, 1)],
         aten.sub.Tensor: [(0, 1)],
@@ -267,97 +253,3 @@ def _linear_in(node: fx.Node, late: set[fx.Node]) -> tuple[int, ...]:
     if t is aten.where.self:
         allowed[t] = [(1, 2), *([(1,)] if zero[2] else []), *([(2,)] if zero[1] else [])]
     return places if places in allowed.get(t, []) else ()
-
-
-def _shapes(graph_module: fx.GraphModule, example: Sequence[Tensor]) -> dict[fx.Node, Any]:
-    """(shape, dtype, device, stride) of every tensor in the graph, found by running it once."""
-    found: dict[fx.Node, Any] = {}
-
-    class Watch(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                found[n] = (value.shape, value.dtype, value.device, value.stride())
-            return value
-
-    with torch.no_grad():
-        Watch(graph_module).run(*example)
-    return found
-
-
-def _drop_copies(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
-    """Let the source stand for its copy, where the two lie alike in memory: kernels may depend on strides."""
-    for node in list(graph.nodes):
-        if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-            continue
-        source = node.args[0]
-        if node.target is aten.fill.Scalar:  # it reads nothing of its first argument, and has no vmap rule
-            with graph.inserting_before(node):
-                _replace(graph, node, graph.call_function(aten.full_like.default, node.args))
-            continue
-        if node.target is aten.copy.default:
-            source = node.args[1]
-        cast = node.target is aten._to_copy.default and "memory_format" not in node.kwargs
-        if _alike(shapes, source, node) and (node.target in _COPIES or node.target in _RESHAPES or cast):
-            _replace(graph, node, source)
-
-
-def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
-    """Forward-mode derivatives carry zero tangents of constants through whole matrix products; cut them."""
-    zero: set[fx.Node] = set()
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        args = node.args
-        if node.target in _ZEROS or (
-            node.target in (aten.scalar_tensor.default, aten.full.default) and args[-1] in (0, 0.0)
-        ):
-            zero.add(node)
-        elif any(args[i] in zero for i in _HOMOGENEOUS.get(node.target, ())):
-            zero.add(node)
-        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs:
-            if args[0] in zero and args[1] in zero:
-                zero.add(node)
-            elif args[1] in zero and _alike(shapes, args[0], node):
-                _replace(graph, node, args[0])
-            elif node.target is aten.add.Tensor and args[0] in zero and _alike(shapes, args[1], node):
-                _replace(graph, node, args[1])
-        elif node.target is operator.getitem and args[0].target is aten.convolution_backward.default:
-            gradient, image, kernel = args[0].args[:3]
-            if gradient in zero or (args[1] == 0 and kernel in zero) or (args[1] == 1 and image in zero):
-                zero.add(node)
-        elif node.target is aten.convolution.default and args[2] is None:
-            if args[0] in zero or args[1] in zero:
-                zero.add(node)
-    for node in list(graph.nodes):
-        if node in zero and node.target not in _ZEROS and any(user not in zero for user in node.users):
-            shape, dtype, device, _ = shapes[node]
-            with graph.inserting_before(node):
-                fresh = graph.call_function(
-                    aten.zeros.default, (list(shape),), {"dtype": dtype, "device": device}
-                )
-            _replace(graph, node, fresh)
-
-
-def _alike(shapes: dict[fx.Node, Any], one: Any, other: fx.Node) -> bool:
-    """Whether two nodes agree in shape, dtype, device and strides."""
-    return isinstance(one, fx.Node) and one in shapes and other in shapes and shapes[one] == shapes[other]
-
-
-def _merge_equal(graph: fx.Graph) -> None:
-    """Common subexpressions: the same pure kernel on the same arguments is computed once."""
-    seen: dict[Any, fx.Node] = {}
-    for node in list(graph.nodes):
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op != "call_function" or random:
-            continue
-        key = (node.target, repr(node.args), repr(sorted(node.kwargs.items(), key=str)))
-        if key in seen:
-            _replace(graph, node, seen[key])
-        else:
-            seen[key] = node
-
-
-def _replace(graph: fx.Graph, node: fx.Node, by: Any) -> None:
-    node.replace_all_uses_with(by)
-    graph.erase_node(node)

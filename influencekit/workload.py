@@ -19,6 +19,7 @@ from influencekit.ids import checked_ids
 from influencekit.layout import Layout
 from influencekit.operators import plain_operators
 from influencekit.optimizers import Optimizer
+from influencekit.plan import Plan, drawn, ordered
 from influencekit.schedules import Constant, Schedule
 
 __all__ = ["Batch", "Plan", "Workload", "evaluated_with", "like", "select", "tensors_of", "widened"]
@@ -81,35 +82,6 @@ def evaluated_with(buffers: Mapping[str, Tensor], within: Within = nullcontext) 
         yield
     finally:
         _EVALUATED.reset(token)
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What a run does when: the batches, the learning rates, the epochs.
-
-    indices: [step, slot] positions in the training set, -1 where a short batch has no example;
-    lr: [step, group] float64; epoch: [step]; coefficient: [step, slot] derivative of the step's loss by each
-    example's loss, None = 1/b; updates: how many the optimizer had made before step 0.
-    """
-
-    indices: Tensor
-    lr: Tensor
-    epoch: Tensor
-    coefficient: Tensor | None = None
-    updates: int = 0
-
-    @property
-    def steps(self) -> int:
-        return len(self.indices)
-
-    def batch(self, t: int) -> Tensor:
-        """Positions of the examples of step t, [b]."""
-        row = self.indices[t]
-        return row[row >= 0]
-
-    def lrs(self, t: int) -> list[float]:
-        """The learning rate of every parameter group at step t."""
-        return self.lr[t].tolist()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,7 +185,9 @@ class Workload:
         """Parameters that no loss reaches: torch leaves them alone, so that not even weight decay moves them."""
         own = dict(self.model.named_parameters())
         leaves = {name: own[name].detach().clone().requires_grad_() for name in layout.names}
-        batch = select(self.train, torch.arange(min(self.n_train, self.batch_size), device=own[layout.names[0]].device))
+        batch = select(
+            self.train, torch.arange(min(self.n_train, self.batch_size), device=own[layout.names[0]].device)
+        )
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             losses = self.loss_of(self.trained(leaves, {}, batch)[0], batch)
             if not losses.requires_grad:
@@ -278,7 +252,11 @@ class Workload:
         return called(self.evaluator, self.layout.split(theta), buffers, run, within)[0]
 
     def trained(
-        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch, within: Within = nullcontext
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        batch: Batch,
+        within: Within = nullcontext,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Outputs in the mode that the run trains in, and the buffers after it; see `functional.called`."""
         return called(self.trainer, parameters, buffers, partial(self.run, batch=batch), within)
@@ -358,43 +336,10 @@ class Workload:
         """Batches, learning rates and epochs of the run, decided by `seed` (or by `order`)."""
         n, b = self.n_train, self.batch_size
         if self.order is not None:
-            indices = torch.as_tensor(self.order, dtype=torch.int64, device="cpu")
-            if indices.dim() != 2 or bool((indices >= n).any()) or bool((indices < -1).any()):
-                raise InputError(f"order must be [step, slot] positions below {n}, or -1 for an empty slot")
-            per_epoch = -(-n // indices.shape[1]) if self.epochs == 1 else len(indices) // self.epochs
-            if self.epochs > 1 and len(indices) % self.epochs:
-                raise InputError(
-                    f"order: {len(indices)} steps are not {self.epochs} equal epochs; leave epochs out"
-                )
-            epoch = torch.arange(len(indices)) // per_epoch
+            indices, epoch = ordered(self.order, n, self.epochs)
         else:
-            generator = torch.Generator().manual_seed(self.seed)
-            per_epoch = n // b if self.drop_last else -(-n // b)
-            if per_epoch == 0:
-                raise InputError(
-                    f"drop_last leaves no batch: {n} examples in batches of {b}; use a smaller batch_size"
-                )
-            rows = []
-            for _ in range(self.epochs):
-                order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
-                padded = torch.full((max(per_epoch * b, n),), -1)
-                padded[:n] = order
-                rows.append(padded[: per_epoch * b].view(per_epoch, b))
-            indices = torch.cat(rows)
-            epoch = torch.arange(self.epochs).repeat_interleave(per_epoch)
-        self._check_batches(indices)
+            generator = torch.Generator().manual_seed(self.seed) if self.shuffle else None
+            indices, epoch = drawn(n, b, self.epochs, generator, self.drop_last)
         factors = torch.tensor(self.schedule.factors(len(indices)), dtype=torch.float64)
         rates = torch.tensor([rule.lr for rule in self.optimizer.members()], dtype=torch.float64)
         return Plan(indices, factors[:, None] * rates, epoch)
-
-    def _check_batches(self, indices: Tensor) -> None:
-        top = indices.max(1).values
-        alone = ((indices == top[:, None]) | (indices < 0)).all(1).nonzero()
-        if len(alone):
-            t = int(alone[0])
-            if top[t] < 0:
-                raise InputError(f"the batch of step {t} holds no example at all")
-            raise InputError(
-                f"the batch of step {t} holds only the example at position {int(top[t])}: without it the "
-                "step would have no batch at all; use another batch_size, or drop_last=True"
-            )

@@ -147,13 +147,13 @@ def with_layer(layer, **options):
 
 def test_a_random_loss_is_refused_and_the_layer_named():
     with pytest.raises(InputError, match="training loss is random .layers 1.*must be repeatable"):
-        Step(with_layer(nn.Dropout(0.5))).check()
+        check_step(Step(with_layer(nn.Dropout(0.5))))
 
 
 def test_batch_normalisation_is_admitted_whether_or_not_it_keeps_statistics():
     for layer in (nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)):
         step = Step(with_layer(layer))
-        step.check()
+        check_step(step)
         assert step.joint
 
 
@@ -162,7 +162,7 @@ def test_batch_normalisation_is_admitted_whether_or_not_it_keeps_statistics():
 )
 def test_separable_losses_pass(layer):
     workload = with_layer(layer)
-    Step(workload).check()
+    check_step(Step(workload))
     record(workload)
 
 

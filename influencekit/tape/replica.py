@@ -179,7 +179,9 @@ class Replica:
 
         def losses(batch: Batch) -> Tensor:
             with restored(rng, device):
-                return self.call.losses(self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0]))
+                return self.call.losses(
+                    self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0])
+                )
 
         try:
             if own_losses(losses, batch):

@@ -101,10 +101,14 @@ class TapedStep(Step):
         for micro in self.workload.micros(t):
             yield micro, self.workload.call.batch(micro, self.workload.device)
 
-    def _view(self, theta: Tensor, buffers: Any, micro: Micro, batch: Batch, autocast: Any = None) -> Training:
+    def _view(
+        self, theta: Tensor, buffers: Any, micro: Micro, batch: Batch, autocast: Any = None
+    ) -> Training:
         return self.workload.as_trained(micro.forward_rng, theta, buffers, batch, autocast)
 
-    def _forward_and_back(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _forward_and_back(
+        self, state: State, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         if coefficients.dim() == 2:
             return (*self._batched(state, coefficients), {})
         micros = [
@@ -200,7 +204,11 @@ class TapedStep(Step):
         view = self._view(state.theta, {}, micro, batch)
         mean = self.coefficients(state.step)[micro.slots]
         plain = self._plain or len(self._kernels) >= _SHAPES
-        gradient = Untraced(view.losses, "the model is large or random") if plain else self._one(view, state, batch, mean)
+        gradient = (
+            Untraced(view.losses, "the model is large or random")
+            if plain
+            else self._one(view, state, batch, mean)
+        )
         made = Kernels(view, curvature, self.loops, gradient, state.theta, batch, mean, doubled(batch))
         if not plain:
             self._kernels[key] = made

@@ -1,0 +1,84 @@
+"""What a run does when: its batches, learning rates and epochs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from influencekit.errors import InputError
+
+__all__ = ["Plan", "drawn", "ordered"]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run does when: the batches, the learning rates, the epochs.
+
+    indices: [step, slot] positions in the training set, -1 where a short batch has no example;
+    lr: [step, group] float64; epoch: [step]; coefficient: [step, slot] derivative of the step's loss by each
+    example's loss, None = 1/b; updates: how many the optimizer had made before step 0.
+    """
+
+    indices: Tensor
+    lr: Tensor
+    epoch: Tensor
+    coefficient: Tensor | None = None
+    updates: int = 0
+
+    @property
+    def steps(self) -> int:
+        return len(self.indices)
+
+    def batch(self, t: int) -> Tensor:
+        """Positions of the examples of step t, [b]."""
+        row = self.indices[t]
+        return row[row >= 0]
+
+    def lrs(self, t: int) -> list[float]:
+        """The learning rate of every parameter group at step t."""
+        return self.lr[t].tolist()
+
+
+def ordered(order: Tensor, n: int, epochs: int) -> tuple[Tensor, Tensor]:
+    """(positions [step, slot], epoch [step]) of an order that the user gives for n examples."""
+    indices = torch.as_tensor(order, dtype=torch.int64, device="cpu")
+    if indices.dim() != 2 or bool((indices >= n).any()) or bool((indices < -1).any()):
+        raise InputError(f"order must be [step, slot] positions below {n}, or -1 for an empty slot")
+    per_epoch = -(-n // indices.shape[1]) if epochs == 1 else len(indices) // epochs
+    if epochs > 1 and len(indices) % epochs:
+        raise InputError(f"order: {len(indices)} steps are not {epochs} equal epochs; leave epochs out")
+    _check_batches(indices)
+    return indices, torch.arange(len(indices)) // per_epoch
+
+
+def drawn(
+    n: int, batch_size: int, epochs: int, generator: torch.Generator | None, drop_last: bool
+) -> tuple[Tensor, Tensor]:
+    """The same in an order drawn anew every epoch, or as the examples stand without a `generator`."""
+    per_epoch = n // batch_size if drop_last else -(-n // batch_size)
+    if per_epoch == 0:
+        raise InputError(
+            f"drop_last leaves no batch: {n} examples in batches of {batch_size}; use a smaller batch_size"
+        )
+    rows = []
+    for _ in range(epochs):
+        order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+        padded = torch.full((max(per_epoch * batch_size, n),), -1)
+        padded[:n] = order
+        rows.append(padded[: per_epoch * batch_size].view(per_epoch, batch_size))
+    indices = torch.cat(rows)
+    _check_batches(indices)
+    return indices, torch.arange(epochs).repeat_interleave(per_epoch)
+
+
+def _check_batches(indices: Tensor) -> None:
+    top = indices.max(1).values
+    alone = ((indices == top[:, None]) | (indices < 0)).all(1).nonzero()
+    if len(alone):
+        t = int(alone[0])
+        if top[t] < 0:
+            raise InputError(f"the batch of step {t} holds no example at all")
+        raise InputError(
+            f"the batch of step {t} holds only the example at position {int(top[t])}: without it the "
+            "step would have no batch at all; use another batch_size, or drop_last=True"
+        )
