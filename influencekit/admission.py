@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from influencekit.errors import InputError
 
-__all__ = ["check_model", "check_side_doors", "copy_model"]
+__all__ = ["check_model", "check_side_doors", "copy_model", "leaves"]
 
 _WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 _FLOATS = (torch.float32, torch.float64)
@@ -168,12 +168,12 @@ def check_side_doors(
     before = {name: x.detach().clone() for name, x in theta.items()}
     with torch.enable_grad(), _same_draws(own.values()):
         losses = functional_call(_Call(copy, call), put)
-    leaves = _leaves(losses)
-    found = [x for x in leaves if not any(x is y for y in theta.values())]
+    ends = leaves(losses)
+    found = [x for x in ends if not any(x is y for y in theta.values())]
     for leaf in found:
         if (called := _name_of(leaf, own, model, copy)) is not None:
             raise InputError(_side_door(called))
-    if len(found) == len(leaves):
+    if len(found) == len(ends):
         raise InputError(
             "the training losses are detached from the parameters: there is an .item(), .detach(), argmax, "
             "torch.no_grad() or the like on the way from the parameters to the loss, so nothing is trained"
@@ -234,7 +234,7 @@ def _moved(p: Tensor) -> Tensor:
     return p.detach().clone().add_(noise * size).requires_grad_()
 
 
-def _leaves(losses: Tensor) -> list[Tensor]:
+def leaves(losses: Tensor) -> list[Tensor]:
     """The tensors that require a gradient and that losses were computed from."""
     todo, seen, found = [losses.grad_fn], set(), []
     while todo:

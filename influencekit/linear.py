@@ -25,7 +25,7 @@ from influencekit.workload import Batch, like, tensors_of
 if TYPE_CHECKING:
     from influencekit.step import State, Step
 
-__all__ = ["Kernels", "LinearStep", "Part", "Product", "composed"]
+__all__ = ["Kernels", "LinearStep", "Part", "Product", "composed", "how"]
 
 Pulled = tuple[Tensor, Tensor, Tensor]
 Product = Callable[[Tensor, Tensor], Pulled]
@@ -148,6 +148,13 @@ def _each(one: Callable[..., Pair], c: Tensor, values: Sequence[Tensor] = ()) ->
     """`one` of a column, for every row of c [column, param]."""
     products, shares = zip(*[one(row, *values) for row in c], strict=True)
     return torch.stack(products), torch.stack(shares)
+
+
+def how(kernels: Kernels | None) -> str:
+    """How derivatives are taken, for the notes of a result."""
+    if kernels is None:
+        return "reverse over reverse, through the buffers or the whole batch"
+    return f"reverse over reverse: {kernels.why}" if kernels.why else "forward over reverse, traced"
 
 
 class Part(NamedTuple):

@@ -131,6 +131,8 @@ def retrained(
     """
     first, last = changed(trajectory, weightings, absent), max(when)
     order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
+    if order:
+        trajectory.check_replay(first[order[0]], last)
     batches = strategy_of(trajectory, strategy) == "batch"
     room = min(512, trajectory.step.room(_ROOM)) if batches else 1
     chunks = [order[i : i + room] for i in range(0, len(order), room)]

@@ -18,9 +18,9 @@ from torch.func import grad, vmap
 from influencekit.doubts import check_pull
 from influencekit.errors import InputError
 from influencekit.forward import pushed_forward
-from influencekit.linear import Kernels, LinearStep, Part
+from influencekit.linear import Kernels, LinearStep, Part, how
 from influencekit.optimizers import Slots
-from influencekit.separability import own_losses
+from influencekit.separability import BATCH_STATISTICS, own_losses
 from influencekit.shared_traces import serves
 from influencekit.tracing import agree, has_convolution, try_trace
 from influencekit.training import Training
@@ -117,10 +117,20 @@ class Step:
         return {name: own[name].detach().clone() for name in names}
 
     @cached_property
-    def joint(self) -> bool:
-        """Whether the loss of an example depends on the others of its batch."""
+    def tied(self) -> bool:
+        """Whether the loss of an example depends on the others of its batch, as by batch normalisation."""
         with torch.random.fork_rng(devices=[]):
-            return bool(self.changing) or not own_losses(self.losses_at_start, self.unpadded(0)[0])
+            return not own_losses(self.losses_at_start, self.unpadded(0)[0])
+
+    @property
+    def joint(self) -> bool:
+        """Whether a step must see its own batch and nothing else: losses are tied, or buffers change."""
+        return bool(self.changing) or self.tied
+
+    @property
+    def caution(self) -> str:
+        """What results must say of how losses depend on their batch; nothing as a rule."""
+        return BATCH_STATISTICS if self.tied else ""
 
     def losses_at_start(self, batch: Batch) -> Tensor:
         """Training losses of any batch at the initial parameters."""
@@ -308,6 +318,7 @@ class Step:
                 self.check_pull(self.start())
             kernels = None if self.joint else self._kernels_for(curvature)
             self._linear[curvature] = LinearStep(self, curvature, kernels)
+            self.notes["derivatives"] = how(kernels)
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:

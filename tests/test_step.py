@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
+from influencekit.door import check_step
 from influencekit.step import State, Step
 from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
 from influencekit.testing.setting import OPTIMIZERS

@@ -41,4 +41,4 @@ class DIT(Estimator):
         return shares(trajectory, query, [((t, 1),) for t in states], 0, self.curvature)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
-        return {"curvature": self.curvature}
+        return {"curvature": self.curvature, **trajectory.step.notes}

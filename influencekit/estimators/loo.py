@@ -49,7 +49,8 @@ class LOO(Estimator):
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         n = trajectory.workload.n_train
         retrained = min(self.examples or n, n)
-        return {"strategy": strategy_of(trajectory, self.strategy), "retrained": retrained}
+        untraced = {k: v for k, v in trajectory.step.notes.items() if k == "gradient"}
+        return {"strategy": strategy_of(trajectory, self.strategy), "retrained": retrained, **untraced}
 
     def _drawn(self, n: int) -> Tensor:
         if self.examples is None or self.examples >= n:

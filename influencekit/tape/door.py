@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch import Tensor, nn
 
+from influencekit.admission import check_model
 from influencekit.errors import InputError
+from influencekit.ids import checked_ids
 
 __all__ = ["admit", "own_ids", "refuse_parallel"]
 
-_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}
-
-
-def admit(model: nn.Module, data: Any, accumulate: int, reduction: Any, check: float) -> None:
-    """Refuse settings that make no sense, compiled models and loops that are spread over devices."""
+def admit(
+    model: nn.Module, trained: Iterable[Tensor], data: Any, accumulate: int, reduction: Any, check: float
+) -> None:
+    """Refuse settings that make no sense, models that give wrong numbers, and loops over several processes."""
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise InputError(
             f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
         )
-    if hasattr(model, "_orig_mod"):
-        raise InputError(
-            "model: torch.compile's kernels cannot be replayed by others; record the model uncompiled"
-        )
-    refuse_parallel(model)
-    if lazy := [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]:
-        raise InputError(
-            f"parameter {lazy[0]} is lazy; run one batch through the model before the tape is made"
-        )
+    check_model(model, trained)
+    refuse_parallel()
     if accumulate < 1:
         raise InputError(f"accumulate must be at least 1, got {accumulate}")
     if isinstance(reduction, str) and reduction not in ("mean", "sum"):
@@ -40,15 +33,8 @@ def admit(model: nn.Module, data: Any, accumulate: int, reduction: Any, check: f
         raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
 
 
-def refuse_parallel(model: nn.Module) -> None:
-    """Refuse several processes or devices, whose gradients are averaged where one tape cannot see it."""
-    for name, module in model.named_modules():
-        if found := {kind.__name__ for kind in type(module).__mro__} & _WRAPPERS:
-            raise InputError(
-                f"{f'module {name}' if name else 'the model'} is wrapped in {sorted(found)[0]}, which "
-                "spreads a step over processes or devices; train it in one process on one device, and pass "
-                "the model without its wrapper (model.module)"
-            )
+def refuse_parallel() -> None:
+    """Refuse several processes, whose gradients are averaged where one tape cannot see it."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         if (count := torch.distributed.get_world_size()) > 1:
             raise InputError(
@@ -62,14 +48,4 @@ def own_ids(ids: Sequence[Hashable] | np.ndarray | None, count: int) -> list[Has
 
     Errors: another number of them; two that are the same, or look the same when written (1 and "1").
     """
-    if ids is None:
-        return list(range(count))
-    plain = [x.item() if isinstance(x, np.generic | torch.Tensor) else x for x in ids]
-    if len(plain) != count or len({str(x) for x in plain}) != len(plain):
-        seen: set[str] = set()
-        twin = next((x for x in plain if str(x) in seen or seen.add(str(x))), None)  # type: ignore[func-returns-value]
-        twins = "" if twin is None else f"; {twin!r} stands there twice (1 and '1' are the same)"
-        raise InputError(
-            f"ids: expected {count} different ids, one an example, got {len({str(x) for x in plain})}{twins}"
-        )
-    return plain
+    return list(range(count)) if ids is None else checked_ids(ids, count, "ids")

@@ -17,6 +17,7 @@ from influencekit.store import read
 from influencekit.tape.identity import check_identity
 from influencekit.tape.loader import fetch
 from influencekit.tape.optimizer import rebuilt
+from influencekit.tape.questions import refuse_random_evaluation
 from influencekit.tape.replica import Call, Micro, on_device
 from influencekit.tape.rng import capture, fixed
 from influencekit.tape.step import TapedStep
@@ -79,7 +80,9 @@ def open_taped(
     _check_losses(trajectory, where)
     if test is not None:
         final = trajectory.final
-        trajectory.attrs = {**attrs, "accuracy": workload.with_buffers(final.buffers).accuracy(final.theta)}
+        there = workload.with_buffers(final.buffers)
+        refuse_random_evaluation(there)
+        trajectory.attrs = {**attrs, **there.judge(final.theta).attrs()}
     return trajectory
 
 

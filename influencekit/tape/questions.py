@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from copy import copy, deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from influencekit.admission import check_side_doors, copy_model, leaves
+from influencekit.buffers import doubled
+from influencekit.doubts import check_pull
 from influencekit.errors import InputError
+from influencekit.functional import called
+from influencekit.layout import Layout
+from influencekit.operators import plain_operators
 from influencekit.tape.loader import items
 from influencekit.tape.replica import Micro, Replica, modes, on_device, set_modes
 from influencekit.tape.rng import capture, fixed, kept, restored
-from influencekit.workload import Batch, Workload, select, tensors_of
+from influencekit.training import Training
+from influencekit.workload import Batch, Within, Workload, select, tensors_of
 
-__all__ = ["refuse_foreign", "refuse_mixing", "refuse_random_evaluation", "refuse_together"]
+__all__ = [
+    "refuse_foreign", "refuse_mixing", "refuse_random_evaluation", "refuse_side_doors", "refuse_together",
+    "refuse_underivable",
+]  # fmt: skip
 
+_FEW = 4  # examples on which derivatives are held against differences
 _SEEDS = 8  # tries of a random collation: one may leave the first example alone by chance
 
 
@@ -35,7 +47,7 @@ def refuse_foreign(replica: Replica, model: nn.Module, batch: Batch, rng: bytes 
         )
     mine = {id(p) for p in replica.model.parameters()}
     loops = {id(p): name for name, p in model.named_parameters()}
-    for leaf in _leaves(losses):
+    for leaf in leaves(losses):
         if id(leaf) in mine or not isinstance(leaf, nn.Parameter):
             continue
         if id(leaf) in loops:
@@ -51,17 +63,44 @@ def refuse_foreign(replica: Replica, model: nn.Module, batch: Batch, rng: bytes 
         )
 
 
-def _leaves(losses: Tensor) -> Iterator[Tensor]:
-    """The tensors that a gradient of the losses would be accumulated in."""
-    todo, seen = [losses.grad_fn], set()
-    while todo:
-        node: Any = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            yield leaf
-        todo += [following for following, _ in node.next_functions]
+def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes | None, count: int) -> None:
+    """Refuse a model that reaches its parameters by another way than as attributes."""
+    device = tensors_of(batch)[0].device
+
+    def losses(model: nn.Module) -> Tensor:
+        with restored(rng, device):
+            some = copy(batch)
+            return replica.call.losses(replica.call.outputs(model, some), some, count)
+
+    check_side_doors(replica.model, losses, layout.names)
+
+
+def refuse_underivable(
+    replica: Replica, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, rng: bytes | None
+) -> None:
+    """Refuse a model of which first-order scores would be wrong or impossible, while nothing is lost yet."""
+    rows = torch.arange(min(_FEW, len(tensors_of(batch)[0])), device=theta.device)
+    some = select(batch, rows)
+
+    def losses_of(model: nn.Module, buffers: Mapping[str, Tensor]) -> Training:
+        def call(theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within) -> Any:
+            run = partial(replica.call.outputs, batch=copy(batch))
+            with restored(rng, theta.device):
+                return called(model, layout.split(theta), buffers, run, within)
+
+        def loss_of(outputs: Any, batch: Batch) -> Tensor:
+            with plain_operators():
+                return replica.call.losses(outputs, batch, len(rows))
+
+        def wide() -> Training:
+            return losses_of(copy_model(model).double(), doubled(buffers))
+
+        return Training(call, loss_of, layout.size, buffers, wide=wide)
+
+    try:
+        check_pull(losses_of(replica.model, buffers), theta, some, torch.full_like(theta[: len(rows)], 1 / len(rows)))
+    except InputError as error:
+        raise InputError(f"{error} (to record for loo alone, pass check=0)") from error
 
 
 def refuse_together(replica: Replica, batch: Batch, rng: bytes | None) -> None:

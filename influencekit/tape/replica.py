@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from influencekit.admission import copy_model
+from influencekit.batches import refusing_indices
 from influencekit.errors import InputError
 from influencekit.layout import Layout
 from influencekit.separability import fixed_statistics, own_losses
@@ -75,7 +76,8 @@ class Call:
 
     def losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
         """Per-example losses [count]. Errors: another shape."""
-        losses = self.loss(outputs, self.target(batch))
+        with refusing_indices():
+            losses = self.loss(outputs, self.target(batch))
         if not isinstance(losses, Tensor) or losses.shape != (count,):
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise InputError(
@@ -126,7 +128,7 @@ class Replica:
     """A private copy of a model that does recorded steps again, by `backward` as the loop did."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
-        self.model = deepcopy(model)
+        self.model = copy_model(model)
         self.call = call
 
     @contextmanager

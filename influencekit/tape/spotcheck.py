@@ -16,7 +16,13 @@ from influencekit.errors import InfluenceKitError, InputError
 from influencekit.layout import Layout
 from influencekit.optimizers import Optimizer, Slots
 from influencekit.replay_check import differences
-from influencekit.tape.questions import refuse_foreign, refuse_mixing, refuse_together
+from influencekit.tape.questions import (
+    refuse_foreign,
+    refuse_mixing,
+    refuse_side_doors,
+    refuse_together,
+    refuse_underivable,
+)
 from influencekit.tape.replica import Call, Micro, Replica, set_modes
 from influencekit.tape.rng import kept
 
@@ -163,6 +169,10 @@ class SpotCheck:
             if self._separable:
                 refuse_together(replica, replica.call.batch(micro, device), micro.forward_rng)
             refuse_mixing(replica, micro, device, self._separable)
+            batch = replica.call.batch(micro, device)
+            with torch.autocast(device.type, enabled=False):
+                refuse_side_doors(replica, rule.layout, batch, micro.forward_rng, len(micro.indices))
+                refuse_underivable(replica, rule.layout, state.theta, state.buffers, batch, micro.forward_rng)
         self._first = _First(done, rule, state._replace(slots={}), gave)
         return done
 

@@ -13,7 +13,7 @@ from torch.func import grad, vmap
 from influencekit.curvature import gradient, leaf
 from influencekit.doubts import check_pull
 from influencekit.errors import InputError
-from influencekit.linear import Kernels, Product, Pulled, composed
+from influencekit.linear import Kernels, Product, Pulled, composed, how
 from influencekit.step import Piece, State, Step, doubled
 from influencekit.tape.replica import Micro, Replica
 from influencekit.tape.rng import kept
@@ -47,6 +47,8 @@ class TapedStep(Step):
     def changing(self) -> tuple[str, ...]:  # type: ignore[override]
         """The buffers that training changes, as recorded."""
         return self.workload.changing
+
+    caution = ""  # type: ignore[assignment]  # the workload says it
 
     @property
     def joint(self) -> bool:  # type: ignore[override]
@@ -212,8 +214,7 @@ class TapedStep(Step):
         made = Kernels(view, curvature, self.loops, gradient, state.theta, batch, mean, doubled(batch))
         if not plain:
             self._kernels[key] = made
-            if made.why:
-                self.notes["gradient"] = f"not traced: {made.why}"
+        self.notes["derivatives"] = how(made)
         return made
 
     def _one(self, view: Training, state: State, batch: Batch, coefficients: Tensor) -> Any:
@@ -243,6 +244,7 @@ class TapedLinear:
         step, device = self._step, state.theta.device
         mean = step.coefficients(state.step)
         if step.joint:
+            step.notes["derivatives"] = how(None)
             return composed(step.parts(state, self._curvature), len(mean))
         made = []
         with kept(device):

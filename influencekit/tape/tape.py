@@ -76,7 +76,8 @@ class Tape:
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
-        admit(model, data, accumulate, reduction, check)
+        trained_ones = [p for group in optimizer.param_groups for p in group["params"]]
+        admit(model, trained_ones, data, accumulate, reduction, check)
         self._settings = settings(optimizer)
         self.model, self.optimizer = model, optimizer
         self._store, self._resume = store, resume
@@ -95,7 +96,7 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_hooks(self.model)
-        refuse_parallel(self.model)
+        refuse_parallel()
         self._seen = Observer(self.model, self._call, self._reduction, self._accumulate)
         self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance, self._separable)
         self._keep = Keeper(self._store, self._recorder)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit.admission import copy_model
 from influencekit.buffers import doubled
 from influencekit.layout import Layout
 from influencekit.operators import plain_operators
@@ -46,7 +47,7 @@ class Taped(Workload):
     separable: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", deepcopy(self.model).eval())
+        object.__setattr__(self, "model", copy_model(self.model).eval())
         for name, p in self.model.named_parameters():
             p.requires_grad_(name in self.names)
 
