@@ -40,7 +40,8 @@ def saying_what_fails(what: str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"{what} cannot be used: the model or the loss fails ({type(error).__name__}: {_line(error)}); {advice}"
+            f"{what} cannot be used: the model or the loss fails ({type(error).__name__}: {_line(error)}); "
+            f"{advice}"
         ) from error
 
 

@@ -19,7 +19,8 @@ __all__ = ["by_formula", "doubled", "flat", "floating", "packed", "seen_through"
 
 
 class by_formula(TorchFunctionMode):  # noqa: N801 (a context, called like one)
-    """Inside, normalisation with running statistics is by elementary operations, differentiable in the statistics."""
+    """Inside, normalisation with running statistics is by elementary operations, differentiable in the
+    statistics."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

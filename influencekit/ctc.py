@@ -1,4 +1,5 @@
-"""Connectionist temporal classification by elementary operations, since torch's kernel has no second derivative."""
+"""Connectionist temporal classification by elementary operations, since torch's kernel has no second
+derivative."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def ctc_loss(
 ) -> Any:  # fmt: skip
     """As `torch.nn.functional.ctc_loss`: minus the log probability of all alignments of each target.
 
-    alpha_t(s) = logsumexp(alpha_{t-1}(s), alpha_{t-1}(s-1), alpha_{t-1}(s-2) where allowed) + log_probs[t, label_s]
+    alpha_t(s) = log_probs[t, label_s]
+                 + logsumexp(alpha_{t-1}(s), alpha_{t-1}(s-1), alpha_{t-1}(s-2) where allowed)
 
     over the target with blanks between its labels. log_probs [time, batch, class]; differentiable any number
     of times; values equal torch's to rounding. Source: Graves et al., ICML 2006.

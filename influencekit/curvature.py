@@ -1,11 +1,11 @@
 """Curvature of a batch's mean loss, as products with a vector; one pass also gives every example's product.
 
-`REVERSE` has each curvature as a function (losses, z, batch, coefficients) -> product, where `losses` gives the
-model's outputs and per-example losses at z [param] (`training.Training`, or anything like it), the coefficients
-are the weights w_i / b of the examples' losses, and product(c) = (H c [param], <c, g_j> [slot]). It asks for first
-and second derivatives backwards only, and c may be given any number of times. `FORWARD` has the same as one function
-of c as well, by forward derivatives, which are cheaper to trace; it is right for the operators of `operators.FORWARD`
-alone. The L2 penalty is part of every example's loss.
+`REVERSE` has each curvature as a function (losses, z, batch, coefficients) -> product, where `losses` gives
+the model's outputs and per-example losses at z [param] (`training.Training`, or anything like it), the
+coefficients are the weights w_i / b of the examples' losses, and product(c) = (H c [param], <c, g_j> [slot]).
+It asks for first and second derivatives backwards only, and c may be given any number of times. `FORWARD` has
+the same as one function of c as well, by forward derivatives, which are cheaper to trace; it is right for the
+operators of `operators.FORWARD` alone. The L2 penalty is part of every example's loss.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def _in_one_line(make: Callable[..., Product]) -> Callable[..., Product]:
 
     def explained(error: Exception) -> InputError:
         return InputError(
-            f"torch has no second derivative of this model ({str(error).splitlines()[0][:110]}); first-order scores "
+            f"torch has no second derivative of this model ({str(error).splitlines()[0][:110]}); "
+            "first-order scores "
             "need one: use loo, or replace that operation"
         )
 

@@ -13,7 +13,8 @@ __all__ = ["check_step"]
 
 
 def check_step(step: Step) -> None:
-    """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side door."""
+    """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side
+    door."""
     batch, workload = step.unpadded(0)[0], step.workload
     with saying_what_fails("the first batch", "give batches in the form that the model and the loss take"):
         step.losses_at_start(batch)
@@ -62,8 +63,9 @@ def _check_gradient(step: Step) -> None:
         g = g + theta * (workload.l2 * mean.sum())
     if g.isfinite().all() and not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
         raise InputError(
-            "the gradient by the parameters alone is not that of the model's own backward: a hook changes it, or "
-            "the model reaches parameters by a side door; leave the hooks out, and reach parameters as attributes"
+            "the gradient by the parameters alone is not that of the model's own backward: a hook changes "
+            "it, or the model reaches parameters by a side door; leave the hooks out, and reach parameters "
+            "as attributes"
         )
 
 

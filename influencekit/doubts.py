@@ -1,7 +1,9 @@
-"""A Taylor test at the door: is the pull of a step the derivative of its gradient, and of its buffers' updates?
+"""A Taylor test at the door: is the pull of a step the derivative of its gradient, and of its buffers'
+updates?
 
-Autograd is silent where a model hides part of a dependence from it: a detached target, statistics computed under
-`no_grad` or as Python numbers, a backward of one's own that has no derivative. Central differences see it all.
+Autograd is silent where a model hides part of a dependence from it: a detached target, statistics computed
+under `no_grad` or as Python numbers, a backward of one's own that has no derivative. Central differences see
+it all.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor
         limit, gap = _GROSS, _gap(view, theta, batch, coefficients)
     if gap > limit:
         raise InputError(
-            "this model's gradient depends on its parameters or buffers in a way that autograd does not see (detach, "
-            "no_grad, .item(), or a backward of its own without a right derivative), so first-order scores would be "
+            "this model's gradient depends on its parameters or buffers in a way that autograd does not see "
+            "(detach, no_grad, .item(), or a backward of its own without a right derivative), so first-order "
+            "scores would be "
             "wrong; use loo, or compute that part by differentiable operations"
         )
 

@@ -1,4 +1,5 @@
-"""The forward reading of a step: the tangent of the next state, by derivatives that are only taken backwards."""
+"""The forward reading of a step: the tangent of the next state, by derivatives that are only taken
+backwards."""
 
 from __future__ import annotations
 

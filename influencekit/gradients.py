@@ -1,4 +1,5 @@
-"""Gradients of many values at once: of a query's, and of single examples' losses in pieces that fit in memory."""
+"""Gradients of many values at once: of a query's, and of single examples' losses in pieces that fit in
+memory."""
 
 from collections.abc import Callable
 
@@ -45,8 +46,8 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float = 0.0) -> Tensor:
     """Gradients [example, param] of each example's own loss + (l2/2) |theta|^2 at theta [param].
 
-    In evaluation mode, for losses that are an example's own (`separability.own_losses`). Cost: one gradient of
-    each example; the result, and what a few hundred examples at most take on their way.
+    In evaluation mode, for losses that are an example's own (`separability.own_losses`). Cost: one gradient
+    of each example; the result, and what a few hundred examples at most take on their way.
     """
 
     def loss(theta: Tensor, *one: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""The training step pulled back: from an adjoint of the mean gradient, a curvature product and all examples' products.
+"""The training step pulled back: from an adjoint of the mean gradient, a curvature product and all examples'
+products.
 
-The slow path (`curvature.REVERSE`) differentiates backwards twice, one column after the other. The fast one traces
-forward derivatives, where every kernel is known to have a right one, splits off what does not depend on the adjoint,
-and takes all columns together. It is believed once it gives what the slow one gives on other numbers.
+The slow path (`curvature.REVERSE`) differentiates backwards twice, one column after the other. The fast one
+traces forward derivatives, where every kernel is known to have a right one, splits off what does not depend
+on the adjoint, and takes all columns together. It is believed once it gives what the slow one gives on other
+numbers.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class Kernels:
     """c [column, param] -> (H c, <c, g_j> [column, slot]) on batches of one shape, for any number of columns.
 
     `gradient` is the traced gradient of the same batches, or whatever else there is of it: its kernels decide
-    whether the fast path is tried. `other` is a second batch of that shape. `why` says what kept the fast path
-    from being taken, "" where it is.
+    whether the fast path is tried. `other` is a second batch of that shape. `why` says what kept the fast
+    path from being taken, "" where it is.
     """
 
     def __init__(
@@ -211,9 +213,10 @@ def composed(parts: Sequence[Part], width: int) -> Product:
 class LinearStep:
     """Transposed derivative of the step: one curvature product and every example's product, per column.
 
-    From c [column, param], the adjoint of the mean gradient, and a [column, buffer], that of the buffers after
-    the step: H c, <c, g_j> for every slot j, and the adjoint of the buffers before it. What does not depend on
-    c is computed for many steps at once, where the kernels can. `kernels` None: losses depend on their batch.
+    From c [column, param], the adjoint of the mean gradient, and a [column, buffer], that of the buffers
+    after the step: H c, <c, g_j> for every slot j, and the adjoint of the buffers before it. What does not
+    depend on c is computed for many steps at once, where the kernels can. `kernels` None: losses depend on
+    their batch.
     """
 
     def __init__(self, step: Step, curvature: str, kernels: Kernels | None) -> None:

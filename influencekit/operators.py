@@ -1,9 +1,11 @@
-"""Operators that torch traces or differentiates wrongly, incompletely or not at all, and what is done about each.
+"""Operators that torch traces or differentiates wrongly, incompletely or not at all, and what is done about
+each.
 
-Three tables. `REWRITTEN`: functions that are evaluated by elementary operations, which have every derivative, while
-a workload's losses are computed; values differ by rounding only. `FORWARD`: the kernels whose forward derivative is
-known to be right when it is traced; a model that issues any other is differentiated by reverse over reverse, untraced.
-`unsafe` says which kernels must not stand in a trace, since what they do depends on values or on addresses.
+Three tables. `REWRITTEN`: functions that are evaluated by elementary operations, which have every derivative,
+while a workload's losses are computed; values differ by rounding only. `FORWARD`: the kernels whose forward
+derivative is known to be right when it is traced; a model that issues any other is differentiated by reverse
+over reverse, untraced. `unsafe` says which kernels must not stand in a trace, since what they do depends on
+values or on addresses.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ aten = torch.ops.aten
 def plain_operators() -> Iterator[None]:
     """Losses inside are computed by operators that have first and second derivatives.
 
-    Attention by ordinary kernels (the fused ones have no second derivative), all of `REWRITTEN`, and no gradient
-    checkpointing: it changes no number, but it would run the model again when its parameters are others.
+    Attention by ordinary kernels (the fused ones have no second derivative), all of `REWRITTEN`, and no
+    gradient checkpointing: it changes no number, but it would run the model again when its parameters are
+    others.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     saved = {name: getattr(checkpoint, name) for name in _CHECKPOINTING}
@@ -153,7 +156,8 @@ def _multilabel_margin(
 def _embedding_bag(
     input: Tensor, weight: Tensor, offsets: Any = None, max_norm: Any = None, norm_type: float = 2.0,
     scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
-    per_sample_weights: Tensor | None = None, include_last_offset: bool = False, padding_idx: int | None = None,
+    per_sample_weights: Tensor | None = None, include_last_offset: bool = False,
+    padding_idx: int | None = None,
 ) -> Any:  # fmt: skip
     if input.dim() != 2 or max_norm is not None or scale_grad_by_freq or sparse:
         return NotImplemented
@@ -206,24 +210,27 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
 }
 
 
-# kernels of a gradient that its forward derivative may be traced over; everything else goes reverse over reverse
+# kernels of a gradient whose forward derivative may be traced; every other goes reverse over reverse
 FORWARD = {
     getattr(aten, name)
     for name in """
-    view _unsafe_view reshape expand t transpose permute squeeze unsqueeze slice slice_backward select select_backward split split_with_sizes
-    unbind cat stack clone contiguous alias detach copy _to_copy lift_fresh_copy constant_pad_nd flip roll repeat
-    ones zeros ones_like zeros_like new_zeros new_ones full full_like scalar_tensor arange empty_like new_empty new_full fill
-    add sub mul div neg abs sign pow sqrt rsqrt reciprocal exp log log1p sum mean amax amin maximum minimum where clamp clamp_min
-    mm bmm mv dot addmm baddbmm convolution convolution_backward native_layer_norm native_layer_norm_backward
-    native_group_norm native_group_norm_backward
-    relu threshold_backward tanh tanh_backward sigmoid sigmoid_backward gelu gelu_backward silu silu_backward elu elu_backward softplus
-    softplus_backward leaky_relu leaky_relu_backward hardtanh hardtanh_backward erf
+    view _unsafe_view reshape expand t transpose permute squeeze unsqueeze slice slice_backward select
+    select_backward split split_with_sizes unbind cat stack clone contiguous alias detach copy _to_copy
+    lift_fresh_copy constant_pad_nd flip roll repeat
+    ones zeros ones_like zeros_like new_zeros new_ones full full_like scalar_tensor arange empty_like new_empty
+    new_full fill
+    add sub mul div neg abs sign pow sqrt rsqrt reciprocal exp log log1p sum mean amax amin maximum minimum
+    where clamp clamp_min erf gather masked_fill
+    mm bmm mv dot addmm baddbmm convolution convolution_backward embedding embedding_dense_backward
+    native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward
+    relu threshold_backward tanh tanh_backward sigmoid sigmoid_backward gelu gelu_backward silu silu_backward
+    elu elu_backward softplus softplus_backward leaky_relu leaky_relu_backward hardtanh hardtanh_backward
     _softmax _softmax_backward_data _log_softmax _log_softmax_backward_data nll_loss_forward nll_loss_backward
-    nll_loss2d_forward nll_loss2d_backward
-    binary_cross_entropy_with_logits log_sigmoid_forward log_sigmoid_backward
-    max_pool2d_with_indices max_pool2d_with_indices_backward avg_pool2d avg_pool2d_backward _adaptive_avg_pool2d
-    _adaptive_avg_pool2d_backward mean embedding embedding_dense_backward gather
-    eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_not masked_fill
+    nll_loss2d_forward nll_loss2d_backward binary_cross_entropy_with_logits log_sigmoid_forward
+    log_sigmoid_backward
+    max_pool2d_with_indices max_pool2d_with_indices_backward avg_pool2d avg_pool2d_backward
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward
+    eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_not
     """.split()
 }
 

@@ -64,7 +64,8 @@ class Models(NamedTuple):
     kept: Mapping[str, Tensor] = MappingProxyType({})
 
     def changes(self, values: Callable[[Tensor], Tensor], chunk: int | None = None) -> Tensor:
-        """`values` (of theta [param]) of each model, evaluated with its own buffers, less those of the recorded
+        """`values` (of theta [param]) of each model, evaluated with its own buffers, less those of the
+        recorded
         run: [..., model]."""
         if self.buffers is not None and self.kept:
             own = _evaluated(values, self.own, self.kept)
@@ -93,7 +94,8 @@ def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
     step = trajectory.step
     if strategy == "batch" and step.joint:
         raise InputError(
-            "losses depend on their whole batch, or training changes buffers of this model, so it is retrained one run "
+            "losses depend on their whole batch, or training changes buffers of this model, so it is "
+            "retrained one run "
             "after the other: use the strategy 'auto' or 'loop'"
         )
     if strategy == "batch" and not step.batches:

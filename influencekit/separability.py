@@ -15,8 +15,10 @@ from influencekit.workload import Batch, select, tensors_of
 __all__ = ["BATCH_STATISTICS", "fixed_statistics", "own_losses"]
 
 BATCH_STATISTICS = (
-    "the model normalises by statistics of the whole batch: without an example, its term of the loss is left out and "
-    "it stays in those statistics; queries are evaluated with running statistics, those of each retrained model its own"
+    "the model normalises by statistics of the whole batch: without an example, its term of the loss is "
+    "left out and "
+    "it stays in those statistics; queries are evaluated with running statistics, those of each retrained "
+    "model its own"
 )
 
 
@@ -43,8 +45,8 @@ class fixed_statistics(TorchFunctionMode):  # noqa: N801 (a context, called like
 
 
 def _affine(
-    input: Tensor, running_mean: Any, running_var: Any, weight: Tensor | None = None, bias: Tensor | None = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+    input: Tensor, running_mean: Any, running_var: Any, weight: Tensor | None = None, bias: Tensor | None =
+    None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     shape = (1, -1, *[1] * (input.dim() - 2))
     scaled = input if weight is None else input * weight.view(shape)

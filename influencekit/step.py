@@ -44,7 +44,8 @@ class State(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it fills."""
+    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it
+    fills."""
 
     losses: Training
     batch: Batch
@@ -147,7 +148,8 @@ class Step:
 
     @cached_property
     def loops(self) -> bool:
-        """Whether models are trained one after the other: where each has buffers of its own, or cannot be batched,
+        """Whether models are trained one after the other: where each has buffers of its own, or cannot be
+        batched,
         and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
         theta = self.workload.theta0
         if self.joint:
@@ -258,7 +260,8 @@ class Step:
         odd = [n for n, a, b in zip(self.workload.layout.names, used, self._used, strict=True) if a != b]
         raise InputError(
             f"parameter {odd[0]} has a gradient on some batches and none on others, and "
-            f"{type(self.workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, or train "
+            f"{type(self.workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, "
+            "or train "
             "with plain SGD"
         )
 
@@ -322,7 +325,8 @@ class Step:
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:
-        """Refuse a model whose pull is not the derivative of its gradient, seen on a few examples of a step."""
+        """Refuse a model whose pull is not the derivative of its gradient, seen on a few examples of a
+        step."""
         mean = self.coefficients(state.step)
         for view, batch, slots in self.pieces(state):
             few = torch.arange(min(_FEW, len(mean[slots])), device=mean.device)
@@ -334,8 +338,8 @@ class Step:
         key = (curvature, mean.shape)
         if key not in self._kernels:
             self._kernels[key] = Kernels(
-                self.training({}), curvature, self.loops, self._gradient(theta, batch, mean), theta, batch, mean,
-                self.batch(self.plan.steps - 1),
+                self.training({}), curvature, self.loops, self._gradient(theta, batch, mean), theta, batch,
+                mean, self.batch(self.plan.steps - 1),
             )  # fmt: skip
         return self._kernels[key]
 

@@ -73,8 +73,8 @@ def try_trace(
 ) -> Callable[..., Any]:
     """`fn` traced, or `slow` (None: `fn` itself), which only costs time.
 
-    A trace is not believed where it holds what depends on values or addresses (`operators.unsafe`), nor before
-    it gives what `slow` gives on each of `others`, arguments that it was not traced with.
+    A trace is not believed where it holds what depends on values or addresses (`operators.unsafe`), nor
+    before it gives what `slow` gives on each of `others`, arguments that it was not traced with.
     """
     slow = slow or fn
     try:

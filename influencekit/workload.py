@@ -182,7 +182,8 @@ class Workload:
         return any(getattr(rule, "weight_decay", 0.0) for rule in self.optimizer.members())
 
     def _unused(self, layout: Layout) -> list[str]:
-        """Parameters that no loss reaches: torch leaves them alone, so that not even weight decay moves them."""
+        """Parameters that no loss reaches: torch leaves them alone, so that not even weight decay moves
+        them."""
         own = dict(self.model.named_parameters())
         leaves = {name: own[name].detach().clone().requires_grad_() for name in layout.names}
         batch = select(

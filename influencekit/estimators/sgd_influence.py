@@ -36,4 +36,5 @@ class SGDInfluence(Estimator):
         return sweep(trajectory, query, windows)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
-        return {"curvature": "hessian", "remark": "the same recursion as dit on the whole run", **trajectory.step.notes}
+        remark = "the same recursion as dit on the whole run"
+        return {"curvature": "hessian", "remark": remark, **trajectory.step.notes}

@@ -15,10 +15,12 @@ from influencekit.ids import checked_ids
 
 __all__ = ["admit", "own_ids", "refuse_parallel"]
 
+
 def admit(
     model: nn.Module, trained: Iterable[Tensor], data: Any, accumulate: int, reduction: Any, check: float
 ) -> None:
-    """Refuse settings that make no sense, models that give wrong numbers, and loops over several processes."""
+    """Refuse settings that make no sense, models that give wrong numbers, and loops over several
+    processes."""
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise InputError(
             f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"

@@ -158,7 +158,9 @@ def _check_losses(trajectory: Trajectory, where: str) -> None:
     own = step.gradient(state, step.coefficients(state.step))[0]
     if not (g - own).norm() <= 10 * rough * own.norm():
         raise StoreError(
-            f"{where}: the gradient of step {state.step} by the parameters alone is not that of the loop; the model "
-            "reaches parameters by a side door (a Python list, a closure, .data kept at construction): reach them "
+            f"{where}: the gradient of step {state.step} by the parameters alone is not that of the loop; "
+            "the model "
+            "reaches parameters by a side door (a Python list, a closure, .data kept at construction): "
+            "reach them "
             "as attributes of their modules"
         )

@@ -76,7 +76,12 @@ def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes
 
 
 def refuse_underivable(
-    replica: Replica, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, rng: bytes | None
+    replica: Replica,
+    layout: Layout,
+    theta: Tensor,
+    buffers: Mapping[str, Tensor],
+    batch: Batch,
+    rng: bytes | None,
 ) -> None:
     """Refuse a model of which first-order scores would be wrong or impossible, while nothing is lost yet."""
     rows = torch.arange(min(_FEW, len(tensors_of(batch)[0])), device=theta.device)
@@ -98,7 +103,9 @@ def refuse_underivable(
         return Training(call, loss_of, layout.size, buffers, wide=wide)
 
     try:
-        check_pull(losses_of(replica.model, buffers), theta, some, torch.full_like(theta[: len(rows)], 1 / len(rows)))
+        check_pull(
+            losses_of(replica.model, buffers), theta, some, torch.full_like(theta[: len(rows)], 1 / len(rows))
+        )
     except InputError as error:
         raise InputError(f"{error} (to record for loo alone, pass check=0)") from error
 

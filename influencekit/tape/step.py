@@ -52,7 +52,8 @@ class TapedStep(Step):
 
     @property
     def joint(self) -> bool:  # type: ignore[override]
-        """Whether steps hand buffers on. (Micro-batches are never padded, whatever their losses depend on.)"""
+        """Whether steps hand buffers on. (Micro-batches are never padded, whatever their losses depend
+        on.)"""
         return bool(self.changing)
 
     @cached_property
@@ -157,7 +158,8 @@ class TapedStep(Step):
         return self._traced[key](state.theta, *tensors_of(batch), coefficients)
 
     def pieces(self, state: State) -> Iterator[Piece]:
-        """The micro-batches, each with the buffers that the one before left, as derivatives see them: by plain
+        """The micro-batches, each with the buffers that the one before left, as derivatives see them: by
+        plain
         operators, without autocast."""
         buffers = state.buffers
         for micro, batch in self.micros(state.step):
