@@ -95,7 +95,8 @@ def test_with_all_examples_drawn_trust_is_the_smaller_correlation_over_all_of_th
     found = ik.trust(trajectory, QUERY, bent, "retrain", examples=48)
     expected = pearsonr(values.ravel(), bent.influence.values.ravel())[0]
     assert found.spearman.item() == pytest.approx(1)
-    assert found.trust.item() == found.pearson.item() == pytest.approx(expected, abs=1e-4)
+    assert found.pearson.item() == pytest.approx(expected, abs=1e-4)
+    assert found.trust.item() == min(found.pearson.item(), found.spearman.item())
     assert (found.trust.item() > 0.999) == (power == 1)
 
 
