@@ -61,6 +61,7 @@ LAYERS = (
         "recording",
         "reliability",
         "screen",
+        "sums",
         "verification",
     },
     {"reproduce", "testing"},
