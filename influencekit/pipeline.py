@@ -170,7 +170,6 @@ def compare(
     methods = {label(e): e for e in (_estimator(e) for e in (*estimators, reference))}
     truth = label(_estimator(reference))
     query = make("query", query) if isinstance(query, str) else query
-    better_of(query)
     words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, notes, digits, beware = [], [], [], {}, [], list[str]()
@@ -289,7 +288,7 @@ def _ties(
 
 def _side(query: Query, top: Top) -> Top:
     """`top` by the sign of the scores: where more of the query is better, the highest ones are harmful."""
-    better = getattr(query, "better", "lower")
+    better = better_of(query)
     if top == "harmful" and better is None:
         raise InputError(
             f"top: of {label(query)} neither way is better, so nobody is harmful; take signed or abs"

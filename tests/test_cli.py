@@ -115,6 +115,22 @@ def test_jaccard_is_of_the_examples_that_were_asked_for_and_says_so(tmp_path, to
     assert found.attrs["jaccard"] == words
 
 
+def test_the_most_harmful_go_by_the_query_and_where_nobody_is_harmful_it_says_so():
+    """Of a query of which more is better, those whose removal raises it are harmful: the highest scores."""
+
+    class Gain(type(ik.make("query", "test-loss"))):
+        better = "higher"
+
+    class Change(Gain):
+        better = None
+
+    found = {top: ik.compare(TINY, ["if"], query=Gain(), top=top) for top in ("harmful", "signed")}
+    xr.testing.assert_equal(found["harmful"].agreement, found["signed"].agreement)
+    assert found["harmful"].attrs["jaccard"] == "the 30 % most harmful"
+    with pytest.raises(ik.InputError, match="nobody is harmful; take signed or abs"):
+        ik.compare(TINY, ["if"], query=Change(), top="harmful")
+
+
 def test_a_tie_at_the_border_of_jaccard_is_said(tmp_path):
     """The examples that no batch holds have influence 0, all of them; here the border is among them."""
     problem = ik.make("workload", TINY)
