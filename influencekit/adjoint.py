@@ -123,7 +123,7 @@ def shares(
 
 def _pass(
     trajectory: Trajectory, signs: Sequence[dict[int, int]], queries: Sequence[int],
-    gradient: Callable[[State], Tensor], begin: int, curvature: str,
+    gradient: Callable[[State], tuple[Tensor, Tensor]], begin: int, curvature: str,
 ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
     """Values [step, column, slot] of columns that fit in memory together, the latest evaluation first."""
     workload, plan, step = trajectory.workload, trajectory.plan, trajectory.step

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.nn import _reduction as _Reduction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
@@ -82,7 +83,7 @@ class _Rewrite(TorchFunctionMode):
 
 def _reduced(losses: Tensor, reduction: str, size_average: Any = None, reduce: Any = None) -> Tensor:
     if size_average is not None or reduce is not None:  # the names of long ago
-        reduction = F._Reduction.legacy_get_string(size_average, reduce, emit_warning=False)
+        reduction = _Reduction.legacy_get_string(size_average, reduce, emit_warning=False)
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
@@ -113,11 +114,10 @@ def _huber(x: Tensor, y: Tensor, delta: float = 1.0) -> Tensor:
 def _huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Any = None
 ) -> Any:
-    return (
-        NotImplemented
-        if weight is not None
-        else _reduced(_huber(*torch.broadcast_tensors(input, target), delta), reduction)
-    )
+    if weight is not None:
+        return NotImplemented
+    x, y = torch.broadcast_tensors(input, target)
+    return _reduced(_huber(x, y, delta), reduction)
 
 
 def _smooth_l1(x: Tensor, y: Tensor, beta: float = 1.0) -> Tensor:
@@ -217,8 +217,8 @@ FORWARD = {
     view _unsafe_view reshape expand t transpose permute squeeze unsqueeze slice slice_backward select
     select_backward split split_with_sizes unbind cat stack clone contiguous alias detach copy _to_copy
     lift_fresh_copy constant_pad_nd flip roll repeat
-    ones zeros ones_like zeros_like new_zeros new_ones full full_like scalar_tensor arange empty_like new_empty
-    new_full fill
+    ones zeros ones_like zeros_like new_zeros new_ones full full_like scalar_tensor arange empty_like
+    new_empty new_full fill
     add sub mul div neg abs sign pow sqrt rsqrt reciprocal exp log log1p sum mean amax amin maximum minimum
     where clamp clamp_min erf gather masked_fill
     mm bmm mv dot addmm baddbmm convolution convolution_backward embedding embedding_dense_backward

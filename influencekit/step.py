@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from influencekit.doubts import check_pull
 from influencekit.errors import InputError
@@ -23,10 +23,10 @@ from influencekit.optimizers import Slots
 from influencekit.separability import BATCH_STATISTICS, own_losses
 from influencekit.shared_traces import serves
 from influencekit.tracing import agree, has_convolution, try_trace
-from influencekit.training import Training
-from influencekit.workload import Batch, Workload, like, select, tensors_of
+from influencekit.training import Training, by_backward, by_transform
+from influencekit.workload import Batch, Workload, doubled, like, select, tensors_of
 
-__all__ = ["State", "Step"]
+__all__ = ["Piece", "State", "Step"]
 
 _FEW = 8  # examples on which derivatives are held against differences
 
@@ -164,19 +164,30 @@ class Step:
         if self.joint:
             return False
         t = self.plan.steps - 1
-        theta, batch, mean = self.workload.theta0, tensors_of(self.batch(t)), self.coefficients(t)
-        one = self._gradient(theta, self.batch(0), self.coefficients(0))
-        if not isinstance(one, fx.GraphModule):
-            return False
+        theta, batch, mean = self.workload.theta0, self.batch(t), self.coefficients(t)
         thetas, weights = torch.stack([theta, 1.01 * theta]), torch.stack([mean, 0.5 * mean])
         try:
             with torch.no_grad():
-                found = vmap(one, in_dims=(0, *[None] * len(batch), 0))(thetas, *batch, weights)
-                each = [one(x, *batch, w) for x, w in zip(thetas, weights, strict=True)]
+                return self._believed(self._vmapped(thetas, batch, weights), thetas, batch, weights)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return False
+
+    def _vmapped(self, thetas: Tensor, batch: Batch, weights: Tensor) -> Callable[..., Any]:
+        """Gradients of many models at once: over the traced kernels, more of which can be batched than of the
+        model's, or over the model where it is not traced."""
+        one = self._gradient(thetas[0], batch, weights[0])
+        if not isinstance(one, fx.GraphModule):
+            one = by_transform(Training.of(self.workload), batch)
+        return vmap(one, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
+
+    def _believed(self, many: Callable[..., Any], thetas: Tensor, batch: Batch, weights: Tensor) -> bool:
+        """Whether the first and the last of many models get what they get by themselves."""
+        ends, rest = [0, len(thetas) - 1], tensors_of(batch)
+        found = [x[ends] for x in many(thetas, *rest, weights)]
+        one = self._gradient(thetas[0], batch, weights[0])
+        each = [one(thetas[k], *rest, weights[k]) for k in ends]
         return agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)])
 
     def room(self, memory: int, examples: int | None = None) -> int:
@@ -219,7 +230,8 @@ class Step:
     def _forward_and_back(
         self, state: State, coefficients: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        theta, t, buffers = state.theta, state.step, {}
+        theta, t = state.theta, state.step
+        buffers: dict[str, Tensor] = {}
         with torch.no_grad():
             if self.joint:
                 batch, slots = self.unpadded(t)
@@ -236,34 +248,19 @@ class Step:
     def _slow(
         self, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, coefficients: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Gradient, losses and buffers by `backward`, as any loop does it."""
+        """Gradient, losses and buffers by `backward`; refused where parameters are used now and then."""
         workload = self.workload
-        leaves = {n: p.detach().requires_grad_() for n, p in workload.layout.split(theta).items()}
-        with torch.enable_grad():
-            outputs, after = workload.trained(leaves, buffers, batch)
-            losses = workload.loss_of(outputs, batch)
-            found = torch.autograd.grad(
-                (coefficients * losses).sum(), list(leaves.values()), allow_unused=True
-            )
-        self._check_used(tuple(g is not None for g in found))
-        parts = {
-            n: torch.zeros_like(p) if g is None else g
-            for (n, p), g in zip(leaves.items(), found, strict=True)
-        }
-        return workload.layout.join(parts), losses.detach(), {n: b.detach() for n, b in after.items()}
-
-    def _check_used(self, used: tuple[bool, ...]) -> None:
-        """Refuse parameters that some batches use and others do not, where the optimizer tells them apart."""
+        *found, used = by_backward(workload, theta, buffers, batch, coefficients)
         self._used = self._used or used
-        if used == self._used or not (self.workload.optimizer.slots or self.workload.decays):
-            return
-        odd = [n for n, a, b in zip(self.workload.layout.names, used, self._used, strict=True) if a != b]
-        raise InputError(
-            f"parameter {odd[0]} has a gradient on some batches and none on others, and "
-            f"{type(self.workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, "
-            "or train "
-            "with plain SGD"
-        )
+        if used != self._used and (workload.optimizer.slots or workload.decays):
+            names = zip(workload.layout.names, used, self._used, strict=True)
+            odd = next(name for name, now, before in names if now != before)
+            raise InputError(
+                f"parameter {odd} has a gradient on some batches and none on others, and "
+                f"{type(workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, or "
+                "train with plain SGD"
+            )
+        return found[0], found[1], found[2]
 
     def _gradient(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
         key = (theta.shape, coefficients.shape)
@@ -274,36 +271,21 @@ class Step:
         return self._traced[key]
 
     def _trace(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
-        losses = Training.of(self.workload).losses
-        parts = len(tensors_of(batch))
-
-        def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
-                each = losses(theta, like(batch, rest[:-1]))
-                return (rest[-1] * each).sum(), each
-
-            return grad(mean_loss, has_aux=True)(theta)
+        example = (theta, *tensors_of(batch), coefficients)
+        if theta.dim() == 2:
+            many = self._vmapped(theta, batch, coefficients)
+            traced = try_trace(many, *example)
+            return traced if self._believed(traced, theta, batch, coefficients) else many
 
         def slow(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
             return self._slow(theta, {}, like(batch, rest[:-1]), rest[-1])[:2]
 
-        example = (theta, *tensors_of(batch), coefficients)
-        if theta.dim() == 1:
-            last = self.plan.steps - 1
-            others = [
-                (theta * 1.01, *tensors_of(self.batch(last)), self.coefficients(last)),
-                (theta, *tensors_of(doubled(batch)), coefficients),
-            ]
-            return try_trace(gradient, *example, others=others, slow=slow)
-        # over the traced kernels, more of which can be batched than of the model's
-        one = self._gradient(theta[0], batch, coefficients[0])
-        many = vmap(one, in_dims=(0, *[None] * parts, 0))
-        traced = try_trace(many, *example)
-        with torch.no_grad():
-            ends = [0, len(theta) - 1]
-            found = [x[ends] for x in traced(*example)]
-            each = [one(theta[k], *example[1:-1], coefficients[k]) for k in ends]
-        return traced if agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)]) else many
+        last = self.plan.steps - 1
+        others = [
+            (theta * 1.01, *tensors_of(self.batch(last)), self.coefficients(last)),
+            (theta, *tensors_of(doubled(batch)), coefficients),
+        ]
+        return try_trace(by_transform(Training.of(self.workload), batch), *example, others=others, slow=slow)
 
     # pull and push ----------------------------------------------------------------------------------
 
@@ -356,9 +338,3 @@ class Step:
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """The tangent of the next state from the tangents of state (buffers by name) and weights [slot]."""
         return pushed_forward(self, state, tangent, weights)
-
-
-def doubled(batch: Batch) -> Batch:
-    """A batch of the same size with the first half of the examples, each twice in a row."""
-    x = tensors_of(batch)[0]
-    return select(batch, torch.arange(len(x), device=x.device) // 2)

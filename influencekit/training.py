@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
 from influencekit.buffers import by_formula, doubled, flat, seen_through, with_flat
-from influencekit.workload import Batch, Within, Workload
+from influencekit.workload import Batch, Within, Workload, like
 
-__all__ = ["Training"]
+__all__ = ["Training", "by_backward", "by_transform"]
 
 Call = Callable[[Tensor, Mapping[str, Tensor], Batch, Within], tuple[Any, dict[str, Tensor]]]
 
@@ -89,3 +90,33 @@ class Training:
         if not self.buffers:
             return self.call(z, {}, batch, nullcontext)
         return self.call(z[: self.size], with_flat(self.buffers, z[self.size :]), batch, within)
+
+
+def by_backward(
+    workload: Workload, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, coefficients: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor], tuple[bool, ...]]:
+    """Gradient [param] of the weighted losses in training mode, the losses, the buffers after, and which
+    parameters have a gradient at all; by `backward`, as any loop does it."""
+    leaves = {n: p.detach().requires_grad_() for n, p in workload.layout.split(theta).items()}
+    with torch.enable_grad():
+        outputs, after = workload.trained(leaves, buffers, batch)
+        losses = workload.loss_of(outputs, batch)
+        total = (coefficients * losses).sum()
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    pairs = zip(leaves.items(), found, strict=True)
+    g = workload.layout.join({n: torch.zeros_like(p) if x is None else x for (n, p), x in pairs})
+    used = tuple(x is not None for x in found)
+    return g, losses.detach(), {n: b.detach() for n, b in after.items()}, used
+
+
+def by_transform(view: Training, batch: Batch) -> Callable[..., tuple[Tensor, Tensor]]:
+    """(theta, *tensors of a batch like this one, coefficients) -> the same gradient and losses, by torch.func."""
+
+    def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
+            losses = view.losses(theta, like(batch, rest[:-1]))
+            return (rest[-1] * losses).sum(), losses
+
+        return grad(mean_loss, has_aux=True)(theta)
+
+    return gradient

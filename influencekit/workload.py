@@ -22,7 +22,17 @@ from influencekit.optimizers import Optimizer
 from influencekit.plan import Plan, drawn, ordered
 from influencekit.schedules import Constant, Schedule
 
-__all__ = ["Batch", "Plan", "Workload", "evaluated_with", "like", "select", "tensors_of", "widened"]
+__all__ = [
+    "Batch",
+    "Plan",
+    "Workload",
+    "doubled",
+    "evaluated_with",
+    "like",
+    "select",
+    "tensors_of",
+    "widened",
+]
 
 Within = Callable[[], AbstractContextManager[Any]]
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -55,6 +65,12 @@ def like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
     if isinstance(batch, Tensor):
         return tensors[0]
     return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
+
+
+def doubled(batch: Batch) -> Batch:
+    """A batch of the same size with the first half of the examples, each twice in a row."""
+    x = tensors_of(batch)[0]
+    return select(batch, torch.arange(len(x), device=x.device) // 2)
 
 
 def widened(batch: Batch) -> Batch:
@@ -182,8 +198,7 @@ class Workload:
         return any(getattr(rule, "weight_decay", 0.0) for rule in self.optimizer.members())
 
     def _unused(self, layout: Layout) -> list[str]:
-        """Parameters that no loss reaches: torch leaves them alone, so that not even weight decay moves
-        them."""
+        """Parameters that no loss reaches: torch does not even decay them."""
         own = dict(self.model.named_parameters())
         leaves = {name: own[name].detach().clone().requires_grad_() for name in layout.names}
         batch = select(

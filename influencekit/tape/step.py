@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 
 from influencekit.curvature import gradient, leaf
 from influencekit.doubts import check_pull
 from influencekit.errors import InputError
 from influencekit.linear import Kernels, Product, Pulled, composed, how
-from influencekit.step import Piece, State, Step, doubled
+from influencekit.step import Piece, State, Step
 from influencekit.tape.replica import Micro, Replica
 from influencekit.tape.rng import kept
 from influencekit.tape.taped import Taped
 from influencekit.tracing import Untraced, agree, try_trace
-from influencekit.training import Training
-from influencekit.workload import Batch, like, select, tensors_of
+from influencekit.training import Training, by_transform
+from influencekit.workload import Batch, doubled, select, tensors_of
 
 __all__ = ["TapedStep"]
 
@@ -137,29 +137,19 @@ class TapedStep(Step):
 
     def _many(self, state: State, micro: Micro, batch: Batch, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         view = self._view(state.theta[0], state.buffers, micro, batch, self.workload.autocast)
-        rest = [None] * len(tensors_of(batch))
-
-        def one(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
-                losses = view.losses(theta, like(batch, rest[:-1]))
-                return (rest[-1] * losses).sum(), losses
-
-            return grad(mean_loss, has_aux=True)(theta)
-
+        one, places = by_transform(view, batch), (0, *[None] * len(tensors_of(batch)), 0)
+        args = (state.theta, *tensors_of(batch), coefficients)
         key = (state.theta.shape, *self._shape(batch))
         if key not in self._traced:
-            many = vmap(one, in_dims=(0, *rest, 0), randomness="same")
-            args = (state.theta, *tensors_of(batch), coefficients)
             if self._plain or len(self._traced) >= _SHAPES:
-                return many(*args)
+                return vmap(one, in_dims=places, randomness="same")(*args)
             others = [(args[0][0], *tensors_of(doubled(batch)), args[-1][0])]
             single = try_trace(one, args[0][0], *args[1:-1], args[-1][0], others=others)
-            self._traced[key] = try_trace(vmap(single, in_dims=(0, *rest, 0)), *args)
-        return self._traced[key](state.theta, *tensors_of(batch), coefficients)
+            self._traced[key] = try_trace(vmap(single, in_dims=places), *args)
+        return self._traced[key](*args)
 
     def pieces(self, state: State) -> Iterator[Piece]:
-        """The micro-batches, each with the buffers that the one before left, as derivatives see them: by
-        plain
+        """The micro-batches, each with the buffers that the one before left, as derivatives see them: by plain
         operators, without autocast."""
         buffers = state.buffers
         for micro, batch in self.micros(state.step):
@@ -208,24 +198,15 @@ class TapedStep(Step):
         view = self._view(state.theta, {}, micro, batch)
         mean = self.coefficients(state.step)[micro.slots]
         plain = self._plain or len(self._kernels) >= _SHAPES
-        gradient = (
-            Untraced(view.losses, "the model is large or random")
-            if plain
-            else self._one(view, state, batch, mean)
-        )
+        if plain:
+            gradient: Any = Untraced(view.losses, "the model is large or random")
+        else:
+            gradient = try_trace(by_transform(view, batch), state.theta, *tensors_of(batch), mean)
         made = Kernels(view, curvature, self.loops, gradient, state.theta, batch, mean, doubled(batch))
         if not plain:
             self._kernels[key] = made
         self.notes["derivatives"] = how(made)
         return made
-
-    def _one(self, view: Training, state: State, batch: Batch, coefficients: Tensor) -> Any:
-        """The gradient of a micro-batch, traced."""
-
-        def one(theta: Tensor, *rest: Tensor) -> Tensor:
-            return grad(lambda theta: (rest[-1] * view.losses(theta, like(batch, rest[:-1]))).sum())(theta)
-
-        return try_trace(one, state.theta, *tensors_of(batch), coefficients)
 
 
 class TapedLinear:
