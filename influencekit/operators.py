@@ -203,6 +203,7 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.multi_margin_loss: _multi_margin,
     F.multilabel_margin_loss: _multilabel_margin,
     F.ctc_loss: ctc_loss,
+    F.hardsigmoid: lambda input, inplace=False: F.relu6(input + 3) / 6,
     F.embedding_bag: _embedding_bag,
     torch._weight_norm: _weight_norm,
     torch.cdist: _cdist,

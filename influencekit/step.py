@@ -250,7 +250,7 @@ class Step:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Gradient, losses and buffers by `backward`; refused where parameters are used now and then."""
         workload = self.workload
-        *found, used = by_backward(workload, theta, buffers, batch, coefficients)
+        g, losses, after, used = by_backward(workload, theta, buffers, batch, coefficients)
         self._used = self._used or used
         if used != self._used and (workload.optimizer.slots or workload.decays):
             names = zip(workload.layout.names, used, self._used, strict=True)
@@ -260,7 +260,7 @@ class Step:
                 f"{type(workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, or "
                 "train with plain SGD"
             )
-        return found[0], found[1], found[2]
+        return g, losses, after
 
     def _gradient(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
         key = (theta.shape, coefficients.shape)

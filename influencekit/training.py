@@ -110,7 +110,7 @@ def by_backward(
 
 
 def by_transform(view: Training, batch: Batch) -> Callable[..., tuple[Tensor, Tensor]]:
-    """(theta, *tensors of a batch like this one, coefficients) -> the same gradient and losses, by torch.func."""
+    """The same gradient and losses by torch.func, of (theta, *tensors of a like batch, coefficients)."""
 
     def gradient(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from influencekit.accuracy import Accuracy, accuracy
 from influencekit.admission import check_model, copy_model
+from influencekit.batch import Batch, doubled, like, mapped, select, tensors_of, there, widened
 from influencekit.errors import InputError
 from influencekit.functional import called
 from influencekit.ids import checked_ids
@@ -35,53 +36,6 @@ __all__ = [
 ]
 
 Within = Callable[[], AbstractContextManager[Any]]
-Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-
-
-def select(batch: Batch, indices: Tensor) -> Batch:
-    """The examples at `indices` (any shape, which takes the place of the leading dimension)."""
-    return _map(batch, lambda x: x[indices])
-
-
-def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    _there(batch)
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, dict):
-        return {k: change(v) for k, v in batch.items()}
-    return tuple(change(v) for v in batch)
-
-
-def tensors_of(batch: Batch) -> list[Tensor]:
-    """The tensors of a batch, in their order."""
-    _there(batch)
-    if isinstance(batch, Tensor):
-        return [batch]
-    return list(batch.values()) if isinstance(batch, dict) else list(batch)
-
-
-def like(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
-    """Other tensors in the place of a batch's own."""
-    if isinstance(batch, Tensor):
-        return tensors[0]
-    return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
-
-
-def doubled(batch: Batch) -> Batch:
-    """A batch of the same size with the first half of the examples, each twice in a row."""
-    x = tensors_of(batch)[0]
-    return select(batch, torch.arange(len(x), device=x.device) // 2)
-
-
-def widened(batch: Batch) -> Batch:
-    """A batch with its floating-point tensors in float64."""
-    return _map(batch, lambda x: x.double() if x.is_floating_point() else x)
-
-
-def _there(batch: Batch | None) -> None:
-    if batch is None:
-        raise InputError("this needs a test set, and the run was opened without one; pass test=... to open")
-
 
 # what queries are evaluated with just now, whatever the workload says, and in which context
 _EVALUATED: ContextVar[tuple[Mapping[str, Tensor], Within] | None] = ContextVar("evaluated", default=None)
@@ -237,9 +191,9 @@ class Workload:
         return replace(
             self,
             model=deepcopy(self.model).to(device=device, dtype=dtype),
-            train=_map(self.train, move),
-            test=_map(self.test, move),
-            validation=None if self.validation is None else _map(self.validation, move),
+            train=mapped(self.train, move),
+            test=mapped(self.test, move),
+            validation=None if self.validation is None else mapped(self.validation, move),
         )
 
     def examples(self, rows: Tensor) -> Batch:
@@ -327,7 +281,7 @@ class Workload:
         return self._call(batch)[2]
 
     def _call(self, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor], Tensor]:
-        _there(batch)
+        there(batch)
         if isinstance(batch, Tensor):
             return (batch,), {}, batch
         if isinstance(batch, dict):

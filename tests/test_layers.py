@@ -16,6 +16,7 @@ LAYERS = (
     {
         "accuracy",
         "admission",
+        "batch",
         "buffers",
         "ctc",
         "functional",

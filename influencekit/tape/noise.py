@@ -40,6 +40,17 @@ class Noise:
             yield
 
 
+# operators that compute with what they draw
+_INSIDE = {
+    getattr(torch.ops.aten, name)
+    for name in (
+        "rrelu_with_noise", "rrelu_with_noise_", "rrelu_with_noise_functional", "_cudnn_rnn", "miopen_rnn",
+        "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    )
+}  # fmt: skip
+
+
 class _Keep(TorchDispatchMode):
     def __init__(self, drawn: list[Tensor]) -> None:
         super().__init__()
@@ -47,6 +58,11 @@ class _Keep(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in _INSIDE:
+            raise InputError(
+                f"{func.overloadpacket.__name__} draws its random numbers inside its kernel, so a derivative "
+                "cannot see the loop's own; use another layer (LeakyReLU for RReLU), or put it in eval mode"
+            )
         if _draws(func):
             self._drawn.append((out[1] if func is _DROPOUT else out).clone())
         return out

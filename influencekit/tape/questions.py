@@ -18,6 +18,7 @@ from influencekit.functional import called
 from influencekit.layout import Layout
 from influencekit.operators import plain_operators
 from influencekit.tape.loader import items
+from influencekit.tape.noise import Noise
 from influencekit.tape.replica import Micro, Replica, modes, on_device, set_modes
 from influencekit.tape.rng import capture, fixed, kept, restored
 from influencekit.training import Training
@@ -84,6 +85,9 @@ def refuse_underivable(
     rng: bytes | None,
 ) -> None:
     """Refuse a model of which first-order scores would be wrong or impossible, while nothing is lost yet."""
+    if rng is not None:
+        with restored(rng, theta.device), plain_operators():
+            Noise(lambda: replica.call.outputs(replica.model, copy(batch)))
     rows = torch.arange(min(_FEW, len(tensors_of(batch)[0])), device=theta.device)
     some = select(batch, rows)
 

@@ -186,9 +186,9 @@ class Replica:
                 )
 
         try:
-            if own_losses(losses, batch):
+            if own_losses(losses, batch, rng is not None):
                 return True
             with fixed_statistics():
-                return own_losses(losses, batch)
+                return own_losses(losses, batch, rng is not None)
         finally:
             put_back(dict(self.model.named_buffers()), before)

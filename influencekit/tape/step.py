@@ -149,8 +149,10 @@ class TapedStep(Step):
         return self._traced[key](*args)
 
     def pieces(self, state: State) -> Iterator[Piece]:
-        """The micro-batches, each with the buffers that the one before left, as derivatives see them: by plain
-        operators, without autocast."""
+        """The micro-batches, each with the buffers that the one before left, as derivatives see them.
+
+        By plain operators, without autocast.
+        """
         buffers = state.buffers
         for micro, batch in self.micros(state.step):
             with kept(state.theta.device):

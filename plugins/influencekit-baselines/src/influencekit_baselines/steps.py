@@ -12,6 +12,7 @@ from torch import Tensor
 
 from influencekit import Query, Trajectory, Window, Workload
 from influencekit.adjoint import Shares, query_gradient
+from influencekit.buffers import flat
 from influencekit.step import State
 
 __all__ = ["epoch_ends", "rates", "step_shares", "step_sums"]
@@ -64,7 +65,9 @@ def _steps(
             coefficients = step.coefficients(slice(first, first + len(block)))
             values = coefficients.new_zeros(len(block), n_query, coefficients.shape[1])
             for state, products in linear.backwards(block):
-                values[state.step - first] = products(direction(state, gradient(state)))[1]
+                c = direction(state, gradient(state)[0])
+                nothing = c.new_zeros(len(c), len(flat(state.buffers, c)))
+                values[state.step - first] = products(c, nothing)[1]
             yield first, values * coefficients[:, None]
 
 

@@ -58,7 +58,7 @@ class TracIn(Estimator):
             state = trajectory.state(t + 1)
             weight = self._weights(trajectory, t)
             workload = trajectory.workload.with_buffers(state.buffers)
-            total = total + along(workload, state.theta, gradient(state).detach() * weight)
+            total = total + along(workload, state.theta, gradient(state)[0].detach() * weight)
         return total[:, None]
 
     def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
