@@ -198,11 +198,11 @@ def test_a_second_network_that_trains_along():
         return model(batch[0]) + 0.5 * teacher(batch[0])
 
     def move(loop):
-        teacher[0].weight.mul_(1.1)
+        teacher[0].weight.mul_(2.0)
 
     loop = Loop(once("stepped", move, 30), forward=forward)
     loop.value = lambda out, y: per_example(out + 0.5 * teacher(loop.batch[0]), y).mean()
-    caught(loop, "step 0, replayed again after step (32|47), is no longer", epochs=LONG)
+    caught(loop, "step 0, replayed again after step \d+, is no longer", epochs=LONG)
 
 
 def test_a_gradient_that_changes_while_losses_do_not():

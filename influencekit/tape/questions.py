@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy, deepcopy
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -169,11 +169,10 @@ def refuse_mixing(replica: Replica, micro: Micro, device: torch.device, separabl
 
 
 def _copied(item: Any) -> Any:
-    """Collations take entries out of items; what cannot be copied is shared."""
-    try:
-        return deepcopy(item)
-    except Exception:
+    """Collations take entries out of items; tensors are shared, since a copy would be of all their memory."""
+    if isinstance(item, Tensor | tuple | str | int | float):
         return item
+    return [_copied(x) for x in item] if type(item) is list else copy(item)
 
 
 def _same_rows(a: Batch, b: Batch, here: list[int], there: list[int]) -> bool:
