@@ -4,8 +4,8 @@
     python benchmarks/torch_nn.py LSTM losses   # the rows of these beginnings or kinds; writes nothing
 
 The rows and the right answers are those of tests/helpers_torch_nn*.py. They run in processes of their own,
-so that what kills the interpreter is a line of the result as well: right, refused (in one line of ours), wrong,
-raw error or killed. The last lines name what is not as the table expects; then the exit code is 1.
+so that what kills the interpreter is a line of the result as well: right, refused (in one line of ours),
+wrong, raw error or killed. The last lines name what is not as the table expects; then the exit code is 1.
 """
 
 import json
