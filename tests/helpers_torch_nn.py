@@ -3,7 +3,7 @@
 `dit` is right when it is minus the derivative of the mean test loss by every example's weight, found by
 autograd through the whole run (`unrolled`), or, where torch has no second derivative or a wrong one, by
 central differences of the run (`differences`). `loo` is right when it is what a plain loop with weight 0 on
-the example gives (`left_out`). Test losses are in eval mode, with the running statistics of each run itself.
+the example gives (`left_out`). Test losses are in eval mode, with the running statistics of the run itself.
 """
 
 from collections.abc import Callable, Mapping
