@@ -18,8 +18,10 @@ from influencekit.tape.questions import refuse_random_evaluation
 
 
 def noisy(model, batch):
-    """Noise on the inputs, drawn before the model itself draws its dropout."""
+    """Noise on the inputs of a training step, drawn before the model itself draws its dropout."""
     x = batch[0]
+    if not model.training:
+        return model(x)
     return model(x + 0.3 * torch.randn(x.shape, dtype=x.dtype))
 
 
@@ -72,17 +74,17 @@ class Always(nn.Module):
 
 
 def test_randomness_in_evaluation_mode():
-    run = Loop(model=Always()).run().trajectory(test=held_out())
+    """`open` asks before any query does, and leaves the generators as they were."""
+    tape = Loop(model=Always()).run()
     before = torch.get_rng_state()
     with pytest.raises(
         InputError, match=r"random in evaluation mode: the losses .* differ by .*self.training"
     ):
-        refuse_random_evaluation(run.workload)
+        tape.trajectory(test=held_out())
     assert torch.equal(torch.get_rng_state(), before)
     for model in (Always(0.0), network(dropout=0.5)):
-        run = Loop(model=model).run().trajectory(test=held_out())
-        refuse_random_evaluation(run.workload)
-    refuse_random_evaluation(Loop(model=Always()).run().trajectory().workload)  # nothing to ask about
+        Loop(model=model).run().trajectory(test=held_out())
+    refuse_random_evaluation(tape.trajectory().workload)  # nothing to ask about
 
 
 # collation ------------------------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ def test_a_detached_loss():
 
 def test_models_that_are_wrapped():
     for wrapped in (nn.DataParallel(network()), nn.Sequential(nn.DataParallel(network()))):
-        text = caught(Loop(model=wrapped), r"is wrapped in DataParallel, which spreads a step over processes")
+        text = caught(Loop(model=wrapped), r"spreads training over devices|is wrapped in DataParallel")
         assert "model.module" in text
 
 
@@ -246,7 +248,7 @@ def test_a_model_in_a_process_group(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
         model = nn.parallel.DistributedDataParallel(network())
-        caught(Loop(model=model), "the model is wrapped in DistributedDataParallel")
+        caught(Loop(model=model), "DistributedDataParallel.*pass model.module")
         assert Loop().run().committed == 9
     finally:
         torch.distributed.destroy_process_group()
@@ -255,7 +257,7 @@ def test_a_model_in_a_process_group(tmp_path):
 def test_lazy_parameters():
     model = nn.Sequential(nn.LazyLinear(5), nn.Linear(5, 3))
     optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
-    with pytest.raises(InputError, match="parameter 0.weight is lazy; run one batch through the model"):
+    with pytest.raises(InputError, match="0.weight .*lazy.*; run"):
         ik.Tape(None, model, optimizer, loss=per_example, data=Examples())
 
 
@@ -267,5 +269,5 @@ def test_names_of_examples():
     assert own_ids(np.array(["a", "b"]), 2) == ["a", "b"] and own_ids(("x", 1), 2) == ["x", 1]
     assert [type(x) for x in own_ids(np.arange(2), 2)] == [int, int]
     for twins in ([1, "1"], np.array([4, 4]), ("a", "a")):
-        with pytest.raises(InputError, match="expected 2 different ids, one an example, got 1; .* twice"):
+        with pytest.raises(InputError, match="ids: expected 2 different"):
             own_ids(twins, 2)
