@@ -85,14 +85,15 @@ class Kernels:
         return ""
 
     def _batches(self, other: Sequence[Tensor]) -> bool:
-        """Whether columns, and steps, can be taken together: they give what each gives by itself."""
-        mine, c = self.inputs, _another(self.inputs[0])
-        columns = torch.stack([c, other[-1], c - other[-1]])
+        """Whether the static part of several steps can be computed together: each gives what it gives
+        alone."""
+        mine, c = self.inputs, other[-1]
+        assert self._static is not None
         try:
             with torch.no_grad():
-                wanted = [_each(self._one, columns, self._static(*args)) for args in (mine, other[:-1])]  # type: ignore[misc]
+                wanted = [self._one(c, *self._static(*args)) for args in (mine, other[:-1])]
                 stacked = [torch.stack(pair) for pair in zip(mine, other[:-1], strict=True)]
-                found = [self._together(columns, *values) for values in self._unstacked(stacked)]
+                found = [self._one(c, *values) for values in self._unstacked(stacked)]
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -106,11 +107,23 @@ class Kernels:
 
     def _together(self, c: Tensor, *values: Tensor) -> Pair:
         if len(c) == 1:
-            product, shares = self._one(c[0], *values)
-            return product[None], shares[None]
+            product, products = self._one(c[0], *values)
+            return product[None], products[None]
         if self._many is None:
-            self._many = widened(self._one, c[0].clone(), *values)
+            self._many = self._columns(c, values)
         return self._many(c, *values)
+
+    def _columns(self, c: Tensor, values: Sequence[Tensor]) -> Callable[..., Pair]:
+        """All columns at once, where the first and the last get what they get alone, else one by one."""
+        wanted = _each(self._one, c[[0, -1]], values)
+        try:
+            many = widened(self._one, c[0].clone(), *values)
+            if agree([x[[0, -1]] for x in many(c, *values)], wanted):
+                return many
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+        return lambda c, *values: _each(self._one, c, values)
 
     def product(self, z: Tensor, batch: Batch, coefficients: Tensor) -> Columns:
         """The function c -> (H c, products) of one step."""

@@ -10,6 +10,7 @@ values or on addresses.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,18 +39,32 @@ def plain_operators() -> Iterator[None]:
     gradient checkpointing: it changes no number, but it would run the model again when its parameters are
     others.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    saved = {name: getattr(checkpoint, name) for name in _CHECKPOINTING}
-    torch.backends.mha.set_fastpath_enabled(False)
+    _switched(1)
     try:
-        for name, other in _CHECKPOINTING.items():
-            setattr(checkpoint, name, other)
         with sdpa_kernel(SDPBackend.MATH), _Rewrite():
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for name, own in saved.items():
-            setattr(checkpoint, name, own)
+        _switched(-1)
+
+
+_LOCK, _depth, _outside = threading.Lock(), 0, dict[str, Any]()
+
+
+def _switched(by: int) -> None:
+    """Torch's process-wide switches: the first block that begins sets them, the last that ends puts them back."""
+    global _depth
+    with _LOCK:
+        if _depth == 0:
+            _outside["fast"] = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            for name, other in _CHECKPOINTING.items():
+                _outside[name] = getattr(checkpoint, name)
+                setattr(checkpoint, name, other)
+        _depth += by
+        if _depth == 0:
+            torch.backends.mha.set_fastpath_enabled(_outside["fast"])
+            for name in _CHECKPOINTING:
+                setattr(checkpoint, name, _outside[name])
 
 
 class _NoCheckpoint:
@@ -66,8 +81,12 @@ def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
 
 
 _CHECKPOINTING = {
-    "CheckpointFunction": _NoCheckpoint,
-    "_checkpoint_without_reentrant_generator": _no_checkpoint,
+    name: other
+    for name, other in (
+        ("CheckpointFunction", _NoCheckpoint),
+        ("_checkpoint_without_reentrant_generator", _no_checkpoint),
+    )
+    if hasattr(checkpoint, name)
 }
 
 
