@@ -51,7 +51,7 @@ _LOCK, _depth, _outside = threading.Lock(), 0, dict[str, Any]()
 
 
 def _switched(by: int) -> None:
-    """Torch's process-wide switches: the first block that begins sets them, the last that ends puts them back."""
+    """Torch's process-wide switches: the first block sets them, the last that ends puts them back."""
     global _depth
     with _LOCK:
         if _depth == 0:
