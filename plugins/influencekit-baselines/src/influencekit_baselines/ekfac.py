@@ -111,8 +111,8 @@ class EKFAC(Estimator):
             def get_influence_tracked_modules(self) -> list[str]:
                 return [_under(name) for name in layers]
 
-        held = _Held(deepcopy(workload.model))
-        held.model.load_state_dict(workload.layout.split(theta), strict=False)
+        held = _Held(deepcopy(workload.evaluator))
+        held.model.load_state_dict({**workload.layout.split(theta), **workload.buffers}, strict=False)
         task = Task()
         rows = torch.arange(workload.n_train).repeat_interleave(classes)
         data = torch.utils.data.TensorDataset(rows, torch.arange(classes).repeat(workload.n_train))

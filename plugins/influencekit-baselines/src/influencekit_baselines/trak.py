@@ -104,7 +104,7 @@ class TRAK(Estimator):
             batch = like(workload.train, [x[None] for x in parts] if alone else parts)
             return margin(*logits_and_labels(workload.outputs(theta, batch), workload.target(batch), "trak"))
 
-        model = deepcopy(workload.model)
+        model = deepcopy(workload.evaluator)
         model.load_state_dict({k: v.detach() for k, v in layout.split(theta).items()}, strict=False)
         found = computer(model, Margin(), len(theta), theta.dtype, theta.device, [*layout.names])
         phi, missed = [], []

@@ -60,7 +60,7 @@ class Replayed(Source):
     def __init__(self, trajectory: Trajectory, dim: int | None, seed: int) -> None:
         check_plain_sgd(trajectory.workload.optimizer)
         self._trajectory, self._twin = trajectory, replace(trajectory.workload)  # which copies the model
-        self.projection = Projection(layers_of(self._twin.model, dim), seed, trajectory.workload.theta0)
+        self.projection = Projection(layers_of(self._twin.evaluator, dim), seed, trajectory.workload.theta0)
         theta = trajectory.workload.theta0
         self.coefficient = trajectory.step.coefficients(slice(0, trajectory.plan.steps)).to(theta)
         self.lr = trajectory.plan.lr[:, 0].to(theta)
@@ -86,7 +86,7 @@ class Replayed(Source):
     def at(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Gradients [row, feature] at theta of the losses of the examples at `rows`, penalty included."""
         calls: list[tuple[int, Tensor, GradientEdge]] = []
-        taps = Taps(self._twin.model, self.projection, lambda k, a, y: calls.append((k, a, edge(y))))
+        taps = Taps(self._twin.evaluator, self.projection, lambda k, a, y: calls.append((k, a, edge(y))))
         edge = get_gradient_edge  # of the output as it is now: it may be changed in place later
         try:
             with torch.enable_grad():
