@@ -42,6 +42,7 @@ def test_every_refusal_has_its_reason():
 
 
 KINDS = {row.kind: row for row in TABLE.values() if not row.differences}
+ROUGH = {row.name: row for row in TABLE.values() if row.differences}
 
 
 @pytest.mark.parametrize("row", KINDS.values(), ids=[row.name for row in KINDS.values()])
@@ -49,6 +50,13 @@ def test_the_two_right_answers_agree(row):
     """Autograd through a functional run, and differences of a loop with torch.optim, good to 1e-8."""
     found = [answer(row, row.modes["tape"], torch.float64) for answer in (unrolled, differences)]
     assert (found[0] - found[1]).abs().max() <= 1e-8 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("row", ROUGH.values(), ids=ROUGH)
+def test_differences_do_not_depend_on_their_step(row):
+    """Where they are the only right answer, they must be one: the run is smooth, and far from diverging."""
+    coarse, fine = (differences(row, row.modes["tape"], torch.float64, h) for h in (4e-3, 2e-3))
+    assert (coarse - fine).abs().max() <= 1e-8 * fine.abs().max()
 
 
 def test_every_layer_and_loss_of_torch_nn_has_a_row():
