@@ -56,13 +56,19 @@ def _gap(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> f
     pull, _ = part.pull(torch.cat([c, torch.zeros_like(a)]))
     if part.update is not None:
         pull = pull + part.update(a)
-    direction = _some(z, 0.9) * _size(z)
 
-    def value(z: Tensor) -> Tensor:
+    def slope(z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.enable_grad():
             start = leaf(z)
             losses, after = view.with_buffers_after(start, batch)
-            g = gradient((coefficients * losses).sum(), start)
+            return gradient((coefficients * losses).sum(), start), after
+
+    # where training never goes nothing is asked: some layers keep signs or whole numbers in a parameter
+    moves = torch.cat([slope(z)[0][: len(c)] != 0, torch.ones_like(a, dtype=torch.bool)])
+    direction = _some(z, 0.9) * _size(z) * moves
+
+    def value(z: Tensor) -> Tensor:
+        g, after = slope(z)
         found = (g + view.l2 * coefficients.sum() * view.of_theta(z))[: len(c)] @ c
         return found + flat(after, z) @ a if len(a) else found
 

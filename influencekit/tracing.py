@@ -7,6 +7,7 @@ that does not depend on the adjoint can then be computed for many steps at once.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     """
     functional = torch.func.functionalize(fn, remove="mutations")
     # inference_mode tensors cannot be traced, and gradients of the caller are of no interest here
-    with torch.no_grad():
+    with torch.no_grad(), _one_fake_mode():
         graph_module = make_fx(functional)(*example)
     graph = graph_module.graph
     graph.eliminate_dead_code()
@@ -53,6 +54,18 @@ def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     graph.lint()
     graph_module.recompile()
     return graph_module
+
+
+def _one_fake_mode() -> AbstractContextManager[Any]:
+    """make_fx notes the shape of every node in a fake tensor, whose mode it else makes anew for each of them:
+    a third of its time. Not public, so done where torch has it."""
+    try:
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses import FakeTensorMode
+
+        return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+    except (ImportError, TypeError):
+        return nullcontext()
 
 
 class Untraced:
