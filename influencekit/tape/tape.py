@@ -56,7 +56,7 @@ class Tape:
     `forward(model, batch)` gives the outputs where they are not `model(*inputs)` or `model(**inputs)`.
     `target_key`: the target's entry in batches that are dicts. `accumulate`: micro-batches in a step.
     `clip_norm`: the loop clips the global norm of the gradient. `separable=False` admits losses that depend
-    on the other examples of a batch (batch norm in training mode, ...), and marks the results. `ids`: your
+    on the other examples of a batch (contrastive ones; not batch norm), and marks the results. `ids`: your
     own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
     run. `check`: the share of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
     every step); `tolerance`: how far, relative to the update, a replay may be off where it is not bitwise.
