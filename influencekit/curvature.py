@@ -111,7 +111,10 @@ def gradient(loss: Tensor, z: Tensor, create_graph: bool = False) -> Tensor:
 
 
 def leaf(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_()
+    """A copy to differentiate by, also inside vmap over other tensors, where requires_grad_ is refused."""
+    copy = torch.zeros_like(x, requires_grad=True)
+    with torch.no_grad():
+        return copy.copy_(x)
 
 
 def _pulled(values: Tensor, inputs: Sequence[Tensor], by: Tensor) -> Any:

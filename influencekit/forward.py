@@ -31,7 +31,7 @@ def pushed_forward(step: Step, state: State, tangent: State, weights: Tensor) ->
             theta = view.of_theta(z)
             losses = view.losses(z, batch) + 0.5 * workload.l2 * theta @ theta
             g = gradient((w * losses).sum(), z, create_graph=True)[: len(dg)]
-            dg += pushed([g], (z, w), (towards, weights[slots] * mean[slots]))[0]
+            dg = dg + pushed([g], (z, w), (towards, weights[slots] * mean[slots]))[0]
             if view.buffers:
                 (moved,) = pushed([view.updated(z, batch)], (z,), (towards,))
                 buffers = floating(with_flat(view.buffers, moved))

@@ -182,8 +182,6 @@ PARAMETRIZED = [
     parametrized(
         "orthogonal(householder)",
         lambda: orthogonal(nn.Linear(4, 4), orthogonal_map="householder"),
-        refused={"record dit": "autograd does not see", "tape": "autograd does not see"},
-        why="torch rounds the diagonal of its parameter to whole numbers: it jumps when that is moved",
     ),
     parametrized("a parametrization of one's own", symmetric),
 ]

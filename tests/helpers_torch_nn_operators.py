@@ -216,8 +216,6 @@ OPERATORS = [
         "operators",
         lambda: Checkpointed(True),
         differences=True,
-        refused={"record": "use_reentrant"},
-        why="torch differentiates it by backward() alone, which record does not call",
     ),
     Row("einsum and permutes of a parameter", "operators", Positions),
 ]
