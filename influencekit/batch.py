@@ -18,6 +18,7 @@ def select(batch: Batch, indices: Tensor) -> Batch:
 
 
 def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with every tensor changed."""
     there(batch)
     if isinstance(batch, Tensor):
         return change(batch)
@@ -53,5 +54,6 @@ def widened(batch: Batch) -> Batch:
 
 
 def there(batch: Batch | None) -> None:
+    """Errors: no batch at all, of a run that was opened without a test set."""
     if batch is None:
         raise InputError("this needs a test set, and the run was opened without one; pass test=... to open")

@@ -259,7 +259,7 @@ def test_what_a_replay_would_not_do_is_refused_by_name(name, tmp_path):
         ),
         ({"more": {"compute_loss_func": Weighted(torch.ones(N))}}, {}, "compute_loss_func"),
         ({}, {"reduction": "median"}, "reduction must be 'items', 'mean' or a function"),
-        ({}, {"ids": ["a"]}, "ids: expected 22 different ids"),
+        ({}, {"ids": ["a"]}, "ids: expected 22 different example ids"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(settings, callback, words, tmp_path):

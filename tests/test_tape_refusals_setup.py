@@ -194,7 +194,7 @@ BAD = {
     "accumulate must be at least 1, got 0": {"accumulate": 0},
     "reduction must be 'mean', 'sum' or a function of the batch, got 'max'": {"reduction": "max"},
     "check must be from 0": {"check": 2.0},
-    "ids: expected 12 different ids, one an example, got 3": {"ids": ["a", "b", "c"]},
+    "ids: expected 12 different example ids; got 3 ids": {"ids": ["a", "b", "c"]},
 }
 
 

@@ -108,7 +108,7 @@ def refuse_underivable(
 
     try:
         check_pull(
-            losses_of(replica.model, buffers), theta, some, torch.full_like(theta[: len(rows)], 1 / len(rows))
+            losses_of(replica.model, buffers), theta, some, theta.new_full((len(rows),), 1 / len(rows))
         )
     except InputError as error:
         raise InputError(f"{error} (to record for loo alone, pass check=0)") from error
@@ -122,7 +122,7 @@ def refuse_together(replica: Replica, batch: Batch, rng: bytes | None) -> None:
     where = f" (layers {', '.join(found)} in training mode)" if found else ""
     raise InputError(
         f"the loss of an example depends on the other examples of its batch{where}; influence of single "
-        "examples is not defined then: use layer or group norm or put batch norm in eval mode, or pass "
+        "examples is not defined then: use layer or group norm, or pass "
         "separable=False, which keeps a removed example in those statistics and marks the results"
     )
 
