@@ -131,7 +131,8 @@ def _pass(
     linear = step.linear(curvature)
     a = torch.zeros(0, workload.n_params, dtype=workload.dtype, device=workload.device)
     slots = {name: a for name in workload.optimizer.slots}
-    moved = a.new_zeros(0, len(flat(trajectory.state(lasts[0]).buffers, a)))  # the adjoint of the buffers
+    following = trajectory.state(lasts[0])
+    moved = a.new_zeros(0, len(flat(following.buffers, a)))  # the adjoint of the buffers
 
     def inject(state: State) -> None:
         nonlocal a, slots, moved
@@ -148,7 +149,6 @@ def _pass(
         moved = moved + of_buffers[queries[: len(a)]] * sign
 
     with torch.no_grad():
-        following = trajectory.state(lasts[0])
         for block in trajectory.blocks(begin, lasts[0]):
             span = slice(block[0].step, block[0].step + len(block))
             coefficients = step.coefficients(span)
@@ -196,12 +196,13 @@ def query_gradient(
 
 def _by_buffers(query: Query, workload: Workload, state: State) -> Tensor:
     """Gradients [query, buffer] of the query by the buffers that it is evaluated with."""
-    at, start = query.at(workload, state.theta), flat(state.buffers, state.theta)
+    start = flat(state.buffers, state.theta)
+    if not len(start):
+        return start.new_zeros(len(query.labels(workload)), 0)
+    at = query.at(workload, state.theta)
 
     def values(buffers: Tensor) -> Tensor:
         with evaluated_with(with_flat(state.buffers, buffers), by_formula):
             return at(state.theta)
 
-    if not len(start):
-        return start.new_zeros(len(query.labels(workload)), 0)
     return rows_of_jacobian(values, start)

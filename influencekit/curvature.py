@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from influencekit.errors import InputError
 from influencekit.workload import Batch
 
-__all__ = ["CURVATURES", "FORWARD", "REVERSE", "Losses", "Pair", "Product", "gradient", "leaf", "pushed"]
+__all__ = ["CURVATURES", "FORWARD", "REVERSE", "Losses", "Pair", "Product", "gradient", "leaf", "pusher"]
 
 jvp: Any = torch.func.jvp  # typed as if has_aux were always given
 vjp: Any = torch.func.vjp
@@ -133,14 +133,15 @@ def _pulled_many(
 
 
 def _forward(values: Sequence[Tensor], z: Tensor) -> Callable[[Tensor], Sequence[Tensor]]:
-    """c -> J c of values with the Jacobian J, by differentiating J^T u in u."""
-    return lambda c: pushed(values, (z,), (c,))
+    """c -> J c of values with the Jacobian J."""
+    push = pusher(values, (z,))
+    return lambda c: push((c,))
 
 
-def pushed(
-    values: Sequence[Tensor], inputs: Sequence[Tensor], tangents: Sequence[Tensor]
-) -> Sequence[Tensor]:
-    """Forward derivatives of values along tangents of inputs, without asking for a forward derivative.
+def pusher(
+    values: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    """Tangents of inputs -> those of values, without asking for a forward derivative.
 
     J^T u is differentiated in u, in which it is linear.
     """
@@ -148,7 +149,7 @@ def pushed(
         u = [torch.zeros_like(v, requires_grad=True) for v in values]
         some, weights = zip(*[(v, x) for v, x in zip(values, u, strict=True) if v.requires_grad], strict=True)
         back = torch.autograd.grad(some, inputs, weights, create_graph=True, materialize_grads=True)
-    return _pulled_many(back, u, tangents)
+    return lambda tangents: _pulled_many(back, u, tangents)
 
 
 def _parts(outputs: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:

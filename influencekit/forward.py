@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from influencekit.buffers import floating, with_flat
-from influencekit.curvature import gradient, leaf, pushed
+from influencekit.curvature import gradient, leaf, pusher
 from influencekit.optimizers import Slots
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def pushed_forward(step: Step, state: State, tangent: State, weights: Tensor) ->
             theta = view.of_theta(z)
             losses = view.losses(z, batch) + 0.5 * workload.l2 * theta @ theta
             g = gradient((w * losses).sum(), z, create_graph=True)[: len(dg)]
-            dg = dg + pushed([g], (z, w), (towards, weights[slots] * mean[slots]))[0]
+            dg = dg + pusher([g], (z, w))((towards, weights[slots] * mean[slots]))[0]
             if view.buffers:
-                (moved,) = pushed([view.updated(z, batch)], (z,), (towards,))
+                (moved,) = pusher([view.updated(z, batch)], (z,))((towards,))
                 buffers = floating(with_flat(view.buffers, moved))
 
     def update(theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:

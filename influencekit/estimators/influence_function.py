@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
+from torch.func import vmap
 
 from influencekit.curvature import REVERSE
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.tracing import agree
 from influencekit.training import Training
 from influencekit.trajectory import Trajectory
 from influencekit.windows import Window
@@ -99,7 +101,7 @@ class InfluenceFunction(Estimator):
         with torch.no_grad():
             if self._solver(workload) == "exact":
                 identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-                matrix = product(identity)
+                matrix = self._columns(product, identity)
                 solution = _solved((matrix + matrix.T) / 2, gradients)
             else:
                 solution = _conjugate_gradients(product, gradients, self.tolerance, self.iterations)
@@ -120,6 +122,17 @@ class InfluenceFunction(Estimator):
             return self.damping
         found = [1 / t if t else inf for t in training_time(trajectory, "if").unique().tolist()]
         return found[0] if len(found) == 1 else f"{min(found):.4g} to {max(found):.4g}, by parameter group"
+
+    def _columns(self, product: Callable[[Tensor], Tensor], identity: Tensor) -> Tensor:
+        """`product` of all rows, together where torch can and the last one is what it is by itself."""
+        last = product(identity[-1:])
+        try:
+            found = vmap(lambda v: product(v[None])[0], chunk_size=128)(identity)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return product(identity)
+        return found if agree(found[-1:], last) else product(identity)
 
     def _solver(self, workload: Workload) -> str:
         if self.solver != "auto":
