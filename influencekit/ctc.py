@@ -28,9 +28,9 @@ def ctc_loss(
     if odd or reduction not in ("none", "mean", "sum"):
         return NotImplemented
     if log_probs.dim() == 2:  # one example
-        steps, n = (torch.as_tensor(x).reshape(1) for x in (input_lengths, target_lengths))
+        steps, size = (torch.as_tensor(x).reshape(1) for x in (input_lengths, target_lengths))
         losses = ctc_loss(
-            log_probs[:, None], targets.reshape(1, -1), steps, n, blank, reduction, zero_infinity
+            log_probs[:, None], targets.reshape(1, -1), steps, size, blank, reduction, zero_infinity
         )
         return losses.reshape(()) if reduction == "none" else losses
     time, n, _ = log_probs.shape

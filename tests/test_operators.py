@@ -1,4 +1,4 @@
-"""What is evaluated by elementary operations is torch's own function: values, first and second derivatives."""
+"""What is evaluated by elementary operations is torch's own function, and so are its derivatives."""
 
 import warnings
 
@@ -22,16 +22,21 @@ def draw(seed, *shape, integer=None):
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def summed(gradients):
+    """Some weighted sum of all entries."""
+    waves = [torch.sin(torch.arange(g.numel(), dtype=g.dtype) + 1).view(g.shape) for g in gradients]
+    return sum((g * wave).sum() for g, wave in zip(gradients, waves, strict=True))
+
+
 def derivatives(call, inputs):
-    """Values, gradients of a weighted sum of them, and derivatives of a weighted sum of those (None: torch has
-    none)."""
+    """Values, gradients of a weighted sum of them, and of a weighted sum of those (None: torch has none)."""
     inputs = [x.clone().requires_grad_() for x in inputs]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         value = call(*inputs)
     weights = torch.cos(torch.arange(value.numel(), dtype=value.dtype)).view(value.shape)
     first = torch.autograd.grad((value * weights).sum(), inputs, create_graph=True)
-    bent = sum((g * torch.sin(torch.arange(g.numel(), dtype=g.dtype) + 1).view(g.shape)).sum() for g in first)
+    bent = summed(first)
     try:
         second = torch.autograd.grad(bent, inputs, materialize_grads=True) if bent.requires_grad else None
     except RuntimeError as error:
@@ -61,9 +66,7 @@ def assert_second(call, *inputs):
     def bent(step):
         moved = [x + step * d for x, d in zip(inputs, along, strict=True)]
         first = derivatives(call, moved)[1]  # torch's own
-        return sum(
-            (g * torch.sin(torch.arange(g.numel(), dtype=g.dtype) + 1).view(g.shape)).sum() for g in first
-        )
+        return summed(first)
 
     wanted = (bent(h) - bent(-h)) / (2 * h)
     found = sum((s * d).sum() for s, d in zip(mine[2], along, strict=True)) if mine[2] else torch.zeros(())
