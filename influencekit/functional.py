@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,18 +19,20 @@ def called(
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     run: Callable[[nn.Module], Any],
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    within: Callable[[Iterable[Tensor]], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Any, dict[str, Tensor]]:
     """(`run(model)` at these parameters and buffers, those buffers afterwards).
 
     Buffers are cloned, so a forward pass that changes them (running statistics) changes neither what was
     given nor the model's own; those of the model that are not given are cloned, too, and forgotten.
-    `within`: a context around the call, such as `buffers.seen_through`, in which buffers have derivatives.
+    `within`: a context around the call, such as `buffers.seen_through`, in which buffers have derivatives;
+    made of the clones.
     """
     own = {name: b for name, b in model.named_buffers() if name not in buffers}
-    state = {**parameters, **{name: b.clone() for name, b in {**own, **buffers}.items()}}
+    clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
+    state = {**parameters, **clones}
     whole = _Whole(model)
-    with plain_operators(), within():
+    with plain_operators(), within(clones.values()):
         return functional_call(whole, {f"model.{k}": v for k, v in state.items()}, (run, tuple(buffers)))
 
 

@@ -1,6 +1,6 @@
 """A training problem as plain frozen data, and the plan that one run of it follows."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import copy, deepcopy
@@ -35,7 +35,7 @@ __all__ = [
     "widened",
 ]
 
-Within = Callable[[], AbstractContextManager[Any]]
+Within = Callable[[Iterable[Tensor]], AbstractContextManager[Any]]
 
 # what queries are evaluated with just now, whatever the workload says, and in which context
 _EVALUATED: ContextVar[tuple[Mapping[str, Tensor], Within] | None] = ContextVar("evaluated", default=None)

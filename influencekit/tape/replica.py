@@ -180,6 +180,7 @@ class Replica:
         before = {name: b.clone() for name, b in self.model.named_buffers()}
 
         def losses(batch: Batch) -> Tensor:
+            put_back(dict(self.model.named_buffers()), before)  # which a loss may read
             with restored(rng, device):
                 return self.call.losses(
                     self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0])
