@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from influencekit.accuracy import Accuracy, accuracy
 from influencekit.admission import check_model, copy_model
 from influencekit.batch import Batch, doubled, like, mapped, select, tensors_of, there, widened
+from influencekit.buffers import doubled as in_double
 from influencekit.errors import InputError
 from influencekit.functional import called
 from influencekit.ids import checked_ids
@@ -257,6 +258,13 @@ class Workload:
         object.__setattr__(other, "model", deepcopy(self.model).double())
         if isinstance(self.loss, nn.Module):
             object.__setattr__(other, "loss", deepcopy(self.loss).double())
+        return other
+
+    def all_double(self) -> Self:
+        """The same with its test set, and the buffers that queries are evaluated with, in float64, too."""
+        other = self.in_double().with_buffers(in_double(self.buffers))
+        if self.test is not None:
+            object.__setattr__(other, "test", widened(self.test))
         return other
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
