@@ -56,15 +56,16 @@ def _check_gradient(step: Step) -> None:
         with torch.enable_grad():
             direct = workload.loss_of(workload.run(twin, batch), batch)
             (mean * direct).sum().backward()  # as loops do: some models refuse torch.autograd.grad
-            found = [torch.zeros_like(own[n]) if own[n].grad is None else own[n].grad for n in names]
+            found = [torch.zeros_like(own[n]) if (g := own[n].grad) is None else g for n in names]
     g = workload.layout.join(dict(zip(names, found, strict=True)))
     if workload.l2:
         g = g + theta * (workload.l2 * mean.sum())
     if g.isfinite().all() and not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
         raise InputError(
             "the gradient by the parameters alone is not that of the model's own backward: a hook changes "
-            "it, or the model reaches parameters by a side door; leave the hooks out, and reach parameters "
-            "as attributes"
+            "it, checkpoint(use_reentrant=True) cuts it off from inputs that need no gradient, or the model "
+            "reaches parameters by a side door; leave the hooks out, use checkpoint(use_reentrant=False), "
+            "and reach parameters as attributes"
         )
 
 

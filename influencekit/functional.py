@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 from influencekit.operators import plain_operators
 
@@ -29,11 +31,21 @@ def called(
     made of the clones.
     """
     own = {name: b for name, b in model.named_buffers() if name not in buffers}
-    clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
-    state = {**parameters, **clones}
     whole = _Whole(model)
-    with plain_operators(), within(clones.values()):
-        return functional_call(whole, {f"model.{k}": v for k, v in state.items()}, (run, tuple(buffers)))
+
+    def call() -> tuple[Any, dict[str, Tensor]]:
+        clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
+        state = {f"model.{k}": v for k, v in {**parameters, **clones}.items()}
+        with plain_operators(), within(clones.values()):
+            return functional_call(whole, state, (run, tuple(buffers)))
+
+    try:
+        return call()
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+    with torch.enable_grad():  # a model that takes derivatives itself, such as forces
+        return tree_map_only(Tensor, Tensor.detach, call())
 
 
 class _Whole(nn.Module):

@@ -181,10 +181,11 @@ class Replica:
 
         def losses(batch: Batch) -> Tensor:
             put_back(dict(self.model.named_buffers()), before)  # which a loss may read
-            with restored(rng, device):
-                return self.call.losses(
+            with restored(rng, device), torch.enable_grad():  # a model may take derivatives itself
+                found = self.call.losses(
                     self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0])
                 )
+            return found.detach()
 
         try:
             if own_losses(losses, batch, rng is not None):
