@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from influencekit.buffers import by_formula, flat, with_flat
+from influencekit.doubts import check_query
 from influencekit.errors import DivergedError
 from influencekit.gradients import rows_of_jacobian
 from influencekit.interfaces import Query
@@ -114,16 +115,22 @@ def shares(
     columns = [(k, q) for k in order for q in range(len(query.labels(trajectory.workload)))]
     gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
     room = trajectory.step.room(_ROOM)
+
+    def check(state: State) -> None:
+        if not trajectory.step.is_derivative(state):
+            check_query(query, trajectory.workload.with_buffers(state.buffers), state.theta)
+
     for i in range(0, len(columns), room):
         of, queries = (list(x) for x in zip(*columns[i : i + room], strict=True))
         signs = [dict(evaluations[k]) for k in of]
-        for steps, values in _pass(trajectory, signs, queries, gradient, begin, curvature):
+        for steps, values in _pass(trajectory, signs, queries, gradient, begin, curvature, check):
             yield Shares(steps, of, queries, values)
 
 
 def _pass(
     trajectory: Trajectory, signs: Sequence[dict[int, int]], queries: Sequence[int],
     gradient: Callable[[State], tuple[Tensor, Tensor]], begin: int, curvature: str,
+    check: Callable[[State], None],
 ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
     """Values [step, column, slot] of columns that fit in memory together, the latest evaluation first."""
     workload, plan, step = trajectory.workload, trajectory.plan, trajectory.step
@@ -155,6 +162,8 @@ def _pass(
             values = a.new_zeros(len(block), len(signs), coefficients.shape[1])
             for state, products in linear.backwards(block):
                 t = state.step
+                if following.step == lasts[0]:
+                    check(state)
                 inject(following)
                 following = state
                 needed = workload.optimizer.needs_gradient()

@@ -6,8 +6,8 @@ values, so autograd sees none of it. But retraining carries the updates along, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ __all__ = ["by_formula", "doubled", "flat", "floating", "packed", "seen_through"
 
 class by_formula(TorchFunctionMode):  # noqa: N801 (a context, called like one)
     """Inside, normalisation with running statistics is by elementary operations, differentiable in the
-    statistics."""
+    statistics; `buffers` are those that the model is called with."""
+
+    def __init__(self, buffers: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.addresses = {b.untyped_storage().data_ptr() for b in buffers}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -35,8 +39,25 @@ class by_formula(TorchFunctionMode):  # noqa: N801 (a context, called like one)
 class seen_through(by_formula):  # noqa: N801
     """Inside, autograd also sees what a model hides from it under `no_grad` and `detach`.
 
-    For updates of buffers only: gradients of losses must keep what their author hid.
+    For updates of buffers only: gradients of losses must keep what their author hid. What is saved of a
+    buffer is copied, since the model may write to it later: of that, too, autograd is not told otherwise.
     """
+
+    def __init__(self, buffers: Iterable[Tensor] = ()) -> None:
+        super().__init__(buffers)
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._saved, lambda x: x)
+
+    def _saved(self, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return x.clone() if x.untyped_storage().data_ptr() in self.addresses else x
+
+    def __enter__(self) -> Self:
+        self._hooks.__enter__()
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._hooks.__exit__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -58,6 +79,8 @@ def _batch_norm(
 ) -> Tensor:  # fmt: skip
     """`F.batch_norm` by elementary operations, running statistics included."""
     if training or running_mean is None or running_var is None:
+        if training:
+            F._verify_batch_size(list(input.shape))  # type: ignore[attr-defined]
         dims = [0, *range(2, input.dim())]
         mean, var = input.mean(dims), input.var(dims, correction=0)
         if training and running_mean is not None and running_var is not None:
@@ -82,6 +105,7 @@ def _instance_norm(
         return NotImplemented
     if not use_input_stats:
         return _batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    F._verify_spatial_size(list(input.shape))  # type: ignore[attr-defined]
     dims = list(range(2, input.dim()))
     mean, var = input.mean(dims), input.var(dims, correction=0)
     n = input[0, 0].numel()

@@ -25,13 +25,21 @@ def ctc_loss(
     over the target with blanks between its labels. log_probs [time, batch, class]; differentiable any number
     of times; values equal torch's to rounding. Source: Graves et al., ICML 2006.
     """
-    if log_probs.dim() != 3 or odd:
+    if odd or reduction not in ("none", "mean", "sum"):
         return NotImplemented
+    if log_probs.dim() == 2:  # one example
+        steps, size = (torch.as_tensor(x).reshape(1) for x in (input_lengths, target_lengths))
+        losses = ctc_loss(
+            log_probs[:, None], targets.reshape(1, -1), steps, size, blank, reduction, zero_infinity
+        )
+        return losses.reshape(()) if reduction == "none" else losses
     time, n, _ = log_probs.shape
     lengths, wanted = (
         torch.as_tensor(x, device=log_probs.device).long() for x in (input_lengths, target_lengths)
     )
     labels = _padded(targets, wanted, blank).to(log_probs.device)
+    there = torch.arange(labels.shape[1], device=labels.device) < wanted[:, None]
+    labels = torch.where(there, labels, blank)  # padding may be any number
     width = 2 * labels.shape[1] + 1
     states = torch.full((n, width), blank, device=log_probs.device)
     states[:, 1::2] = labels
@@ -50,12 +58,20 @@ def ctc_loss(
     last = 2 * wanted[:, None]
     ends = torch.stack([alpha.gather(1, last)[:, 0], alpha.gather(1, (last - 1).clamp(min=0))[:, 0]])
     ends = torch.stack([ends[0], torch.where(wanted > 0, ends[1], _NEVER)])
-    losses = -torch.logsumexp(ends, 0)
+    losses = -torch.logsumexp(ends, 0) + _of_normalised(log_probs, lengths)
     impossible = losses > -_NEVER / 2
     losses = torch.where(impossible, 0.0 if zero_infinity else torch.inf, losses)
     if reduction == "none":
         return losses
     return (losses / wanted.clamp(min=1)).mean() if reduction == "mean" else losses.sum()
+
+
+def _of_normalised(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """0 [batch], with the gradient exp(log_probs): torch's kernel takes its input for normalised, and adds
+    this."""
+    p = log_probs.exp()
+    used = torch.arange(len(p), device=p.device)[:, None] < lengths
+    return torch.where(used[..., None], p - p.detach(), 0.0).sum((0, 2))
 
 
 def _padded(targets: Tensor, lengths: Tensor, blank: int) -> Tensor:

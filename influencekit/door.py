@@ -63,8 +63,9 @@ def _check_gradient(step: Step) -> None:
     if g.isfinite().all() and not agree((mine, losses[slots]), (g, direct.detach()), 10.0):
         raise InputError(
             "the gradient by the parameters alone is not that of the model's own backward: a hook changes "
-            "it, or the model reaches parameters by a side door; leave the hooks out, and reach parameters "
-            "as attributes"
+            "it, checkpoint(use_reentrant=True) cuts it off from inputs that need no gradient, or the model "
+            "reaches parameters by a side door; leave the hooks out, use checkpoint(use_reentrant=False), "
+            "and reach parameters as attributes"
         )
 
 

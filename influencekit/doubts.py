@@ -8,17 +8,21 @@ it all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from influencekit.buffers import flat
 from influencekit.curvature import gradient, leaf
 from influencekit.errors import InfluenceKitError, InputError
+from influencekit.interfaces import Query
 from influencekit.linear import Part
+from influencekit.registry import label
 from influencekit.training import Training
-from influencekit.workload import Batch, widened
+from influencekit.workload import Batch, Workload, widened
 
-__all__ = ["check_pull"]
+__all__ = ["check_pull", "check_query", "is_derivative"]
 
 _SIZES = (1e-6, 1e-5, 1e-4, 1e-3)  # relative step sizes: one of them is right for nearly every model
 _ROUGH = 5e-3  # how far the two may be apart at the best of them in float64
@@ -79,6 +83,74 @@ def _gap(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> f
         gaps.append(float((moved - wanted).abs() / scale))
         if gaps[-1] <= _ROUGH:
             break
+    return min(gaps)
+
+
+def is_derivative(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> bool:
+    """Whether the gradient of a few examples' losses is the derivative of their values.
+
+    It need not be: torch itself takes the inputs of CTC for normalised; losses add what is detached. Training
+    follows the gradient and its derivative, but queries by the same loss would have a wrong gradient. Cost: a
+    gradient and a few losses.
+    """
+
+    def mean(view: Training, batch: Batch, c: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda z: (c * view.losses(z, batch)).sum()
+
+    def wide() -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        double = view.in_double()
+        return mean(double, widened(batch), coefficients.double()), double.z(theta.double())
+
+    return not _slopes_differ(wide, lambda: (mean(view, batch, coefficients), view.z(theta)))
+
+
+def check_query(query: Query, workload: Workload, theta: Tensor) -> None:
+    """Refuse a query whose gradient is not the derivative of its values. Cost: a few evaluations of it."""
+
+    def at(workload: Workload, theta: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        values = query.at(workload, theta)
+
+        def summed(theta: Tensor) -> Tensor:
+            found = values(theta)
+            return found @ (1 + _some(found, 0.9) ** 2)
+
+        return summed, theta
+
+    if _slopes_differ(lambda: at(workload.all_double(), theta.double()), lambda: at(workload, theta)):
+        raise InputError(
+            f"the gradient of {label(query)} is not the derivative of its values (the model or the loss "
+            "detaches something, or has a backward of its own), so first-order scores would be wrong; use loo"
+        )
+
+
+Valued = Callable[[], tuple[Callable[[Tensor], Tensor], Tensor]]  # a function, and where
+
+
+def _slopes_differ(wide: Valued, own: Valued) -> bool:
+    """Whether differences contradict a gradient: in float64, or grossly in its own precision."""
+    try:
+        return _slope_gap(*wide()) > _ROUGH
+    except (RuntimeError, TypeError, ValueError):
+        return _slope_gap(*own()) > _GROSS
+
+
+def _slope_gap(value: Callable[[Tensor], Tensor], z: Tensor) -> float:
+    with torch.enable_grad():
+        start = leaf(z)
+        found = value(start)
+        if not found.requires_grad:
+            return 0.0
+        g = gradient(found, start)
+    size = z.norm() + 1e-3
+    direction = size * (g / (g.norm() + 1e-30) + _some(z, 0.9) / len(z) ** 0.5)
+    wanted, scale = g @ direction, g.norm() * direction.norm() + 1e-6 * found.detach().abs() + 1e-12
+    gaps = []
+    with torch.no_grad():
+        for h in _SIZES if z.dtype == torch.float64 else (1e-3, 1e-2):
+            moved = (value(z + h * direction) - value(z - h * direction)) / (2 * h)
+            gaps.append(float((moved - wanted).abs() / scale))
+            if gaps[-1] <= _ROUGH:
+                break
     return min(gaps)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 from influencekit.operators import plain_operators
 
@@ -19,19 +21,31 @@ def called(
     parameters: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     run: Callable[[nn.Module], Any],
-    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    within: Callable[[Iterable[Tensor]], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Any, dict[str, Tensor]]:
     """(`run(model)` at these parameters and buffers, those buffers afterwards).
 
     Buffers are cloned, so a forward pass that changes them (running statistics) changes neither what was
     given nor the model's own; those of the model that are not given are cloned, too, and forgotten.
-    `within`: a context around the call, such as `buffers.seen_through`, in which buffers have derivatives.
+    `within`: a context around the call, such as `buffers.seen_through`, in which buffers have derivatives;
+    made of the clones.
     """
     own = {name: b for name, b in model.named_buffers() if name not in buffers}
-    state = {**parameters, **{name: b.clone() for name, b in {**own, **buffers}.items()}}
     whole = _Whole(model)
-    with plain_operators(), within():
-        return functional_call(whole, {f"model.{k}": v for k, v in state.items()}, (run, tuple(buffers)))
+
+    def call() -> tuple[Any, dict[str, Tensor]]:
+        clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
+        state = {f"model.{k}": v for k, v in {**parameters, **clones}.items()}
+        with plain_operators(), within(clones.values()):
+            return functional_call(whole, state, (run, tuple(buffers)))
+
+    try:
+        return call()
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+    with torch.enable_grad():  # a model that takes derivatives itself, such as forces
+        return tree_map_only(Tensor, Tensor.detach, call())
 
 
 class _Whole(nn.Module):

@@ -10,6 +10,7 @@ values or on addresses.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -103,13 +104,15 @@ class _Rewrite(TorchFunctionMode):
 def _reduced(losses: Tensor, reduction: str, size_average: Any = None, reduce: Any = None) -> Tensor:
     if size_average is not None or reduce is not None:  # the names of long ago
         reduction = _Reduction.legacy_get_string(size_average, reduce, emit_warning=False)
+    _Reduction.get_enum(reduction)  # refuses other words
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _elementwise(of: Callable[..., Tensor], options: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """A loss that is a function of input, target and `options`, entry by entry; weights are left to torch."""
+    """A loss that is a function of input, target and `options`, entry by entry; weights, and options that
+    are not allowed, are left to torch."""
 
     def loss(
         input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None,
@@ -118,6 +121,8 @@ def _elementwise(of: Callable[..., Tensor], options: tuple[str, ...] = ()) -> Ca
         weight = named.pop("weight", None)
         values = {**dict(zip(options, more, strict=False)), **named}
         if weight is not None or len(more) > len(options) or not set(values) <= set(options):
+            return NotImplemented
+        if any(value < 0 for value in values.values()):
             return NotImplemented
         input, target = torch.broadcast_tensors(input, target)
         return _reduced(of(input, target, **values), reduction, size_average, reduce)
@@ -133,7 +138,7 @@ def _huber(x: Tensor, y: Tensor, delta: float = 1.0) -> Tensor:
 def _huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Any = None
 ) -> Any:
-    if weight is not None:
+    if weight is not None or delta <= 0:
         return NotImplemented
     x, y = torch.broadcast_tensors(input, target)
     return _reduced(_huber(x, y, delta), reduction)
@@ -144,16 +149,18 @@ def _smooth_l1(x: Tensor, y: Tensor, beta: float = 1.0) -> Tensor:
 
 
 def _soft_margin(x: Tensor, y: Tensor) -> Tensor:
-    return F.softplus(-y * x)
+    return -F.logsigmoid(y * x)
 
 
 def _multi_margin(
     input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
     size_average: Any = None, reduce: Any = None, reduction: str = "mean",
-) -> Tensor:  # fmt: skip
+) -> Any:  # fmt: skip
+    if p not in (1, 2):
+        return NotImplemented
     x, y = torch.atleast_2d(input), target.reshape(-1)
     own = x.gather(1, y[:, None])
-    z = (margin - own + x).clamp(min=0) ** p
+    z = (margin - own + x).relu() ** p  # at 0, too, as torch: relu has no gradient there, clamp has
     if weight is not None:
         z = z * weight[y][:, None]
     z = z * (torch.arange(x.shape[1], device=x.device) != y[:, None])
@@ -167,7 +174,7 @@ def _multilabel_margin(
     named = (y >= 0).long().cumprod(1).bool()  # up to the first -1
     is_target = ((y[..., None] == torch.arange(x.shape[1], device=x.device)) & named[..., None]).any(1)
     wanted = x.gather(1, y.clamp(min=0))
-    gap = (1 - (wanted[:, :, None] - x[:, None, :])).clamp(min=0)
+    gap = (1 - (wanted[:, :, None] - x[:, None, :])).relu()
     losses = (gap * (named[:, :, None] & ~is_target[:, None, :])).sum((1, 2)) / x.shape[1]
     return _reduced(losses.reshape(input.shape[:-1]), reduction, size_average, reduce)
 
@@ -178,14 +185,27 @@ def _embedding_bag(
     per_sample_weights: Tensor | None = None, include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Any:  # fmt: skip
-    if input.dim() != 2 or max_norm is not None or scale_grad_by_freq or sparse:
+    odd = max_norm is not None or scale_grad_by_freq or sparse or input.is_floating_point() or not len(input)
+    weighted = per_sample_weights is not None
+    if odd or mode not in ("sum", "mean", "max") or (weighted and mode != "sum"):
         return NotImplemented
-    rows = F.embedding(input, weight)
     there = torch.ones_like(input, dtype=torch.bool)
     if padding_idx is not None:
         there = input != padding_idx % len(weight)
+    if input.dim() == 1 and offsets is not None and mode != "max":
+        starts = offsets[:-1] if include_last_offset else offsets
+        bag = torch.searchsorted(starts, torch.arange(len(input), device=starts.device), right=True) - 1
+        bags = F.one_hot(bag, len(starts)).to(weight).T * there  # [bag, index]
+    elif input.dim() == 2 and offsets is None and input.shape[1]:
+        bags = None
+    else:
+        return NotImplemented
+    rows = F.embedding(input, weight)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights[..., None]
+    if bags is not None:
+        total, count = bags @ rows, bags.sum(1, keepdim=True)
+        return total if mode == "sum" else total / count.clamp(min=1)
     if mode == "max":
         found = rows.masked_fill(~there[..., None], -torch.inf).amax(1)
         return torch.where(there.any(1)[:, None], found, 0.0)
@@ -198,7 +218,26 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "") -> Tensor:
-    return torch.linalg.vector_norm(x1[..., :, None, :] - x2[..., None, :, :], ord=p, dim=-1)
+    gap = x1[..., :, None, :] - x2[..., None, :, :]
+    same = (gap == 0).all(-1)  # of a point to itself, the distance is 0 and has no derivative, as torch's
+    found = torch.linalg.vector_norm(torch.where(same[..., None], 1.0, gap), ord=p, dim=-1)
+    return torch.where(same, 0.0, found)
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    found = F.relu6(input + 3) / 6
+    return input.copy_(found) if inplace else found
+
+
+def _l1_loss(input: Tensor, target: Tensor, *more: Any, **named: Any) -> Any:
+    """Torch hands every argument on to a mode but `weight`, which is still in its own frame."""
+    frame, plain = sys._getframe(), _elementwise(lambda x, y: (x - y).abs())
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        if frame.f_code is F.l1_loss.__code__ and (weight := frame.f_locals.get("weight")) is not None:
+            losses = (input - target).abs() * weight
+            reduction = named.get("reduction", "mean")
+            return losses.sum() / weight.sum() if reduction == "mean" else _reduced(losses, reduction)
+    return plain(input, target, *more, **named)
 
 
 def _recurrent(func: Any) -> Callable[..., Any]:
@@ -215,14 +254,14 @@ def _recurrent(func: Any) -> Callable[..., Any]:
 
 REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.mse_loss: _elementwise(lambda x, y: (x - y) ** 2),
-    F.l1_loss: _elementwise(lambda x, y: (x - y).abs()),
+    F.l1_loss: _l1_loss,
     F.smooth_l1_loss: _elementwise(_smooth_l1, ("beta",)),
     F.huber_loss: _huber_loss,
     F.soft_margin_loss: _elementwise(_soft_margin),
     F.multi_margin_loss: _multi_margin,
     F.multilabel_margin_loss: _multilabel_margin,
     F.ctc_loss: ctc_loss,
-    F.hardsigmoid: lambda input, inplace=False: F.relu6(input + 3) / 6,
+    F.hardsigmoid: _hardsigmoid,
     F.embedding_bag: _embedding_bag,
     torch._weight_norm: _weight_norm,
     torch.cdist: _cdist,

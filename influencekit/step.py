@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.func import vmap
 
-from influencekit.doubts import check_pull
+from influencekit.doubts import check_pull, is_derivative
 from influencekit.errors import InputError
 from influencekit.forward import pushed_forward
 from influencekit.linear import Kernels, LinearStep, Part, how
@@ -77,6 +77,7 @@ class Step:
             self._traced, self._kernels = like._traced, like._kernels
         self._linear: dict[str, LinearStep] = {}
         self._used: tuple[bool, ...] | None = None
+        self._derivative: bool | None = None
         self.notes: dict[str, str] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
 
@@ -309,11 +310,20 @@ class Step:
     def check_pull(self, state: State) -> None:
         """Refuse a model whose pull is not the derivative of its gradient, seen on a few examples of a
         step."""
-        mean = self.coefficients(state.step)
-        for view, batch, slots in self.pieces(state):
-            few = torch.arange(min(_FEW, len(mean[slots])), device=mean.device)
-            check_pull(view, state.theta, select(batch, few), mean[slots][few])
-            break
+        check_pull(*self.few(state))
+
+    def is_derivative(self, state: State) -> bool:
+        """Whether the gradient of the losses is the derivative of their values, asked once."""
+        if self._derivative is None:
+            self._derivative = is_derivative(*self.few(state))
+        return self._derivative
+
+    def few(self, state: State) -> tuple[Training, Tensor, Batch, Tensor]:
+        """Losses, theta, a few examples of a step, and their coefficients."""
+        view, batch, slots = next(self.pieces(state))
+        mean = self.coefficients(state.step)[slots]
+        few = torch.arange(min(_FEW, len(mean)), device=mean.device)
+        return view, state.theta, select(batch, few), mean[few]
 
     def _kernels_for(self, curvature: str) -> Kernels:
         batch, mean, theta = self.batch(0), self.coefficients(0), self.workload.theta0

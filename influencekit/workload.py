@@ -1,6 +1,6 @@
 """A training problem as plain frozen data, and the plan that one run of it follows."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import copy, deepcopy
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from influencekit.accuracy import Accuracy, accuracy
 from influencekit.admission import check_model, copy_model
 from influencekit.batch import Batch, doubled, like, mapped, select, tensors_of, there, widened
+from influencekit.buffers import doubled as in_double
 from influencekit.errors import InputError
 from influencekit.functional import called
 from influencekit.ids import checked_ids
@@ -35,7 +36,7 @@ __all__ = [
     "widened",
 ]
 
-Within = Callable[[], AbstractContextManager[Any]]
+Within = Callable[[Iterable[Tensor]], AbstractContextManager[Any]]
 
 # what queries are evaluated with just now, whatever the workload says, and in which context
 _EVALUATED: ContextVar[tuple[Mapping[str, Tensor], Within] | None] = ContextVar("evaluated", default=None)
@@ -258,6 +259,13 @@ class Workload:
         object.__setattr__(other, "model", deepcopy(self.model).double())
         if isinstance(self.loss, nn.Module):
             object.__setattr__(other, "loss", deepcopy(self.loss).double())
+        return other
+
+    def all_double(self) -> Self:
+        """The same with its test set, and the buffers that queries are evaluated with, in float64, too."""
+        other = self.in_double().with_buffers(in_double(self.buffers))
+        if self.test is not None:
+            object.__setattr__(other, "test", widened(self.test))
         return other
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:

@@ -180,10 +180,12 @@ class Replica:
         before = {name: b.clone() for name, b in self.model.named_buffers()}
 
         def losses(batch: Batch) -> Tensor:
-            with restored(rng, device):
-                return self.call.losses(
+            put_back(dict(self.model.named_buffers()), before)  # which a loss may read
+            with restored(rng, device), torch.enable_grad():  # a model may take derivatives itself
+                found = self.call.losses(
                     self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0])
                 )
+            return found.detach()
 
         try:
             if own_losses(losses, batch, rng is not None):

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from influencekit.curvature import gradient, leaf
-from influencekit.doubts import check_pull
 from influencekit.errors import InputError
 from influencekit.linear import Kernels, Product, Pulled, composed, how
 from influencekit.step import Piece, State, Step
@@ -184,13 +183,20 @@ class TapedStep(Step):
         return TapedLinear(self, curvature)
 
     def check_pull(self, state: State) -> None:
-        """As `Step.check_pull`, on examples that are forwarded alone, as no micro-batch was."""
+        with kept(state.theta.device):
+            super().check_pull(state)
+
+    def is_derivative(self, state: State) -> bool:
+        with kept(state.theta.device):
+            return super().is_derivative(state)
+
+    def few(self, state: State) -> tuple[Training, Tensor, Batch, Tensor]:
+        """As `Step.few`; forwarded alone, as no micro-batch was."""
         micro, batch = next(self.micros(state.step))
         few = torch.arange(min(_FEW, len(micro.indices)), device=state.theta.device)
         some = select(batch, few)
-        with kept(state.theta.device):
-            view = self._view(state.theta, state.buffers, micro, some)
-            check_pull(view, state.theta, some, self.coefficients(state.step)[micro.slots][few])
+        view = self._view(state.theta, state.buffers, micro, some)
+        return view, state.theta, some, self.coefficients(state.step)[micro.slots][few]
 
     def kernels(self, state: State, micro: Micro, batch: Batch, curvature: str) -> Kernels:
         """The transposed derivative of one micro-batch's mean gradient, traced once for every shape."""
