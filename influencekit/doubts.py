@@ -25,7 +25,8 @@ from influencekit.workload import Batch, Workload, widened
 __all__ = ["check_pull", "check_query", "is_derivative"]
 
 _SIZES = (1e-6, 1e-5, 1e-4, 1e-3)  # relative step sizes: one of them is right for nearly every model
-_ROUGH = 5e-3  # how far the two may be apart at the best of them in float64
+_FINE = 1e-5  # how far the two may be apart at the best of them in float64
+_ROUGH = 5e-3  # where differences show noise or corners: parts in float32, as some models compute their norms
 _GROSS = 0.5  # and in float32, where differences are all but noise
 
 
@@ -36,14 +37,13 @@ def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor
     be evaluated in float64. Cost: three gradients and a pull, once a run. Errors: no second derivative;
     derivatives that are not those of the values.
     """
-    limit = _ROUGH
     try:
-        gap = _gap(view.in_double(), theta.double(), widened(batch), coefficients.double())
+        wrong = _pull_is_wrong(view.in_double(), theta.double(), widened(batch), coefficients.double())
     except InfluenceKitError:
         raise
     except (RuntimeError, TypeError, ValueError):  # a loss that holds tensors of its own in float32
-        limit, gap = _GROSS, _gap(view, theta, batch, coefficients)
-    if gap > limit:
+        wrong = _pull_is_wrong(view, theta, batch, coefficients)
+    if wrong:
         raise InputError(
             "this model's gradient depends on its parameters or buffers in a way that autograd does not see "
             "(detach, no_grad, .item(), or a backward of its own without a right derivative), so first-order "
@@ -52,8 +52,8 @@ def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor
         )
 
 
-def _gap(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> float:
-    """How far the pull is from central differences, relative to what it could be, at the best step size."""
+def _pull_is_wrong(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> bool:
+    """Whether central differences contradict the pull."""
     z = view.z(theta)
     c, a = _some(theta, 1.7), _some(flat(view.buffers, z), 2.3)
     part = Part.of(view, "hessian", theta, batch, coefficients, slice(None))
@@ -76,14 +76,26 @@ def _gap(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> f
         found = (g + view.l2 * coefficients.sum() * view.of_theta(z))[: len(c)] @ c
         return found + flat(after, z) @ a if len(a) else found
 
-    wanted, scale = pull @ direction, (pull * direction).norm() + 1e-6 * float(value(z).abs()) + 1e-12
-    gaps = []
-    for size in _SIZES if z.dtype == torch.float64 else (1e-3, 1e-2):
-        moved = (value(z + size * direction) - value(z - size * direction)) / (2 * size)
-        gaps.append(float((moved - wanted).abs() / scale))
-        if gaps[-1] <= _ROUGH:
-            break
-    return min(gaps)
+    scale = (pull * direction).norm() + 1e-6 * float(value(z).abs()) + 1e-12
+    return _contradicted(value, z, direction, pull @ direction, scale)
+
+
+def _contradicted(
+    value: Callable[[Tensor], Tensor], z: Tensor, direction: Tensor, slope: Tensor, scale: Tensor
+) -> bool:
+    """Whether differences of `value` along a direction are not its `slope`, relative to `scale`.
+
+    At the best step size. Second differences tell how much of it is noise.
+    """
+    fine = z.dtype == torch.float64
+    middle, gaps, noise = value(z), [], []
+    for h in _SIZES if fine else (1e-3, 1e-2):
+        above, below = value(z + h * direction), value(z - h * direction)
+        gaps.append(float(((above - below) / (2 * h) - slope).abs() / scale))
+        noise.append(float((above + below - 2 * middle).abs() / h / scale))
+        if gaps[-1] <= _FINE:
+            return False
+    return min(gaps) > (min(max(_FINE, 10 * min(noise)), _ROUGH) if fine else _GROSS)
 
 
 def is_derivative(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> bool:
@@ -129,29 +141,23 @@ Valued = Callable[[], tuple[Callable[[Tensor], Tensor], Tensor]]  # a function, 
 def _slopes_differ(wide: Valued, own: Valued) -> bool:
     """Whether differences contradict a gradient: in float64, or grossly in its own precision."""
     try:
-        return _slope_gap(*wide()) > _ROUGH
+        return _slope_is_wrong(*wide())
     except (RuntimeError, TypeError, ValueError):
-        return _slope_gap(*own()) > _GROSS
+        return _slope_is_wrong(*own())
 
 
-def _slope_gap(value: Callable[[Tensor], Tensor], z: Tensor) -> float:
+def _slope_is_wrong(value: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     with torch.enable_grad():
         start = leaf(z)
         found = value(start)
         if not found.requires_grad:
-            return 0.0
+            return False
         g = gradient(found, start)
     size = z.norm() + 1e-3
     direction = size * (g / (g.norm() + 1e-30) + _some(z, 0.9) / len(z) ** 0.5)
-    wanted, scale = g @ direction, g.norm() * direction.norm() + 1e-6 * found.detach().abs() + 1e-12
-    gaps = []
+    scale = g.norm() * direction.norm() + 1e-6 * found.detach().abs() + 1e-12
     with torch.no_grad():
-        for h in _SIZES if z.dtype == torch.float64 else (1e-3, 1e-2):
-            moved = (value(z + h * direction) - value(z - h * direction)) / (2 * h)
-            gaps.append(float((moved - wanted).abs() / scale))
-            if gaps[-1] <= _ROUGH:
-                break
-    return min(gaps)
+        return _contradicted(value, z, direction, g @ direction, scale)
 
 
 def _some(x: Tensor, rate: float) -> Tensor:

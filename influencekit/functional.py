@@ -33,19 +33,21 @@ def called(
     own = {name: b for name, b in model.named_buffers() if name not in buffers}
     whole = _Whole(model)
 
-    def call() -> tuple[Any, dict[str, Tensor]]:
+    def call(parameters: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
         state = {f"model.{k}": v for k, v in {**parameters, **clones}.items()}
         with plain_operators(), within(clones.values()):
             return functional_call(whole, state, (run, tuple(buffers)))
 
     try:
-        return call()
+        return call(parameters)
     except RuntimeError as error:
-        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+        graph = torch.is_grad_enabled() and any(p.requires_grad for p in parameters.values())
+        if graph or "does not require grad" not in str(error):
             raise
     with torch.enable_grad():  # a model that takes derivatives itself, such as forces
-        return tree_map_only(Tensor, Tensor.detach, call())
+        leaves = {k: p.detach().requires_grad_() for k, p in parameters.items()}
+        return tree_map_only(Tensor, Tensor.detach, call(leaves))
 
 
 class _Whole(nn.Module):

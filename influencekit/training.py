@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad
 
 from influencekit.buffers import by_formula, doubled, flat, seen_through, with_flat
+from influencekit.errors import InputError
 from influencekit.workload import Batch, Within, Workload, like
 
 __all__ = ["Training", "by_backward", "by_transform"]
@@ -59,7 +60,17 @@ class Training:
 
     def updated(self, z: Tensor, batch: Batch) -> Tensor:
         """The floating-point buffers [buffer] after the step; differentiable, whatever the model hides."""
-        return flat(self._run(z, batch, seen_through)[1], z)
+        try:
+            after = flat(self._run(z, batch, seen_through)[1], z)
+        except (RuntimeError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            line = (str(error).splitlines() or [""])[0][:90]
+            raise InputError(
+                f"the model updates its buffers in a way that derivatives cannot follow ({line}), so "
+                "first-order scores would be wrong; use loo, or update them by operations of torch"
+            ) from error
+        return after if after.requires_grad else after + 0 * z.sum()
 
     def of_theta(self, z: Tensor) -> Tensor:
         """z with 0 in the place of the buffers, which have no penalty."""
