@@ -56,8 +56,8 @@ def _check_gradient(step: Step) -> None:
         with torch.enable_grad():
             direct = workload.loss_of(workload.run(twin, batch), batch)
             (mean * direct).sum().backward()  # and not autograd.grad, which reentrant checkpointing refuses
-    found = {n: torch.zeros_like(own[n]) if own[n].grad is None else own[n].grad for n in names}
-    g = workload.layout.join(found)
+    found = [torch.zeros_like(own[n]) if (x := own[n].grad) is None else x for n in names]
+    g = workload.layout.join(dict(zip(names, found, strict=True)))
     if workload.l2:
         g = g + theta * (workload.l2 * mean.sum())
     if g.isfinite().all() and not agree((mine, losses[slots]), (g, direct.detach()), 10.0):

@@ -228,8 +228,8 @@ class LinearStep:
 
     From c [column, param], the adjoint of the mean gradient, and a [column, buffer], that of the buffers
     after the step: H c, <c, g_j> for every slot j, and the adjoint of the buffers before it. What does not
-    depend on c is computed for many steps at once, where the kernels can. `kernels` None: losses depend on
-    their batch.
+    depend on c is computed for many steps at once, where the kernels can. Without
+    `kernels` one part goes after the other, by reverse over reverse.
     """
 
     def __init__(self, step: Step, curvature: str, kernels: Kernels | None) -> None:

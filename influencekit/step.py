@@ -9,7 +9,7 @@ depend on their whole batch (batch norm). Nothing here knows an estimator, a dis
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,9 +19,9 @@ from influencekit.doubts import check_pull, is_derivative
 from influencekit.errors import InputError
 from influencekit.forward import pushed_forward
 from influencekit.linear import Kernels, LinearStep, Part, how
-from influencekit.optimizers import Slots
 from influencekit.separability import BATCH_STATISTICS, own_losses
 from influencekit.shared_traces import serves
+from influencekit.state import Piece, State
 from influencekit.tracing import agree, has_convolution, try_trace
 from influencekit.training import Training, by_backward, by_transform
 from influencekit.workload import Batch, Workload, doubled, like, select, tensors_of
@@ -29,27 +29,6 @@ from influencekit.workload import Batch, Workload, doubled, like, select, tensor
 __all__ = ["Piece", "State", "Step"]
 
 _FEW = 8  # examples on which derivatives are held against differences
-
-
-class State(NamedTuple):
-    """What a step changes: theta [param], the optimizer's slots [param] each, the number of steps done.
-
-    `buffers` holds those of the model's buffers that training changes, by name.
-    """
-
-    theta: Tensor
-    slots: Slots
-    step: int
-    buffers: dict[str, Tensor] = {}  # noqa: RUF012 (a named tuple's default, never modified)
-
-
-class Piece(NamedTuple):
-    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it
-    fills."""
-
-    losses: Training
-    batch: Batch
-    slots: Tensor | slice
 
 
 class Step:
@@ -129,6 +108,14 @@ class Step:
         """Whether a step must see its own batch and nothing else: losses are tied, or buffers change."""
         return bool(self.changing) or self.tied
 
+    @cached_property
+    def padded(self) -> bool:
+        """Whether short batches are padded: where one trace serves all, so that no value decides anything."""
+        if self.joint:
+            return False
+        traced = self._gradient(self.workload.theta0, self.batch(0), self.coefficients(0))
+        return isinstance(traced, fx.GraphModule)
+
     @property
     def caution(self) -> str:
         """What results must say of how losses depend on their batch; nothing as a rule."""
@@ -178,8 +165,9 @@ class Step:
     def _vmapped(self, thetas: Tensor, batch: Batch, weights: Tensor) -> Callable[..., Any]:
         """Gradients of many models at once: over the traced kernels, more of which can be batched than of the
         model's, or over the model where it is not traced."""
-        one = self._gradient(thetas[0], batch, weights[0])
-        if not isinstance(one, fx.GraphModule):
+        if self.padded:
+            one = self._gradient(thetas[0], batch, weights[0])
+        else:
             one = by_transform(Training.of(self.workload), batch)
         return vmap(one, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
 
@@ -234,14 +222,18 @@ class Step:
         theta, t = state.theta, state.step
         buffers: dict[str, Tensor] = {}
         with torch.no_grad():
-            if self.joint:
-                batch, slots = self.unpadded(t)
-                g, some, buffers = self._slow(theta, state.buffers, batch, coefficients[slots])
-                losses = some.new_zeros(coefficients.shape).index_copy(-1, slots, some)
-            else:
+            if self.padded:
                 batch = self.batch(t)
                 traced = self._gradient(theta, batch, coefficients)
                 g, losses = traced(theta, *tensors_of(batch), coefficients)
+            else:
+                batch, slots = self.unpadded(t)
+                weights = coefficients[..., slots]
+                if theta.dim() == 1:
+                    g, some, buffers = self._slow(theta, state.buffers, batch, weights)
+                else:
+                    g, some = self._vmapped(theta, batch, weights)(theta, *tensors_of(batch), weights)
+                losses = some.new_zeros(coefficients.shape).index_copy(-1, slots, some)
             if self.workload.l2:
                 g = torch.addcmul(g, theta, self.workload.l2 * coefficients.sum(-1, keepdim=True))
         return g, losses, buffers
@@ -303,8 +295,10 @@ class Step:
             if curvature == "hessian":
                 self.check_pull(self.start())
             kernels = None if self.joint else self._kernels_for(curvature)
-            self._linear[curvature] = LinearStep(self, curvature, kernels)
             self.notes["derivatives"] = how(kernels)
+            self._linear[curvature] = LinearStep(
+                self, curvature, None if kernels and kernels.why else kernels
+            )
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:

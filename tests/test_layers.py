@@ -45,6 +45,7 @@ LAYERS = (
         "separability",
         "shared_traces",
         "simplify",
+        "state",
         "step",
         "tracing",
         "training",
