@@ -142,8 +142,8 @@ class InfluenceFunction(Estimator):
 
 def _solved(matrix: Tensor, rhs: Tensor) -> Tensor:
     """The solution of matrix x = rhs for every row of rhs [query, param]. Errors: a singular matrix, also one
-    that is so but for rounding: an eigenvalue is 0 to the last digits of the largest, or a known solution, solved
-    for beside the others, does not come back."""
+    that is so but for rounding: an eigenvalue is 0 to the last digits of the largest, or a known solution,
+    solved for beside the others, does not come back."""
     sizes = torch.linalg.eigvalsh(matrix).abs()
     if not sizes.min() > 4 * torch.finfo(matrix.dtype).eps * sizes.max():
         raise _singular()
