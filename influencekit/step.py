@@ -103,15 +103,20 @@ class Step:
 
     @cached_property
     def changing(self) -> tuple[str, ...]:
-        """The buffers that training changes, found by one forward pass."""
+        """The buffers that training changes, found by forward passes at the start and nearby: an average of
+        the parameters themselves does not move at first."""
         names = [name for name, _ in self.workload.model.named_buffers()]
         if not names:
             return ()
-        before = self.own_buffers(names)
+        buffers, found, theta0 = self.own_buffers(names), set[str](), self.workload.theta0
+        waves = 1e-3 * torch.cos(torch.arange(len(theta0), device=theta0.device, dtype=theta0.dtype))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            theta = self.workload.layout.split(self.workload.theta0)
-            after = self.workload.trained(theta, before, self.unpadded(0)[0])[1]
-        return tuple(n for n in names if not torch.equal(before[n], after[n]))
+            for t, theta in ((0, theta0), (self.plan.steps - 1, 1.01 * theta0 + waves)):
+                parameters = self.workload.layout.split(theta)
+                after = self.workload.trained(parameters, buffers, self.unpadded(t)[0])[1]
+                found |= {n for n in names if not torch.equal(buffers[n], after[n])}
+                buffers = after
+        return tuple(n for n in names if n in found)
 
     def own_buffers(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copies of the model's own buffers."""
