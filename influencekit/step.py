@@ -44,8 +44,7 @@ class State(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it
-    fills."""
+    """A part of a step: its losses as a function of parameters and buffers, its batch, the slots it fills."""
 
     losses: Training
     batch: Batch
@@ -103,20 +102,18 @@ class Step:
 
     @cached_property
     def changing(self) -> tuple[str, ...]:
-        """The buffers that training changes, found by forward passes at the start and nearby: an average of
-        the parameters themselves does not move at first."""
+        """The buffers that training changes, seen at the start and nearby: averages may not move at first."""
         names = [name for name, _ in self.workload.model.named_buffers()]
         if not names:
             return ()
         buffers, found, theta0 = self.own_buffers(names), set[str](), self.workload.theta0
-        waves = 1e-3 * torch.cos(torch.arange(len(theta0), device=theta0.device, dtype=theta0.dtype))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for t, theta in ((0, theta0), (self.plan.steps - 1, 1.01 * theta0 + waves)):
-                parameters = self.workload.layout.split(theta)
-                after = self.workload.trained(parameters, buffers, self.unpadded(t)[0])[1]
+            for t, theta in ((0, theta0), (self.plan.steps - 1, 1.01 * theta0 + 1e-3)):
+                split = self.workload.layout.split(theta)
+                after = self.workload.trained(split, buffers, self.unpadded(t)[0])[1]
                 found |= {n for n in names if not torch.equal(buffers[n], after[n])}
                 buffers = after
-        return tuple(n for n in names if n in found)
+        return tuple(filter(found.__contains__, names))
 
     def own_buffers(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copies of the model's own buffers."""
@@ -155,8 +152,7 @@ class Step:
     @cached_property
     def loops(self) -> bool:
         """Whether models are trained one after the other: where each has buffers of its own, or cannot be
-        batched,
-        and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
+        batched, and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
         theta = self.workload.theta0
         if self.joint:
             return True
@@ -313,8 +309,7 @@ class Step:
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:
-        """Refuse a model whose pull is not the derivative of its gradient, seen on a few examples of a
-        step."""
+        """Refuse a model whose pull is not the derivative of its gradient, on a few examples of a step."""
         check_pull(*self.few(state))
 
     def is_derivative(self, state: State) -> bool:
