@@ -154,7 +154,7 @@ def _slope_is_wrong(value: Callable[[Tensor], Tensor], z: Tensor) -> bool:
             return False
         g = gradient(found, start)
     size = z.norm() + 1e-3
-    direction = size * (g / (g.norm() + 1e-30) + _some(z, 0.9) / len(z) ** 0.5)
+    direction = size * (g / (g.norm() + 1e-30) + _some(z, 0.9) * (g != 0) / len(z) ** 0.5)
     scale = g.norm() * direction.norm() + 1e-6 * found.detach().abs() + 1e-12
     with torch.no_grad():
         return _contradicted(value, z, direction, g @ direction, scale)

@@ -191,7 +191,7 @@ def effects(
     for models in retrained(trajectory, weightings, absent, when, strategy):
         with torch.no_grad():
             values = models.changes(asked[models.state], chunk)
-        out[:, when.index(models.state), models.members] = values
+        out[:, when.index(models.state), models.members] = values.to(out)  # losses may be of another dtype
     bad = (~out.isfinite()).any(0).any(0).nonzero()
     if len(bad):
         raise DivergedError(

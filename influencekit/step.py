@@ -82,15 +82,18 @@ class Step:
 
     @cached_property
     def changing(self) -> tuple[str, ...]:
-        """The buffers that training changes, found by one forward pass."""
+        """The buffers that training changes, seen at the start and nearby: averages may not move at first."""
         names = [name for name, _ in self.workload.model.named_buffers()]
         if not names:
             return ()
-        before = self.own_buffers(names)
+        buffers, found, theta0 = self.own_buffers(names), set[str](), self.workload.theta0
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            theta = self.workload.layout.split(self.workload.theta0)
-            after = self.workload.trained(theta, before, self.unpadded(0)[0])[1]
-        return tuple(n for n in names if not torch.equal(before[n], after[n]))
+            for t, theta in ((0, theta0), (self.plan.steps - 1, 1.01 * theta0 + 1e-3)):
+                split = self.workload.layout.split(theta)
+                after = self.workload.trained(split, buffers, self.unpadded(t)[0])[1]
+                found |= {n for n in names if not torch.equal(buffers[n], after[n])}
+                buffers = after
+        return tuple(filter(found.__contains__, names))
 
     def own_buffers(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copies of the model's own buffers."""
@@ -137,8 +140,7 @@ class Step:
     @cached_property
     def loops(self) -> bool:
         """Whether models are trained one after the other: where each has buffers of its own, or cannot be
-        batched,
-        and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
+        batched, and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
         theta = self.workload.theta0
         if self.joint:
             return True
@@ -302,8 +304,7 @@ class Step:
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:
-        """Refuse a model whose pull is not the derivative of its gradient, seen on a few examples of a
-        step."""
+        """Refuse a model whose pull is not the derivative of its gradient, on a few examples of a step."""
         check_pull(*self.few(state))
 
     def is_derivative(self, state: State) -> bool:

@@ -256,7 +256,7 @@ class Workload:
         other = copy(self)
         for name in ("evaluator", "trainer"):
             other.__dict__.pop(name, None)
-        object.__setattr__(other, "model", deepcopy(self.model).double())
+        object.__setattr__(other, "model", copy_model(self.model).double())
         if isinstance(self.loss, nn.Module):
             object.__setattr__(other, "loss", deepcopy(self.loss).double())
         return other
