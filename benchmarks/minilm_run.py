@@ -13,9 +13,10 @@ from minilm_case import BATCH, warm_up
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
-from influencekit.curvature import CURVATURES
+from influencekit.curvature import FORWARD
 from influencekit.step import State
 from influencekit.tracing import trace
+from influencekit.training import Training
 from influencekit.workload import Batch, Workload, select
 
 KEEP = 8  # states between two that are kept
@@ -146,7 +147,7 @@ class Products:
                         share = jvp(lambda theta: workload.losses(theta, batch), (theta,), (column,))[1]
                         found += [torch.zeros_like(column), share]
                     else:
-                        found += CURVATURES[name](workload, theta, batch, coefficients, column)
+                        found += FORWARD[name](Training.of(workload), theta, batch, coefficients, column)
                 return found
 
             self.traced[curvatures] = trace(at, *values)

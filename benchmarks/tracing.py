@@ -20,7 +20,7 @@ import torch
 from machine import machine
 
 import influencekit as ik
-from influencekit.curvature import CURVATURES
+from influencekit.curvature import FORWARD
 from influencekit.step import Step
 from influencekit.tracing import split, trace
 from influencekit.workload import tensors_of
@@ -42,13 +42,13 @@ def measure(name: str, rounds: int) -> dict[str, float | int]:
     for _ in range(step.plan.steps - 1):
         states.append(state := step.advance(state)[0])
     c = torch.randn(workload.n_params, generator=torch.Generator().manual_seed(0))
-    product = CURVATURES["hessian"]
+    product, losses = FORWARD["hessian"], step.training({})
 
     def inputs(t: int | slice) -> list[torch.Tensor]:
         return [*tensors_of(step.batch(t)), step.coefficients(t)]
 
     def derivative(theta: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return product(workload, theta, rest[:-2], rest[-2], rest[-1])
+        return product(losses, theta, rest[:-2], rest[-2], rest[-1])
 
     traced = trace(derivative, workload.theta0, *inputs(0), c)
     static, later = split(traced, [2 + len(tensors_of(workload.train))])
