@@ -117,6 +117,9 @@ def shares(
     room = trajectory.step.room(_ROOM)
 
     def check(state: State) -> None:
+        """What autograd does not see may begin to act at any time: asked in the middle, and at the end."""
+        if curvature == "hessian":
+            trajectory.step.check_pull(state)
         if not trajectory.step.is_derivative(state):
             check_query(query, trajectory.workload.with_buffers(state.buffers), state.theta)
 
@@ -155,6 +158,7 @@ def _pass(
         a = a + of_theta[queries[: len(a)]] * sign
         moved = moved + of_buffers[queries[: len(a)]] * sign
 
+    asked = {lasts[0] - 1, (begin + lasts[0]) // 2}
     with torch.no_grad():
         for block in trajectory.blocks(begin, lasts[0]):
             span = slice(block[0].step, block[0].step + len(block))
@@ -162,7 +166,7 @@ def _pass(
             values = a.new_zeros(len(block), len(signs), coefficients.shape[1])
             for state, products in linear.backwards(block):
                 t = state.step
-                if following.step == lasts[0]:
+                if t in asked:
                     check(state)
                 inject(following)
                 following = state

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from influencekit.errors import InputError
 
-__all__ = ["check_model", "check_side_doors", "copy_model", "leaves"]
+__all__ = ["check_model", "check_side_doors", "copy_model", "leaves", "refuse_hidden_ties"]
 
 _WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 _FLOATS = (torch.float32, torch.float64)
@@ -66,6 +66,28 @@ def check_model(model: nn.Module, trained: Iterable[Tensor] | None = None) -> No
             f"parameters {pair[0]} and {pair[1]} are two, yet share memory; to tie them, assign the same "
             "Parameter to both modules"
         )
+
+
+def refuse_hidden_ties(model: nn.Module) -> None:
+    """Refuse first-order scores where torch hides a dependence that no derivative shows.
+
+    An embedding gives its padding row no gradient. Where another module trains that row, the outputs depend
+    on it all the same, and autograd does not know.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(p), []).append(name)
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or module.padding_idx is None:
+            continue
+        others = [n for n in owners.get(id(module.weight), []) if n != f"{name}.weight".lstrip(".")]
+        if others and module.weight.requires_grad:
+            raise InputError(
+                f"module {name} ({type(module).__name__}) has padding_idx={module.padding_idx}, and its "
+                f"weight is {others[0]}, too, which trains the padding row: torch hides that from "
+                "derivatives, so "
+                "first-order scores would be wrong; use loo, or build it without padding_idx and mask"
+            )
 
 
 def _called(name: str, module: nn.Module) -> str:

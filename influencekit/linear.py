@@ -27,7 +27,7 @@ from influencekit.workload import Batch, like, tensors_of
 if TYPE_CHECKING:
     from influencekit.step import State, Step
 
-__all__ = ["Kernels", "LinearStep", "Part", "Product", "composed", "how"]
+__all__ = ["FAST", "Kernels", "LinearStep", "Part", "Product", "composed", "how"]
 
 Pulled = tuple[Tensor, Tensor, Tensor]
 Product = Callable[[Tensor, Tensor], Pulled]
@@ -165,11 +165,14 @@ def _each(one: Callable[..., Pair], c: Tensor, values: Sequence[Tensor] = ()) ->
     return torch.stack(products), torch.stack(shares)
 
 
+FAST = "forward over reverse, traced"
+
+
 def how(kernels: Kernels | None) -> str:
     """How derivatives are taken, for the notes of a result."""
     if kernels is None:
         return "reverse over reverse, through the buffers or the whole batch"
-    return f"reverse over reverse: {kernels.why}" if kernels.why else "forward over reverse, traced"
+    return f"reverse over reverse: {kernels.why}" if kernels.why else FAST
 
 
 class Part(NamedTuple):

@@ -52,6 +52,8 @@ def open(
                 f"{store} is a taped run; open it with the model, loss and data that were recorded: "
                 "open(store, model=..., loss=..., data=..., test=...)"
             )
+        if odd := set(more) - {"collate", "forward", "test_ids"}:
+            raise InputError(f"open: no option {sorted(odd)[0]!r}; it takes collate, forward and test_ids")
         return open_taped(group, str(store), model=model, loss=loss, data=data, test=test, **more)
     if workload is None:
         raise InputError(f"{store} was made by record(); open it with its workload: open(store, workload)")
@@ -321,6 +323,8 @@ def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> 
         return parse_windows(windows or "full", epochs, removal)
     if not windows:
         raise InputError("windows: expected at least one, got none")
+    if wrong := [w for w in windows if not isinstance(w, Window)]:
+        raise InputError(f"windows: expected Window(start, stop), got {wrong[0]!r}")
     return [w.check(len(epochs)) for w in windows]
 
 

@@ -193,6 +193,8 @@ def scored(
 ) -> tuple[Query, xr.Dataset, list[Window]]:
     """The query, the scores and their windows. Errors: ready scores of another run or query."""
     query = make("query", query) if isinstance(query, str) else query
+    if isinstance(estimator, xr.DataArray):
+        raise InputError("the scores are the whole result of estimate, not its influence alone; pass that")
     if not isinstance(estimator, xr.Dataset):
         scores = estimate(trajectory, query, estimator, windows, removal)
         return query, scores, windows_of(scores)
@@ -237,8 +239,8 @@ def positions_of(workload: Workload, ids: Iterable[Hashable]) -> Tensor:
 
     A text stands for the id that is written like it, so that ids may come from a file. Errors: as `remove`.
     """
-    if isinstance(ids, str):
-        raise InputError(f"expected a list of example ids, got the text {ids!r}")
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"expected a list of example ids, got {ids!r}")
     own: Sequence[Any] = workload.train_ids or range(workload.n_train)
     exact = {name: k for k, name in enumerate(own)}
     written = {str(name): k for name, k in exact.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.func import vmap
 
+from influencekit.admission import refuse_hidden_ties
 from influencekit.doubts import check_pull, is_derivative
 from influencekit.errors import InputError
 from influencekit.forward import pushed_forward
@@ -56,7 +57,8 @@ class Step:
             self._traced, self._kernels = like._traced, like._kernels
         self._linear: dict[str, LinearStep] = {}
         self._used: tuple[bool, ...] | None = None
-        self._derivative: bool | None = None
+        self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
+        self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
 
@@ -108,7 +110,7 @@ class Step:
 
     @property
     def joint(self) -> bool:
-        """Whether a step must see its own batch and nothing else: losses are tied, or buffers change."""
+        """Whether a step must see its own batch and nothing else."""
         return bool(self.changing) or self.tied
 
     @cached_property
@@ -305,13 +307,16 @@ class Step:
 
     def check_pull(self, state: State) -> None:
         """Refuse a model whose pull is not the derivative of its gradient, on a few examples of a step."""
-        check_pull(*self.few(state))
+        if not self.pulls:
+            refuse_hidden_ties(self.workload.trainer)
+        if state.step not in self.pulls:
+            check_pull(*self.few(state))
+            self.pulls.add(state.step)
 
     def is_derivative(self, state: State) -> bool:
-        """Whether the gradient of the losses is the derivative of their values, asked once."""
-        if self._derivative is None:
-            self._derivative = is_derivative(*self.few(state))
-        return self._derivative
+        """Whether the gradient of the losses is the derivative of their values."""
+        known, t = self._derivative, state.step
+        return known[t] if t in known else known.setdefault(t, is_derivative(*self.few(state)))
 
     def few(self, state: State) -> tuple[Training, Tensor, Batch, Tensor]:
         """Losses, theta, a few examples of a step, and their coefficients."""
@@ -341,5 +346,5 @@ class Step:
         return [Part.of(p.losses, curvature, state.theta, p.batch, mean, p.slots) for p in self.pieces(state)]
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
-        """The tangent of the next state from the tangents of state (buffers by name) and weights [slot]."""
+        """The tangent of the next state from those of state (buffers by name) and weights [slot]."""
         return pushed_forward(self, state, tangent, weights)

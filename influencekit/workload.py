@@ -97,9 +97,16 @@ class Workload:
     def __post_init__(self) -> None:
         check_model(self.model)
         object.__setattr__(self, "model", copy_model(self.model))
+        for name in ("epochs", "batch_size", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise InputError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(
                 f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}"
+            )
+        if not isinstance(self.optimizer, Optimizer):
+            raise InputError(
+                f"optimizer: expected one of influencekit's, such as SGD(lr=0.1), got {self.optimizer!r:.60}"
             )
         for part in ("train", "test"):
             self._check(part)
@@ -108,6 +115,10 @@ class Workload:
 
     def _check(self, part: str) -> None:
         tensors = tensors_of(getattr(self, part))
+        if wrong := [x for x in tensors if not isinstance(x, Tensor)]:
+            raise InputError(
+                f"{part}: expected tensors, got {type(wrong[0]).__name__}; torch.as_tensor makes them"
+            )
         lengths = {len(x) if x.dim() else 0 for x in tensors}
         if len(lengths) != 1 or 0 in lengths:
             sizes = [tuple(x.shape) for x in tensors]

@@ -13,6 +13,7 @@ import click
 from influencekit.cli.summary import window_name
 from influencekit.cli.table import aligned, paragraph
 from influencekit.direction import better_in, extremes
+from influencekit.linear import FAST
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +29,7 @@ def report(result: xr.Dataset, top: int, width: int | None, verified: bool = Fal
     where = window_name(result, 0) if windows == 1 else f"mean over {windows} windows"
     queries = result.sizes["query"]
     what = attrs["query"] + (f" (mean over {queries})" if queries > 1 else "")
-    notes = "".join(f", {k[5:]} {_short(v)}" for k, v in attrs.items() if k.startswith("note_"))
+    notes = "".join(f", {k[5:]} {_short(v)}" for k, v in attrs.items() if k.startswith("note_") and v != FAST)
     accuracy = attrs.get("accuracy", float("nan"))
     reached = f"; test accuracy {100 * accuracy:.1f} %" if accuracy == accuracy else ""
     if why := attrs.get("accuracy_note"):

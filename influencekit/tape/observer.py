@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit.errors import DivergedError, InputError
+from influencekit.finite import blamed
 from influencekit.tape.loader import Fetched
 from influencekit.tape.replica import Call, Micro, modes, on_device
 from influencekit.tape.rng import capture
@@ -139,12 +140,19 @@ class Observer:
             else:
                 losses.append(seen.loss.detach().double().cpu().numpy())
                 if not np.isfinite(losses[-1]).all():
-                    raise diverged("training loss", self.step)
+                    raise diverged("training loss", self.step, self._blamed(seen))
         self.seen = []
         self.step += 1
         if len(micros) == 1:
             return micros, coefficients[0], losses[0]
         return micros, np.concatenate(coefficients), np.concatenate(losses)
+
+    def _blamed(self, seen: _Seen) -> str | None:
+        """Which examples of a micro-batch, by position, are behind losses that are not finite."""
+        if seen.pending.batch is None or seen.loss is None:
+            return None
+        batch = on_device(seen.pending.batch, self._device)
+        return blamed(batch, self.call.target(batch), seen.loss, seen.pending.indices)
 
     def _coefficients(self, pending: Fetched) -> np.ndarray:
         n = len(pending.indices)
@@ -160,8 +168,9 @@ class Observer:
         return self._equal[n]
 
 
-def diverged(what: str, step: int) -> DivergedError:
-    """The error for what became NaN or infinite at a step."""
+def diverged(what: str, step: int, said: str | None = None) -> DivergedError:
+    """The error for what became NaN or infinite at a step; `said`: why, where it shows."""
     return DivergedError(
-        f"the {what} became NaN or infinite at step {step}; what came before is kept; lower the learning rate"
+        f"the {what} became NaN or infinite at step {step}; what came before is kept; "
+        f"{said or 'lower the learning rate'}"
     )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influencekit.admission import check_side_doors, copy_model, leaves
+from influencekit.admission import check_side_doors, copy_model, leaves, refuse_hidden_ties
+from influencekit.batches import saying_what_fails
 from influencekit.buffers import doubled
 from influencekit.doubts import check_pull
 from influencekit.errors import InputError
@@ -107,6 +108,7 @@ def refuse_underivable(
         return Training(call, loss_of, layout.size, buffers, wide=wide)
 
     try:
+        refuse_hidden_ties(replica.model)
         check_pull(
             losses_of(replica.model, buffers), theta, some, theta.new_full((len(rows),), 1 / len(rows))
         )
@@ -207,7 +209,8 @@ def refuse_random_evaluation(workload: Workload) -> None:
         return
     rows = torch.arange(min(8, workload.n_test), device=workload.device)
     some = select(workload.test, rows)
-    with torch.no_grad(), kept(workload.device):
+    advice = "give test examples in the form that the model and the loss take"
+    with torch.no_grad(), kept(workload.device), saying_what_fails("test", advice):
         first, *others = [workload.losses(workload.theta0, some).double() for _ in range(4)]
     gap = max(float((x - first).abs().nan_to_num().max()) for x in others)
     if gap > 1e-4 * max(1.0, float(first.abs().nan_to_num().max())):

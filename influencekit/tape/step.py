@@ -40,7 +40,6 @@ class TapedStep(Step):
         self.replica = Replica(workload.trainer, workload.call)
         self._plain = workload.random or self.joint or workload.n_params > _SMALL
         self._kernels: dict[Any, Kernels] = {}
-        self.doubted = False  # whether derivatives have been held against differences
 
     @property
     def changing(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -60,7 +59,8 @@ class TapedStep(Step):
         """Whether models are trained one after the other."""
         convolves = any("Conv" in type(m).__name__ for m in self.workload.model.modules())
         on_cpu = self.workload.device.type == "cpu"
-        return self.workload.n_params > _SMALL or (convolves and on_cpu) or not self.batches
+        cast = self.workload.autocast is not None  # low precision rounds otherwise in a batch
+        return cast or self.workload.n_params > _SMALL or (convolves and on_cpu) or not self.batches
 
     @cached_property
     def batches(self) -> bool:
@@ -225,9 +225,6 @@ class TapedLinear:
 
     def backwards(self, states: Sequence[State]) -> Iterator[tuple[State, Product]]:
         """Consecutive states, last first, each with its function (c, a) -> (H c, products, a before)."""
-        if self._curvature == "hessian" and not self._step.doubted:
-            self._step.check_pull(states[0])
-            self._step.doubted = True
         for state in reversed(states):
             yield state, self._product(state)
 
