@@ -23,7 +23,6 @@ RESULTS = Path(__file__).parent / "results" / "passes.json"
 PASSES = {
     "copies": (simplify, "_drop_copies"),
     "zeros": (simplify, "_drop_zeros"),
-    "repetitions": (simplify, "_merge_equal"),
     "chains of scalings": (tracing, "_collapse_scalings"),
 }
 WINDOWS = {"dit": "full", "each epoch": "each-epoch"}

@@ -1,4 +1,4 @@
-"""Passes that take out of a trace what changes nothing: copies, zeros carried along, kernels that repeat.
+"""Passes that take out of a trace what changes nothing: copies, and zeros carried along.
 
 None of them changes how a result lies in memory: kernels may depend on strides.
 """
@@ -39,7 +39,6 @@ def simplify(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
     """All passes, in place."""
     _drop_copies(graph, shapes)
     _drop_zeros(graph, shapes)
-    _merge_equal(graph)
     graph.eliminate_dead_code()
 
 
@@ -116,20 +115,6 @@ def _drop_zeros(graph: fx.Graph, shapes: dict[fx.Node, Any]) -> None:
 def _alike(shapes: dict[fx.Node, Any], one: Any, other: fx.Node) -> bool:
     """Whether two nodes agree in shape, dtype, device and strides."""
     return isinstance(one, fx.Node) and one in shapes and other in shapes and shapes[one] == shapes[other]
-
-
-def _merge_equal(graph: fx.Graph) -> None:
-    """Common subexpressions: the same pure kernel on the same arguments is computed once."""
-    seen: dict[Any, fx.Node] = {}
-    for node in list(graph.nodes):
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op != "call_function" or random:
-            continue
-        key = (node.target, repr(node.args), repr(sorted(node.kwargs.items(), key=str)))
-        if key in seen:
-            _replace(graph, node, seen[key])
-        else:
-            seen[key] = node
 
 
 def _replace(graph: fx.Graph, node: fx.Node, by: Any) -> None:
