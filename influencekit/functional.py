@@ -31,13 +31,14 @@ def called(
     made of the clones.
     """
     own = {name: b for name, b in model.named_buffers() if name not in buffers}
-    whole = _Whole(model)
+    whole, places = _Whole(model), _places(model)
 
     def call(parameters: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
-        state = {f"model.{k}": v for k, v in {**parameters, **clones}.items()}
+        given = {**parameters, **clones}
+        state = {f"model.{key}": given[name] for key, name in places if name in given}
         with plain_operators(), within(clones.values()):
-            return functional_call(whole, state, (run, tuple(buffers)))
+            return functional_call(whole, state, (run, tuple(buffers)), tie_weights=False)
 
     try:
         return call(parameters)
@@ -48,6 +49,20 @@ def called(
     with torch.enable_grad():  # a model that takes derivatives itself, such as forces
         leaves = {k: p.detach().requires_grad_() for k, p in parameters.items()}
         return tree_map_only(Tensor, Tensor.detach, call(leaves))
+
+
+def _places(model: nn.Module) -> list[tuple[str, str]]:
+    """(where a parameter or buffer stands, its name) for each place: tied ones stand in several.
+
+    Torch finds them too, but it counts a module of two names twice, and leaves what was put into it there.
+    """
+    names = {id(x): name for name, x in (*model.named_parameters(), *model.named_buffers())}
+    return [
+        (f"{prefix}.{key}".lstrip("."), names[id(x)])
+        for prefix, module in model.named_modules()
+        for key, x in (*module._parameters.items(), *module._buffers.items())
+        if x is not None
+    ]
 
 
 class _Whole(nn.Module):

@@ -87,3 +87,15 @@ def test_tied_weights_and_a_module_of_two_names(run):
         weights = torch.ones(N, dtype=torch.float64)
         weights[j] = 0
         assert loo[j] == pytest.approx((trained(order, weights) - base).item(), rel=1e-9)
+
+
+def test_the_workloads_own_model_stays_what_it_was():
+    """Torch's functional_call leaves what was put into a module of two names there; ours does not."""
+    trajectory = recorded()
+    model = trajectory.workload.model
+    before = {name: (p, p.detach().clone()) for name, p in model.named_parameters()}
+    for estimator in ("dit", "loo", "if"):
+        ik.estimate(trajectory, "test-loss", estimator)
+    now = dict(model.named_parameters())
+    assert list(now) == list(before)
+    assert all(now[n] is p and torch.equal(p, values) for n, (p, values) in before.items())
