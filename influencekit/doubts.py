@@ -34,7 +34,7 @@ def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor
     """Refuse a model of which first-order scores would be wrong, seen on a batch of a few examples.
 
     In float64, on a copy of the model; in its own precision, and only for gross errors, where its loss cannot
-    be evaluated in float64. Cost: three gradients and a pull, once a run. Errors: no second derivative;
+    be evaluated in float64. Cost: three gradients and a pull each time. Errors: no second derivative;
     derivatives that are not those of the values.
     """
     try:
@@ -47,8 +47,7 @@ def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor
         raise InputError(
             "this model's gradient depends on its parameters or buffers in a way that autograd does not see "
             "(detach, no_grad, .item(), or a backward of its own without a right derivative), so first-order "
-            "scores would be "
-            "wrong; use loo, or compute that part by differentiable operations"
+            "scores would be wrong; use loo, or compute that part by differentiable operations"
         )
 
 
