@@ -95,9 +95,7 @@ PAGE = Page(
         "reproduce-1": Section(
             "Table I: four patterns",
             ("reproduce-table1",),
-            _seeds(
-                'Influence of an example\'s absence in one epoch alone (`removal="window"`), by `dit`; % of the examples.'
-            ),
+            _seeds("Influence of an example's absence in one epoch alone, by `dit`; % of the examples."),
             _table(),
             _notes,
         ),

@@ -1,13 +1,14 @@
 """Figures in sentences: `<!-- figure: WHERE -->VALUE<!-- end -->`.
 
-WHERE leads to a number of a result file: RESULT/KEY/KEY, or that and ` | FORMAT` as Python writes formats, such
-as `speed/models/cnn/ratio_to_plain/dit sweep | .1f`. A percentage is `.1%`. What is
+WHERE leads to a number of a result file: RESULT/KEY/KEY, or that and ` | FORMAT` as Python writes formats,
+such as `speed/models/cnn/ratio_to_plain/dit sweep | .1f`. A percentage is `.1%`. What has to be
 computed has a name in COMPUTED.
 """
 
 import re
 from collections.abc import Callable
 from statistics import mean
+from typing import Any
 
 from _tables.page import load_result
 
@@ -41,6 +42,14 @@ COMPUTED: dict[str, Callable[[], str]] = {
 }
 
 
+def _line(rows: list, key: str) -> Any:
+    """The line of a list by its place, or the first one with these values: `workload=a&change=b`."""
+    if "=" not in key:
+        return rows[int(key)]
+    wanted = [part.split("=", 1) for part in key.split("&")]
+    return next(row for row in rows if all(str(row[name]) == text for name, text in wanted))
+
+
 def value(where: str) -> str:
     """The figure as it should be written."""
     if where in COMPUTED:
@@ -49,7 +58,7 @@ def value(where: str) -> str:
     name, *keys = path.split("/")
     found = load_result(name)
     for key in keys:
-        found = found[int(key)] if isinstance(found, list) else found[key]
+        found = _line(found, key) if isinstance(found, list) else found[key]
     return format(found, form).replace("%", " %")
 
 
