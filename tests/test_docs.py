@@ -1,11 +1,11 @@
-"""Every code block of README and docs runs, every table and figure is the results' own, every link leads somewhere.
+"""Every code block of README and docs runs, every figure is the results' own, every link leads somewhere.
 
 Blocks of a page run in order, in one temporary directory:
 
 - ```python blocks share a namespace; a ```text block right after one is what it prints.
 - ```bash blocks hold `influencekit` commands; a ```console block also shows what each of them prints.
-- `<!-- needs LIBRARY -->`: the blocks of this section (all, above the first one) run only where this library, an extra
-  or a plugin, is installed.
+- `<!-- needs LIBRARY -->`: the blocks of its section (above the first one: all) run only where this library, an
+  extra or a plugin, is installed.
 - A bash block that installs something or runs a benchmark has the line
   `<!-- not run by tests/test_docs.py: REASON -->` above it, and the reason says what covers it instead.
 
