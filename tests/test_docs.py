@@ -4,8 +4,8 @@ Blocks of a page run in order, in one temporary directory:
 
 - ```python blocks share a namespace; a ```text block right after one is what it prints.
 - ```bash blocks hold `influencekit` commands; a ```console block also shows what each of them prints.
-- `<!-- needs LIBRARY -->`: the blocks of its section (above the first one: all) run only where this library, an
-  extra or a plugin, is installed.
+- `<!-- needs LIBRARY -->`: the blocks of its section (above the first one: all) run only where this
+  library, an extra or a plugin, is installed.
 - A bash block that installs something or runs a benchmark has the line
   `<!-- not run by tests/test_docs.py: REASON -->` above it, and the reason says what covers it instead.
 
@@ -195,6 +195,7 @@ def test_the_command_line_reference_is_current():
 
 
 def test_the_figures_are_drawn_by_their_script(tmp_path):
+    pytest.importorskip("influencekit_paper")
     drawn = script("figures").draw(tmp_path)
     assert {file.name for file in drawn} == {file.name for file in (ROOT / "docs" / "figures").iterdir()}
     assert all("<svg" in file.read_text(encoding="utf-8") for file in drawn)

@@ -14,6 +14,13 @@ def _mislabelled(report: Report) -> Table:
     return Table(["data", "test accuracy", "ranked by", "AUC", "found"], rows)
 
 
+def _photographs(report: Report) -> Table:
+    epochs = report["epochs"]
+    names = list(next(iter(epochs.values()))["found"])
+    rows = [[n, percent(f["accuracy"]), *(f"{f['found'][s]:.1f}" for s in names)] for n, f in epochs.items()]
+    return Table(["epochs", "test accuracy", *(f"found by {name}" for name in names)], rows)
+
+
 def _minilm(report: Report) -> Table:
     cells = sorted(report["cells"], key=lambda cell: (cell["optimizer"] != "sgd", cell["lr"]))
     groups: dict[tuple[str, float], list[Report]] = {}
@@ -88,6 +95,16 @@ PAGE = Page(
                 "run's influence had AUC .46, and the loss found all."
             ),
             _mislabelled,
+        ),
+        "wrong-labels-cnn": Section(
+            "Photographs and a small CNN",
+            ("wrong_labels_cnn",),
+            lambda report: (
+                f"{report['setting']}, two classes of CIFAR-10 (not bundled), means over {report['seeds']} "
+                "seeds. How many of the wrong labels are among as many most suspicious images, after each "
+                "number of epochs."
+            ),
+            _photographs,
         ),
         "minilm": Section("A fine-tuned transformer", ("minilm",), _setting, _minilm),
         "minilm-lds": Section(
