@@ -41,20 +41,16 @@ SOURCES = {
     "evaluation": _benchmark("evaluation", *_COMPARE, "influencekit/evaluation"),
     "exactness": _benchmark("exactness", *_SWEEP),
     "initial": _benchmark("initial", *_PAPER),
-    "kills": Source(
-        (
-            "python -m benchmarks kills --run record --kills 100",
-            "python -m benchmarks kills --run tape --kills 30",
-        ),
-        ("influencekit/trajectory/writing", "influencekit/tape", "influencekit/files.py"),
+    "kills": _benchmark(
+        "kills", "influencekit/trajectory/writing", "influencekit/tape", "influencekit/files.py"
     ),
     "late_changes": _benchmark(
         "late_changes", "influencekit/tape", "influencekit/trajectory/replay_check.py"
     ),
     "memory": _benchmark("memory", *_SWEEP, "influencekit/recorders.py"),
-    "minilm": _benchmark("minilm grid", *_MINILM),
-    "minilm_explore": _benchmark("minilm explore", *_MINILM),
-    "minilm_lds": _benchmark("minilm lds", *_MINILM),
+    "minilm": _benchmark("minilm", *_MINILM),
+    "minilm_explore": _benchmark("minilm_explore", *_MINILM),
+    "minilm_lds": _benchmark("minilm_lds", *_MINILM),
     "mislabelled": _benchmark("mislabelled", *_TAPE),
     "passes": _benchmark("passes", "influencekit/training/kernels"),
     "peers": _benchmark("peers", *_COMPARE, "plugins/influencekit-baselines/src"),
@@ -68,8 +64,8 @@ SOURCES = {
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
-    "table2-paper": _benchmark("agreement table2 --setting paper", *_COMPARE),
-    "table2-trained": _benchmark("agreement table2 --setting trained", *_COMPARE),
+    "table2-paper": _benchmark("table2 --setting paper", *_COMPARE),
+    "table2-trained": _benchmark("table2 --setting trained", *_COMPARE),
     "tape_exactness": _benchmark("tape_exactness", *_TAPE),
     "tape_overhead": _benchmark("tape_overhead", "influencekit/tape"),
     "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
