@@ -7,7 +7,7 @@ def _settings() -> Table:
     from influencekit.registry import load, names
 
     rows = []
-    for name in names("workload"):
+    for name in sorted(names("workload")):
         found = getattr(load("workload", name), "settings", None)
         if found is None:
             continue  # somebody else's
