@@ -26,7 +26,7 @@ ROUNDS = 3
 CASES = ((1024, {"n_train": 2048, "epochs": 5}), (None, {"n_train": 512, "epochs": 4}))
 
 
-class Held(Source):
+class TrainableState(Source):
     """The gradients of another source, all in memory."""
 
     def __init__(self, other: Source) -> None:
@@ -68,7 +68,7 @@ def by_segments(source: Source, checkpoints: int | None) -> Tensor:
 def case(dim: int | None, options: dict) -> dict:
     """Seconds and differences of every way, for one run."""
     run = ik.record(ik.make("workload", "mnist-1v7-dnn", setting="trained", batch_size=32, **options))
-    source = Held(Replayed(run, dim, 0))
+    source = TrainableState(Replayed(run, dim, 0))
     default = len(cuts(0, source.steps, source.width, None))
     ways: dict[str, Callable[[], Tensor]] = {"step by step": lambda: by_steps(source)}
     for k in sorted({1, 8, default}):

@@ -27,7 +27,7 @@ from influencekit_dvemb.sources import Replayed
 from machine import machine
 
 import influencekit as ik
-from influencekit.workload import select
+from influencekit.training.batch import select
 
 RESULTS = Path(__file__).parent / "results"
 WORKLOADS = {  # options; one epoch, so that every example has one embedding, as in training on a stream

@@ -24,7 +24,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit.evaluation import taylor
-from influencekit.queries.loss import TestLoss
+from influencekit.queries import TestLoss
 from influencekit.testing import unrolled_gradient
 
 RESULTS = Path(__file__).parent / "results"

@@ -149,7 +149,7 @@ def child(pipe: Connection, run: str, spec: str, recorder: str, path: Path) -> N
     """Record, and say after every commit how many steps are committed."""
     import torch
 
-    from influencekit.writing import ledger, writer
+    from influencekit.trajectory.writing import ledger, writer
 
     torch.set_num_threads(1)
     ledger._BLOCK, ledger._ROWS, ledger._TABLE, writer.SECONDS = 500_000, 50, 20_000, 0.02
@@ -193,7 +193,7 @@ def life(context: Any, delay: float | None, words: int, *what: Any) -> tuple[lis
 
 @cache
 def _whole(path: Path) -> dict[str, np.ndarray]:
-    from influencekit.store import open_group, read
+    from influencekit.trajectory.store import open_group, read
 
     group = open_group(path)
     return {name: read(group, name) for name in group.array_keys()}
@@ -201,7 +201,7 @@ def _whole(path: Path) -> dict[str, np.ndarray]:
 
 def differences(path: Path, reference: Path) -> Iterator[str]:
     """Every array whose committed rows are not those of the reference, bit for bit; every chunk is read."""
-    from influencekit.store import open_group, read
+    from influencekit.trajectory.store import open_group, read
 
     group, whole = open_group(path), _whole(reference)
     complete = group.attrs["status"] == "complete"
@@ -227,7 +227,7 @@ def _newer(path: Path) -> bool:
 
 
 def _complete(path: Path) -> bool:
-    from influencekit.store import open_group
+    from influencekit.trajectory.store import open_group
 
     return path.exists() and open_group(path).attrs["status"] == "complete"
 
@@ -239,7 +239,7 @@ def _undisturbed(run: str, spec: str, reference: Path) -> Any:
 
 def examine(path: Path, reference: Path, run: str, spec: str) -> tuple[int, list[str]]:
     """How many steps a killed child left committed, and what of them is not as it was recorded."""
-    from influencekit.store import open_group
+    from influencekit.trajectory.store import open_group
 
     if not path.exists():
         return 0, []
@@ -259,7 +259,7 @@ def campaign(run: str, spec: str, recorder: str, kills: int, folder: Path, seed:
     """Kill `kills` times, continue every run to its end, compare, and count."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["influencekit.recording", "influencekit.workloads.mnist", "xarray", "torch._dynamo"]
+        ["influencekit.verbs.record", "influencekit.workloads.mnist", "xarray", "torch._dynamo"]
     )
     draw, tally = random.Random(seed), Tally(run, spec, recorder)
     reference = folder / "reference.zarr"

@@ -28,10 +28,10 @@ from machine import machine
 from speed import plain
 
 import influencekit as ik
-from influencekit.checkpoints import evaluations
 from influencekit.metrics import agreement
-from influencekit.step import State
-from influencekit.trajectory import Trajectory
+from influencekit.training.state import State
+from influencekit.trajectory.binomial_schedule import evaluations
+from influencekit.trajectory.trajectory import Trajectory
 
 RESULTS = Path(__file__).parent / "results"
 LONG, SHORT = 20_000, 2_000  # steps
@@ -84,7 +84,7 @@ def timed(steps: int, rounds: int) -> dict:
     for name, run in runs.items():
         largest = abs(scores["full"]).max()
         rows[name] = {
-            "states_stored": len(run.kept),
+            "states_stored": len(run.stored_states),
             "disk_mb": sizes[name],
             "steps_replayed": replayed(run),
             "sweep_seconds": statistics.median(times[name]),
@@ -138,8 +138,8 @@ class InTheSameLists(Trajectory):
 
 def replayed(run: Trajectory) -> int:
     """Steps that a sweep over the whole run does again."""
-    gaps = [b - a for a, b in zip(run.kept, run.kept[1:], strict=False)]
-    held = run.held
+    gaps = [b - a for a, b in zip(run.stored_states, run.stored_states[1:], strict=False)]
+    held = run.max_states
     return sum(gap - 1 if held is None else evaluations(gap, held - i) for i, gap in enumerate(gaps))
 
 

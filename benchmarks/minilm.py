@@ -26,8 +26,8 @@ from minilm_run import Run, after_clean_epoch, example_norms, shares, sweep
 from torch import Tensor
 
 from influencekit.metrics import spearman
-from influencekit.step import State
-from influencekit.workload import select
+from influencekit.training.batch import select
+from influencekit.training.state import State
 
 RESULTS = Path(__file__).parent / "results"
 RATES = {"sgd": (0.1, 0.03, 0.2), "adamw": (1e-4, 5e-5, 2e-4)}  # the best by validation accuracy first

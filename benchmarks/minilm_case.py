@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import influencekit as ik
-from influencekit.schedules import Factors
-from influencekit.workload import Batch, Workload
+from influencekit.training.batch import Batch
+from influencekit.training.schedules import Factors
+from influencekit.training.workload import Workload
 from influencekit.workloads.files import bundled, text_lines
 from influencekit.workloads.newsgroups import CLASSES, body
 

@@ -7,7 +7,7 @@ from minilm_case import BATCH, Case, case
 from minilm_run import Run, example_gradients, shares, sweep
 from torch import Tensor
 
-from influencekit.workload import select
+from influencekit.training.batch import select
 
 N_TRAIN = 320  # more than in the grid
 EVERY = 5  # steps between two states at which all examples are looked at

@@ -17,7 +17,7 @@ import torch
 from machine import machine
 
 import influencekit as ik
-from influencekit import simplify, tracing
+from influencekit.training.kernels import simplify, tracing
 
 RESULTS = Path(__file__).parent / "results" / "passes.json"
 PASSES = {

@@ -39,7 +39,7 @@ _NAMES = {
 METHODS = [
     Method(
         f"influencekit {spec}",
-        ("influencekit", "influencekit.pipeline", "influencekit_baselines"),
+        ("influencekit", "influencekit.verbs", "influencekit_baselines"),
         _recorded,
         partial(_scores, spec),
         settings,

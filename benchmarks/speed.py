@@ -21,8 +21,8 @@ import torch
 from machine import machine
 
 import influencekit as ik
-from influencekit.pipeline import record as record_run
-from influencekit.workload import select
+from influencekit.training.batch import select
+from influencekit.verbs.record import record as record_run
 
 RESULTS = Path(__file__).parent / "results"
 LIMITS = {  # what the project asks of itself

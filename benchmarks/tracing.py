@@ -20,10 +20,10 @@ import torch
 from machine import machine
 
 import influencekit as ik
-from influencekit.curvature import FORWARD
-from influencekit.step import Step
-from influencekit.tracing import split, trace
-from influencekit.workload import tensors_of
+from influencekit.training.batch import tensors_of
+from influencekit.training.curvature import FORWARD
+from influencekit.training.kernels.tracing import split, trace
+from influencekit.training.step import Step
 
 RESULTS = Path(__file__).parent / "results"
 

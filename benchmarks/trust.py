@@ -26,9 +26,9 @@ from smoothness import build
 from torch import Tensor, nn
 
 import influencekit as ik
+from influencekit.effects.retrain import Weighting, retrained
 from influencekit.metrics import agreement, spearman
-from influencekit.reliability import LIMITS
-from influencekit.retrain import Weighting, retrained
+from influencekit.verbs.trust import LIMITS
 
 RESULTS = Path(__file__).parent / "results"
 POOLS = ("mnist-1v7", "adult", "20news")

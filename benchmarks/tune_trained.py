@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from influencekit.registry import load
-from influencekit.workload import Workload
+from influencekit.training.workload import Workload
 
 RESULT = Path(__file__).resolve().parent / "results" / "tune_trained.json"
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
