@@ -2,7 +2,7 @@
 
 windows.svg: one run, one window, one example, and the three meanings of being without it.
 agreement-light.svg and agreement-dark.svg: the picture of the README (figures_agreement.py).
-The others are what the code of dynamics.md saves, block by block as it stands there.
+The others are what the code of plugins.md saves, in the section of the paper's plugin.
 """
 
 import contextlib
@@ -87,10 +87,11 @@ def _legend(ax, y: float) -> None:
     ax.text(12.8, y, "q is read here (added)", va="center", fontsize=9)
 
 
-def pictures(page: Path, folder: Path) -> list[Path]:
-    """Run the Python of a page, in a folder that is thrown away, and keep the pictures that it saved."""
+def pictures(page: Path, section: str, folder: Path) -> list[Path]:
+    """Run the Python of a section, in a folder that is thrown away, and keep the pictures that it saved."""
     namespace = {"__name__": "__main__"}
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", text)
     with TemporaryDirectory() as place:
         with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
             exec("\n".join(blocks), namespace)
@@ -106,7 +107,8 @@ def draw(folder: Path) -> list[Path]:
         plain = {"Date": None, "Creator": None}
         windows().savefig(folder / "windows.svg", metadata=plain)
         compared = agreement(folder, metadata=plain)
-        return [folder / "windows.svg", *compared, *pictures(HERE / "dynamics.md", folder)]
+        saved = pictures(HERE / "plugins.md", "influencekit-paper", folder)
+        return [folder / "windows.svg", *compared, *saved]
 
 
 if __name__ == "__main__":
