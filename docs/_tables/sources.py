@@ -72,5 +72,5 @@ SOURCES = {
     "tracing": _benchmark("tracing", "influencekit/training"),
     "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/verbs/trust.py"),
     "tune_trained": _benchmark("tune_trained", "influencekit/training", "influencekit/workloads"),
-    "wrong_labels_cnn": _benchmark("wrong_labels_cnn cifar10-airplane-bird.npz", *_SWEEP),
+    "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),
 }
