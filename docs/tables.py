@@ -53,10 +53,13 @@ def pages() -> list[Path]:
 
 
 def _index() -> str:
-    lines = [f"- [{page.title}]({name}.md)" for name, page in PAGES.items()]
+    lines = [
+        f"- [{page.title}]({name}.md): {'; '.join(section.title for section in page.sections.values())}"
+        for name, page in PAGES.items()
+    ]
     text = (
         "Every figure of the README and the docs comes from a file of "
-        "[benchmarks/results](../../benchmarks/results). These pages show them all."
+        "[benchmarks/results](../../benchmarks/results). These pages show them."
     )
     return (
         "\n\n".join(["# Results", WARNING, text, "\n".join([*lines, "- [Age of the results](age.md)"])])

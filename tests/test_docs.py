@@ -158,6 +158,12 @@ def test_tables_and_figures_are_what_the_results_say(page):
     assert tables.is_current(page), "run python docs/tables.py"
 
 
+def test_a_changed_figure_is_noticed():
+    text = (DOCS / "trust.md").read_text(encoding="utf-8")
+    changed = re.sub(r"(<!-- figure: trust[^>]+-->)", r"\g<1>1", text)
+    assert changed != text == tables.quoted.rewritten(changed)
+
+
 def test_no_page_of_results_is_left_over():
     assert {page for page in PAGES if page.parent == tables.FOLDER} == set(tables.FOLDER.iterdir())
     assert len(tables.TABLES) == sum(len(page.sections) for page in tables.PAGES.values()), "a name twice"

@@ -6,6 +6,10 @@ from _tables.page import Page, Report, Section, Table, percent
 def _settings() -> Table:
     from influencekit.registry import load, names
 
+    if "kmnist-lr" not in names("workload"):
+        raise SystemExit(
+            "docs/tables.py: install plugins/influencekit-paper, whose workloads stand in a table"
+        )
     rows = []
     for name in sorted(names("workload")):
         found = getattr(load("workload", name), "settings", None)
