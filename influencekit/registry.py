@@ -20,12 +20,16 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
-__all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
+__all__ = [
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {  # kind: entry-point group
@@ -161,6 +165,11 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         if kind == "workload" or isinstance(refused, InputError):
             raise
         raise InputError(f"{kind} '{text}': {refused}") from refused
+
+
+def resolve(kind: str, given: T | str) -> T:
+    """The object itself, or the one that a spec describes: what every verb does with its arguments."""
+    return cast(T, make(kind, given)) if isinstance(given, str) else given
 
 
 def spec(thing: Any) -> str:

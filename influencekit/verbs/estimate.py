@@ -5,7 +5,7 @@ import xarray as xr
 from influencekit.direction import better_of, written
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Estimator, Query
-from influencekit.registry import label, make
+from influencekit.registry import label, resolve
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.non_finite import naming_the_query, zero_words
 from influencekit.verbs.results import Windows, about, check_windows, examples, window_coords, windows_among
@@ -29,9 +29,8 @@ def estimate(
     far. Errors: a window outside the run or the recording, an estimator that cannot do it, scores that are
     not finite.
     """
-    query = make("query", query) if isinstance(query, str) else query
+    query, estimator = resolve("query", query), resolve("estimator", estimator)
     better = written(better_of(query))
-    estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     check_windows(trajectory, estimator, chosen)
     workload = trajectory.workload
