@@ -42,8 +42,8 @@ AS_ATTRIBUTES = {  # as plain variables they mean what they say
 MODULES = (
     "influencekit.pipeline", "influencekit.occurrences", "influencekit.screen", "influencekit.reliability",
     "influencekit.verification", "influencekit.adjoint", "influencekit.integrations", "influencekit.analysis",
-    "influencekit.options", "influencekit.checkpoints", "ik.windowed", "evaluation.groups", "evaluation.slope",
-    "evaluation.panel", "evaluation.folder",
+    "influencekit.options", "influencekit.checkpoints", "ik.windowed", "evaluation.groups",
+    "evaluation.slope", "evaluation.panel", "evaluation.folder",
 )  # fmt: skip
 
 
