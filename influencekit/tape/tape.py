@@ -51,7 +51,8 @@ class Tape:
     on the other examples of a batch (contrastive ones; not batch norm), and marks the results. `ids`: your
     own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
     run. `check`: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none,
-    1 = every step); `tolerance`: how far, relative to the update, a replay may be off where it is not bitwise.
+    1 = every step); `tolerance`: how far, relative to the update, a replay may be off where it is not
+    bitwise.
 
     On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does. Cross entropy's
     does, that of binary cross entropy only for batch sizes that are powers of 2, else to 1e-6 of an update.

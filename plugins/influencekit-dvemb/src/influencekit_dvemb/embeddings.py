@@ -83,8 +83,8 @@ def scores(
 
     `contribution` [query, evaluation, step, slot] is labelled as `ik.contributions` labels it, so
     `ik.sum_over_windows` makes scores of it. `query` is a query of `workload`, or its gradients
-    [query, param] as an array, for which no workload is needed. `at`: the states to evaluate at, the end of the run by default;
-    others must be checkpoints of the embeddings.
+    [query, param] as an array, for which no workload is needed. `at`: the states to evaluate at, the end of
+    the run by default; others must be checkpoints of the embeddings.
     Sign: removal minus full. Cost: one matrix product (other states: one more a checkpoint), no model but for
     the query's gradient.
     """
