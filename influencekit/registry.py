@@ -145,6 +145,12 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
     `overrides` are Python values and win over the spec's. Errors: `InputError` for an unknown name or option
     (with the nearest match and all there are), a value of the wrong type, an option given twice or missing,
     and whatever the class itself refuses.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.make("recorder", "every-k:k=20")
+        EveryK(k=20)
     """
     name = text.partition(":")[0]
     target = load(kind, name)
@@ -178,6 +184,12 @@ def spec(thing: Any) -> str:
     `make(kind, spec(o)) == o`, and `spec(make(kind, s)) == s` for a canonical s. Errors: `InputError` for an
     object whose class is not registered, or that holds something without a text form (a tensor); `label`
     takes those as well.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.spec(ik.make("estimator", "dit:curvature=hessian"))
+        'dit'
     """
     cls = type(thing)
     name = _name_of(cls)

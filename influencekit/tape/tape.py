@@ -58,6 +58,24 @@ class Tape:
     does, that of binary cross entropy only for batch sizes that are powers of 2, else to 1e-6 of an update.
 
     Errors: whatever cannot be recorded exactly, by name, at the step where it is met. Cost: docs/tape.md.
+
+    Example:
+
+        >>> import torch
+        >>> import influencekit as ik
+        >>> data = torch.utils.data.TensorDataset(torch.randn(12, 3), torch.randint(2, (12,)))
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+        >>> losses = torch.nn.CrossEntropyLoss(reduction="none")
+        >>> with ik.Tape(None, model, optimizer, loss=losses, data=data) as tape:
+        ...     for ids, (x, y) in tape.batches(loader):
+        ...         optimizer.zero_grad()
+        ...         losses(model(x), y).mean().backward()
+        ...         optimizer.step()
+        >>> run = tape.trajectory(test=data)
+        >>> ik.estimate(run).influence.shape
+        (1, 1, 12)
     """
 
     def __init__(

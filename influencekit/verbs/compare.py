@@ -55,6 +55,13 @@ def compare(
 
     `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
     which is what `influencekit.evaluation` takes.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> found = ik.compare("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "if"], seeds=(0, 1))
+        >>> found.agreement.sel(estimator="dit", metric="pearson").mean().item() > 0.99
+        True
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")

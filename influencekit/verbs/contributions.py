@@ -41,6 +41,14 @@ def contributions(
     whole or not at all, and comes back lazily; memory then does not grow with the number of steps.
     Sign: removal minus full. Cost: one sweep, one adjoint column per query and evaluation.
     Errors: an estimator without contributions, a run not recorded from step 0, a path that exists.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.contributions(run, at=[1, 2])
+        >>> found.contribution.dims
+        ('query', 'evaluation', 'step', 'slot')
     """
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     if Claim.ADDITIVE not in estimator.claims:
@@ -79,6 +87,14 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
     Or it is what `estimate` gave for adjoining windows, of which larger ones, a list of `Window`s, are made
     (not under `window` removal: such windows do not add up, as each is evaluated at its own end).
     Errors: a window that needs an evaluation, or a smaller window, which is not there; lost chunks.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.contributions(run, at=[1, 2])
+        >>> ik.sum_over_windows(found, [ik.Window(0, 2), ik.Window(1, 2)]).influence.shape
+        (1, 2, 24)
     """
     if "contribution" not in found:
         return _joined(found, windows)

@@ -28,6 +28,14 @@ def estimate(
     is better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how
     far. Errors: a window outside the run or the recording, an estimator that cannot do it, scores that are
     not finite.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> scores = ik.estimate(run, "test-loss", "dit", "each-epoch")
+        >>> scores.influence.dims, scores.influence.shape
+        (('query', 'window', 'train'), (1, 2, 24))
     """
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     better = written(better_of(query))

@@ -49,6 +49,13 @@ def record(
     refuses, a NaN or infinite loss (the store keeps what came before and is readable); to resume, a complete
     store, another process that writes it, or a workload, recorder or window that are not the store's. Cost:
     one training run and the states on disk.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"), "every-k:k=2")
+        >>> run.steps, run.stored_states
+        (2, [0, 2])
     """
     check_examples(workload)
     step = step or Step(workload)

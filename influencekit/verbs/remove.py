@@ -51,6 +51,14 @@ def verify_top(
     Cost: the estimate, and at most a training run for each of the examples, divided by what batching gains.
     Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which way is better; scores of
     another run or query.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.verify_top(run, top=3)
+        >>> found.estimate.shape == found.retrained.shape == (1, 1, 3)
+        True
     """
     if top < 1:
         raise InputError(f"top must be at least 1, got {top}")
@@ -107,6 +115,16 @@ def remove(
     trains only without the whole set. Batches keep their divisor: a step that loses all its examples has zero
     loss gradient, and weight decay and momentum still act. Errors: an id that no example has, none at all, a
     set that leaves nothing to train on.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.remove(run, ids=run.workload.train_ids[:4])
+        >>> found.part.values.tolist()
+        [1, 2, 4]
+        >>> found.verdict
+        'the sum holds to within 1 % for 1, 2 and all 4 examples'
     """
     if parts < 1:
         raise InputError(f"parts must be at least 1, got {parts}")

@@ -88,6 +88,14 @@ def trust(
     than .9), `trainings`, and `warning`: what to do about a figure below the limit or a scale that is off,
     empty if there is neither. The figure is NaN where nothing can be said, such as when a retraining
     diverges; the warning says why.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.trust(run, examples=8)
+        >>> found.method, found.trust.item() > found.limit
+        ('retrain', True)
     """
     if method not in ("auto", "retrain", "smooth"):
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
