@@ -31,6 +31,7 @@ def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> 
 
 
 def check_windows(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Window]) -> None:
+    """Refuse windows that the estimator cannot do, or that reach beyond what the run has recorded."""
     steps = trajectory.steps
     for window in windows:
         whole = window.removal == "global" and (window.start, window.stop) == (0, steps)
