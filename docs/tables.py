@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]  # docs is no package
+sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 
 from _tables import (  # noqa: E402
     age,

@@ -103,7 +103,8 @@ def _precision(report: Report) -> str:
     first = next(iter(report["precision"].values()))
     return (
         f"`dit`, setting `trained`, {first['steps']} steps, means of {first['seeds']} seeds. "
-        "`rounded:bits=B` keeps B bits of the mantissa of every state but the first and the last."
+        "`rounded:bits=B` keeps B bits of the mantissa of every state but the first and the last. "
+        "[Agreement](agreement.md) has the accuracies."
     )
 
 

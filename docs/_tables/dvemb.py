@@ -28,12 +28,17 @@ def _by_epoch(report: Report) -> Table:
 
 
 def _summed(report: Report) -> Table:
-    heads = ["setting", "`tsloo`, summed", *map(_code, report["settings"]["trained"]["estimators"])]
+    heads = [
+        "setting",
+        "test accuracy",
+        "`tsloo`, summed",
+        *map(_code, report["settings"]["trained"]["estimators"]),
+    ]
     rows = []
     for name, found in report["settings"].items():
         values = [found["tsloo, all epochs, with loo"]]
         values += [row["all epochs, with loo"] for row in found["estimators"].values()]
-        rows.append([_SETTINGS[name], *(f"{v:.3f}" for v in values)])
+        rows.append([_SETTINGS[name], percent(found["accuracy"]), *(f"{v:.3f}" for v in values)])
     return Table(heads, rows)
 
 

@@ -26,9 +26,13 @@ def _minilm(method: str, wins: bool = False) -> Callable[[], str]:
     return figure
 
 
-def _refused() -> str:
-    report = load_result("torch_nn")
-    return str(len({row["name"] for row in report["rows"] if row["status"] == "refused"}))
+def _rows(*statuses: str) -> str:
+    """How many rows of the layers' table have one of these in some variant."""
+    return str(len({row["name"] for row in load_result("torch_nn")["rows"] if row["status"] in statuses}))
+
+
+def _kills(number: Callable[[dict], int]) -> Callable[[], str]:
+    return lambda: str(sum(map(number, load_result("kills")["campaigns"])))
 
 
 COMPUTED: dict[str, Callable[[], str]] = {
@@ -36,9 +40,11 @@ COMPUTED: dict[str, Callable[[], str]] = {
     "minilm-sum-wins": _minilm("final loss and dit, gauss-newton", wins=True),
     "minilm-clean-wins": _minilm("loss after a clean epoch", wins=True),
     "layers-rows": lambda: str(len(load_result("torch_nn")["kinds"])),
-    "layers-refused": _refused,
-    "kills": lambda: str(sum(c["kills"] for c in load_result("kills")["campaigns"])),
-    "tried": lambda: str(len(load_result("minilm_explore")["runs"][0]["tried"])),
+    "layers-refused": lambda: _rows("refused"),
+    "layers-wrong": lambda: _rows("wrong", "raw error", "killed"),
+    "kills": _kills(lambda campaign: campaign["kills"]),
+    "kills-lost": _kills(lambda campaign: campaign["lost_steps"]),
+    "kills-wrong": _kills(lambda campaign: len(campaign["faults"])),
 }
 
 
