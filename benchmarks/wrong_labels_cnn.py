@@ -1,9 +1,10 @@
 """Does influence find wrong labels of photographs better than their loss does? A small CNN.
 
 The file is not bundled: arrays x_train, y_train, x_test, y_test of two classes of CIFAR-10, 32 x 32 pixels.
-1,000 training images, 100 of them with the other label; 500 clean images for the query `test-loss`; the file's
-own test images for the accuracy. One run a seed, looked at after several numbers of epochs: how many of the 100
-are among the 100 most suspicious, by `dit` (the most harmful) and by the loss of each training image.
+1,000 training images, 100 of them with the other label; 500 clean images for the query `test-loss`; the
+file's own test images for the accuracy. One run a seed, looked at after several numbers of epochs: how many
+of the 100 are among the 100 most suspicious, by `dit` (the most harmful) and by the loss of each training
+image.
 """
 
 from pathlib import Path

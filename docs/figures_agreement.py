@@ -56,7 +56,7 @@ def picture(result, ink: str, faint: str, paper: str, helpful: str, harmful: str
         f"Pearson {values['pearson']:.2f},  Spearman {values['spearman']:.2f}\n"
         f"test accuracy of the model {100 * result.accuracy.item():.1f} %"
     )
-    title = "What the test loss does without each of 256 training examples"
+    title = "How the test loss changes without each of 256 training examples"
     ax.set_title(title, color=ink, fontsize=12.5, loc="left", pad=10)
     ax.text(0.025, 0.965, words, transform=ax.transAxes, color=ink, fontsize=11, va="top", linespacing=1.5)
     ax.text(0.155, 0.085, "harmful", transform=ax.transAxes, color=harmful, fontsize=11)
