@@ -36,8 +36,8 @@ class Commands(click.Group):
     """The commands, in the order in which they are met, then those of plugins; errors become one line and an
     exit code.
 
-    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is called
-    and not before: help shows what its distribution says of itself. It cannot replace a command of ours.
+    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is
+    called and not before: help shows what its distribution says of itself. It cannot replace one of ours.
     """
 
     with_plugins = True

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = ["complain", "print_table", "print_tables", "say", "write"]
+__all__ = ["BEWARE", "Part", "complain", "print_table", "print_tables", "say", "write"]
 
 ENDLESS = 1_000_000  # the width of a pipe: nothing is ever broken
 Part = str | tuple[str, str]  # text, or text and its style
+BEWARE = ("Beware: ", "bold yellow")
 
 
 def say(*parts: Part, indent: int = 0) -> None:
@@ -48,12 +49,15 @@ def complain(text: str, word: str = "", **style: Any) -> None:
 def print_table(
     frame: pd.DataFrame, title: str = "", *, left: int = 1, dim: Collection[int] = (), gap: int = 3
 ) -> None:
-    """Print a frame: its first `left` columns flush left, the others flush right; the index is not shown.
+    """Print a frame: its first `left` columns flush left, the others flush right.
 
+    An index that has a name is shown as well, as the columns that are flush left; one without is not.
     Cells: text as it is, floats with three decimals, `-` for NaN and None. The rows at the positions `dim`
     are dimmed. Where the table is wider than the terminal, its gaps shrink to two blanks; then deviations go
     (`0.912 ± 0.034` becomes `0.912`); then every row becomes a block with one figure a line.
     """
+    if any(name is not None for name in frame.index.names):
+        left, frame = frame.index.nlevels, frame.reset_index(allow_duplicates=True)
     cells = frame.map(_cell)
     console = _console()
     if title:

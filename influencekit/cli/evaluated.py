@@ -6,49 +6,35 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import click
-
-from influencekit.cli.table import aligned, figure, format_percent, paragraph
+from influencekit.cli.console import print_table, say
 from influencekit.direction import most
 from influencekit.evaluation.bootstrap import LEAST
+from influencekit.statistics import format_percent
+from influencekit.statistics import format_statistic as figure
 
-__all__ = ["evaluated"]
+__all__ = ["print_evaluations"]
 
 Rows = list[list[str]]
 
 
-def evaluated(found: dict[str, Any], width: int | None) -> list[str]:
-    """Lines: for every evaluation in `found` a title, a table and what is to be said of it."""
+def print_evaluations(found: dict[str, Any]) -> None:
+    """For every evaluation in `found` a title, a table and what is to be said of it."""
+    import pandas as pd
+
     several = len(found["seeds"]) > 1
-    lines: list[str] = []
     every = found.get("evaluation", {})
     names = [one["evaluation"] for one in every.values()]
     for spec, one in every.items():
         title, left, table, notes = _TABLES[one["evaluation"]](one)
         if names.count(one["evaluation"]) > 1:  # told apart by their options
             title += f" ({spec})"
-        lines += ["", click.style(paragraph(title, width), bold=True)]
-        lines += _fitted(table, left, several, width)
         if "left_out" in one:
             notes = [*notes, f"left out: {one['left_out']}"]
-        lines += [paragraph(note, width) for note in notes]
-    return lines
-
-
-def _fitted(table: Callable[[bool], Rows], left: int, several: bool, width: int | None) -> list[str]:
-    """The table, with deviations over seeds if they fit; without; a row a line of the table's, if need be."""
-    for spread in (True, False) if several else (False,):
-        for gap in ("   ", "  "):
-            head, *rows = aligned(table(spread), left, gap)
-            if width is None or max(map(len, [head, *rows])) <= width:
-                return [click.style(head, bold=True), *rows]
-    names, *cells = table(several)
-    stacked = []
-    for row in cells:
-        stacked.append(click.style(" ".join(row[:left]), bold=True))
-        pairs = zip(names[left:], row[left:], strict=True)
-        stacked += aligned([[f"  {name}", cell] for name, cell in pairs if cell])
-    return stacked
+        head, *rows = table(several)
+        say()
+        print_table(pd.DataFrame(rows, columns=head), title, left=left)
+        for note in notes:
+            say(note)
 
 
 def _lds(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows], Sequence[str]]:

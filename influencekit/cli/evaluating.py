@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influencekit.cli.summary import statistic
+from influencekit.statistics import statistic
 
 if TYPE_CHECKING:
     import xarray as xr

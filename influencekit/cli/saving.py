@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from influencekit.direction import better_in, ends
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import xarray as xr
 
 __all__ = ["evaluation_file", "save_comparison", "save_evaluations", "write_ranking"]
@@ -25,9 +26,7 @@ def save_comparison(
     """scores.zarr, ranking.csv, agreement.csv, compare.json and the plots, into a folder that is there."""
     save_dataset(result, folder / "scores.zarr")
     write_ranking(result, folder / "ranking.csv")
-    metrics = result.metric.values.tolist()
-    head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
-    write_csv(folder / "agreement.csv", head, _agreement(result))
+    write_csv(_agreement(result), folder / "agreement.csv")
     (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
     draw(result, pictures, folder)
 
@@ -37,8 +36,7 @@ def save_evaluations(evaluations: Mapping[str, xr.Dataset], folder: Path) -> Non
     for spec, result in evaluations.items():
         name = evaluation_file(spec)
         save_dataset(result, folder / f"{name}.zarr")
-        head = ["figure", "estimator", "seed", "query", "window", "removed", "k", "h", "value"]
-        write_csv(folder / f"{name}.csv", head, _figures(result, head[1:-1]))
+        write_csv(_figures(result), folder / f"{name}.csv")
         draw_evaluation(result, folder / f"{name}.png")
 
 
@@ -47,9 +45,12 @@ def evaluation_file(spec: str) -> str:
     return "evaluation-" + re.sub(r"[^\w.=+-]+", "_", spec)
 
 
-def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
+def _figures(result: xr.Dataset) -> pd.DataFrame:
+    """A row for every figure of every estimator and seed."""
     import numpy as np
+    import pandas as pd
 
+    names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h"], []
     words = {n: result[n].values.tolist() for n in names if n in result.coords}
     words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
     for figure, values in result.data_vars.items():
@@ -57,18 +58,25 @@ def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
             array, dims = values.values, [str(d) for d in values.dims]
             for place in np.ndindex(*array.shape):
                 at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
-                yield [figure, *(at.get(n, "") for n in names), array[place].item()]
+                rows.append([figure, *(at.get(n, "") for n in names), array[place].item()])
+    return pd.DataFrame(rows, columns=["figure", *names, "value"])
 
 
-def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:
+def _agreement(result: xr.Dataset) -> pd.DataFrame:
+    """A row for every estimator, seed, query and window."""
+    import pandas as pd
+
     values = result.agreement.transpose("estimator", "seed", "query", "window", "metric").values
+    metrics, rows = result.metric.values.tolist(), []
     for e, name in enumerate(result.estimator.values.tolist()):
         for s, seed in enumerate(result.seed.values.tolist()):
             accuracy, seconds = float(result.accuracy[s]), float(result.seconds[e, s])
             for q, query in enumerate(result["query"].values.tolist()):
                 for w in range(result.sizes["window"]):
                     where = [query, window_name(result, w), str(result.removal[w].item())]
-                    yield [name, seed, *where, *values[e, s, q, w].tolist(), accuracy, seconds]
+                    rows.append([name, seed, *where, *values[e, s, q, w].tolist(), accuracy, seconds])
+    head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
+    return pd.DataFrame(rows, columns=head)
 
 
 def write_ranking(result: xr.Dataset, path: Path) -> None:
@@ -77,22 +85,22 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
     Where neither way of the query is better, those whose removal lowers it most.
     What `estimate` retrained follows: its effect, empty where there is none, and 1 for what was removed.
     """
-    names = result.estimator.values.tolist()
-    labelled = ["label"] if "label" in result.coords else []
-    extra = [name for name in ("retrained", "removed") if name in result]
-    head = ["example", *labelled, "seed", "query", "window", *names, *extra]
-    write_csv(path, head, _ranking(result, bool(labelled), extra))
+    import pandas as pd
 
-
-def _ranking(result: xr.Dataset, labelled: bool, extra: list[str]) -> Iterator[list[Any]]:
-    scores = result.influence.transpose("seed", "query", "window", "train", "estimator").values
-    ids, first = result.example.values, ends(better_in(result.attrs))[0][1]
+    scores = result.influence.transpose("seed", "query", "window", "estimator", "train").values
+    names, first = result.estimator.values.tolist(), ends(better_in(result.attrs))[0][1]
+    frames = []
     for s, seed in enumerate(result.seed.values.tolist()):
+        of_seed = {name: result[name].values[s] for name in ("example", "label") if name in result.coords}
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):
-                some = scores[s, q, w]
-                for i in (-first * some[:, 0]).argsort(kind="stable"):  # not a number comes last
-                    label = [result.label.values[s, i]] if labelled else []
-                    row = [ids[s, i], *label, seed, query, window_name(result, w), *some[i].tolist()]
-                    more = [result[n].values[(q, w, i) if n == "retrained" else i].item() for n in extra]
-                    yield [*row, *("" if x != x else x for x in more)]
+                where = {"seed": seed, "query": query, "window": window_name(result, w)}
+                frame = pd.DataFrame(of_seed | where | dict(zip(names, scores[s, q, w], strict=True)))
+                if "retrained" in result:
+                    change = pd.Series(result.retrained.values[q, w], dtype=object)
+                    frame["retrained"] = change.where(change.notna(), "")
+                if "removed" in result:
+                    frame["removed"] = result.removed.values
+                # stable, and not a number comes last
+                frames.append(frame.iloc[(-first * scores[s, q, w, 0]).argsort(kind="stable")])
+    write_csv(pd.concat(frames), path)
