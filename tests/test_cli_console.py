@@ -53,7 +53,7 @@ def test_only_the_console_prints():
     assert set(found) == {"cli/console.py"}
 
 
-ROWS = [["dit", "0.912 ± 0.034", 0.5, float("nan")], ["loo", "1.000 ± 0.000", 12.0, 3]]
+ROWS = [["dit", "0.912 ± 0.034", 0.5, float("nan")], ["loo", "1.000 ± 0.000", 12.0, "3"]]
 FRAME = pd.DataFrame(ROWS, columns=["estimator", "pearson", "[b]slope", "n"])
 
 
@@ -70,15 +70,15 @@ def test_a_pipe_gets_plain_aligned_lines_without_an_end(capsys):
     assert paragraph == "Beware: " + ("word " * 60).rstrip()
 
 
-@pytest.mark.parametrize("width", [80, 38, 36, 28, 20])
+@pytest.mark.parametrize("width", [80, 38, 36, 31, 28, 24])
 def test_a_table_fits_its_terminal_and_deviations_go_first(terminal, width):
     screen = terminal(width)
     print_table(FRAME)
     lines = [line.rstrip() for line in unstyle(screen.getvalue()).splitlines()]
     assert max(map(len, lines)) <= width
     assert all(any(figure in line for line in lines) for figure in ("0.912", "0.500", "12.000"))
-    assert any("±" in line for line in lines) == (width not in (36, 28))
-    assert (lines[0] == "dit") == (width == 20), "then a row becomes a block"
+    assert any("±" in line for line in lines) == (width not in (36, 31))
+    assert (lines[0] == "dit") == (width < 31), "then a row becomes a block"
 
 
 def test_a_named_index_is_shown_and_columns_may_share_a_name(capsys):
@@ -91,7 +91,9 @@ def test_two_tables_stand_side_by_side_or_one_below_the_other(terminal):
     frames = {"most harmful": FRAME[["estimator", "pearson"]], "nothing": FRAME[["estimator"]][:0]}
     screen = terminal(80)
     print_tables(frames)
-    assert re.match(r"most harmful +nothing\nestimator +pearson +estimator\ndit ", unstyle(screen.getvalue()))
+    assert re.match(
+        r"most harmful +nothing *\nestimator +pearson +estimator\ndit ", unstyle(screen.getvalue())
+    )
     screen = terminal(30)
     print_tables(frames)
     assert unstyle(screen.getvalue()).split("\n\n")[1].startswith("nothing\nestimator")

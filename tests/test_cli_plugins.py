@@ -56,7 +56,7 @@ def test_a_command_is_listed_without_its_import_and_runs(install):
     assert run("hello", "--name", "world").stdout == "hello world\n"
     assert "Usage: influencekit hello" in run("hello", "--help").stdout
     assert "see 'influencekit hello --help'" in fails("hello", "--nmae", "x", code=2)
-    assert "Did you mean 'hello'" in fails("helo", code=2)
+    assert "did you mean 'hello'" in fails("helo", code=2)
 
 
 @pytest.mark.parametrize(
