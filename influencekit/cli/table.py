@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import textwrap
@@ -11,7 +10,9 @@ from typing import Any
 
 import click
 
-__all__ = ["aligned", "compared", "figure", "paragraph", "format_percent", "width_of"]
+from influencekit.statistics import format_percent, format_statistic
+
+__all__ = ["aligned", "compared", "paragraph", "width_of"]
 
 
 def width_of(stream: Any = None) -> int | None:
@@ -64,7 +65,7 @@ def _estimators(found: dict[str, Any], width: int | None) -> list[str]:
     for spread in (True, False) if several else (False,):
         rows = [["estimator", *_metrics(found), "accuracy", "seconds"]]
         for name, row in found["estimators"].items():
-            figures = [figure(row[m], spread) for m in _metrics(found)]
+            figures = [format_statistic(row[m], spread) for m in _metrics(found)]
             mark = " (reference)" if name == found["reference"] else ""
             rows.append([name + mark, *figures, format_percent(accuracy, spread), seconds(row["seconds"])])
         lines = aligned(rows, gap="   ")
@@ -76,7 +77,7 @@ def _estimators(found: dict[str, Any], width: int | None) -> list[str]:
     stacked = []
     for name, row in found["estimators"].items():
         mark = " (reference)" if name == found["reference"] else ""
-        cells = [[f"  {m}", figure(row[m], several)] for m in _metrics(found)]
+        cells = [[f"  {m}", format_statistic(row[m], several)] for m in _metrics(found)]
         cells += [["  accuracy", format_percent(accuracy, several)], ["  seconds", seconds(row["seconds"])]]
         stacked += [click.style(name, bold=True) + mark, *aligned(cells, left=2)]
     return stacked
@@ -100,7 +101,7 @@ def _windows(found: dict[str, Any], width: int | None) -> list[str]:
     for spread in (several, False):
         rows = [["window", *names]]
         for each in found["windows"]:
-            rows.append([each["window"], *(figure(each["estimators"][n]["spearman"], spread) for n in names)])
+            rows.append([each["window"], *(format_statistic(each["estimators"][n]["spearman"], spread) for n in names)])
         lines = aligned(rows, gap="   ")
         if width is None or max(map(len, lines)) <= width:
             break
@@ -110,22 +111,6 @@ def _windows(found: dict[str, Any], width: int | None) -> list[str]:
 def _metrics(found: dict[str, Any]) -> list[str]:
     first = next(iter(found["estimators"].values()))
     return [m for m in first if m != "seconds"]
-
-
-def figure(statistic: dict[str, float], spread: bool) -> str:
-    """`0.912 ± 0.034`, `0.912`, or `-` where it is undefined."""
-    mean, std = statistic["mean"], statistic["std"]
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.3f} ± {std:.3f}" if spread else f"{mean:.3f}"
-
-
-def format_percent(statistic: dict[str, float], spread: bool) -> str:
-    """`98.4 ± 0.5 %`, or `-` where accuracy has no meaning."""
-    mean, std = 100 * statistic["mean"], 100 * statistic["std"]
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.1f} ± {std:.1f} %" if spread else f"{mean:.1f} %"
 
 
 def seconds(value: float) -> str:
