@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["Statistic", "format_percent", "format_statistic", "of_estimators", "over_seeds", "several_seeds", "statistic"]
+__all__ = [
+    "Statistic",
+    "format_percent",
+    "format_statistic",
+    "of_estimators",
+    "over_seeds",
+    "several_seeds",
+    "statistic",
+]
 
 Statistic = dict[str, float]
 

@@ -106,9 +106,10 @@ def compare(
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
         with progress():
             import influencekit as ik
-            from influencekit.cli.evaluating import summarise_evaluation
+            from influencekit.cli.evaluations import save_evaluations
             from influencekit.cli.problems import WorkloadSource, use_device
             from influencekit.cli.summary import summarise
+            from influencekit.evaluation import summary
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
             source = WorkloadSource(workload, setting, data_dir, use_device(device, threads))
@@ -123,10 +124,10 @@ def compare(
             found = summarise(result)
             evaluations = evaluating.results(typed) if evaluating else {}
             if evaluations:
-                found["evaluation"] = {k: summarise_evaluation(one) for k, one in evaluations.items()}
+                found["evaluation"] = {k: summary(one) for k, one in evaluations.items()}
             if folder:
                 from influencekit.cli.examples import pictures
-                from influencekit.cli.saving import save_comparison, save_evaluations
+                from influencekit.cli.saving import save_comparison
 
                 save_comparison(result, found, pictures(problem), folder)
                 save_evaluations(evaluations, folder)
@@ -135,24 +136,28 @@ def compare(
     if json_file == "-":
         click.echo(to_json(found), nl=False)
         return
+    from influencekit.cli.evaluations import print_evaluations
     from influencekit.cli.messages import facts, remarks
-    from influencekit.cli.table import compared, width_of
+    from influencekit.cli.table import compared, paragraph, width_of
 
     saved = [name for name in (out, file) if name]
-    click.echo(compared(found, facts(result), remarks(result, found, saved), width_of(sys.stdout)))
+    click.echo(compared(found, facts(result), width_of(sys.stdout)))
+    print_evaluations(evaluations)
+    if said := remarks(result, found, saved):
+        click.echo("\n" + "\n".join(paragraph(each, width_of(sys.stdout)) for each in said))
 
 
 def _evaluating(
     evaluate: str | None, methods: list[Any], subsets: str | None, query: str, workload: Any
 ) -> Any:
     """What runs the evaluations of every seed; None where none is asked for."""
-    from influencekit.cli.evaluating import Evaluating
+    from influencekit.cli.evaluations import Evaluations
 
     if evaluate is None:
         if subsets is not None:
             raise InputError("--subsets keeps what --evaluate retrains; say what with --evaluate lds")
         return None
-    return Evaluating(evaluate, methods, subsets, query, workload)
+    return Evaluations(evaluate, methods, subsets, query, workload)
 
 
 class _Memory:

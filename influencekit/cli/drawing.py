@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["draw", "draw_evaluation"]
+__all__ = ["draw"]
 
 
 def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[str]:
@@ -51,16 +51,3 @@ def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[
             line = plot.timeline(each.transpose("window", "train"))
             save(line, f"timeline-{file}.png", f"{result.attrs['workload']}: {name}{some}")
     return drawn
-
-
-def draw_evaluation(result: xr.Dataset, file: Path) -> None:
-    """The plot of one evaluation [seed, ...]."""
-    from influencekit import plot
-
-    drawn: dict[str, Any] = {
-        "brittleness": plot.brittleness,
-        "taylor": plot.taylor,
-        "mislabel-auc": plot.detection,
-    }
-    axes: Any = drawn.get(result.attrs["evaluation"], plot.predicted)(result)
-    (axes[0] if isinstance(axes, list) else axes).figure.savefig(file)

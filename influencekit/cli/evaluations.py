@@ -45,9 +45,7 @@ class Evaluations:
         from influencekit.evaluation import evaluate
 
         folder = None if self._subsets is None else self._subsets / f"seed-{seed}"
-        found = evaluate(
-            trajectory, self._asked, self._query, self._methods, scores=scores, subsets=folder
-        )
+        found = evaluate(trajectory, self._asked, self._query, self._methods, scores=scores, subsets=folder)
         self._found.append(found)
         self._seeds.append(seed)
 

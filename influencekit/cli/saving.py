@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influencekit.cli.drawing import draw, draw_evaluation
+from influencekit.cli.drawing import draw
 from influencekit.cli.output import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
 from influencekit.direction import better_in, ends
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["evaluation_file", "save_comparison", "save_evaluations", "write_ranking"]
+__all__ = ["save_comparison", "write_ranking"]
 
 
 def save_comparison(
@@ -30,34 +29,6 @@ def save_comparison(
     write_csv(folder / "agreement.csv", head, _agreement(result))
     (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
     draw(result, pictures, folder)
-
-
-def save_evaluations(evaluations: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """evaluation-NAME.zarr, evaluation-NAME.csv with one row a figure, and its plot, for every evaluation."""
-    for spec, result in evaluations.items():
-        name = evaluation_file(spec)
-        save_dataset(result, folder / f"{name}.zarr")
-        head = ["figure", "estimator", "seed", "query", "window", "removed", "k", "h", "value"]
-        write_csv(folder / f"{name}.csv", head, _figures(result, head[1:-1]))
-        draw_evaluation(result, folder / f"{name}.png")
-
-
-def evaluation_file(spec: str) -> str:
-    """`lds:m=20` -> `evaluation-lds_m=20`."""
-    return "evaluation-" + re.sub(r"[^\w.=+-]+", "_", spec)
-
-
-def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
-    import numpy as np
-
-    words = {n: result[n].values.tolist() for n in names if n in result.coords}
-    words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
-    for figure, values in result.data_vars.items():
-        if {"estimator", "seed"} <= set(values.dims) <= {*names}:  # no curves, resamples or single subsets
-            array, dims = values.values, [str(d) for d in values.dims]
-            for place in np.ndindex(*array.shape):
-                at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
-                yield [figure, *(at.get(n, "") for n in names), array[place].item()]
 
 
 def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["summarise", "undefined", "window_name", "without_nan"]
 
+
 def summarise(result: xr.Dataset) -> dict[str, Any]:
     """`{"workload", "setting", "seeds", "reference", "accuracy": {...}, "estimators": {NAME: {...}}}`.
 

@@ -42,20 +42,14 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1, gap: str = "  ") -> li
     return lines
 
 
-def compared(found: dict[str, Any], facts: Sequence[str], remarks: Sequence[str], width: int | None) -> str:
-    """The whole report: what was compared (facts), a row per estimator, a row per window, the tables of
-    evaluations, remarks."""
+def compared(found: dict[str, Any], facts: Sequence[str], width: int | None) -> str:
+    """What was compared (facts), a row per estimator, a row per window."""
     title, *details = facts
-    from influencekit.cli.evaluated import evaluated
-
     blocks = [click.style(paragraph(title, width), bold=True)]
     blocks += [*(paragraph(each, width) for each in details), ""]
     blocks += _estimators(found, width)
     if len(found.get("windows", ())) > 1:
         blocks += ["", *_windows(found, width)]
-    blocks += evaluated(found, width)
-    if remarks:
-        blocks += ["", *(paragraph(each, width) for each in remarks)]
     return "\n".join(blocks)
 
 
@@ -101,7 +95,12 @@ def _windows(found: dict[str, Any], width: int | None) -> list[str]:
     for spread in (several, False):
         rows = [["window", *names]]
         for each in found["windows"]:
-            rows.append([each["window"], *(format_statistic(each["estimators"][n]["spearman"], spread) for n in names)])
+            rows.append(
+                [
+                    each["window"],
+                    *(format_statistic(each["estimators"][n]["spearman"], spread) for n in names),
+                ]
+            )
         lines = aligned(rows, gap="   ")
         if width is None or max(map(len, lines)) <= width:
             break

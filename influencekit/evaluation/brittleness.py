@@ -98,7 +98,10 @@ class Brittleness(Evaluation):
             )
             change, flip = _effects(trajectory, watched, sets, window, self.strategy)
             place = place.reshape(-1)
-            own, rest = place[: -len(random)].reshape(masks.shape[:-1]), place[-len(random) :].reshape(draws, -1)
+            own, rest = (
+                place[: -len(random)].reshape(masks.shape[:-1]),
+                place[-len(random) :].reshape(draws, -1),
+            )
             for q in range(len(some)):
                 found[:, :, q, w] = change[q, own[:, :, q]]
                 control[:, q, w] = change[q, rest]

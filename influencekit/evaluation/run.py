@@ -159,5 +159,7 @@ def _folder(subsets: Path, spec: str, evaluation: Evaluation) -> Path | None:
     name, *pairs = spec.split(":")
     options = options_of(type(evaluation))
     written = [key for key, _, _ in (pair.partition("=") for pair in pairs)]
-    lasting = [f"{k}_{options[k].write(getattr(evaluation, k))}" for k in written if k in evaluation.folder_options]
+    lasting = [
+        f"{k}_{options[k].write(getattr(evaluation, k))}" for k in written if k in evaluation.folder_options
+    ]
     return subsets / "-".join([name, *lasting])

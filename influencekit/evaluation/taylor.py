@@ -66,9 +66,7 @@ class TaylorSlope(Evaluation):
     def __post_init__(self) -> None:
         check_at_least("directions", self.directions, 1)
         if not 0 < self.smallest < self.largest <= 1:
-            raise InputError(
-                f"expected 0 < smallest < largest <= 1, got {self.smallest} and {self.largest}"
-            )
+            raise InputError(f"expected 0 < smallest < largest <= 1, got {self.smallest} and {self.largest}")
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
         require_estimators(estimators)
@@ -103,8 +101,12 @@ class TaylorSlope(Evaluation):
         runs = [run for h in (*steps, tiny) for run in weighted(h)]
         found = window_effects(trajectory, query, runs, windows, self.strategy).double().cpu()
         found = found.unflatten(-1, (len(steps) + 1, self.directions))  # [query, window, h, direction]
-        noise = max(float(found[:, :, -1].norm()), self.directions**0.5 * _resolution(trajectory, query, windows))
-        first = torch.tensor(scores.influence.values, dtype=torch.float64) @ d.T  # [estimator, query, window, d]
+        noise = max(
+            float(found[:, :, -1].norm()), self.directions**0.5 * _resolution(trajectory, query, windows)
+        )
+        first = (
+            torch.tensor(scores.influence.values, dtype=torch.float64) @ d.T
+        )  # [estimator, query, window, d]
         size = torch.tensor(steps)[:, None]
         left = (found[None, :, :, :-1] - size * first[..., None, :]).movedim(3, 1).flatten(2).norm(dim=-1)
         rows = [_slope(steps, each, noise) for each in left.numpy()]
