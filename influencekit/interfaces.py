@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from influencekit.direction import Better
+from influencekit.errors import InputError
 from influencekit.statistics import format_statistic, of_estimators, several_seeds
 from influencekit.training.gradients import rows_of_jacobian
 from influencekit.training.workload import Workload
@@ -148,8 +149,10 @@ class Recorder(ABC):
 
 
 class Table(NamedTuple):
-    """What is shown of an evaluation: a title, the rows (its index names them; cells are text or numbers), and
-    notes, a sentence each, that stand below."""
+    """What is shown of an evaluation: a title, the rows, and notes below them, a sentence each.
+
+    The index of `rows` names them and has names itself, such as "estimator"; cells are text or numbers.
+    """
 
     title: str
     rows: pd.DataFrame
@@ -174,9 +177,13 @@ class Evaluation(ABC):
 
         Errors: `InputError` for options that do not fit the data, or estimators of which it can take none.
         """
+        refused = {name: why for name, method in estimators.items() if (why := self.refuses(method))}
+        if refused and len(refused) == len(estimators):
+            name, why = next(iter(refused.items()))
+            raise InputError(f"{type(self).__name__}: {name} {why}; nothing is left")
 
     def refuses(self, estimator: Estimator) -> str:
-        """Why it leaves this estimator out, in words such as "does not claim first order"; "" = it does not."""
+        """Why this estimator is left out, in words such as "does not claim first order"; "" = it is not."""
         return ""
 
     @abstractmethod

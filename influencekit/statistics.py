@@ -48,7 +48,7 @@ def several_seeds(result: xr.Dataset) -> bool:
 def of_estimators(result: xr.Dataset, names: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """{estimator: {figure: `over_seeds`}} of these variables of a result.
 
-    Without `names`: of all variables with the dimension `estimator` and no others than seed, query and window.
+    Without `names`: of all variables with the dimension `estimator` and none but seed, query and window.
     """
     if names is None:
         every = result.data_vars.items()

@@ -35,7 +35,7 @@ def test_the_json_holds_the_figures_that_python_gives(compared):
     found = json.loads((compared[0] / "compare.json").read_text())["evaluation"]
     assert list(found) == ALL.split(",")
     runs = [ik.record(WorkloadSource(TINY)(seed)) for seed in (0, 1)]
-    scores = [lds(each, "prediction:example=3", ["dit", "if", "loo"], m=12) for each in runs]
+    scores = [evaluated(each, LDS(m=12), "prediction:example=3", ["dit", "if", "loo"]) for each in runs]
     for e, name in enumerate(("dit", "if", "loo")):
         means = np.array([each["mean"].values[e, 0] for each in scores])
         row = found["lds:m=12"]["estimators"][name]["lds"]
@@ -45,12 +45,12 @@ def test_the_json_holds_the_figures_that_python_gives(compared):
         apart = np.concatenate([one - one.mean() for one in each])  # of every seed its own subsets
         ends = bootstrap.interval(means.mean(), again, apart, 0.95, 12)
         assert (row["low"], row["high"]) == pytest.approx(ends)
-    curves = [brittleness(each, "prediction:example=3", ["if"], k=(2,)) for each in runs]
+    curves = [evaluated(each, Brittleness(k=(2,)), "prediction:example=3", ["if"]) for each in runs]
     row = found["brittleness:k=2"]["estimators"]["if"]
     assert row["raises"][0]["mean"] == pytest.approx(np.mean([c.effect.values[0, 0] for c in curves]))
     assert row["lowers_flips"][0]["mean"] == pytest.approx(np.mean([c.flips.values[0, 1] for c in curves]))
     assert list(found["taylor"]["estimators"]) == ["dit"]
-    slopes = [taylor(each, "prediction:example=3", "dit").slope.item() for each in runs]
+    slopes = [evaluated(each, TaylorSlope(), "prediction:example=3", "dit").slope.item() for each in runs]
     assert found["taylor"]["estimators"]["dit"]["slope"]["mean"] == pytest.approx(np.mean(slopes))
     assert found["leave-k-out:k=1+3:groups=5"]["k"] == [1, 3]
     one = found["leave-k-out:k=1+3:groups=5"]["estimators"]["loo"]

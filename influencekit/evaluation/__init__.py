@@ -7,10 +7,10 @@
     TaylorSlope    is a score the derivative of the run? the slope of first order's remainder
     evaluate       several of them, by name or as objects, as `influencekit compare --evaluate` does
 
-Each is a frozen dataclass with `run`, `table` and `plot`, one in a file; plugins add others by the entry point
-`influencekit.evaluations`. xarray in and out, dims [estimator, query, window, ...]; everything random is
-seeded, with other draws for every seed of a workload. Any estimator can be evaluated, registered or of one's
-own, `loo` as well.
+Each is a frozen dataclass with `run`, `table` and `plot`, one in a file; plugins add others by the entry
+point `influencekit.evaluations`. xarray in and out, dims [estimator, query, window, ...]; everything random
+is seeded, with other draws for every seed of a workload. Any estimator can be evaluated, registered or of
+one's own, `loo` as well.
 """
 
 from influencekit.evaluation.brittleness import Brittleness

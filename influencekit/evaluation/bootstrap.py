@@ -109,7 +109,7 @@ def interval(
 def _bca(
     again: np.ndarray, left_out: np.ndarray, below: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Efron's bias-corrected and accelerated interval; `below`: the fraction of resamples below the estimate."""
+    """Efron's bias-corrected and accelerated interval; `below`: the fraction of resamples that are lower."""
     known = ~np.isnan(left_out)
     mean = np.where(known, left_out, 0).sum(0) / np.maximum(known.sum(0), 1)
     d = np.where(known, mean - left_out, 0)

@@ -20,8 +20,8 @@ __all__ = ["detection", "flipped"]
 def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[Workload, np.ndarray]:
     """The workload with this fraction of its training labels flipped, and which: a mask [train].
 
-    floor(fraction n) examples drawn without replacement, as the paper's 5, 10, 15, 20 % of 256 = 12, 25, 38, 51.
-    Two classes (whole numbers, booleans, or floats 0 and 1) change places; of more, each label becomes
+    floor(fraction n) examples drawn without replacement, as the paper's 5, 10, 15, 20 % of 256 = 12, 25, 38,
+    51. Two classes (whole numbers, booleans, or floats 0 and 1) change places; of more, each label becomes
     another one that occurs, all equally likely. Nothing else changes: test and validation sets keep their
     labels, and the batches their order. `info` of the result holds `flipped`, their number, and no `spec`.
 

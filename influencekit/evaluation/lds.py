@@ -51,9 +51,9 @@ class LDS(Evaluation):
     constant.
 
     Cost: m training runs, divided by what batching gains; with a folder for the retrained models, m times the
-    parameters on disk: a killed call continues, another query costs no retraining, and a larger m adds to what
-    is there. Errors: subsets that leave none or all out, a folder of another run. Source: Park et al. 2023
-    (TRAK), arXiv 2303.14186; Ilyas et al. 2022.
+    parameters on disk: a killed call continues, another query costs no retraining, and a larger m adds to
+    what is there. Errors: subsets that leave none or all out, a folder of another run. Source: Park et al.
+    2023 (TRAK), arXiv 2303.14186; Ilyas et al. 2022.
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ("fraction", "seed")
@@ -127,8 +127,8 @@ class LDS(Evaluation):
             ends = ("-" if math.isnan(score[end]) else f"{score[end]:.3f}" for end in ("low", "high"))
             rows.append([format_statistic(score, several), *ends])
         title = (
-            f"Linear datamodeling score, {m} random subsets of {100 * result.attrs['fraction']:g} % and their "
-            f"{100 * result.attrs['level']:g} % bootstrap interval"
+            f"Linear datamodeling score, {m} random subsets of {100 * result.attrs['fraction']:g} % and "
+            f"their {100 * result.attrs['level']:g} % bootstrap interval"
         )
         names = pd.Index(result.estimator.values, name="estimator")
         few = f"fewer than {LEAST} subsets give no interval; lds:m=50 does"
@@ -142,6 +142,7 @@ class LDS(Evaluation):
         size = n - round(self.fraction * n) if 0 < self.fraction < 1 else 0
         if not 0 < size < n:
             raise InputError(
-                f"fraction must leave some of {n} examples in a subset and some out of it, got {self.fraction:g}"
+                f"fraction must leave some of {n} examples in a subset and some out of it, got "
+                f"{self.fraction:g}"
             )
         return size

@@ -41,9 +41,9 @@ class LeaveKOut(Evaluation):
 
     Result: `pearson`, `spearman` with `spearman_low`, `spearman_high` [estimator, query, window, k] over the
     groups of that size (the interval is NaN with fewer than ten of them); `predicted` [estimator, query,
-    window, k, group], `retrained` [query, window, k, group]. `size` [estimator, query, window, k] is the slope
-    of retrained on predicted through the origin: 1 = the sums are right in size too, below 1 = they say too
-    much. The rest is as for `LDS`, of which this is the small end.
+    window, k, group], `retrained` [query, window, k, group]. `size` [estimator, query, window, k] is the
+    slope of retrained on predicted through the origin: 1 = the sums are right in size too, below 1 = they are
+    too large. The rest is as for `LDS`: this is the same for small sets.
 
     Cost: k times groups training runs, divided by what batching gains. Errors: as for `LDS`.
     """

@@ -37,10 +37,12 @@ def evaluate(
 ) -> dict[str, xr.Dataset]:
     """What scores are worth: {evaluation as it was written: its result}, each with a dimension `estimator`.
 
+        run = ik.record(ik.make("workload", "mnist-1v7-lr", setting="trained", epochs=4))
         found = ik.evaluate(run, "lds:m=30,taylor", estimators=["dit", "if"])
-        found["lds:m=30"].lds                                       # [estimator, query, window]
-        LDS().table(found["lds:m=30"]).rows                         # as a table of text
-        LDS().plot(found["lds:m=30"]).savefig("lds.png")
+        print(found["lds:m=30"].lds.values)  # [estimator, query, window]
+        shown = influencekit.evaluation.LDS()
+        print(shown.table(found["lds:m=30"]).rows)
+        shown.plot(found["lds:m=30"]).savefig("lds.png")
 
     `evaluations`: specs joined by commas, objects (`LDS(m=30)`), or several of them. `estimators`: specs or
     objects, "dit" unless you say. `scores`: those of these estimators, where they are there already, which

@@ -40,20 +40,21 @@ class TaylorSlope(Evaluation):
 
         remainder(h) = | q(weights 1 - h d) - q - h <scores, d> |          h = largest ... smallest
 
-    `slope` [estimator] is the power of h at which the remainder falls: 2 = the scores are the derivative. It is
-    taken with random directions d [train], trained again at every h; the norm over directions, queries and
-    windows, on the user's own run. A wrong formula leaves a remainder that falls with slope 1, however well
-    its scores rank. `remainder` [estimator, h]; `weights` [direction, train]: the d; `noise`: what rounding
-    alone does to the effects, measured by weights that differ from 1 in their last digits, and at least the
-    last digit of the query's values. The slope is that between the two smallest h (`slope_from`, `slope_to`)
-    whose remainder is thirty times that, NaN where there are not two. `smooth_below` [estimator]: the largest
-    h below which every slope is within .2 of 2. A network with corners (ReLU) jumps wherever a weight change
+    `slope` [estimator] is the power of h at which the remainder falls: 2 = the scores are the derivative.
+    The directions d [train] are random, and the run is trained again at every h; the norm is over directions,
+    queries and windows. A wrong formula leaves a remainder that falls with slope 1, however well its scores
+    rank. `remainder` [estimator, h]; `weights` [direction, train]: the d; `noise`: what rounding alone does
+    to the effects, measured by weights that differ from 1 in their last digits, and at least the last digit
+    of the query's values. The slope is that between the two smallest h (`slope_from`, `slope_to`) whose
+    remainder is thirty times that, NaN where there are not two. `smooth_below` [estimator]: the largest h
+    below which every slope is within .2 of 2. A network with corners (ReLU) jumps wherever a weight change
     carries a unit over its corner, so there the fall begins late: first order is right in the limit only.
 
     In single precision rounding leaves too few h, so the run is recorded and scored again in float64 from
     the same parameters and batches (`precision` = double; a taped run is taken as it is, and so is any run
     with `own`). Attrs: `dtype`. Cost: 13 training runs a direction, in one batch where batching is faster,
-    and for `double` a run and the scores anew. Errors: an estimator that does not claim FIRST_ORDER.
+    and for `double` a run and the scores anew. Estimators that do not claim FIRST_ORDER are left out.
+    Errors: none of them claims it; scores without their estimators (it scores another run).
     """
 
     directions: int = 3
@@ -72,8 +73,8 @@ class TaylorSlope(Evaluation):
         require_estimators(estimators)
         if all(map(self.refuses, estimators.values())):
             raise InputError(
-                f"taylor: none of {', '.join(estimators)} claims first order, so there is no slope to measure; "
-                "leave it out, or add dit"
+                f"taylor: none of {', '.join(estimators)} claims first order, so there is no slope to "
+                "measure; leave it out, or add dit"
             )
 
     def refuses(self, estimator: Estimator) -> str:

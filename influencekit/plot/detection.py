@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, LINES, new_figure
+from influencekit.plot.style import COLOURS, LINES, line_look, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,15 +82,10 @@ def _lines(result: xr.Dataset, who: str) -> list[tuple[str, dict[str, Any], xr.D
         parts = [result]
     if len(names) > len(COLOURS) * len(LINES):
         raise InputError(f"{who}: {len(names)} lines are too many to tell apart; select some with .isel")
-    looks = [
-        {
-            "color": COLOURS[k % len(COLOURS)],
-            "linestyle": LINES[(k + k // len(COLOURS)) % len(LINES)],
-            "linewidth": 1.4 + 1.8 * (1 - (k + 1) / len(names)),
-        }
-        for k in range(len(names))
+    return [
+        (name, line_look(k, len(names)), part)
+        for k, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
-    return list(zip(names, looks, parts, strict=True))
 
 
 def _spread(curve: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def line_look(k: int, count: int) -> dict[str, Any]:
     return {
         "color": COLOURS[k % len(COLOURS)],
         "linestyle": LINES[(k + k // len(COLOURS)) % len(LINES)],
-        "linewidth": 1.4 + 1.4 * (1 - (k + 1) / count),
+        "linewidth": 1.4 + 1.8 * (1 - (k + 1) / count),
     }
 
 
