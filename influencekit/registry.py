@@ -3,8 +3,8 @@
 A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.specs`.
 Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is imported before it is asked for.
 
-Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`, and
-`influencekit.commands` for a command of the command line.
+Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`,
+`.evaluations`, and `influencekit.commands` for a command of the command line.
 Two owners of one name are an error for whoever uses that name; a plugin that cannot be loaded is an error for
 whoever names it, a warning and a broken row for whoever lists, and nothing at all to everybody else.
 """
@@ -48,6 +48,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "query": "influencekit.queries",
         "recorder": "influencekit.recorders",
         "workload": "influencekit.workloads",
+        "evaluation": "influencekit.evaluations",
     }
 )
 
@@ -89,6 +90,13 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "20news-lr": "influencekit.workloads.newsgroups:newsgroups_lr",
             "20news-dnn": "influencekit.workloads.newsgroups:newsgroups_dnn",
         },
+        "evaluation": {
+            "lds": "influencekit.evaluation.lds:LDS",
+            "leave-k-out": "influencekit.evaluation.leave_k_out:LeaveKOut",
+            "brittleness": "influencekit.evaluation.brittleness:Brittleness",
+            "mislabel-auc": "influencekit.evaluation.mislabel:MislabelAUC",
+            "taylor": "influencekit.evaluation.taylor:TaylorSlope",
+        },
     }
 )
 
@@ -113,7 +121,7 @@ PACKAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )  # fmt: skip
 
-_COMMANDS = "influencekit.commands"  # the fifth group: commands, which have no specs
+_COMMANDS = "influencekit.commands"  # the sixth group: commands, which have no specs
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,8 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
     options = options_of(target)
     values = read_options(kind, text, options) | overrides
     for key in values:
+        if new := getattr(target, "renamed_options", {}).get(key):
+            raise InputError(f"option '{key}' of {kind} '{name}' is called '{new}' now")
         if key not in options:
             raise unknown(f"option of {kind} '{name}' named", key, options, "options")
     if missing := [

@@ -81,10 +81,19 @@ def test_a_table_fits_its_terminal_and_deviations_go_first(terminal, width):
     assert (lines[0] == "dit") == (width < 31), "then a row becomes a block"
 
 
-def test_a_named_index_is_shown_and_columns_may_share_a_name(capsys):
+def test_an_index_is_shown_and_columns_may_share_a_name(capsys):
     frame = pd.DataFrame([["a", 1, 2]], columns=["", "k", "k"]).set_index("")
     print_table(frame)
-    assert capsys.readouterr().out.splitlines() == ["    k   k", "a   1   2"]
+    print_table(pd.DataFrame({"k": [1]}, index=["a"]))
+    levels = pd.MultiIndex.from_tuples(
+        [("dit", "rank"), ("dit", "value"), ("if", "rank")], names=["who", "what"]
+    )
+    print_table(pd.DataFrame({"k": [1, 2, 3]}, index=levels))
+    assert capsys.readouterr().out.splitlines() == [
+        "    k   k", "a   1   2",
+        "    k", "a   1",
+        "who   what    k", "dit   rank    1", "      value   2", "if    rank    3",
+    ]  # fmt: skip
 
 
 def test_two_tables_stand_side_by_side_or_one_below_the_other(terminal):

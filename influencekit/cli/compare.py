@@ -107,9 +107,10 @@ def compare(
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
         with progress():
             import influencekit as ik
-            from influencekit.cli.evaluating import summarise_evaluation
+            from influencekit.cli.evaluations import save_evaluations
             from influencekit.cli.problems import WorkloadSource, use_device
             from influencekit.cli.summary import summarise
+            from influencekit.evaluation import summary
             from influencekit.registry import make
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
@@ -124,10 +125,10 @@ def compare(
             found = summarise(result)
             evaluations = evaluating.results(typed) if evaluating else {}
             if evaluations:
-                found["evaluation"] = {k: summarise_evaluation(one) for k, one in evaluations.items()}
+                found["evaluation"] = {k: summary(one) for k, one in evaluations.items()}
             if folder:
                 from influencekit.cli.examples import pictures
-                from influencekit.cli.saving import save_comparison, save_evaluations
+                from influencekit.cli.saving import save_comparison
 
                 save_comparison(result, found, pictures(problem), folder)
                 save_evaluations(evaluations, folder)
@@ -138,20 +139,20 @@ def compare(
         return
     from influencekit.cli.comparison import print_comparison
 
-    print_comparison(result, found, [name for name in (out, file) if name])
+    print_comparison(result, found, evaluations, [name for name in (out, file) if name])
 
 
 def _evaluating(
     evaluate: str | None, methods: list[Any], subsets: str | None, query: Query, workload: Any
 ) -> Any:
     """What runs the evaluations of every seed; None where none is asked for."""
-    from influencekit.cli.evaluating import Evaluating
+    from influencekit.cli.evaluations import Evaluations
 
     if evaluate is None:
         if subsets is not None:
             raise InputError("--subsets keeps what --evaluate retrains; say what with --evaluate lds")
         return None
-    return Evaluating(evaluate, methods, subsets, query, workload)
+    return Evaluations(evaluate, methods, subsets, query, workload)
 
 
 class _Memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from influencekit.cli.console import BEWARE, Part, print_table, say
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["facts", "print_agreement", "print_comparison", "remarks"]
 
 
-def print_comparison(result: xr.Dataset, found: dict[str, Any], saved: Sequence[str]) -> None:
+def print_comparison(
+    result: xr.Dataset, found: dict[str, Any], evaluations: Mapping[str, xr.Dataset], saved: Sequence[str]
+) -> None:
     """The whole report: facts, a row an estimator, a row a window, the tables of evaluations, remarks."""
-    from influencekit.cli.evaluated import print_evaluations
+    from influencekit.cli.evaluations import print_evaluations
 
     title, *details = facts(result)
     say((title, "bold"))
@@ -27,7 +29,7 @@ def print_comparison(result: xr.Dataset, found: dict[str, Any], saved: Sequence[
         say(line)
     say()
     print_agreement(found)
-    print_evaluations(found)
+    print_evaluations(evaluations)
     if said := remarks(result, found, saved):
         say()
     for parts in said:

@@ -16,14 +16,17 @@ PLURALS = {
     "queries": "query",
     "recorders": "recorder",
     "workloads": "workload",
+    "evaluations": "evaluation",
 }
 
 
-@click.command("list", short_help="What is installed: estimators, queries, recorders, workloads.")
+@click.command(
+    "list", short_help="What is installed: estimators, queries, recorders, workloads, evaluations."
+)
 @click.argument("kind", required=False, metavar="[KIND]")
 def list_(kind: str | None) -> None:
-    """List everything installed, or one KIND of it (estimators, queries, recorders, workloads), with its
-    options and their defaults.
+    """List everything installed, or one KIND of it (estimators, queries, recorders, workloads, evaluations),
+    with its options and their defaults.
 
     Options are given after the name, as in every-k:k=20 or dit:curvature=fisher. What comes from a plugin
     says so, and a plugin that cannot be loaded says why.

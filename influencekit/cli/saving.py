@@ -1,23 +1,21 @@
-"""The files of `compare --out` and of `estimate --out`: scores, rankings, agreement, plots."""
+"""The files of `compare --out`, `estimate --out` and `plot`: scores, rankings, agreement, plots."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influencekit.cli.drawing import draw, draw_evaluation
 from influencekit.cli.output import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
-from influencekit.direction import better_in, ends
+from influencekit.direction import better_in, ends, written
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import xarray as xr
 
-__all__ = ["evaluation_file", "save_comparison", "save_evaluations", "write_ranking"]
+__all__ = ["draw", "save_comparison", "write_ranking"]
 
 
 def save_comparison(
@@ -29,37 +27,6 @@ def save_comparison(
     write_csv(_agreement(result), folder / "agreement.csv")
     (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
     draw(result, pictures, folder)
-
-
-def save_evaluations(evaluations: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """evaluation-NAME.zarr, evaluation-NAME.csv with one row a figure, and its plot, for every evaluation."""
-    for spec, result in evaluations.items():
-        name = evaluation_file(spec)
-        save_dataset(result, folder / f"{name}.zarr")
-        write_csv(_figures(result), folder / f"{name}.csv")
-        draw_evaluation(result, folder / f"{name}.png")
-
-
-def evaluation_file(spec: str) -> str:
-    """`lds:m=20` -> `evaluation-lds_m=20`."""
-    return "evaluation-" + re.sub(r"[^\w.=+-]+", "_", spec)
-
-
-def _figures(result: xr.Dataset) -> pd.DataFrame:
-    """A row for every figure of every estimator and seed."""
-    import numpy as np
-    import pandas as pd
-
-    names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h"], []
-    words = {n: result[n].values.tolist() for n in names if n in result.coords}
-    words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
-    for figure, values in result.data_vars.items():
-        if {"estimator", "seed"} <= set(values.dims) <= {*names}:  # no curves, resamples or single subsets
-            array, dims = values.values, [str(d) for d in values.dims]
-            for place in np.ndindex(*array.shape):
-                at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
-                rows.append([figure, *(at.get(n, "") for n in names), array[place].item()])
-    return pd.DataFrame(rows, columns=["figure", *names, "value"])
 
 
 def _agreement(result: xr.Dataset) -> pd.DataFrame:
@@ -104,3 +71,41 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
                 # stable, and not a number comes last
                 frames.append(frame.iloc[(-first * scores[s, q, w, 0]).argsort(kind="stable")])
     write_csv(pd.concat(frames), path)
+
+
+def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[str]:
+    """Draw what can be drawn of a result [estimator, seed, query, window, train]; the names of the files.
+
+    `agreement.png` where there is ground truth; `extremes-NAME.png` for the first seed, where the examples
+    are pictures; `timeline-NAME.png` where there are several windows. Several queries are averaged.
+    """
+    from influencekit import plot
+
+    drawn: list[str] = []
+
+    def save(axes: Any, name: str, title: str | None = None) -> None:
+        figure = (axes[0] if isinstance(axes, list) else axes).figure
+        if title:
+            figure.suptitle(title)
+        figure.savefig(folder / name)
+        drawn.append(name)
+
+    names = result.estimator.values.tolist()
+    if "agreement" in result and len(names) > 1:
+        save(plot.agreement(result), "agreement.png")
+    first = result.isel(seed=0)
+    better = written(better_in(result.attrs))
+    scores = first.influence.mean("query", skipna=False)
+    some = "" if result.sizes["seed"] == 1 else f", seed {int(first.seed)}"
+    several = result.sizes["window"] > 1
+    for name in names:
+        file = re.sub(r"[^\w.=-]+", "_", name)
+        each = scores.sel(estimator=name).assign_attrs(better)
+        if pictures is not None:
+            mean = f", mean of {result.sizes['window']} windows" if several else ""
+            axes = plot.extremes(each.mean("window", skipna=False).assign_attrs(better), pictures)
+            save(axes, f"extremes-{file}.png", f"{result.attrs['workload']}: {name}{some}{mean}")
+        if several:
+            line = plot.timeline(each.transpose("window", "train"))
+            save(line, f"timeline-{file}.png", f"{result.attrs['workload']}: {name}{some}")
+    return drawn
