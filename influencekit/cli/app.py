@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from influencekit.registry import Entry
 
 __all__ = ["cli", "main"]
-
-WARNING = {"word": "warning:", "fg": "yellow", "bold": True}
 
 
 class Commands(click.Group):
@@ -72,7 +69,7 @@ class Commands(click.Group):
         for entry in self._brought():
             if entry.name in self.commands:
                 text = f"the command '{entry.name}' of {entry.provider} is left out: influencekit has its own"
-                complain(text, **WARNING)
+                _warning(text)
         super().format_commands(ctx, formatter)
 
     def _brought(self) -> Sequence[Entry]:
@@ -100,7 +97,11 @@ class Commands(click.Group):
 def _warn(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
     if issubclass(category, DeprecationWarning | PendingDeprecationWarning):
         return  # for those who write the libraries, not for those who run the command
-    complain(str(message), **WARNING)
+    _warning(str(message))
+
+
+def _warning(text: str) -> None:
+    complain(text, "warning:", fg="yellow", bold=True)
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -111,6 +112,8 @@ def _fail(error: BaseException) -> NoReturn:
         complain("interrupted")
         sys.exit(130)
     if os.environ.get("INFLUENCEKIT_DEBUG"):
+        import traceback
+
         traceback.print_exception(error)
     text, code = _explain(error)
     complain(text, "error:", fg="red", bold=True)
