@@ -28,7 +28,7 @@ NAMES = {
     "option without value": (("compare", TINY + ":lr"), ["key=value"]),
     "empty list": (("compare", TINY, "--estimators", "dit,,if"), ["single commas"]),
     "setting": (("compare", TINY, "--setting", "trainde"), ["'paper' or 'trained'", "'trainde'"]),
-    "command": (("comapre",), ["No such command 'comapre'"]),
+    "command": (("comapre",), ["no command 'comapre'; did you mean 'compare'? commands: compare, record"]),
     "command option": (("compare", "--estimatrs", "dit"), ["--estimatrs", "--estimators"]),
     "choice": (("compare", "--device", "tpu"), ["'tpu'", "cuda"]),
     "kind": (("list", "estimator5"), ["no kind 'estimator5'", "did you mean 'estimators'"]),

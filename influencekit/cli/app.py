@@ -36,8 +36,8 @@ class Commands(click.Group):
     """The commands, in the order in which they are met, then those of plugins; errors become one line and an
     exit code.
 
-    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is called
-    and not before: help shows what its distribution says of itself. It cannot replace a command of ours.
+    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is
+    called and not before: help shows what its distribution says of itself. It cannot replace one of ours.
     """
 
     with_plugins = True
@@ -59,12 +59,14 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in self.commands:
-            from influencekit.registry import load, package_of
+        if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from influencekit.registry import load, package_of
+        from influencekit.specs import unknown
 
-            if name in self.plugins() or package_of("command", name):
-                return name, load("command", name), args[1:]  # type: ignore[return-value]
-        return super().resolve_command(ctx, args)
+        if name in self.plugins() or package_of("command", name):
+            return name, load("command", name), args[1:]  # type: ignore[return-value]
+        raise unknown("command", name, self.list_commands(ctx), "commands")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for entry in self._brought():

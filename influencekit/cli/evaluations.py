@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from influencekit.cli.console import print_table, say
 from influencekit.cli.output import save_dataset, write_csv
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from influencekit.interfaces import Estimator
+    from influencekit.interfaces import Estimator, Query
     from influencekit.training.workload import Workload
     from influencekit.trajectory.trajectory import Trajectory
 
@@ -29,7 +29,7 @@ class Evaluations:
     """
 
     def __init__(
-        self, specs: str, methods: list[Estimator], subsets: str | None, query: str, workload: Workload
+        self, specs: str, methods: list[Estimator], subsets: str | None, query: Query, workload: Workload
     ) -> None:
         from influencekit.evaluation.run import check, evaluations_of
         from influencekit.evaluation.scoring import estimators_of
@@ -70,31 +70,21 @@ def print_evaluations(results: Mapping[str, xr.Dataset]) -> None:
         if names.count(one.attrs["evaluation"]) > 1:  # told apart by their options
             title += f" ({spec})"
         say()
-        print_table(_with_names(rows), title, left=rows.index.nlevels)
+        print_table(rows, title)
         if "left_out" in one.attrs:
             notes = (*notes, f"left out: {one.attrs['left_out']}")
         for note in notes:
             say(note)
 
 
-def _with_names(rows: pd.DataFrame) -> pd.DataFrame:
-    """The names of the rows as first columns, those that stand above already left blank."""
-    names = rows.index.to_frame(index=False)
-    first = names.iloc[:, 0]
-    if names.shape[1] > 1:
-        names.isetitem(0, first.where(first != first.shift(), ""))
-    return names.join(rows.reset_index(drop=True))
-
-
 def save_evaluations(results: Mapping[str, xr.Dataset], folder: Path) -> None:
     """evaluation-NAME.zarr, evaluation-NAME.csv with one row a figure, and its plot, for every result."""
     from influencekit.evaluation import evaluation_of
 
-    head = ["figure", "estimator", "seed", "query", "window", "removed", "k", "h"]
     for spec, result in results.items():
         name = evaluation_file(spec)
         save_dataset(result, folder / f"{name}.zarr")
-        write_csv(folder / f"{name}.csv", [*head, "value"], _figures(result, head[1:]))
+        write_csv(_figures(result), folder / f"{name}.csv")
         if (figure := evaluation_of(result).plot(result)) is not None:
             figure.savefig(folder / f"{name}.png")
 
@@ -104,9 +94,12 @@ def evaluation_file(spec: str) -> str:
     return "evaluation-" + re.sub(r"[^\w.=+-]+", "_", spec)
 
 
-def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
+def _figures(result: xr.Dataset) -> pd.DataFrame:
+    """A row for every figure of every estimator and seed."""
     import numpy as np
+    import pandas as pd
 
+    names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h"], []
     words = {n: result[n].values.tolist() for n in names if n in result.coords}
     words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
     for figure, values in result.data_vars.items():
@@ -114,4 +107,5 @@ def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
             array, dims = values.values, [str(d) for d in values.dims]
             for place in np.ndindex(*array.shape):
                 at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
-                yield [figure, *(at.get(n, "") for n in names), array[place].item()]
+                rows.append([figure, *(at.get(n, "") for n in names), array[place].item()])
+    return pd.DataFrame(rows, columns=["figure", *names, "value"])

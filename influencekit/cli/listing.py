@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 
 import click
 
-from influencekit.cli.table import paragraph, width_of
+from influencekit.cli.console import say
 from influencekit.errors import InputError
 
 __all__ = ["list_"]
@@ -37,21 +36,20 @@ def list_(kind: str | None) -> None:
 
     if kind is not None and kind not in PLURALS and kind not in PLURALS.values():
         raise unknown("kind", kind, list(PLURALS), "kinds") if kind else InputError("KIND is empty")
-    width = width_of(sys.stdout)
     for plural, single in PLURALS.items():
         if kind is not None and kind not in (plural, single):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the row says it
             rows = describe(single)
-        click.echo(click.style(plural.upper(), bold=True))
+        say((plural.upper(), "bold"))
         for row in rows:
             provider = "" if row.provider == "built-in" else f"  [{row.provider}]"
-            click.echo(f"  {click.style(row.name, fg='cyan')}{click.style(provider, dim=True)}")
+            say((row.name, "cyan"), (provider, "dim"), indent=2)
             if row.status != "ok":
-                click.echo(click.style(paragraph(row.status, width, "      "), fg="red"))
+                say((row.status, "red"), indent=6)
                 continue
-            click.echo(paragraph(row.summary, width, "      "))
+            say(row.summary, indent=6)
             if row.options:
-                click.echo(click.style(paragraph(":".join(row.options), width, "      :"), dim=True))
-        click.echo()
+                say((":" + ":".join(row.options), "dim"), indent=6)
+        say()

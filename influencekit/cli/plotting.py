@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit.cli.bar import progress
+from influencekit.cli.console import say
 from influencekit.cli.output import new_folder
 from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
 from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def plot(scores: str, out: str | None, data_dir: str | None) -> None:
     goal = out or str(path.with_name(f"{path.stem}-plots"))
     with new_folder(goal) as folder, progress():
         assert folder is not None
-        from influencekit.cli.drawing import draw
+        from influencekit.cli.saving import draw
         from influencekit.evaluation import evaluation_of
 
         pictures, why = _pictures(result, data_dir)
@@ -50,7 +51,7 @@ def plot(scores: str, out: str | None, data_dir: str | None) -> None:
                 figure.savefig(folder / drawn[-1])
         if not drawn:
             raise InfluenceKitError(f"{scores} holds nothing to draw: one window, no ground truth{why}")
-    click.echo(f"{', '.join(drawn)} in {goal}{why}")
+    say(f"{', '.join(drawn)} in {goal}{why}")
 
 
 def _load(path: Path) -> xr.Dataset:

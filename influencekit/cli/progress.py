@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line on stderr with the time left, from the third second on, gone at the end."""
+"""Progress on a terminal: one line on stderr with the time left, from the third second on, then gone."""
 
 from __future__ import annotations
 
