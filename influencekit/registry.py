@@ -5,8 +5,8 @@ Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is im
 
 Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`,
 `.evaluations`, and `influencekit.commands` for a command of the command line.
-Two owners of one name are an error for whoever uses that name; a plugin that cannot be loaded is an error for
-whoever names it, a warning and a broken row for whoever lists, and nothing at all to everybody else.
+Two owners of one name are an error where that name is used. A plugin that cannot be loaded is an error where
+it is named, a warning and a broken row in lists, and does not matter elsewhere.
 """
 
 from __future__ import annotations
@@ -27,20 +27,9 @@ from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
 __all__ = [
-    "BUILTINS",
-    "KINDS",
-    "PACKAGES",
-    "Listing",
-    "describe",
-    "entries",
-    "label",
-    "load",
-    "make",
-    "names",
-    "package_of",
-    "spec",
-    "split",
-]
+    "BUILTINS", "KINDS", "PACKAGES", "Listing", "describe", "entries", "label", "load", "make", "names",
+    "package_of", "spec", "split",
+]  # fmt: skip
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {  # kind: entry-point group
@@ -102,24 +91,20 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 
 # What our own plugins bring, so that a name whose plugin is not installed says what to install.
-PACKAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
+PACKAGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {  # package: kind: names
         "influencekit-paper": {
-            "command": ("reproduce",),
-            "workload": (
-                *(f"{data}-{model}" for data in ("kmnist", "emnist-ab") for model in ("lr", "dnn", "cnn")),
-                *(f"{data}-{model}" for data in ("adult", "20news") for model in ("lr", "dnn")),
-            ),
+            "command": "reproduce",
+            "workload": "kmnist-lr kmnist-dnn kmnist-cnn emnist-ab-lr emnist-ab-dnn emnist-ab-cnn "
+            "adult-lr adult-dnn 20news-lr 20news-dnn",
         },
         "influencekit-baselines": {
-            "estimator": (
-                "tracin", "shapley", "grad-dot", "grad-cos", "self-influence", "grad-norm", "el2n",
-                "forgetting", "random", "trak", "ekfac",
-            ),
+            "estimator": "tracin shapley grad-dot grad-cos self-influence grad-norm el2n forgetting "
+            "random trak ekfac",
         },
-        "influencekit-dvemb": {"estimator": ("dvemb", "tsloo")},
+        "influencekit-dvemb": {"estimator": "dvemb tsloo"},
     }
-)  # fmt: skip
+)
 
 _COMMANDS = "influencekit.commands"  # the sixth group: commands, which have no specs
 
@@ -146,7 +131,7 @@ class Entry:
         except (
             Exception,
             SystemExit,
-        ) as reason:  # a stranger's module may raise anything while it is imported
+        ) as reason:  # a plugin's module may raise anything while it is imported
             first_line = (str(reason).splitlines() or [""])[0]
             raise InfluenceKitError(
                 f"{self.kind} '{self.name}' ({self.provider}, {self.target}) is broken: "
@@ -174,7 +159,9 @@ def names(kind: str) -> tuple[str, ...]:
 
 def package_of(kind: str, name: str) -> str | None:
     """Which of our own plugins brings a name, installed or not."""
-    return next((package for package, brought in PACKAGES.items() if name in brought.get(kind, ())), None)
+    return next(
+        (package for package, brought in PACKAGES.items() if name in brought.get(kind, "").split()), None
+    )
 
 
 def entries(kind: str) -> tuple[Entry, ...]:
@@ -277,9 +264,12 @@ def _listing(entry: Entry) -> Listing:
     summary, status = "", "ok"
     options: tuple[str, ...] = ()
     try:
-        target = entry.load()
-        summary = (inspect.getdoc(target) or "").partition("\n")[0]
-        options = tuple(str(option) for option in options_of(target).values())
+        target: Any = entry.load()
+        if entry.kind == "command":
+            summary = target.get_short_help_str(100)
+        else:
+            summary = (inspect.getdoc(target) or "").partition("\n")[0]
+            options = tuple(str(option) for option in options_of(target).values())
         load(entry.kind, entry.name)
     except InfluenceKitError as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=3)

@@ -27,6 +27,7 @@ NAMES = {
     "option type": (("compare", TINY + ":lr=fast"), ["expects a number", "'fast'"]),
     "option without value": (("compare", TINY + ":lr"), ["key=value"]),
     "empty list": (("compare", TINY, "--estimators", "dit,,if"), ["single commas"]),
+    "twice": (("compare", TINY, "--estimators", "dit,loo,dit:curvature=hessian"), ["dit stands twice"]),
     "setting": (("compare", TINY, "--setting", "trainde"), ["'paper' or 'trained'", "'trainde'"]),
     "command": (("comapre",), ["no command 'comapre'; did you mean 'compare'? commands: compare, record"]),
     "command option": (("compare", "--estimatrs", "dit"), ["--estimatrs", "--estimators"]),

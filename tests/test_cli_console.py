@@ -160,7 +160,7 @@ def test_progress_is_drawn_on_terminals_only_and_only_for_what_takes_long(termin
 @pytest.mark.parametrize("left", [0, 8])
 def test_loops_that_are_left_early_are_over(left):
     loops = Loops()
-    with listen(loops.hear):
+    with listen(loops.update):
         for _ in track(range(2), "seeds", 2):
             for item in track(range(9), "training", 9):
                 if item == left:
@@ -171,7 +171,7 @@ def test_loops_that_are_left_early_are_over(left):
 
 def test_the_fraction_never_falls_and_another_loop_begins_anew():
     loops = Loops()
-    with listen(loops.hear):
+    with listen(loops.update):
         announce("seeds", 0, 2)
         announce("training", 3, 4)
         assert loops.now() == ("seeds 1/2, training 4/4", 3 / 8)

@@ -53,6 +53,7 @@ def test_a_command_is_listed_without_its_import_and_runs(install):
     assert any(line.split() == ["hello", "Greets", "politely."] for line in shown.splitlines())
     run("compare", "--help")
     assert module not in sys.modules
+    assert run("list", "commands").stdout == "COMMANDS\n  hello  [acme-hello 1.2]\n      Says hello.\n\n"
     assert run("hello", "--name", "world").stdout == "hello world\n"
     assert "Usage: influencekit hello" in run("hello", "--help").stdout
     assert "see 'influencekit hello --help'" in fails("hello", "--nmae", "x", code=2)
@@ -72,6 +73,7 @@ def test_a_command_is_listed_without_its_import_and_runs(install):
 def test_a_broken_command_is_one_line_for_its_user_and_nothing_to_others(install, source, reason):
     install("acme-broken", source, {"hello": "hello"})
     assert "hello" in run("--help").stdout and run("list", "recorders").stderr == ""
+    assert reason in run("list", "commands").stdout and "COMMANDS" in run("list").stdout
     line = fails("hello", code=1)
     assert "command 'hello' (acme-broken 1.2, acme_broken:hello) is broken" in line and reason in line
 
@@ -128,10 +130,8 @@ def test_the_table_of_packages_is_what_they_say(package):
         pytest.skip(f"no {package} in this checkout")
     points = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"]
     groups = dict(registry.KINDS) | {"command": "influencekit.commands"}
-    brought = {kind: tuple(points[group]) for kind, group in groups.items() if group in points}
-    assert {kind: set(names) for kind, names in registry.PACKAGES[package].items()} == {
-        kind: set(names) for kind, names in brought.items()
-    }
+    brought = {kind: set(points[group]) for kind, group in groups.items() if group in points}
+    assert {kind: set(names.split()) for kind, names in registry.PACKAGES[package].items()} == brought
 
 
 def test_help_imports_no_plugin_and_no_library_of_the_edge():

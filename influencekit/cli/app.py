@@ -47,7 +47,7 @@ class Commands(click.Group):
         return [*self.commands, *self.plugins()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """For help and completion; whoever calls a command gets it from `resolve_command`."""
+        """For help and completion; a command that is called comes from `resolve_command`."""
         if name in self.commands or (entry := self.plugins().get(name)) is None:
             return super().get_command(ctx, name)
         return click.Command(name, short_help=entry.summary)

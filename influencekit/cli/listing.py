@@ -17,6 +17,7 @@ PLURALS = {
     "recorders": "recorder",
     "workloads": "workload",
     "evaluations": "evaluation",
+    "commands": "command",
 }
 
 
@@ -25,8 +26,8 @@ PLURALS = {
 )
 @click.argument("kind", required=False, metavar="[KIND]")
 def list_(kind: str | None) -> None:
-    """List everything installed, or one KIND of it (estimators, queries, recorders, workloads, evaluations),
-    with its options and their defaults.
+    """List everything installed, or one KIND of it (estimators, queries, recorders, workloads, evaluations,
+    and the commands that plugins bring), with its options and their defaults.
 
     Options are given after the name, as in every-k:k=20 or dit:curvature=fisher. What comes from a plugin
     says so, and a plugin that cannot be loaded says why.
@@ -42,6 +43,8 @@ def list_(kind: str | None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the row says it
             rows = describe(single)
+        if single == "command" and kind is None and not rows:
+            continue
         say((plural.upper(), "bold"))
         for row in rows:
             provider = "" if row.provider == "built-in" else f"  [{row.provider}]"
