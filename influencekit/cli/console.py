@@ -27,11 +27,12 @@ BEWARE = ("Beware: ", "bold yellow")
 
 def say(*parts: Part, indent: int = 0) -> None:
     """Print one paragraph, broken at blanks to the terminal's width. A part is text, or (text, style)."""
+    if not parts or not sys.stdout.isatty():  # a pipe has no width, and no styles
+        text = "".join(part if isinstance(part, str) else part[0] for part in parts)
+        return write(f"{' ' * indent}{text}".rstrip() + "\n")
     from rich.padding import Padding
     from rich.text import Text
 
-    if not parts:
-        return write("\n")
     _print(_console(), Padding(Text.assemble(*parts), (0, 0, 0, indent), expand=False))
 
 
