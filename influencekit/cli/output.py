@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +53,9 @@ def new_file(path: str | None, option: str = "--out", replace: bool = False) -> 
 
 @contextmanager
 def _beside(goal: Path, option: str) -> Iterator[Path]:
+    import shutil
+    import tempfile
+
     parents = [p for p in goal.absolute().parents if not p.exists()]
     scratch = None
     try:
@@ -88,6 +88,8 @@ def _beside(goal: Path, option: str) -> Iterator[Path]:
 
 def to_json(value: Any) -> str:
     """JSON text that every reader takes: no NaN in it."""
+    import json
+
     return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
 
 
