@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from helpers_cli import TINY
-from helpers_evaluation import called, tiny
+from helpers_evaluation import called, evaluated, tiny
 
 import influencekit as ik
 from influencekit import StoreError
@@ -149,6 +150,22 @@ def test_a_piece_that_was_deleted_is_retrained(tmp_path, trained):
     shutil.rmtree(tmp_path / "sets-000004-000008.zarr")
     xr.testing.assert_identical(called(run, LDS(m=10), "test-loss", "dit", folder=tmp_path), whole)
     assert trained == [4, 4, 2, 4]
+
+
+def test_a_folder_of_0_1_0_is_recognised_and_nothing_in_it_is_retrained(tmp_path, trained):
+    """tests/stores_010/retrained-lds was made by 0.1.0: lds(tiny(), "test-loss", "dit", m=3, subsets=...)."""
+    shutil.copytree(Path(__file__).parent / "stores_010" / "retrained-lds", tmp_path / "lds")
+    again = evaluated(tiny(), LDS(m=3), subsets=tmp_path)
+    assert trained == []
+    np.testing.assert_allclose(again.retrained, evaluated(tiny(), LDS(m=3)).retrained, atol=1e-13)
+
+
+def test_folders_have_the_names_of_the_options_that_decide_which_models_they_hold(tmp_path):
+    """As they were written, in that order: what is asked for again finds its folder."""
+    specs = "lds:m=3,lds:fraction=0.5:m=3,lds:m=3:seed=2:fraction=.25:resamples=9,leave-k-out:groups=3:k=1+2"
+    ik.evaluate(tiny(), f"{specs},brittleness:k=1", subsets=tmp_path)
+    names = ["lds", "lds-fraction_0.5", "lds-seed_2-fraction_0.25", "leave-k-out-k_1+2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
 
 
 # one clear line -----------------------------------------------------------------------------------------
