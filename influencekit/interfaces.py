@@ -36,6 +36,12 @@ class Claim(StrEnum):
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
     ADDITIVE: a sum over occurrences, which `contributions` gives one by one.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> sorted(ik.make("estimator", "loo").claims)
+        [<Claim.EXACT: 'exact'>, <Claim.LOCAL: 'local'>, <Claim.WINDOWED: 'windowed'>]
     """
 
     EXACT = "exact"
@@ -64,6 +70,20 @@ class Query(ABC):
     margin, None (the default) where neither is. It decides which examples are called harmful: those without
     which the values would be better. Without it, removal "raises" or "lowers" the query and harms nobody. A
     class whose options decide may make it a property.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class SquaredNorm(ik.Query):
+        ...     def labels(self, workload):
+        ...         return ["squared norm"]
+        ...     def evaluate(self, workload, theta):
+        ...         return (theta @ theta)[None]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, SquaredNorm()).influence.shape
+        (1, 1, 24)
     """
 
     better: ClassVar[Better | None] = None
@@ -89,7 +109,26 @@ class Query(ABC):
 
 
 class Estimator(ABC):
-    """A method that gives every training example a score for every query and window."""
+    """A method that gives every training example a score for every query and window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Chance(ik.Estimator):
+        ...     @property
+        ...     def claims(self):
+        ...         return frozenset({ik.Claim.WINDOWED})
+        ...     def scores(self, trajectory, query, windows):
+        ...         n = len(query.labels(trajectory.workload))
+        ...         generator = torch.Generator().manual_seed(0)
+        ...         return torch.rand(n, len(windows), trajectory.workload.n_train, generator=generator)
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, estimator=Chance()).influence.shape
+        (1, 1, 24)
+    """
 
     @property
     @abstractmethod
@@ -123,6 +162,18 @@ class Recorder(ABC):
 
     Class attributes: `lossless`, whether stored states come back with the bits they were given (else
     `quantize` says what becomes of them); `open_ended`, whether a run of unknown length can be recorded.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Ends(ik.Recorder):
+        ...     def stored_states(self, start, stop):
+        ...         return [start, stop]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=4"), Ends())
+        >>> run.stored_states
+        [0, 4]
     """
 
     lossless: ClassVar[bool] = True
@@ -157,6 +208,20 @@ class Table(NamedTuple):
     title: str
     rows: pd.DataFrame
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        heads: Sequence[str],
+        rows: Mapping[Any, Sequence[Any]],
+        names: Sequence[str] = ("estimator",),
+        notes: Sequence[str] = (),
+    ) -> Table:
+        """The table of {name of a row: its cells} under these heads; with several `names`, rows have tuples."""
+        labels = list(rows)
+        index = pd.MultiIndex.from_tuples(labels) if len(names) > 1 else pd.Index(labels)
+        return cls(title, pd.DataFrame(list(rows.values()), index.set_names(names), heads), tuple(notes))
 
 
 class Evaluation(ABC):
@@ -214,12 +279,10 @@ class Evaluation(ABC):
     def table(self, result: xr.Dataset) -> Table:
         """The figures as a table: a row for every estimator, deviations where there are several seeds."""
         several = several_seeds(result)
-        rows = {
-            name: {figure: format_statistic(value, several) for figure, value in row.items()}
-            for name, row in self.figures(result)["estimators"].items()
-        }
+        found = self.figures(result)["estimators"]
+        rows = {n: [format_statistic(value, several) for value in row.values()] for n, row in found.items()}
         title = (type(self).__doc__ or type(self).__name__).strip().partition("\n")[0]
-        return Table(title, pd.DataFrame.from_dict(rows, orient="index").rename_axis("estimator"))
+        return Table.of(title, list(next(iter(found.values()))), rows)
 
     def plot(self, result: xr.Dataset) -> Figure | None:
         """A new figure, or None where there is nothing to draw."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 
@@ -111,9 +110,8 @@ class LeaveKOut(Evaluation):
             for name, row in found["estimators"].items()
             for figure, word in _SHOWN.items()
         }
-        index = pd.MultiIndex.from_tuples(rows, names=["estimator", "figure"])
-        frame = pd.DataFrame(list(rows.values()), index, [f"k = {k}" for k in found["k"]])
-        return Table(f"Leave-k-out, {result.attrs['groups']} random groups of every k", frame)
+        title = f"Leave-k-out, {result.attrs['groups']} random groups of every k"
+        return Table.of(title, [f"k = {k}" for k in found["k"]], rows, ["estimator", "figure"])
 
     def plot(self, result: xr.Dataset) -> Figure:
         return figure_of(plot.predicted(result))

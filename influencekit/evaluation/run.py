@@ -11,12 +11,11 @@ from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
 from influencekit.interfaces import Estimator, Evaluation, Query
 from influencekit.progress import track
-from influencekit.registry import label, make, split
+from influencekit.registry import label, make, resolve, split
 from influencekit.specs import options_of
 from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.remove import windows_of
-from influencekit.verbs.results import Windows, windows_among
+from influencekit.verbs.results import Windows, windows_among, windows_of
 from influencekit.windows import Removal
 
 __all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds", "summary"]
@@ -60,7 +59,7 @@ def evaluate(
     asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators
     methods = {} if given is None else estimators_of(given)
-    query = make("query", query) if isinstance(query, str) else query
+    query = resolve("query", query)
     if scores is not None and windows is not None:
         raise InputError("the scores bring their own windows; give windows, or scores, not both")
     check(asked, methods, trajectory.workload)
@@ -100,7 +99,7 @@ def evaluations_of(evaluations: Evaluations) -> dict[str, Evaluation]:
         spec = one if isinstance(one, str) else label(one)
         if spec in found:
             raise InputError(f"evaluation '{spec}' is asked for twice")
-        found[spec] = make("evaluation", one) if isinstance(one, str) else one
+        found[spec] = resolve("evaluation", one)
     return found
 
 
