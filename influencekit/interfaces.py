@@ -203,6 +203,12 @@ class Table(NamedTuple):
     """What is shown of an evaluation: a title, the rows, and notes below them, a sentence each.
 
     The index of `rows` names them and has names itself, such as "estimator"; cells are text or numbers.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Table.of("Coverage", ["hits"], {"dit": ["0.9"], "if": ["0.7"]}).rows.loc["if", "hits"]
+        '0.7'
     """
 
     title: str
@@ -218,7 +224,7 @@ class Table(NamedTuple):
         names: Sequence[str] = ("estimator",),
         notes: Sequence[str] = (),
     ) -> Table:
-        """The table of {name of a row: its cells} under these heads; with several `names`, rows have tuples."""
+        """A table of {name of a row: its cells} under `heads`; with several `names`, rows have tuples."""
         labels = list(rows)
         index = pd.MultiIndex.from_tuples(labels) if len(names) > 1 else pd.Index(labels)
         return cls(title, pd.DataFrame(list(rows.values()), index.set_names(names), heads), tuple(notes))
@@ -233,6 +239,22 @@ class Evaluation(ABC):
 
     Class attribute `folder_options`: the options that decide which models `run` retrains. They name the
     folder for these models that `run` is given; without any it is given none.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import numpy as np
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Largest(ik.Evaluation):
+        ...     '''Largest score: how large is the score of the example that matters most?'''
+        ...     def run(self, trajectory, query, scores, estimators, windows, folder=None):
+        ...         size = np.abs(scores[["influence"]]).max("train")
+        ...         return size.rename(influence="largest")
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, Largest(), estimators=["dit", "if"]).values()
+        >>> list(Largest().table(found).rows.index)
+        ['dit', 'if']
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ()

@@ -53,6 +53,15 @@ class Brittleness(Evaluation):
     `k` is 1, 4, 16, ... up to a quarter of the examples unless you say. Cost: 2 k queries training runs an
     estimator (equal sets once), k draws for the control, divided by what batching gains. Source: Ilyas et
     al. 2022, section 4.2; Park et al. 2023.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import Brittleness
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, Brittleness(k=(1, 4))).values()
+        >>> found.effect.dims, found.removed.values.tolist()
+        (('estimator', 'removed', 'query', 'window', 'k'), ['helpful', 'harmful'])
     """
 
     k: tuple[int, ...] | None = None

@@ -52,6 +52,15 @@ class LDS(Evaluation):
     parameters on disk: a killed call continues, another query costs no retraining, and a larger m adds to
     what is there. Errors: subsets that leave none or all out, a folder of another run. Source: Park et al.
     2023 (TRAK), arXiv 2303.14186; Ilyas et al. 2022.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LDS
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, LDS(m=12), "test-losses", ["dit", "loo"])["lds:m=12"]
+        >>> found.lds.dims, found.predicted.sizes["subset"]
+        (('estimator', 'query', 'window'), 12)
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ("fraction", "seed")

@@ -45,6 +45,15 @@ class LeaveKOut(Evaluation):
     too large. The rest is as for `LDS`: this is the same for small sets.
 
     Cost: k times groups training runs, divided by what batching gains. Errors: as for `LDS`.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LeaveKOut
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, LeaveKOut(k=(1, 4), groups=10)).values()
+        >>> found.pearson.dims
+        ('estimator', 'query', 'window', 'k')
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ("k", "seed")

@@ -44,6 +44,15 @@ class MislabelAUC(Evaluation):
 
     Cost: a training run, its tracing, and the estimators anew. Errors: labels that are no classes, a taped
     run, scores without their estimators (it scores another run).
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import MislabelAUC
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, MislabelAUC(fraction=0.25)).values()
+        >>> int(found.flipped.sum()), found.auc.dims
+        (6, ('estimator', 'query', 'window'))
     """
 
     renamed_options: ClassVar[Mapping[str, str]] = {"share": "fraction"}

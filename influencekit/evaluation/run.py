@@ -36,13 +36,6 @@ def evaluate(
 ) -> dict[str, xr.Dataset]:
     """What scores are worth: {evaluation as it was written: its result}, each with a dimension `estimator`.
 
-        run = ik.record(ik.make("workload", "mnist-1v7-lr", setting="trained", epochs=4))
-        found = ik.evaluate(run, "lds:m=30,taylor", estimators=["dit", "if"])
-        print(found["lds:m=30"].lds.values)  # [estimator, query, window]
-        shown = influencekit.evaluation.LDS()
-        print(shown.table(found["lds:m=30"]).rows)
-        shown.plot(found["lds:m=30"]).savefig("lds.png")
-
     `evaluations`: specs joined by commas, objects (`LDS(m=30)`), or several of them. `estimators`: specs or
     objects, "dit" unless you say. `scores`: those of these estimators, where they are there already, which
     then bring their windows: what `estimate` returns, or one seed of what `compare` returns; without
@@ -55,6 +48,17 @@ def evaluate(
 
     Errors: names and options; an evaluation that none of the estimators can take, or that needs them and was
     given scores alone; scores of another run or query; those of the evaluations.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LDS
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=12,taylor", estimators=["dit", "if"])
+        >>> found["lds:m=12"].lds.dims, found["taylor"].attrs["left_out"]
+        (('estimator', 'query', 'window'), 'if does not claim first order')
+        >>> list(LDS().table(found["lds:m=12"]).rows)
+        ['lds', 'from', 'to']
     """
     asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators

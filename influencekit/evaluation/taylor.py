@@ -55,6 +55,15 @@ class TaylorSlope(Evaluation):
     with `own`). Attrs: `dtype`. Cost: 13 training runs a direction, in one batch where batching is faster,
     and for `double` a run and the scores anew. Estimators that do not claim FIRST_ORDER are left out.
     Errors: none of them claims it; scores without their estimators (it scores another run).
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import TaylorSlope
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, TaylorSlope(directions=1)).values()
+        >>> round(found.slope.item())
+        2
     """
 
     directions: int = 3
