@@ -36,6 +36,12 @@ class Claim(StrEnum):
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
     ADDITIVE: a sum over occurrences, which `contributions` gives one by one.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> sorted(ik.make("estimator", "loo").claims)
+        [<Claim.EXACT: 'exact'>, <Claim.LOCAL: 'local'>, <Claim.WINDOWED: 'windowed'>]
     """
 
     EXACT = "exact"
@@ -64,6 +70,20 @@ class Query(ABC):
     margin, None (the default) where neither is. It decides which examples are called harmful: those without
     which the values would be better. Without it, removal "raises" or "lowers" the query and harms nobody. A
     class whose options decide may make it a property.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class SquaredNorm(ik.Query):
+        ...     def labels(self, workload):
+        ...         return ["squared norm"]
+        ...     def evaluate(self, workload, theta):
+        ...         return (theta @ theta)[None]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, SquaredNorm()).influence.shape
+        (1, 1, 24)
     """
 
     better: ClassVar[Better | None] = None
@@ -89,7 +109,26 @@ class Query(ABC):
 
 
 class Estimator(ABC):
-    """A method that gives every training example a score for every query and window."""
+    """A method that gives every training example a score for every query and window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Chance(ik.Estimator):
+        ...     @property
+        ...     def claims(self):
+        ...         return frozenset({ik.Claim.WINDOWED})
+        ...     def scores(self, trajectory, query, windows):
+        ...         n = len(query.labels(trajectory.workload))
+        ...         generator = torch.Generator().manual_seed(0)
+        ...         return torch.rand(n, len(windows), trajectory.workload.n_train, generator=generator)
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, estimator=Chance()).influence.shape
+        (1, 1, 24)
+    """
 
     @property
     @abstractmethod
@@ -123,6 +162,18 @@ class Recorder(ABC):
 
     Class attributes: `lossless`, whether stored states come back with the bits they were given (else
     `quantize` says what becomes of them); `open_ended`, whether a run of unknown length can be recorded.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Ends(ik.Recorder):
+        ...     def stored_states(self, start, stop):
+        ...         return [start, stop]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=4"), Ends())
+        >>> run.stored_states
+        [0, 4]
     """
 
     lossless: ClassVar[bool] = True
@@ -152,11 +203,31 @@ class Table(NamedTuple):
     """What is shown of an evaluation: a title, the rows, and notes below them, a sentence each.
 
     The index of `rows` names them and has names itself, such as "estimator"; cells are text or numbers.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Table.of("Coverage", ["hits"], {"dit": ["0.9"], "if": ["0.7"]}).rows.loc["if", "hits"]
+        '0.7'
     """
 
     title: str
     rows: pd.DataFrame
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        heads: Sequence[str],
+        rows: Mapping[Any, Sequence[Any]],
+        names: Sequence[str] = ("estimator",),
+        notes: Sequence[str] = (),
+    ) -> Table:
+        """A table of {name of a row: its cells} under `heads`; with several `names`, rows have tuples."""
+        labels = list(rows)
+        index = pd.MultiIndex.from_tuples(labels) if len(names) > 1 else pd.Index(labels)
+        return cls(title, pd.DataFrame(list(rows.values()), index.set_names(names), heads), tuple(notes))
 
 
 class Evaluation(ABC):
@@ -168,6 +239,22 @@ class Evaluation(ABC):
 
     Class attribute `folder_options`: the options that decide which models `run` retrains. They name the
     folder for these models that `run` is given; without any it is given none.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import numpy as np
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Largest(ik.Evaluation):
+        ...     '''Largest score: how large is the score of the example that matters most?'''
+        ...     def run(self, trajectory, query, scores, estimators, windows, folder=None):
+        ...         size = np.abs(scores[["influence"]]).max("train")
+        ...         return size.rename(influence="largest")
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, Largest(), estimators=["dit", "if"]).values()
+        >>> list(Largest().table(found).rows.index)
+        ['dit', 'if']
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ()
@@ -214,12 +301,10 @@ class Evaluation(ABC):
     def table(self, result: xr.Dataset) -> Table:
         """The figures as a table: a row for every estimator, deviations where there are several seeds."""
         several = several_seeds(result)
-        rows = {
-            name: {figure: format_statistic(value, several) for figure, value in row.items()}
-            for name, row in self.figures(result)["estimators"].items()
-        }
+        found = self.figures(result)["estimators"]
+        rows = {n: [format_statistic(value, several) for value in row.values()] for n, row in found.items()}
         title = (type(self).__doc__ or type(self).__name__).strip().partition("\n")[0]
-        return Table(title, pd.DataFrame.from_dict(rows, orient="index").rename_axis("estimator"))
+        return Table.of(title, list(next(iter(found.values()))), rows)
 
     def plot(self, result: xr.Dataset) -> Figure | None:
         """A new figure, or None where there is nothing to draw."""

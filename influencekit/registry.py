@@ -20,91 +20,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from influencekit.catalog import BUILTINS, KINDS, PACKAGES
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
 __all__ = [
     "BUILTINS", "KINDS", "PACKAGES", "Listing", "describe", "entries", "label", "load", "make", "names",
-    "package_of", "spec", "split",
+    "package_of", "resolve", "spec", "split",
 ]  # fmt: skip
 
-KINDS: Mapping[str, str] = MappingProxyType(
-    {  # kind: entry-point group
-        "estimator": "influencekit.estimators",
-        "query": "influencekit.queries",
-        "recorder": "influencekit.recorders",
-        "workload": "influencekit.workloads",
-        "evaluation": "influencekit.evaluations",
-    }
-)
-
-BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "estimator": {
-            "dit": "influencekit.estimators.dit:DIT",
-            "sgd-influence": "influencekit.estimators.sgd_influence:SGDInfluence",
-            "if": "influencekit.estimators.influence_function:InfluenceFunction",
-            "loo": "influencekit.estimators.loo:LOO",
-        },
-        "query": {
-            "test-loss": "influencekit.queries:TestLoss",
-            "test-losses": "influencekit.queries:TestLosses",
-            "prediction": "influencekit.queries:Prediction",
-            "parameter": "influencekit.queries:Parameter",
-            "vector": "influencekit.queries:FixedVector",
-            "feature-importance": "influencekit.queries:FeatureImportance",
-            "alignment": "influencekit.queries:GradientAlignment",
-        },
-        "recorder": {
-            "full": "influencekit.recorders:Full",
-            "every-k": "influencekit.recorders:EveryK",
-            "revolve": "influencekit.recorders:Revolve",
-            "rounded": "influencekit.recorders:Rounded",
-        },
-        "workload": {
-            "mnist-1v7-lr": "influencekit.workloads.mnist:mnist_1v7_lr",
-            "mnist-1v7-dnn": "influencekit.workloads.mnist:mnist_1v7_dnn",
-            "mnist-1v7-cnn": "influencekit.workloads.mnist:mnist_1v7_cnn",
-            "kmnist-lr": "influencekit.workloads.kmnist:kmnist_lr",
-            "kmnist-dnn": "influencekit.workloads.kmnist:kmnist_dnn",
-            "kmnist-cnn": "influencekit.workloads.kmnist:kmnist_cnn",
-            "emnist-ab-lr": "influencekit.workloads.emnist:emnist_ab_lr",
-            "emnist-ab-dnn": "influencekit.workloads.emnist:emnist_ab_dnn",
-            "emnist-ab-cnn": "influencekit.workloads.emnist:emnist_ab_cnn",
-            "adult-lr": "influencekit.workloads.adult:adult_lr",
-            "adult-dnn": "influencekit.workloads.adult:adult_dnn",
-            "20news-lr": "influencekit.workloads.newsgroups:newsgroups_lr",
-            "20news-dnn": "influencekit.workloads.newsgroups:newsgroups_dnn",
-        },
-        "evaluation": {
-            "lds": "influencekit.evaluation.lds:LDS",
-            "leave-k-out": "influencekit.evaluation.leave_k_out:LeaveKOut",
-            "brittleness": "influencekit.evaluation.brittleness:Brittleness",
-            "mislabel-auc": "influencekit.evaluation.mislabel:MislabelAUC",
-            "taylor": "influencekit.evaluation.taylor:TaylorSlope",
-        },
-    }
-)
-
-
-# What our own plugins bring, so that a name whose plugin is not installed says what to install.
-PACKAGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {  # package: kind: names
-        "influencekit-paper": {
-            "command": "reproduce",
-            "workload": "kmnist-lr kmnist-dnn kmnist-cnn emnist-ab-lr emnist-ab-dnn emnist-ab-cnn "
-            "adult-lr adult-dnn 20news-lr 20news-dnn",
-        },
-        "influencekit-baselines": {
-            "estimator": "tracin shapley grad-dot grad-cos self-influence grad-norm el2n forgetting "
-            "random trak ekfac",
-        },
-        "influencekit-dvemb": {"estimator": "dvemb tsloo"},
-    }
-)
+T = TypeVar("T")
 
 _COMMANDS = "influencekit.commands"  # the sixth group: commands, which have no specs
 
@@ -191,6 +118,12 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
     `overrides` are Python values and win over the spec's. Errors: `InputError` for an unknown name or option
     (with the nearest match and all there are), a value of the wrong type, an option given twice or missing,
     and whatever the class itself refuses.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.make("recorder", "every-k:k=20")
+        EveryK(k=20)
     """
     name = text.partition(":")[0]
     target = load(kind, name)
@@ -215,12 +148,23 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         raise InputError(f"{kind} '{text}': {refused}") from refused
 
 
+def resolve(kind: str, given: T | str) -> T:
+    """The object itself, or the one that a spec describes: what every verb does with its arguments."""
+    return cast(T, make(kind, given)) if isinstance(given, str) else given
+
+
 def spec(thing: Any) -> str:
     """The canonical spec of an object: its registered name and the options that are not at their defaults.
 
     `make(kind, spec(o)) == o`, and `spec(make(kind, s)) == s` for a canonical s. Errors: `InputError` for an
     object whose class is not registered, or that holds something without a text form (a tensor); `label`
     takes those as well.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.spec(ik.make("estimator", "dit:curvature=hessian"))
+        'dit'
     """
     cls = type(thing)
     name = _name_of(cls)

@@ -11,7 +11,7 @@ import influencekit as ik
 from influencekit.evaluation.scoring import estimators_of, ready, scored
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.testing.oracle import perturbed_effect, tiny_workload, weighted_run
-from influencekit.verbs.remove import windows_of
+from influencekit.verbs.results import windows_of
 
 WINDOWS = {
     "whole": [ik.Window(0, 6)],

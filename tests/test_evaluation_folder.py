@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from helpers_cli import TINY
-from helpers_evaluation import called, tiny
+from helpers_evaluation import called, evaluated, tiny
 
 import influencekit as ik
 from influencekit import StoreError
@@ -97,19 +98,19 @@ def test_more_groups_add_to_leave_k_out(tmp_path, trained):
 def test_a_call_that_is_interrupted_while_it_writes_continues_to_the_same_bits(killed, tmp_path, monkeypatch):
     run = tiny()
     whole = called(run, LDS(m=10), "test-losses", "dit", folder=tmp_path / "whole")
-    real, seen = os.rename, []
+    real, seen = os.replace, []
 
-    def rename(source, goal):
-        seen.append(goal)
+    def replace(source, goal):
+        seen.extend([goal] * ("sets-" in Path(goal).name))
         if len(seen) == killed + 1:
             raise KeyboardInterrupt  # the piece is written beside its place, and not yet there
         real(source, goal)
 
-    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         called(run, LDS(m=10), "test-losses", "dit", folder=tmp_path / "cut")
-    monkeypatch.setattr(os, "rename", real)
-    assert len(kept(tmp_path / "cut")) == killed and list((tmp_path / "cut").glob("*.partial"))
+    monkeypatch.setattr(os, "replace", real)
+    assert len(kept(tmp_path / "cut")) == killed
     again = called(run, LDS(m=10), "test-losses", "dit", folder=tmp_path / "cut")
     xr.testing.assert_identical(again, whole)
     both = kept(tmp_path / "whole"), kept(tmp_path / "cut")
@@ -125,22 +126,23 @@ sys.path.insert(0, {os.path.dirname(__file__)!r})
 from helpers_evaluation import called, tiny
 from influencekit.evaluation import LDS, retraining
 retraining._PIECE = 4
-real, done = os.rename, []
-def rename(*names):
-    done.append(names)
+real, done = os.replace, []
+def replace(source, goal):
+    done.extend([goal] * ("sets-" in os.path.basename(goal)))
     if len(done) == 3:
         os.kill(os.getpid(), 9)
-    real(*names)
-os.rename = rename
+    real(source, goal)
+os.replace = replace
 called(tiny(), LDS(m=10), "test-losses", "dit", folder={str(tmp_path / "cut")!r})
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert ended.returncode == -9, ended.stderr.decode()
-    assert len(kept(tmp_path / "cut")) == 2
+    assert len(kept(tmp_path / "cut")) == 2 and list((tmp_path / "cut").glob("*.partial"))
     xr.testing.assert_identical(
         called(tiny(), LDS(m=10), "test-losses", "dit", folder=tmp_path / "cut"),
         called(tiny(), LDS(m=10), "test-losses", "dit"),
     )
+    assert not list((tmp_path / "cut").glob("*.partial"))
 
 
 def test_a_piece_that_was_deleted_is_retrained(tmp_path, trained):
@@ -149,6 +151,22 @@ def test_a_piece_that_was_deleted_is_retrained(tmp_path, trained):
     shutil.rmtree(tmp_path / "sets-000004-000008.zarr")
     xr.testing.assert_identical(called(run, LDS(m=10), "test-loss", "dit", folder=tmp_path), whole)
     assert trained == [4, 4, 2, 4]
+
+
+def test_a_folder_of_0_1_0_is_recognised_and_nothing_in_it_is_retrained(tmp_path, trained):
+    """tests/stores_010/retrained-lds was made by 0.1.0: lds(tiny(), "test-loss", "dit", m=3, subsets=...)."""
+    shutil.copytree(Path(__file__).parent / "stores_010" / "retrained-lds", tmp_path / "lds")
+    again = evaluated(tiny(), LDS(m=3), subsets=tmp_path)
+    assert trained == []
+    np.testing.assert_allclose(again.retrained, evaluated(tiny(), LDS(m=3)).retrained, atol=1e-13)
+
+
+def test_folders_have_the_names_of_the_options_that_decide_which_models_they_hold(tmp_path):
+    """As they were written, in that order: what is asked for again finds its folder."""
+    specs = "lds:m=3,lds:fraction=0.5:m=3,lds:m=3:seed=2:fraction=.25:resamples=9,leave-k-out:groups=3:k=1+2"
+    ik.evaluate(tiny(), f"{specs},brittleness:k=1", subsets=tmp_path)
+    names = ["lds", "lds-fraction_0.5", "lds-seed_2-fraction_0.25", "leave-k-out-k_1+2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
 
 
 # one clear line -----------------------------------------------------------------------------------------

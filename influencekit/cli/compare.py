@@ -57,8 +57,9 @@ __all__ = ["compare"]
 @click.option(
     "--evaluate",
     metavar="NAMES",
-    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor. Joined by "
-    "commas, each with options if you like: lds:m=200,brittleness.",
+    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor, or one of "
+    "a plugin (influencekit list evaluations). Joined by commas, each with options if you like: "
+    "lds:m=200,brittleness.",
 )
 @click.option(
     "--subsets",

@@ -108,4 +108,4 @@ def _figures(result: xr.Dataset) -> pd.DataFrame:
             for place in np.ndindex(*array.shape):
                 at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
                 rows.append([figure, *(at.get(n, "") for n in names), array[place].item()])
-    return pd.DataFrame(rows, columns=["figure", *names, "value"])
+    return pd.DataFrame(rows, columns=["figure", *names, "value"], dtype=object)  # counts stay whole

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
 
 from influencekit.direction import better_of, ends, most, written
-from influencekit.effects.retrain import Strategy, Weighting, effects, spans
+from influencekit.effects.retrain import Strategy, Weighting, changes, check_finite
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, sizes
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, mean_over, new_figure
@@ -54,6 +53,15 @@ class Brittleness(Evaluation):
     `k` is 1, 4, 16, ... up to a quarter of the examples unless you say. Cost: 2 k queries training runs an
     estimator (equal sets once), k draws for the control, divided by what batching gains. Source: Ilyas et
     al. 2022, section 4.2; Park et al. 2023.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import Brittleness
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, Brittleness(k=(1, 4))).values()
+        >>> found.effect.dims, found.removed.values.tolist()
+        (('estimator', 'removed', 'query', 'window', 'k'), ['helpful', 'harmful'])
     """
 
     k: tuple[int, ...] | None = None
@@ -153,9 +161,8 @@ class Brittleness(Evaluation):
                     rows[word + most(removed), name] = [text(value, several) for value in row[removed + end]]
             control = [text(value, several) for value in found["control"][key]]
             rows[word + "random", f"mean of {result.attrs['draws']}"] = control
-        index = pd.MultiIndex.from_tuples(rows, names=["removed", "chosen by"])
-        frame = pd.DataFrame(list(rows.values()), index, [f"k = {k}" for k in found["k"]])
-        return Table("Brittleness: the effect on the query of retraining without k examples", frame)
+        title = "Brittleness: the effect on the query of retraining without k examples"
+        return Table.of(title, [f"k = {k}" for k in found["k"]], rows, ["removed", "chosen by"])
 
     def plot(self, result: xr.Dataset) -> Figure:
         """The retrained effect on the query of removing the k at either end of the ranking, by k.
@@ -247,11 +254,14 @@ def _effects(
     trajectory: Trajectory, watched: _Watched, sets: np.ndarray, window: Window, strategy: Strategy
 ) -> tuple[np.ndarray, np.ndarray]:
     """The window's effect [query, set] of leaving out each set [set, train], and which classes it changes."""
-    signs = window.evaluations(trajectory.steps)
-    (absent,) = spans([window], trajectory.steps)
     weightings = [Weighting(torch.from_numpy(mask.nonzero()[0])) for mask in sets]
-    when = sorted(signs)
-    every = effects(trajectory, watched, weightings, absent, when, strategy).double().cpu().numpy()
-    count = len(watched.some)
-    change = sum(sign * every[:count, when.index(t)] for t, sign in signs.items())
-    return np.asarray(change), every[count:, -1] != 0
+    effect = torch.zeros(len(watched.some), len(sets), dtype=torch.float64)
+    flips = torch.zeros(len(watched.examples), len(sets), dtype=torch.bool)
+    last = max(window.evaluations(trajectory.steps))
+    for models, values, signs in changes(trajectory, watched, weightings, [window], strategy):
+        own, classes = values.double().cpu().split([len(effect), len(flips)])
+        effect[:, models.members] += signs[0] * own
+        if models.state == last:
+            flips[:, models.members] = classes != 0
+    check_finite(effect, weightings)
+    return effect.numpy(), flips.numpy()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from influencekit import plot
@@ -54,6 +52,15 @@ class LDS(Evaluation):
     parameters on disk: a killed call continues, another query costs no retraining, and a larger m adds to
     what is there. Errors: subsets that leave none or all out, a folder of another run. Source: Park et al.
     2023 (TRAK), arXiv 2303.14186; Ilyas et al. 2022.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LDS
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, LDS(m=12), "test-losses", ["dit", "loo"])["lds:m=12"]
+        >>> found.lds.dims, found.predicted.sizes["subset"]
+        (('estimator', 'query', 'window'), 12)
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ("fraction", "seed")
@@ -120,19 +127,17 @@ class LDS(Evaluation):
         return {"estimators": found}
 
     def table(self, result: xr.Dataset) -> Table:
-        several, m = several_seeds(result), result.attrs["m"]
-        rows = []
-        for row in self.figures(result)["estimators"].values():
+        several, m, rows = several_seeds(result), result.attrs["m"], {}
+        for name, row in self.figures(result)["estimators"].items():
             score = row["lds"]
-            ends = ("-" if math.isnan(score[end]) else f"{score[end]:.3f}" for end in ("low", "high"))
-            rows.append([format_statistic(score, several), *ends])
+            ends = (format_statistic({"mean": score[end], "std": 0.0}, False) for end in ("low", "high"))
+            rows[name] = [format_statistic(score, several), *ends]
         title = (
             f"Linear datamodeling score, {m} random subsets of {100 * result.attrs['fraction']:g} % and "
             f"their {100 * result.attrs['level']:g} % bootstrap interval"
         )
-        names = pd.Index(result.estimator.values, name="estimator")
         few = f"fewer than {LEAST} subsets give no interval; lds:m=50 does"
-        return Table(title, pd.DataFrame(rows, names, ["lds", "from", "to"]), (few,) if m < LEAST else ())
+        return Table.of(title, ["lds", "from", "to"], rows, notes=[few] if m < LEAST else ())
 
     def plot(self, result: xr.Dataset) -> Figure:
         return figure_of(plot.predicted(result))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 
@@ -46,6 +45,15 @@ class LeaveKOut(Evaluation):
     too large. The rest is as for `LDS`: this is the same for small sets.
 
     Cost: k times groups training runs, divided by what batching gains. Errors: as for `LDS`.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LeaveKOut
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, LeaveKOut(k=(1, 4), groups=10)).values()
+        >>> found.pearson.dims
+        ('estimator', 'query', 'window', 'k')
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ("k", "seed")
@@ -111,9 +119,8 @@ class LeaveKOut(Evaluation):
             for name, row in found["estimators"].items()
             for figure, word in _SHOWN.items()
         }
-        index = pd.MultiIndex.from_tuples(rows, names=["estimator", "figure"])
-        frame = pd.DataFrame(list(rows.values()), index, [f"k = {k}" for k in found["k"]])
-        return Table(f"Leave-k-out, {result.attrs['groups']} random groups of every k", frame)
+        title = f"Leave-k-out, {result.attrs['groups']} random groups of every k"
+        return Table.of(title, [f"k = {k}" for k in found["k"]], rows, ["estimator", "figure"])
 
     def plot(self, result: xr.Dataset) -> Figure:
         return figure_of(plot.predicted(result))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 
@@ -45,6 +44,15 @@ class MislabelAUC(Evaluation):
 
     Cost: a training run, its tracing, and the estimators anew. Errors: labels that are no classes, a taped
     run, scores without their estimators (it scores another run).
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import MislabelAUC
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, MislabelAUC(fraction=0.25)).values()
+        >>> int(found.flipped.sum()), found.auc.dims
+        (6, ('estimator', 'query', 'window'))
     """
 
     renamed_options: ClassVar[Mapping[str, str]] = {"share": "fraction"}
@@ -74,9 +82,8 @@ class MislabelAUC(Evaluation):
             control_auc=control.auc,
             control_recall=control.recall,
         ).assign_attrs(
-            share=self.fraction,  # as it is called in results of 0.1.0
-            seed=self.seed, corrupted=int(mask.sum()), **better,
-        )  # fmt: skip
+            {"share": self.fraction, "seed": self.seed, "corrupted": int(mask.sum()), **better}
+        )  # the fraction is called share in results, since 0.1.0
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
         return {
@@ -94,10 +101,11 @@ class MislabelAUC(Evaluation):
         control = format_statistic(figures["control"]["auc"], several)
         rows["final training loss (control)"] = [control, "", ""]
         heads = ["auc", "average precision", f"found of {result.attrs['corrupted']}"]
-        return Table(
+        return Table.of(
             f"Mislabel AUC, {100 * result.attrs['share']:g} % of the labels flipped; accuracy then "
             f"{format_percent(figures['accuracy'], False)}",
-            pd.DataFrame(list(rows.values()), pd.Index(rows, name="estimator"), heads),
+            heads,
+            rows,
         )
 
     def plot(self, result: xr.Dataset) -> Figure:

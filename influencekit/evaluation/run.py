@@ -11,12 +11,11 @@ from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
 from influencekit.interfaces import Estimator, Evaluation, Query
 from influencekit.progress import track
-from influencekit.registry import label, make, split
+from influencekit.registry import label, make, resolve, split
 from influencekit.specs import options_of
 from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.remove import windows_of
-from influencekit.verbs.results import Windows, windows_among
+from influencekit.verbs.results import Windows, windows_among, windows_of
 from influencekit.windows import Removal
 
 __all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds", "summary"]
@@ -37,13 +36,6 @@ def evaluate(
 ) -> dict[str, xr.Dataset]:
     """What scores are worth: {evaluation as it was written: its result}, each with a dimension `estimator`.
 
-        run = ik.record(ik.make("workload", "mnist-1v7-lr", setting="trained", epochs=4))
-        found = ik.evaluate(run, "lds:m=30,taylor", estimators=["dit", "if"])
-        print(found["lds:m=30"].lds.values)  # [estimator, query, window]
-        shown = influencekit.evaluation.LDS()
-        print(shown.table(found["lds:m=30"]).rows)
-        shown.plot(found["lds:m=30"]).savefig("lds.png")
-
     `evaluations`: specs joined by commas, objects (`LDS(m=30)`), or several of them. `estimators`: specs or
     objects, "dit" unless you say. `scores`: those of these estimators, where they are there already, which
     then bring their windows: what `estimate` returns, or one seed of what `compare` returns; without
@@ -56,11 +48,22 @@ def evaluate(
 
     Errors: names and options; an evaluation that none of the estimators can take, or that needs them and was
     given scores alone; scores of another run or query; those of the evaluations.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LDS
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=12,taylor", estimators=["dit", "if"])
+        >>> found["lds:m=12"].lds.dims, found["taylor"].attrs["left_out"]
+        (('estimator', 'query', 'window'), 'if does not claim first order')
+        >>> list(LDS().table(found["lds:m=12"]).rows)
+        ['lds', 'from', 'to']
     """
     asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators
     methods = {} if given is None else estimators_of(given)
-    query = make("query", query) if isinstance(query, str) else query
+    query = resolve("query", query)
     if scores is not None and windows is not None:
         raise InputError("the scores bring their own windows; give windows, or scores, not both")
     check(asked, methods, trajectory.workload)
@@ -100,7 +103,7 @@ def evaluations_of(evaluations: Evaluations) -> dict[str, Evaluation]:
         spec = one if isinstance(one, str) else label(one)
         if spec in found:
             raise InputError(f"evaluation '{spec}' is asked for twice")
-        found[spec] = make("evaluation", one) if isinstance(one, str) else one
+        found[spec] = resolve("evaluation", one)
     return found
 
 

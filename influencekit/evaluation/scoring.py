@@ -9,7 +9,7 @@ import xarray as xr
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
-from influencekit.registry import label, make
+from influencekit.registry import label, resolve
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.estimate import estimate
 from influencekit.verbs.results import examples, window_coords
@@ -44,7 +44,7 @@ def estimators_of(estimators: Estimator | str | Sequence[Estimator | str]) -> di
     each = [estimators] if isinstance(estimators, Estimator | str) else list(estimators)
     if not each:
         raise InputError("expected at least one estimator, got none")
-    made = [make("estimator", one) if isinstance(one, str) else one for one in each]
+    made = [resolve("estimator", one) for one in each]
     return {label(one): one for one in made}
 
 

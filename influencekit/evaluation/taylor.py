@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 
-from influencekit.effects.retrain import Strategy, Weighting, window_effects
+from influencekit.effects.retrain import Strategy, Weighting
 from influencekit.errors import InputError
+from influencekit.estimators.loo import retraining_effects
 from influencekit.evaluation.retraining import check_at_least, draw_seed
 from influencekit.evaluation.scoring import require_estimators, scored
 from influencekit.interfaces import Claim, Estimator, Evaluation, Query, Table
@@ -55,6 +55,15 @@ class TaylorSlope(Evaluation):
     with `own`). Attrs: `dtype`. Cost: 13 training runs a direction, in one batch where batching is faster,
     and for `double` a run and the scores anew. Estimators that do not claim FIRST_ORDER are left out.
     Errors: none of them claims it; scores without their estimators (it scores another run).
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import TaylorSlope
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, TaylorSlope(directions=1)).values()
+        >>> round(found.slope.item())
+        2
     """
 
     directions: int = 3
@@ -100,7 +109,7 @@ class TaylorSlope(Evaluation):
             return [Weighting(everyone, (1 - h * one).to(workload.theta0)) for one in d]
 
         runs = [run for h in (*steps, tiny) for run in weighted(h)]
-        found = window_effects(trajectory, query, runs, windows, self.strategy).double().cpu()
+        found = retraining_effects(trajectory, query, runs, windows, self.strategy).double().cpu()
         found = found.unflatten(-1, (len(steps) + 1, self.directions))  # [query, window, h, direction]
         noise = max(
             float(found[:, :, -1].norm()), self.directions**0.5 * _resolution(trajectory, query, windows)
@@ -134,16 +143,16 @@ class TaylorSlope(Evaluation):
         return {"estimators": of_estimators(result, names)}
 
     def table(self, result: xr.Dataset) -> Table:
-        several, rows = several_seeds(result), []
-        for row in self.figures(result)["estimators"].values():
+        several, rows = several_seeds(result), {}
+        for name, row in self.figures(result)["estimators"].items():
             ends = [row[key]["mean"] for key in ("slope_from", "slope_to", "smooth_below")]
             cells = ["-" if math.isnan(h) else f"{h:.0e}" for h in ends]
-            rows.append([format_statistic(row["slope"], several), *cells])
-        names = pd.Index(result.estimator.values, name="estimator")
-        return Table(
+            rows[name] = [format_statistic(row["slope"], several), *cells]
+        return Table.of(
             f"Taylor slope in {result.attrs['dtype']}: 2 = the scores are the derivative by the weights, "
             "1 = they are not",
-            pd.DataFrame(rows, names, ["slope", "from h", "to h", "2 below h"]),
+            ["slope", "from h", "to h", "2 below h"],
+            rows,
         )
 
     def plot(self, result: xr.Dataset) -> Figure:

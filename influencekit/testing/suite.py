@@ -6,7 +6,7 @@ from typing import Any
 
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Evaluation, Query, Recorder
-from influencekit.registry import label, make, names, spec
+from influencekit.registry import label, make, names, resolve, spec
 from influencekit.testing.estimators import ESTIMATOR_LAWS
 from influencekit.testing.evaluations import EVALUATION_LAWS
 from influencekit.testing.queries import QUERY_LAWS
@@ -116,7 +116,7 @@ def _object(subject: Subject | str) -> Subject:
 
 
 def _check(kind: str, given: Any) -> None:
-    subject: Any = make(kind, given) if isinstance(given, str) else given
+    subject: Any = resolve(kind, given)
     if not isinstance(subject, _KINDS[kind]):
         raise InputError(
             f"expected a subclass of influencekit.{_KINDS[kind].__name__}, got {type(subject).__name__}"
