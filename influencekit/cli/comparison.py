@@ -1,19 +1,39 @@
-"""The sentences around the table: what was compared, how, and what to beware of."""
+"""What `compare` prints: what was compared, the tables of agreement, and what to beware of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from influencekit.cli.console import BEWARE, Part, print_table, say
 from influencekit.cli.summary import undefined, window_name
+from influencekit.statistics import format_percent, format_statistic
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
-__all__ = ["facts", "remarks"]
+__all__ = ["facts", "print_agreement", "print_comparison", "remarks"]
+
+
+def print_comparison(
+    result: xr.Dataset, found: dict[str, Any], evaluations: Mapping[str, xr.Dataset], saved: Sequence[str]
+) -> None:
+    """The whole report: facts, a row an estimator, a row a window, the tables of evaluations, remarks."""
+    from influencekit.cli.evaluations import print_evaluations
+
+    title, *details = facts(result)
+    say((title, "bold"))
+    for line in details:
+        say(line)
+    say()
+    print_agreement(found)
+    print_evaluations(evaluations)
+    if said := remarks(result, found, saved):
+        say()
+    for parts in said:
+        say(*parts)
 
 
 def facts(result: xr.Dataset) -> list[str]:
@@ -46,35 +66,75 @@ def _windows(result: xr.Dataset) -> str:
     return f"window {window_name(result, 0)}, {removal} removal"
 
 
-def remarks(result: xr.Dataset, found: dict[str, Any], saved: Sequence[str]) -> list[str]:
+def print_agreement(found: dict[str, Any]) -> None:
+    """A row an estimator; where there are several windows, Spearman's correlation of each as well."""
+    names = list(found["estimators"])
+    print_table(_estimators(found), dim=[names.index(found["reference"])])
+    others = [name for name in names if name != found["reference"]]
+    if len(found.get("windows", ())) > 1 and others:
+        say()
+        print_table(_by_window(found, others), "Spearman in each window")
+
+
+def _estimators(found: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    several = len(found["seeds"]) > 1
+    rows = []
+    for name, row in found["estimators"].items():
+        mark = " (reference)" if name == found["reference"] else ""
+        metrics = {m: format_statistic(row[m], several) for m in row if m != "seconds"}
+        accuracy = format_percent(found["accuracy"], several)
+        rows.append(
+            {"estimator": name + mark, **metrics, "accuracy": accuracy, "seconds": _seconds(row["seconds"])}
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_window(found: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    several = len(found["seeds"]) > 1
+    rows = []
+    for each in found["windows"]:
+        spearman = [format_statistic(each["estimators"][n]["spearman"], several) for n in names]
+        rows.append([each["window"], *spearman])
+    return pd.DataFrame(rows, columns=["window", *names])
+
+
+def _seconds(value: float) -> str:
+    """Three figures, or whole seconds beyond 100."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def remarks(result: xr.Dataset, found: dict[str, Any], saved: Sequence[str]) -> list[tuple[Part, ...]]:
     """What a reader should know before believing the figures, and where the files are."""
-    said = []
-    beware = click.style("Beware: ", fg="yellow", bold=True)
+    said: list[tuple[Part, ...]] = []
     if caution := result.attrs.get("caution"):
-        said.append(beware + caution)
+        said.append((BEWARE, caution))
     accuracy = found["accuracy"]["mean"]
     chance = _chance(result)
     if chance and not math.isnan(accuracy) and accuracy < chance + 0.1:
         advice = "; try --setting trained" if found["setting"] == "paper" else ""
-        said.append(
-            beware
-            + f"accuracy {100 * accuracy:.1f} % is near chance ({100 * chance:.0f} %). Agreement on a model "
+        text = (
+            f"accuracy {100 * accuracy:.1f} % is near chance ({100 * chance:.0f} %). Agreement on a model "
             f"that has hardly trained says little{advice}."
         )
+        said.append((BEWARE, text))
     if {"dit", "sgd-influence"} <= found["estimators"].keys():
-        said.append(
+        text = (
             "On the whole run dit and sgd-influence are the same recursion: one piece of evidence, not two "
             "(and the second to run has the first one's trace)."
         )
+        said.append((text,))
     if missing := undefined(result):
         total = result.agreement.isel(metric=0).size
-        said.append(
-            f"{missing} of {total} agreements are undefined (all scores equal) and left out of the means."
-        )
-    if said_of_ties := _ties(result):
-        said.append(said_of_ties)
+        text = f"{missing} of {total} agreements are undefined (all scores equal) and left out of the means."
+        said.append((text,))
+    if ties := _ties(result):
+        said.append((ties,))
     if saved:
-        said.append(f"saved in {' and '.join(saved)}")
+        said.append((f"saved in {' and '.join(saved)}",))
     return said
 
 

@@ -13,8 +13,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.analysis import flipped
-from influencekit.evaluation import detection
+from influencekit.evaluation import detection, flipped
 
 
 def scores(values, dims=("train",)) -> xr.DataArray:
@@ -34,7 +33,7 @@ def cases(low: int, high: int):
 
 @settings(max_examples=150, deadline=None)
 @given(cases(2, 12))
-def test_auc_is_the_share_of_pairs_in_the_right_order(case):
+def test_auc_is_the_fraction_of_pairs_in_the_right_order(case):
     x, mask = case
     bad = [v for v, m in zip(x, mask, strict=True) if m]
     good = [v for v, m in zip(x, mask, strict=True) if not m]
@@ -141,13 +140,13 @@ def workload(target: torch.Tensor, *, as_dict: bool = False) -> ik.Workload:
     st.integers(2, 60), st.floats(0.02, 1.0), st.integers(0, 9), st.booleans(),
     st.sampled_from([torch.float32, torch.int64, torch.bool]), st.integers(2, 5),
 )  # fmt: skip
-def test_so_many_labels_are_flipped_and_nothing_else(n, share, seed, as_dict, dtype, classes):
-    assume(share * n >= 1 and int(share * n) == int(share * n + 1e-6))
+def test_so_many_labels_are_flipped_and_nothing_else(n, fraction, seed, as_dict, dtype, classes):
+    assume(fraction * n >= 1 and int(fraction * n) == int(fraction * n + 1e-6))
     classes = classes if dtype == torch.int64 else 2
     target = (torch.arange(n) % classes).to(dtype)
     work = workload(target, as_dict=as_dict)
-    changed, mask = flipped(work, share, seed)
-    assert mask.sum() == int(share * n)
+    changed, mask = flipped(work, fraction, seed)
+    assert mask.sum() == int(fraction * n)
     other = changed.target(changed.train)
     np.testing.assert_array_equal((other != target).numpy(), mask)
     assert other.dtype == dtype and set(other.tolist()) <= set(target.tolist())
@@ -155,11 +154,11 @@ def test_so_many_labels_are_flipped_and_nothing_else(n, share, seed, as_dict, dt
     first = [w.train["x"] if as_dict else w.train[0] for w in (work, changed)]
     assert first[0] is first[1] and changed.test is work.test
     assert torch.equal(changed.plan.indices, work.plan.indices)
-    assert changed.info == {"data": "numbers", "flipped": int(share * n)}
-    np.testing.assert_array_equal(flipped(work, share, seed)[1], mask)
+    assert changed.info == {"data": "numbers", "flipped": int(fraction * n)}
+    np.testing.assert_array_equal(flipped(work, fraction, seed)[1], mask)
 
 
-def test_the_papers_shares_of_256_are_the_papers_numbers():
+def test_the_papers_fractions_of_256_are_the_papers_numbers():
     work = workload(torch.arange(256) % 2)
     assert [flipped(work, s)[1].sum() for s in (0.05, 0.1, 0.15, 0.2)] == [12, 25, 38, 51]
     assert flipped(workload(torch.arange(100) % 2), 0.29)[1].sum() == 29
@@ -179,7 +178,7 @@ def test_another_class_is_any_other_class_and_a_column_of_labels_stays_one():
 
 
 @pytest.mark.parametrize(
-    ("target", "share", "message"),
+    ("target", "fraction", "message"),
     [
         (torch.arange(9) % 2, 0.1, "at least one of 9 labels"),
         (torch.arange(9) % 2, 1.1, "at most all, got 1.1"),
@@ -188,9 +187,9 @@ def test_another_class_is_any_other_class_and_a_column_of_labels_stays_one():
         (torch.ones(9), 0.5, "all 9 are 1"),
     ],
 )
-def test_labels_that_cannot_be_flipped_are_named(target, share, message):
+def test_labels_that_cannot_be_flipped_are_named(target, fraction, message):
     with pytest.raises(InputError, match=message):
-        flipped(workload(target), share)
+        flipped(workload(target), fraction)
 
 
 def test_data_without_labels_and_taped_runs_are_refused():

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from influencekit.cli.console import print_table, say
 from influencekit.cli.summary import window_name
-from influencekit.cli.table import aligned, paragraph
 from influencekit.direction import most
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["attach", "read_ids", "removed_report", "verified_report"]
+__all__ = ["attach", "print_removed", "print_verified", "read_ids"]
 
 
 def read_ids(path: str) -> list[str]:
@@ -69,69 +67,67 @@ def _places(ids: list[str], some: xr.Dataset) -> list[int]:
     return [where[str(name)] for name in some.train.values.tolist()]
 
 
-def verified_report(result: xr.Dataset, verified: xr.Dataset, width: int | None) -> str:
+def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     """The verified examples, their estimate beside the truth, and how well the two agree."""
-    mean = verified.mean(("query", "window"))
-    count, query = verified.sizes["train"], verified.attrs["query"]
-    what = query if len(query) <= 12 else "query"
+    import pandas as pd
+
+    mean, attrs = verified.mean(("query", "window")), verified.attrs
+    count, query = verified.sizes["train"], attrs["query"]
     ids = result.example.isel(seed=0).values.tolist()
-    labels = result.label.isel(seed=0).values if "label" in result.coords else None
-    rows = [
-        ["example", *(["class"] if labels is not None else []), "estimate", "retrained", f"{what} without"]
-    ]
-    for k, place in enumerate(_places(ids, verified)):
-        label = [str(labels[place])] if labels is not None else []
-        change = [f"{float(mean[name][k]):+.3e}" for name in ("estimate", "retrained")]
-        rows.append([ids[place], *label, *change, f"{float(mean.after[k]):#.6g}"])
-    head, *lines = aligned(rows, left=1 if labels is None else 2)
+    places = _places(ids, verified)
+    columns = {"example": [ids[place] for place in places]}
+    if "label" in result.coords:
+        columns["class"] = [str(label) for label in result.label.isel(seed=0).values[places]]
+    left = len(columns)
+    for name in ("estimate", "retrained"):
+        columns[name] = [f"{float(value):+.3e}" for value in mean[name]]
+    what = query if len(query) <= 12 else "query"
+    columns[f"{what} without"] = [f"{float(value):#.6g}" for value in mean.after]
+    which = attrs["which"]
+    end = f"most {which}" if which in ("harmful", "helpful") else f"whose {most(which)}"
+    title = f"the {count} {end}, retrained without each ({attrs['seconds']:.1f} s)"
+    print_table(pd.DataFrame(columns), title, left=left, gap=2)
+    many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
+    over = " and ".join(each for each in many if not each.startswith("1 "))
     right = round(float(verified.same_sign.mean()) * count)
     figures = [
-        f"{name.capitalize()} {float(value):.3f}"
+        f", {name.capitalize()} {float(value):.3f}"
         for name, value in zip(mean.metric.values.tolist(), mean.agreement.values, strict=True)
         if name in ("pearson", "spearman") and value == value and count > 3  # of two or three it says nothing
     ]
-    attrs = verified.attrs
-    end = (
-        f"most {attrs['which']}"
-        if attrs["which"] in ("harmful", "helpful")
-        else f"whose {most(attrs['which'])}"
+    say(
+        f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all examples; "
+        f"the sign is right for {right} of {count}{''.join(figures)}"
     )
-    title = f"the {count} {end}, retrained without each ({attrs['seconds']:.1f} s)"
-    many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
-    over = " and ".join(each for each in many if not each.startswith("1 "))
-    said = f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all examples; "
-    said += f"the sign is right for {right} of {count}" + "".join(f", {each}" for each in figures)
-    return "\n".join([click.style(paragraph(title, width), bold=True), head, *lines, paragraph(said, width)])
 
 
-def removed_report(removed: xr.Dataset, width: int | None) -> str:
+def print_removed(removed: xr.Dataset) -> None:
     """The whole set: the query with and without it, and the sum of the scores, a row a window; the same of
     its parts, where there is one window; and how far the sum holds."""
-    mean = removed.mean("query")
-    windows = removed.sizes["window"]
-    head = ["", "with all", "without", "change", "sum of scores"]
-    rows = [["window", *head[1:]] if windows > 1 else head]
+    import pandas as pd
+
+    mean, windows = removed.mean("query"), removed.sizes["window"]
+    rows = []
     for k in range(windows):
         at = mean.isel(window=k)
         name = window_name(removed, k) if windows > 1 else removed.attrs["query"]
-        rows.append(
-            [
-                name,
-                *(f"{float(at[each]):#.6g}" for each in ("before", "after")),
-                *(f"{float(at[each]):+.3e}" for each in ("retrained", "estimate")),
-            ]
-        )
-    accuracy = [float(removed[f"accuracy_{each}"][-1]) for each in ("before", "after")]
+        rows.append(_effect(name, *(float(at[n]) for n in ("before", "after", "retrained", "estimate"))))
+    accuracy = [100 * float(removed[f"accuracy_{each}"][-1]) for each in ("before", "after")]
     if accuracy[0] == accuracy[0]:
-        points = f"{100 * (accuracy[1] - accuracy[0]):+.1f} %"
-        rows.append(["test accuracy", *(f"{100 * a:.1f} %" for a in accuracy), points, ""])
+        points = f"{accuracy[1] - accuracy[0]:+.1f} %"
+        rows.append(["test accuracy", *(f"{a:.1f} %" for a in accuracy), points, ""])
     for k in reversed(range(removed.sizes["part"] - 1 if windows == 1 else 0)):
         change, total = (float(mean[f"part_{n}"][0, k]) for n in ("retrained", "estimate"))
         before = float(mean.before[0])
-        values = [f"{before:#.6g}", f"{before + change:#.6g}", f"{change:+.3e}", f"{total:+.3e}"]
-        rows.append([f"{int(removed.part[k])} strongest of them", *values])
-    first, *lines = aligned(rows)
+        rows.append(
+            _effect(f"{int(removed.part[k])} strongest of them", before, before + change, change, total)
+        )
+    head = ["window" if windows > 1 else "", "with all", "without", "change", "sum of scores"]
     count = removed.sizes["train"]
     title = f"without all {count} examples of the set, retrained ({removed.attrs['seconds']:.1f} s)"
-    said = paragraph(removed.attrs["verdict"], width)
-    return "\n".join([click.style(paragraph(title, width), bold=True), first, *lines, said])
+    print_table(pd.DataFrame(rows, columns=head), title, gap=2)
+    say(removed.attrs["verdict"])
+
+
+def _effect(name: str, before: float, after: float, change: float, total: float) -> list[str]:
+    return [name, f"{before:#.6g}", f"{after:#.6g}", f"{change:+.3e}", f"{total:+.3e}"]
