@@ -63,16 +63,6 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "mnist-1v7-lr": "influencekit.workloads.mnist:mnist_1v7_lr",
             "mnist-1v7-dnn": "influencekit.workloads.mnist:mnist_1v7_dnn",
             "mnist-1v7-cnn": "influencekit.workloads.mnist:mnist_1v7_cnn",
-            "kmnist-lr": "influencekit.workloads.kmnist:kmnist_lr",
-            "kmnist-dnn": "influencekit.workloads.kmnist:kmnist_dnn",
-            "kmnist-cnn": "influencekit.workloads.kmnist:kmnist_cnn",
-            "emnist-ab-lr": "influencekit.workloads.emnist:emnist_ab_lr",
-            "emnist-ab-dnn": "influencekit.workloads.emnist:emnist_ab_dnn",
-            "emnist-ab-cnn": "influencekit.workloads.emnist:emnist_ab_cnn",
-            "adult-lr": "influencekit.workloads.adult:adult_lr",
-            "adult-dnn": "influencekit.workloads.adult:adult_dnn",
-            "20news-lr": "influencekit.workloads.newsgroups:newsgroups_lr",
-            "20news-dnn": "influencekit.workloads.newsgroups:newsgroups_dnn",
         },
     }
 )

@@ -18,7 +18,6 @@ from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
 from influencekit.cli.record import record
-from influencekit.cli.reproduce import reproduce
 from influencekit.cli.verify import verify
 from influencekit.errors import InfluenceKitError
 
@@ -105,7 +104,7 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-for _command in (compare, record, estimate, plot, verify, reproduce, list_):
+for _command in (compare, record, estimate, plot, verify, list_):
     cli.add_command(_command)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from influencekit.errors import InputError
-from influencekit.workloads.draw import Part, Pool, by_column
-from influencekit.workloads.files import bundled, find, text_lines
+from influencekit.workloads.draw import Part, Pool
+from influencekit.workloads.files import find
 from influencekit.workloads.problem import Setting, problem
+from influencekit_paper.features import by_column
+from influencekit_paper.files import bundled_file, text_lines
 
 __all__ = ["adult_dnn", "adult_lr"]
 
@@ -20,14 +22,14 @@ COLUMNS = (
 ).split()
 LOGARITHMIC = ("fnlwgt", "capital-gain", "capital-loss")  # long tails: log(1 + x)
 NUMERIC = ("age", "education-num", "hours-per-week", *LOGARITHMIC)
-RARE = 0.01  # categories of fewer than this share of the training rows are one category, "other"
+RARE = 0.01  # categories of fewer than this fraction of the training rows are one category, "other"
 
 
 @lru_cache(maxsize=2)
 def pool(data_dir: str | None = None) -> Pool:
     """Income above 50K (class 1) or not; numbers standardised by column, categories one-hot."""
     if data_dir is None:
-        paths = [bundled("adult-train.csv.gz"), bundled("adult-test.csv.gz")]
+        paths = [bundled_file("adult-train.csv.gz"), bundled_file("adult-test.csv.gz")]
     else:
         packed = ("adult-train.csv.gz", "adult-test.csv.gz")
         paths = find(data_dir, packed, ("adult.data", "adult.test"), what="Adult")
@@ -57,10 +59,10 @@ def _table(path: Path) -> dict[str, list[str]]:
 
 
 def _categories(column: list[str]) -> dict[str, int]:
-    """The column number of every frequent category; unknown ("?") is a category like any other."""
+    """The column of every frequent category; unknown ("?") is a category like any other."""
     counts = Counter(column)
     frequent = sorted(name for name, count in counts.items() if count >= RARE * len(column))
-    return {name: place for place, name in enumerate(frequent)}
+    return {name: column for column, name in enumerate(frequent)}
 
 
 def _part(path: Path, table: dict[str, list[str]], categories: dict[str, dict[str, int]]) -> Part:
@@ -74,9 +76,9 @@ def _part(path: Path, table: dict[str, list[str]], categories: dict[str, dict[st
                 raise InputError(f"{path}: column {name} should hold numbers: {error}") from None
             blocks.append((np.log1p(values) if name in LOGARITHMIC else values)[:, None])
         else:
-            places = categories[name]
-            block = np.zeros((n, len(places) + 1), np.float32)  # the last one: other
-            block[np.arange(n), [places.get(value, len(places)) for value in table[name]]] = 1.0
+            columns = categories[name]
+            block = np.zeros((n, len(columns) + 1), np.float32)  # the last one: other
+            block[np.arange(n), [columns.get(value, len(columns)) for value in table[name]]] = 1.0
             blocks.append(block)
     label = np.array([value.startswith(">50K") for value in table["income"]])
     return Part(np.concatenate(blocks, axis=1), label, list(range(n)))

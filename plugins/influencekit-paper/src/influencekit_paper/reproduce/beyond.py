@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from influencekit.metrics import kendall
-from influencekit.reproduce.tables import WORDS, Done, Figure, Line, Report, accuracy, spread
+from influencekit_paper.reproduce.report import Done, Figure, Line, Report, accuracy, data_name, mean_of
 from influencekit.windows import REMOVALS
 
 __all__ = ["kappa", "seeds", "windows"]
@@ -18,7 +18,7 @@ AGAIN = ("order", "start", "both")
 def kappa(one: Sequence[str], other: Sequence[str]) -> float:
     """Cohen's kappa of two labellings: agreement beyond chance, 1 = the same, 0 = chance; NaN if constant.
 
-    (p - c) / (1 - c), p the share of equal labels, c the share to be expected of independent ones.
+    (p - c) / (1 - c), p the fraction of equal labels, c the fraction expected of independent ones.
     """
     n = len(one)
     equal = sum(a == b for a, b in zip(one, other, strict=True)) / n
@@ -33,13 +33,13 @@ def seeds(done: Done) -> Report:
     for model, data in dict.fromkeys(row[:2] for row in done):
         first = done[model, data, "first"]
         pairs = {a: list(zip(first, done[model, data, a], strict=True)) for a in AGAIN}
-        figures = [spread(map(_kappa, *zip(*pairs[a], strict=True))) for a in AGAIN]
+        figures = [mean_of(map(_kappa, *zip(*pairs[a], strict=True))) for a in AGAIN]
         others = [m for m, d in names if d == data and m != model]
         across = [pair for m in others for pair in zip(first, done[m, data, "first"], strict=True)]
-        figures.append(spread(_kappa(a, b) for a, b in across))
-        figures += [spread(map(_tau, *zip(*pairs[a], strict=True))) for a in AGAIN]
-        figures.append(spread(_tau(a, b) for a, b in across))
-        lines.append(Line((model, WORDS.get(data, data)), (accuracy(first), *figures, _settled(first))))
+        figures.append(mean_of(_kappa(a, b) for a, b in across))
+        figures += [mean_of(map(_tau, *zip(*pairs[a], strict=True))) for a in AGAIN]
+        figures.append(mean_of(_tau(a, b) for a, b in across))
+        lines.append(Line((model, data_name(data)), (accuracy(first), *figures, _settled(first))))
     asked = ("other order", "other start", "both", "other model")
     return Report(
         "seeds",
@@ -57,19 +57,19 @@ def seeds(done: Done) -> Report:
 
 
 def windows(done: Done) -> Report:
-    """AUC of flipped labels by the window's place in training and by its removal, over all shares."""
+    """AUC of flipped labels by the window's place in training and by its removal, over all fractions flipped."""
     lines = []
     quarters = (0, 0.25, 0.5, 0.75, 1)
     for model, setting in dict.fromkeys(row[:2] for row in done):
         mine = [each for row, found in done.items() if row[:2] == (model, setting) for each in found]
         for removal in REMOVALS:
-            places = [
-                spread(e["each"][removal][round(q * (len(e["each"][removal]) - 1))]["auc"] for e in mine)
+            figures = [
+                mean_of(e["each"][removal][round(q * (len(e["each"][removal]) - 1))]["auc"] for e in mine)
                 for q in quarters
             ]
-            lines.append(Line((model, setting, removal), (accuracy(mine), *places)))
+            lines.append(Line((model, setting, removal), (accuracy(mine), *figures)))
         for method in ("full", "if", "loo", "tracin", "gradient-norm"):
-            figure = spread(each["found"].get(method, {}).get("auc") for each in mine)
+            figure = mean_of(each["found"].get(method, {}).get("auc") for each in mine)
             nothing = Figure(float("nan"), float("nan"), 0)
             lines.append(Line((model, setting, method), (accuracy(mine), *[nothing] * 4, figure)))
     return Report(
@@ -98,8 +98,8 @@ def _common(one: Found, other: Found, what: str) -> tuple[list[Any], list[Any]]:
 
 
 def _settled(found: Sequence[Found]) -> Figure:
-    shares = []
+    percent = []
     for each in found:
         below = [e for e, tau in enumerate(each["settled"]) if not tau >= 0.9]
-        shares.append(100 * (max(below, default=-1) + 2) / len(each["settled"]))
-    return spread(shares, decimals=0)
+        percent.append(100 * (max(below, default=-1) + 2) / len(each["settled"]))
+    return mean_of(percent, decimals=0)

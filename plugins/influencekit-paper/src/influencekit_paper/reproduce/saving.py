@@ -4,13 +4,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from influencekit.reproduce.tables import Figure, Report
+from influencekit_paper.reproduce.cells import replace_file
+from influencekit_paper.reproduce.report import Figure, Report
 
 __all__ = ["FORMS", "as_csv", "as_json", "as_latex", "as_markdown", "save"]
 
@@ -72,10 +72,7 @@ def save(report: Report, made: Mapping[str, Any], folder: Path) -> None:
     """Write NAME.csv, NAME.json, NAME.tex and NAME.md, each as a whole, over what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     for ending, form in FORMS.items():
-        path = folder / f"{report.name}.{ending}"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(form(report, made), encoding="utf-8")
-        os.replace(partial, path)
+        replace_file(folder / f"{report.name}.{ending}", form(report, made))
 
 
 def _says(report: Report, made: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from influencekit.cli.reproduce import as_text
-from influencekit.reproduce import beyond, plan, tables
+from influencekit_paper.reproduce import beyond, plan, tables
 
 
 def test_a_figure_is_mean_and_deviation_of_what_is_there():

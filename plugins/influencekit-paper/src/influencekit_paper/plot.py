@@ -36,10 +36,10 @@ def pattern_lines(
 ) -> list[Axes]:
     """Influence over time, a panel for each pattern: all its examples, their centroid, and some by name.
 
-    `found` is what `analysis.patterns` returns, of one run and query. `examples` are ids (coordinate `train`)
+    `found` is what `patterns.patterns` returns, of one run and query. `examples` are ids (coordinate `train`)
     to be drawn as labelled lines, each in its pattern's panel; unless you say, two of each pattern: those
     that are farthest from the centroid of all. Thin grey lines are the others, the thick one is the centroid.
-    A title has the share of a pattern, and what it would be by the p-value alone (without `change`).
+    A title has the percentage of a pattern, and what it would be by the p-value alone (without `change`).
     """
     from matplotlib.collections import LineCollection
 
@@ -59,17 +59,17 @@ def pattern_lines(
             ax.plot(when, z[:, j], style, color="0.15", linewidth=1.3, label=str(ids[j]), zorder=2)
         centroid = found.centroid.sel(kind=kind).values
         ax.plot(when, centroid, color=_COLOUR[kind], linewidth=3, label="centroid", zorder=3)
-        share, by_p = (100 * float(found[name].sel(kind=kind)) for name in ("share", "share_by_p"))
+        percent, by_p = (100 * float(found[name].sel(kind=kind)) for name in ("share", "share_by_p"))
         alone = f" ({by_p:.1f} % by p alone)" if found.attrs["change"] else ""
-        ax.set_title(f"{title}: {share:.1f} %{alone}", color=_COLOUR[kind])
+        ax.set_title(f"{title}: {percent:.1f} %{alone}", color=_COLOUR[kind])
         if len(mine):
             ax.legend(frameon=False, fontsize="small", loc="lower center", ncols=3)
         else:
             ax.text(0.5, 0.6, "no example", ha="center", color="0.4", transform=ax.transAxes)
         whole_numbers(ax)
     low, high = float(z.min()), float(z.max())
-    room = 0.05 * (high - low) or 1.0
-    axes[0].set(xlim=(0, len(z) - 1), ylim=(low - 4 * room, high + room))  # the legends are below
+    margin = 0.05 * (high - low) or 1.0
+    axes[0].set(xlim=(0, len(z) - 1), ylim=(low - 4 * margin, high + margin))  # the legends are below
     figure.supxlabel("epoch")
     figure.supylabel(f"{_LABEL} (deviations from the epoch's mean)")
     return list(axes)
@@ -78,7 +78,7 @@ def pattern_lines(
 def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """All examples by epoch as colours, sorted by pattern, then by their mean.
 
-    `found` is what `analysis.patterns` returns, of one run and query. Blue = more helpful than the epoch's
+    `found` is what `patterns.patterns` returns, of one run and query. Blue = more helpful than the epoch's
     mean, orange = less, by the query's own direction; where neither way of it is better, green = removal
     raises it more than the mean, pink = less. The scale ends at the 99th percentile of the magnitudes, which
     arrows say.
@@ -116,7 +116,7 @@ def pattern_map(found: xr.Dataset, ax: Axes | None = None) -> Axes:
 def stages(found: xr.Dataset, ax: Axes | None = None) -> Axes:
     """The loss of every epoch, the decay fitted to it, and the stages that its residuals divide.
 
-    `found` is what `analysis.stages` returns.
+    `found` is what `stages.stages` returns.
     """
     ax = ax if ax is not None else new_figure(6.4, 3.6).subplots()
     when = np.arange(found.sizes["epoch"])
@@ -135,7 +135,7 @@ def stages(found: xr.Dataset, ax: Axes | None = None) -> Axes:
 def stage_matrix(agreement: xr.DataArray, ax: Axes | None = None) -> Axes:
     """Kendall's tau-b between stages as a coloured, numbered matrix.
 
-    `agreement` is what `analysis.stage_agreement` returns; over further dimensions (`seed`, `query`) the mean
+    `agreement` is what `stages.stage_agreement` returns; over further dimensions (`seed`, `query`) the mean
     is shown and, below it, the standard deviation. NaN is left empty.
     """
     if not {"stage", "other"} <= set(agreement.dims):
@@ -143,7 +143,7 @@ def stage_matrix(agreement: xr.DataArray, ax: Axes | None = None) -> Axes:
     more = [d for d in agreement.dims if d not in ("stage", "other") and agreement.sizes[d] > 1]
     rest = [d for d in agreement.dims if d not in ("stage", "other")]
     mean = agreement.mean(rest).transpose("stage", "other").values
-    spread = agreement.std(rest).transpose("stage", "other").values
+    deviation = agreement.std(rest).transpose("stage", "other").values
     names = [str(n) for n in agreement.stage.values]
     ax = ax if ax is not None else new_figure(1.1 + 0.95 * len(names), 0.6 + 0.85 * len(names)).subplots()
     image = ax.imshow(mean, cmap=diverging(), vmin=-1, vmax=1)
@@ -155,13 +155,13 @@ def stage_matrix(agreement: xr.DataArray, ax: Axes | None = None) -> Axes:
         ticks=[-1, -0.5, 0, 0.5, 1],
     )
     for i, j in zip(*np.nonzero(np.isfinite(mean)), strict=True):
-        text = f"{mean[i, j]:.2f}" + (f"\n± {spread[i, j]:.2f}" if more and i != j else "")
+        text = f"{mean[i, j]:.2f}" + (f"\n± {deviation[i, j]:.2f}" if more and i != j else "")
         colour = "white" if abs(mean[i, j]) > 0.45 else "black"
         ax.text(j, i, text, ha="center", va="center", color=colour)
-    places = np.arange(len(names))
+    ticks = np.arange(len(names))
     slant = 30 if max(map(len, names)) > 8 else 0
-    ax.set_xticks(places, names, rotation=slant)
-    ax.set_yticks(places, names)
+    ax.set_xticks(ticks, names, rotation=slant)
+    ax.set_yticks(ticks, names)
     ax.tick_params(length=0)
     return ax
 
@@ -177,9 +177,9 @@ def _one(found: xr.Dataset, who: str) -> xr.Dataset:
     return found.squeeze(list(more))
 
 
-def _apart(places: list[float], gap: float, top: float) -> list[float]:
-    """Ascending places, moved so that they are at least `gap` apart and none is above `top`."""
-    moved = np.array(places)
+def _apart(positions: list[float], gap: float, top: float) -> list[float]:
+    """Ascending positions, moved so that they are at least `gap` apart and none is above `top`."""
+    moved = np.array(positions)
     for k in range(1, len(moved)):
         moved[k] = max(moved[k], moved[k - 1] + gap)
     for k in reversed(range(len(moved))):

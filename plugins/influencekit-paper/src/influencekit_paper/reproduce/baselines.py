@@ -4,14 +4,13 @@ import numpy as np
 import torch
 from torch.func import jvp
 
-from influencekit.registry import make
+import influencekit as ik
 from influencekit.training.gradients import example_gradients
-from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["gradient_norm", "tracin"]
 
 
-def tracin(run: Trajectory, query: str) -> np.ndarray:
+def tracin(run: ik.Trajectory, query: str) -> np.ndarray:
     """sum over epochs of lr_t <grad q(theta_t), g_j(theta_t)>, t the last state of the epoch [train].
 
     TracIn on checkpoints (Pruthi et al., NeurIPS 2020), with the gradient of each example's own loss and
@@ -19,7 +18,7 @@ def tracin(run: Trajectory, query: str) -> np.ndarray:
     derivative over all examples an epoch.
     """
     workload, epoch = run.workload, run.plan.epoch
-    asked = make("query", query)
+    asked = ik.make("query", query)
     last = [t for t in range(run.steps) if t + 1 == run.steps or epoch[t + 1] != epoch[t]]
     total = workload.theta0.new_zeros(workload.n_train)
     for t in last:
@@ -31,7 +30,7 @@ def tracin(run: Trajectory, query: str) -> np.ndarray:
     return total.cpu().numpy()
 
 
-def gradient_norm(run: Trajectory) -> np.ndarray:
+def gradient_norm(run: ik.Trajectory) -> np.ndarray:
     """-|g_j| of every example's loss and penalty at the end of training [train]: steep = suspicious.
 
     Cost: one gradient of each example.

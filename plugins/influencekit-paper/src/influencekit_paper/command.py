@@ -14,8 +14,8 @@ from influencekit.cli.bar import Bar
 from influencekit.cli.parameters import shared
 
 if TYPE_CHECKING:
-    from influencekit.reproduce import Progress, Report
-    from influencekit.reproduce.tables import Figure
+    from influencekit_paper.reproduce import Progress, Report
+    from influencekit_paper.reproduce.tables import Figure
 
 __all__ = ["as_text", "reproduce"]
 
@@ -144,7 +144,7 @@ def as_text(report: Report, width: int | None = None) -> list[str]:
 
 
 def _cell(figure: Figure, short: bool) -> str:
-    from influencekit.reproduce.tables import Figure
+    from influencekit_paper.reproduce.tables import Figure
 
     return str(
         Figure(figure.mean, 0.0, min(1, figure.seeds), figure.printed, figure.decimals) if short else figure

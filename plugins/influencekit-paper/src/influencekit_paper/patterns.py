@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy import special, stats
 
-from influencekit.direction import better_in, written
+from influencekit.direction import better_in
 from influencekit.errors import InputError
 
 __all__ = ["PATTERNS", "patterns"]
@@ -41,13 +41,13 @@ def patterns(
 
     The result: `pattern`, `slope` (per window), `p_value`, `deviation` [train]; `standardised`
     [window, train]; `centroid` [kind, window], the mean of z over the examples of a pattern, NaN where it has
-    none; `share` [kind], of 1; `limit`, the deviation above which an example fluctuates. And `pattern_by_p`
+    none; `share` [kind], the fraction of the examples; `limit`, the deviation above which an example fluctuates. And `pattern_by_p`
     [train], `share_by_p` [kind]: the same by the paper's rule alone, significance without `change`.
 
     The paper (arXiv 2502.10793, V-B and F-B) gives these steps and none of their numbers:
 
     - `significance`, `correction`: "statistically significant" is read as p < .05 of each example by itself;
-      "benjamini-hochberg" holds the share of false trends below `significance` instead.
+      "benjamini-hochberg" holds the fraction of false trends below `significance` instead.
     - `change`: 1, one standard deviation of an epoch over the whole run. It is our addition: neighbouring
       epochs are alike, which the t-test does not know, so that by p alone (`change=0`) more than half of the
       examples of the paper's MNIST problems trend, where it prints 65 to 98 % Stable for all its problems.
@@ -95,9 +95,9 @@ def patterns(
             "deviation": ((*more, "train"), deviation),
             "limit": (more, limit),
             "centroid": ((*more, "kind", "window"), centroid),
-            "share": ((*more, "kind"), count / x.shape[-1]),
+            "share": ((*more, "kind"), _fractions(code)),
             "pattern_by_p": ((*more, "train"), np.array(PATTERNS)[by_p]),
-            "share_by_p": ((*more, "kind"), _shares(by_p)),
+            "share_by_p": ((*more, "kind"), _fractions(by_p)),
         },
         coords={**influence.coords, "kind": list(PATTERNS)},
         attrs={
@@ -108,13 +108,13 @@ def patterns(
             "adaptive": int(adaptive),  # netCDF knows no booleans
             "magnitude": int(magnitude),
             "ddof": ddof,
-            **written(better_in(influence.attrs)),
+            "better": better_in(influence.attrs) or "none",
         },
     )
 
 
-def _shares(code: np.ndarray) -> np.ndarray:
-    """The share [..., pattern] of the examples [..., train] that are of each pattern."""
+def _fractions(code: np.ndarray) -> np.ndarray:
+    """The fraction [..., pattern] of the examples [..., train] that are of each pattern."""
     return (code[..., None, :] == np.arange(len(PATTERNS))[:, None]).mean(-1)
 
 
@@ -150,9 +150,9 @@ def _standardised(x: np.ndarray, ddof: int) -> np.ndarray:
     largest = np.abs(x).max(-1, keepdims=True)
     x = x / np.where(largest == 0, 1, largest)  # so that squares of 1e-200 live
     x = x - x.mean(-1, keepdims=True)
-    spread = x.std(-1, ddof=ddof, keepdims=True)
-    same = spread <= 1e-14  # of what was at most 1: rounding of the mean
-    return np.where(same, 0, x / np.where(same, 1, spread))
+    deviation = x.std(-1, ddof=ddof, keepdims=True)
+    same = deviation <= 1e-14  # of what was at most 1: rounding of the mean
+    return np.where(same, 0, x / np.where(same, 1, deviation))
 
 
 def _limit(deviation: np.ndarray, among: np.ndarray, times: float, ddof: int) -> np.ndarray:

@@ -20,10 +20,10 @@ import influencekit as ik
 from influencekit import analysis
 from influencekit.cli.reproduce import ALL, BEYOND, _Bar
 from influencekit.errors import InputError
-from influencekit.reproduce import Extent, cells, experiments, plan, running
-from influencekit.reproduce import reproduce as reproduce_
-from influencekit.reproduce.baselines import gradient_norm, tracin
-from influencekit.reproduce.cells import Cell
+from influencekit_paper.reproduce import Extent, cells, experiments, plan, running
+from influencekit_paper.reproduce import reproduce as reproduce_
+from influencekit_paper.reproduce.baselines import gradient_norm, tracin
+from influencekit_paper.reproduce.cells import Cell
 
 TINY = "mnist-1v7-lr:setting=paper:epochs=6:n_train=24:batch_size=8"
 

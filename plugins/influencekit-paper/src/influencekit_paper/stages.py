@@ -8,10 +8,9 @@ import xarray as xr
 from scipy.optimize import minimize_scalar
 from scipy.signal import find_peaks
 
+import influencekit as ik
 from influencekit.errors import InputError
 from influencekit.metrics import kendall
-from influencekit.training.plan import Plan
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Removal, Window
 
 __all__ = ["STAGES", "epoch_loss", "stage_agreement", "stage_windows", "stages"]
@@ -21,24 +20,24 @@ _LEAST = 6  # epochs: three parameters are fitted, and what they leave has to sh
 _EXACT = 1e-6  # of the loss's range: residuals below it are rounding
 
 
-def epoch_loss(trajectory: Trajectory) -> xr.DataArray:
+def epoch_loss(trajectory: ik.Trajectory) -> xr.DataArray:
     """Mean training loss of every epoch [epoch]: of its examples, each before its own update, no penalty.
 
     From the losses that were recorded; nothing is computed again. Errors: a run that was not trained to its
     end.
     """
     data = trajectory.dataset
-    loss, held = data["loss"].values.astype(np.float64), data["batch"].values >= 0
-    missing = np.isnan(loss[held]).sum()
+    loss, filled = data["loss"].values.astype(np.float64), data["batch"].values >= 0
+    missing = np.isnan(loss[filled]).sum()
     if missing or trajectory.last < trajectory.steps:
         raise InputError(
             f"epoch_loss: the recording ends before step {trajectory.steps}, the last of the run; record the "
             "whole run"
         )
     epoch = data["epoch"].values
-    sums = np.bincount(epoch, weights=np.where(held, loss, 0).sum(-1))
+    sums = np.bincount(epoch, weights=np.where(filled, loss, 0).sum(-1))
     return xr.DataArray(
-        sums / np.bincount(epoch, weights=held.sum(-1)),
+        sums / np.bincount(epoch, weights=filled.sum(-1)),
         dims="epoch",
         coords={"epoch": np.arange(len(sums))},
         name="loss",
@@ -56,7 +55,7 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
     The change points are the largest peak (local maximum) of |residual|, and the largest of those at least
     `distance` epochs from it. A change point is the first epoch of its stage: the middle stage has at least
     `distance` epochs, the others at least one. Where there are fewer than two such peaks, the largest
-    |residual| that keeps the distance takes the place of the missing one; the attribute `peaks` says how many
+    |residual| that keeps the distance is taken instead of the missing one. The attribute `peaks` says how many
     of the two are peaks.
 
     A loss that falls ever faster is fitted by what comes nearest, a straight line: a rate near 0.
@@ -66,8 +65,8 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
 
     The result: `loss`, `fitted`, `residual` [epoch]; `start`, `stop` [stage], in epochs from 0, half-open;
     the fit's parameters in attrs. Errors, each instead of a guess: fewer than six epochs, values that are not
-    finite, a loss that is constant or does not fall, one that has no residual at all, a distance for which
-    there is no room.
+    finite, a loss that is constant or does not fall, one that has no residual at all, a distance that
+    leaves no three stages.
     """
     y = _checked(loss)
     epochs = len(y)
@@ -101,18 +100,20 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
     )
 
 
-def stage_windows(stages: xr.Dataset, plan: Plan, removal: Removal = "global") -> list[Window]:
-    """The windows early, middle, late and full, in steps of a run with this plan (`trajectory.plan`).
+def stage_windows(
+    stages: xr.Dataset, trajectory: ik.Trajectory, removal: Removal = "global"
+) -> list[Window]:
+    """The windows early, middle, late and full, in steps of this run.
 
     The first three tile the run. Errors: stages of a run with another number of epochs.
     """
-    epoch = plan.epoch.numpy()
+    epoch = trajectory.plan.epoch.numpy()
     epochs = int(epoch[-1]) + 1
     if epochs != stages.sizes["epoch"]:
-        raise InputError(f"these stages are of {stages.sizes['epoch']} epochs, and the plan has {epochs}")
+        raise InputError(f"these stages are of {stages.sizes['epoch']} epochs, and the run has {epochs}")
     cuts = np.searchsorted(epoch, [*stages.start.values, stages.stop.values[-1]]).tolist()
     windows = [Window(a, b, removal) for a, b in zip(cuts, cuts[1:], strict=False)]
-    return [*windows, Window(0, plan.steps, removal)]
+    return [*windows, Window(0, len(epoch), removal)]
 
 
 def stage_agreement(influence: xr.DataArray, names: Sequence[str] | None = None) -> xr.DataArray:
@@ -196,11 +197,11 @@ def _change_points(size: np.ndarray, gap: int) -> tuple[tuple[int, int], int]:
     peak[find_peaks(size)[0]] = True
     chosen: list[int] = []
     while len(chosen) < 2:
-        if not chosen:  # the second must find room beside the first
-            room = (epochs > gap) | (epochs < len(size) - gap)
+        if not chosen:  # a second one must be possible beside the first
+            allowed = (epochs > gap) | (epochs < len(size) - gap)
         else:
-            room = np.abs(epochs - chosen[0]) >= gap
-        room &= epochs > 0
-        among = room & peak if (room & peak).any() else room
+            allowed = np.abs(epochs - chosen[0]) >= gap
+        allowed &= epochs > 0
+        among = allowed & peak if (allowed & peak).any() else allowed
         chosen.append(int(np.argmax(np.where(among, size, -1))))
     return (min(chosen), max(chosen)), int(peak[chosen].sum())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from influencekit.reproduce.cells import Cell
+from influencekit_paper.reproduce.cells import Cell
 
 __all__ = ["FLIPPED", "PLANS", "Extent", "Row", "Rows", "in_order"]
 
@@ -70,16 +70,16 @@ def table4(extent: Extent) -> Rows:
 
 
 def table5(extent: Extent) -> Rows:
-    """Flipped labels by model, setting and share; leave-one-out of the CNN by itself."""
+    """Flipped labels by model, setting and fraction flipped; leave-one-out of the CNN by itself."""
     rows: dict[Row, list[Cell]] = {}
     for model, setting in SETTINGS:
-        for share in FLIPPED:
-            name, key = spec(model, "mnist", setting), (model, setting, f"{share:.0%}")
+        for fraction in FLIPPED:
+            name, key = spec(model, "mnist", setting), (model, setting, f"{fraction:.0%}")
             more: dict[str, Any] = {"every_epoch": False, "loo": False} if model == "cnn" else {}
-            rows[key] = _cells("detection", name, extent.of(model), flipped=share, **more)
+            rows[key] = _cells("detection", name, extent.of(model), flipped=fraction, **more)
             if model == "cnn":
                 seeds, examples = extent.retrained()
-                rows[(*key, "loo")] = _cells("retraining", name, seeds, flipped=share, examples=examples)
+                rows[(*key, "loo")] = _cells("retraining", name, seeds, flipped=fraction, examples=examples)
     return rows
 
 

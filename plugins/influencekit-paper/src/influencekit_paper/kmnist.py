@@ -5,8 +5,9 @@ from functools import lru_cache
 import numpy as np
 
 from influencekit.workloads.draw import Part, Pool, by_example
-from influencekit.workloads.files import bundled, check_images, find, read_npz
+from influencekit.workloads.files import check_images, find, read_npz
 from influencekit.workloads.problem import Setting, problem
+from influencekit_paper.files import bundled_file
 
 __all__ = ["kmnist_cnn", "kmnist_dnn", "kmnist_lr"]
 
@@ -18,7 +19,7 @@ def pool(data_dir: str | None = None) -> Pool:
     """KMNIST o (class 0) against ki (class 1), 28 x 28, each image standardised by itself."""
     test = None
     if data_dir is None:
-        train = _part(*read_npz(bundled("kmnist-o-ki.npz"), "x", "y", "index"))
+        train = _part(*read_npz(bundled_file("kmnist-o-ki.npz"), "x", "y", "index"))
     else:
         paths = find(data_dir, OFFICIAL, ("kmnist-test.npz",), what="KMNIST")
         if len(paths) == 1:

@@ -1,12 +1,15 @@
-"""Texts to TF-IDF rows: a bag of words, without stop words."""
+"""Features from tables and texts: columns standardised, bags of words without stop words."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-__all__ = ["tfidf", "vocabulary", "words"]
+from influencekit.workloads.draw import Scaler
+
+__all__ = ["by_column", "tfidf", "vocabulary", "words"]
 
 STOP_WORDS = frozenset(
     """
@@ -29,6 +32,20 @@ STOP_WORDS = frozenset(
 )
 
 
+def by_column(reference: np.ndarray, binary: bool = False) -> Scaler:
+    """Each feature minus its mean, over its deviation, both of the pool's whole training part.
+
+    A constant feature becomes 0; with `binary`, features that are only ever 0 or 1 stay as they are.
+    """
+    mean, deviation = reference.mean(0), reference.std(0)
+    if binary:
+        flags = ((reference == 0) | (reference == 1)).all(0)
+        mean, deviation = np.where(flags, 0.0, mean), np.where(flags, 1.0, deviation)
+    scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
+    shift, factor = torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
+    return lambda x: (x - shift) * factor
+
+
 def words(text: str) -> list[str]:
     """Runs of two or more letters and digits, in lower case, without stop words (and the mask EMAIL)."""
     return [word for word in re.findall(r"[a-z0-9]{2,}", text.lower()) if word not in STOP_WORDS]
@@ -37,7 +54,7 @@ def words(text: str) -> list[str]:
 def vocabulary(documents: Sequence[list[str]], *, least: float, most: float) -> dict[str, float]:
     """Word -> inverse document frequency, log((1 + n) / (1 + n_word)) + 1, in alphabetical order.
 
-    Kept are the words that stand in at least the share `least` and at most the share `most` of the
+    Kept are the words that stand in at least the fraction `least` and at most the fraction `most` of the
     documents. Cost: one pass.
     """
     n = len(documents)
@@ -48,11 +65,11 @@ def vocabulary(documents: Sequence[list[str]], *, least: float, most: float) -> 
 
 def tfidf(documents: Sequence[list[str]], idf: dict[str, float]) -> np.ndarray:
     """Counts times inverse document frequency, rows of length 1 (0 without a known word): [n, word]."""
-    place = {word: column for column, word in enumerate(idf)}
+    columns = {word: column for column, word in enumerate(idf)}
     rows = np.zeros((len(documents), len(idf)), np.float32)
     for row, document in zip(rows, documents, strict=True):
         for word, count in Counter(document).items():
-            if word in place:
-                row[place[word]] = count * idf[word]
+            if word in columns:
+                row[columns[word]] = count * idf[word]
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1.0)
