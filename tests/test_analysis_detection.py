@@ -13,8 +13,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.analysis import flipped
-from influencekit.evaluation import detection
+from influencekit.evaluation.detection import detection, flipped
 
 
 def scores(values, dims=("train",)) -> xr.DataArray:

@@ -12,7 +12,6 @@ from scipy.stats import bootstrap, pearsonr, rankdata, spearmanr
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.analysis import flipped
 from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import bootstrap as boot
 from influencekit.evaluation import (
@@ -25,6 +24,7 @@ from influencekit.evaluation import (
     over_seeds,
     taylor,
 )
+from influencekit.evaluation.detection import flipped
 from influencekit.evaluation.retraining import random_sets
 from influencekit.testing import retrained as plainly_retrained
 

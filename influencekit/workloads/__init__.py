@@ -1,7 +1,7 @@
 """The problem of the first steps, MNIST 1 against 7, and what problems like it are built of.
 
-    pool(data_dir) -> Pool            all examples, read once a process (draw.py, files.py)
-    problem(name, pool, paper=Setting(...), trained=Setting(...))    the function that is registered (problem.py)
+    pool(data_dir) -> Pool                                           all examples: draw.py, files.py
+    problem(name, pool, paper=Setting(...), trained=Setting(...))    what is registered: problem.py
 
 Setting `paper` has the authors' learning rates and 21 epochs, at which some of the models hardly train.
 `trained` differs in nothing but the learning rate and the epochs: of a grid, the gentlest training (learning

@@ -5,10 +5,10 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from influencekit_paper.patterns import PATTERNS, patterns
 from scipy.stats import linregress
 
 from influencekit import InputError
-from influencekit.analysis import PATTERNS, patterns
 
 
 def scores(values: np.ndarray) -> xr.DataArray:

@@ -1,21 +1,20 @@
-"""Tables of `reproduce`: the paper's figures in their places, means, kappa, room on the screen."""
+"""Tables of `reproduce`: the paper's figures in their places, means, kappa."""
 
 import math
 
 import numpy as np
 import pytest
-
-from influencekit.cli.reproduce import as_text
-from influencekit_paper.reproduce import beyond, plan, tables
+from influencekit_paper.reproduce import beyond, plan, report, tables
+from influencekit_paper.reproduce.table5 import table5
 
 
 def test_a_figure_is_mean_and_deviation_of_what_is_there():
     values = [1.0, 4.0, float("nan"), None, 7.0]
-    figure = tables.spread(values, 3.5)
+    figure = report.mean_of(values, 3.5)
     assert (figure.mean, figure.std, figure.seeds) == (4.0, np.std([1, 4, 7]), 3)
     assert str(figure) == "4.00 ± 2.45 [3.50]" and figure.reached
-    assert str(tables.spread([])) == "-" and not tables.spread([], 1.0).reached
-    assert str(tables.spread([0.5])) == "0.50"
+    assert str(report.mean_of([])) == "-" and not report.mean_of([], 1.0).reached
+    assert str(report.mean_of([0.5])) == "0.50"
 
 
 def judged(value):
@@ -30,7 +29,7 @@ def test_the_papers_figures_stand_where_they_belong():
         "each": {r: [judged(10), judged(11), judged(12)] for r in ("global", "window", "occurrence")},
     }  # fmt: skip
     rows = {(m, "paper", f"{s:.0%}"): [detection] for m in ("lr", "dnn") for s in plan.FLIPPED}
-    found = {line.labels: line.figures for line in tables.table5(rows).lines}
+    found = {line.labels: line.figures for line in table5(rows).lines}
     for labels, column, mean, paper in (
         (("dnn", "paper", "if"), 0, 0, 2.94),
         (("dnn", "paper", "full"), 3, 1, 45.31),
@@ -43,17 +42,17 @@ def test_the_papers_figures_stand_where_they_belong():
         assert (found[labels][column].mean, found[labels][column].printed) == (mean, paper)
     stages = {"accuracy": 0.9, "tau": {r: dict.fromkeys(tables.PAIRS, 0.5) for r in detection["each"]}}
     stages["tau"]["global"] = stages["tau"]["global"] | {"early-late": 0.1}
-    report = tables.table4({("dnn", "mnist"): [stages, {"accuracy": 0.5, "failed": "..."}]})
-    first = dict(zip(report.columns, report.lines[0].figures, strict=True))
+    fourth = tables.table4({("dnn", "mnist"): [stages, {"accuracy": 0.5, "failed": "..."}]})
+    first = dict(zip(fourth.columns, fourth.lines[0].figures, strict=True))
     assert (first["early-late"].mean, first["early-late"].printed, first["early-late"].seeds) == (
         0.1,
         0.18,
         1,
     )
     assert first["early-late lowest, % of runs"].mean == 100 and first["late-full"].printed == 0.20
-    assert "1 of 1 rows (global), 1 of 1 rows (window)" in report.notes[0] and "1 of 2" in report.notes[1]
-    share = {"accuracy": 0.5, "share": dict(zip(tables.PATTERNS, (0.7, 0.1, 0.2, 0.0), strict=True))}
-    both = share | {"share_by_p": dict(zip(tables.PATTERNS, (0.2, 0.3, 0.4, 0.1), strict=True))}
+    assert "1 of 1 rows (global), 1 of 1 rows (window)" in fourth.notes[0] and "1 of 2" in fourth.notes[1]
+    one = {"accuracy": 0.5, "share": dict(zip(tables.PATTERNS, (0.7, 0.1, 0.2, 0.0), strict=True))}
+    both = one | {"share_by_p": dict(zip(tables.PATTERNS, (0.2, 0.3, 0.4, 0.1), strict=True))}
     line, alone = tables.table1({("cnn", "mnist"): [both]}).lines
     assert line.labels[-1] == "p and size" and alone.labels[-1] == "p alone"
     assert [f.mean for f in alone.figures] == pytest.approx([50, 20, 30, 40, 10])
@@ -81,7 +80,7 @@ def test_the_papers_figures_stand_where_they_belong():
 
 
 def test_every_table_of_the_paper_is_brought_along_whole():
-    paper = tables.printed()
+    paper = report.printed()
     assert sum(len(row) for row in paper["table_1_pattern_percent"].values() if isinstance(row, dict)) == 10
     assert all(
         len(v) == 6 for m in ("lr", "dnn") for v in paper["table_4_kendall_between_stages"][m].values()
@@ -109,12 +108,3 @@ def test_runs_are_compared_on_the_examples_that_both_have():
     assert beyond._kappa(one, other) == 1 and beyond._tau(one, other) == 1
     assert beyond._settled([{"settled": [0.2, 0.95, 0.8, 0.93, 1.0]}]).mean == 80
     assert beyond._settled([{"settled": [0.95, 1.0]}]).mean == 50
-
-
-@pytest.mark.parametrize("width", [None, 120, 60, 30])
-def test_a_table_fits_the_terminal(width):
-    figures = tuple(tables.spread([k, k + 1.0], 3.0) for k in range(5))
-    report = tables.Report("t", "T", ("a", "b"), tuple("vwxyz"), [tables.Line(("one", "two"), figures)] * 2)
-    lines = as_text(report, width)
-    assert width is None or max(map(len, lines)) <= width
-    assert any("0.50" in line and "[3.00]" in line for line in lines)

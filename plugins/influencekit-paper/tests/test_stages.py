@@ -1,6 +1,7 @@
 """Stages: planted change points are found, windows tile the run, and a loss without stages says so."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,12 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from influencekit_paper.stages import STAGES, epoch_loss, stage_agreement, stage_windows, stages
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import kendalltau
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.analysis import STAGES, epoch_loss, stage_agreement, stage_windows, stages
-from influencekit.training.plan import Plan
 
 
 def losses(values) -> xr.DataArray:
@@ -28,9 +28,10 @@ def decay(epochs: int = 21, bumps=((6, 0.08), (14, -0.05))) -> np.ndarray:
     return y
 
 
-def plan_of(epochs: int, steps: list[int]) -> Plan:
-    epoch = torch.arange(epochs).repeat_interleave(torch.tensor(steps))
-    return Plan(torch.zeros(len(epoch), 2, dtype=torch.int64), torch.ones(len(epoch), 1), epoch)
+def run_of(steps: list[int]) -> SimpleNamespace:
+    """A run with so many steps in each epoch, as far as windows ask."""
+    epoch = torch.arange(len(steps)).repeat_interleave(torch.tensor(steps))
+    return SimpleNamespace(plan=SimpleNamespace(epoch=epoch))
 
 
 def test_planted_change_points_are_found():
@@ -121,8 +122,8 @@ def test_other_wrong_input_is_an_error():
         stages(losses(decay()), distance=11)
     with pytest.raises(InputError, match="expected the loss of every epoch"):
         stages(losses(decay()).rename(epoch="step"))
-    with pytest.raises(InputError, match="of 21 epochs, and the plan has 4"):
-        stage_windows(stages(losses(decay())), plan_of(4, [1] * 4))
+    with pytest.raises(InputError, match="of 21 epochs, and the run has 4"):
+        stage_windows(stages(losses(decay())), run_of([1] * 4))
     with pytest.raises(InputError, match="3 windows need as many names, got 2"):
         stage_agreement(xr.DataArray(np.eye(3), dims=("window", "train")), names=["a", "b"])
 
@@ -130,7 +131,7 @@ def test_other_wrong_input_is_an_error():
 def test_stage_windows_tile_the_run_in_steps_and_full_is_all_of_it():
     found = stages(losses(decay()))
     steps = [1 + k % 3 for k in range(21)]  # epochs of different lengths
-    windows = stage_windows(found, plan_of(21, steps), removal="window")
+    windows = stage_windows(found, run_of(steps), removal="window")
     total = np.concatenate([[0], np.cumsum(steps)])
     cuts = [0, total[6], total[14], total[21]]
     assert [(w.start, w.stop) for w in windows[:3]] == list(zip(cuts, cuts[1:], strict=False))
@@ -142,7 +143,7 @@ def test_stage_windows_tile_the_run_in_steps_and_full_is_all_of_it():
 @given(st.integers(2, 5), st.integers(3, 12), st.randoms(use_true_random=False))
 def test_the_kendall_matrix_is_symmetric_with_unit_diagonal_and_scipys(windows, n, random):
     x = np.array([[[random.randint(0, 4) for _ in range(n)] for _ in range(windows)] for _ in range(2)])
-    x[..., 0], x[..., 1] = -1, 7  # nobody is constant
+    x[..., 0], x[..., 1] = -1, 7  # no example is constant
     found = stage_agreement(xr.DataArray(x.astype(float), dims=("seed", "window", "train")))
     assert found.dims == ("seed", "stage", "other")
     np.testing.assert_array_equal(found, found.transpose("seed", "other", "stage"))
@@ -181,7 +182,7 @@ def test_epoch_loss_is_the_mean_of_what_each_example_cost_before_its_update(run)
 
 
 def test_a_real_run_goes_all_the_way(run):
-    windows = stage_windows(stages(epoch_loss(run)), run.plan)
+    windows = stage_windows(stages(epoch_loss(run)), run)
     matrix = stage_agreement(ik.estimate(run, windows=windows).influence.squeeze("query", drop=True))
     assert matrix.stage.values.tolist() == ["early", "middle", "late", "full"]
     np.testing.assert_allclose(np.diag(matrix), 1)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from influencekit.cli.bar import Bar
+from influencekit.cli.console import complain, print_table, say
 from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
 
 if TYPE_CHECKING:
-    from influencekit_paper.reproduce import Progress, Report
-    from influencekit_paper.reproduce.tables import Figure
+    from influencekit_paper.reproduce import Report
 
-__all__ = ["as_text", "reproduce"]
+__all__ = ["reproduce"]
 
-ALL = ("table1", "table2", "table3", "table4", "table5")
+PAPER = ("table1", "table2", "table3", "table4", "table5")
 BEYOND = ("seeds", "windows")
 
 
 @click.command(short_help="Run the paper's tables again, beside its figures.")
-@click.argument("table", type=click.Choice([*ALL, *BEYOND, "all"]))
+@click.argument("table", type=click.Choice([*PAPER, *BEYOND, "all"]))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -81,102 +78,34 @@ def reproduce(
         seeds = 2
     said = f" --cnn-seeds {cnn_seeds}" if cnn_seeds else ""
     said += " --quick" if quick else ""
-    state: list[Progress] = []
-    with _progress(state) as draws:
-        from influencekit import reproduce as reproducing
+    with progress():
         from influencekit.cli.problems import use_device
+        from influencekit_paper import reproduce as tables
 
-        extent = reproducing.Extent(seeds, quick, use_device(device, 1), cnn_seeds)
+        extent = tables.Extent(seeds, quick, use_device(device, 1), cnn_seeds)
         try:
-            reports = reproducing.reproduce(
-                ALL if table == "all" else (table,),
+            reports = tables.reproduce(
+                PAPER if table == "all" else (table,),
                 out,
                 extent,
                 workers=workers or os.cpu_count() or 1,
                 command=f"influencekit reproduce {table} --seeds {seeds}{said}",
-                hear=draws,
             )
-        except (KeyboardInterrupt, SystemExit):
-            if state:
-                click.echo(
-                    f"{state[-1].done} of {state[-1].total} cells are done and kept in {out}; the same "
-                    "command continues",
-                    err=True,
-                )
+        except (KeyboardInterrupt, SystemExit) as stop:
+            for note in getattr(stop, "__notes__", ()):
+                complain(note)
             raise
-    from influencekit.cli.table import width_of
-
     for report in reports:
-        _show(report, width_of(sys.stdout))
-    endings = "csv, json, tex, md"
-    click.echo(f"saved in {out}: {', '.join(r.name for r in reports)} ({endings})")
+        _show(report)
+    say(f"saved in {out}: {', '.join(r.name for r in reports)} (csv, json, tex, md)")
 
 
-def _show(report: Report, width: int | None) -> None:
-    from influencekit.cli.table import paragraph
+def _show(report: Report) -> None:
+    import pandas as pd
 
-    click.echo(click.style(paragraph(report.title, width), bold=True))
-    for line in as_text(report, width):
-        click.echo(line)
-    said = "Test accuracy in %" + ("; the paper's figure in brackets." if report.compared else ".")
-    click.echo(paragraph(said, width))
+    head, *rows = report.cells
+    print_table(pd.DataFrame(rows, columns=head), report.title, left=len(report.heads), gap=2)
+    say("Test accuracy in %" + ("; the paper's figure in brackets." if report.compared else "."))
     for note in report.notes:
-        click.echo(paragraph(note, width))
-    click.echo("")
-
-
-def as_text(report: Report, width: int | None = None) -> list[str]:
-    """Aligned lines; where they are wider than `width`, without deviations; then a line a figure."""
-    from influencekit.cli.table import aligned
-
-    for short in (False, True):
-        rows = [[*report.heads, *report.columns]]
-        rows += [[*line.labels, *(_cell(f, short) for f in line.figures)] for line in report.lines]
-        lines = aligned(rows, len(report.heads))
-        if width is None or max(map(len, lines)) <= width:
-            return lines
-    lines = []
-    for line in report.lines:
-        lines.append(", ".join(line.labels))
-        cells = [[f"  {c}", str(f)] for c, f in zip(report.columns, line.figures, strict=True)]
-        lines += aligned(cells)
-    return lines
-
-
-def _cell(figure: Figure, short: bool) -> str:
-    from influencekit_paper.reproduce.tables import Figure
-
-    return str(
-        Figure(figure.mean, 0.0, min(1, figure.seeds), figure.printed, figure.decimals) if short else figure
-    )
-
-
-class _Bar(Bar):
-    """The line with the cells that are done and the time that the others will take."""
-
-    def __init__(self, state: list[Progress]) -> None:
-        super().__init__(sys.stderr)
-        self._state = state
-
-    def line(self) -> str:
-        """`cells 3/16 ━━━╌╌╌╌ 42 s, about 4 min left`."""
-        if self._state:
-            now = self._state[-1]
-            self._levels = {"cells": (min(now.done, now.total - 1), now.total)}
-            left = f"{now.left:.0f} s" if now.left < 100 else f"{now.left / 60:.0f} min"
-            return f"{super().line()}, about {left} left"
-        return super().line()
-
-
-@contextmanager
-def _progress(state: list[Progress]) -> Iterator[Callable[[Progress], None]]:
-    """What hears of progress; drawn on a terminal only."""
-
-    def hear(now: Progress) -> None:
-        state[:] = [now]
-
-    if not sys.stderr.isatty():
-        yield hear
-        return
-    with _Bar(state):
-        yield hear
+        say(note)
+    say()

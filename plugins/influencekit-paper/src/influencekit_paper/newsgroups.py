@@ -63,7 +63,9 @@ def posts(data_dir: str | None = None) -> Iterator[dict[str, Any]]:
             yield {name: post[name] for name in ("id", "label", "split", "text")}
         except (KeyError, TypeError, ValueError) as error:
             fields = "id, label (one of the two groups), split (train or test) and text"
-            raise InputError(f"{path}, line {number}: expected a JSON object with {fields}: {error}") from None
+            raise InputError(
+                f"{path}, line {number}: expected a JSON object with {fields}: {error}"
+            ) from None
 
 
 def body(text: str) -> str:

@@ -55,8 +55,8 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
     The change points are the largest peak (local maximum) of |residual|, and the largest of those at least
     `distance` epochs from it. A change point is the first epoch of its stage: the middle stage has at least
     `distance` epochs, the others at least one. Where there are fewer than two such peaks, the largest
-    |residual| that keeps the distance is taken instead of the missing one. The attribute `peaks` says how many
-    of the two are peaks.
+    |residual| that keeps the distance is taken instead of the missing one. The attribute `peaks` says how
+    many of the two are peaks.
 
     A loss that falls ever faster is fitted by what comes nearest, a straight line: a rate near 0.
 
@@ -100,9 +100,7 @@ def stages(loss: xr.DataArray, *, distance: int | None = None) -> xr.Dataset:
     )
 
 
-def stage_windows(
-    stages: xr.Dataset, trajectory: ik.Trajectory, removal: Removal = "global"
-) -> list[Window]:
+def stage_windows(stages: xr.Dataset, trajectory: ik.Trajectory, removal: Removal = "global") -> list[Window]:
     """The windows early, middle, late and full, in steps of this run.
 
     The first three tile the run. Errors: stages of a run with another number of epochs.

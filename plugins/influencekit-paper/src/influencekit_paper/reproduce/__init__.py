@@ -15,11 +15,11 @@ from influencekit.errors import InputError
 from influencekit_paper.reproduce import beyond, tables
 from influencekit_paper.reproduce.plan import PLANS, Extent, in_order
 from influencekit_paper.reproduce.report import Report
-from influencekit_paper.reproduce.running import Progress, complete
+from influencekit_paper.reproduce.running import complete
 from influencekit_paper.reproduce.saving import save
 from influencekit_paper.reproduce.table5 import table5
 
-__all__ = ["Extent", "Progress", "Report", "reproduce"]
+__all__ = ["Extent", "Report", "reproduce"]
 
 _REPORTS: Mapping[str, Callable[..., Report]] = {
     "table1": tables.table1, "table2": tables.table2, "table3": tables.table3, "table4": tables.table4,
@@ -34,9 +34,8 @@ def reproduce(
     *,
     workers: int = 1,
     command: str = "influencekit_paper.reproduce",
-    hear: Callable[[Progress], None] = lambda _: None,
 ) -> list[Report]:
-    """Run what is missing of the tables of these names, and write them to `out` as CSV, JSON, LaTeX, Markdown.
+    """Run what is missing of the named tables, and write them to `out` as CSV, JSON, LaTeX and Markdown.
 
     Cells are saved below `out`/cells; those made with the same versions and options are not done again.
     Cost: see docs/reproduce.md. Errors: an unknown table, fewer than one seed or worker, an `out` that is a
@@ -58,9 +57,8 @@ def reproduce(
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
     plans = {name: PLANS[name](extent) for name in names}
     cells = in_order({(name, *row): found for name, rows in plans.items() for row, found in rows.items()})
-    results = complete(
-        cells, folder, device=extent.device, workers=1 if extent.device != "cpu" else workers, hear=hear
-    )
+    workers = 1 if extent.device != "cpu" else workers
+    results = complete(cells, folder, device=extent.device, workers=workers)
     reports = []
     for name, rows in plans.items():
         report = _REPORTS[name]({row: [results[cell].found for cell in found] for row, found in rows.items()})

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from influencekit.metrics import kendall
-from influencekit_paper.reproduce.report import Done, Figure, Line, Report, accuracy, data_name, mean_of
 from influencekit.windows import REMOVALS
+from influencekit_paper.reproduce.report import Done, Figure, Line, Report, accuracy, data_name, mean_of
 
 __all__ = ["kappa", "seeds", "windows"]
 
@@ -57,7 +57,7 @@ def seeds(done: Done) -> Report:
 
 
 def windows(done: Done) -> Report:
-    """AUC of flipped labels by the window's place in training and by its removal, over all fractions flipped."""
+    """AUC of flipped labels by the window's epoch and removal, over all fractions flipped."""
     lines = []
     quarters = (0, 0.25, 0.5, 0.75, 1)
     for model, setting in dict.fromkeys(row[:2] for row in done):

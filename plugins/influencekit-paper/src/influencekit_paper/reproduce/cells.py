@@ -35,11 +35,6 @@ class Cell:
         return ", ".join([*words, f"again with other {self.again}"] if self.again else words)
 
     @property
-    def row(self) -> "Cell":
-        """The same cell of seed 0: what all seeds of one row of a table have in common."""
-        return Cell(self.experiment, self.workload, 0, self.options, self.again)
-
-    @property
     def file(self) -> str:
         """Its file below the folder of the reproduction; different cells have different ones."""
         words = [self.workload.replace(":", "-").replace("=", "_")]

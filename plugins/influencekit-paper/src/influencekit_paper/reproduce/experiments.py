@@ -120,6 +120,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 def _last_digit(run: ik.Trajectory) -> float:
-    """How well retraining can know an effect on the test loss: the last digit of the loss at the run's end."""
+    """How well retraining can know an effect on the test loss: the last digit of the loss at the end."""
     loss = ik.make("query", QUERY).evaluate(run.workload, run.state(run.steps).theta)
     return float(torch.finfo(loss.dtype).eps * loss.abs())

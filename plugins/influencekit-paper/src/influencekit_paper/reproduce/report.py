@@ -67,11 +67,17 @@ class Report:
         """Whether the paper has figures for it."""
         return any(f.printed is not None for line in self.lines for f in line.figures)
 
+    @property
+    def cells(self) -> list[list[str]]:
+        """Its text: the heads, then a row for each line."""
+        return [[*self.heads, *self.columns], *([*x.labels, *map(str, x.figures)] for x in self.lines)]
+
 
 @cache
 def printed() -> dict[str, Any]:
     """The figures that the paper prints (arXiv 2502.10793), by table, as the package brings them."""
-    return json.loads(files("influencekit_paper.reproduce").joinpath("printed.json").read_text(encoding="utf-8"))
+    file = files("influencekit_paper.reproduce").joinpath("printed.json")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def mean_of(values: Iterable[float | None], printed: float | None = None, decimals: int = 2) -> Figure:

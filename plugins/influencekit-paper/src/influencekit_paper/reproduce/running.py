@@ -6,58 +6,45 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from influencekit.errors import InfluenceKitError
+from influencekit.progress import announce
 from influencekit_paper.reproduce import cells as store
 from influencekit_paper.reproduce.cells import Cell, Result
 
-__all__ = ["Progress", "complete"]
-
-_NOMINAL = {"lr": 1.0, "dnn": 2.0, "cnn": 20.0}  # seconds of a cell, until one of its kind was measured
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How many of all cells are done, and how many seconds the others will take."""
-
-    done: int
-    total: int
-    left: float
+__all__ = ["complete"]
 
 
 def complete(
-    cells: Sequence[Cell], folder: Path, *, device: str = "cpu", workers: int = 1,
-    hear: Callable[[Progress], None] = lambda _: None,
-) -> dict[Cell, Result]:  # fmt: skip
+    cells: Sequence[Cell], folder: Path, *, device: str = "cpu", workers: int = 1
+) -> dict[Cell, Result]:
     """What every cell gave, from its file or done now; each is saved as soon as it is there.
 
-    With `workers` above 1, in so many processes of one thread. They are spawned, because a forked process must
-    not use this one's device. Whatever ends this function early ends them, and keeps what was saved.
+    With `workers` above 1, in so many processes of one thread. They are spawned, because a forked process
+    must not use this one's device. Whatever ends this function early ends them, and keeps what was saved.
+    The exceptions of Ctrl-C and of a signal get a note that says how much. Every cell is announced.
     Errors: a file of a cell that cannot be read, an error of an experiment, a process that was killed.
     """
-    done: dict[Cell, Result] = {}
-    for cell in cells:
-        if (known := store.load(folder, cell, device)) is not None:
-            done[cell] = known
+    done = {cell: known for cell in cells if (known := store.load(folder, cell, device)) is not None}
     todo = [cell for cell in cells if cell not in done]
     workers = min(workers, len(todo))
-
-    def tell() -> None:
-        left = _left([cell for cell in todo if cell not in done], done)
-        hear(Progress(len(done), len(cells), left / max(1, workers)))
-
-    tell()
-    for cell, result in _serial(todo, device) if workers <= 1 else _parallel(todo, device, workers):
-        store.save(folder, cell, device, result)
-        done[cell] = result
-        tell()
+    before = len(done)
+    announce("cells", 0, len(todo))
+    try:
+        for cell, result in _serial(todo, device) if workers <= 1 else _parallel(todo, device, workers):
+            store.save(folder, cell, device, result)
+            done[cell] = result
+            announce("cells", len(done) - before, len(todo))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stop.add_note(
+            f"{len(done)} of {len(cells)} cells are done and kept in {folder}; the same command continues"
+        )
+        raise
     return done
 
 
@@ -107,7 +94,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _ignoring_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is ignored within the block, and for good by the processes that begin in it: this process acts."""
+    """Ctrl-C is ignored within the block, and for good by the processes that begin in it."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set signals
         return
@@ -131,17 +118,3 @@ def _begin(parent: int) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # cleans up; last, as it raises
-
-
-def _left(cells: Sequence[Cell], done: dict[Cell, Result]) -> float:
-    """Seconds that these cells will take, one after the other, by the mean of the finished cells of their row."""
-    rows: dict[Cell, list[float]] = defaultdict(list)
-    for cell, known in done.items():
-        rows[cell.row].append(known.seconds)
-    total = 0.0
-    for cell in cells:
-        times = rows.get(cell.row)
-        nominal = _NOMINAL.get(cell.workload.partition(":")[0].rpartition("-")[2], 2.0)
-        nominal *= dict(cell.options).get("examples", 4) / 4 if cell.experiment == "retraining" else 1
-        total += sum(times) / len(times) if times else nominal
-    return total

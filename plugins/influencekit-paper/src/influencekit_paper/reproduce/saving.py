@@ -42,9 +42,8 @@ def as_json(report: Report, made: Mapping[str, Any]) -> str:
 
 def as_markdown(report: Report, made: Mapping[str, Any]) -> str:
     """A table for a page; the paper's figures in brackets."""
-    rows = [[*report.heads, *report.columns], ["---"] * (len(report.heads) + len(report.columns))]
-    rows += [[*line.labels, *map(str, line.figures)] for line in report.lines]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    head, *rows = report.cells
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
     notes = "\n".join(f"- {note}" for note in report.notes)
     return f"### {report.title}\n\n{_says(report, made)}\n\n{table}\n\n{notes}\n"
 
@@ -52,9 +51,7 @@ def as_markdown(report: Report, made: Mapping[str, Any]) -> str:
 def as_latex(report: Report, made: Mapping[str, Any]) -> str:
     """A table environment that needs no package."""
     form = "l" * len(report.heads) + "r" * len(report.columns)
-    rows = [[*report.heads, *report.columns]]
-    rows += [[*line.labels, *map(str, line.figures)] for line in report.lines]
-    head, *body = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
+    head, *body = [" & ".join(map(_escaped, row)) + r" \\" for row in report.cells]
     caption = _escaped(" ".join([f"{report.title}.", _says(report, made).replace("`", ""), *report.notes]))
     return "\n".join(
         [

@@ -14,7 +14,7 @@ PAIRS = ("early-middle", "early-late", "middle-late", "early-full", "middle-full
 
 
 def table1(done: Done) -> Report:
-    """The four patterns, in per cent of the examples: by our rule, and by significance alone where cells have it."""
+    """The four patterns, in per cent of the examples: by our rule, and by significance alone."""
     paper = printed()["table_1_pattern_percent"]
     lines = []
     for (model, data), found in done.items():

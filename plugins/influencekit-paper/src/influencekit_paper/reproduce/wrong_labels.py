@@ -1,4 +1,4 @@
-"""Table V's experiments: flipped labels among the most negative scores, and retraining a part of the examples."""
+"""Table V's experiments: flipped labels among the most negative scores, and retraining in part."""
 
 import numpy as np
 import torch
