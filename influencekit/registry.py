@@ -3,7 +3,8 @@
 A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.specs`.
 Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is imported before it is asked for.
 
-Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`.
+Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`, and
+`influencekit.commands` for a command of the command line.
 Two owners of one name are an error for whoever uses that name; a plugin that cannot be loaded is an error for
 whoever names it, a warning and a broken row for whoever lists, and nothing at all to everybody else.
 """
@@ -25,7 +26,21 @@ from typing import Any
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
-__all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
+__all__ = [
+    "BUILTINS",
+    "KINDS",
+    "PACKAGES",
+    "Listing",
+    "describe",
+    "entries",
+    "label",
+    "load",
+    "make",
+    "names",
+    "package_of",
+    "spec",
+    "split",
+]
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {  # kind: entry-point group
@@ -68,14 +83,39 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 
 
+# What our own plugins bring, so that a name whose plugin is not installed says what to install.
+PACKAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "influencekit-paper": {
+            "command": ("reproduce",),
+            "workload": (
+                *(f"{data}-{model}" for data in ("kmnist", "emnist-ab") for model in ("lr", "dnn", "cnn")),
+                *(f"{data}-{model}" for data in ("adult", "20news") for model in ("lr", "dnn")),
+            ),
+        },
+        "influencekit-baselines": {
+            "estimator": (
+                "tracin", "shapley", "grad-dot", "grad-cos", "self-influence", "grad-norm", "el2n",
+                "forgetting", "random", "trak", "ekfac",
+            ),
+        },
+        "influencekit-dvemb": {"estimator": ("dvemb", "tsloo")},
+    }
+)  # fmt: skip
+
+_COMMANDS = "influencekit.commands"  # the fifth group: commands, which have no specs
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is."""
+    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is, and
+    `summary` what that distribution says of itself."""
 
     kind: str
     name: str
     target: str
     provider: str = "built-in"
+    summary: str = ""
 
     def load(self) -> Callable[..., Any]:
         """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
@@ -114,10 +154,25 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.name for entry in _entries(kind)))
 
 
+def package_of(kind: str, name: str) -> str | None:
+    """Which of our own plugins brings a name, installed or not."""
+    return next((package for package, brought in PACKAGES.items() if name in brought.get(kind, ())), None)
+
+
+def entries(kind: str) -> tuple[Entry, ...]:
+    """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing."""
+    return _entries(kind)
+
+
 def load(kind: str, name: str) -> Callable[..., Any]:
-    """The class (for a workload: the function) behind a name. Errors: unknown, owned twice, or broken."""
+    """The class (a workload's function, a command) behind a name.
+
+    Errors: unknown, of one of our plugins that is not installed, owned twice, or broken.
+    """
     owners = [entry for entry in _entries(kind) if entry.name == name]
     if not owners:
+        if package := package_of(kind, name):
+            raise InputError(f"{name} comes with the package {package}: pip install {package}")
         raise unknown(f"{kind} named", name, names(kind), "installed")
     if len(owners) > 1:
         whose = " and ".join(f"{entry.provider} ({entry.target})" for entry in owners)
@@ -214,18 +269,22 @@ def _listing(entry: Entry) -> Listing:
 
 @cache  # reading every distribution's metadata takes tens of milliseconds
 def _entries(kind: str) -> tuple[Entry, ...]:
-    if kind not in KINDS:
+    group = _COMMANDS if kind == "command" else KINDS.get(kind)
+    if group is None:
         raise unknown("kind", kind, list(KINDS), "kinds")
-    own = [Entry(kind, name, target) for name, target in BUILTINS[kind].items()]
+    own = [Entry(kind, name, target) for name, target in BUILTINS.get(kind, {}).items()]
     others = [
-        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), _provider(point.dist))
-        for point in entry_points(group=KINDS[kind])
+        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), *_provider(point.dist))
+        for point in entry_points(group=group)
     ]
     return (*own, *sorted(others, key=lambda entry: (entry.name, entry.provider)))
 
 
-def _provider(distribution: Any) -> str:
-    return f"{distribution.name} {distribution.version}" if distribution else "an unknown distribution"
+def _provider(distribution: Any) -> tuple[str, str]:
+    """Name and version of a distribution, and its summary."""
+    if not distribution:
+        return "an unknown distribution", ""
+    return f"{distribution.name} {distribution.version}", distribution.metadata.get("Summary", "")
 
 
 def _check(kind: str, found: Any) -> None:
@@ -233,6 +292,10 @@ def _check(kind: str, found: Any) -> None:
     if kind == "workload":
         if not callable(found):
             raise TypeError(f"expected a function that returns a Workload, found {type(found).__name__}")
+    elif kind == "command":
+        if not isinstance(found, import_module("click").Command):
+            raise TypeError(f"expected a click.Command, found {type(found).__name__}")
+        return
     else:
         interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
         if not (isinstance(found, type) and issubclass(found, interface)):
