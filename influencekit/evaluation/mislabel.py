@@ -26,7 +26,7 @@ def mislabel_auc(
     share: float = 0.1,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Flip this share of the training labels, train and score anew: what `analysis.detection` says of it.
+    """Flip this share of the training labels, train and score anew: what `detection` says of it.
 
     `auc` [estimator, query, window], the probability that a flipped example has a more harmful score than
     another one (a lower score of a loss, a higher one of a margin), chance is .5; `average_precision`,

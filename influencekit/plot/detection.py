@@ -19,7 +19,7 @@ __all__ = ["detection", "precision_recall"]
 def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """The share of the corrupted examples that is found by looking at the k most suspicious, for every k.
 
-    `result` is what `analysis.detection` returns: `recall` [k], with a line for every member of one further
+    `result` is what `evaluation.detection` returns: `recall` [k], with a line for every member of one further
     dimension (`estimator`, `window`, whichever it is). Over `seed` and `query` the mean is drawn, and a band
     of one standard deviation. Grey: the best that can be (solid) and chance (dotted). The legend has the AUC.
     """

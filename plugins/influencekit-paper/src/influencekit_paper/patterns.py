@@ -42,8 +42,8 @@ def patterns(
     The result: `pattern`, `slope` (per window), `p_value`, `deviation` [train]; `standardised`
     [window, train]; `centroid` [kind, window], the mean of z over the examples of a pattern, NaN where it has
     none; `share` [kind], the fraction of the examples; `limit`, the deviation above which an example
-    fluctuates. And `pattern_by_p` [train], `share_by_p` [kind]: the same by the paper's rule alone, significance
-    without `change`.
+    fluctuates. And `pattern_by_p` [train], `share_by_p` [kind]: the same by the paper's rule alone,
+    significance without `change`.
 
     The paper (arXiv 2502.10793, V-B and F-B) gives these steps and none of their numbers:
 
