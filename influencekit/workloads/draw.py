@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influencekit.errors import InputError
 
-__all__ = ["Draw", "Part", "Pool", "Scaler", "by_example", "draw", "stream"]
+__all__ = ["Draw", "Part", "Pool", "by_example", "draw", "stream"]
 
 Scaler = Callable[[Tensor], Tensor]
 

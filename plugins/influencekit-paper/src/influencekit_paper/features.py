@@ -2,12 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-
-from influencekit.workloads.draw import Scaler
+from torch import Tensor
 
 __all__ = ["by_column", "tfidf", "vocabulary", "words"]
 
@@ -32,7 +31,7 @@ STOP_WORDS = frozenset(
 )
 
 
-def by_column(reference: np.ndarray, binary: bool = False) -> Scaler:
+def by_column(reference: np.ndarray, binary: bool = False) -> Callable[[Tensor], Tensor]:
     """Each feature minus its mean, over its deviation, both of the pool's whole training part.
 
     A constant feature becomes 0; with `binary`, features that are only ever 0 or 1 stay as they are.
