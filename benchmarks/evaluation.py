@@ -22,9 +22,8 @@ from machine import machine
 from scipy.stats import spearmanr
 
 import influencekit as ik
-from influencekit.cli.evaluating import summarise_evaluation
 from influencekit.cli.output import to_json
-from influencekit.evaluation import bootstrap, evaluate, over_seeds
+from influencekit.evaluation import bootstrap, over_seeds, summary
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 WORKLOADS = ("mnist-1v7-lr", "mnist-1v7-dnn")
@@ -47,14 +46,14 @@ def workload(name: str, seeds: int) -> dict[str, Any]:
             for query, asked in (("test-loss", EVALUATIONS), ("test-losses", "lds:m=200,brittleness")):
                 began = time.perf_counter()
                 found[query].append(
-                    evaluate(run, query, ESTIMATORS, asked, subsets=Path(folder) / f"seed-{seed}")
+                    ik.evaluate(run, asked, query, ESTIMATORS, subsets=Path(folder) / f"seed-{seed}")
                 )
                 seconds.append(time.perf_counter() - began)
     return {
         "accuracy": {"mean": float(np.mean(accuracy)), "std": float(np.std(accuracy))},
         "seconds": sum(seconds),
         "queries": {
-            query: {k: summarise_evaluation(v) for k, v in over_seeds(each, range(seeds)).items()}
+            query: {k: summary(v) for k, v in over_seeds(each, range(seeds)).items()}
             for query, each in found.items()
         },
     }

@@ -1,4 +1,4 @@
-"""Progress without a progress bar: long loops announce what they have done, whoever listens may draw it."""
+"""Progress without drawing: long loops announce what they have done, and a listener may draw it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

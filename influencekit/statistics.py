@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["Statistic", "format_percent", "format_statistic", "of_estimators", "over_seeds", "statistic"]
+__all__ = [
+    "Statistic",
+    "format_percent",
+    "format_statistic",
+    "of_estimators",
+    "over_seeds",
+    "several_seeds",
+    "statistic",
+]
 
 Statistic = dict[str, float]
 
@@ -32,10 +40,15 @@ def over_seeds(values: xr.DataArray) -> Any:
     return statistic(values.mean(rest, skipna=True).values)
 
 
+def several_seeds(result: xr.Dataset) -> bool:
+    """Whether a result has deviations to show."""
+    return bool(result.sizes.get("seed", 1) > 1)
+
+
 def of_estimators(result: xr.Dataset, names: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """{estimator: {figure: `over_seeds`}} of these variables of a result.
 
-    Without `names`: of all variables with the dimension `estimator` and no others than seed, query and window.
+    Without `names`: of all variables with the dimension `estimator` and none but seed, query and window.
     """
     if names is None:
         every = result.data_vars.items()

@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # A unit imports from lower layers, or from its own. Estimators, queries, recorders and workloads never import
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = (
-    {"direction", "errors", "files", "metrics", "progress", "specs", "windows", "registry"},
+    {
+        "catalog",
+        "direction",
+        "errors",
+        "files",
+        "metrics",
+        "progress",
+        "specs",
+        "statistics",
+        "windows",
+        "registry",
+    },
     {"training"},
     {"trajectory"},
     {"interfaces"},

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influencekit import InputError, plot
-from influencekit.evaluation.detection import detection
+from influencekit.evaluation import detection
 from influencekit.plot.style import diverging
 
 

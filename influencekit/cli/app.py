@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,15 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "main"]
 
-WARNING = {"word": "warning:", "fg": "yellow", "bold": True}
-
 
 class Commands(click.Group):
     """The commands, in the order in which they are met, then those of plugins; errors become one line and an
     exit code.
 
-    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is called
-    and not before: help shows what its distribution says of itself. It cannot replace a command of ours.
+    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is
+    called and not before: help shows what its distribution says of itself. It cannot replace one of ours.
     """
 
     with_plugins = True
@@ -50,7 +47,7 @@ class Commands(click.Group):
         return [*self.commands, *self.plugins()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """For help and completion; whoever calls a command gets it from `resolve_command`."""
+        """For help and completion; a command that is called comes from `resolve_command`."""
         if name in self.commands or (entry := self.plugins().get(name)) is None:
             return super().get_command(ctx, name)
         return click.Command(name, short_help=entry.summary)
@@ -59,18 +56,20 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in self.commands:
-            from influencekit.registry import load, package_of
+        if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from influencekit.registry import load, package_of
+        from influencekit.specs import unknown
 
-            if name in self.plugins() or package_of("command", name):
-                return name, load("command", name), args[1:]  # type: ignore[return-value]
-        return super().resolve_command(ctx, args)
+        if name in self.plugins() or package_of("command", name):
+            return name, load("command", name), args[1:]  # type: ignore[return-value]
+        raise unknown("command", name, self.list_commands(ctx), "commands")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for entry in self._brought():
             if entry.name in self.commands:
                 text = f"the command '{entry.name}' of {entry.provider} is left out: influencekit has its own"
-                complain(text, **WARNING)
+                _warning(text)
         super().format_commands(ctx, formatter)
 
     def _brought(self) -> Sequence[Entry]:
@@ -98,7 +97,11 @@ class Commands(click.Group):
 def _warn(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
     if issubclass(category, DeprecationWarning | PendingDeprecationWarning):
         return  # for those who write the libraries, not for those who run the command
-    complain(str(message), **WARNING)
+    _warning(str(message))
+
+
+def _warning(text: str) -> None:
+    complain(text, "warning:", fg="yellow", bold=True)
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -109,6 +112,8 @@ def _fail(error: BaseException) -> NoReturn:
         complain("interrupted")
         sys.exit(130)
     if os.environ.get("INFLUENCEKIT_DEBUG"):
+        import traceback
+
         traceback.print_exception(error)
     text, code = _explain(error)
     complain(text, "error:", fg="red", bold=True)

@@ -18,19 +18,21 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = ["complain", "print_table", "print_tables", "say", "write"]
+__all__ = ["BEWARE", "Part", "complain", "print_table", "print_tables", "say", "write"]
 
 ENDLESS = 1_000_000  # the width of a pipe: nothing is ever broken
 Part = str | tuple[str, str]  # text, or text and its style
+BEWARE = ("Beware: ", "bold yellow")
 
 
 def say(*parts: Part, indent: int = 0) -> None:
     """Print one paragraph, broken at blanks to the terminal's width. A part is text, or (text, style)."""
+    if not parts or not sys.stdout.isatty():  # a pipe has no width, and no styles
+        text = "".join(part if isinstance(part, str) else part[0] for part in parts)
+        return write(f"{' ' * indent}{text}".rstrip() + "\n")
     from rich.padding import Padding
     from rich.text import Text
 
-    if not parts:
-        return write("\n")
     _print(_console(), Padding(Text.assemble(*parts), (0, 0, 0, indent), expand=False))
 
 
@@ -48,21 +50,33 @@ def complain(text: str, word: str = "", **style: Any) -> None:
 def print_table(
     frame: pd.DataFrame, title: str = "", *, left: int = 1, dim: Collection[int] = (), gap: int = 3
 ) -> None:
-    """Print a frame: its first `left` columns flush left, the others flush right; the index is not shown.
+    """Print a frame: its first `left` columns flush left, the others flush right.
+
+    An index that is more than a count is shown as well, as the columns that are flush left. Of several
+    levels, the first is left blank where it is the same as above.
 
     Cells: text as it is, floats with three decimals, `-` for NaN and None. The rows at the positions `dim`
     are dimmed. Where the table is wider than the terminal, its gaps shrink to two blanks; then deviations go
     (`0.912 ± 0.034` becomes `0.912`); then every row becomes a block with one figure a line.
     """
-    cells = frame.map(_cell)
-    console = _console()
+    import pandas as pd
+
+    index, console = frame.index, _console()
+    if index.name is not None or not isinstance(index, pd.RangeIndex):
+        names = ["" if name is None else name for name in index.names]
+        left, frame = index.nlevels, frame.reset_index(names=names, allow_duplicates=True)
+    full = frame.map(_cell)
+    cells = full.copy()
+    if index.nlevels > 1:
+        first = full.iloc[:, 0]
+        cells.isetitem(0, first.where(first != first.shift(), ""))
     if title:
         say((title, "bold"))
     for each, blanks in ((cells, gap), (cells, 2), (_short(cells), gap), (_short(cells), 2)):
         table = _table(each, left, dim, blanks)
         if _width(table) <= console.width:
             return _print(console, table)
-    for row in cells.itertuples(index=False, name=None):
+    for row in full.itertuples(index=False, name=None):
         say((" ".join(part for part in row[:left] if part), "bold"))
         figures = zip(cells.columns[left:], row[left:], strict=True)
         _print(console, _block([(str(name), cell) for name, cell in figures if cell]))

@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line on stderr with the time left, from the third second on, gone at the end."""
+"""Progress on a terminal: one line on stderr with the time left, from the third second on, then gone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
     thread = threading.Thread(target=_draw, args=(loops, stream, after, done), daemon=True)
     thread.start()
     try:
-        with listen(loops.hear):
+        with listen(loops.update):
             yield
     finally:
         done.set()
@@ -41,7 +41,7 @@ class Loops:
         self._farthest = 0.0
         self.outermost = 0  # how many loops began outside of all others
 
-    def hear(self, what: str, done: int, total: int) -> None:
+    def update(self, what: str, done: int, total: int) -> None:
         """A loop has finished `done` of `total`; loops begun after it are inside it, and over."""
         levels = dict(self._levels)
         inner = list(levels)[list(levels).index(what) :] if what in levels else []

@@ -1,8 +1,8 @@
 """The command-line reference, written from the commands themselves: `python -m influencekit.cli.reference`.
 
 It prints docs/cli.md, in which no plugin's command appears; a test fails when that file says something else.
-With names of commands, as in `python -m influencekit.cli.reference reproduce`, it prints a page of these alone,
-for the docs of the plugin that brings them.
+With names of commands, as in `python -m influencekit.cli.reference reproduce`, it prints a page of these
+alone, for the docs of the plugin that brings them.
 """
 
 import sys

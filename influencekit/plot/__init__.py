@@ -6,17 +6,15 @@ Every function draws on the Axes (or Figure) it is given and never touches pyplo
 
 from influencekit.plot.agreement import agreement, scatter
 from influencekit.plot.detection import detection, precision_recall
-from influencekit.plot.evaluation import brittleness, predicted, taylor
 from influencekit.plot.examples import extremes, timeline
+from influencekit.plot.predicted import predicted
 
 __all__ = [
     "agreement",
-    "brittleness",
     "detection",
     "extremes",
     "precision_recall",
     "predicted",
     "scatter",
-    "taylor",
     "timeline",
 ]

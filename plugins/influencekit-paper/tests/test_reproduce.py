@@ -24,7 +24,7 @@ from torch.func import grad
 
 import influencekit as ik
 from influencekit.errors import InputError, StoreError
-from influencekit.evaluation.detection import flipped
+from influencekit.evaluation import flipped
 from influencekit.progress import listen
 
 TINY = "mnist-1v7-lr:setting=paper:epochs=6:n_train=24:batch_size=8"

@@ -5,10 +5,11 @@ import torch
 import xarray as xr
 
 import influencekit as ik
-from influencekit.effects.retrain import Weighting, window_effects
+from influencekit.effects.retrain import Weighting
 from influencekit.errors import InfluenceKitError
-from influencekit.evaluation.detection import detection as detect
-from influencekit.evaluation.detection import flipped as flip
+from influencekit.estimators.loo import retraining_effects
+from influencekit.evaluation import detection as detect
+from influencekit.evaluation import flipped as flip
 from influencekit.windows import REMOVALS, Window
 from influencekit_paper.reproduce.baselines import gradient_norm, tracin
 from influencekit_paper.reproduce.runs import QUERY, Found, agreement_of, epochs, recorded, scores
@@ -61,7 +62,7 @@ def retraining(problem: ik.Workload, seed: int, *, flipped: float, examples: int
     part = part_of(mask, examples, seed)
     left_out = [Weighting(torch.tensor([i])) for i in part]
     window = Window(0, run.steps)
-    truth = window_effects(run, ik.make("query", QUERY), left_out, [window])[0, 0].cpu().numpy()
+    truth = retraining_effects(run, ik.make("query", QUERY), left_out, [window])[0, 0].cpu().numpy()
     dit = scores(run, "dit", [window]).values[0, part]
     return {
         "accuracy": run.attrs["accuracy"],
