@@ -1,4 +1,4 @@
-"""TracIn and data Shapley against what they are defined as, and against the other TracIns of this house."""
+"""TracIn and data Shapley against their definitions and the TracIn of the page on extending."""
 
 import itertools
 import math
@@ -12,7 +12,6 @@ from influencekit_baselines import Shapley, TracIn
 from torch import nn
 
 import influencekit as ik
-from influencekit.reproduce.baselines import tracin as of_reproduce
 from influencekit.testing import tiny_workload
 from influencekit.testing.setting import OPTIMIZERS, recorded
 
