@@ -59,13 +59,6 @@ def test_a_parameter_has_the_learning_rate_of_its_group():
     torch.testing.assert_close(scores(run, TracIn())[:, 0], expected)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_it_is_the_tracin_of_reproduce(name):
-    run = recorded(name)
-    found = scores(run, TracIn(), "test-loss")[0, 0]
-    torch.testing.assert_close(found, torch.from_numpy(of_reproduce(run, "test-loss")))
-
-
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_for_plain_sgd_data_shapley_is_tracin_at_every_step(seed):
