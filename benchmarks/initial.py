@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from influencekit_paper.reproduce.experiments import EXPERIMENTS
 from machine import machine
 from torch import nn
 
 import influencekit as ik
-from influencekit.reproduce.experiments import EXPERIMENTS
 
 RESULT = Path(__file__).parent / "results" / "initial.json"
 FLIPPED = 0.1

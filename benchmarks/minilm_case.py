@@ -6,20 +6,18 @@ output does not depend on, is left out too.
 """
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from influencekit_paper import newsgroups
 from torch import Tensor, nn
 
 import influencekit as ik
 from influencekit.training.batch import Batch
 from influencekit.training.schedules import Factors
 from influencekit.training.workload import Workload
-from influencekit.workloads.files import bundled, text_lines
-from influencekit.workloads.newsgroups import CLASSES, body
 
 N_TRAIN, N_VALIDATION, N_TEST, TOKENS, BATCH, EPOCHS, FLIPPED = 256, 256, 384, 24, 16, 2, 0.1
 
@@ -53,7 +51,7 @@ def texts() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     vocabulary: the word pieces that occur at all, in which the tokens count."""
     from transformers import AutoTokenizer
 
-    posts = [json.loads(line) for line in text_lines(bundled("newsgroups-hardware-masked.jsonl.gz"))]
+    posts = list(newsgroups.posts())
     tokens = AutoTokenizer.from_pretrained(package(), local_files_only=True)(
         [_text(post["text"]) for post in posts],
         max_length=TOKENS,
@@ -62,7 +60,7 @@ def texts() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         return_tensors="pt",
     )
     ids, places = tokens["input_ids"].unique(return_inverse=True)
-    labels = torch.tensor([float(CLASSES.index(post["label"])) for post in posts])
+    labels = torch.tensor([float(newsgroups.CLASSES.index(post["label"])) for post in posts])
     train = torch.tensor([post["split"] == "train" for post in posts])
     return {"input_ids": places, "attention_mask": tokens["attention_mask"]}, labels, train, ids
 
@@ -70,7 +68,7 @@ def texts() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
 def _text(post: str) -> str:
     """The subject and the body, without quoted lines and signature."""
     subject = post.partition("\n")[0].removeprefix("Subject: ").removeprefix("Re: ")
-    return f"{subject}. {' '.join(body(post).split())}"
+    return f"{subject}. {' '.join(newsgroups.body(post).split())}"
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from influencekit_paper import newsgroups
 from machine import machine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import influencekit as ik
-from influencekit.workloads.files import bundled, text_lines
-from influencekit.workloads.newsgroups import body
 
 RESULTS = Path(__file__).parent / "results"
 EXAMPLES, BATCH, EPOCHS, LIMIT = 48, 12, 3, 1e-6
@@ -118,8 +117,8 @@ class Case:
         """Model, training set, test batch, per-example loss; the same every time."""
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
         if self.text:
-            posts = [json.loads(line) for line in text_lines(bundled("newsgroups-hardware-masked.jsonl.gz"))]
-            texts = [" ".join(body(post["text"]).split()) for post in posts]
+            posts = list(newsgroups.posts())
+            texts = [" ".join(newsgroups.body(post["text"]).split()) for post in posts]
             codes = [
                 torch.tensor(list(t.encode("ascii", "replace"))[: 10 + k % 20]) for k, t in enumerate(texts)
             ]

@@ -22,13 +22,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from influencekit_paper import newsgroups
 from machine import machine
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import influencekit as ik
-from influencekit.workloads.files import bundled, text_lines
-from influencekit.workloads.newsgroups import CLASSES, body
 
 RESULTS = Path(__file__).parent / "results" / "tape_overhead.json"
 LIMIT = 1.05
@@ -59,13 +58,12 @@ def minilm() -> tuple[nn.Module, Dataset, Any, Any, dict[str, Any]]:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, local_files_only=True, num_labels=2
     )
-    posts = [json.loads(line) for line in text_lines(bundled("newsgroups-hardware-masked.jsonl.gz"))]
-    posts = [post for post in posts if post["split"] == "train"]
+    posts = [post for post in newsgroups.posts() if post["split"] == "train"]
     tokens = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(
-        [" ".join(body(post["text"]).split()) for post in posts],
+        [" ".join(newsgroups.body(post["text"]).split()) for post in posts],
         max_length=64, truncation=True, padding="max_length", return_tensors="pt",
     )  # fmt: skip
-    labels = torch.tensor([CLASSES.index(post["label"]) for post in posts])
+    labels = torch.tensor([newsgroups.CLASSES.index(post["label"]) for post in posts])
     rows = [
         {"input_ids": i, "attention_mask": m, "labels": y}
         for i, m, y in zip(tokens["input_ids"], tokens["attention_mask"], labels, strict=True)

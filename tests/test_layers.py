@@ -29,8 +29,8 @@ LAYERS = (
     {"interfaces"},
     {"effects", "estimators", "queries", "recorders", "tape", "workloads"},
     {"verbs", "plot", "trainers"},
-    {"analysis", "evaluation"},
-    {"reproduce", "testing"},
+    {"evaluation"},
+    {"testing"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -99,7 +99,7 @@ def compare(
 
     \b
       influencekit compare --estimators dit,if,loo
-      influencekit compare adult-lr --seeds 0-15 --setting paper --out adult
+      influencekit compare mnist-1v7-dnn --seeds 0-15 --setting paper --out paper
       influencekit compare mnist-1v7-cnn --loo-examples 32
       influencekit compare --estimators dit --window each-epoch --removal window
       influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets

@@ -53,8 +53,8 @@ def record(
 
     \b
       influencekit record mnist-1v7-dnn --store run.zarr
-      influencekit record adult-dnn --store run.zarr --recorder every-k:k=20 --window epoch:0-5
-      influencekit record adult-dnn --store run.zarr --resume
+      influencekit record mnist-1v7-dnn --store run.zarr --recorder every-k:k=20 --window epoch:0-5
+      influencekit record mnist-1v7-dnn --store run.zarr --resume
     """
     path = Path(store)
     if path.exists() and not resume:
