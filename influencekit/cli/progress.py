@@ -38,7 +38,7 @@ class Loops:
 
     def __init__(self) -> None:
         self._levels: dict[str, tuple[int, int]] = {}
-        self._farthest, self._began = 0.0, time.monotonic()
+        self._began = time.monotonic()
 
     def update(self, what: str, done: int, total: int) -> None:
         """A loop has finished `done` of `total`; loops begun after it are inside it, and over."""
@@ -47,16 +47,16 @@ class Loops:
         for name in inner:
             del levels[name]
         if not (levels or inner):
-            self._farthest, self._began = 0.0, time.monotonic()
+            self._began = time.monotonic()
         if done < total:
             levels[what] = (done, total)
         self._levels = levels
 
     def now(self) -> tuple[float | None, str]:
-        """The fraction done, which never falls, and `42 s, 61 s left: seeds 3/16, estimators 1/3`.
+        """The fraction done, and `42 s, 61 s left: seeds 3/16, estimators 1/3`.
 
-        None and `42 s: working` outside of all loops. The time left is what the outermost loop would take at
-        its mean speed so far.
+        None and `42 s: working` outside of all loops. The time left is that of the outermost loop at its mean
+        speed so far. Where an item holds several inner loops, each counts as all of it, so both are rough.
         """
         levels, spent = list(self._levels.items()), time.monotonic() - self._began
         if not levels:
@@ -64,7 +64,6 @@ class Loops:
         fraction = 0.0
         for _, (done, total) in reversed(levels):
             fraction = (done + fraction) / total
-        fraction = self._farthest = max(self._farthest, fraction)  # one item may hold several inner loops
         left = f", {_clock(spent * (1 - fraction) / fraction)} left" if fraction else ""
         parts = [f"{what} {done + 1}/{total}" if total > 1 else what for what, (done, total) in levels]
         return fraction, f"{_clock(spent)}{left}: {', '.join(parts)}"
