@@ -31,7 +31,7 @@ PAGES = {  # page: (its first line, module, names or None for the module's own _
     ),
     "interfaces": (
         "What a plugin implements.", "influencekit",
-        ("Estimator", "Claim", "Query", "Recorder", "Evaluation"),
+        ("Estimator", "Claim", "Query", "Recorder", "Evaluation", "Table"),
     ),
     "estimators": ("Methods that score training examples.", "influencekit.estimators", None),
     "queries": ("Numbers of the model whose change is asked for.", "influencekit.queries", None),
