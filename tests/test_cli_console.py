@@ -153,7 +153,7 @@ def test_progress_is_drawn_on_terminals_only_and_only_for_what_takes_long(termin
             for _ in track(range(2), "retraining", 2):
                 time.sleep(0.3)
     drawn = unstyle(stream.getvalue())
-    assert re.search(r"seeds \d/2, retraining \d/2 \S+ 0:00:0\d elapsed, \S+ left", drawn)
+    assert re.search(r"\S+ \d s, \d s left: seeds \d/2, retraining \d/2", drawn)
     assert stream.getvalue().endswith("\x1b[2K"), "nothing is left of the line"
 
 
@@ -165,19 +165,24 @@ def test_loops_that_are_left_early_are_over(left):
             for item in track(range(9), "training", 9):
                 if item == left:
                     break
-            assert loops.now()[0] in ("seeds 1/2", "seeds 2/2")
-    assert loops.now() == ("working", None)
+            assert re.search(r": seeds [12]/2$", loops.now()[1])
+    assert loops.now() == (None, "0 s: working")
 
 
-def test_the_fraction_never_falls_and_another_loop_begins_anew():
+def test_the_fraction_never_falls_and_another_loop_begins_anew(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     loops = Loops()
+    clock[0] = 5.0
     with listen(loops.update):
         announce("seeds", 0, 2)
+        clock[0] += 30
         announce("training", 3, 4)
-        assert loops.now() == ("seeds 1/2, training 4/4", 3 / 8)
+        assert loops.now() == (3 / 8, "30 s, 50 s left: seeds 1/2, training 4/4")
         announce("training", 4, 4)
         announce("retraining", 0, 4)
-        assert loops.now() == ("seeds 1/2, retraining 1/4", 3 / 8)
+        clock[0] += 90
+        assert loops.now() == (3 / 8, "2 min 0 s, 3 min 20 s left: seeds 1/2, retraining 1/4")
         announce("seeds", 2, 2)
         announce("chunks", 0, 5)
-    assert loops.now() == ("chunks 1/5", 0.0) and loops.outermost == 2
+    assert loops.now() == (0.0, "0 s: chunks 1/5")

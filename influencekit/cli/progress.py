@@ -38,8 +38,7 @@ class Loops:
 
     def __init__(self) -> None:
         self._levels: dict[str, tuple[int, int]] = {}
-        self._farthest = 0.0
-        self.outermost = 0  # how many loops began outside of all others
+        self._farthest, self._began = 0.0, time.monotonic()
 
     def update(self, what: str, done: int, total: int) -> None:
         """A loop has finished `done` of `total`; loops begun after it are inside it, and over."""
@@ -48,54 +47,51 @@ class Loops:
         for name in inner:
             del levels[name]
         if not (levels or inner):
-            self._farthest, self.outermost = 0.0, self.outermost + 1
+            self._farthest, self._began = 0.0, time.monotonic()
         if done < total:
             levels[what] = (done, total)
         self._levels = levels
 
-    def now(self) -> tuple[str, float | None]:
-        """`seeds 3/16, estimators 1/3` and the fraction done, which never falls; `working`, None outside."""
-        levels = list(self._levels.items())
+    def now(self) -> tuple[float | None, str]:
+        """The fraction done, which never falls, and `42 s, 61 s left: seeds 3/16, estimators 1/3`.
+
+        None and `42 s: working` outside of all loops. The time left is what the outermost loop would take at
+        its mean speed so far.
+        """
+        levels, spent = list(self._levels.items()), time.monotonic() - self._began
         if not levels:
-            return "working", None
+            return None, f"{_clock(spent)}: working"
         fraction = 0.0
         for _, (done, total) in reversed(levels):
             fraction = (done + fraction) / total
-        self._farthest = max(self._farthest, fraction)  # one item may hold several inner loops
+        fraction = self._farthest = max(self._farthest, fraction)  # one item may hold several inner loops
+        left = f", {_clock(spent * (1 - fraction) / fraction)} left" if fraction else ""
         parts = [f"{what} {done + 1}/{total}" if total > 1 else what for what, (done, total) in levels]
-        return ", ".join(parts), self._farthest
+        return fraction, f"{_clock(spent)}{left}: {', '.join(parts)}"
 
 
 def _draw(loops: Loops, stream: TextIO, after: float, done: threading.Event) -> None:
     """Draws until `done`, from a thread of its own: the clock moves even while one item takes long."""
-    began = time.monotonic()
     if done.wait(after):
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(16),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
     console = Console(file=stream, color_system=None if os.environ.get("NO_COLOR") else "auto")
     with Progress(
-        *columns, console=console, transient=True, auto_refresh=False, redirect_stdout=False,
-        speed_estimate_period=300,
+        BarColumn(16), TextColumn("{task.description}", markup=False), console=console, transient=True,
+        auto_refresh=False, redirect_stdout=False,
     ) as drawn:  # fmt: skip
-        task = drawn.add_task("working", total=None)
-        drawn.tasks[0].start_time = began
-        outermost = loops.outermost
+        task = drawn.add_task("", total=None)
         while True:
-            if loops.outermost != outermost:
-                drawn.reset(task)  # another loop: its speed and its clock are another's
-                outermost = loops.outermost
-            text, fraction = loops.now()
+            fraction, text = loops.now()
             total = None if fraction is None else 1.0
             drawn.update(task, description=text, total=total, completed=fraction or 0.0, refresh=True)
             if done.wait(0.25):
                 return
+
+
+def _clock(seconds: float) -> str:
+    """`42 s`, `12 min 5 s`."""
+    whole = int(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
