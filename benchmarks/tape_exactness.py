@@ -1,6 +1,4 @@
-"""Are the scores of a taped run the derivative of the user's own loop, and does it replay bit for bit?
-
-    python benchmarks/tape_exactness.py        # writes results/tape_exactness.json and .md
+"""Are a taped run's scores the derivative of the user's own loop, and does it replay bit for bit?
 
 Real data: 48 MNIST digits (1 against 7), a tanh network of two hidden layers of 8 units, 3 epochs in batches
 of 12; and 48 beginnings of newsgroup posts, padded to the longest of their batch, for a causal language model
@@ -16,27 +14,26 @@ per-example losses itself: `binary_cross_entropy_with_logits` with its own mean 
 is replayed to 5e-7 of an update where the batch size is no power of 2.
 """
 
-import json
 import random
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import machine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import influencekit as ik
-from influencekit.workloads.files import bundled, text_lines
+from benchmarks.shared.results import each
+from benchmarks.shared.texts import posts
 from influencekit.workloads.newsgroups import body
 
-RESULTS = Path(__file__).parent / "results"
+TAKES = "5 min"
+QUICK = {"cases": ["SGD, Nesterov"]}
 EXAMPLES, BATCH, EPOCHS, LIMIT = 48, 12, 3, 1e-6
 Optimizer = Callable[[Any], torch.optim.Optimizer]
 
@@ -118,8 +115,7 @@ class Case:
         """Model, training set, test batch, per-example loss; the same every time."""
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
         if self.text:
-            posts = [json.loads(line) for line in text_lines(bundled("newsgroups-hardware-masked.jsonl.gz"))]
-            texts = [" ".join(body(post["text"]).split()) for post in posts]
+            texts = [" ".join(body(post["text"]).split()) for post in posts()]
             codes = [
                 torch.tensor(list(t.encode("ascii", "replace"))[: 10 + k % 20]) for k, t in enumerate(texts)
             ]
@@ -305,36 +301,16 @@ def measure(case: Case, folder: Path) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    rows = {}
-    for name, case in CASES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows[name] = measure(case, Path(folder))
-        print(name, rows[name], flush=True)
-    report = {
-        "command": " ".join(["python benchmarks/tape_exactness.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "limit": LIMIT,
-        "cases": rows,
-    }
-    lines = [
-        f"`{report['command']}`, {report['machine']}. Relative errors of DIT against central differences of "
-        "the whole run, float64; bitwise equal states, float32.",
-        "",
-        "| loop | steps | along a random direction | single examples | uncertainty of the differences "
-        "| states recorded bitwise | replayed bitwise (k = 5) |",
-        "|---|---|---|---|---|---|---|",
-        *[
-            f"| {name} | {r['steps']} | {r['along_a_direction']:.1e} | {r['single_examples']:.1e} | "
-            f"{r['uncertainty_of_the_differences']:.1e} | {r['recorded_bitwise']} of {r['states']} | "
-            f"{r['replayed_bitwise']} of {r['states']} |"
-            for name, r in rows.items()
-        ],
-    ]
-    (RESULTS / "tape_exactness.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "tape_exactness.md").write_text(text := "\n".join(lines) + "\n")
-    print(text)
+def answer(cases: list[str]) -> dict:
+    def one(name: str) -> dict[str, float]:
+        with TemporaryDirectory() as folder:
+            return measure(CASES[name], Path(folder))
+
+    return {"limit": LIMIT, "cases": each(cases, one)}
+
+
+def wrong(report: dict) -> list[str]:
+    rows = report["cases"]
     late = [n for n, r in rows.items() if max(r["along_a_direction"], r["single_examples"]) > LIMIT]
     torn = [n for n, r in rows.items() if min(r["recorded_bitwise"], r["replayed_bitwise"]) < r["states"]]
-    assert not late and not torn, f"not exact: {late}; not bitwise: {torn}"
+    return [*(f"not exact: {n}" for n in late), *(f"not bitwise: {n}" for n in torn)]
