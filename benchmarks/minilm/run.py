@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from minilm_case import BATCH, warm_up
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
+from benchmarks.minilm.case import BATCH, warm_up
 from influencekit.curvature import FORWARD
 from influencekit.step import State
 from influencekit.tracing import trace

@@ -1,20 +1,14 @@
-"""influencekit beside dattri, kronfluence, pyDVL, captum and traker: agreement, seconds, memory.
-
-    python benchmarks/peers.py [--seeds 0-2] [--models lr,dnn,cnn] [--methods REGEX] [--out FOLDER]
+"""How does influencekit compare with dattri, kronfluence, pyDVL, captum and traker?
 
 Task: MNIST 1 against 7 in the setting `trained`; the query is the mean test loss; the truth is exact
 retraining without each example (without 64 of them for the CNN). An environment of its own with pinned
-versions is made below --out; every method runs there in a process of its own, with one thread, on the
-same trained model. A method that fails gives a row that says why. Finished cells are kept below --out and
+versions is made below --work; every method runs there in a process of its own, with one thread, on the
+same trained model. A method that fails gives a row that says why. Finished cells are kept below --work and
 not computed again.
 """
 
-import argparse
 import json
-import os
 import re
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,15 +16,20 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
-from machine import machine
 
+from benchmarks.peers.case import solve
+from benchmarks.peers.method import Method, methods, scored
+from benchmarks.shared.processes import Failed, alone
+from benchmarks.shared.results import ROOT
 from influencekit.metrics import METRICS, agreement
 
-ROOT = Path(__file__).resolve().parents[1]
-HERE, RESULTS = ROOT / "benchmarks", ROOT / "benchmarks" / "results" / "peers.json"
-
+TAKES = "2 hours"
+CASES = ("lr", "dnn", "cnn")
+QUICK = {"seeds": 1, "cases": ["lr"], "names": "influencekit dit$", "python": Path(sys.executable)}
+BASELINES = ROOT / "plugins" / "influencekit-baselines"
 # What is compared, as it was measured; --no-deps, because kronfluence would bring torchvision and pyDVL an
 # old numpy. What they really import follows.
 PEERS = ["dattri==0.3.0", "kronfluence==1.0.1", "pyDVL==0.10.0", "captum==0.9.0", "traker==0.3.2"]
@@ -54,40 +53,22 @@ def environment(folder: Path) -> Path:
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *NEEDED], check=True)
         subprocess.run([*pip, "--no-deps", *PEERS], check=True)
-        ours = [str(ROOT), str(ROOT / "plugins" / "influencekit-baselines")]
-        subprocess.run([*pip, "--no-deps", "--no-build-isolation", *ours], check=True)
+        subprocess.run([*pip, "--no-deps", "--no-build-isolation", str(ROOT), str(BASELINES)], check=True)
         (folder / "complete").touch()
     return python
 
 
-def run(python: Path | str, script: str, *words: str, limit: int | None = None) -> str | None:
-    """Why it failed, in one line, or None."""
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "MPLBACKEND": "agg"}
-
-    def limited() -> None:
-        if limit:
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
-
-    done = subprocess.run(
-        [str(python), str(HERE / script), *words], capture_output=True, text=True, preexec_fn=limited,
-        env={**os.environ, **threads},
-    )  # fmt: skip
-    if done.returncode == 0:
-        return None
-    if done.returncode < 0:
-        slow = -done.returncode in (signal.SIGXCPU, signal.SIGKILL)
-        return f"more than {limit} s" if slow else f"killed by signal {-done.returncode}"
-    said = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception):", line)]
-    last = (said or done.stderr.splitlines() or ["no message"])[-1]
-    return re.sub(r"(?<!\w)/\S+", "...", last.rpartition(": ")[2] if len(last) > 160 else last)[:160]
-
-
-def cell(python: Path, method: dict, case: Path, kept: Path) -> dict[str, Any]:
+def cell(python: Path, method: Method, case: Path, kept: Path) -> dict[str, Any]:
     """One method on one case; what went wrong stands under `failed`."""
     if not kept.exists():
-        raw = kept.with_suffix(".raw")
-        failed = run(python, "peers_run.py", method["name"], str(case), str(raw), limit=LIMIT)
-        kept.write_text(json.dumps({"failed": failed}) if failed else raw.read_text())
+        try:
+            found = alone(
+                scored, method.name, str(case), python=python, limit=LIMIT,
+                environment={"PYTHONPATH": str(BASELINES / "src"), "MPLBACKEND": "agg"},
+            )  # fmt: skip
+        except Failed as failure:
+            found = {"failed": str(failure)}
+        kept.write_text(json.dumps(found))
     found = json.loads(kept.read_text())
     scores = torch.tensor(found.pop("scores", []), dtype=torch.float64)
     with np.load(case) as truth:
@@ -115,70 +96,42 @@ def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
     return {"worked": len(worked), "of": len(cells), "failed": said} | {n: mean(n) for n in numbers}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", default="0-2")
-    parser.add_argument("--models", default="lr,dnn,cnn")
-    parser.add_argument("--methods", default=".", help="only those whose names match; writes no result")
-    parser.add_argument("--out", type=Path, help="environment, problems and cells; default: a new folder")
-    options = parser.parse_args()
-    first, _, last = options.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
-    out = options.out or Path(tempfile.mkdtemp(prefix="peers-"))
-    out.mkdir(parents=True, exist_ok=True)
-    python = environment(out / "environment")
-    listing = (
-        "import json, peers_run; print(json.dumps([{'name': m.name, 'settings': m.settings, "
-        "'trajectory': m.trajectory, 'once': m.once} for m in peers_run.methods().values()]))"
-    )
-    told = subprocess.run(
-        [str(python), "-c", listing], check=True, capture_output=True, text=True, cwd=HERE
-    ).stdout
-    chosen = [m for m in json.loads(told) if re.search(options.methods, m["name"])]
-    report: dict[str, Any] = {
-        "command": "python benchmarks/peers.py", "machine": machine(), "threads": 1, "seeds": list(seeds),
-        "limit_seconds": LIMIT, "versions": PEERS, "models": {},
+def measure(kind: str, seeds: int, chosen: list[Method], python: Path, work: Path) -> dict[str, Any]:
+    cases = [work / f"{kind}-{seed}.npz" for seed in range(seeds)][: FEWER.get(kind)]
+    facts: dict[str, list[float]] = {}
+    for seed, case in enumerate(cases):
+        if not case.exists():
+            alone(solve, kind, seed, str(case), EXAMPLES.get(kind))
+        with np.load(case) as a:
+            for name in ("accuracy", "seconds_truth", "seconds_plain", "seconds_recorded"):
+                facts.setdefault(name, []).append(float(a[name]))
+            compared, parameters = int(np.isfinite(a["truth"]).sum()), int(a["states"].shape[1])
+    rows = {}
+    for method in chosen:
+        word = re.sub(r"[^a-z0-9]+", "-", method.name.lower())
+        cells: list[dict[str, Any]] = []
+        for case in cases[:1] if method.once else cases:
+            if cells and str(cells[-1].get("failed")).startswith("more than"):
+                break  # what takes too long once is not tried again
+            cells.append(cell(python, method, case, case.with_name(f"{case.stem}-{word}.json")))
+        names = ("name", "settings", "trajectory", "once")
+        rows[method.name] = {name: getattr(method, name) for name in names} | summary(cells)
+        print(kind, json.dumps(rows[method.name]), flush=True)
+    return {"seeds": len(cases), "parameters": parameters, "compared": compared, "methods": rows} | {
+        name: sum(values) / len(values) for name, values in facts.items()
+    }
+
+
+@click.option("--seeds", default=3, help="And 2 of the CNN.")
+@click.option("--methods", "names", default=".", help="Only those whose names match.")
+@click.option("--work", type=click.Path(path_type=Path), help="What is done already. Default: a new folder.")
+def answer(seeds: int, names: str, work: Path | None, cases: list[str], python: Path | None = None) -> dict:
+    work = work or Path(tempfile.mkdtemp(prefix="peers-"))
+    work.mkdir(parents=True, exist_ok=True)
+    python = python or environment(work / "environment")
+    chosen = [method for method in methods().values() if re.search(names, method.name)]
+    models = {kind: measure(kind, seeds, chosen, python, work.resolve()) for kind in cases}
+    return {
+        "threads": 1, "seeds": list(range(seeds)), "limit_seconds": LIMIT, "versions": PEERS,
+        "models": models, "partial": names != "." or len(cases) < len(CASES),
     }  # fmt: skip
-    for kind in options.models.split(","):
-        cases = []
-        for seed in seeds[: FEWER.get(kind)]:
-            cases.append(out / f"{kind}-{seed}.npz")
-            if not cases[-1].exists():
-                few = ["--examples", str(EXAMPLES[kind])] if kind in EXAMPLES else []
-                failed, _ = run(
-                    sys.executable, "peers_case.py", kind, str(seed), "--out", str(cases[-1]), *few
-                )
-                if failed:
-                    raise SystemExit(f"{kind}, seed {seed}: {failed}")
-        facts: dict[str, list[float]] = {}
-        for case in cases:
-            with np.load(case) as a:
-                for name in ("accuracy", "seconds_truth", "seconds_plain", "seconds_recorded"):
-                    facts.setdefault(name, []).append(float(a[name]))
-                compared, parameters = int(np.isfinite(a["truth"]).sum()), int(a["states"].shape[1])
-        rows = {}
-        for method in chosen:
-            word = re.sub(r"[^a-z0-9]+", "-", method["name"].lower())
-            some = cases[:1] if method["once"] else cases
-            kept = [case.with_name(f"{case.stem}-{word}.json") for case in some]
-            cells: list[dict[str, Any]] = []
-            for pair in zip(some, kept, strict=True):
-                if cells and str(cells[-1].get("failed")).startswith("more than"):
-                    break  # what takes too long once is not tried again
-                cells.append(cell(python, method, *pair))
-            rows[method["name"]] = method | summary(cells)
-            print(kind, json.dumps(rows[method["name"]]), flush=True)
-        report["models"][kind] = {
-            "seeds": len(cases),
-            "parameters": parameters,
-            "compared": compared,
-            "methods": rows,
-        } | {name: sum(values) / len(values) for name, values in facts.items()}
-        if options.methods == ".":
-            RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
