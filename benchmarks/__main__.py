@@ -25,7 +25,7 @@ class Questions(click.Group):
 @click.group(cls=Questions, invoke_without_command=True, context_settings={"max_content_width": 110})
 @click.pass_context
 def main(context: click.Context) -> None:
-    """What influencekit is measured by: `python -m benchmarks NAME --help` says what a question measures and how.
+    """What influencekit is measured by: `python -m benchmarks NAME --help` says what and how.
 
     Results go into benchmarks/results/. Times are those of two cores.
     """

@@ -1,6 +1,7 @@
 """What does a new user wait for? `influencekit compare --estimators dit,if,loo` and `--help`.
 
-Each command runs in a process of its own, start-up included, on 2 threads; the fastest of three, and the most memory.
+Each command runs in a process of its own, start-up included, on 2 threads; the fastest of three, and the
+most memory.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""What are four estimators worth by the evaluations beside agreement, and what are the intervals worth?
+"""What are four estimators worth by the evaluations beside agreement, and the intervals?
 
-Two workloads in the setting `trained`: linear datamodeling score (of the mean test loss, and the mean over the
-losses of the single test examples), leave-k-out, brittleness, mislabel AUC, Taylor slope. And how often 95 %
-intervals hold the true rank correlation of pairs of normal numbers of known correlation, some with outliers: the one
-that is used, and plain percentiles of the same resamples.
+Two workloads in the setting `trained`: linear datamodeling score (of the mean test loss, and the mean over
+the losses of the single test examples), leave-k-out, brittleness, mislabel AUC, Taylor slope. And how often
+95 % intervals hold the true rank correlation of pairs of normal numbers of known correlation, some with
+outliers: the one that is used, and plain percentiles of the same resamples.
 """
 
 import tempfile

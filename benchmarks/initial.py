@@ -1,7 +1,7 @@
 """Does Table V depend on initial weights, which the paper does not print?
 
-Table V's runs at 10 % flipped labels, in the setting `paper`, from PyTorch's own initial weights and from others:
-of how many labels are among the most negative scores of full DIT and of its last epoch.
+Table V's runs at 10 % flipped labels, in the setting `paper`, from PyTorch's own initial weights and from
+others: of how many labels are among the most negative scores of full DIT and of its last epoch.
 """
 
 from dataclasses import replace

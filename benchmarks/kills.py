@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,11 +35,7 @@ TAKES = "1 hour"
 CASES = ("record full", "record every-k:k=7", "tape full", "tape every-k:k=7")
 MERGES = True
 QUICK = {"kills": 2, "cases": ["record full"]}
-READY = (
-    ik.record,
-    ik.open,
-    ik.Tape,
-)  # and torch._dynamo: imported once, by the process that children are forked from
+READY = (ik.record, ik.open, ik.Tape)  # imported once, by the process that children are forked from
 
 
 class Run(NamedTuple):
@@ -242,7 +237,7 @@ def examine(path: Path, reference: Path, run: str, spec: str) -> tuple[int, list
 def campaign(run: str, spec: str, recorder: str, kills: int, folder: Path, seed: int = 0) -> Tally:
     """Kill `kills` times, continue every run to its end, compare, and count."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     draw, tally = random.Random(seed), Tally(run, spec, recorder)
     reference = folder / "reference.zarr"
     _, tally.seconds_undisturbed = life(context, None, 3, run, spec, recorder, reference)

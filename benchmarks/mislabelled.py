@@ -1,8 +1,9 @@
 """Who finds flipped labels in a taped run? The loop of docs/mislabelled.md, on two data sets.
 
-10 % of the training labels are flipped. Scores: DIT on the mean loss of clean validation examples, over the whole
-run and over its last epoch (removal `window`), and, as what anybody can compute, the loss of each training example
-at the end. AUC, and how many of the k most suspicious are flipped, k = the number of flips.
+10 % of the training labels are flipped. Scores: DIT on the mean loss of clean validation examples, over the
+whole run and over its last epoch (removal `window`), and, as what anybody can compute, the loss of each
+training example at the end. AUC, and how many of the k most suspicious are flipped, k = the number of
+flips.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Is each pass over a traced graph worth its place? Sweeps without it against sweeps with all.
 
-Every variant is recorded and traced anew; then all are swept in turn, and the median of the ratios is kept. One
-thread. A pass without which nothing is slower has no place.
+Every variant is recorded and traced anew; then all are swept in turn, and the median of the ratios is kept.
+One thread. A pass without which nothing is slower has no place.
 """
 
 from collections.abc import Iterator

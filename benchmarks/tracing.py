@@ -1,9 +1,9 @@
 """What does tracing and splitting the step's derivative gain, in a backward sweep?
 
 Three ways to the same curvature product and gradient products of all examples of a batch, beside a traced
-training step: by `torch.func` as it stands; traced to kernels once; traced and cut, so that all that does not
-depend on the adjoint is computed for many steps at once. The sweep takes the last, and for convolutions on a CPU
-the one before. Medians of several rounds, each timed in turn.
+training step: by `torch.func` as it stands; traced to kernels once; traced and cut, so that all that does
+not depend on the adjoint is computed for many steps at once. The sweep takes the last, and for convolutions
+on a CPU the one before. Medians of several rounds, each timed in turn.
 """
 
 import click

