@@ -7,7 +7,7 @@ The limits of warning were chosen on the seeds of the first half; everything is 
 and the runs with AdamW played no part in the choice. `advice`: what the changes that the warning names do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -26,8 +26,11 @@ from influencekit.reliability import LIMITS
 from influencekit.retrain import Weighting, retrained
 
 TAKES = "25 min"
-QUICK = {"seeds": 2, "processes": 1, "pools": ("mnist-1v7",), "changes": ("as it is",)}
 POOLS = ("mnist-1v7", "adult", "20news")
+CELLS = [(f"{p}-lr", setting, "ReLU") for p in POOLS for setting in ("paper", "trained")]
+CELLS += [(f"{p}-dnn", s, a) for p in POOLS for s in ("paper", "trained") for a in ("ReLU", "softplus")]
+OTHERS = [(f"{p}-dnn", "trained", "AdamW") for p in POOLS]
+QUICK = {"seeds": 2, "processes": 1, "cells": CELLS[:1], "others": [], "changes": []}
 LOW = 0.9
 METHODS = {  # the built-in method that a figure is of
     "retrain:16": "retrain", "retrain:32": "retrain", "smooth": "smooth", "smooth, signs": "",
@@ -183,18 +186,15 @@ def summary(rows: list[dict], seeds: int) -> dict:
 @click.option("--seeds", default=16)
 @click.option("--processes", default=2)
 def answer(
-    seeds: int, processes: int, pools: tuple[str, ...] = POOLS, changes: tuple[str, ...] = tuple(CHANGES)
+    seeds: int, processes: int, cells: list = CELLS, others: list = OTHERS, changes: Iterable[str] = CHANGES
 ) -> dict:
-    cells = [(f"{p}-lr", setting, "ReLU") for p in pools for setting in ("paper", "trained")]
-    cells += [(f"{p}-dnn", s, a) for p in pools for s in ("paper", "trained") for a in ("ReLU", "softplus")]
-    others = [(f"{p}-dnn", "trained", "AdamW") for p in pools]
     jobs = [(*cell, seed) for seed in reversed(range(seeds)) for cell in cells]
     jobs += [(*cell, seed) for seed in range(seeds // 2, seeds) for cell in others]
     rows = []
     for row in at_once(one, jobs, processes):
         rows.append(row)
         print(len(rows), len(jobs), *row["run"], row["spearman"], row["figures"], flush=True)
-    tried = [(f"{p}-dnn", change, min(4, seeds)) for p in pools for change in changes]
+    tried = [(f"{p}-dnn", change, min(4, seeds)) for p in POOLS for change in changes]
     return {
         "seeds": seeds,
         "low": LOW,
