@@ -19,7 +19,7 @@ from torch import nn
 import influencekit as ik
 from benchmarks.shared.results import each
 from influencekit.evaluation import taylor
-from influencekit.queries.loss import TestLoss
+from influencekit.queries import TestLoss
 from influencekit.testing import unrolled_gradient
 
 TAKES = "1 min"

@@ -25,10 +25,10 @@ from benchmarks.shared.processes import alone, count_the_peak_from_here, memory
 from benchmarks.shared.results import each
 from benchmarks.shared.timing import side_by_side
 from benchmarks.shared.training import train_plainly
-from influencekit.checkpoints import evaluations
 from influencekit.metrics import spearman
-from influencekit.step import State
-from influencekit.trajectory import Trajectory
+from influencekit.training.state import State
+from influencekit.trajectory.binomial_schedule import evaluations
+from influencekit.trajectory.trajectory import Trajectory
 
 TAKES = "10 min"
 CASES = ("time", "exact", "memory", "precision")
@@ -67,7 +67,7 @@ def timed(steps: int, rounds: int) -> dict:
     rows, full = {}, scores["full"]
     for name, run in runs.items():
         rows[name] = {
-            "states_stored": len(run.kept),
+            "states_stored": len(run.stored_states),
             "disk_mb": sizes[name],
             "steps_replayed": replayed(run),
             "sweep_seconds": times.median(name),
@@ -121,8 +121,8 @@ class InTheSameLists(Trajectory):
 
 def replayed(run: Trajectory) -> int:
     """Steps that a sweep over the whole run does again."""
-    gaps = [b - a for a, b in zip(run.kept, run.kept[1:], strict=False)]
-    held = run.held
+    gaps = [b - a for a, b in zip(run.stored_states, run.stored_states[1:], strict=False)]
+    held = run.max_states
     return sum(gap - 1 if held is None else evaluations(gap, held - i) for i, gap in enumerate(gaps))
 
 

@@ -268,7 +268,7 @@ def measure(case: Case, folder: Path) -> dict[str, float]:
         uncertain.append(doubt / scale)
     kept, states = user_loop(case, torch.float32, folder / "full.zarr", "full")
     far, _ = user_loop(case, torch.float32, folder / "far.zarr", "every-k:k=5")
-    assert kept.kept == list(range(len(states))) and len(far.kept) < len(states)
+    assert kept.stored_states == list(range(len(states))) and len(far.stored_states) < len(states)
     same = [sum(torch.equal(r.state(t).theta, theta) for t, theta in enumerate(states)) for r in (kept, far)]
     return {
         **({} if case.text else {"accuracy": float(run.attrs["accuracy"])}),

@@ -13,10 +13,10 @@ from torch import Tensor
 import influencekit as ik
 from benchmarks.shared.results import each, machine
 from benchmarks.shared.timing import side_by_side
-from influencekit.curvature import FORWARD
-from influencekit.step import Step
-from influencekit.tracing import split, trace
-from influencekit.workload import tensors_of
+from influencekit.training.batch import tensors_of
+from influencekit.training.curvature import FORWARD
+from influencekit.training.kernels.tracing import split, trace
+from influencekit.training.step import Step
 
 TAKES = "1 min"
 CASES = ("mnist-1v7-lr", "mnist-1v7-dnn", "mnist-1v7-cnn")

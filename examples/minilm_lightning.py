@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 import influencekit as ik
-from influencekit.integrations.lightning import InfluenceCallback
+from influencekit.trainers.lightning import InfluenceCallback
 
 per_example = nn.CrossEntropyLoss(reduction="none")
 

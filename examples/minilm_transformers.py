@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import influencekit as ik
-from influencekit.integrations.transformers import InfluenceCallback, reopen_with
+from influencekit.trainers.transformers import InfluenceCallback, reopen_with
 
 
 def main(store: str = "minilm.zarr", n_train: int = 192, n_test: int = 96, epochs: float = 2.0) -> list[int]:

@@ -7,12 +7,9 @@ is good news is for the query to say (`Query.better`), and every word and colour
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from influencekit.errors import InputError
-
-if TYPE_CHECKING:
-    from influencekit.interfaces import Query
 
 __all__ = [
     "Better",
@@ -45,7 +42,14 @@ _SIGNS: dict[Better | None, str] = {
 }
 
 
-def better_of(query: Query) -> Better | None:
+class _Directed(Protocol):
+    """A query, as far as its direction goes."""
+
+    @property
+    def better(self) -> Better | None: ...
+
+
+def better_of(query: _Directed) -> Better | None:
     """What a query declares. Errors: anything but "lower", "higher" and None."""
     better = query.better
     if better is not None and better not in ("lower", "higher"):

@@ -6,21 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from influencekit.direction import Better
-from influencekit.gradients import rows_of_jacobian
+from influencekit.training.gradients import rows_of_jacobian
+from influencekit.training.workload import Workload
 from influencekit.windows import Window
-from influencekit.workload import Workload
 
 if TYPE_CHECKING:
-    from influencekit.adjoint import Shares
-    from influencekit.trajectory import Trajectory
+    from influencekit.trajectory.trajectory import Trajectory
 
-__all__ = ["Claim", "Estimator", "Query", "Recorder"]
+__all__ = ["Claim", "Contributions", "Estimator", "Query", "Recorder"]
 
 
 class Claim(StrEnum):
@@ -29,15 +28,24 @@ class Claim(StrEnum):
     EXACT: equals retraining. FIRST_ORDER: the derivative with respect to example weights (Taylor slope 2).
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
-    ADDITIVE: a sum over occurrences, which `shares` gives one by one.
+    ADDITIVE: a sum over occurrences, which `contributions` gives one by one.
     """
 
     EXACT = "exact"
     FIRST_ORDER = "first-order"
     LINEAR = "linear"
     LOCAL = "local"
-    WINDOWED = "windowed"
+    WINDOWED = "sum_over_windows"
     ADDITIVE = "additive"
+
+
+class Contributions(NamedTuple):
+    """C of consecutive steps: `values` [step, column, slot]; column k is evaluation of[k], query query[k]."""
+
+    steps: slice
+    of: list[int]
+    query: list[int]
+    values: Tensor
 
 
 class Query(ABC):
@@ -89,12 +97,14 @@ class Estimator(ABC):
         never for a number that could not be computed.
         """
 
-    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+    def contributions(
+        self, trajectory: Trajectory, query: Query, states: Sequence[int]
+    ) -> Iterator[Contributions]:
         """What every occurrence from step 0 on adds to q's effect at each of `states`, for `contributions`.
 
         Whoever claims ADDITIVE overrides it.
         """
-        raise NotImplementedError(f"{type(self).__name__}.shares")
+        raise NotImplementedError(f"{type(self).__name__}.contributions")
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         """What the result should say of the computation (curvature, damping, ...); goes into its attrs."""
@@ -104,26 +114,26 @@ class Estimator(ABC):
 class Recorder(ABC):
     """Which states of a run are stored; what lies between is replayed, bit for bit on the CPU.
 
-    Class attributes: `lossless`, whether stored states come back with the bits they were given (else `coded`
-    says what becomes of them); `open_ended`, whether a run can be recorded whose length is not yet known.
+    Class attributes: `lossless`, whether stored states come back with the bits they were given (else
+    `quantize` says what becomes of them); `open_ended`, whether a run of unknown length can be recorded.
     """
 
     lossless: ClassVar[bool] = True
     open_ended: ClassVar[bool] = True
 
     @abstractmethod
-    def kept(self, start: int, stop: int) -> Sequence[int]:
+    def stored_states(self, start: int, stop: int) -> Sequence[int]:
         """The states to store of those numbered start ... stop (both included), ascending from `start`."""
 
     @property
-    def held(self) -> int | None:
+    def max_states(self) -> int | None:
         """How many states a sweep may hold, those included that are stored and that it has not come to yet.
 
         None: those in memory as far as memory allows, and any number of stored ones.
         """
         return None
 
-    def coded(self, values: np.ndarray) -> np.ndarray:
+    def quantize(self, values: np.ndarray) -> np.ndarray:
         """What is stored of the values [param] of a state, shape and dtype unchanged; twice changes nothing.
 
         The first and the last state of a run are stored exactly, whatever the recorder.

@@ -1,6 +1,6 @@
 """What is installed, by name: the built-in table, third parties' entry points, `make` and `spec`.
 
-A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.options`.
+A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.specs`.
 Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is imported before it is asked for.
 
 Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`.
@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.options import REQUIRED, options_of, read_options, unknown
+from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
 __all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
 
@@ -45,19 +45,19 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "loo": "influencekit.estimators.loo:LOO",
         },
         "query": {
-            "test-loss": "influencekit.queries.loss:TestLoss",
-            "test-losses": "influencekit.queries.loss:TestLosses",
-            "prediction": "influencekit.queries.prediction:Prediction",
-            "parameter": "influencekit.queries.parameter:Parameter",
-            "vector": "influencekit.queries.parameter:FixedVector",
-            "feature-importance": "influencekit.queries.feature:FeatureImportance",
-            "alignment": "influencekit.queries.alignment:GradientAlignment",
+            "test-loss": "influencekit.queries:TestLoss",
+            "test-losses": "influencekit.queries:TestLosses",
+            "prediction": "influencekit.queries:Prediction",
+            "parameter": "influencekit.queries:Parameter",
+            "vector": "influencekit.queries:FixedVector",
+            "feature-importance": "influencekit.queries:FeatureImportance",
+            "alignment": "influencekit.queries:GradientAlignment",
         },
         "recorder": {
-            "full": "influencekit.recorders.full:Full",
-            "every-k": "influencekit.recorders.every_k:EveryK",
-            "revolve": "influencekit.recorders.revolve:Revolve",
-            "rounded": "influencekit.recorders.rounded:Rounded",
+            "full": "influencekit.recorders:Full",
+            "every-k": "influencekit.recorders:EveryK",
+            "revolve": "influencekit.recorders:Revolve",
+            "rounded": "influencekit.recorders:Rounded",
         },
         "workload": {
             "mnist-1v7-lr": "influencekit.workloads.mnist:mnist_1v7_lr",

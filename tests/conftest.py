@@ -34,8 +34,8 @@ def recorded(tmp_path_factory) -> Path:
     from helpers_cli import TINY
 
     import influencekit as ik
-    from influencekit.cli.problems import Source
+    from influencekit.cli.problems import WorkloadSource
 
     path = tmp_path_factory.mktemp("recorded") / "run.zarr"
-    ik.record(Source(TINY)(0), store=path)
+    ik.record(WorkloadSource(TINY)(0), store=path)
     return path

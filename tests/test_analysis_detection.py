@@ -13,7 +13,8 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.analysis import detection, flipped
+from influencekit.analysis import flipped
+from influencekit.evaluation import detection
 
 
 def scores(values, dims=("train",)) -> xr.DataArray:

@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 import influencekit as ik
 from influencekit import InputError
 from influencekit.analysis import STAGES, epoch_loss, stage_agreement, stage_windows, stages
-from influencekit.workload import Plan
+from influencekit.training.plan import Plan
 
 
 def losses(values) -> xr.DataArray:

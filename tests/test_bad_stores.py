@@ -21,11 +21,11 @@ from helpers_cli import TINY, fails, workload
 
 import influencekit as ik
 from influencekit.cli import cli
-from influencekit.cli.problems import Source
-from influencekit.step import Step
-from influencekit.store import open_group
-from influencekit.writing import writer
-from influencekit.writing.files import Folder
+from influencekit.cli.problems import WorkloadSource
+from influencekit.files import Folder
+from influencekit.training.step import Step
+from influencekit.trajectory.store import open_group
+from influencekit.trajectory.writing import writer
 
 
 @pytest.fixture
@@ -126,10 +126,10 @@ def test_spoilt_metadata_and_a_missing_array(store):
 
 def test_a_workload_that_does_not_match_the_store(recorded):
     for other, words in (
-        (Source(TINY)(1), "initial parameters"),
-        (Source("mnist-1v7-dnn:epochs=2:n_train=24:batch_size=8")(0), "parameters"),
-        (Source(TINY.replace("24", "25").replace("8", "5"))(0), "training examples"),
-        (Source(TINY + ":lr=0.5")(0), "learning rates"),
+        (WorkloadSource(TINY)(1), "initial parameters"),
+        (WorkloadSource("mnist-1v7-dnn:epochs=2:n_train=24:batch_size=8")(0), "parameters"),
+        (WorkloadSource(TINY.replace("24", "25").replace("8", "5"))(0), "training examples"),
+        (WorkloadSource(TINY + ":lr=0.5")(0), "learning rates"),
     ):
         with pytest.raises(ik.StoreError, match=f"not a run of this workload: .*{words}.* differ") as error:
             ik.open(recorded, other)
@@ -168,10 +168,10 @@ def test_code_of_the_users_opens_a_store_that_was_made_in_python(tmp_path):
 
 def test_scores_are_finite_or_an_error(recorded):
     """A workload built again in another precision would replay other numbers: it is refused, not rounded."""
-    other = replace(Source(TINY)(0)).to(dtype=torch.float64)
+    other = replace(WorkloadSource(TINY)(0)).to(dtype=torch.float64)
     with pytest.raises(ik.StoreError, match="dtype"):
         ik.open(recorded, other)
-    assert np.isfinite(ik.estimate(ik.open(recorded, Source(TINY)(0))).influence.values).all()
+    assert np.isfinite(ik.estimate(ik.open(recorded, WorkloadSource(TINY)(0))).influence.values).all()
 
 
 # disk ---------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import evaluation
-from influencekit.buffers import by_formula, flat, packed, seen_through, unpacked, with_flat
-from influencekit.functional import called
+from influencekit.training.buffers import by_formula, flat, packed, seen_through, unpacked, with_flat
+from influencekit.training.functional import called
 
 # layers ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ def test_remove_and_verify_top(run):
 
 
 def test_contributions_add_up_to_the_scores(run):
-    found = ik.windowed(ik.contributions(run)).influence.values.ravel()
+    found = ik.sum_over_windows(ik.contributions(run)).influence.values.ravel()
     close(found, scores(run, "dit"), 1e-9)
 
 

@@ -15,7 +15,7 @@ from helpers_cli import TINY, run
 
 import influencekit as ik
 from influencekit.cli import cli
-from influencekit.cli.problems import Source
+from influencekit.cli.problems import WorkloadSource
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_the_ranking_begins_with_the_most_harmful(compared):
         some = [row for row in rows if row["seed"] == seed]
         scores = [float(row["dit"]) for row in some]
         assert scores == sorted(scores)
-        workload = Source(TINY)(int(seed))
+        workload = WorkloadSource(TINY)(int(seed))
         assert {row["example"] for row in some} == {str(i) for i in workload.train_ids}
         classes = dict(zip(map(str, workload.train_ids), workload.train[1].tolist(), strict=True))
         assert all(row["label"] == ("7" if classes[row["example"]] else "1") for row in some)
@@ -216,7 +216,7 @@ def test_compare_with_nothing_else_is_the_issues_command():
     defaults = {p.name: p.default for p in cli.commands["compare"].params}
     assert defaults["workload"] == "mnist-1v7-dnn" and defaults["estimators"] == "dit,if,loo"
     assert defaults["reference"] == "loo" and defaults["window"] == "full" and defaults["removal"] == "global"
-    assert Source(TINY)(0).info["setting"] == "trained"
+    assert WorkloadSource(TINY)(0).info["setting"] == "trained"
 
 
 def test_a_window_of_two_removals_agrees_with_python(tmp_path):
@@ -234,7 +234,7 @@ def test_a_window_of_two_removals_agrees_with_python(tmp_path):
         tmp_path / "o",
     )
     saved = xr.open_zarr(tmp_path / "o" / "scores.zarr", consolidated=False)
-    python = ik.compare(Source(TINY), ["dit"], windows=[ik.Window(3, 6, "window")])
+    python = ik.compare(WorkloadSource(TINY), ["dit"], windows=[ik.Window(3, 6, "window")])
     np.testing.assert_array_equal(saved.influence.values, python.influence.values)
     assert saved.attrs["sign"] == python.attrs["sign"]
 
@@ -267,7 +267,7 @@ def test_estimates_are_saved_in_three_formats(store, tmp_path, ending):
     shown = run("estimate", store, "--out", out, "--top", "3").stdout
     assert "most harmful" in shown and "most helpful" in shown and f"saved in {out}" in shown
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
-    trajectory = ik.open(store, Source(TINY, "paper")(3))
+    trajectory = ik.open(store, WorkloadSource(TINY, "paper")(3))
     expected = ik.estimate(trajectory).influence.values.ravel()
     if ending == "csv":
         found = [float(row["dit"]) for row in csv.DictReader(out.open())]
@@ -281,7 +281,7 @@ def test_estimates_are_saved_in_three_formats(store, tmp_path, ending):
 def test_the_printed_examples_are_the_extremes(store):
     lines = run("estimate", store, "--top", "2").stdout.splitlines()
     row = lines[next(k for k, line in enumerate(lines) if line.startswith("example")) + 1].split()
-    scores = ik.estimate(ik.open(store, Source(TINY, "paper")(3))).influence.squeeze()
+    scores = ik.estimate(ik.open(store, WorkloadSource(TINY, "paper")(3))).influence.squeeze()
     assert row[0] == str(scores.train.values[scores.values.argmin()])
     assert row[3] == str(scores.train.values[scores.values.argmax()])
     assert float(row[2]) == pytest.approx(float(scores.min()), rel=1e-3)

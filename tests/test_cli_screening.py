@@ -9,12 +9,12 @@ import xarray as xr
 from helpers_cli import TINY, fails, run
 
 import influencekit as ik
-from influencekit.cli.problems import Source
+from influencekit.cli.problems import WorkloadSource
 
 
 @pytest.fixture(scope="module")
 def trajectory(recorded):
-    return ik.open(recorded, Source(TINY)(0))
+    return ik.open(recorded, WorkloadSource(TINY)(0))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_no_trust_is_asked_for_where_it_is_not_wanted_or_the_scores_are_the_trut
 
 
 def test_a_low_figure_is_a_warning_in_plain_words_and_stands_in_the_result(recorded, monkeypatch, tmp_path):
-    monkeypatch.setattr("influencekit.reliability.LIMITS", {"retrain": 2.0, "smooth": 2.0})
+    monkeypatch.setattr("influencekit.verbs.trust.LIMITS", {"retrain": 2.0, "smooth": 2.0})
     out = tmp_path / "scores.zarr"
     shown = run("estimate", recorded, "--out", out).stdout
     assert re.search(r"^Beware: trust \S+ is below 2: leaving examples out does not do what", shown, re.M)

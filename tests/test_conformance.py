@@ -160,8 +160,8 @@ def test_a_planted_bug_is_found_by_the_law_it_breaks(fault, law):
 class LateShares(DIT):
     """Its contributions are those of the next slot's example."""
 
-    def shares(self, trajectory, query, states):
-        for part in super().shares(trajectory, query, states):
+    def contributions(self, trajectory, query, states):
+        for part in super().contributions(trajectory, query, states):
             yield part._replace(values=part.values.roll(1, -1))
 
 
@@ -269,7 +269,7 @@ def test_a_query_that_cannot_be_mapped_is_found():
 
 @dataclass(frozen=True)
 class WrongRecorder(Recorder):
-    def kept(self, start, stop):
+    def stored_states(self, start, stop):
         return range(start + 1, stop + 1)
 
 

@@ -11,12 +11,11 @@ from helpers_step import quick  # noqa: F401 (a fixture)
 
 import influencekit as ik
 from influencekit import SGD, InputError
-from influencekit.analysis import detection
-from influencekit.cli.problems import Source
+from influencekit.cli.problems import WorkloadSource
 from influencekit.direction import better_in, better_of
-from influencekit.evaluation import brittleness, mislabel_auc
-from influencekit.screen import ranked
+from influencekit.evaluation import brittleness, detection, mislabel_auc
 from influencekit.testing.oracle import tiny_workload
+from influencekit.verbs.remove import ranked
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -137,7 +136,7 @@ def test_what_is_printed_and_saved_goes_by_the_querys_direction(
     out = tmp_path / "scores.csv"
     more = ("--trust", "none", "--top", "3", "--verify-top", "3")
     shown = run("estimate", recorded, "--query", asked, "--out", out, *more).stdout
-    effects = ik.estimate(ik.open(recorded, Source(TINY)(0)), asked).influence.squeeze()
+    effects = ik.estimate(ik.open(recorded, WorkloadSource(TINY)(0)), asked).influence.squeeze()
     order = effects.train.values[effects.values.argsort(kind="stable")].tolist()
     ranking = order[::-1] if better == "higher" else order
     assert [int(row["example"]) for row in csv.DictReader(out.open())] == ranking

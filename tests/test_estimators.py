@@ -21,11 +21,11 @@ from influencekit import (
     InputError,
     Window,
     Workload,
-    adjoint,
     estimate,
     make,
     record,
-)  # fmt: skip
+)
+from influencekit.effects import backward as adjoint
 from influencekit.testing import retrained, tiny_workload, unrolled_gradient
 
 WINDOWS = [
@@ -124,7 +124,7 @@ def test_few_columns_at_a_time_change_nothing(monkeypatch):
     workload = tiny_workload(SGD(lr=0.2, momentum=0.5))
     trajectory = record(workload)
     expected = make("estimator", "dit").scores(trajectory, LOSSES, WINDOWS)
-    monkeypatch.setattr(adjoint, "_ROOM", 1)  # one column a pass
+    monkeypatch.setattr(adjoint, "_MEMORY", 1)  # one column a pass
     close(make("estimator", "dit").scores(trajectory, LOSSES, WINDOWS), expected, 1e-13)
 
 
@@ -205,7 +205,7 @@ def test_loo_batched_equals_looped_for_convolutions():
 def test_few_models_at_a_time_change_nothing(room, monkeypatch):
     workload = tiny_workload(AdamW(lr=0.1))
     expected = scores("loo", workload)
-    monkeypatch.setattr("influencekit.step.Step.room", lambda *a: room)
+    monkeypatch.setattr("influencekit.training.step.Step.room", lambda *a: room)
     close(scores("loo", workload), expected, 1e-12)
 
 

@@ -12,10 +12,19 @@ from scipy.stats import bootstrap, pearsonr, rankdata, spearmanr
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.analysis import detection, flipped
-from influencekit.cli.problems import Source
+from influencekit.analysis import flipped
+from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import bootstrap as boot
-from influencekit.evaluation import brittleness, evaluate, lds, leave_k_out, mislabel_auc, over_seeds, taylor
+from influencekit.evaluation import (
+    brittleness,
+    detection,
+    evaluate,
+    lds,
+    leave_k_out,
+    mislabel_auc,
+    over_seeds,
+    taylor,
+)
 from influencekit.evaluation.retraining import random_sets
 from influencekit.testing import retrained as plainly_retrained
 
@@ -87,7 +96,7 @@ def test_random_sets_have_their_size_and_the_first_do_not_depend_on_how_many_the
 
 
 def test_every_seed_of_a_workload_has_subsets_of_its_own():
-    masks = [lds(ik.record(Source(TINY)(s)), "test-loss", "dit", m=4).left_out.values for s in (0, 1)]
+    masks = [lds(ik.record(WorkloadSource(TINY)(s)), "test-loss", "dit", m=4).left_out.values for s in (0, 1)]
     assert (masks[0] != masks[1]).any()
 
 
@@ -192,7 +201,7 @@ def test_of_a_perfect_ranking_there_is_no_doubt(x, sign):
 
 
 def test_the_interval_is_one_of_its_seed():
-    run = ik.record(Source(TINY)(0))
+    run = ik.record(WorkloadSource(TINY)(0))
     few, same = (lds(run, "test-loss", ["if"], m=20, seed=1) for _ in range(2))
     xr.testing.assert_identical(few, same)
     assert few.lds_low.item() <= few.lds.item() <= few.lds_high.item()
@@ -247,7 +256,7 @@ def test_brittleness_of_k_is_retraining_without_the_k_extremes_of_each_query():
 
 
 def test_flips_are_the_test_examples_that_another_model_classifies_otherwise():
-    run = ik.record(Source(TINY)(0))
+    run = ik.record(WorkloadSource(TINY)(0))
     workload, query = run.workload, ik.make("query", "test-losses")
     found = brittleness(run, query, ["dit"], k=(3, 8, 20), queries=256, draws=2)
     scores = ik.estimate(run, query, "dit").influence.values[:, 0]
@@ -303,7 +312,7 @@ def _as_scores(run, q, row) -> xr.Dataset:
 
 
 def test_mislabel_auc_is_flipping_recording_scoring_and_detecting_by_hand():
-    run = ik.record(Source(TINY)(2))
+    run = ik.record(WorkloadSource(TINY)(2))
     found = mislabel_auc(run, "test-loss", ["dit", "if"], share=0.2, seed=5)
     problem, mask = flipped(run.workload, 0.2, 5 + run.workload.seed)
     again = ik.record(problem)
@@ -323,7 +332,7 @@ def test_mislabel_auc_is_flipping_recording_scoring_and_detecting_by_hand():
 
 def test_evaluate_takes_what_compare_returns_and_gives_what_the_functions_give():
     seen = []
-    result = ik.compare(Source(TINY), ["dit"], seeds=[0, 1], each=lambda *both: seen.append(both))
+    result = ik.compare(WorkloadSource(TINY), ["dit"], seeds=[0, 1], each=lambda *both: seen.append(both))
     seed, run, scores = seen[1]
     assert seed == 1 and scores.influence.dims == ("estimator", "query", "window", "train")
     expected = lds(run, "test-loss", ["dit", "loo"], m=6)
@@ -347,7 +356,7 @@ def test_evaluate_takes_what_compare_returns_and_gives_what_the_functions_give()
 
 
 def test_an_estimator_that_cannot_be_evaluated_is_left_out_and_says_why():
-    run = ik.record(Source(TINY)(0))
+    run = ik.record(WorkloadSource(TINY)(0))
     found = evaluate(run, "test-loss", ["dit", "loo:examples=5"], "lds:m=4,taylor,mislabel-auc:share=0.2")
     assert all(one.estimator.values.tolist() == ["dit"] for one in found.values())
     assert "loo:examples=5 scored 5 of 24 examples only" in found["lds:m=4"].attrs["left_out"]

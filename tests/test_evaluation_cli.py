@@ -14,7 +14,7 @@ from helpers_cli import TINY, fails, run
 import influencekit as ik
 from influencekit import plot
 from influencekit.cli.evaluated import evaluated
-from influencekit.cli.problems import Source
+from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import bootstrap, brittleness, lds, retraining, taylor
 
 ALL = "lds:m=12,leave-k-out:k=1+3:groups=5,brittleness:k=2,mislabel-auc:share=0.2,taylor"
@@ -34,7 +34,7 @@ def compared(tmp_path_factory) -> tuple[Path, str]:
 def test_the_json_holds_the_figures_that_python_gives(compared):
     found = json.loads((compared[0] / "compare.json").read_text())["evaluation"]
     assert list(found) == ALL.split(",")
-    runs = [ik.record(Source(TINY)(seed)) for seed in (0, 1)]
+    runs = [ik.record(WorkloadSource(TINY)(seed)) for seed in (0, 1)]
     scores = [lds(each, "prediction:example=3", ["dit", "if", "loo"], m=12) for each in runs]
     for e, name in enumerate(("dit", "if", "loo")):
         means = np.array([each["mean"].values[e, 0] for each in scores])
@@ -164,7 +164,7 @@ def test_options_are_found_wanting_before_anything_is_trained(case, monkeypatch)
     def no(*_, **__):
         raise AssertionError("trained")
 
-    monkeypatch.setattr(ik.pipeline, "record", no)
+    monkeypatch.setattr("influencekit.verbs.compare.record", no)
     fails("compare", TINY, *MISTAKES[case][0], code=2)
 
 

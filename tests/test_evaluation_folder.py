@@ -14,9 +14,9 @@ from helpers_evaluation import tiny
 
 import influencekit as ik
 from influencekit import StoreError
-from influencekit.cli.problems import Source
+from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import lds, leave_k_out, retraining
-from influencekit.writing.files import hold
+from influencekit.files import hold
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,7 @@ def test_retrainings_of_another_run_or_of_other_sets_are_refused(tmp_path):
     refused(
         lambda: leave_k_out(run, "test-loss", "dit", k=(1,), groups=3, subsets=tmp_path / "a"), "k", "differ"
     )
-    cropped = ik.record(Source(TINY)(0))
+    cropped = ik.record(WorkloadSource(TINY)(0))
     refuses("parameters", "dtype", "training examples", run=cropped)
 
 
@@ -262,7 +262,7 @@ def test_retraining_that_diverges_is_said_and_not_kept(tmp_path):
 
     from influencekit.errors import DivergedError
 
-    run = ik.record(Source(TINY)(0))
+    run = ik.record(WorkloadSource(TINY)(0))
     wild = replace(run.workload, loss=lambda out, y: out.flatten() ** 4, optimizer=ik.SGD(lr=1e-3))
     run = ik.record(wild)
     hot = ik.Trajectory(run.group, replace(wild, optimizer=ik.SGD(lr=1e12)), None)

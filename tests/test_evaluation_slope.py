@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.cli.problems import Source
+from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import taylor
-from influencekit.evaluation.slope import _slope
+from influencekit.evaluation.taylor import _slope
 from influencekit.testing import tiny_workload
 
 
@@ -41,7 +41,7 @@ def test_the_remainder_is_the_oracles_at_every_step():
 
 
 def test_a_run_in_single_precision_is_looked_at_in_double():
-    run = ik.record(Source(TINY)(0))
+    run = ik.record(WorkloadSource(TINY)(0))
     found = taylor(run, "test-loss", "dit")
     assert found.attrs["dtype"] == "float64" and found.slope.item() == pytest.approx(2, abs=0.15)
     own = taylor(run, "test-loss", "dit", precision="own")

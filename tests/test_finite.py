@@ -10,8 +10,8 @@ from torch.nn import functional as F
 import influencekit as ik
 from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import LOO
-from influencekit.finite import blamed
-from influencekit.queries.parameter import FixedVector
+from influencekit.queries import FixedVector
+from influencekit.training.checks.non_finite import blamed
 
 CE = nn.CrossEntropyLoss(reduction="none")
 

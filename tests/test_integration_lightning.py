@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from torch.utils.data import DataLoader, Dataset, IterableDataset  # noqa: E402
 
 import influencekit as ik  # noqa: E402
-from influencekit.integrations.lightning import InfluenceCallback  # noqa: E402
+from influencekit.trainers.lightning import InfluenceCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N = 22

@@ -13,12 +13,7 @@ from torch.utils.data import IterableDataset  # noqa: E402
 from transformers import BertConfig, BertForQuestionAnswering, TrainerCallback  # noqa: E402
 
 import influencekit as ik  # noqa: E402
-from influencekit.integrations.transformers import (  # noqa: E402
-    CrossEntropy,
-    InfluenceCallback,
-    own_loss,
-    reopen_with,
-)  # fmt: skip
+from influencekit.trainers.transformers import CrossEntropy, InfluenceCallback, own_loss, reopen_with
 
 test_batch.__test__ = False
 

@@ -1,4 +1,4 @@
-"""Readings of the training step: curvature products and shares, pulling back and pushing forward."""
+"""Readings of the step: curvature and gradient products, pulling back and pushing forward."""
 
 import pytest
 import torch
@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influencekit import InputError, Window, make
-from influencekit.curvature import CURVATURES
-from influencekit.step import State, Step
 from influencekit.testing import tiny_workload
 from influencekit.testing.setting import OPTIMIZERS, recorded
+from influencekit.training.curvature import CURVATURES
+from influencekit.training.state import State
+from influencekit.training.step import Step
 
 # pull ---------------------------------------------------------------------------------------------------
 
@@ -28,9 +29,9 @@ def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
         seen.append(state.step)
         rows = positions(step, state.step)
         matrix, g = dense(workload, curvature, state.theta, rows)
-        product, shares, _ = products(c, c[:, :0])
+        product, gradient_products, _ = products(c, c[:, :0])
         torch.testing.assert_close(product, c @ matrix, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(shares[:, : len(rows)], c @ g.T, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(gradient_products[:, : len(rows)], c @ g.T, rtol=1e-10, atol=1e-12)
     assert seen == list(range(step.plan.steps))[::-1]
 
 
@@ -42,9 +43,9 @@ def test_the_number_of_steps_computed_ahead_changes_nothing(room, monkeypatch):
     monkeypatch.setattr(linear, "_room", 3)
     expected = [products(c, c[:, :0])[:2] for _, products in linear.backwards(states)]
     monkeypatch.setattr(linear, "_room", room)
-    for (_, products), (product, shares) in zip(linear.backwards(states), expected, strict=True):
+    for (_, products), (product, gradient_products) in zip(linear.backwards(states), expected, strict=True):
         torch.testing.assert_close(products(c, c[:, :0])[0], product, rtol=1e-13, atol=1e-15)
-        torch.testing.assert_close(products(c, c[:, :0])[1], shares, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(products(c, c[:, :0])[1], gradient_products, rtol=1e-13, atol=1e-15)
 
 
 def test_an_unknown_curvature_names_those_there_are():

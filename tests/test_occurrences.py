@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
-from influencekit import InputError, StoreError, Window, occurrences
+from influencekit import InputError, StoreError, Window
 from influencekit.testing import oracle
 from influencekit.testing.setting import OPTIMIZERS, queries, recorded
+from influencekit.verbs import contributions as occurrences
 from influencekit.windows import REMOVALS
 
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -31,7 +32,9 @@ def test_every_window_under_every_removal_is_a_sum_of_contributions(optimizer):
     run = recorded(optimizer)
     windows = all_windows(run.steps)
     found = ik.contributions(run, queries(), at=range(1, run.steps + 1))
-    close(ik.windowed(found, windows).influence, ik.estimate(run, queries(), "dit", windows).influence)
+    close(
+        ik.sum_over_windows(found, windows).influence, ik.estimate(run, queries(), "dit", windows).influence
+    )
 
 
 @each_optimizer
@@ -50,7 +53,7 @@ def test_windows_equal_retraining_under_all_removals_where_first_order_is_exact(
     )
     query, run = ik.make("query", "vector", vector=vectors), ik.record(workload)
     windows = [Window(a, b, r) for r in REMOVALS for a, b in ((0, run.steps), (2, 5), (3, 4))]
-    found = ik.windowed(ik.contributions(run, query, at=[2, 3, 4, 5, run.steps]), windows)
+    found = ik.sum_over_windows(ik.contributions(run, query, at=[2, 3, 4, 5, run.steps]), windows)
     close(found.influence[..., positions], oracle.retrained(workload, query, windows, positions).numpy())
 
 
@@ -61,8 +64,10 @@ def test_adjoining_windows_add_up(data):
     found = ik.contributions(run, queries(), at=range(1, run.steps + 1))
     a, b, c = sorted(data.draw(st.sets(st.integers(0, run.steps), min_size=3, max_size=3)))
     for removal in ("global", "occurrence"):
-        parts = ik.windowed(found, [Window(a, b, removal), Window(b, c, removal)]).influence.sum("window")
-        whole = ik.windowed(found, [Window(a, c, removal)]).influence[:, 0]
+        parts = ik.sum_over_windows(found, [Window(a, b, removal), Window(b, c, removal)]).influence.sum(
+            "window"
+        )
+        whole = ik.sum_over_windows(found, [Window(a, c, removal)]).influence[:, 0]
         np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-12 * float(np.abs(found.contribution).max()))
 
 
@@ -73,18 +78,18 @@ def test_scores_of_each_epoch_join_to_those_of_larger_windows(removal):
     ends = [0, *each.stop.values.tolist()]
     larger = [Window(a, b, removal) for k, a in enumerate(ends) for b in ends[k + 1 :]]
     expected = ik.estimate(run, queries(), "dit", larger)
-    xr.testing.assert_allclose(ik.windowed(each, larger), expected, rtol=0, atol=1e-12)
+    xr.testing.assert_allclose(ik.sum_over_windows(each, larger), expected, rtol=0, atol=1e-12)
     for windows in ([Window(1, run.steps, removal)], [Window(0, 1, removal)], "full"):
         with pytest.raises(InputError, match=r"is not a sum of the windows|a list of Windows"):
-            ik.windowed(each, windows)
+            ik.sum_over_windows(each, windows)
 
 
 def test_windows_in_which_alone_an_example_is_absent_do_not_join():
     each = ik.estimate(recorded("adamw"), queries(), "dit", "each-epoch", "window")
     first = Window(0, int(each.stop[0]), "window")
-    xr.testing.assert_equal(ik.windowed(each, [first]).influence[:, 0], each.influence[:, 0])
+    xr.testing.assert_equal(ik.sum_over_windows(each, [first]).influence[:, 0], each.influence[:, 0])
     with pytest.raises(InputError, match="with window removal is not a sum"):
-        ik.windowed(each, [Window(0, int(each.stop[1]), "window")])
+        ik.sum_over_windows(each, [Window(0, int(each.stop[1]), "window")])
 
 
 def test_an_evaluation_sees_nothing_of_later_steps_and_padding_contributes_nothing():
@@ -106,7 +111,7 @@ def test_a_store_holds_the_same_numbers_lazily_in_chunks_of_any_size(chunk, held
     xr.testing.assert_equal(far.compute(), near)
     assert far.contribution.dtype == near.contribution.dtype and far.attrs == near.attrs
     again = xr.open_zarr(tmp_path / "c.zarr")
-    xr.testing.assert_equal(ik.windowed(again, "full"), ik.windowed(near, "full"))
+    xr.testing.assert_equal(ik.sum_over_windows(again, "full"), ik.sum_over_windows(near, "full"))
     assert [p.name for p in tmp_path.iterdir()] == ["c.zarr"]
 
 
@@ -125,7 +130,7 @@ def test_each_epoch_is_what_contributions_are_evaluated_for_by_default():
     run = recorded("sgd")
     found = ik.contributions(run, queries(), "dit:curvature=fisher")
     expected = ik.estimate(run, queries(), "dit:curvature=fisher", "each-epoch")
-    xr.testing.assert_allclose(ik.windowed(found, "each-epoch"), expected)
+    xr.testing.assert_allclose(ik.sum_over_windows(found, "each-epoch"), expected)
     assert found.attrs == expected.attrs and found.attrs["note_curvature"] == "fisher"
 
 
@@ -135,7 +140,7 @@ def test_a_lost_chunk_is_never_read_as_zero(tmp_path):
         if chunk.is_file():
             chunk.unlink()
     with pytest.raises(StoreError, match="a chunk of them was lost"):
-        ik.windowed(xr.open_zarr(tmp_path / "c.zarr"))
+        ik.sum_over_windows(xr.open_zarr(tmp_path / "c.zarr"))
 
 
 @pytest.mark.parametrize(
@@ -160,5 +165,5 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(arguments, w
 def test_a_window_without_its_evaluations_says_which_are_missing():
     found = ik.contributions(recorded("sgd"), at=[2, 5])
     with pytest.raises(InputError, match=r"window \[1, 5\) with global removal needs the effect at state 1"):
-        ik.windowed(found, [Window(1, 5)])
-    assert ik.windowed(found, [Window(1, 5, "window")]).influence.any()
+        ik.sum_over_windows(found, [Window(1, 5)])
+    assert ik.sum_over_windows(found, [Window(1, 5, "window")]).influence.any()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from influencekit import SGD, Adam, AdamW, Group, InputError, Optimizer, Workload
-from influencekit import optimizers as optimizers_module
-from influencekit.layout import Layout
 from influencekit.testing import torch_optimizer
+from influencekit.training import optimizers as optimizers_module
+from influencekit.training.layout import Layout
 
 
 class Parameters(nn.Module):

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from influencekit import registry
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Query
-from influencekit.options import Option
 from influencekit.registry import describe, label, make, names, spec, split
+from influencekit.specs import Option
 
 
 class Side(enum.StrEnum):

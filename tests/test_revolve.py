@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
-from influencekit import checkpoints
-from influencekit.checkpoints import backwards, evaluations, spread
-from influencekit.recorders.revolve import Revolve
-from influencekit.step import State, Step
+from influencekit.recorders import Revolve
 from influencekit.testing.oracle import tiny_workload
-from influencekit.trajectory import Trajectory
+from influencekit.training.state import State
+from influencekit.training.step import Step
+from influencekit.trajectory import binomial_schedule as checkpoints
+from influencekit.trajectory.binomial_schedule import backwards, binomial_schedule, evaluations
+from influencekit.trajectory.trajectory import Trajectory
 
 lengths, slots = st.integers(1, 200), st.integers(1, 10)
 
@@ -86,7 +87,7 @@ def test_every_state_comes_once_last_first_in_the_fewest_steps_and_places(length
 @settings(max_examples=60, deadline=None)
 @given(steps=lengths, states=st.integers(2, 10))
 def test_the_kept_states_are_those_of_a_sweep_that_no_choice_makes_cheaper(steps, states):
-    kept = spread(steps, states)
+    kept = binomial_schedule(steps, states)
     assert kept == sorted(set(kept)) and kept[0] == 0 and kept[-1] == steps and len(kept) <= states
     cost = sum(evaluations(b - a, states - i) for i, (a, b) in enumerate(zip(kept, kept[1:], strict=False)))
     assert cost == cheapest_recorded(steps, states)
@@ -96,12 +97,12 @@ def test_the_formula_of_griewank_and_walther_for_long_runs():
     """Their closed form: at most r times every step, and a run of B(s, r) states uses all of it."""
     assert [checkpoints.reach(3, r) for r in range(4)] == [1, 4, 10, 20]
     assert evaluations(checkpoints.reach(64, 2), 64) == 2 * 2145 - 66
-    kept = spread(20_000, 64)
+    kept = binomial_schedule(20_000, 64)
     cost = sum(evaluations(b - a, 64 - i) for i, (a, b) in enumerate(zip(kept, kept[1:], strict=False)))
     assert len(kept) == 64 and cost == 37_795
     limit = checkpoints.reach(64, 3) - 4  # as the recorder's docstring says
     for steps, times in ((limit, 2), (limit + 1, 3)):
-        kept = spread(steps, 64)
+        kept = binomial_schedule(steps, 64)
         stretches = enumerate(zip(kept, kept[1:], strict=False))
         assert max(checkpoints._times(b - a, 64 - i) for i, (a, b) in stretches) == times
 
@@ -122,12 +123,12 @@ def test_a_sweep_holds_no_more_states_and_does_no_more_steps_than_it_must(states
     run = Trajectory(
         ik.record(full().workload, Revolve(states), step=full().step).group, full().workload, full().step
     )
-    before = max(t for t in run.kept if t <= begin)  # needed until state `begin` is made from it
+    before = max(t for t in run.stored_states if t <= begin)  # needed until state `begin` is made from it
     made: list[tuple[int, weakref.ref]] = []
-    at, held = run.steps, [len(run.kept)]
+    at, held = run.steps, [len(run.stored_states)]
 
     def count() -> None:
-        waiting = sum(begin <= t < at for t in run.kept)
+        waiting = sum(begin <= t < at for t in run.stored_states)
         waiting += before < begin and begin not in [t for t, _ in made]
         held.append(waiting + sum(ref() is not None for _, ref in made))
 
@@ -140,7 +141,7 @@ def test_a_sweep_holds_no_more_states_and_does_no_more_steps_than_it_must(states
     original = Step.advance
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "advance", advance)
-        patch.setattr("influencekit.trajectory._BLOCK", room * 3 * run.workload.theta0.nbytes)
+        patch.setattr("influencekit.trajectory.trajectory._BLOCK", room * 3 * run.workload.theta0.nbytes)
         blocks = run.blocks(begin, run.steps)
         while (block := next(blocks, None)) is not None:
             assert [s.step for s in block] == list(range(at - len(block), at))
@@ -164,7 +165,7 @@ def test_scores_are_those_of_full(states, window):
     removal = "global" if window is None else "window"
     windows = [ik.Window(*(window or (0, 48)), removal)]
     run = ik.record(full().workload, Revolve(states), window=window)
-    assert (run.first, run.last) == (window or (0, 48)) and len(run.kept) <= states
+    assert (run.first, run.last) == (window or (0, 48)) and len(run.stored_states) <= states
     found, expected = (ik.estimate(each, windows=windows).influence.values for each in (run, full()))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * abs(expected).max())
 
@@ -201,7 +202,7 @@ def test_a_cut_off_run_is_continued_and_swept_as_far_as_it_went(tmp_path, monkey
         patch.setattr(Step, "advance", advance)
         ik.record(workload, "revolve:states=5", path)
     part = ik.open(path, workload)
-    assert part.last == 30 and part.kept == [t for t in spread(48, 5) if t <= 30]
+    assert part.last == 30 and part.stored_states == [t for t in binomial_schedule(48, 5) if t <= 30]
     states = [s for block in part.blocks(0, 30) for s in reversed(block)]
     assert [s.step for s in states] == list(range(30))[::-1]
     assert all(same(s, full().state(s.step)) for s in states)

@@ -14,7 +14,7 @@ from test_optimizers import adams, sgds
 
 import influencekit as ik
 from influencekit import SGD, AdamW, DivergedError, InputError, Window
-from influencekit.retrain import Weighting, window_effects
+from influencekit.effects.retrain import Weighting, window_effects
 from influencekit.testing.oracle import (
     quadratic_workload,
     retrained,
@@ -23,7 +23,7 @@ from influencekit.testing.oracle import (
     weighted_run,
     window_weights,
 )
-from influencekit.workload import select
+from influencekit.training.batch import select
 
 pytestmark = pytest.mark.usefixtures("quick")
 LOSSES = ik.make("query", "test-losses")

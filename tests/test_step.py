@@ -9,11 +9,12 @@ from torch import nn
 from torch.func import functional_call
 
 from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
-from influencekit.door import check_step
-from influencekit.step import State, Step
 from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
 from influencekit.testing.setting import OPTIMIZERS
-from influencekit.workload import select
+from influencekit.training.batch import select
+from influencekit.training.checks.step import check_step
+from influencekit.training.state import State
+from influencekit.training.step import Step
 
 # iterate ------------------------------------------------------------------------------------------------
 

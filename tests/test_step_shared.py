@@ -8,9 +8,9 @@ from helpers_step import KINDS
 from torch import nn
 
 from influencekit import compare, estimate, make, record
-from influencekit.step import Step
 from influencekit.testing import tiny_workload
-from influencekit.workload import like, tensors_of
+from influencekit.training.batch import tensors_of, with_tensors
+from influencekit.training.step import Step
 
 
 def another(workload, seed=5):
@@ -22,7 +22,7 @@ def another(workload, seed=5):
             return x.flip(0)
         return x + torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
-    train = like(workload.train, [other(x) for x in tensors_of(workload.train)])
+    train = with_tensors(workload.train, [other(x) for x in tensors_of(workload.train)])
     moved = replace(workload, train=train, seed=seed)
     with torch.no_grad():
         for p in moved.model.parameters():
@@ -96,7 +96,9 @@ def test_nothing_is_shared_where_the_functions_differ(one, two):
 
 def test_compare_traces_once_for_all_seeds(monkeypatch):
     made = []
-    monkeypatch.setattr("influencekit.pipeline.Step", lambda *a, **k: made.append(Step(*a, **k)) or made[-1])
+    monkeypatch.setattr(
+        "influencekit.verbs.compare.Step", lambda *a, **k: made.append(Step(*a, **k)) or made[-1]
+    )
     both = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(0, 1))
     assert made[0]._kernels is made[1]._kernels
     alone = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(1,))

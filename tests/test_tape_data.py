@@ -47,7 +47,7 @@ class Gauss(Dataset):
 
 
 class Together(Dataset):
-    """Fetched a batch at a time."""
+    """IndexedBatch a batch at a time."""
 
     def __init__(self):
         self.base = Examples()

@@ -10,9 +10,9 @@ from helpers_tape_caught import MEAN, Loop, caught, once
 from torch import nn
 
 import influencekit as ik
-from influencekit import replay_check
 from influencekit.errors import StoreError
 from influencekit.tape import spotcheck
+from influencekit.trajectory import replay_check
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
 from benchmarks.late_changes import KINDS, Run  # noqa: E402
@@ -62,7 +62,7 @@ def test_a_sweep_compares_with_every_state_that_it_finds(recorder, since):
         ik.estimate(run)
     text = str(info.value)
     assert "parameter" in text and "the loss, a setting of the model" in text and len(text) < 420
-    start = max(t for t in run.kept if t <= since)
+    start = max(t for t in run.stored_states if t <= since)
     assert recorder == "every-k:k=1" or f"steps {start} to" in text or f"step {start}," in text
 
 
@@ -93,7 +93,7 @@ def test_an_honest_run_is_not_blamed_and_nothing_is_compared_twice(recorder, mon
     run = unchecked(lambda event, loop: None, recorder)
     scores = ik.estimate(run).influence.values
     asked = []
-    monkeypatch.setattr("influencekit.trajectory.compared", lambda *some: asked.append(some[1]))
+    monkeypatch.setattr("influencekit.trajectory.trajectory.compared", lambda *some: asked.append(some[1]))
     assert (ik.estimate(run).influence.values == scores).all()
     stretches = replay_check.stretches(run, 0, run.steps)
     run.check_replay(0, run.steps)

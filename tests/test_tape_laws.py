@@ -85,7 +85,7 @@ def test_replay_is_bitwise_in_float32(loop):
     done = taped(loop, dtype=torch.float32, recorder="every-k:k=3")
     run = done.open()
     assert run.attrs["replay"] == f"{run.steps} steps replayed, equal bit for bit"
-    assert len(run.kept) < len(done.states) == run.steps + 1
+    assert len(run.stored_states) < len(done.states) == run.steps + 1
     for t, theta in enumerate(done.states):
         assert torch.equal(run.state(t).theta, theta)
     state = run.step.advance(run.state(run.steps - 1))[0]
@@ -141,7 +141,7 @@ def test_leaving_out_is_the_users_loop_without_the_example(loop):
 def test_scores_between_far_apart_states_are_the_same_bits(loop):
     full, far = opened(loop), opened(loop, "every-k:k=4")
     assert scores(full, "dit").tobytes() == scores(far, "dit").tobytes()
-    assert len(full.kept) == full.steps + 1 > len(far.kept) == 2 + (full.steps - 1) // 4
+    assert len(full.stored_states) == full.steps + 1 > len(far.stored_states) == 2 + (full.steps - 1) // 4
 
 
 SOME = [LOOPS[name] for name in ("two groups", "random augmentation, dropout, accumulation over 3")]

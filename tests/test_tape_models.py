@@ -10,7 +10,7 @@ from helpers_tape_kinds import NUMBER as N
 from torch import nn
 
 from influencekit import InputError, estimate, make
-from influencekit.queries.parameter import FixedVector
+from influencekit.queries import FixedVector
 
 
 def trained(model, tape):

@@ -41,7 +41,7 @@ def test_a_store_gives_back_the_run(store):
     nn.init.zeros_(model[0].weight)
     run = opened(store, model=model, test=held_out())
     assert all(torch.equal(run.state(t).theta, theta) for t, theta in enumerate(done.states))
-    assert not model[0].weight.any() and run.steps == 9 and run.kept == [0, 4, 8, 9]
+    assert not model[0].weight.any() and run.steps == 9 and run.stored_states == [0, 4, 8, 9]
     result = ik.estimate(run, "test-loss", "loo:examples=2")
     assert (
         result.train.values.tolist() == [f"id-{i}" for i in range(N)] and result.attrs["workload"] == "mine"

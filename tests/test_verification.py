@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
-from influencekit import trajectory as trajectories
 from influencekit.testing.oracle import tiny_workload
-from influencekit.verification import verify
+from influencekit.trajectory import trajectory as trajectories
+from influencekit.verbs.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_recorded_run_replays_bit_for_bit(workload, recorder):
     run = ik.record(workload, recorder)
     found = verify(run)
     assert found == (run.steps, 0.0) and "bit for bit" in str(found)
-    assert verify(run, spans=1).steps == run.kept[1] - run.kept[0]
+    assert verify(run, spans=1).steps == run.stored_states[1] - run.stored_states[0]
     assert verify(run, spans=0).steps == 0
 
 
@@ -55,7 +55,7 @@ def test_a_replay_that_goes_astray_says_until_when_losses_agree(workload, tmp_pa
     values = loss[:]
     values[3:] += 1.0
     loss[:] = values
-    altered(path, "theta", len(run.kept) - 1, 0.5)
+    altered(path, "theta", len(run.stored_states) - 1, 0.5)
     with pytest.raises(ik.StoreError, match="losses agree until step 2"):
         verify(ik.open(path, workload))
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influencekit import InputError, Window
+from influencekit.training.plan import Plan
 from influencekit.windows import REMOVALS, parse_windows
-from influencekit.workload import Plan
 
 removals = st.sampled_from(REMOVALS)
 

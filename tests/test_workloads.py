@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from influencekit.errors import InputError
-from influencekit.optimizers import SGD
 from influencekit.registry import BUILTINS, load, make
-from influencekit.schedules import Constant, InverseSqrt
+from influencekit.training.optimizers import SGD
+from influencekit.training.schedules import Constant, InverseSqrt
 from influencekit.workloads import adult, draw, files, kmnist, mnist, newsgroups, text
 
 BUNDLED = [name for name in BUILTINS["workload"] if not name.startswith("emnist")]

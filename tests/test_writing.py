@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influencekit import InputError, StoreError
-from influencekit.store import open_group, read
-from influencekit.writing import COLUMNS, Writer, ledger, writer
-from influencekit.writing.background import Background
-from influencekit.writing.files import Folder
+from influencekit.files import Folder
+from influencekit.trajectory.store import open_group, read
+from influencekit.trajectory.writing import COLUMNS, Writer, ledger, writer
+from influencekit.trajectory.writing.background import Background
 
 
 @pytest.fixture(autouse=True)
@@ -188,10 +188,10 @@ def test_whoever_reads_while_it_is_written_sees_one_commit(tmp_path, monkeypatch
 
 
 def test_much_is_committed_early_and_a_slow_disk_is_waited_for(tmp_path, monkeypatch):
-    """More than BYTES starts a commit; never more than _ROOM bytes are ahead of the disk."""
+    """More than BYTES starts a commit; never more than _MEMORY bytes are ahead of the disk."""
     monkeypatch.setattr(writer, "SECONDS", 1e9)
     monkeypatch.setattr(writer, "BYTES", 5_000)
-    monkeypatch.setattr(writer, "_ROOM", 20_000)
+    monkeypatch.setattr(writer, "_MEMORY", 20_000)
     gate, ahead = threading.Event(), []
     commit = ledger.Ledger.commit
 

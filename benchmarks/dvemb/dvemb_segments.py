@@ -21,7 +21,7 @@ QUICK = {"runs": ((256, {"n_train": 64, "epochs": 1}),)}
 ROUNDS = 3
 
 
-class Held(Source):
+class InMemory(Source):
     """The gradients of another source, all in memory."""
 
     def __init__(self, other: Source) -> None:
@@ -63,7 +63,7 @@ def by_segments(source: Source, checkpoints: int | None) -> Tensor:
 def measure(dim: int | None, options: dict) -> dict:
     """Seconds and differences of every way, for one run."""
     run = ik.record(ik.make("workload", "mnist-1v7-dnn", setting="trained", batch_size=32, **options))
-    source = Held(Replayed(run, dim, 0))
+    source = InMemory(Replayed(run, dim, 0))
     default = len(cuts(0, source.steps, source.width, None))
     ways: dict[str, Callable[[], Tensor]] = {"step by step": partial(by_steps, source)}
     for k in sorted({1, 8, default}):

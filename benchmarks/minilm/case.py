@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import influencekit as ik
 from benchmarks.shared.results import load, save
 from benchmarks.shared.texts import minilm, posts
-from influencekit.schedules import Factors
-from influencekit.workload import Batch, Workload
+from influencekit.training.batch import Batch
+from influencekit.training.schedules import Factors
+from influencekit.training.workload import Workload
 from influencekit.workloads.newsgroups import CLASSES, body
 
 N_TRAIN, N_VALIDATION, N_TEST, TOKENS, BATCH, EPOCHS, FLIPPED = 256, 256, 384, 24, 16, 2, 0.1

@@ -13,8 +13,8 @@ from torch import Tensor
 from benchmarks.minilm.case import BATCH, Case, about, cached, case
 from benchmarks.minilm.run import Run, example_gradients, shares, sweep
 from benchmarks.shared.detection import detection
-from influencekit.step import State
-from influencekit.workload import select
+from influencekit.training.batch import select
+from influencekit.training.state import State
 
 TAKES = "20 min"
 RUN = ("sgd", 0.1, 100)  # optimizer, learning rate, seed

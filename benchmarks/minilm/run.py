@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from benchmarks.minilm.case import BATCH, warm_up
-from influencekit.curvature import FORWARD
-from influencekit.step import State
-from influencekit.tracing import trace
-from influencekit.training import Training
-from influencekit.workload import Batch, Workload, select
+from influencekit.training.batch import Batch, select
+from influencekit.training.curvature import FORWARD
+from influencekit.training.kernels.tracing import trace
+from influencekit.training.losses import Training
+from influencekit.training.state import State
+from influencekit.training.workload import Workload
 
 KEEP = 8  # states between two that are kept
 

@@ -8,9 +8,9 @@
 xarray in and out; dimensions beyond those that a function names (`seed`, `query`, `estimator`) go along.
 """
 
-from influencekit.analysis.detection import detection, flipped
 from influencekit.analysis.patterns import PATTERNS, patterns
 from influencekit.analysis.stages import STAGES, epoch_loss, stage_agreement, stage_windows, stages
+from influencekit.evaluation.detection import detection, flipped
 
 __all__ = [
     "PATTERNS",

@@ -10,9 +10,9 @@ from scipy.signal import find_peaks
 
 from influencekit.errors import InputError
 from influencekit.metrics import kendall
-from influencekit.trajectory import Trajectory
+from influencekit.training.plan import Plan
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Removal, Window
-from influencekit.workload import Plan
 
 __all__ = ["STAGES", "epoch_loss", "stage_agreement", "stage_windows", "stages"]
 

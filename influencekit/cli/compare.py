@@ -15,7 +15,7 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from influencekit.cli.problems import Source
+    from influencekit.cli.problems import WorkloadSource
 
 __all__ = ["compare"]
 
@@ -105,18 +105,18 @@ def compare(
     file = None if json_file == "-" else json_file
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
         with progress():
-            from influencekit import pipeline
+            import influencekit as ik
             from influencekit.cli.evaluating import summarise_evaluation
-            from influencekit.cli.problems import Source, use_device
+            from influencekit.cli.problems import WorkloadSource, use_device
             from influencekit.cli.summary import summarise
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
-            source = Source(workload, setting, data_dir, use_device(device, threads))
+            source = WorkloadSource(workload, setting, data_dir, use_device(device, threads))
             build = _Memory(source)
             problem = build(seeds[0])
             _check(problem, query, window, removal)
             evaluating = _evaluating(evaluate, [*methods, truth], subsets, query, problem)
-            result = pipeline.compare(
+            result = ik.compare(
                 build, methods, truth, query, window, removal, seeds, recorder, evaluating, top
             )
             result = build.describe(_named(result, typed))
@@ -135,8 +135,8 @@ def compare(
     if json_file == "-":
         click.echo(to_json(found), nl=False)
         return
+    from influencekit.cli.messages import facts, remarks
     from influencekit.cli.table import compared, width_of
-    from influencekit.cli.words import facts, remarks
 
     saved = [name for name in (out, file) if name]
     click.echo(compared(found, facts(result), remarks(result, found, saved), width_of(sys.stdout)))
@@ -158,7 +158,7 @@ def _evaluating(
 class _Memory:
     """Builds workloads, and remembers of each seed's what the result should say of its examples."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WorkloadSource) -> None:
         self._source, self._labels, self._info = source, {}, {}  # type: ignore[var-annotated]
 
     def __call__(self, seed: int) -> Any:

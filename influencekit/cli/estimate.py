@@ -17,7 +17,7 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from influencekit.trajectory import Trajectory
+    from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["estimate"]
 
@@ -101,19 +101,20 @@ def estimate(
         raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
     with new_file(out) as path:
         with progress():
-            from influencekit import pipeline, screen
+            import influencekit as ik
             from influencekit.cli import screening
             from influencekit.cli.examples import classes
             from influencekit.cli.problems import reopen, use_device
             from influencekit.direction import better_of, which_end
             from influencekit.registry import make
+            from influencekit.verbs import remove as screen
 
             which = which_end(which, better_of(make("query", query)), f"query {query}")
             ids = screening.read_ids(remove) if remove else None
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
             if ids:
                 screen.positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = pipeline.estimate(trajectory, query, estimator, window, removal)
+            scores = ik.estimate(trajectory, query, estimator, window, removal)
             scores = scores.assign_attrs(_trust(trajectory, query, estimator, scores, trust))
             verified = removed = None
             began = time.perf_counter()
@@ -148,9 +149,9 @@ def _trust(
     trajectory: Trajectory, query: str, estimator: str, scores: xr.Dataset, method: Any
 ) -> dict[str, Any]:
     """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth."""
-    from influencekit import reliability
     from influencekit.interfaces import Claim
     from influencekit.registry import make
+    from influencekit.verbs import trust as reliability
 
     exact = Claim.EXACT in make("estimator", estimator).claims
     if method == "none" or (method == "auto" and exact):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from influencekit.cli.table import aligned, figure, paragraph, share
+from influencekit.cli.table import aligned, figure, format_percent, paragraph
 from influencekit.direction import most
 from influencekit.evaluation.bootstrap import LEAST
 
@@ -87,7 +87,7 @@ def _brittleness(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows],
 
     def table(spread: bool) -> Rows:
         rows = [["removed", "chosen by", *(f"k = {k}" for k in one["k"])]]
-        kinds = [("effect", "", _effect), *([("flips", "_flips", share)] if flips else [])]
+        kinds = [("effect", "", _effect), *([("flips", "_flips", format_percent)] if flips else [])]
         for key, end, words in kinds:
             for removed in ends:
                 for j, (name, row) in enumerate(one["estimators"].items()):
@@ -125,7 +125,7 @@ def _mislabel(one: dict[str, Any]) -> tuple[str, int, Callable[[bool], Rows], Se
 
     title = (
         f"Mislabel AUC, {100 * one['share']:g} % of the labels flipped; accuracy then "
-        f"{share(one['accuracy'], False)}"
+        f"{format_percent(one['accuracy'], False)}"
     )
     return title, 1, table, ()
 

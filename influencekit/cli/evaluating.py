@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from influencekit.interfaces import Estimator
-    from influencekit.trajectory import Trajectory
-    from influencekit.workload import Workload
+    from influencekit.training.workload import Workload
+    from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["Evaluating", "summarise_evaluation"]
 
 
 class Evaluating:
-    """What `pipeline.compare` calls with the run and the scores of every seed; collects the results.
+    """What `compare` calls with the run and the scores of every seed; collects the results.
 
     Made before anything is trained: names, options and estimators are checked then.
     """
@@ -27,7 +27,7 @@ class Evaluating:
     def __init__(
         self, specs: str, methods: list[Estimator], subsets: str | None, query: str, workload: Workload
     ) -> None:
-        from influencekit.evaluation.panel import check, parse
+        from influencekit.evaluation.run import check, parse
         from influencekit.evaluation.scoring import estimators_of
 
         self._asked, self._query = parse(specs), query
@@ -38,7 +38,7 @@ class Evaluating:
         self._seeds: list[int] = []
 
     def __call__(self, seed: int, trajectory: Trajectory, scores: xr.Dataset) -> None:
-        from influencekit.evaluation.panel import evaluate
+        from influencekit.evaluation.run import evaluate
 
         folder = None if self._subsets is None else self._subsets / f"seed-{seed}"
         methods = list(self._methods.values())

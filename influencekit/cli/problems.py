@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
-    from influencekit.trajectory import Trajectory
-    from influencekit.workload import Workload
+    from influencekit.training.workload import Workload
+    from influencekit.trajectory.trajectory import Trajectory
 
-__all__ = ["Source", "from_attrs", "reopen", "use_device"]
+__all__ = ["WorkloadSource", "from_attrs", "reopen", "use_device"]
 
 
 @dataclass(frozen=True)
-class Source:
+class WorkloadSource:
     """A workload function with all options but the seed; what it builds says how to build it again."""
 
     spec: str
@@ -25,9 +25,9 @@ class Source:
 
     def __call__(self, seed: int) -> Workload:
         """The workload of this seed. Errors: whatever the spec or the data have wrong."""
-        from influencekit.options import options_of
         from influencekit.registry import load, make
-        from influencekit.workload import Workload
+        from influencekit.specs import options_of
+        from influencekit.training.workload import Workload
 
         name, *pairs = self.spec.split(":")
         known = options_of(load("workload", name))
@@ -81,13 +81,13 @@ def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: s
         )
     if info.get("data_source") == "data_dir" and data_dir is None:
         raise InputError(f"{where} was made from data in a folder of yours; name it with --data-dir DIR")
-    return Source(info["spec"], data_dir=data_dir, device=device)(int(info["draw_seed"]))
+    return WorkloadSource(info["spec"], data_dir=data_dir, device=device)(int(info["draw_seed"]))
 
 
 def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
     """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
-    from influencekit.pipeline import open
-    from influencekit.store import open_group
+    from influencekit.trajectory.store import open_group
+    from influencekit.verbs.open import open
 
     attrs = dict(open_group(store).attrs)
     if code is not None:
@@ -111,7 +111,7 @@ def _from_code(code: str) -> Any:
     import sys
     from pathlib import Path
 
-    from influencekit.workload import Workload
+    from influencekit.training.workload import Workload
 
     file, _, name = code.rpartition(":")
     if not file or not name.isidentifier():

@@ -13,7 +13,7 @@ import click
 from influencekit.cli.summary import window_name
 from influencekit.cli.table import aligned, paragraph
 from influencekit.direction import better_in, extremes
-from influencekit.linear import FAST
+from influencekit.training.linear import FAST
 
 if TYPE_CHECKING:
     import xarray as xr

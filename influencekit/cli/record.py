@@ -64,19 +64,19 @@ def record(
     if not path.absolute().parent.is_dir():
         raise InfluenceKitError(f"--store {store} cannot be written: {path.parent} is not a folder")
     with progress():
-        from influencekit import pipeline
-        from influencekit.cli.problems import Source, use_device
-        from influencekit.store import open_group
+        import influencekit as ik
+        from influencekit.cli.problems import WorkloadSource, use_device
+        from influencekit.trajectory.store import open_group
         from influencekit.windows import parse_windows
 
-        problem = Source(workload, setting, data_dir, use_device(device, threads))(seed)
+        problem = WorkloadSource(workload, setting, data_dir, use_device(device, threads))(seed)
         spans = parse_windows(window, problem.plan.epoch.tolist())
         if len(spans) != 1:
             raise InputError(f"--window {window} is {len(spans)} windows; a recording has one")
         default = {n for n in ctx.params if ctx.get_parameter_source(n) is click.core.ParameterSource.DEFAULT}
         continued = resume and path.exists()
         try:
-            trajectory = pipeline.record(
+            trajectory = ik.record(
                 problem,
                 None if continued and "recorder" in default else recorder,
                 path,

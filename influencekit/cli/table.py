@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["aligned", "compared", "figure", "paragraph", "share", "width_of"]
+__all__ = ["aligned", "compared", "figure", "paragraph", "format_percent", "width_of"]
 
 
 def width_of(stream: Any = None) -> int | None:
@@ -66,7 +66,7 @@ def _estimators(found: dict[str, Any], width: int | None) -> list[str]:
         for name, row in found["estimators"].items():
             figures = [figure(row[m], spread) for m in _metrics(found)]
             mark = " (reference)" if name == found["reference"] else ""
-            rows.append([name + mark, *figures, share(accuracy, spread), seconds(row["seconds"])])
+            rows.append([name + mark, *figures, format_percent(accuracy, spread), seconds(row["seconds"])])
         lines = aligned(rows, gap="   ")
         if width is None or max(map(len, lines)) <= width:
             return _styled(lines, found)
@@ -77,7 +77,7 @@ def _estimators(found: dict[str, Any], width: int | None) -> list[str]:
     for name, row in found["estimators"].items():
         mark = " (reference)" if name == found["reference"] else ""
         cells = [[f"  {m}", figure(row[m], several)] for m in _metrics(found)]
-        cells += [["  accuracy", share(accuracy, several)], ["  seconds", seconds(row["seconds"])]]
+        cells += [["  accuracy", format_percent(accuracy, several)], ["  seconds", seconds(row["seconds"])]]
         stacked += [click.style(name, bold=True) + mark, *aligned(cells, left=2)]
     return stacked
 
@@ -120,7 +120,7 @@ def figure(statistic: dict[str, float], spread: bool) -> str:
     return f"{mean:.3f} ± {std:.3f}" if spread else f"{mean:.3f}"
 
 
-def share(statistic: dict[str, float], spread: bool) -> str:
+def format_percent(statistic: dict[str, float], spread: bool) -> str:
     """`98.4 ± 0.5 %`, or `-` where accuracy has no meaning."""
     mean, std = 100 * statistic["mean"], 100 * statistic["std"]
     if math.isnan(mean):

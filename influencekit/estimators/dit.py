@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from influencekit.adjoint import Shares, shares, sweep
-from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.trajectory import Trajectory
+from influencekit.effects.backward import contributions, sweep
+from influencekit.interfaces import Claim, Contributions, Estimator, Query
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["DIT"]
@@ -37,8 +37,10 @@ class DIT(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         return sweep(trajectory, query, windows, self.curvature)
 
-    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
-        return shares(trajectory, query, [((t, 1),) for t in states], 0, self.curvature)
+    def contributions(
+        self, trajectory: Trajectory, query: Query, states: Sequence[int]
+    ) -> Iterator[Contributions]:
+        return contributions(trajectory, query, [((t, 1),) for t in states], 0, self.curvature)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"curvature": self.curvature, **trajectory.step.notes}

@@ -9,14 +9,14 @@ from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 from torch.func import vmap
 
-from influencekit.curvature import REVERSE
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.tracing import agree
-from influencekit.training import Training
-from influencekit.trajectory import Trajectory
+from influencekit.training.curvature import REVERSE
+from influencekit.training.kernels.tracing import agree
+from influencekit.training.losses import Training
+from influencekit.training.workload import Workload
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
-from influencekit.workload import Workload
 
 __all__ = ["InfluenceFunction", "training_time"]
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from influencekit.effects.retrain import Strategy, Weighting, strategy_of, window_effects
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.retrain import Strategy, Weighting, strategy_of, window_effects
-from influencekit.trajectory import Trajectory
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["LOO"]

@@ -3,11 +3,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from influencekit.adjoint import sweep
+from influencekit.effects.backward import sweep
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.optimizers import SGD
-from influencekit.trajectory import Trajectory
+from influencekit.training.optimizers import SGD
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["SGDInfluence"]

@@ -12,12 +12,12 @@ every seed of a workload. Any estimator can be evaluated, registered or of one's
 """
 
 from influencekit.evaluation.brittleness import brittleness
-from influencekit.evaluation.groups import leave_k_out
 from influencekit.evaluation.lds import lds
+from influencekit.evaluation.leave_k_out import leave_k_out
 from influencekit.evaluation.mislabel import mislabel_auc
-from influencekit.evaluation.panel import EVALUATIONS, evaluate, over_seeds
+from influencekit.evaluation.run import EVALUATIONS, evaluate, over_seeds
 from influencekit.evaluation.scoring import score
-from influencekit.evaluation.slope import taylor
+from influencekit.evaluation.taylor import taylor
 
 __all__ = [
     "EVALUATIONS",

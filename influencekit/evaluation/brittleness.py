@@ -10,18 +10,18 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit.direction import better_of, ends, written
-from influencekit.evaluation.groups import sizes
+from influencekit.effects.retrain import Strategy, Weighting, effects, spans
+from influencekit.evaluation.leave_k_out import sizes
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets
 from influencekit.evaluation.scoring import Estimators, score
 from influencekit.interfaces import Query
-from influencekit.pipeline import Windows
 from influencekit.progress import track
-from influencekit.queries.loss import TestLosses
-from influencekit.queries.prediction import Prediction
-from influencekit.retrain import Strategy, Weighting, effects, spans
-from influencekit.trajectory import Trajectory
+from influencekit.queries import Prediction, TestLosses
+from influencekit.training.batch import select
+from influencekit.training.workload import Workload
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.results import Windows
 from influencekit.windows import Removal, Window
-from influencekit.workload import Workload, select
 
 __all__ = ["brittleness"]
 

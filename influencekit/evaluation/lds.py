@@ -7,15 +7,15 @@ import numpy as np
 import torch
 import xarray as xr
 
+from influencekit.effects.retrain import Strategy
 from influencekit.errors import InputError
 from influencekit.evaluation import bootstrap
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects
 from influencekit.evaluation.scoring import Estimators, score
 from influencekit.interfaces import Query
 from influencekit.metrics import spearman
-from influencekit.pipeline import Windows
-from influencekit.retrain import Strategy
-from influencekit.trajectory import Trajectory
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.results import Windows
 from influencekit.windows import Removal
 
 __all__ = ["lds", "left_out_size", "ranked_alike"]

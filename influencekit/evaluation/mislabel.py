@@ -4,13 +4,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from influencekit.analysis.detection import detection, flipped
 from influencekit.direction import better_of, written
+from influencekit.evaluation.detection import detection, flipped
 from influencekit.evaluation.scoring import Estimators, estimators_of, score
 from influencekit.interfaces import Query
-from influencekit.pipeline import Windows
-from influencekit.recording import record
-from influencekit.trajectory import Trajectory
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.record import record
+from influencekit.verbs.results import Windows
 from influencekit.windows import Removal
 
 __all__ = ["mislabel_auc"]

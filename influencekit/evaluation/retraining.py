@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influencekit.buffers import flat
+from influencekit.effects.retrain import Models, Strategy, Weighting, retrained, spans, strategy_of
 from influencekit.errors import DivergedError, InputError
-from influencekit.evaluation.folder import Folder
+from influencekit.evaluation.cache import Folder
 from influencekit.interfaces import Query
 from influencekit.progress import track
-from influencekit.retrain import Models, Strategy, Weighting, retrained, spans, strategy_of
-from influencekit.trajectory import Trajectory
+from influencekit.training.buffers import flat
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["draw_seed", "random_sets", "set_effects"]
 
 _PIECE = 64  # sets that are retrained, and kept, at once; 4 where models are trained one after the other
-_ROOM = 1 << 30  # bytes that they may take
+_MEMORY = 1 << 30  # bytes that they may take
 
 
 def draw_seed(trajectory: Trajectory, seed: int) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def set_effects(
     recorded = {t: trajectory.state(t) for _, _, t in states}
     own = {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
     asked = {t: query.at(trajectory.workload_at(t), state.theta) for t, state in recorded.items()}
-    chunk = None if workload.test is None else trajectory.step.room(_ROOM, workload.n_test)
+    chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
     out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))
     for rows, theta in _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {}):
         changes = {}
@@ -94,7 +94,7 @@ def _pieces(
 ) -> Iterator[tuple[range, Tensor]]:
     """(numbers of sets, their parameters [set, state, param]), from the folder or retrained now."""
     together = strategy_of(trajectory, strategy) == "batch"
-    size = min(_PIECE, trajectory.step.room(_ROOM)) if together else 4
+    size = min(_PIECE, trajectory.step.capacity(_MEMORY)) if together else 4
     if store is None:
         whole = range(0, len(left_out), size)
         for first in track(whole, "sets left out", len(whole)):

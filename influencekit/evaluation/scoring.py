@@ -8,11 +8,12 @@ import xarray as xr
 
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
-from influencekit.pipeline import Windows, estimate, examples, window_coords, windows_among
 from influencekit.progress import track
 from influencekit.registry import label, make
-from influencekit.screen import windows_of
-from influencekit.trajectory import Trajectory
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.estimate import estimate
+from influencekit.verbs.remove import windows_of
+from influencekit.verbs.results import Windows, examples, window_coords, windows_among
 from influencekit.windows import Removal, Window
 
 __all__ = ["Estimators", "complete", "estimators_of", "incomplete", "score", "scored"]

@@ -4,11 +4,11 @@ Every function draws on the Axes (or Figure) it is given and never touches pyplo
 `plot.scatter(result, "dit").figure.savefig("dit.png")`. What it cannot draw is an `InputError`.
 """
 
-from influencekit.plot.comparing import agreement, scatter
+from influencekit.plot.agreement import agreement, scatter
+from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.dynamics import pattern_lines, pattern_map, stage_matrix, stages
-from influencekit.plot.evaluating import brittleness, predicted, taylor
+from influencekit.plot.evaluation import brittleness, predicted, taylor
 from influencekit.plot.examples import extremes, timeline
-from influencekit.plot.judging import detection, precision_recall
 
 __all__ = [
     "agreement",

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch.func import jvp
 
-from influencekit.gradients import example_gradients
 from influencekit.registry import make
-from influencekit.trajectory import Trajectory
+from influencekit.training.gradients import example_gradients
+from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["gradient_norm", "tracin"]
 

@@ -13,18 +13,19 @@ import torch
 import xarray as xr
 
 from influencekit import analysis
+from influencekit.effects.retrain import Weighting, window_effects
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.metrics import METRICS, border_ties, kendall
 from influencekit.metrics import agreement as agree
-from influencekit.pipeline import estimate, last_digits
-from influencekit.recording import record
 from influencekit.registry import make
 from influencekit.reproduce.baselines import gradient_norm, tracin
-from influencekit.retrain import Weighting, window_effects
-from influencekit.step import Step
-from influencekit.trajectory import Trajectory
+from influencekit.training.step import Step
+from influencekit.training.workload import Workload
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.compare import last_digits
+from influencekit.verbs.estimate import estimate
+from influencekit.verbs.record import record
 from influencekit.windows import REMOVALS, Removal, Window, parse_windows
-from influencekit.workload import Workload
 
 __all__ = ["EXPERIMENTS", "Experiment", "problem_of"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit.admission import check_model
 from influencekit.errors import InputError
-from influencekit.ids import checked_ids
+from influencekit.training.checks.model import check_model
+from influencekit.training.ids import checked_ids
 
 __all__ = ["admit", "own_ids", "refuse_parallel"]
 

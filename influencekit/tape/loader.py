@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from influencekit.errors import InputError
 from influencekit.tape.rng import capture, restored
 
-__all__ = ["Collate", "Fetched", "Source", "Told", "fetch", "items", "told"]
+__all__ = ["Collate", "IndexedBatch", "Source", "IndexedDataset", "fetch", "items", "indexed_loader"]
 
 
-class Fetched(NamedTuple):
+class IndexedBatch(NamedTuple):
     """A batch, the positions of its examples in the data set, and the generators before they were fetched.
 
     `batch` is None where it is not at hand.
@@ -27,8 +27,8 @@ class Fetched(NamedTuple):
     batch: Any
 
 
-def told(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
-    """The same loader, its batches replaced by `Fetched`: same samplers, workers, collation, random numbers.
+def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
+    """The same loader with `IndexedBatch` for batches: same samplers, workers, collation, random numbers.
 
     Positions and random states are noted where the examples are fetched, in the worker if there is one.
     Errors: an `IterableDataset`, whose examples have no positions; another data set than `data`; batches
@@ -55,7 +55,9 @@ def told(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
             "sampler of batches as batch_sampler=..."
         )
     twin = copy(loader)
-    twin.__dict__.update(dataset=Told(loader.dataset), collate_fn=Collate(loader.collate_fn), _iterator=None)
+    twin.__dict__.update(
+        dataset=IndexedDataset(loader.dataset), collate_fn=Collate(loader.collate_fn), _iterator=None
+    )
     return twin
 
 
@@ -71,7 +73,7 @@ def items(data: Any, indices: list[int]) -> list[Any]:
     return together(indices) if together else [data[i] for i in indices]
 
 
-class Told:
+class IndexedDataset:
     """A data set whose items are (positions, generators before, items)."""
 
     def __init__(self, data: Any) -> None:
@@ -114,13 +116,13 @@ class Source:
         self._data = data
         self._twins: WeakKeyDictionary[Any, DataLoader[Any]] = WeakKeyDictionary()
 
-    def batches(self, loader: Any) -> Iterator[Fetched]:
+    def batches(self, loader: Any) -> Iterator[IndexedBatch]:
         """Of a DataLoader, or of pairs (positions, batch)."""
         if not hasattr(loader, "dataset"):
             for indices, batch in loader:
-                yield Fetched([int(i) for i in indices], capture(), batch)
+                yield IndexedBatch([int(i) for i in indices], capture(), batch)
             return
         if loader not in self._twins:
-            self._twins[loader] = told(loader, self._data)
+            self._twins[loader] = indexed_loader(loader, self._data)
         for indices, rng, batch in self._twins[loader]:
-            yield Fetched(list(indices), rng, batch)
+            yield IndexedBatch(list(indices), rng, batch)

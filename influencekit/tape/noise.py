@@ -30,13 +30,13 @@ class Noise:
 
     def __init__(self, forward: Callable[[], Any]) -> None:
         self._drawn: list[Tensor] = []
-        with torch.no_grad(), _Keep(self._drawn):
+        with torch.no_grad(), _RecordRandom(self._drawn):
             forward()
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """What is drawn inside is what was drawn, from the first on."""
-        with _Answer(self._drawn):
+        with _ReplayRandom(self._drawn):
             yield
 
 
@@ -51,7 +51,7 @@ _INSIDE = {
 }  # fmt: skip
 
 
-class _Keep(TorchDispatchMode):
+class _RecordRandom(TorchDispatchMode):
     def __init__(self, drawn: list[Tensor]) -> None:
         super().__init__()
         self._drawn = drawn
@@ -68,7 +68,7 @@ class _Keep(TorchDispatchMode):
         return out
 
 
-class _Answer(TorchDispatchMode):
+class _ReplayRandom(TorchDispatchMode):
     def __init__(self, drawn: list[Tensor]) -> None:
         super().__init__()
         self._left = iter(drawn)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from influencekit.errors import DivergedError, InputError
-from influencekit.finite import blamed
-from influencekit.tape.loader import Fetched
+from influencekit.tape.loader import IndexedBatch
 from influencekit.tape.replica import Call, Micro, modes, on_device
 from influencekit.tape.rng import capture
+from influencekit.training.checks.non_finite import blamed
 
 __all__ = ["Observer", "Reduction", "diverged"]
 
@@ -26,7 +26,7 @@ Reduction = str | Callable[[Any], Tensor]
 class _Seen:
     """A micro-batch that was forwarded: what it was, and the circumstances."""
 
-    pending: Fetched
+    pending: IndexedBatch
     rng: bytes
     delivered: bytes | None  # the generators when the loop got the batch, where `forward=` may draw first
     loss: Tensor | None = None
@@ -46,7 +46,7 @@ class Observer:
         self.model, self.call, self.step = model, call, 0
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
-        self.queue: deque[tuple[Fetched, bytes | None]] = deque()
+        self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
         self.early: bool | None = None  # whether `forward=` draws before the model does; None: not yet known
         self.seen: list[_Seen] = []
         self._reduction, self._accumulate = reduction, accumulate
@@ -55,7 +55,7 @@ class Observer:
         self._device, self._dtype = first.device, first.dtype
         self._first = True
 
-    def push(self, pending: Fetched) -> None:
+    def push(self, pending: IndexedBatch) -> None:
         """This is forwarded next, after what was pushed before."""
         n = len(self.call.data)
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
@@ -154,7 +154,7 @@ class Observer:
         batch = on_device(seen.pending.batch, self._device)
         return blamed(batch, self.call.target(batch), seen.loss, seen.pending.indices)
 
-    def _coefficients(self, pending: Fetched) -> np.ndarray:
+    def _coefficients(self, pending: IndexedBatch) -> np.ndarray:
         n = len(pending.indices)
         if not isinstance(self._reduction, str):
             batch = pending.batch

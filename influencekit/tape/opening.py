@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from influencekit.errors import InfluenceKitError, InputError, StoreError
-from influencekit.store import read
 from influencekit.tape.identity import check_identity
 from influencekit.tape.loader import fetch
 from influencekit.tape.optimizer import rebuilt
@@ -22,8 +21,10 @@ from influencekit.tape.replica import Call, Micro, on_device
 from influencekit.tape.rng import capture, fixed
 from influencekit.tape.step import TapedStep
 from influencekit.tape.taped import Taped
-from influencekit.trajectory import Trajectory
-from influencekit.workload import Batch, Plan
+from influencekit.training.batch import Batch
+from influencekit.training.plan import Plan
+from influencekit.trajectory.store import read
+from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["open_taped"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from influencekit.errors import InputError
-from influencekit.layout import Layout
-from influencekit.optimizers import SGD, Adam, AdamW, Group, Optimizer, Slots
+from influencekit.training.layout import Layout
+from influencekit.training.optimizers import SGD, Adam, AdamW, Group, Optimizer, Slots
 
 __all__ = [
     "check_rates",

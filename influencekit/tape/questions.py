@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influencekit.admission import check_side_doors, copy_model, leaves, refuse_hidden_ties
-from influencekit.batches import saying_what_fails
-from influencekit.buffers import doubled
-from influencekit.doubts import check_pull
 from influencekit.errors import InputError
-from influencekit.functional import called
-from influencekit.layout import Layout
-from influencekit.operators import plain_operators
 from influencekit.tape.loader import items
 from influencekit.tape.noise import Noise
 from influencekit.tape.replica import Micro, Replica, modes, on_device, set_modes
-from influencekit.tape.rng import capture, fixed, kept, restored
-from influencekit.training import Training
-from influencekit.workload import Batch, Within, Workload, select, tensors_of
+from influencekit.tape.rng import capture, fixed, preserved_random, restored
+from influencekit.training.batch import Batch, select, tensors_of
+from influencekit.training.buffers import buffers_in_float64
+from influencekit.training.checks.examples import saying_what_fails
+from influencekit.training.checks.model import check_side_doors, copy_model, leaves, refuse_hidden_ties
+from influencekit.training.checks.taylor import check_pull
+from influencekit.training.functional import called
+from influencekit.training.kernels.operators import plain_operators
+from influencekit.training.layout import Layout
+from influencekit.training.losses import Training
+from influencekit.training.workload import Within, Workload
 
 __all__ = [
     "refuse_foreign", "refuse_mixing", "refuse_random_evaluation", "refuse_side_doors", "refuse_together",
@@ -103,7 +104,7 @@ def refuse_underivable(
                 return replica.call.losses(outputs, batch, len(rows))
 
         def wide() -> Training:
-            return losses_of(copy_model(model).double(), doubled(buffers))
+            return losses_of(copy_model(model).double(), buffers_in_float64(buffers))
 
         return Training(call, loss_of, layout.size, buffers, wide=wide)
 
@@ -210,7 +211,7 @@ def refuse_random_evaluation(workload: Workload) -> None:
     rows = torch.arange(min(8, workload.n_test), device=workload.device)
     some = select(workload.test, rows)
     advice = "give test examples in the form that the model and the loss take"
-    with torch.no_grad(), kept(workload.device), saying_what_fails("test", advice):
+    with torch.no_grad(), preserved_random(workload.device), saying_what_fails("test", advice):
         first, *others = [workload.losses(workload.theta0, some).double() for _ in range(4)]
     gap = max(float((x - first).abs().nan_to_num().max()) for x in others)
     if gap > 1e-4 * max(1.0, float(first.abs().nan_to_num().max())):

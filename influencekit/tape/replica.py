@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from influencekit.admission import copy_model
-from influencekit.batches import refusing_indices
 from influencekit.errors import InputError
-from influencekit.layout import Layout
-from influencekit.separability import fixed_statistics, own_losses
 from influencekit.tape.loader import fetch
 from influencekit.tape.rng import restored
-from influencekit.workload import Batch, tensors_of
+from influencekit.training.batch import Batch, tensors_of
+from influencekit.training.checks.examples import refusing_indices
+from influencekit.training.checks.model import copy_model
+from influencekit.training.checks.separability import fixed_statistics, own_losses
+from influencekit.training.layout import Layout
 
 __all__ = ["Call", "Micro", "Replica", "changed_buffers", "modes", "on_device", "put_back", "set_modes"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["capture", "fixed", "kept", "restore", "restored", "setter"]
+__all__ = ["capture", "fixed", "preserved_random", "restore", "restored", "setter"]
 
 _PYTHON = np.dtype([("key", "<u4", 625), ("has_gauss", "u1"), ("gauss", "<f8")])
 _NUMPY = np.dtype([("key", "<u4", 624), ("pos", "<i4"), ("has_gauss", "u1"), ("gauss", "<f8")])
@@ -79,7 +79,7 @@ def restore(state: bytes, device: torch.device | None = None) -> None:
 
 
 @contextmanager
-def kept(device: torch.device | None = None) -> Iterator[None]:
+def preserved_random(device: torch.device | None = None) -> Iterator[None]:
     """Run a block, and leave the generators as they were."""
     before = capture(device)
     try:
@@ -94,7 +94,7 @@ def restored(state: bytes | None, device: torch.device | None = None) -> Iterato
     if state is None:
         yield
         return
-    with kept(device):
+    with preserved_random(device):
         restore(state, device)
         yield
 
@@ -102,7 +102,7 @@ def restored(state: bytes | None, device: torch.device | None = None) -> Iterato
 @contextmanager
 def fixed(seed: int = 0) -> Iterator[None]:
     """Run a block from generators seeded alike every time, and leave them as they were."""
-    with kept():
+    with preserved_random():
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)

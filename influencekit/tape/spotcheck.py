@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.layout import Layout
-from influencekit.optimizers import Optimizer, Slots
-from influencekit.replay_check import differences
 from influencekit.tape.questions import (
     refuse_foreign,
     refuse_mixing,
@@ -24,7 +21,10 @@ from influencekit.tape.questions import (
     refuse_underivable,
 )
 from influencekit.tape.replica import Call, Micro, Replica, set_modes
-from influencekit.tape.rng import kept
+from influencekit.tape.rng import preserved_random
+from influencekit.training.layout import Layout
+from influencekit.training.optimizers import Optimizer, Slots
+from influencekit.trajectory.difference import differences
 
 __all__ = ["Done", "Moment", "Rule", "SpotCheck"]
 
@@ -134,7 +134,7 @@ class SpotCheck:
             self.gap = max(self.gap, self._compared(done, rule, state, reached)[0])
             self._charge(began, done.step)
         else:
-            with kept(state.theta.device):
+            with preserved_random(state.theta.device):
                 done = self._at_first(done, rule, state, reached, list(early))
         self.done += 1
         self._due, self._turn = done.step + max(1, done.step // 8), True

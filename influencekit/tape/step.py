@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from influencekit.curvature import gradient, leaf
 from influencekit.errors import InputError
-from influencekit.linear import Kernels, Product, Pulled, composed, how
-from influencekit.step import Piece, State, Step
 from influencekit.tape.replica import Micro, Replica
-from influencekit.tape.rng import kept
+from influencekit.tape.rng import preserved_random
 from influencekit.tape.taped import Taped
-from influencekit.tracing import Untraced, agree, try_trace
-from influencekit.training import Training, by_transform
-from influencekit.workload import Batch, doubled, select, tensors_of
+from influencekit.training.batch import Batch, first_half_twice, select, tensors_of
+from influencekit.training.curvature import gradient, leaf
+from influencekit.training.kernels.tracing import Untraced, agree, try_trace
+from influencekit.training.linear import Kernels, Product, Pulled, composed, how
+from influencekit.training.losses import Training, by_transform
+from influencekit.training.step import Piece, State, Step
 
 __all__ = ["TapedStep"]
 
@@ -55,7 +55,7 @@ class TapedStep(Step):
         return bool(self.changing)
 
     @cached_property
-    def loops(self) -> bool:
+    def prefers_loop(self) -> bool:
         """Whether models are trained one after the other."""
         convolves = any("Conv" in type(m).__name__ for m in self.workload.model.modules())
         on_cpu = self.workload.device.type == "cpu"
@@ -68,7 +68,7 @@ class TapedStep(Step):
         if self.joint:
             return False
         state = State(torch.stack([self.workload.theta0, self.workload.theta0 * 1.01]), {}, 0)
-        with torch.no_grad(), kept(self.workload.device):
+        with torch.no_grad(), preserved_random(self.workload.device):
             micro, batch = next(self.micros(0))
             weights = self.coefficients(0)[micro.slots].expand(2, -1).contiguous()
             try:
@@ -87,7 +87,7 @@ class TapedStep(Step):
         factor = 1.0 if self.workload.autocast is None else 100.0
         return agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)], factor)
 
-    def room(self, memory: int, examples: int | None = None) -> int:
+    def capacity(self, memory: int, examples: int | None = None) -> int:
         """An upper bound on how many models fit `memory` bytes at once; a guess of their activations."""
         vectors = (64 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
         return max(1, memory // vectors)
@@ -127,7 +127,7 @@ class TapedStep(Step):
     def _batched(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients [model, param] and losses [model, slot] of many models."""
         total, losses = torch.zeros_like(state.theta), torch.zeros_like(coefficients)
-        with torch.no_grad(), kept(state.theta.device):
+        with torch.no_grad(), preserved_random(state.theta.device):
             for micro, batch in self.micros(state.step):
                 g, values = self._many(state, micro, batch, coefficients[:, micro.slots].contiguous())
                 total += g
@@ -142,7 +142,7 @@ class TapedStep(Step):
         if key not in self._traced:
             if self._plain or len(self._traced) >= _SHAPES:
                 return vmap(one, in_dims=places, randomness="same")(*args)
-            others = [(args[0][0], *tensors_of(doubled(batch)), args[-1][0])]
+            others = [(args[0][0], *tensors_of(first_half_twice(batch)), args[-1][0])]
             single = try_trace(one, args[0][0], *args[1:-1], args[-1][0], others=others)
             self._traced[key] = try_trace(vmap(single, in_dims=places), *args)
         return self._traced[key](*args)
@@ -154,7 +154,7 @@ class TapedStep(Step):
         """
         buffers = state.buffers
         for micro, batch in self.micros(state.step):
-            with kept(state.theta.device):
+            with preserved_random(state.theta.device):
                 view = self._view(state.theta, buffers, micro, batch)
                 yield Piece(view, batch, micro.slots)
                 if buffers:
@@ -183,11 +183,11 @@ class TapedStep(Step):
         return TapedLinear(self, curvature)
 
     def check_pull(self, state: State) -> None:
-        with kept(state.theta.device):
+        with preserved_random(state.theta.device):
             super().check_pull(state)
 
     def is_derivative(self, state: State) -> bool:
-        with kept(state.theta.device):
+        with preserved_random(state.theta.device):
             return super().is_derivative(state)
 
     def few(self, state: State) -> tuple[Training, Tensor, Batch, Tensor]:
@@ -210,7 +210,9 @@ class TapedStep(Step):
             gradient: Any = Untraced(view.losses, "the model is large or random")
         else:
             gradient = try_trace(by_transform(view, batch), state.theta, *tensors_of(batch), mean)
-        made = Kernels(view, curvature, self.loops, gradient, state.theta, batch, mean, doubled(batch))
+        made = Kernels(
+            view, curvature, self.prefers_loop, gradient, state.theta, batch, mean, first_half_twice(batch)
+        )
         if not plain:
             self._kernels[key] = made
         self.notes["derivatives"] = how(made)
@@ -235,18 +237,18 @@ class TapedLinear:
             step.notes["derivatives"] = how(None)
             return composed(step.parts(state, self._curvature), len(mean))
         made = []
-        with kept(device):
+        with preserved_random(device):
             for micro, batch in step.micros(state.step):
                 kernels = step.kernels(state, micro, batch, self._curvature)
                 made.append((micro, kernels.product(state.theta, batch, mean[micro.slots])))
 
         def product(c: Tensor, a: Tensor) -> Pulled:
-            total, shares = torch.zeros_like(c), c.new_zeros(len(c), len(mean))
-            with kept(c.device):
+            total, gradient_products = torch.zeros_like(c), c.new_zeros(len(c), len(mean))
+            with preserved_random(c.device):
                 for micro, part in made:
                     h, share = part(c)
                     total += h
-                    shares[:, micro.slots] = share
-            return total, shares, a
+                    gradient_products[:, micro.slots] = share
+            return total, gradient_products, a
 
         return product

@@ -13,30 +13,22 @@ from torch.utils.data import DataLoader, default_collate
 
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Recorder
-from influencekit.layout import Layout
 from influencekit.registry import make
+from influencekit.tape.change_detector import Rest, refuse_hooks, watch
 from influencekit.tape.door import admit, own_ids, refuse_parallel
-from influencekit.tape.held import Held, copied
 from influencekit.tape.identity import check_identity, described_run
-from influencekit.tape.keeper import Keeper
-from influencekit.tape.loader import Fetched, Source
+from influencekit.tape.loader import IndexedBatch, Source
 from influencekit.tape.observer import Observer, Reduction, diverged
 from influencekit.tape.opening import open_taped
-from influencekit.tape.optimizer import (
-    check_rates,
-    described,
-    rates,
-    rebuilt,
-    remembered,
-    settings,
-    trained,
-)  # fmt: skip
-from influencekit.tape.place import Place
+from influencekit.tape.optimizer import check_rates, described, rates, rebuilt, remembered, settings, trained
+from influencekit.tape.position import LoopPosition
 from influencekit.tape.replica import Call, changed_buffers
 from influencekit.tape.rng import capture
 from influencekit.tape.spotcheck import Done, Moment, Rule, SpotCheck
-from influencekit.tape.watch import Rest, refuse_hooks, watch
-from influencekit.trajectory import Trajectory
+from influencekit.tape.trainable_state import TrainableState, copied
+from influencekit.tape.writer import TapeWriter
+from influencekit.training.layout import Layout
+from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["Tape"]
 
@@ -90,7 +82,7 @@ class Tape:
         schedulers = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
         self._share, self._tolerance = check, tolerance
         self._device = next(model.parameters()).device
-        self._place = Place(optimizer, schedulers, self._device)
+        self._place = LoopPosition(optimizer, schedulers, self._device)
 
     # the context ------------------------------------------------------------------------------------
 
@@ -99,10 +91,10 @@ class Tape:
         refuse_parallel()
         self._seen = Observer(self.model, self._call, self._reduction, self._accumulate)
         self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance, self._separable)
-        self._keep = Keeper(self._store, self._recorder)
+        self._keep = TapeWriter(self._store, self._recorder)
         self._source = Source(self._call.data)
         self._epoch, self._done, self._note = -1, 0, dict[str, Any]()
-        self._held: Held | None = None  # until the first step shows what is trained
+        self._held: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(self.model.parameters()), list[bool]()
         self._back: dict[str, Any] | None = None
         self._buffers = copied(self.model, [n for n, _ in self.model.named_buffers()])
@@ -230,7 +222,7 @@ class Tape:
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
         """The micro-batch of these positions is forwarded next (first come, first served)."""
-        self._seen.push(Fetched([int(i) for i in indices], rng or capture(), batch))
+        self._seen.push(IndexedBatch([int(i) for i in indices], rng or capture(), batch))
 
     def _before_step(self) -> None:
         step = self._seen.step
@@ -291,7 +283,7 @@ class Tape:
 
     # the beginning, and the beginning of a resumed run ----------------------------------------------
 
-    def _begin(self, params: dict[str, nn.Parameter]) -> Held:
+    def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """The first step is about to be done: now it is known what is trained."""
         changing = changed_buffers(self._buffers, self.model)
         self._buffers = {n: self._buffers[n] for n in changing}
@@ -312,10 +304,10 @@ class Tape:
 
     def _hold(
         self, params: dict[str, nn.Parameter], changing: list[str], description: dict[str, Any], updates: int
-    ) -> Held:
+    ) -> TrainableState:
         layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
         rule = Rule(layout, rebuilt(description), updates)
-        self._held = Held(self.model, self.optimizer, params, changing, rule, self._rest)
+        self._held = TrainableState(self.model, self.optimizer, params, changing, rule, self._rest)
         return self._held
 
     def _return(self) -> None:

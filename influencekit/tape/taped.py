@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influencekit.admission import copy_model
-from influencekit.buffers import doubled
-from influencekit.layout import Layout
-from influencekit.operators import plain_operators
-from influencekit.separability import BATCH_STATISTICS
 from influencekit.tape.noise import Noise
 from influencekit.tape.replica import Call, Micro, set_modes
-from influencekit.tape.rng import fixed, kept, setter
-from influencekit.training import Training
-from influencekit.workload import Batch, Plan, Within, Workload, tensors_of, widened
+from influencekit.tape.rng import fixed, preserved_random, setter
+from influencekit.training.batch import Batch, batch_in_float64, tensors_of
+from influencekit.training.buffers import buffers_in_float64
+from influencekit.training.checks.model import copy_model
+from influencekit.training.checks.separability import BATCH_STATISTICS
+from influencekit.training.kernels.operators import plain_operators
+from influencekit.training.layout import Layout
+from influencekit.training.losses import Training
+from influencekit.training.plan import Plan
+from influencekit.training.workload import Within, Workload
 
 __all__ = ["Taped"]
 
@@ -114,7 +116,7 @@ class Taped(Workload):
         """The losses of one micro-batch in training mode, with the random numbers that the loop drew for it.
 
         `theta` [param] and `buffers` are where the run stands, `autocast` what the losses are evaluated with.
-        The generators are left where the noise ended: whoever calls wraps it in `rng.kept`.
+        The generators are left where the noise ended: whoever calls wraps it in `rng.preserved_random`.
         """
 
         def cast(dtype: torch.dtype | None) -> torch.autocast:
@@ -123,7 +125,7 @@ class Taped(Workload):
         noise, begin = None, None
         if rng is not None and self.random:
             begin = setter(rng, self.device)
-            with kept(self.device):
+            with preserved_random(self.device):
                 begin()
                 with cast(self.autocast):
                     noise = Noise(lambda: self.trained(self.layout.split(theta), buffers, batch))
@@ -141,6 +143,8 @@ class Taped(Workload):
                 return self.loss_of(outputs, batch).to(theta.dtype)
 
         def wide() -> Training:
-            return self.in_double().as_trained(rng, theta.double(), doubled(buffers), widened(batch), None)
+            return self.in_double().as_trained(
+                rng, theta.double(), buffers_in_float64(buffers), batch_in_float64(batch), None
+            )
 
         return Training(call, loss_of, self.n_params, buffers, wide=wide)

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.occurrences import contributions, windowed
-from influencekit.optimizers import SGD
-from influencekit.pipeline import estimate, record
 from influencekit.registry import label, make
-from influencekit.step import State
 from influencekit.testing import oracle
 from influencekit.testing.setting import (
     OPTIMIZERS,
@@ -28,9 +24,15 @@ from influencekit.testing.setting import (
     windows_of,
 )
 from influencekit.testing.untouched import untouched
-from influencekit.trajectory import Trajectory
+from influencekit.training.batch import select
+from influencekit.training.optimizers import SGD
+from influencekit.training.state import State
+from influencekit.training.workload import Workload
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.contributions import contributions, sum_over_windows
+from influencekit.verbs.estimate import estimate
+from influencekit.verbs.record import record
 from influencekit.windows import Window
-from influencekit.workload import Workload, select
 
 __all__ = ["ESTIMATOR_LAWS"]
 
@@ -146,7 +148,7 @@ def contributions_add_up(estimator: Estimator) -> None:
     for name, trajectory in accepted(estimator):
         windows = windows_of(estimator, trajectory.steps)
         found = contributions(trajectory, queries(), estimator, range(1, trajectory.steps + 1))
-        added = torch.from_numpy(windowed(found, windows).influence.values)
+        added = torch.from_numpy(sum_over_windows(found, windows).influence.values)
         expected = estimator.scores(trajectory, queries(), windows)
         agree("contributions add up", added, expected, TOLERANCE, name)
 

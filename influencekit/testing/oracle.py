@@ -1,7 +1,7 @@
 """Small problems and slow, obviously right answers to compare estimators with: float64, plain loops.
 
-Nothing here uses `influencekit.step`, a recorder or an adjoint: the first-order oracle differentiates
-through a plain training loop, the exact one trains with `torch.optim` and `backward`.
+Nothing here uses `influencekit.training.step`, a recorder or an adjoint: the first-order oracle
+differentiates through a plain training loop, the exact one trains with `torch.optim` and `backward`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,11 @@ from torch.func import grad, jacrev
 
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
-from influencekit.optimizers import SGD, Adam, AdamW, Optimizer
-from influencekit.schedules import InverseSqrt
+from influencekit.training.batch import Batch, select
+from influencekit.training.optimizers import SGD, Adam, AdamW, Optimizer
+from influencekit.training.schedules import InverseSqrt
+from influencekit.training.workload import Workload
 from influencekit.windows import Window
-from influencekit.workload import Batch, Workload, select
 
 __all__ = [
     "perturbed_effect",

@@ -11,7 +11,7 @@ from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.testing.oracle import tiny_workload
 from influencekit.testing.untouched import untouched
-from influencekit.workload import Workload
+from influencekit.training.workload import Workload
 
 __all__ = ["QUERY_LAWS"]
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from influencekit.interfaces import Recorder
-from influencekit.optimizers import AdamW
-from influencekit.pipeline import record
-from influencekit.recorders.full import Full
-from influencekit.step import State
+from influencekit.recorders import Full
 from influencekit.testing.oracle import tiny_workload
 from influencekit.testing.untouched import untouched
-from influencekit.trajectory import Trajectory
-from influencekit.workload import Workload
+from influencekit.training.optimizers import AdamW
+from influencekit.training.state import State
+from influencekit.training.workload import Workload
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.record import record
 
 __all__ = ["RECORDER_LAWS"]
 
@@ -33,40 +33,42 @@ def _reference() -> Trajectory:
 
 
 def kept_states_are_ascending_and_reach_everything(recorder: Recorder) -> None:
-    """kept(start, stop): ascending whole numbers from `start` (the rest is replayed) to at most `stop`."""
+    """stored_states(start, stop): ascending from `start` to at most `stop`; the rest is replayed."""
     law = "kept states are ascending and reach everything"
     for start in (0, 1, 7):
         for stop in (*range(start, start + 12), start + 100, start + 1001):
-            kept = [int(t) for t in recorder.kept(start, stop)]
+            kept = [int(t) for t in recorder.stored_states(start, stop)]
             ascending = all(a < b for a, b in zip(kept, kept[1:], strict=False))
             if not kept or kept[0] != start or kept[-1] > stop or not ascending:
                 raise AssertionError(
-                    f"{law}: kept({start}, {stop}) = {kept[:20]}; expected to start with {start}"
+                    f"{law}: stored_states({start}, {stop}) = {kept[:20]}; expected to start with {start}"
                 )
-            if kept != [int(t) for t in recorder.kept(start, stop)]:
-                raise AssertionError(f"{law}: kept({start}, {stop}) is not the same twice")
+            if kept != [int(t) for t in recorder.stored_states(start, stop)]:
+                raise AssertionError(f"{law}: stored_states({start}, {stop}) is not the same twice")
 
 
 def no_more_states_are_held_than_it_says(recorder: Recorder) -> None:
-    """Stored states, and in a sweep those replayed and those not yet come to: at most `held`, one in hand."""
+    """Stored states, and in a sweep those replayed and yet to come: at most `max_states`, one in hand."""
     law = "no more states are held than it says"
-    held = recorder.held
+    held = recorder.max_states
     if held is None:
         return
     for start, stop in ((0, 1), (3, 10), (0, 100), (0, 1001)):
-        if len(recorder.kept(start, stop)) > held:
-            raise AssertionError(f"{law}: kept({start}, {stop}) stores {len(recorder.kept(start, stop))}")
+        if len(recorder.stored_states(start, stop)) > held:
+            raise AssertionError(
+                f"{law}: stored_states({start}, {stop}) stores {len(recorder.stored_states(start, stop))}"
+            )
     trajectory = record(_workload(), recorder)
     for block in trajectory.blocks(0, trajectory.steps):
-        waiting = [t for t in trajectory.kept if t < block[0].step]
+        waiting = [t for t in trajectory.stored_states if t < block[0].step]
         if len(block) + len(waiting) > held + 1:
             raise AssertionError(f"{law}: {len(block)} at once with {len(waiting)} to come, says {held}")
 
 
 def coding_is_as_it_says(recorder: Recorder) -> None:
-    """`coded` keeps shape, dtype, sign, zeros and what is not finite, and twice is once; lossless: all bits.
+    """`quantize` keeps shape, dtype, sign, zeros and what is not finite; twice is once; lossless: all bits.
 
-    The first and the last state are exact, the stored ones between are `coded`, and all can be had.
+    The first and the last state are exact, the stored ones between are `quantize`, and all can be had.
     """
     law = "coding is as it says"
     generator = torch.Generator().manual_seed(0)
@@ -75,9 +77,9 @@ def coding_is_as_it_says(recorder: Recorder) -> None:
         values *= 10.0 ** torch.randint(-30, 30, (1000,), generator=generator)
         values[:5] = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan")])
         given = values.numpy()
-        once = recorder.coded(given.copy())
+        once = recorder.quantize(given.copy())
         same = once.shape == given.shape and once.dtype == given.dtype
-        if not same or recorder.coded(once.copy()).tobytes() != once.tobytes():
+        if not same or recorder.quantize(once.copy()).tobytes() != once.tobytes():
             raise AssertionError(f"{law}: shape or dtype changes, or coding twice is not coding once")
         if once[:4].tobytes() != given[:4].tobytes() or (np.signbit(once) != np.signbit(given)).any():
             raise AssertionError(f"{law}: zeros, infinities or signs change")
@@ -86,10 +88,10 @@ def coding_is_as_it_says(recorder: Recorder) -> None:
     trajectory, reference = record(_workload(), recorder), _reference()
     if trajectory.lossless != recorder.lossless:
         raise AssertionError(f"{law}: the store does not say whether it is lossless")
-    for t in trajectory.kept:
+    for t in trajectory.stored_states:
         expected = reference.state(t).theta
         if t not in (0, trajectory.steps):
-            expected = torch.from_numpy(recorder.coded(expected.numpy().copy()))
+            expected = torch.from_numpy(recorder.quantize(expected.numpy().copy()))
         if not torch.equal(trajectory.state(t).theta, expected):
             raise AssertionError(f"{law}: stored state {t} is not what it makes of the run's")
 
@@ -138,7 +140,7 @@ class _Replayed:
     def __init__(self, trajectory: Trajectory) -> None:
         self._found: dict[int, State] = {}
         for t in range(trajectory.steps + 1):
-            stored = t in trajectory.kept
+            stored = t in trajectory.stored_states
             self._found[t] = trajectory.state(t) if stored else trajectory.step.advance(self._found[t - 1])[0]
 
     def state(self, t: int) -> State:

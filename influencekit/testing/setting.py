@@ -7,11 +7,11 @@ from torch import Tensor
 
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.optimizers import SGD, Adam, AdamW, Group
-from influencekit.pipeline import record
 from influencekit.registry import make
 from influencekit.testing.oracle import tiny_workload
-from influencekit.trajectory import Trajectory
+from influencekit.training.optimizers import SGD, Adam, AdamW, Group
+from influencekit.trajectory.trajectory import Trajectory
+from influencekit.verbs.record import record
 from influencekit.windows import Window
 
 __all__ = ["OPTIMIZERS", "TOLERANCE", "accepted", "accepts", "agree", "queries", "recorded", "windows_of"]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from influencekit.store import read
-from influencekit.trajectory import Trajectory
-from influencekit.workload import Workload, tensors_of
+from influencekit.training.batch import tensors_of
+from influencekit.training.workload import Workload
+from influencekit.trajectory.store import read
+from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["untouched"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from influencekit.errors import InputError
-from influencekit.optimizers import SGD
-from influencekit.options import options_of, unknown
-from influencekit.schedules import Constant, InverseSqrt
-from influencekit.workload import Workload
+from influencekit.specs import options_of, unknown
+from influencekit.training.optimizers import SGD
+from influencekit.training.schedules import Constant, InverseSqrt
+from influencekit.training.workload import Workload
 from influencekit.workloads.draw import Pool, draw, stream
 from influencekit.workloads.models import MODELS
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import torch
 
 import influencekit as ik
-from influencekit.step import State
+from influencekit.training.state import State
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def test_contributions_come_by_occurrence(estimator):
     run = network()
     found = ik.contributions(run, "test-loss", estimator, at=[4, 9])
     assert (found.contribution.sel(evaluation=4).values[:, 4:] == 0).all()
-    late = ik.windowed(found, [ik.Window(4, 9)]).influence.values
+    late = ik.sum_over_windows(found, [ik.Window(4, 9)]).influence.values
     torch.testing.assert_close(torch.from_numpy(late), scores(run, estimator, "test-loss", [ik.Window(4, 9)]))
 
 

@@ -7,7 +7,7 @@ from influencekit_baselines import EL2N, Forgetting, GradNorm, Random, SelfInflu
 from torch import nn
 
 import influencekit as ik
-from influencekit.screen import ranked
+from influencekit.verbs.remove import ranked
 
 
 def network(outputs):

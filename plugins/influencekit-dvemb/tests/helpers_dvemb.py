@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 import influencekit as ik
 from influencekit.testing import tiny_workload
-from influencekit.workload import select
+from influencekit.training.batch import select
 
 
 class Flattened(nn.Sequential):

@@ -58,7 +58,9 @@ def test_embeddings_of_collected_gradients_need_no_run_and_score_as_the_estimato
     np.testing.assert_allclose(by_hand.contribution.values, expected.contribution.values, **EXACT)
     window = [ik.Window(1, 4, "occurrence")]
     np.testing.assert_allclose(
-        ik.windowed(answer, window).influence.values, ik.windowed(expected, window).influence.values, **EXACT
+        ik.sum_over_windows(answer, window).influence.values,
+        ik.sum_over_windows(expected, window).influence.values,
+        **EXACT,
     )
 
 
@@ -82,7 +84,7 @@ def test_every_checkpoint_answers_as_the_recursion_restarted_for_it(tmp_path, se
         )
     windows = [ik.Window(2, 4), ik.Window(2, 4, "window"), ik.Window(4, 6), ik.Window(0, 4)]
     expected = ik.estimate(RUN, "test-losses", DVEmb(dim=6), windows).influence.values
-    np.testing.assert_allclose(ik.windowed(answer, windows).influence.values, expected, **EXACT)
+    np.testing.assert_allclose(ik.sum_over_windows(answer, windows).influence.values, expected, **EXACT)
     with pytest.raises(ik.InputError, match="cannot be evaluated at state 3; they can at 2, 4, 6"):
         scores(found, "test-losses", WORKLOAD, at=[3])
     with pytest.raises(ik.InputError, match="checkpoints must be states from 1 to 6, got 9"):

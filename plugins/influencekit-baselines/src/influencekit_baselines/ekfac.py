@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
 from influencekit.estimators.influence_function import training_time
-from influencekit.workload import Batch
+from influencekit.training.batch import Batch
 from influencekit_baselines.classes import check_classifier, log_probabilities, logits_and_labels
 from influencekit_baselines.gradients import along
 from influencekit_baselines.libraries import need

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from influencekit import Workload
-from influencekit.curvature import REVERSE
-from influencekit.gradients import example_gradients
-from influencekit.training import Training
+from influencekit.training.curvature import REVERSE
+from influencekit.training.gradients import example_gradients
+from influencekit.training.losses import Training
 
 __all__ = ["along", "chunks", "squared_norms"]
 

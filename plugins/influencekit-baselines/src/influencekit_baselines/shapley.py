@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from influencekit import Claim, Estimator, Query, Trajectory, Window
-from influencekit.adjoint import Shares
-from influencekit.step import State
+from influencekit.interfaces import Contributions
+from influencekit.training.state import State
 from influencekit_baselines.steps import step_shares, step_sums
 
 __all__ = ["Shapley"]
@@ -39,7 +39,9 @@ class Shapley(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         return step_sums(trajectory, query, windows, lambda *at: _direction(trajectory, *at))
 
-    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+    def contributions(
+        self, trajectory: Trajectory, query: Query, states: Sequence[int]
+    ) -> Iterator[Contributions]:
         return step_shares(trajectory, query, states, lambda *at: _direction(trajectory, *at))
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from influencekit import Query, Trajectory, Window, Workload
-from influencekit.adjoint import Shares, query_gradient
-from influencekit.buffers import flat
-from influencekit.step import State
+from influencekit.effects.query_gradient import query_gradient
+from influencekit.interfaces import Contributions
+from influencekit.training.buffers import flat
+from influencekit.training.state import State
 
 __all__ = ["epoch_ends", "rates", "step_shares", "step_sums"]
 
@@ -22,7 +23,7 @@ Direction = Callable[[State, Tensor], Tensor]  # (state, gradients of the query 
 
 def step_shares(
     trajectory: Trajectory, query: Query, states: Sequence[int], direction: Direction
-) -> Iterator[Shares]:
+) -> Iterator[Contributions]:
     """C for `contributions`, evaluated at each of `states`; 0 from the evaluation on."""
     n_query = len(query.labels(trajectory.workload))
     of = [k for k in range(len(states)) for _ in range(n_query)]
@@ -31,7 +32,7 @@ def step_shares(
         before = (t[:, None] < t.new_tensor(list(states))).to(values.dtype)  # [step, evaluation]
         columns = before[:, :, None, None] * values[:, None]
         steps = slice(first, first + len(values))
-        yield Shares(steps, of, [*range(n_query)] * len(states), columns.flatten(1, 2))
+        yield Contributions(steps, of, [*range(n_query)] * len(states), columns.flatten(1, 2))
 
 
 def step_sums(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
-from influencekit.adjoint import Shares, query_gradient
-from influencekit.step import State
+from influencekit.effects.query_gradient import query_gradient
+from influencekit.interfaces import Contributions
+from influencekit.training.state import State
 from influencekit_baselines.gradients import along
 from influencekit_baselines.steps import epoch_ends, rates, step_shares, step_sums
 
@@ -61,7 +62,9 @@ class TracIn(Estimator):
             total = total + along(workload, state.theta, gradient(state)[0].detach() * weight)
         return total[:, None]
 
-    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+    def contributions(
+        self, trajectory: Trajectory, query: Query, states: Sequence[int]
+    ) -> Iterator[Contributions]:
         return step_shares(trajectory, query, states, lambda *at: self._direction(trajectory, *at))
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
 from influencekit.estimators.influence_function import training_time
-from influencekit.workload import like, tensors_of
+from influencekit.training.batch import tensors_of, with_tensors
 from influencekit_baselines.classes import check_classifier, logits_and_labels, margin
 from influencekit_baselines.gradients import chunks
 from influencekit_baselines.libraries import need
@@ -101,7 +101,7 @@ class TRAK(Estimator):
                 return margins(theta, batch, alone=False).neg().sigmoid()
 
         def margins(theta: Tensor, parts: Sequence[Tensor], alone: bool = True) -> Tensor:
-            batch = like(workload.train, [x[None] for x in parts] if alone else parts)
+            batch = with_tensors(workload.train, [x[None] for x in parts] if alone else parts)
             return margin(*logits_and_labels(workload.outputs(theta, batch), workload.target(batch), "trak"))
 
         model = deepcopy(workload.evaluator)

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from influencekit import InputError
-from influencekit.layout import Layout
+from influencekit.training.layout import Layout
 from influencekit_dvemb.files import Beside, attributes, feature_layers
 from influencekit_dvemb.projection import Projection, layers_of
 from influencekit_dvemb.sources import check_mean

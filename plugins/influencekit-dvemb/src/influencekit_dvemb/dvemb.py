@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, DivergedError, Estimator, InputError, Query, Trajectory, Window
-from influencekit.adjoint import Shares, added
+from influencekit.effects.backward import sum_over_windows
+from influencekit.interfaces import Contributions
 from influencekit_dvemb.recursion import cuts, segments
 from influencekit_dvemb.sources import Replayed
 
@@ -50,9 +51,11 @@ class DVEmb(Estimator):
         """Sums of what occurrences contribute."""
         states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
         parts = self._shares(trajectory, query, states, min(w.absent()[0] for w in windows))
-        return added(trajectory, query, windows, [((t, 1),) for t in states], parts)
+        return sum_over_windows(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
-    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+    def contributions(
+        self, trajectory: Trajectory, query: Query, states: Sequence[int]
+    ) -> Iterator[Contributions]:
         """<adjoint at the segment's end, e> of every occurrence, at each of `states`."""
         return self._shares(trajectory, query, states, 0)
 
@@ -63,7 +66,7 @@ class DVEmb(Estimator):
 
     def _shares(
         self, trajectory: Trajectory, query: Query, states: Sequence[int], begin: int
-    ) -> Iterator[Shares]:
+    ) -> Iterator[Contributions]:
         source = Replayed(trajectory, self.dim, self.seed)
         layout, sizes = trajectory.workload.layout, source.projection.sizes
         order = sorted(range(len(states)), key=lambda k: -states[k])
@@ -91,4 +94,4 @@ class DVEmb(Estimator):
             long = segment.steps.stop - segment.steps.start
             full = a.new_zeros(long, len(of), source.width)
             full[:, : len(a)] = values.view(len(a), long, -1).transpose(0, 1)
-            yield Shares(segment.steps, of, list(range(n_query)) * len(states), full)
+            yield Contributions(segment.steps, of, list(range(n_query)) * len(states), full)

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit import DivergedError, InputError, Query, Trajectory, Workload, make
-from influencekit.layout import Layout
+from influencekit.training.layout import Layout
 from influencekit_dvemb.files import Beside, attributes, feature_layers, opened
 from influencekit_dvemb.projection import Layer, Projection
 from influencekit_dvemb.recursion import Later, Segment, cuts

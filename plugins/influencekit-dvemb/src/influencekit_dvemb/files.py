@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 from influencekit import InputError, StoreError
-from influencekit.layout import Layout
+from influencekit.training.layout import Layout
 from influencekit_dvemb.projection import Projection
 
 __all__ = ["Beside", "attributes", "feature_layers", "opened"]

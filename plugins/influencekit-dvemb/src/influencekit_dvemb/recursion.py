@@ -21,7 +21,7 @@ from influencekit_dvemb.sources import Source
 __all__ = ["Later", "Segment", "cuts", "segments"]
 
 _OCCURRENCES = 128  # of a segment, unless told: more cost more in U, fewer more in calls (measured)
-_ROOM = 1 << 30  # bytes of gradients, embeddings and U of the segments that are computed together
+_MEMORY = 1 << 30  # bytes of gradients, embeddings and U of the segments that are computed together
 
 
 class Segment(NamedTuple):
@@ -87,7 +87,7 @@ def segments(source: Source, spans: Sequence[tuple[int, int]]) -> Iterator[Segme
     """The segments of these spans of steps, the last first, as many computed together as memory allows."""
     each = max(high - low for low, high in spans) * source.width
     bytes_each = source.coefficient.element_size() * each * (4 * source.projection.features + 2 * each)
-    together = max(1, _ROOM // bytes_each)
+    together = max(1, _MEMORY // bytes_each)
     for last in range(len(spans), 0, -together):
         yield from reversed(_together(source, spans[max(0, last - together) : last]))
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, DivergedError, Estimator, Query, Trajectory, Window
-from influencekit.adjoint import Shares, added
+from influencekit.effects.backward import sum_over_windows
+from influencekit.effects.retrain import Models, Strategy, strategy_of
+from influencekit.interfaces import Contributions
 from influencekit.progress import track
-from influencekit.retrain import Models, Strategy, strategy_of
-from influencekit.step import State
+from influencekit.training.state import State
 
 __all__ = ["TSLOO"]
 
-_ROOM = 1 << 30  # bytes that the models trained at once may take
+_MEMORY = 1 << 30  # bytes that the models trained at once may take
 _LANES = 256  # models at most: 64 to 512 cost the same a model, and fewer wait less for their own step
 
 
@@ -47,9 +48,11 @@ class TSLOO(Estimator):
         wanted = sorted({t for w in windows for t in range(*w.absent())})
         states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
         parts = self._shares(trajectory, query, states, wanted)
-        return added(trajectory, query, windows, [((t, 1),) for t in states], parts)
+        return sum_over_windows(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
-    def shares(self, trajectory: Trajectory, query: Query, states: Sequence[int]) -> Iterator[Shares]:
+    def contributions(
+        self, trajectory: Trajectory, query: Query, states: Sequence[int]
+    ) -> Iterator[Contributions]:
         """C of every occurrence at each of `states`."""
         return self._shares(trajectory, query, states, range(trajectory.steps))
 
@@ -59,18 +62,18 @@ class TSLOO(Estimator):
 
     def _shares(
         self, trajectory: Trajectory, query: Query, states: Sequence[int], wanted: Sequence[int]
-    ) -> Iterator[Shares]:
+    ) -> Iterator[Contributions]:
         n_query = len(query.labels(trajectory.workload))
         asked = {t: query.at(trajectory.workload_at(t), trajectory.state(t).theta) for t in states}
         batched = strategy_of(trajectory, self.strategy) == "batch"
-        room = min(_LANES, trajectory.step.room(_ROOM)) if batched else 1
+        room = min(_LANES, trajectory.step.capacity(_MEMORY)) if batched else 1
         width = trajectory.plan.indices.shape[1]
         spans = _spans([t for t in wanted if t < max(states)], max(1, room // width))
         of = [k for k in range(len(states)) for _ in range(n_query)]
         chunk = (
             None
             if trajectory.workload.test is None
-            else trajectory.step.room(_ROOM, trajectory.workload.n_test)
+            else trajectory.step.capacity(_MEMORY, trajectory.workload.n_test)
         )
         for start, stop in track(spans, "retraining", len(spans)):
             values = trajectory.workload.theta0.new_zeros(stop - start, len(of), width)
@@ -89,7 +92,7 @@ class TSLOO(Estimator):
                     f"retraining without an example in one of the steps {start} to {stop - 1} gave NaN or "
                     "infinity; lower the learning rate"
                 )
-            yield Shares(slice(start, stop), of, list(range(n_query)) * len(states), values)
+            yield Contributions(slice(start, stop), of, list(range(n_query)) * len(states), values)
 
 
 Lane = tuple[int, list[int]]  # (step, slots): an example is dropped from all the slots that it has there

@@ -1,0 +1,172 @@
+"""Wrong labels: plant them, and see whether scores find them."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch import Tensor
+
+from influencekit.direction import better_in
+from influencekit.errors import InputError
+from influencekit.training.batch import Batch, tensors_of, with_tensors
+from influencekit.training.workload import Workload
+
+__all__ = ["detection", "flipped"]
+
+
+def flipped(workload: Workload, share: float = 0.1, seed: int = 0) -> tuple[Workload, np.ndarray]:
+    """The workload with this share of its training labels flipped, and which: a mask [train].
+
+    floor(share n) examples drawn without replacement, as the paper's 5, 10, 15, 20 % of 256 = 12, 25, 38, 51.
+    Two classes (whole numbers, booleans, or floats 0 and 1) change places; of more, each label becomes
+    another one that occurs, all equally likely. Nothing else changes: test and validation sets keep their
+    labels, and the batches their order. `info` of the result holds `flipped`, their number, and no `spec`.
+
+    Errors: labels that are no classes (other floats, several for one example, data without targets), fewer
+    than two classes, a share that flips nobody or is above 1.
+    """
+    n = workload.n_train
+    count = math.floor(share * n + 1e-9)  # 0.29 * 100 is 28.999...
+    if not 0 < share <= 1 or count < 1:
+        raise InputError(f"share must flip at least one of {n} labels and at most all, got {share}")
+    target = _labels(workload)
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.permutation(n)[:count])
+    classes, own = torch.unique(target, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError(f"to flip labels there must be two classes, and all {n} are {classes[0].item():g}")
+    rows = torch.from_numpy(chosen).to(target.device)
+    further = torch.from_numpy(generator.integers(1, len(classes), count)).to(target.device)
+    changed = target.clone()
+    places = (own[rows].reshape(count) + further) % len(classes)
+    changed[rows] = classes[places].reshape(changed[rows].shape)
+    mask = np.zeros(n, dtype=bool)
+    mask[chosen] = True
+    info = {k: v for k, v in workload.info.items() if k != "spec"}  # no longer the problem of that name
+    return replace(workload, train=_relabelled(workload, changed), info={**info, "flipped": count}), mask
+
+
+def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.Dataset:
+    """How well scores find corrupted examples, the most negative score being the most suspicious.
+
+    Scores of a query of which higher is better (a margin; their attr `better`, which `estimate` and `compare`
+    set, says so) are turned round first, so that the most suspicious is the most harmful there, too. "Most
+    negative" below is meant so.
+
+    `scores` [..., train]; `corrupted` a mask [train], or labelled, with some of the scores' dimensions (such
+    as [seed, train]). With m corrupted among n, over the leading dimensions of `scores`:
+
+    - `found`: how many of the m are among the m most negative; as a share of m it is precision and recall.
+    - `auc`: the probability that a corrupted example has a lower score than a clean one, equal scores
+      counting half (Mann-Whitney); chance is .5.
+    - `average_precision`: sum over distinct scores of precision times the step in recall; chance is m / n.
+    - `precision`, `recall` [.., k]: among the k most negative, k = 1 ... n.
+
+    Where scores are equal, no order of them is better than another: `found` and the curves are the mean over
+    all orders, so they can be fractions and do not depend on the order of the examples. Equal to
+    scikit-learn's roc_auc_score and average_precision_score of -scores. Cost O(n log n) a row.
+
+    Errors: scores that are NaN (drop them), a mask of another shape or other examples, none or all corrupted.
+    """
+    if not isinstance(scores, xr.DataArray) or "train" not in scores.dims:
+        got = scores.dims if isinstance(scores, xr.DataArray) else type(scores).__name__
+        raise InputError(f"detection: expected scores [.., train], got {got}")
+    x = scores.transpose(..., "train")
+    mask = _mask(x, corrupted)
+    values = x.values.astype(np.float64) * (-1 if better_in(scores.attrs) == "higher" else 1)
+    if np.isnan(values).any():
+        raise InputError(
+            "detection: scores hold NaN; drop the examples that were not scored, from scores and mask alike"
+        )
+    n, m = values.shape[-1], mask.sum(-1)
+    if (m == 0).any() or (m == n).any():
+        raise InputError(
+            f"detection: some examples must be corrupted and some not; {int(m.min())} of {n} are"
+        )
+    ranks = stats.rankdata(values, axis=-1)  # equal scores share their mean rank
+    auc = 1 - (np.where(mask, ranks, 0).sum(-1) - m * (m + 1) / 2) / (m * (n - m))
+    order = values.argsort(-1, kind="stable")
+    lowest, here = (np.take_along_axis(v, order, -1) for v in (values, mask))
+    hits, after, end = _hits(lowest, here)
+    k = np.arange(1, n + 1)
+    found = np.take_along_axis(hits, (m - 1)[..., None], axis=-1)[..., 0]
+    more = x.dims[:-1]
+    coords = {name: c for name, c in x.coords.items() if "train" not in c.dims}
+    return xr.Dataset(
+        {
+            "found": (more, found),
+            "auc": (more, auc),
+            "average_precision": (more, (here * after / (end + 1)).sum(-1) / m),
+            "precision": ((*more, "k"), hits / k),
+            "recall": ((*more, "k"), hits / m[..., None]),
+            "corrupted": (more, m),
+        },
+        coords={**coords, "k": k},
+        attrs={"examples": n},
+    )
+
+
+def _hits(lowest: np.ndarray, here: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every place k of ascending scores [.., k]: three things that no order of equal scores changes.
+
+    The expected number of corrupted ones up to k; their number up to the end of the run of equal scores that
+    k stands in; that end.
+    """
+    n = lowest.shape[-1]
+    place = np.arange(n)
+    change = lowest[..., 1:] != lowest[..., :-1]
+    edge = np.ones((*lowest.shape[:-1], 1), dtype=bool)
+    first, last = np.concatenate([edge, change], -1), np.concatenate([change, edge], -1)
+    start = np.maximum.accumulate(np.where(first, place, 0), axis=-1)
+    end = np.minimum.accumulate(np.where(last, place, n)[..., ::-1], axis=-1)[..., ::-1]
+    total = here.cumsum(-1)
+    after = np.take_along_axis(total, end, -1)
+    before = np.take_along_axis(total - here, start, -1)
+    return before + (after - before) * (place - start + 1) / (end - start + 1), after, end
+
+
+def _mask(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> np.ndarray:
+    """The mask in the scores' shape [.., train]."""
+    if not isinstance(corrupted, xr.DataArray):
+        corrupted = np.asarray(corrupted)
+        if corrupted.shape != (scores.sizes["train"],):
+            raise InputError(
+                f"detection: expected a mask of {scores.sizes['train']} examples, got shape "
+                f"{list(corrupted.shape)}"
+            )
+        corrupted = xr.DataArray(corrupted, dims="train")
+    if corrupted.dtype != bool:
+        raise InputError(f"detection: corrupted must be a mask of booleans, got {corrupted.dtype}")
+    if "train" not in corrupted.dims or not set(corrupted.dims) <= set(scores.dims):
+        raise InputError(f"detection: the mask {corrupted.dims} does not fit the scores {scores.dims}")
+    try:
+        both = xr.align(scores, corrupted, join="exact")
+        return both[1].broadcast_like(both[0]).transpose(*scores.dims).values
+    except ValueError as error:
+        raise InputError(f"detection: scores and mask are not of the same examples: {error}") from None
+
+
+def _labels(workload: Workload) -> Tensor:
+    """The training targets, one class an example."""
+    if isinstance(workload.train, Tensor):
+        raise InputError("these training data are their own targets; there are no labels to flip")
+    if not isinstance(workload.train, tuple | list | dict):
+        raise InputError("flipped: a taped run is trained already; flip the labels of its data before taping")
+    target = workload.target(workload.train)
+    if target.shape not in ((workload.n_train,), (workload.n_train, 1)):
+        raise InputError(f"flipped: expected one label an example, got targets of shape {list(target.shape)}")
+    if target.is_complex() or (target.is_floating_point() and not ((target == 0) | (target == 1)).all()):
+        raise InputError(
+            "flipped: the training targets are not classes; expected whole numbers, or 0.0 and 1.0"
+        )
+    return target
+
+
+def _relabelled(workload: Workload, target: Tensor) -> Batch:
+    """The training data with other targets."""
+    if isinstance(workload.train, dict):
+        return {**workload.train, workload.target_key: target}
+    return with_tensors(workload.train, [*tensors_of(workload.train)[:-1], target])

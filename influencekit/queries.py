@@ -1,0 +1,207 @@
+"""Queries: numbers of the model whose change is asked for. Reached by name through the registry."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from influencekit.errors import InputError
+from influencekit.interfaces import Query
+from influencekit.training.batch import Batch, select, tensors_of
+from influencekit.training.checks.separability import own_losses
+from influencekit.training.gradients import example_gradients, rows_of_jacobian
+from influencekit.training.workload import Workload
+
+__all__ = [
+    "FeatureImportance", "FixedVector", "GradientAlignment", "Parameter", "Prediction",
+    "TestLoss", "TestLosses",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TestLoss(Query):
+    """Mean loss over the test set, without the L2 penalty. A positive effect: the example helped."""
+
+    __test__ = False  # not a pytest class
+    better = "lower"
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        return ["test-loss"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return workload.losses(theta, workload.test).mean(0, keepdim=True)
+
+
+@dataclass(frozen=True)
+class TestLosses(Query):
+    """Loss of every single test example, one query each, without the L2 penalty."""
+
+    __test__ = False
+    better = "lower"
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        return list(workload.test_ids or range(workload.n_test))
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return workload.losses(theta, workload.test)
+
+    def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
+        """[query, param]; each from its own example alone, which costs one pass over the test set."""
+        if workload.test is None or not own_losses(partial(workload.losses, theta), workload.test):
+            return super().gradient(workload, theta)
+        return example_gradients(workload, theta, workload.test)
+
+
+@dataclass(frozen=True)
+class Prediction(Query):
+    """One output of the model for one test example: a logit, or whatever the model returns.
+
+    `example` is its position in the test set, `output` the class for models with several outputs.
+    """
+
+    example: int = 0
+    output: int = 0
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        outputs = workload.outputs(workload.theta0, _test_example("prediction", workload, self.example))
+        width = outputs.numel() if isinstance(outputs, Tensor) else 0
+        if not 0 <= self.output < width:
+            raise InputError(
+                f"prediction: output {self.output} is not one of the model's {width} outputs for an example"
+            )
+        return [f"prediction[{self.example},{self.output}]"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return workload.outputs(theta, _test_example("prediction", workload, self.example)).reshape(-1)[
+            self.output : self.output + 1
+        ]
+
+
+@dataclass(frozen=True)
+class FeatureImportance(Query):
+    """Derivative of one test example's loss by one of its input features: d loss / d x_k.
+
+    The effect says how the model's reliance on that feature would change (Theorem 6; its gradient in theta
+    is the mixed second derivative). `feature` counts into the flattened first floating-point input.
+    """
+
+    example: int = 0
+    feature: int = 0
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        size = self._input(_test_example("feature-importance", workload, self.example)).numel()
+        if not 0 <= self.feature < size:
+            raise InputError(
+                f"feature-importance: feature {self.feature} is not one of the input's {size} features"
+            )
+        return [f"d loss[{self.example}] / d x[{self.feature}]"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        example = _test_example("feature-importance", workload, self.example)
+        image = self._input(example)
+
+        def loss(changed: Tensor) -> Tensor:
+            def put(x: Tensor) -> Tensor:
+                return changed if x is image else x
+
+            if isinstance(example, dict):
+                return workload.losses(theta, {k: put(v) for k, v in example.items()}).sum()
+            if isinstance(example, Tensor):
+                return workload.losses(theta, changed).sum()
+            return workload.losses(theta, tuple(put(v) for v in example)).sum()
+
+        return torch.func.grad(loss)(image).reshape(-1)[self.feature : self.feature + 1]
+
+    def _input(self, example: Batch) -> Tensor:
+        for tensor in tensors_of(example):
+            if tensor.is_floating_point():
+                return tensor
+        raise InputError("feature-importance: the model has no floating-point input to differentiate by")
+
+
+@dataclass(frozen=True)
+class Parameter(Query):
+    """One trainable parameter itself. First-order estimators give its change without any error of the query.
+
+    `index` counts into the tensor called `name`, one number a dimension (as text:
+    `parameter:name=1.weight:index=0+3`); without a name it is the position in the flat vector theta.
+    """
+
+    name: str | None = None
+    index: tuple[int, ...] = (0,)
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        self._position(workload)
+        return [f"{self.name or 'theta'}[{','.join(map(str, self.index))}]"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        position = self._position(workload)
+        return theta[position : position + 1]
+
+    def _position(self, workload: Workload) -> int:
+        if self.name is not None:
+            return workload.layout.find(self.name, self.index)
+        if len(self.index) != 1 or not 0 <= self.index[0] < workload.n_params:
+            raise InputError(
+                f"parameter: without a name, index is one position in 0 to {workload.n_params - 1}; "
+                f"got {list(self.index)}"
+            )
+        return self.index[0]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedVector(Query):
+    """Projections <v, theta> on given directions: `vector` is [param] or [query, param]. Python only."""
+
+    vector: Tensor
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        if self.vector.dim() not in (1, 2) or self.vector.shape[-1] != workload.n_params:
+            raise InputError(
+                f"vector: expected shape [{workload.n_params}] or [query, {workload.n_params}], "
+                f"got {list(self.vector.shape)}"
+            )
+        return [f"vector[{i}]" for i in range(len(torch.atleast_2d(self.vector)))]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return torch.atleast_2d(self.vector).to(theta) @ theta
+
+
+@dataclass(frozen=True)
+class GradientAlignment(Query):
+    """Movement along the unit gradient of the mean test loss, <u_t, theta>, u_t fixed by the recorded run.
+
+    A positive effect: without the example the model would stand further up the loss's slope, so the example
+    helped.
+    """
+
+    better = "lower"
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        return ["alignment"]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        return self.at(workload, theta)(theta)
+
+    def at(self, workload: Workload, theta: Tensor) -> Callable[[Tensor], Tensor]:
+
+        def mean_loss(x: Tensor) -> Tensor:
+            return workload.losses(x, workload.test).mean()
+
+        try:
+            slope = rows_of_jacobian(lambda x: mean_loss(x)[None], theta)[0]
+        except RuntimeError:  # inside a transform of torch.func, which has a gradient of its own
+            slope = torch.func.grad(mean_loss)(theta)
+        unit = slope / slope.norm().clamp(min=torch.finfo(slope.dtype).tiny)
+        return lambda moved: (unit @ moved)[None]
+
+
+def _test_example(query: str, workload: Workload, example: int) -> Batch:
+    """One test example as a batch. Errors: no such example."""
+    if not 0 <= example < workload.n_test:
+        raise InputError(
+            f"{query}: example {example} is not in the test set, which has 0 to {workload.n_test - 1}"
+        )
+    return select(workload.test, torch.tensor([example], device=workload.device))

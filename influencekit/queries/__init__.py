@@ -1,1 +1,0 @@
-"""Queries: numbers of the model whose change is asked for. Reached by name through the registry."""

@@ -1,1 +1,0 @@
-"""Recorders: which states of a run are stored. Reached by name through the registry."""

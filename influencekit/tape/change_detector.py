@@ -1,0 +1,183 @@
+"""What a tape sees of a model and its optimizer while a loop runs: forwards, steps, and edits in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influencekit.errors import InputError
+
+__all__ = ["ChangeDetector", "Rest", "refuse_hooks", "watch"]
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SAMPLE = 512  # entries of a parameter that are watched; of a smaller one, all
+
+
+class ChangeDetector:
+    """Samples of the parameters, to see whether anything but the optimizer changes them.
+
+    Cost: two small copies a step. An edit of few entries of a large parameter may escape it, not the replay.
+    """
+
+    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._tensors = tensors
+        self._last: Tensor | None = None
+        self._memory: list[int] = []  # where the tensors were
+        self._cut: list[Tensor] = []  # what is watched of them
+
+    def take(self) -> None:
+        """Remember the tensors as they are."""
+        self._last = self._sample()
+
+    def changed(self) -> str | None:
+        """The name of a tensor that is not as remembered, if there is one."""
+        if self._last is None or not len(self._last):
+            return None
+        now = self._sample()
+        if torch.equal(now, self._last):
+            return None
+        lengths = [len(x) for x in self._cut]
+        pairs = zip(now.split(lengths), self._last.split(lengths), strict=True)
+        moved = [not torch.equal(a, b) for a, b in pairs]
+        return list(self._tensors())[moved.index(True)]
+
+    def finite(self) -> bool:
+        """Whether what is remembered is finite, and so is its sum."""
+        return self._last is None or math.isfinite(float(self._last.sum()))
+
+    def _sample(self) -> Tensor:
+        tensors = self._tensors().values()
+        if not tensors:
+            return torch.zeros(0)
+        memory = [x.data_ptr() for x in tensors]
+        if memory != self._memory:
+            flat = [x.detach().reshape(-1) for x in tensors]
+            self._cut = [x[:: max(1, len(x) // _SAMPLE)] for x in flat]
+            self._memory = memory if all(x.is_contiguous() for x in tensors) else []  # else copies
+        return torch.cat(self._cut)
+
+
+class Rest:
+    """Everything in a model that is not recorded state by state: parameters that the optimizer does not
+    train, and buffers that training does not change.
+
+    Cost: at every step the versions that torch counts, at checks and kept states also samples, since an edit
+    through `.data` is not counted.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        for name, module in model.named_modules():
+            for own in (module._parameters, module._buffers):
+                for key, value in own.items():
+                    if value is not None:
+                        self._places[f"{name}.{key}" if name else key] = own, key
+        self.parameters = {name for name, (own, key) in self._places.items() if _is_parameter(own[key])}
+        self._take()
+
+    def narrow(self, recorded: Iterable[str], tensors: Iterable[Tensor]) -> None:
+        """Watch all but these names, and these tensors, whatever their names."""
+        names, known = set(recorded), {id(x) for x in tensors}
+        kept = [n for n, (own, key) in self._places.items() if n not in names and id(own[key]) not in known]
+        for values in (self._places, self._versions, self._samples, self._sums):
+            for name in [n for n in values if n not in kept]:
+                del values[name]  # type: ignore[attr-defined]
+
+    def changed(self, thorough: bool = False) -> str | None:
+        """The name of what is not as it was, if there is one; `thorough`: also through `.data`."""
+        for name, (own, key) in self._places.items():
+            value = own.get(key)
+            if thorough or _version(value) != self._versions[name]:
+                if not self._same(name, value):
+                    return name
+                self._versions[name] = _version(value)
+        return None
+
+    def _take(self) -> None:
+        values = {name: own[key] for name, (own, key) in self._places.items()}
+        self._versions = {name: _version(x) for name, x in values.items()}
+        self._samples = {name: _sample(x) for name, x in values.items()}
+        # of what a second optimizer may train in a few rows only, all entries count
+        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
+
+    def _same(self, name: str, value: Any) -> bool:
+        known = self._samples[name]
+        if not isinstance(value, Tensor) or not torch.equal(_sample(value).to(known.device), known):
+            return False
+        counted = name in self._sums and _version(value) != self._versions[name]
+        return not counted or _sum(value) == self._sums[name]
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, nn.Parameter)
+
+
+def _version(value: Any) -> tuple[int, int]:
+    """Changes whenever torch sees a tensor being written to, or another take its place."""
+    known = isinstance(value, Tensor) and not value.is_inference()
+    return id(value), value._version if known else 0
+
+
+def _sample(value: Tensor) -> Tensor:
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // _SAMPLE)].nan_to_num().clone()
+
+
+def _sum(value: Tensor) -> int:
+    """Of the bits of all entries."""
+    bits = value.detach().contiguous().reshape(-1).view(_BITS.get(value.element_size(), torch.uint8))
+    return int(bits.sum(dtype=torch.int64))
+
+
+def watch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    forward: Callable[[], None],
+    after: Callable[[Any], None],
+    before_step: Callable[[], None],
+    after_step: Callable[[], None],
+) -> list[Any]:
+    """Call back at every forward (with gradients) and optimizer step; the handles have `remove`."""
+
+    def pre_forward(module: nn.Module, args: Any) -> None:
+        if torch.is_grad_enabled():
+            forward()
+
+    def post_forward(module: nn.Module, args: Any, outputs: Any) -> None:
+        if torch.is_grad_enabled():
+            after(outputs)
+
+    def pre_step(self: Any, args: Any, kwargs: Any) -> None:
+        if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
+            raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
+        before_step()
+
+    def post_step(self: Any, args: Any, kwargs: Any) -> None:
+        after_step()
+
+    return [
+        model.register_forward_pre_hook(pre_forward),
+        model.register_forward_hook(post_forward),
+        optimizer.register_step_pre_hook(pre_step),
+        optimizer.register_step_post_hook(post_step),
+    ]
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse hooks that may change gradients, by the name of what they hang on."""
+    for name, p in model.named_parameters():
+        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise InputError(
+                f"parameter {name} has a gradient hook, which a replay would not see; remove it, or do what "
+                "it does in the loss"
+            )
+    for name, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise InputError(
+                f"module {name or type(module).__name__} has a backward hook, which derivatives would not "
+                "see; remove it"
+            )

@@ -1,0 +1,299 @@
+"""A callback for `transformers.Trainer` that tapes its run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from influencekit.errors import InputError
+from influencekit.tape import Tape
+from influencekit.tape.loader import IndexedBatch
+from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
+from influencekit.trainers.intercept_loader import intercept_loader
+
+__all__ = ["CrossEntropy", "InfluenceCallback", "own_loss", "reopen_with"]
+
+_SWITCHES = (
+    "fp16", "deepspeed", "fsdp", "torch_compile", "use_liger_kernel", "auto_find_batch_size",
+    "neftune_noise_alpha", "parallelism_config",
+)  # fmt: skip
+
+
+@dataclass
+class _Micro:
+    """A micro-batch: its examples, the targets in it, and the Trainer's count of targets in the step."""
+
+    batch: Any
+    examples: int
+    targets: int
+    counted: float | None = None
+
+
+class InfluenceCallback(TrainerCallback):
+    """Records the run of a `transformers.Trainer`: `trainer.add_callback(InfluenceCallback("run.zarr"))`.
+
+    store: a new path. `loss(outputs, labels) -> [n]`: one loss per example; default: the model's own cross
+    entropy, summed over the example's tokens (`own_loss(model)`). `reduction`: the coefficient of a loss in
+    its step. Default: what the Trainer and the model make it, found out from the loss that the model returns.
+    "items": 1 / the targets of the whole step; "mean": 1 / the examples of the micro-batch; or a function of
+    the batch. Other options are the tape's (`recorder`, `ids`, `separable`, `check`, ...).
+
+    Everything else is read off the Trainer: optimizer, learning rates, clipping, accumulation, bf16, the
+    examples of every batch. What cannot be recorded is refused by name when training begins. A run that goes
+    on from a checkpoint of the Trainer's is recorded from there. Cost: that of the tape.
+    """
+
+    def __init__(
+        self, store: str | Path, *, loss: Callable[[Any, Any], Tensor] | None = None,
+        reduction: str | Callable[[Any], Tensor] | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        if isinstance(reduction, str) and reduction not in ("items", "mean"):
+            raise InputError(
+                f"reduction must be 'items', 'mean' or a function of the batch, got {reduction!r}"
+            )
+        self._store, self._given, self._reduction, self._options = store, loss, reduction, options
+        self._tape: Tape | None = None
+
+    # the Trainer's events ---------------------------------------------------------------------------
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
+        _refuse(args, loader, state.global_step)
+        self._loss = self._given or own_loss(model, args.label_smoothing_factor)
+        self._smoothed = args.label_smoothing_factor != 0
+        self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
+        self._accumulate = args.gradient_accumulation_steps
+        self._epoch = int(state.epoch or 0) - 1
+        double = next(model.parameters()).dtype == torch.float64
+        self._dtype = torch.float64 if double else torch.float32
+        self._heard: deque[IndexedBatch] = deque()
+        self._micros: list[_Micro] = []
+        self._coefficients: deque[Tensor] = deque()
+        tape = Tape(
+            self._store,
+            model,
+            getattr(optimizer, "optimizer", optimizer),  # accelerate wraps it
+            loss=self._loss,
+            data=loader.dataset,
+            collate=loader.collate_fn,
+            reduction=lambda batch: self._coefficients.popleft(),
+            accumulate=self._accumulate,
+            clip_norm=args.max_grad_norm or None,
+            **{"name": type(model).__name__, **self._options},
+        )
+        self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
+        try:
+            self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._heard))
+            self._tape = tape.open()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._tape is not None:
+            self._heard.clear()  # what an epoch that was left early had fetched ahead
+            self._epoch += 1
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._tape is not None:
+            self._micros.clear()
+            self._tape.boundary(epoch=self._epoch)
+            self._push()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._tape is not None:
+            self._push()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._tape is not None:  # now that the step's micro-batches are complete
+            self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if "train_runtime" in (kwargs.get("logs") or {}):  # the last words, before the best model is loaded
+            self.close()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the recording. The Trainer does it, but not where an exception ended the training."""
+        tape, self._tape = self._tape, None
+        if tape is not None:
+            self._let_go()
+            tape.close()
+
+    def _let_go(self) -> None:
+        for undo in self._undo:
+            undo()
+
+    # a micro-batch ----------------------------------------------------------------------------------
+
+    def _push(self) -> None:
+        """The next batch that was delivered is going to be forwarded."""
+        if not self._heard:
+            raise InputError("the Trainer takes a step on a batch that its DataLoader did not deliver")
+        indices, rng, batch = self._heard.popleft()
+        if "labels" not in batch:
+            raise InputError(f"the batch has no entry 'labels', only {', '.join(batch)}; name it so")
+        labels = batch["labels"]
+        own = isinstance(self._loss, CrossEntropy)
+        targets = self._loss.count(labels) if own else int((labels != -100).sum())  # type: ignore[union-attr]
+        self._micros.append(_Micro(batch, len(indices), targets))
+        assert self._tape is not None
+        self._tape.push(indices, rng, batch)
+
+    def _forward(self, kwargs: dict[str, Any]) -> None:
+        counted = kwargs.get("num_items_in_batch")
+        self._micros[-1].counted = None if counted is None else float(counted)
+
+    def _forwarded(self, kwargs: dict[str, Any], outputs: Any) -> None:
+        """Find out from the loss that the model returns by what it has divided."""
+        if self._reduction is not None or self._per_target is not None:
+            return
+        if "labels" not in kwargs and self._smoothed:  # label smoothing, by the Trainer
+            self._per_target = self._micros[-1].counted is not None
+            return
+        if "labels" not in kwargs or "loss" not in outputs:
+            raise InputError(
+                "the Trainer does not take the model's own loss (compute_loss_func?); pass loss= and "
+                "reduction= ('items': it divides by num_items_in_batch; 'mean': by the examples)"
+            )
+        micro = self._micros[-1]
+        with torch.no_grad():
+            total = float(self._loss(outputs, kwargs["labels"]).double().sum())
+        returned, found = float(outputs["loss"].detach()), {False: total / self._own_count(micro)}
+        if micro.counted is not None:
+            found[True] = total / micro.counted
+        nearest = min(found, key=lambda k: abs(found[k] - returned))
+        if not abs(found[nearest] - returned) <= 2e-2 * max(abs(returned), 1e-3):  # 2e-2: bf16
+            raise InputError(
+                f"the model's loss on a batch is {returned:.6g}, where the mean of loss= is "
+                f"{found[False]:.6g}; pass the loss that the model has, and reduction="
+            )
+        if len(found) == 1 or abs(found[True] - found[False]) > 0.1 * abs(returned):
+            self._per_target = nearest
+
+    def _own_count(self, micro: _Micro) -> int:
+        """What a mean over this micro-batch divides by."""
+        return micro.targets if isinstance(self._loss, CrossEntropy) else micro.examples
+
+    def _coefficient(self, micro: _Micro) -> Tensor:
+        """d step loss / d example loss, rounded as backward rounds; times `accumulate`, as the tape divides.
+
+        The Trainer divides a mean by the number of micro-batches, but not where it has told the model how
+        many targets the step has; models that do not listen then minimise the sum of the means.
+        """
+        one = torch.ones((), dtype=self._dtype)
+        if callable(self._reduction):
+            value = torch.as_tensor(self._reduction(micro.batch)).cpu()
+        elif self._per_target:
+            value = one / (micro.counted or sum(m.targets for m in self._micros))
+        else:
+            told = micro.counted is not None or self._reduction is not None
+            value = (one if told else one / len(self._micros)) / self._own_count(micro)
+        return value.double() * self._accumulate
+
+
+def reopen_with(trainer: Trainer, loss: Callable[[Any, Any], Tensor] | None = None) -> dict[str, Any]:
+    """What `ik.open` needs beside the store and the test examples: model, loss, data and collation.
+
+    `ik.open("run.zarr", test=..., **reopen_with(trainer))`. The trainer may be the one that was recorded, or
+    one made again in the same way, which need not train.
+    """
+    loader = trainer.get_train_dataloader()
+    return {
+        "model": _plain(trainer.model),
+        "loss": loss or own_loss(trainer.model, trainer.args.label_smoothing_factor),
+        "data": loader.dataset,
+        "collate": loader.collate_fn,
+    }
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy without what the Trainer and accelerate put around a model that they train."""
+    copy: Any = deepcopy(model)
+    if "_original_forward" in copy.__dict__:  # bf16
+        del copy.__dict__["forward"], copy.__dict__["_original_forward"]
+    for module in copy.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.gradient_checkpointing = False
+    if hasattr(copy, "disable_input_require_grads"):
+        copy.disable_input_require_grads()
+    return copy
+
+
+def _around(
+    model: nn.Module,
+    before: Callable[[Any], None],
+    after: Callable[[Any, Any], None],
+    args: TrainingArguments,
+) -> list[Callable[[], None]]:
+    """Call back around training forwards, inside an autocast like the one accelerate hides in `forward`.
+
+    So the tape sees it. The results are functions that undo this.
+    """
+    cast = torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16))
+    inside = False
+
+    def pre(module: nn.Module, positional: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal inside
+        if module is model and module.training and torch.is_grad_enabled():  # copies have these hooks, too
+            before(kwargs)
+            cast.__enter__()
+            inside = True
+
+    def post(module: nn.Module, positional: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        nonlocal inside
+        if module is model and inside:
+            inside = False
+            cast.__exit__(None, None, None)
+            if outputs is not None:  # None: the forward pass has failed
+                after(kwargs, outputs)
+
+    handles = [
+        model.register_forward_pre_hook(pre, with_kwargs=True),
+        model.register_forward_hook(post, with_kwargs=True, always_call=True),
+    ]
+    return [handle.remove for handle in handles]
+
+
+def _refuse(args: TrainingArguments, loader: Any, done: int) -> None:
+    """Refuse by name what a replay would not do again."""
+    for name in _SWITCHES:
+        if getattr(args, name, None) not in (None, False, "", [], {}):
+            raise InputError(f"{name}={getattr(args, name)!r} cannot be recorded; train without it")
+    if max(args.world_size, args.n_gpu) > 1:
+        raise InputError(
+            f"{max(args.world_size, args.n_gpu)} devices or processes cannot be recorded; train on one "
+            "(CUDA_VISIBLE_DEVICES=0)"
+        )
+    if type(loader).__name__ == "DataLoaderDispatcher":
+        raise InputError("dispatch_batches and IterableDatasets cannot be recorded; use a map-style data set")
+    within = done and not args.ignore_data_skip and done % -(-len(loader) // args.gradient_accumulation_steps)
+    if within and args.dataloader_num_workers:
+        raise InputError(
+            f"the checkpoint, after step {done}, lies within an epoch, and the batches that are passed over "
+            "cannot be told with workers; resume with dataloader_num_workers=0"
+        )

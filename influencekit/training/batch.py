@@ -1,0 +1,68 @@
+"""A batch: a tensor, a tuple or a dict of tensors whose first dimension counts examples."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from influencekit.errors import InputError
+
+__all__ = [
+    "Batch",
+    "first_half_twice",
+    "with_tensors",
+    "mapped",
+    "select",
+    "tensors_of",
+    "require_test",
+    "batch_in_float64",
+]
+
+Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+
+def select(batch: Batch, indices: Tensor) -> Batch:
+    """The examples at `indices` (any shape, which takes the place of the leading dimension)."""
+    return mapped(batch, lambda x: x[indices])
+
+
+def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with every tensor changed."""
+    require_test(batch)
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {k: change(v) for k, v in batch.items()}
+    return tuple(change(v) for v in batch)
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """The tensors of a batch, in their order."""
+    require_test(batch)
+    if isinstance(batch, Tensor):
+        return [batch]
+    return list(batch.values()) if isinstance(batch, dict) else list(batch)
+
+
+def with_tensors(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """Other tensors in the place of a batch's own."""
+    if isinstance(batch, Tensor):
+        return tensors[0]
+    return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)
+
+
+def first_half_twice(batch: Batch) -> Batch:
+    """A batch of the same size with the first half of the examples, each twice in a row."""
+    x = tensors_of(batch)[0]
+    return select(batch, torch.arange(len(x), device=x.device) // 2)
+
+
+def batch_in_float64(batch: Batch) -> Batch:
+    """A batch with its floating-point tensors in float64."""
+    return mapped(batch, lambda x: x.double() if x.is_floating_point() else x)
+
+
+def require_test(batch: Batch | None) -> None:
+    """Errors: no batch at all, of a run that was opened without a test set."""
+    if batch is None:
+        raise InputError("this needs a test set, and the run was opened without one; pass test=... to open")

@@ -1,0 +1,1 @@
+"""What is checked before and while a model trains: its kind, its examples, its derivatives."""

@@ -1,0 +1,75 @@
+"""Gradients of many values at once: of a query's, and of single examples' losses in pieces that fit in
+memory."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+
+from influencekit.training.batch import Batch, tensors_of, with_tensors
+from influencekit.training.curvature import leaf
+from influencekit.training.kernels.tracing import NotBatchable, agree, with_batching
+from influencekit.training.workload import Workload
+
+__all__ = ["example_gradients", "rows_of_jacobian"]
+
+_MEMORY = 256 << 20  # bytes of gradients that are formed at once
+
+
+def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradients [value, param] of values [value] at x [param]: batched, or one backward pass each.
+
+    The batched ones are believed where the first and the last are what `backward` gives.
+    """
+    with torch.enable_grad():
+        start = leaf(x)
+        found = values(start)
+
+    def row(k: int) -> Tensor:
+        if not found.requires_grad:
+            return torch.zeros_like(x)
+        one = torch.zeros_like(found).index_fill_(0, torch.tensor(k, device=x.device), 1.0)
+        return torch.autograd.grad(found, start, one, retain_graph=True, materialize_grads=True)[0]
+
+    ends = torch.stack([row(0), row(len(found) - 1)])
+    if len(found) <= 2:
+        return ends[: len(found)]
+    try:
+        rows = with_batching(jacrev, values, x.detach())
+    except NotBatchable:
+        rows = None
+    if rows is not None and agree(rows[[0, -1]].detach(), ends):
+        return rows
+    return torch.stack([row(k) for k in range(len(found))])
+
+
+def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float = 0.0) -> Tensor:
+    """Gradients [example, param] of each example's own loss + (l2/2) |theta|^2 at theta [param].
+
+    In evaluation mode, for losses that are an example's own (`separability.own_losses`). Cost: one gradient
+    of each example; the result, and what a few hundred examples at most take on their way.
+    """
+
+    def loss(theta: Tensor, *one: Tensor) -> Tensor:
+        alone = with_tensors(batch, [x[None] for x in one])
+        return workload.losses(theta, alone)[0] + 0.5 * l2 * theta @ theta
+
+    parts = tensors_of(batch)
+
+    def by_backward(k: int) -> Tensor:
+        with torch.enable_grad():
+            start = leaf(theta)
+            return torch.autograd.grad(loss(start, *(x[k] for x in parts)), start, materialize_grads=True)[0]
+
+    size = max(1, min(256, _MEMORY // theta.nbytes))
+    each = vmap(grad(loss), in_dims=(None, *[0] * len(parts)), chunk_size=size)
+    try:
+        rows = each(theta.detach(), *parts)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        rows = None  # recurrent layers, masks, ...: no rule for batching
+    if rows is not None and agree(rows[[0, -1]], torch.stack([by_backward(0), by_backward(-1)])):
+        return rows
+    return torch.stack([by_backward(k) for k in range(len(parts[0]))])

@@ -1,0 +1,1 @@
+"""Traced gradients: how they are made, simplified, batched, and when they serve another step."""

@@ -1,0 +1,32 @@
+"""What a training step changes, and what its gradient is a sum over."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from influencekit.training.batch import Batch
+from influencekit.training.losses import Training
+from influencekit.training.optimizers import Slots
+
+__all__ = ["Piece", "State"]
+
+
+class State(NamedTuple):
+    """What a step changes: theta [param], the optimizer's slots [param] each, the number of steps done.
+
+    `buffers` holds those of the model's buffers that training changes, by name.
+    """
+
+    theta: Tensor
+    slots: Slots
+    step: int
+    buffers: dict[str, Tensor] = {}  # noqa: RUF012 (a named tuple's default, never modified)
+
+
+class Piece(NamedTuple):
+    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it
+    fills."""
+
+    losses: Training
+    batch: Batch
+    slots: Tensor | slice

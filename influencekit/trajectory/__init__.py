@@ -1,0 +1,1 @@
+"""A recorded run: written while it trains, read and replayed afterwards."""

@@ -1,0 +1,122 @@
+"""Is a replay what was recorded? One measure of the difference, and the stretches of a run compared by it.
+
+A stretch lies between one stored state and the next. Training it again must end in the state that is stored
+there, or the run is not what its store, the model, the loss and the data say of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from torch import Tensor
+
+from influencekit.errors import StoreError
+from influencekit.training.plan import Plan
+from influencekit.training.state import State
+from influencekit.training.step import Step
+from influencekit.training.workload import Workload
+from influencekit.trajectory.difference import Difference, differences
+from influencekit.trajectory.store import read
+
+__all__ = [
+    "compared", "described", "has_losses", "replayed", "sampled", "stretches", "tolerance_of",
+]  # fmt: skip
+
+_SAMPLE = 32  # so many single steps are replayed where every state is stored
+_TOLERANCE = 5e-3
+
+
+class RecordedRun(Protocol):
+    """What the comparison needs of a `Trajectory`."""
+
+    group: zarr.Group
+    workload: Workload
+    step: Step
+    plan: Plan
+    attrs: Mapping[str, Any]
+
+    @property
+    def stored_states(self) -> list[int]: ...
+    def state(self, t: int) -> State: ...
+
+
+def tolerance_of(trajectory: RecordedRun) -> float:
+    """How far a replay may be off relative to the update, where bitwise equality is not asked for."""
+    return float(trajectory.attrs.get("tape", {}).get("tolerance", _TOLERANCE))
+
+
+def stretches(trajectory: RecordedRun, start: int, stop: int) -> list[tuple[int, int]]:
+    """The stretches that hold a step of start ... stop - 1."""
+    kept = trajectory.stored_states
+    return [(a, b) for a, b in zip(kept, kept[1:], strict=False) if a < stop and start < b]
+
+
+def sampled(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of single steps, which no sweep replays: all of few, else 32, spread evenly up to the last."""
+    single = [pair for pair in pairs if pair[1] == pair[0] + 1]
+    places = np.linspace(0, len(single) - 1, min(len(single), _SAMPLE)).round().astype(int)
+    return [single[i] for i in places]
+
+
+def replayed(trajectory: RecordedRun, start: int, stop: int) -> State:
+    """State `stop`, trained again from the stored state `start`."""
+    state = trajectory.state(start)
+    for _ in range(start, stop):
+        state = trajectory.step.advance(state)[0]
+    return state
+
+
+def compared(trajectory: RecordedRun, start: int, mine: State, tolerance: float) -> float:
+    """The largest gap between a stretch trained again from state `start` and the state stored at its end.
+
+    Errors: `StoreError` beyond the tolerance, which names the steps, the tensor and what to look for.
+    """
+    stop, worst = mine.step, 0.0
+    for found in differences(lambda: trajectory.state(start).theta, mine, trajectory.state(stop)):
+        if not found.gap <= tolerance:
+            raise StoreError(
+                described(trajectory, start, stop, found, _first_odd_loss(trajectory, start, stop))
+            )
+        worst = max(worst, found.gap)
+    return worst
+
+
+def _first_odd_loss(trajectory: RecordedRun, start: int, stop: int) -> int | None:
+    """The first step of a stretch whose losses, trained again, are not those that are stored."""
+    state = trajectory.state(start)
+    for t in range(start, stop):
+        state, losses = trajectory.step.advance(state)
+        if not has_losses(trajectory, t, losses):
+            return t
+    return None
+
+
+def has_losses(trajectory: RecordedRun, t: int, losses: Tensor) -> bool:
+    """Whether these are about the losses [slot] that are stored of step t."""
+    stored = read(trajectory.group, "loss", slice(t, t + 1))[0]
+    known = (trajectory.plan.indices[t].numpy() >= 0) & ~np.isnan(stored)
+    return bool(np.allclose(losses.detach().cpu().numpy()[known], stored[known], rtol=1e-2, atol=1e-4))
+
+
+def described(trajectory: RecordedRun, start: int, stop: int, found: Difference, odd: int | None) -> str:
+    """The difference in words; `odd`: the first step whose losses differ."""
+    layout, name = trajectory.workload.layout, found.name
+    if found.kind == "buffer":
+        size, where = float(found.values.abs().max()), f"buffer {name}"
+    else:
+        parts = {n: float(x.abs().max()) for n, x in layout.split(found.values).items()}
+        worst = max(parts, key=lambda n: parts[n])
+        size, where = parts[worst], f"{'' if name == 'theta' else f'{name} of '}parameter {worst}"
+    steps = f"step {start}" if stop == start + 1 else f"steps {start} to {stop - 1}"
+    since = "" if odd is None or odd == start else f" (losses agree until step {odd - 1})"
+    attrs = trajectory.attrs
+    return (
+        f"{steps}, trained again, {'is' if stop == start + 1 else 'are'} not what was recorded{since}: "
+        f"{where} differs by up to {size:.1e}; look for what else the loop did or what had changed by then "
+        "(the loss, a setting of the model, the data, a second network or optimizer), or check it where it "
+        f"was recorded: on {attrs['device']} with torch {attrs['torch_version']} and "
+        f"{attrs.get('threads', 1)} threads"
+    )

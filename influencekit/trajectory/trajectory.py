@@ -1,0 +1,286 @@
+"""A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+import zarr
+from torch import Tensor
+
+from influencekit.errors import InputError, StoreError
+from influencekit.progress import track
+from influencekit.training.batch import select, tensors_of
+from influencekit.training.state import State
+from influencekit.training.step import Step
+from influencekit.training.workload import Workload
+from influencekit.trajectory.binomial_schedule import backwards
+from influencekit.trajectory.replay_check import compared, replayed, sampled, stretches, tolerance_of
+from influencekit.trajectory.store import read
+
+__all__ = ["Trajectory", "check_losses", "check_match", "fingerprint"]
+
+_BLOCK = 64 << 20  # bytes of states that a sweep reads at once
+_HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
+
+
+class Trajectory:
+    """One recorded run of one workload.
+
+    State t is the state before update t; states `first` ... `last` can be had. `step` is the training step
+    that made it. Whatever is asked for is read from the store, or replayed from the nearest stored state.
+    """
+
+    def __init__(self, group: zarr.Group, workload: Workload, step: Step | None = None) -> None:
+        self.group = group
+        self.workload = workload
+        self.step = step or Step(workload)
+        self.attrs: Mapping[str, Any] = dict(group.attrs)
+        self.plan = self.step.plan
+        kept = read(group, "kept")
+        self._stored = kept[kept <= self.attrs["committed"]]
+        self.first = int(self.attrs["start"])
+        self.last = int(self.attrs["committed"])
+        self._compared: set[int] = set()  # the stored states from which the way to the next was replayed
+
+    @property
+    def stored_states(self) -> list[int]:
+        """The numbers of the stored states, ascending."""
+        return self._stored.tolist()
+
+    @property
+    def max_states(self) -> int | None:
+        """How many states a sweep may hold, as the recorder says (`Recorder.max_states`)."""
+        held: Any = self.attrs.get("held")
+        return held
+
+    @property
+    def lossless(self) -> bool:
+        """Whether stored states are those of the run, bit for bit."""
+        return bool(self.attrs.get("lossless", True))
+
+    @property
+    def caution(self) -> str:
+        """What results on this recording must say of it, in one line; nothing as a rule."""
+        said = [each for each in (self.workload.caution, self.step.caution) if each]
+        if not self.lossless:
+            said.append(
+                f"the states were stored by {self.attrs['recorder']}, which is not lossless: scores are "
+                "those of nearby states"
+            )
+        return "; ".join(said)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the whole run, recorded or not."""
+        return self.plan.steps
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        """The store as xarray sees it, lazily."""
+        return xr.open_zarr(self.group.store)
+
+    def state(self, t: int) -> State:
+        """The state before update t (t = steps gives the final one)."""
+        if self._taped and t not in self._stored:
+            self.check_replay(t, t + 1)
+        return self._states(t, t + 1)[0]
+
+    def check_replay(self, start: int, stop: int) -> None:
+        """Ask whether the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
+
+        Every stretch between stored states is trained again and compared with the state at its end; where all
+        states are stored, a sample of about 32 steps. Nothing is compared twice. Runs that `record` trained
+        need none of this. Errors: `StoreError`, which names the steps, the tensor and what to look for. Cost:
+        at most one training run.
+        """
+        if self._taped:
+            pairs = stretches(self, start, stop)
+            self._replay([(a, b) for a, b in pairs if b > a + 1] + sampled(pairs))
+
+    def _replay(self, pairs: list[tuple[int, int]]) -> None:
+        pairs = [(a, b) for a, b in pairs if a not in self._compared]
+        for a, b in track(pairs, "replay", len(pairs)) if pairs else ():
+            compared(self, a, replayed(self, a, b), tolerance_of(self))
+            self._compared.add(a)
+
+    def _close(self, last: State) -> None:
+        """The last state of a stretch was replayed: one step more must end in what is stored there."""
+        place = int(np.searchsorted(self._stored, last.step, side="right"))
+        if place == len(self._stored) or self._stored[place] != last.step + 1:
+            return
+        start = int(self._stored[place - 1])
+        asked = self._taped or (self.lossless and self.max_states is None)
+        if asked and start < last.step and start not in self._compared:
+            compared(self, start, self._next(last), tolerance_of(self))
+            self._compared.add(start)
+
+    @property
+    def _taped(self) -> bool:
+        return "tape" in self.attrs
+
+    def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
+        """The states start ... stop - 1 in lists of consecutive ones, the last list first.
+
+        Where stored states are close, a list is read; where they are far apart, it is what lies between two
+        of them, replayed once, or by the optimal binomial schedule where that does not fit the memory set
+        aside, or the number of states that the recorder allows. Let go of a list before you take the next.
+        Errors: `StoreError` where a replay does not end in the state that is stored next (`check_replay`).
+        """
+        if self._taped and start < stop:  # what the sweep itself does not replay to its end
+            within = stretches(self, start, stop)
+            self._replay(sampled(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
+        pairs = list(self._stretches(start, stop))[::-1]
+        for low, high, places in track(pairs, what, len(pairs)):
+            if high - low <= places + 1:
+                found = self._states(low, high)
+                self._close(found[-1])
+                yield found
+                del found
+            else:
+                lists = backwards(self._states(low, low + 1)[0], high - low, places, self._next)
+                first = next(lists)
+                self._close(first[-1])
+                yield first
+                del first
+                yield from lists
+
+    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(low, high, places): what to read or replay at once, and how many states may be held meanwhile.
+
+        One more state is in hand, so a list has up to places + 1 of them.
+        """
+        bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
+        room = max(1, min(128, _BLOCK // bytes_each))
+        memory = max(2, room, _HELD // bytes_each) - 1
+        below, low = self._below(start), start
+        while low < stop:
+            at = self._below(low)
+            # stored states that the sweep has still to come to have places of their own
+            places = memory if self.max_states is None else max(1, self.max_states - (at - below))
+            far = min(stop, low + min(room, places + 1))
+            high = far if far == stop else int(self._stored[self._below(far)])
+            if high <= low:
+                high = min(stop, int(self._stored[at + 1]) if at + 1 < len(self._stored) else stop)
+            yield low, high, places
+            low = high
+
+    def _below(self, t: int) -> int:
+        """The place in the store of the nearest stored state up to t."""
+        return int(np.searchsorted(self._stored, t, side="right")) - 1
+
+    def _next(self, state: State) -> State:
+        return self.step.advance(state)[0]
+
+    def _states(self, start: int, stop: int) -> list[State]:
+        if not self.first <= start < stop <= self.last + 1:
+            raise InputError(
+                f"states {start} to {stop - 1} are asked for, but the trajectory holds {self.first} to "
+                f"{self.last}; record a run that covers them"
+            )
+        low = self._below(start)
+        high = int(np.searchsorted(self._stored, stop, side="left"))
+        stored = self._read(low, max(high, low + 1))
+        found: list[State] = []
+        state = stored[int(self._stored[low])]
+        for t in range(state.step, stop):
+            if t > state.step:
+                if t in stored:
+                    self._close(state)
+                state = stored[t] if t in stored else self._next(state)
+            if t >= start:
+                found.append(state)
+        return found
+
+    def _read(self, low: int, high: int) -> dict[int, State]:
+        names = ("theta", *self.workload.optimizer.slots)
+        device = self.workload.device
+        arrays = [torch.from_numpy(read(self.group, n, slice(low, high))).to(device) for n in names]
+        buffers = read(self.group, "buffers", slice(low, high)) if "buffers" in self.group else None
+        rows = {}
+        for k, t in enumerate(self._stored[low:high]):
+            theta, *slots = (array[k] for array in arrays)
+            own = {} if buffers is None else self._buffers(buffers[k])
+            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), own)
+        return rows
+
+    def _buffers(self, row: np.ndarray) -> dict[str, Tensor]:
+        """The changing buffers of one state, from their flat row of float64."""
+        own = dict(self.workload.model.named_buffers())
+        described: Any = self.attrs["buffers"]
+        found, start = {}, 0
+        for name, shape in described:
+            size = int(np.prod(shape))
+            values = torch.from_numpy(row[start : start + size].copy()).view(shape)
+            found[name] = values.to(own[name].device, own[name].dtype)
+            start += size
+        return found
+
+    def workload_at(self, t: int) -> Workload:
+        """The workload, its queries evaluated with the buffers (running statistics) of state t."""
+        return self.workload.with_buffers(self.state(t).buffers) if "buffers" in self.group else self.workload
+
+    @property
+    def final(self) -> State:
+        """The state after the last update; an error when the recording does not reach it."""
+        return self.state(self.steps)
+
+
+def fingerprint(workload: Workload) -> dict[str, Any]:
+    """What a store must agree on with a workload to be its run, each entry with a name a person knows."""
+
+    def digest(*values: Tensor) -> str:
+        total = hashlib.sha256()
+        for value in values:
+            flat = np.ascontiguousarray(value.detach().cpu().numpy()).reshape(-1)
+            total.update(flat.view(np.uint8).data)  # without a copy: the plan of a long run is large
+        return total.hexdigest()[:16]
+
+    plan, n = workload.plan, workload.n_train
+    sample = torch.arange(0, n, max(1, n // 64), device=workload.device)
+    return {
+        "parameters": [
+            [n, list(s)] for n, s in zip(workload.layout.names, workload.layout.shapes, strict=True)
+        ],
+        "dtype": str(workload.dtype).removeprefix("torch."),
+        "training examples": n,
+        "training data": digest(*tensors_of(select(workload.train, sample))),
+        "initial parameters": digest(workload.theta0),
+        "order of batches": digest(plan.indices),
+        "learning rates": digest(plan.lr),
+        "optimizer": repr(workload.optimizer),
+        "l2": workload.l2,
+    }
+
+
+def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
+    """Refuse a workload that did not make the store, naming everything that differs."""
+    stored: Any = group.attrs["fingerprint"]
+    mine = fingerprint(workload)
+    wrong = [name for name in mine if stored.get(name) != mine[name]]
+    if wrong:
+        name = wrong[0]
+        shown = "" if len(str(mine[name])) > 60 else f" (store: {stored.get(name)}, workload: {mine[name]})"
+        raise StoreError(
+            f"{where} is not a run of this workload: {', '.join(wrong)} differ{shown}; open it with the "
+            "workload, setting, seed and data that it was recorded with"
+        )
+
+
+def check_losses(trajectory: Trajectory, where: str) -> None:
+    """Refuse a workload whose losses at the first recorded state are not the recorded ones."""
+    t = trajectory.first
+    if t == trajectory.last:
+        return
+    mine = trajectory.step.advance(trajectory.state(t))[1].cpu().double()
+    stored = torch.from_numpy(read(trajectory.group, "loss", slice(t, t + 1))[0]).double()
+    there = trajectory.plan.indices[t] >= 0
+    if not torch.allclose(mine[there], stored[there], rtol=1e-3, atol=1e-5):
+        mean = f"{stored[there].mean():.6g} in the store, {mine[there].mean():.6g} with this workload"
+        raise StoreError(
+            f"{where} is not a run of this workload: the mean loss of step {t} is {mean}; the model's "
+            "layers, the loss function or the data differ"
+        )
