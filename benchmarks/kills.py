@@ -23,7 +23,7 @@ import click
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
 from benchmarks.shared.results import RESULTS as FOLDER
@@ -59,18 +59,13 @@ def _open(spec: str, path: Path) -> Any:
     return ik.open(path, _workload(spec))
 
 
-class _Noisy:
+class _Noisy(TensorDataset):
     """Examples that are augmented anew every time, from all generators."""
 
-    def __init__(self, x: Any, y: Any) -> None:
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Any, Any]:
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().__getitem__(i)
         scale = random.uniform(0.9, 1.1) * float(np.random.uniform(0.9, 1.1))
-        return self.x[i] * scale + 0.1 * torch.randn(self.x.shape[1]), self.y[i]
+        return x * scale + 0.1 * torch.randn(len(x)), y
 
 
 def _parts() -> dict[str, Any]:
@@ -273,7 +268,7 @@ def answer(kills: int, seed: int, cases: list[str]) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             tally = campaign(run, RUNS[run].workload, recorder, kills, Path(folder), seed + place)
         print(f"{case}: {tally.kills} kills, {tally.lost_steps} steps lost, {tally.faults}", flush=True)
-        command = f'python -m benchmarks kills --only "{case}" --kills {kills}'
+        command = f"python -m benchmarks kills --kills {kills}"
         found[case] = {"command": command, "machine": machine(), **asdict(tally)}
     stored = {f"{c['run']} {c['recorder']}": c for c in load(FOLDER / "kills.json")["campaigns"]} | found
     every = sorted(stored.values(), key=lambda c: (c["run"], -len(c["recorder"])))

@@ -166,9 +166,7 @@ def shares(workload: Workload, theta: Tensor, batch: Batch, c: Tensor) -> Tensor
 
 
 def sweep(
-    run: Run,
-    columns: dict[str, tuple[str, Tensor, int]],
-    watch: Callable[..., None] | None = None,
+    run: Run, columns: dict[str, tuple[str, Tensor, int]], watch: Callable[..., None] | None = None
 ) -> dict[str, Tensor]:
     """Contributions [step, train] of every occurrence to q at `stop`, for columns {name: (curvature, q's
     gradient there, stop)}; the sum over steps is the effect, removal minus full. `plain` has no curvature.
