@@ -270,7 +270,8 @@ def answer(kills: int, seed: int, cases: list[str]) -> dict:
         print(f"{case}: {tally.kills} kills, {tally.lost_steps} steps lost, {tally.faults}", flush=True)
         command = f"python -m benchmarks kills --kills {kills}"
         found[case] = {"command": command, "machine": machine(), **asdict(tally)}
-    stored = {f"{c['run']} {c['recorder']}": c for c in load(FOLDER / "kills.json")["campaigns"]} | found
+    old = load(FOLDER / "kills.json").get("campaigns", [])
+    stored = {f"{c['run']} {c['recorder']}": c for c in old} | found
     every = sorted(stored.values(), key=lambda c: (c["run"], -len(c["recorder"])))
     return {"command": "python -m benchmarks kills", "campaigns": every}
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
 
@@ -29,20 +29,18 @@ STEPS = (80, 130, 210, 370, 640, 1000)
 RECORDERS = ("every-k:k=50", "full", "every-k:k=20")
 
 
-class Data(Dataset):
+class Data(TensorDataset):
     """Three classes in ten dimensions, and a transform."""
 
     def __init__(self, n: int = 96, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.y = torch.randint(0, 3, (n,), generator=generator)
-        self.x = torch.randn(n, 10, generator=generator) + 1.5 * torch.eye(3, 10)[self.y]
+        y = torch.randint(0, 3, (n,), generator=generator)
+        super().__init__(torch.randn(n, 10, generator=generator) + 1.5 * torch.eye(3, 10)[y], y)
         self.scale = 1.0
 
-    def __len__(self) -> int:
-        return len(self.y)
-
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i] * self.scale, self.y[i]
+        x, y = super().__getitem__(i)
+        return x * self.scale, y
 
 
 class Loss:

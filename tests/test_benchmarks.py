@@ -46,7 +46,7 @@ def test_a_question_says_how_it_is_asked(name):
     if questions()[name].path.parent.name == "dvemb":
         pytest.importorskip("influencekit_dvemb")
     said = " ".join(asked(name, "--help").split())
-    assert " ".join(questions()[name].asks.split()) in said and "--out" in said
+    assert " ".join(questions()[name].asks.split()) in said
 
 
 def test_every_result_has_a_question_that_writes_it():

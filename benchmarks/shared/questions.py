@@ -7,7 +7,7 @@ A question is a file with a docstring whose first line asks it, and with
     QUICK      arguments of `answer` for `--quick`: seconds instead of minutes
     MERGES     True if what `--only` gives takes its place in the stored result
     answer     the function, with click's options, that gives what goes into the result; `file` in it
-               names another result file, `partial` says that it is a part only; None: it writes itself
+               names another result file, `partial` says that it is a part only; `-> None`: it writes itself
     wrong      of the result, lines that say what is not as it must be, if that is a question
 """
 
@@ -43,7 +43,7 @@ class Question:
         module = import_module(".".join(("benchmarks", *self.path.relative_to(HERE).with_suffix("").parts)))
 
         @click.pass_context
-        def run(context: click.Context, out: Path | None, **options: Any) -> None:
+        def run(context: click.Context, out: Path | None = None, **options: Any) -> None:
             _run(self, module, context, out, options)
 
         return click.Command(
@@ -53,16 +53,18 @@ class Question:
 
 
 def _parameters(module: Any) -> list[click.Parameter]:
+    """The file's own options, and those that the runner adds."""
     found = [*reversed(getattr(module.answer, "__click_params__", []))]
     if hasattr(module, "CASES"):
-        only = click.Choice([*module.CASES])
-        found.append(
-            click.Option(["--only"], multiple=True, type=only, help="This case alone; again for more.")
-        )
+        said = "This case alone; again for more."
+        found.append(click.Option(["--only"], multiple=True, type=click.Choice([*module.CASES]), help=said))
     if hasattr(module, "QUICK"):
         found.append(click.Option(["--quick"], is_flag=True, help="In seconds: does it run at all?"))
-    help_ = "Write the result here. Default: benchmarks/results/, and nothing with --quick or --only."
-    return [*found, click.Option(["--out"], type=click.Path(path_type=Path, dir_okay=False), help=help_)]
+    if module.answer.__annotations__["return"] is not None:
+        nowhere = "--quick" if getattr(module, "MERGES", False) else "--quick or --only"
+        said = f"Write the result here. Default: benchmarks/results/, and nothing with {nowhere}."
+        found.append(click.Option(["--out"], type=click.Path(path_type=Path, dir_okay=False), help=said))
+    return found
 
 
 @cache
