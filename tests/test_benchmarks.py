@@ -81,7 +81,16 @@ def test_a_quick_answer_is_printed_and_not_written():
     assert read(RESULTS / "exactness.json") == before
 
 
-def test_a_part_takes_its_place_in_what_is_there():
+def test_a_part_takes_its_place_in_the_result_whose_command_is_that_of_the_whole(tmp_path):
+    out = tmp_path / "found.json"
+    results.save(out, {"threads": 1, "time": {"steps": 800}})
+    asked("memory", "--only", "exact", "--steps", "40", "--out", str(out))
+    found = results.load(out)
+    assert found["time"] == {"steps": 800} and found["exact"]["states_bitwise"]
+    assert found["command"] == "python -m benchmarks memory --steps 40"
+
+
+def test_merging_keeps_the_other_parts():
     old = {"command": "a", "cases": {"x": {"n": 1}, "y": {"n": 2}}}
     new = {"command": "b", "cases": {"y": {"n": 3}}}
     assert results.merged(old, new) == {"command": "b", "cases": {"x": {"n": 1}, "y": {"n": 3}}}

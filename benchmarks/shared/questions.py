@@ -13,6 +13,7 @@ A question is a file with a docstring whose first line asks it, and with
 
 import ast
 import datetime
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -40,7 +41,11 @@ class Question:
 
     def command(self) -> click.Command:
         """Its command, with the file's own options."""
-        module = import_module(".".join(("benchmarks", *self.path.relative_to(HERE).with_suffix("").parts)))
+        try:
+            file = self.path.relative_to(HERE).with_suffix("")
+            module = import_module(".".join(("benchmarks", *file.parts)))
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"{self.name} needs {error.name}, which is not installed") from error
 
         @click.pass_context
         def run(context: click.Context, out: Path | None = None, **options: Any) -> None:
@@ -102,8 +107,10 @@ def _run(question: Question, module: Any, context: click.Context, out: Path | No
         given = {n for n in options if context.get_parameter_source(n) is ParameterSource.COMMANDLINE}
         given |= {"cases"} if only else set()
         options |= {name: value for name, value in module.QUICK.items() if name not in given}
+    merges = bool(only) and getattr(module, "MERGES", False)
+    words = _words(context, "out", *(["only"] if merges else []))  # the whole result is made without
     head = {
-        "command": " ".join(["python -m benchmarks", question.name, *_words(context)]),
+        "command": " ".join(["python -m benchmarks", question.name, *words]),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
         "influencekit": __version__,
@@ -114,7 +121,6 @@ def _run(question: Question, module: Any, context: click.Context, out: Path | No
     report = head | found
     file, part = report.pop("file", question.results[0]), report.pop("partial", bool(only))
     path = out or RESULTS / file
-    merges = part and getattr(module, "MERGES", False)
     if merges:
         report = merged(load(path), report)
     if out or not quick and (merges or not part):
@@ -127,20 +133,13 @@ def _run(question: Question, module: Any, context: click.Context, out: Path | No
         raise SystemExit(1)
 
 
-def _words(context: click.Context) -> list[str]:
-    """The options as they were given; where the result goes says nothing about it."""
+def _words(context: click.Context, *unsaid: str) -> list[str]:
+    """The options as they were given, but for some."""
     words = []
     for option in context.command.params:
-        if (
-            option.name == "out"
-            or context.get_parameter_source(option.name) is not ParameterSource.COMMANDLINE
-        ):
-            continue
-        value = context.params[option.name]
-        for one in value if option.multiple else [value]:
-            words += (
-                [option.opts[0]]
-                if option.is_flag
-                else [option.opts[0], f'"{one}"' if " " in str(one) else str(one)]
-            )
+        given = context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name not in unsaid:
+            value = context.params[option.name]
+            for one in value if option.multiple else [value]:
+                words += [option.opts[0]] if option.is_flag else [option.opts[0], shlex.quote(str(one))]
     return words
