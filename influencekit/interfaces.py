@@ -29,6 +29,12 @@ class Claim(StrEnum):
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
     ADDITIVE: a sum over occurrences, which `contributions` gives one by one.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> sorted(ik.make("estimator", "loo").claims)
+        [<Claim.EXACT: 'exact'>, <Claim.LOCAL: 'local'>, <Claim.WINDOWED: 'windowed'>]
     """
 
     EXACT = "exact"
@@ -57,6 +63,20 @@ class Query(ABC):
     margin, None (the default) where neither is. It decides which examples are called harmful: those without
     which the values would be better. Without it, removal "raises" or "lowers" the query and harms nobody. A
     class whose options decide may make it a property.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class SquaredNorm(ik.Query):
+        ...     def labels(self, workload):
+        ...         return ["squared norm"]
+        ...     def evaluate(self, workload, theta):
+        ...         return (theta @ theta)[None]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, SquaredNorm()).influence.shape
+        (1, 1, 24)
     """
 
     better: ClassVar[Better | None] = None
@@ -82,7 +102,26 @@ class Query(ABC):
 
 
 class Estimator(ABC):
-    """A method that gives every training example a score for every query and window."""
+    """A method that gives every training example a score for every query and window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Chance(ik.Estimator):
+        ...     @property
+        ...     def claims(self):
+        ...         return frozenset({ik.Claim.WINDOWED})
+        ...     def scores(self, trajectory, query, windows):
+        ...         n = len(query.labels(trajectory.workload))
+        ...         generator = torch.Generator().manual_seed(0)
+        ...         return torch.rand(n, len(windows), trajectory.workload.n_train, generator=generator)
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, estimator=Chance()).influence.shape
+        (1, 1, 24)
+    """
 
     @property
     @abstractmethod
@@ -116,6 +155,18 @@ class Recorder(ABC):
 
     Class attributes: `lossless`, whether stored states come back with the bits they were given (else
     `quantize` says what becomes of them); `open_ended`, whether a run of unknown length can be recorded.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Ends(ik.Recorder):
+        ...     def stored_states(self, start, stop):
+        ...         return [start, stop]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=4"), Ends())
+        >>> run.stored_states
+        [0, 4]
     """
 
     lossless: ClassVar[bool] = True

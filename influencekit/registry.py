@@ -20,12 +20,16 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
-__all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
+__all__ = [
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {  # kind: entry-point group
@@ -141,6 +145,12 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
     `overrides` are Python values and win over the spec's. Errors: `InputError` for an unknown name or option
     (with the nearest match and all there are), a value of the wrong type, an option given twice or missing,
     and whatever the class itself refuses.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.make("recorder", "every-k:k=20")
+        EveryK(k=20)
     """
     name = text.partition(":")[0]
     target = load(kind, name)
@@ -163,12 +173,23 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         raise InputError(f"{kind} '{text}': {refused}") from refused
 
 
+def resolve(kind: str, given: T | str) -> T:
+    """The object itself, or the one that a spec describes: what every verb does with its arguments."""
+    return cast(T, make(kind, given)) if isinstance(given, str) else given
+
+
 def spec(thing: Any) -> str:
     """The canonical spec of an object: its registered name and the options that are not at their defaults.
 
     `make(kind, spec(o)) == o`, and `spec(make(kind, s)) == s` for a canonical s. Errors: `InputError` for an
     object whose class is not registered, or that holds something without a text form (a tensor); `label`
     takes those as well.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.spec(ik.make("estimator", "dit:curvature=hessian"))
+        'dit'
     """
     cls = type(thing)
     name = _name_of(cls)

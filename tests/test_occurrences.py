@@ -118,7 +118,7 @@ def test_a_store_holds_the_same_numbers_lazily_in_chunks_of_any_size(chunk, held
 def test_several_passes_give_the_same_numbers(monkeypatch):
     run = recorded("adamw")
     expected = ik.contributions(run, queries())
-    monkeypatch.setattr(type(run.step), "room", lambda self, memory, examples=None: 2)
+    monkeypatch.setattr(type(run.step), "capacity", lambda self, memory, examples=None: 2)
     close(ik.contributions(run, queries()).contribution, expected.contribution)
     windows = all_windows(run.steps)[::7]
     few = ik.estimate(run, queries(), "dit", windows).influence
@@ -151,7 +151,7 @@ def test_a_lost_chunk_is_never_read_as_zero(tmp_path):
         ({"at": [0]}, "expected states to evaluate at, from 1 to"),
         ({"at": [10**6]}, "expected states to evaluate at, from 1 to"),
         ({"at": "epoch:99"}, "reaches outside the run"),
-        ({"store": "nowhere/c.zarr"}, "cannot write contributions to nowhere/c.zarr: No such file"),
+        ({"store": "nowhere/c.zarr"}, "nowhere/c.zarr cannot be written: No such file"),
         ({"store": "."}, "exists already"),
     ],
 )

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit.direction import better_of, ends, written
-from influencekit.effects.retrain import Strategy, Weighting, effects, spans
+from influencekit.effects.retrain import Strategy, Weighting, changes, check_finite
 from influencekit.evaluation.leave_k_out import sizes
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets
 from influencekit.evaluation.scoring import Estimators, score
@@ -154,11 +154,14 @@ def _effects(
     trajectory: Trajectory, watched: _Watched, sets: np.ndarray, window: Window, strategy: Strategy
 ) -> tuple[np.ndarray, np.ndarray]:
     """The window's effect [query, set] of leaving out each set [set, train], and which classes it changes."""
-    signs = window.evaluations(trajectory.steps)
-    (absent,) = spans([window], trajectory.steps)
     weightings = [Weighting(torch.from_numpy(mask.nonzero()[0])) for mask in sets]
-    when = sorted(signs)
-    every = effects(trajectory, watched, weightings, absent, when, strategy).double().cpu().numpy()
-    count = len(watched.some)
-    change = sum(sign * every[:count, when.index(t)] for t, sign in signs.items())
-    return np.asarray(change), every[count:, -1] != 0
+    effect = torch.zeros(len(watched.some), len(sets), dtype=torch.float64)
+    flips = torch.zeros(len(watched.examples), len(sets), dtype=torch.bool)
+    last = max(window.evaluations(trajectory.steps))
+    for models, values, signs in changes(trajectory, watched, weightings, [window], strategy):
+        own, classes = values.double().cpu().split([len(effect), len(flips)])
+        effect[:, models.members] += signs[0] * own
+        if models.state == last:
+            flips[:, models.members] = classes != 0
+    check_finite(effect, weightings)
+    return effect.numpy(), flips.numpy()

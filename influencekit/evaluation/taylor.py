@@ -7,8 +7,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from influencekit.effects.retrain import Strategy, Weighting, window_effects
+from influencekit.effects.retrain import Strategy, Weighting
 from influencekit.errors import InputError
+from influencekit.estimators.loo import retraining_effects
 from influencekit.evaluation.retraining import check_at_least, draw_seed
 from influencekit.evaluation.scoring import Estimators, estimators_of, score
 from influencekit.interfaces import Claim, Query
@@ -80,7 +81,7 @@ def taylor(
         return [Weighting(everyone, (1 - h * one).to(workload.theta0)) for one in d]
 
     runs = [run for h in (*steps, tiny) for run in weighted(h)]
-    found = window_effects(trajectory, query, runs, chosen, strategy).double().cpu()
+    found = retraining_effects(trajectory, query, runs, chosen, strategy).double().cpu()
     found = found.unflatten(-1, (len(steps) + 1, directions))  # [query, window, h, direction]
     noise = max(float(found[:, :, -1].norm()), directions**0.5 * _resolution(trajectory, query, chosen))
     first = torch.tensor(scores.influence.values, dtype=torch.float64) @ d.T  # [estimator, query, window, d]

@@ -13,8 +13,9 @@ import torch
 import xarray as xr
 
 from influencekit import analysis
-from influencekit.effects.retrain import Weighting, window_effects
+from influencekit.effects.retrain import Weighting
 from influencekit.errors import InfluenceKitError, InputError
+from influencekit.estimators.loo import retraining_effects
 from influencekit.metrics import METRICS, border_ties, kendall
 from influencekit.metrics import agreement as agree
 from influencekit.registry import make
@@ -184,7 +185,7 @@ def retraining(problem: Workload, seed: int, *, flipped: float, examples: int) -
     part = _part(mask, examples, seed)
     left_out = [Weighting(torch.tensor([i])) for i in part]
     window = Window(0, run.steps)
-    truth = window_effects(run, make("query", QUERY), left_out, [window])[0, 0].cpu().numpy()
+    truth = retraining_effects(run, make("query", QUERY), left_out, [window])[0, 0].cpu().numpy()
     dit = _scores(run, "dit", [window]).values[0, part]
     return {
         "accuracy": run.attrs["accuracy"],

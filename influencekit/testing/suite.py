@@ -6,7 +6,7 @@ from typing import Any
 
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query, Recorder
-from influencekit.registry import label, make, names, spec
+from influencekit.registry import label, make, names, resolve, spec
 from influencekit.testing.estimators import ESTIMATOR_LAWS
 from influencekit.testing.queries import QUERY_LAWS
 from influencekit.testing.recorders import RECORDER_LAWS
@@ -94,7 +94,7 @@ def _object(subject: Subject | str) -> Subject:
 
 
 def _check(kind: str, given: Any) -> None:
-    subject: Any = make(kind, given) if isinstance(given, str) else given
+    subject: Any = resolve(kind, given)
     if not isinstance(subject, _KINDS[kind]):
         raise InputError(
             f"expected a subclass of influencekit.{_KINDS[kind].__name__}, got {type(subject).__name__}"

@@ -69,6 +69,17 @@ class Workload:
     last could have held every example.
 
     `train_ids`, `test_ids`: your own names of the examples, text or numbers, in a list, tuple or array.
+
+    Example:
+
+        >>> import torch
+        >>> import influencekit as ik
+        >>> x, y = torch.randn(20, 3), torch.randn(20)
+        >>> def loss(outputs, target):
+        ...     return (outputs[:, 0] - target) ** 2
+        >>> work = ik.Workload(torch.nn.Linear(3, 1), loss, (x, y), (x, y), ik.SGD(lr=0.1), batch_size=5)
+        >>> work.n_train, work.plan.steps, work.theta0.shape
+        (20, 4, torch.Size([4]))
     """
 
     model: nn.Module

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +15,6 @@ import influencekit as ik
 from influencekit.reproduce.baselines import tracin as of_reproduce
 from influencekit.testing import tiny_workload
 from influencekit.testing.setting import OPTIMIZERS, recorded
-
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "extending.md"
 
 
 def network(**options):
@@ -69,14 +65,6 @@ def test_it_is_the_tracin_of_reproduce(name):
     run = recorded(name)
     found = scores(run, TracIn(), "test-loss")[0, 0]
     torch.testing.assert_close(found, torch.from_numpy(of_reproduce(run, "test-loss")))
-
-
-def test_it_is_the_tracin_that_the_page_on_extending_writes():
-    code = next(b for b in re.findall(r"(?s)```python\n(.*?)```", PAGE.read_text()) if "class TracIn" in b)
-    written = {"ik": ik, "torch": torch, "dataclass": __import__("dataclasses").dataclass, "__name__": "page"}
-    exec(code.partition("check_estimator(TracIn())")[0], written)
-    run = recorded("sgd")
-    torch.testing.assert_close(scores(run, TracIn(checkpoints="step")), scores(run, written["TracIn"]()))
 
 
 @settings(max_examples=10, deadline=None)
