@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # benchmarks is not installed
+sys.path += [str(ROOT), str(ROOT / "docs")]  # what is not installed
+
+from _tables import sources  # noqa: E402
 
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.shared import processes, results, timing  # noqa: E402
@@ -50,13 +54,22 @@ def test_a_question_says_how_it_is_asked(name):
 
 
 def test_every_result_has_a_question_that_writes_it():
-    """Those that are committed, and those that pages and tables of docs name."""
     written = {result for question in questions().values() for result in question.results}
-    committed = {path.name for path in RESULTS.iterdir() if path.suffix != ".md"}
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    named = set(re.findall(r"benchmarks/results/([\w.-]+\.(?:json|svg))", "".join(map(read, pages))))
-    assert committed | named <= written
-    assert written - committed == set()
+    assert {path.name for path in RESULTS.iterdir() if path.suffix != ".md"} == written
+
+
+def test_the_commands_that_docs_print_are_taken_and_write_the_result_that_they_stand_for():
+    for name, source in sources.SOURCES.items():
+        for command in source.commands:
+            if command.startswith("influencekit reproduce"):
+                assert f"{name}.json" in {*questions()["reproduce"].results, "reproduce-quick.json"}
+                continue
+            asked_for, *words = shlex.split(command.removeprefix("python -m benchmarks "))
+            assert f"{name}.json" in questions()[asked_for].results
+            try:
+                questions()[asked_for].command().make_context(asked_for, words)
+            except click.BadParameter as error:
+                assert "does not exist" in str(error)  # a file that the reader has to bring
 
 
 def read(path: Path) -> str:
