@@ -17,8 +17,7 @@ from scipy.stats import spearmanr
 
 import influencekit as ik
 from benchmarks.shared.results import each, spread
-from influencekit.cli.evaluating import summarise_evaluation
-from influencekit.evaluation import bootstrap, evaluate, over_seeds
+from influencekit.evaluation import bootstrap, over_seeds, summary
 
 TAKES = "5 min"
 CASES = ("mnist-1v7-lr", "mnist-1v7-dnn")
@@ -48,13 +47,13 @@ def measure(name: str, seeds: int, estimators: tuple[str, ...], asked: dict[str,
             began = time.perf_counter()
             for query, words in asked.items():
                 subsets = Path(folder) / f"seed-{seed}"
-                found[query].append(evaluate(run, query, estimators, words, subsets=subsets))
+                found[query].append(ik.evaluate(run, words, query, estimators, subsets=subsets))
             spent += time.perf_counter() - began
     return {
         "accuracy": spread(accuracy),
         "seconds": spent,
         "queries": {
-            query: {k: summarise_evaluation(v) for k, v in over_seeds(one, range(seeds)).items()}
+            query: {k: summary(v) for k, v in over_seeds(one, range(seeds)).items()}
             for query, one in found.items()
         },
     }

@@ -5,7 +5,7 @@ batches of 16, float64, the query is the mean test loss. First the largest diffe
 and the gradient with respect to example weights through the whole training loop, relative to the largest
 score; then the slope of the remainder |effect(h) - h * score| when the weights of all examples are lowered
 by h along three random directions (2 = the derivative is right, 1 = it is not), and the h below which it
-stays 2. The steps h go from .1 down to where rounding begins, which `evaluation.taylor` measures. Two fixed
+stays 2. The steps h go from .1 down to where rounding begins, which the Taylor evaluation measures. Two fixed
 steps do not do: Adam divides by sqrt(v) + eps, so a weight change that carries a gradient entry of size eps
 over zero is no small one, and above h = .01 terms of higher order rule (one of them crosses zero there, and
 between .01 and .001 the slope in one direction is 2.44).
@@ -18,7 +18,7 @@ from torch import nn
 
 import influencekit as ik
 from benchmarks.shared.results import each
-from influencekit.evaluation import taylor
+from influencekit.evaluation import TaylorSlope
 from influencekit.queries import TestLoss
 from influencekit.testing import unrolled_gradient
 
@@ -52,7 +52,7 @@ def measure(name: str) -> dict[str, float]:
     run = ik.record(workload)
     scores = torch.from_numpy(ik.estimate(run, query, "dit", WINDOWS).influence.values)
     expected = unrolled_gradient(workload, query, WINDOWS)
-    left = taylor(run, query, "dit", WINDOWS[:1])
+    (left,) = ik.evaluate(run, TaylorSlope(), query, "dit", WINDOWS[:1]).values()
     return {
         "accuracy": float(run.attrs["accuracy"]),
         "relative_error": ((scores - expected).abs().max() / expected.abs().max()).item(),

@@ -9,10 +9,10 @@ from dataclasses import replace
 import click
 import numpy as np
 import torch
+from influencekit_paper.reproduce.experiments import EXPERIMENTS
 from torch import nn
 
 import influencekit as ik
-from influencekit.reproduce.experiments import EXPERIMENTS
 
 TAKES = "10 min"
 SEEDS = {"mnist-1v7-dnn:setting=paper": 16, "mnist-1v7-cnn:setting=paper": 6}

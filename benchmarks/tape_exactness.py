@@ -24,13 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from influencekit_paper import newsgroups
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import influencekit as ik
 from benchmarks.shared.results import each
-from benchmarks.shared.texts import posts
-from influencekit.workloads.newsgroups import body
 
 TAKES = "5 min"
 QUICK = {"cases": ["SGD, Nesterov"]}
@@ -113,7 +112,7 @@ class Case:
         """Model, training set, test batch, per-example loss; the same every time."""
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
         if self.text:
-            texts = [" ".join(body(post["text"]).split()) for post in posts()]
+            texts = [" ".join(newsgroups.body(post["text"]).split()) for post in newsgroups.posts()]
             codes = [
                 torch.tensor(list(t.encode("ascii", "replace"))[: 10 + k % 20]) for k, t in enumerate(texts)
             ]

@@ -18,14 +18,14 @@ from typing import Any
 import click
 import torch
 import xarray as xr
+from influencekit_paper import newsgroups
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import influencekit as ik
 from benchmarks.shared.results import each
-from benchmarks.shared.texts import minilm, posts
 from benchmarks.shared.timing import side_by_side
-from influencekit.workloads.newsgroups import CLASSES, body
+from benchmarks.shared.weights import minilm
 
 TAKES = "15 min"
 MERGES = True
@@ -60,12 +60,12 @@ def whole_minilm() -> Problem:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, local_files_only=True, num_labels=2
     )
-    train = [post for post in posts() if post["split"] == "train"]
+    train = [post for post in newsgroups.posts() if post["split"] == "train"]
     tokens = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(
-        [" ".join(body(post["text"]).split()) for post in train],
+        [" ".join(newsgroups.body(post["text"]).split()) for post in train],
         max_length=64, truncation=True, padding="max_length", return_tensors="pt",
     )  # fmt: skip
-    labels = torch.tensor([CLASSES.index(post["label"]) for post in train])
+    labels = torch.tensor([newsgroups.CLASSES.index(post["label"]) for post in train])
     columns = zip(tokens["input_ids"], tokens["attention_mask"], labels, strict=True)
     rows = [{"input_ids": i, "attention_mask": m, "labels": y} for i, m, y in columns]
 

@@ -12,15 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from influencekit_paper import newsgroups
 from torch import Tensor, nn
 
 import influencekit as ik
 from benchmarks.shared.results import load, save
-from benchmarks.shared.texts import minilm, posts
+from benchmarks.shared.weights import minilm
 from influencekit.training.batch import Batch
 from influencekit.training.schedules import Factors
 from influencekit.training.workload import Workload
-from influencekit.workloads.newsgroups import CLASSES, body
 
 N_TRAIN, N_VALIDATION, N_TEST, TOKENS, BATCH, EPOCHS, FLIPPED = 256, 256, 384, 24, 16, 2, 0.1
 
@@ -47,13 +47,13 @@ def texts() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     folder = minilm()
     from transformers import AutoTokenizer
 
-    every = posts()
+    every = list(newsgroups.posts())
     tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(
         [_text(post["text"]) for post in every],
         max_length=TOKENS, truncation=True, padding="max_length", return_tensors="pt",
     )  # fmt: skip
     ids, places = tokens["input_ids"].unique(return_inverse=True)
-    labels = torch.tensor([float(CLASSES.index(post["label"])) for post in every])
+    labels = torch.tensor([float(newsgroups.CLASSES.index(post["label"])) for post in every])
     train = torch.tensor([post["split"] == "train" for post in every])
     return {"input_ids": places, "attention_mask": tokens["attention_mask"]}, labels, train, ids
 
@@ -61,7 +61,7 @@ def texts() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
 def _text(post: str) -> str:
     """The subject and the body, without quoted lines and signature."""
     subject = post.partition("\n")[0].removeprefix("Subject: ").removeprefix("Re: ")
-    return f"{subject}. {' '.join(body(post).split())}"
+    return f"{subject}. {' '.join(newsgroups.body(post).split())}"
 
 
 @dataclass(frozen=True)
