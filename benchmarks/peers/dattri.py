@@ -1,4 +1,4 @@
-"""dattri, for benchmarks/peers.py.
+"""dattri.
 
 Influence functions: <(H + damping)^-1 grad q, grad_j> of the mean loss, same sign; divided by n it is the
 change by removal. TracIn and DVEmb: same sign. TRAK is given the margin as loss and the test loss as
@@ -12,10 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from peers_run import Case, Method
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.utils.data import DataLoader
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.method import Method
 
 Loss = Callable[[dict[str, Tensor], tuple[Tensor, ...]], Tensor]
 
@@ -126,7 +128,7 @@ _IMPORTS = ("dattri.algorithm", "dattri.algorithm.influence_function")
 
 
 def _method(name: str, score: Callable[[Case], Tensor], settings: str, **other: bool) -> Method:
-    return Method(f"dattri {name}", _IMPORTS, lambda c: c, score, settings, **other)
+    return Method(f"dattri {name}", _IMPORTS, score, settings, **other)
 
 
 METHODS = [

@@ -1,4 +1,4 @@
-"""traker (TRAK), for benchmarks/peers.py.
+"""traker (TRAK).
 
 Its scores [train, test] are what adding an example does to each test example's margin, up to a scale. By the
 chain rule the mean test loss falls by the mean of (1 - p) times that; its removal brings it back, so the sign
@@ -12,8 +12,10 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from peers_run import Case, Method
 from torch import Tensor
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.method import Method
 
 
 def _task() -> Any:
@@ -62,14 +64,9 @@ def _scores(best: bool, case: Case) -> Tensor:
     return margins @ (-z * (2 * case.test_y - 1)).sigmoid() / len(z)
 
 
+_SETTINGS = "full gradients (CNN: 2048), damping 1/(sum of lr)"
 _IMPORTS = ("trak", "trak.projectors")
 METHODS = [
-    Method("traker TRAK", _IMPORTS, lambda c: c, partial(_scores, False), "its defaults, float32", once=True),
-    Method(
-        "traker TRAK, damped",
-        _IMPORTS,
-        lambda c: c,
-        partial(_scores, True),
-        "full gradients (CNN: 2048), damping 1/(sum of lr)",
-    ),  # fmt: skip
+    Method("traker TRAK", _IMPORTS, partial(_scores, False), "its defaults, float32", once=True),
+    Method("traker TRAK, damped", _IMPORTS, partial(_scores, True), _SETTINGS),
 ]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from minilm_case import BATCH, warm_up
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
+from benchmarks.minilm.case import BATCH, warm_up
 from influencekit.training.batch import Batch, select
 from influencekit.training.curvature import FORWARD
 from influencekit.training.kernels.tracing import trace
@@ -166,9 +166,7 @@ def shares(workload: Workload, theta: Tensor, batch: Batch, c: Tensor) -> Tensor
 
 
 def sweep(
-    run: Run,
-    columns: dict[str, tuple[str, Tensor, int]],
-    watch: Callable[..., None] | None = None,
+    run: Run, columns: dict[str, tuple[str, Tensor, int]], watch: Callable[..., None] | None = None
 ) -> dict[str, Tensor]:
     """Contributions [step, train] of every occurrence to q at `stop`, for columns {name: (curvature, q's
     gradient there, stop)}; the sum over steps is the effect, removal minus full. `plain` has no curvature.

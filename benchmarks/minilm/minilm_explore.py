@@ -1,24 +1,25 @@
-"""What was tried on one seed, outside the grid's, before the grid's few were fixed: `minilm.py explore`."""
+"""Which ways of ranking find flipped labels? All that were tried on one seed, outside the grid's.
+
+The few of `minilm` were fixed after it.
+"""
 
 import time
+from pathlib import Path
 
+import click
 import torch
-from minilm_case import BATCH, Case, case
-from minilm_run import Run, example_gradients, shares, sweep
 from torch import Tensor
 
+from benchmarks.minilm.case import BATCH, Case, about, cached, case
+from benchmarks.minilm.run import Run, example_gradients, shares, sweep
+from benchmarks.shared.detection import detection
 from influencekit.training.batch import select
+from influencekit.training.state import State
 
+TAKES = "20 min"
+RUN = ("sgd", 0.1, 100)  # optimizer, learning rate, seed
 N_TRAIN = 320  # more than in the grid
 EVERY = 5  # steps between two states at which all examples are looked at
-
-
-def detection(flipped: Tensor, suspicion: Tensor) -> dict[str, float]:
-    """AUC, and how many flipped examples are among the k most suspect, k = the number of flipped ones."""
-    s = suspicion.double()
-    pairs = (s[flipped][:, None] > s[~flipped]).double() + 0.5 * (s[flipped][:, None] == s[~flipped])
-    k = int(flipped.sum())
-    return {"auc": pairs.mean().item(), "found": int(flipped[s.argsort(descending=True)[:k]].sum()), "k": k}
 
 
 def queries(run: Run, found: Case, names: set[str]) -> dict[str, tuple[Tensor, int]]:
@@ -47,9 +48,9 @@ COLUMNS = (
 )
 
 
-def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> dict:
+def explore(optimizer: str, lr: float, seed: int) -> dict:
     """Every way of ranking that was tried, on one run: {name: detection}."""
-    found = case(optimizer, lr, seed, warm=warm, n_train=N_TRAIN)
+    found = case(optimizer, lr, seed, n_train=N_TRAIN)
     workload, start = found.workload, time.time()
     run = Run(workload)
     model, plan, y = run.model, run.plan, workload.train["labels"]
@@ -91,7 +92,7 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
     asked = queries(run, found, {query for _, query in COLUMNS})
     averaged: dict[str, Tensor] = {}
 
-    def watch(name: str, state, c: Tensor) -> None:
+    def watch(name: str, state: State, c: Tensor) -> None:
         if name in ("gauss-newton, validation margin", "gauss-newton, validation loss"):
             if state.step % EVERY == EVERY // 2:
                 parts = [
@@ -119,8 +120,14 @@ def explore(optimizer: str, lr: float, seed: int, warm: int | None = None) -> di
         accuracy = workload.accuracy(run.final.theta)
         clean = workload.accuracy(run.final.theta, found.validation)
     return {
-        "optimizer": optimizer, "lr": lr, "seed": seed, "warm": warm, "accuracy": accuracy,
+        "optimizer": optimizer, "lr": lr, "seed": seed, "warm": None, "accuracy": accuracy,
         "validation": clean, "seconds": time.time() - start,
         "tried": {name: detection(found.flipped, s) for name, s in tried.items()},
         "raw": {name: s.tolist() for name, s in tried.items()}, "flipped": found.flipped.tolist(),
     }  # fmt: skip
+
+
+@click.option("--work", type=click.Path(path_type=Path), default="minilm-work", help="What is done already.")
+def answer(work: Path) -> dict:
+    run = cached(work, f"explore-{RUN[0]}-{RUN[1]:g}-None", lambda: explore(*RUN))
+    return about(N_TRAIN) | {"runs": [{k: v for k, v in run.items() if k not in ("raw", "flipped")}]}

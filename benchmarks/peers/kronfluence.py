@@ -1,4 +1,4 @@
-"""kronfluence, for benchmarks/peers.py.
+"""kronfluence.
 
 Its pairwise score is <grad q, (H + damping)^-1 grad_j> with sums over the batch: divided by both counts
 it is the change by removal, same sign. The query is given as one (aggregate_query_gradients). The penalty
@@ -8,9 +8,11 @@ is no part of its loss, so its coefficient joins the damping.
 from functools import partial
 from typing import Any
 
-from peers_run import Case, Method
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.method import Method
 
 
 def _task() -> Any:
@@ -52,8 +54,6 @@ def _scores(best: bool, case: Case) -> Tensor:
 
 _IMPORTS = ("kronfluence", "kronfluence.analyzer")
 METHODS = [
-    Method("kronfluence EK-FAC", _IMPORTS, lambda c: c, partial(_scores, False), "its defaults", once=True),
-    Method(
-        "kronfluence EK-FAC, damped", _IMPORTS, lambda c: c, partial(_scores, True), "damping 1/(sum of lr)"
-    ),
+    Method("kronfluence EK-FAC", _IMPORTS, partial(_scores, False), "its defaults", once=True),
+    Method("kronfluence EK-FAC, damped", _IMPORTS, partial(_scores, True), "damping 1/(sum of lr)"),
 ]

@@ -1,74 +1,58 @@
-"""How much a removal at each step of a long run still matters at its end: warm-up, basin, ascent.
-
-    python benchmarks/dvemb_phases.py            # writes results/dvemb_phases.json and .svg
-    python benchmarks/dvemb_phases.py --draw     # only the picture, from the figures
+"""How much does a removal at each step of a long run matter at its end? Warm-up, basin, ascent.
 
 mnist-1v7-dnn on many more examples, plain SGD. Mean |effect| on the mean test loss of dropping an example at
 one step: by data value embeddings for all steps, by `dit` for all steps, and exactly (`tsloo`) for the whole
 batches of some steps.
 """
 
-import argparse
 import itertools
-import json
-import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import click
 import numpy as np
-import torch
 import xarray as xr
 from influencekit_dvemb import embed, phases, plot_phases, scores
-from machine import machine
 from matplotlib.figure import Figure
 
 import influencekit as ik
+from benchmarks.shared.results import RESULTS as FOLDER
+from benchmarks.shared.results import load
+from benchmarks.shared.timing import timed
 
-RESULTS = Path(__file__).parent / "results"
+TAKES = "10 min"
+RESULTS = ("dvemb_phases.json", "dvemb_phases.svg")
 OPTIONS = {"n_train": 10240, "batch_size": 32, "epochs": 16, "lr": 0.02}
+QUICK = {"options": OPTIONS | {"n_train": 640, "epochs": 4}, "draws": 1}
 BINS, EXACT, EACH = 80, 12, 5  # bins of the curves; bins of exact effects, and steps drawn in each
 
 
-def measured() -> dict:
+def measured(options: dict, draws: int) -> dict:
     """Magnitudes by bin of `dvemb` and `dit`, and exact ones of some steps."""
-    workload = ik.make("workload", "mnist-1v7-dnn", setting="trained", seed=0, **OPTIONS)
-    run, seconds = ik.record(workload), {}
+    workload = ik.make("workload", "mnist-1v7-dnn", setting="trained", seed=0, **options)
+    run = ik.record(workload)
     with TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        embeddings = embed(run, Path(folder) / "embeddings.zarr", dim=256)
-        seconds["embed"] = time.perf_counter() - began
-        began = time.perf_counter()
-        mine = phases(scores(embeddings, "test-loss", workload), BINS)
-        seconds["scores"] = time.perf_counter() - began
+        store = Path(folder) / "embeddings.zarr"
+        embeddings, embedding = timed(lambda: embed(run, store, dim=256))
+        mine, scoring = timed(lambda: phases(scores(embeddings, "test-loss", workload), BINS))
         features = embeddings.sizes["feature"]
-    began = time.perf_counter()
-    dit = phases(ik.contributions(run, "test-loss", "dit", at=[run.steps]), BINS)
-    seconds["dit"] = time.perf_counter() - began
+    dit, sweeping = timed(lambda: phases(ik.contributions(run, "test-loss", "dit", at=[run.steps]), BINS))
     generator, borders = np.random.default_rng(0), np.linspace(0, run.steps, EXACT + 1).astype(int)
-    drawn = [generator.choice(np.arange(a, b), EACH, False) for a, b in itertools.pairwise(borders)]
+    drawn = [generator.choice(np.arange(a, b), draws, False) for a, b in itertools.pairwise(borders)]
     steps = sorted(int(t) for t in np.concatenate(drawn))
-    began = time.perf_counter()
     windows = [ik.Window(t, t + 1, "occurrence") for t in steps]
-    exact = ik.estimate(run, "test-loss", "tsloo", windows).influence.values[0]
-    seconds["tsloo"] = time.perf_counter() - began
+    exact, retraining = timed(lambda: ik.estimate(run, "test-loss", "tsloo", windows).influence.values[0])
     batches = zip(steps, exact, strict=True)
     magnitudes = [float(np.abs(effects[run.plan.batch(t)]).mean()) for t, effects in batches]
     return {
-        "command": "python benchmarks/dvemb_phases.py " + " ".join(sys.argv[1:]),
-        "machine": machine(),
-        "options": OPTIONS,
+        "options": options,
         "accuracy": run.attrs["accuracy"],
         "steps": run.steps,
         "features": features,
-        "seconds": seconds,
+        "seconds": {"embed": embedding, "scores": scoring, "dit": sweeping, "tsloo": retraining},
         "dvemb": described(mine),
         "dit": described(dit),
-        "tsloo": {
-            "borders": borders.tolist(),
-            "step": steps,
-            "magnitude": magnitudes,
-        },
+        "tsloo": {"borders": borders.tolist(), "step": steps, "magnitude": magnitudes},
     }
 
 
@@ -92,8 +76,8 @@ def binned(exact: dict) -> list[float]:
     return [float(m[(steps >= a) & (steps < b)].mean()) for a, b in pairs]
 
 
-def draw(report: dict) -> None:
-    """results/dvemb_phases.svg."""
+def picture(report: dict) -> None:
+    """The picture, from the figures."""
     figure = Figure(figsize=(7.6, 4.2), layout="constrained", dpi=120)
     ax = figure.subplots()
     mine = report["dvemb"]
@@ -109,20 +93,12 @@ def draw(report: dict) -> None:
         binned(exact), exact["borders"], color="black", linewidth=1.3, label="tsloo, mean of five batches"
     )
     ax.legend(frameon=False, fontsize="small", loc="upper center")
-    figure.savefig(RESULTS / "dvemb_phases.svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(FOLDER / "dvemb_phases.svg", metadata={"Date": None, "Creator": None})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--draw", action="store_true", help="draw the picture from the figures")
-    path = RESULTS / "dvemb_phases.json"
-    torch.set_num_threads(1)
-    if not parser.parse_args().draw:
-        path.write_text(json.dumps(measured(), indent=1) + "\n")
-    draw(json.loads(path.read_text()))
-
-
-if __name__ == "__main__":
-    main()
+@click.option("--draw", is_flag=True, help="Only draw the picture anew, from the figures.")
+def answer(draw: bool, options: dict = OPTIONS, draws: int = EACH) -> dict:
+    report = load(FOLDER / "dvemb_phases.json") if draw else measured(options, draws)
+    if options is OPTIONS:
+        picture(report)
+    return report

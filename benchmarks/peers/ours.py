@@ -1,4 +1,4 @@
-"""influencekit's own estimators, and those of its plugin, for benchmarks/peers.py.
+"""influencekit's own estimators, and those of its plugin.
 
 Sign: removal minus full already. Set-up records the run; the case's own states are held against it.
 """
@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from peers_run import Case, Method
 from torch import Tensor
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.method import Method
 
 
 def _recorded(case: Case) -> Any:
@@ -40,9 +42,9 @@ METHODS = [
     Method(
         f"influencekit {spec}",
         ("influencekit", "influencekit.verbs", "influencekit_baselines"),
-        _recorded,
         partial(_scores, spec),
         settings,
+        _recorded,
         trajectory=spec.partition(":")[0] in ("dit", "tracin"),
     )
     for spec, settings in _NAMES.items()

@@ -1,4 +1,4 @@
-"""pyDVL, for benchmarks/peers.py.
+"""pyDVL.
 
 Its influence is <(H + damping)^-1 grad q, grad_j> of mean losses, same sign; divided by n it is the
 change by removal. The test set goes in as one example, so that one system is solved and not 256 (EK-FAC,
@@ -9,10 +9,12 @@ logit, 0). The penalty is no part of its loss, so its coefficient joins the damp
 from functools import partial
 
 import torch
-from peers_run import Case, Method
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.utils.data import DataLoader
+
+from benchmarks.peers.case import Case
+from benchmarks.peers.method import Method
 
 
 def _loss(z: Tensor, y: Tensor) -> Tensor:
@@ -53,8 +55,8 @@ def _ekfac(best: bool, case: Case) -> Tensor:
 
 _IMPORTS = ("pydvl.influence.torch",)
 METHODS = [
-    Method("pyDVL CG", _IMPORTS, lambda c: c, partial(_cg, False), "its defaults: no damping", once=True),
-    Method("pyDVL CG, damped", _IMPORTS, lambda c: c, partial(_cg, True), "damping 1/(sum of lr)"),
-    Method("pyDVL EK-FAC", _IMPORTS, lambda c: c, partial(_ekfac, False), "no damping", once=True),
-    Method("pyDVL EK-FAC, damped", _IMPORTS, lambda c: c, partial(_ekfac, True), "damping 1/(sum of lr)"),
+    Method("pyDVL CG", _IMPORTS, partial(_cg, False), "its defaults: no damping", once=True),
+    Method("pyDVL CG, damped", _IMPORTS, partial(_cg, True), "damping 1/(sum of lr)"),
+    Method("pyDVL EK-FAC", _IMPORTS, partial(_ekfac, False), "no damping", once=True),
+    Method("pyDVL EK-FAC, damped", _IMPORTS, partial(_ekfac, True), "damping 1/(sum of lr)"),
 ]

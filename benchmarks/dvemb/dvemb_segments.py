@@ -1,32 +1,27 @@
-"""The recursion of the embeddings: step by step as it is written, and in segments between checkpoints.
-
-    python benchmarks/dvemb_segments.py            # writes results/dvemb_segments.json
+"""Is the recursion of the embeddings faster in segments between checkpoints than step by step?
 
 Gradients of one run, projected and held in memory, so that the recursion alone is timed; embeddings are
 carried to the end of the run in both. The difference is relative to the largest embedding.
 """
 
-import json
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 from influencekit_dvemb.recursion import Later, cuts, segments
 from influencekit_dvemb.sources import Replayed, Source
-from machine import machine
 from torch import Tensor
 
 import influencekit as ik
+from benchmarks.shared.timing import side_by_side
 
-RESULTS = Path(__file__).parent / "results"
+TAKES = "3 min"
+RUNS = ((1024, {"n_train": 2048, "epochs": 5}), (None, {"n_train": 512, "epochs": 4}))
+QUICK = {"runs": ((256, {"n_train": 64, "epochs": 1}),)}
 ROUNDS = 3
-CASES = ((1024, {"n_train": 2048, "epochs": 5}), (None, {"n_train": 512, "epochs": 4}))
 
 
-class TrainableState(Source):
+class InMemory(Source):
     """The gradients of another source, all in memory."""
 
     def __init__(self, other: Source) -> None:
@@ -65,44 +60,26 @@ def by_segments(source: Source, checkpoints: int | None) -> Tensor:
     return torch.cat(found[::-1])
 
 
-def case(dim: int | None, options: dict) -> dict:
+def measure(dim: int | None, options: dict) -> dict:
     """Seconds and differences of every way, for one run."""
     run = ik.record(ik.make("workload", "mnist-1v7-dnn", setting="trained", batch_size=32, **options))
-    source = TrainableState(Replayed(run, dim, 0))
+    source = InMemory(Replayed(run, dim, 0))
     default = len(cuts(0, source.steps, source.width, None))
-    ways: dict[str, Callable[[], Tensor]] = {"step by step": lambda: by_steps(source)}
+    ways: dict[str, Callable[[], Tensor]] = {"step by step": partial(by_steps, source)}
     for k in sorted({1, 8, default}):
         label = f"{k} segment{'s' * (k > 1)}{' (default)' * (k == default)}"
-        ways[label] = lambda k=k: by_segments(source, k)
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    differences = {}
+        ways[label] = partial(by_segments, source, k)
     expected = by_steps(source)
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            found = way()
-            spent[name].append(time.perf_counter() - began)
-            differences[name] = float((found - expected).abs().max() / expected.abs().max())
+    differences = {
+        name: float((way() - expected).abs().max() / expected.abs().max()) for name, way in ways.items()
+    }
+    times = side_by_side(ways, ROUNDS)
     return {
         "occurrences": source.steps * source.width,
         "features": source.projection.features,
-        "ways": {
-            name: {"seconds": statistics.median(each), "difference": differences[name]}
-            for name, each in spent.items()
-        },
+        "ways": {name: {"seconds": times.median(name), "difference": differences[name]} for name in ways},
     }
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    report = {
-        "command": "python benchmarks/dvemb_segments.py " + " ".join(sys.argv[1:]),
-        "machine": machine(),
-        "cases": [case(dim, options) for dim, options in CASES],
-    }
-    print(json.dumps(report, indent=1))
-    (RESULTS / "dvemb_segments.json").write_text(json.dumps(report, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def answer(runs: tuple = RUNS) -> dict:
+    return {"cases": [measure(dim, options) for dim, options in runs]}
