@@ -50,7 +50,7 @@ def test_training_equals_a_plain_torch_loop(kind, name):
     optimizer = OPTIMIZERS[name]
     workload = KINDS[kind](optimizer=replace(optimizer, groups=()))
     step = Step(workload)
-    step._traced = walked(kind)[0]._traced  # the gradient knows no optimizer
+    step.traced = walked(kind)[0].traced  # the gradient knows no optimizer
     state = step.start()
     expected = plain_run(workload)
     for t in range(step.plan.steps):
@@ -131,8 +131,8 @@ def test_an_example_may_stand_in_a_batch_twice():
 
 
 def test_convolutions_are_trained_one_after_the_other_on_a_cpu():
-    assert Step(conv_workload()).loops
-    assert not Step(tiny_workload()).loops
+    assert Step(conv_workload()).prefers_loop
+    assert not Step(tiny_workload()).prefers_loop
 
 
 # at the door --------------------------------------------------------------------------------------------
@@ -216,4 +216,4 @@ def test_training_on_cuda_equals_the_cpu(kind):
 
 @pytest.mark.gpu
 def test_convolutions_are_batched_on_cuda():
-    assert not Step(conv_workload().to("cuda")).loops
+    assert not Step(conv_workload().to("cuda")).prefers_loop

@@ -151,19 +151,17 @@ def _pass(
             span = slice(block[0].step, block[0].step + len(block))
             coefficients = step.coefficients(span)
             values = a.new_zeros(len(block), len(signs), coefficients.shape[1])
-            for state, products in linear.backwards(block):
+            for state, here in linear.backwards(block):
                 t = state.step
                 if t in asked:
                     check(state)
                 inject(following)
                 following = state
-                needed = workload.optimizer.needs_gradient()
-                g = step.gradient(state, step.coefficients(t))[0] if needed else None
                 c, a, slots = workload.optimizer.pullback(
-                    workload.layout, state.theta, state.slots, g, plan.updates + t, plan.lrs(t), a, slots
+                    workload.layout, state.theta, state.slots, here.gradient, plan.updates + t, plan.lrs(t), a, slots
                 )
-                product, share, moved = products(c, moved)
+                product, share, moved = here.pull(c, moved)
                 a = a + product
                 values[t - span.start, : len(a)] = share
-            del block, products, state  # before the next states are computed
+            del block, here, state  # before the next states are computed
             yield span, values * -coefficients[:, None]

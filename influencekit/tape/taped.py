@@ -30,23 +30,16 @@ __all__ = ["Taped"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Taped(Workload):
-    """The workload of a taped run. `model` evaluates queries and is in eval mode; steps are `micros`.
+    """The workload of a taped run. `model` evaluates queries and is in eval mode.
 
-    `training`: the mode of every module during training; `autocast`: its dtype or None; `random`: whether a
-    forward pass draws random numbers; `changing`: names of the buffers that training changes; `separable`:
-    whether losses depend on their own example alone.
+    `training`: the mode of every module during training.
     """
 
     call: Call
     recorded: Plan
-    micros: Callable[[int], list[Micro]]
     first: Tensor
     names: tuple[str, ...]
     training: Mapping[str, bool] = field(default_factory=dict)
-    autocast: torch.dtype | None = None
-    random: bool = False
-    changing: tuple[str, ...] = ()
-    separable: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", copy_model(self.model).eval())
@@ -73,18 +66,6 @@ class Taped(Workload):
         set_modes(copy, self.training)
         return copy
 
-    @property
-    def caution(self) -> str:
-        said = []
-        if not self.separable:
-            said.append(
-                "the loss of an example depends on the others of its batch: a removed example stays there, "
-                "and only its own loss is left out"
-            )
-        if any("BatchNorm" in type(m).__name__ and m.training for m in self.trainer.modules()):
-            said.append(BATCH_STATISTICS)
-        return "; ".join(said)
-
     def examples(self, rows: Tensor) -> Batch:
         """Training examples, fetched anew; where the data set is random, always in the same way."""
         flat = rows.reshape(-1).tolist()
@@ -108,43 +89,3 @@ class Taped(Workload):
     def target(self, batch: Batch) -> Any:
         """What the loss compares the outputs with."""
         return self.call.target(batch)
-
-    def as_trained(
-        self, rng: bytes | None, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch,
-        autocast: torch.dtype | None,
-    ) -> Training:  # fmt: skip
-        """The losses of one micro-batch in training mode, with the random numbers that the loop drew for it.
-
-        `theta` [param] and `buffers` are where the run stands, `autocast` what the losses are evaluated with.
-        The generators are left where the noise ended: whoever calls wraps it in `rng.preserved_random`.
-        """
-
-        def cast(dtype: torch.dtype | None) -> torch.autocast:
-            return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-        noise, begin = None, None
-        if rng is not None and self.random:
-            begin = setter(rng, self.device)
-            with preserved_random(self.device):
-                begin()
-                with cast(self.autocast):
-                    noise = Noise(lambda: self.trained(self.layout.split(theta), buffers, batch))
-
-        def call(
-            theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within
-        ) -> tuple[Any, dict[str, Tensor]]:
-            with cast(autocast), noise.again() if noise is not None else nullcontext():
-                if begin is not None:
-                    begin()
-                return self.trained(self.layout.split(theta), buffers, batch, within)
-
-        def loss_of(outputs: Any, batch: Batch) -> Tensor:
-            with cast(autocast):
-                return self.loss_of(outputs, batch).to(theta.dtype)
-
-        def wide() -> Training:
-            return self.in_double().as_trained(
-                rng, theta.double(), buffers_in_float64(buffers), batch_in_float64(batch), None
-            )
-
-        return Training(call, loss_of, self.n_params, buffers, wide=wide)

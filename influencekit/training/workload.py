@@ -132,11 +132,6 @@ class Workload:
         if ids is not None:
             object.__setattr__(self, f"{part}_ids", checked_ids(ids, lengths.pop(), f"{part}_ids"))
 
-    @property
-    def caution(self) -> str:
-        """What results on this problem must say of it, in one line; nothing as a rule."""
-        return ""
-
     # sizes and places -------------------------------------------------------------------------------
 
     @property
