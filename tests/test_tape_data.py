@@ -254,7 +254,7 @@ def test_every_state_of_the_generators_is_stored_once():
     quiet, loud = (train("in order", dropout=p)[0].trajectory() for p in (0.0, 0.3))
     assert quiet.group["rng"].shape[0] <= 3  # the loader draws a seed for every epoch
     assert loud.group["rng"].shape[0] <= loud.steps + 4
-    assert not quiet.workload.random and loud.workload.random
+    assert not quiet.step.source.random and loud.step.source.random
 
 
 class Thing:

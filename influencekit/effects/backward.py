@@ -158,7 +158,14 @@ def _pass(
                 inject(following)
                 following = state
                 c, a, slots = workload.optimizer.pullback(
-                    workload.layout, state.theta, state.slots, here.gradient, plan.updates + t, plan.lrs(t), a, slots
+                    workload.layout,
+                    state.theta,
+                    state.slots,
+                    here.gradient,
+                    plan.updates + t,
+                    plan.lrs(t),
+                    a,
+                    slots,
                 )
                 product, share, moved = here.pull(c, moved)
                 a = a + product

@@ -1,4 +1,4 @@
-"""The parts of the steps of a taped run: its micro-batches, fetched again, in the random state of the loop."""
+"""The parts of a taped run's steps: its micro-batches, fetched again, in the random state of the loop."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Recorded:
     """The `Source` of a taped run. One model is advanced exactly as the loop did, by `backward`; many models,
     and derivatives, go by plain operators, derivatives without autocast.
 
-    `micros(t)`: the micro-batches of step t; `first`: gives the recorded state 0; `autocast`: the loop's dtype, or
-    None; `random`: whether a forward pass draws random numbers; `changing`: names of the buffers that training
-    changes; `separable`: whether losses depend on their own example alone.
+    `micros(t)` are the micro-batches of step t, `first()` is the recorded state 0, `autocast` the loop's
+    dtype or None, `changing` are the names of the buffers that training changes. `random`: whether a forward
+    pass draws random numbers; `separable`: whether losses depend on their own example alone.
     """
 
     workload: Workload
@@ -85,7 +85,7 @@ class Recorded:
                 "the loss of an example depends on the others of its batch: a removed example stays there, "
                 "and only its own loss is left out"
             )
-        if any("BatchNorm" in type(m).__name__ and m.training for m in self.workload.trainer.modules()):
+        if any("BatchNorm" in type(m).__name__ and m.training for m in self.workload.model.modules()):
             said.append(BATCH_STATISTICS)
         return "; ".join(said)
 
@@ -121,7 +121,7 @@ class Recorded:
 
     @cached_property
     def _replica(self) -> Replica:
-        return Replica(self.workload.trainer, self.call)
+        return Replica(self.workload.model, self.call)
 
     def gradient(self, state: State, coefficients: Tensor) -> Gradient:
         """As the loop took it, and where the loop left the buffers."""
@@ -168,9 +168,7 @@ class Recorded:
 
         def wide() -> Training:
             double = replace(self, workload=workload.in_double())
-            return double._losses(
-                rng, theta.double(), buffers_in_float64(buffers), batch_in_float64(batch)
-            )
+            return double._losses(rng, theta.double(), buffers_in_float64(buffers), batch_in_float64(batch))
 
         rounded = None if self.autocast is None else partial(training, self.autocast)
         return replace(training(None), wide=wide, rounded=rounded)

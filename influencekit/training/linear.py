@@ -33,9 +33,9 @@ _BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for 
 class Here(NamedTuple):
     """A step linearised at one state.
 
-    `pull(c, a)`, of adjoints c [column, param] of the mean gradient and a [column, buffer] of the buffers after
-    the step: (H c, <c, g_j> [column, slot], a before the step). `gradient` [param]: the mean gradient, penalty
-    included; None where the optimizer's pullback does not read it.
+    `pull(c, a)`, of adjoints c [column, param] of the mean gradient and a [column, buffer] of the buffers
+    after the step: (H c, <c, g_j> [column, slot], a before the step). `gradient` [param]: the mean gradient,
+    penalty included; None where the optimizer's pullback does not read it.
     """
 
     pull: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -106,7 +106,9 @@ class LinearStep:
                 self._curvature, part, state.theta, coefficients, self._step.prefers_loop, self._wanted
             )
             found.append(_Known(part, coefficients, products))
-            self._step.notes["derivatives"] = f"reverse over reverse: {products.why}" if products.why else FAST
+            self._step.notes["derivatives"] = (
+                f"reverse over reverse: {products.why}" if products.why else FAST
+            )
         return found
 
     def _together(self, waiting: Sequence[tuple[State, list[_Known]]]) -> Iterator[tuple[State, Here]]:

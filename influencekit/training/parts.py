@@ -23,7 +23,9 @@ from influencekit.training.workload import Workload
 
 __all__ = ["Gradient", "Kernel", "Part", "Source", "by_autograd", "summed"]
 
-Kernel = Callable[..., tuple[Tensor, Tensor]]  # (theta, *tensors of a batch, coefficients) -> gradient, losses
+Kernel = Callable[
+    ..., tuple[Tensor, Tensor]
+]  # (theta, *tensors of a batch, coefficients) -> gradient, losses
 
 
 class Part(NamedTuple):
@@ -60,11 +62,11 @@ class Source(Protocol):
     """Where the parts of a run's steps come from.
 
     `changing`: the buffers that training changes. `caution`: what results must say of the run. `joint`:
-    whether a step must see its own batch, unpadded, and hands buffers on. `eager`: whether one model is always
-    advanced by `gradient`, to the bits of the recorded loop. `traceable`: whether kernels of one part serve
-    another of its shape. `alone`: whether models must be trained one after the other. `rounds`: whether the
-    run computed its losses in lower precision than `parts` does. `checked`: whether derivatives were looked
-    at when the run was recorded.
+    whether a step must see its own batch, unpadded, and hands buffers on. `eager`: whether one model is
+    always advanced by `gradient`, to the bits of the recorded loop. `traceable`: whether kernels of one part
+    serve another of its shape. `alone`: whether models must be trained one after the other. `rounds`: whether
+    the run computed its losses in lower precision than `parts` does. `checked`: whether derivatives were
+    looked at when the run was recorded.
     """
 
     @property
@@ -107,7 +109,9 @@ class Source(Protocol):
         """Leaves the random generators as they were: losses may put them where the run had them."""
 
 
-def summed(parts: Iterable[Part], theta: Tensor, coefficients: Tensor, kernel: Callable[..., Kernel]) -> Gradient:
+def summed(
+    parts: Iterable[Part], theta: Tensor, coefficients: Tensor, kernel: Callable[..., Kernel]
+) -> Gradient:
     """The sum of the parts' gradients [..., param], and losses [..., slot].
 
     `kernel(part, theta, its coefficients)` gives what computes one; theta and coefficients may have a leading

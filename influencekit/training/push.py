@@ -1,4 +1,4 @@
-"""The forward reading of a step: the tangent of its gradient, by derivatives that are only taken backwards."""
+"""The forward reading of a step: the tangent of its gradient, by derivatives only taken backwards."""
 
 from collections.abc import Iterable
 from dataclasses import replace

@@ -42,15 +42,13 @@ class Reversed(NamedTuple):
         return cls(part.slots, product, update)
 
     def __call__(self, c: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """From adjoints c [param] of the mean gradient and a [buffer] of the buffers after the part: that of z
-        before it, and the products [slot]."""
+        """From adjoints c [param] of the mean gradient and a [buffer] of the buffers after the part: the
+        adjoint of z before it, and the products [slot]."""
         h, gradient_products = self.product(torch.cat([c, torch.zeros_like(a)]))
         return (h if self.update is None else h + self.update(a)), gradient_products
 
 
-def pulled_back(
-    parts: Iterable[Reversed], c: Tensor, a: Tensor, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def pulled_back(parts: Iterable[Reversed], c: Tensor, a: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """(H c, products [slot] of the whole step, adjoint of the buffers before it): the last part first."""
     total, gradient_products = torch.zeros_like(c), c.new_zeros(width)
     for part in reversed(list(parts)):

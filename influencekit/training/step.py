@@ -203,7 +203,7 @@ class Step:
         return found
 
     def derived(self, state: State) -> tuple[Tensor, Tensor]:
-        """Gradient and losses [slot] of one model as derivatives see them: by plain operators, one at a time."""
+        """Gradient and losses [slot] of one model as derivatives see them: by plain operators, untraced."""
         return summed(self.source.parts(state), state.theta, self._mean[state.step], by_autograd)[:2]
 
     def _update(self, t: int, theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
@@ -227,7 +227,7 @@ class Step:
     def check_pull(self, state: State) -> None:
         """Refuse a model whose pull is not the derivative of its gradient, on a few examples of a step."""
         if not self.pulls:
-            refuse_hidden_ties(self.workload.trainer)
+            refuse_hidden_ties(self.workload.model)
         if state.step not in self.pulls:
             with self.source.protected():
                 check_pull(*self._few(state))

@@ -1,4 +1,4 @@
-"""What is traced of a step, once for every shape of its parts: gradients of one model and of many, products."""
+"""What is traced of a step, once for every shape of its parts: gradients of one model and many, products."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SHAPES = 8  # so many shapes of parts are traced, more are run as they are
 
 
 class Traced:
-    """Kernels by the shape of a part. They serve every part of that shape: losses must not draw random numbers.
+    """Kernels by the shape of a part, all of which they serve: losses must not draw random numbers.
 
-    `traceable`: whether anything is traced at all. `others`: (batch, coefficients) on which traces are checked.
+    `traceable`: whether anything is traced at all. `others`: (batch, coefficients) to check traces on.
     `factor`: how much further than rounding two ways to a gradient may be apart.
     """
 
@@ -89,7 +89,9 @@ class Traced:
             return self.products[key]
         traced = self.one(part, theta, coefficients)
         others = self._others() or [(first_half_twice(part.batch), coefficients)]
-        made = Products(part.losses, curvature, traced, theta, part.batch, coefficients, others, loops, gradient)
+        made = Products(
+            part.losses, curvature, traced, theta, part.batch, coefficients, others, loops, gradient
+        )
         if self._serves(part):
             self.products[key] = made
         return made

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.training.batch import Batch, batch_in_float64
+from influencekit.training.batch import batch_in_float64
 from influencekit.training.buffers import flat
 from influencekit.training.curvature import gradient, leaf
-from influencekit.training.losses import Training
 from influencekit.training.parts import Part
 from influencekit.training.reverse import Reversed
 
