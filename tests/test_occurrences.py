@@ -118,7 +118,7 @@ def test_a_store_holds_the_same_numbers_lazily_in_chunks_of_any_size(chunk, held
 def test_several_passes_give_the_same_numbers(monkeypatch):
     run = recorded("adamw")
     expected = ik.contributions(run, queries())
-    monkeypatch.setattr(type(run.step), "room", lambda self, memory, examples=None: 2)
+    monkeypatch.setattr(type(run.step), "capacity", lambda self, memory, examples=None: 2)
     close(ik.contributions(run, queries()).contribution, expected.contribution)
     windows = all_windows(run.steps)[::7]
     few = ik.estimate(run, queries(), "dit", windows).influence

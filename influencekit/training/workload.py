@@ -207,7 +207,7 @@ class Workload:
         """`model` called with the inputs of a batch."""
         return self._calls.outputs(model, batch)
 
-    @cached_property
+    @property
     def _calls(self) -> Calls:
         return Call(self.loss, self.target_key) if self.call is None else self.call
 
@@ -227,8 +227,7 @@ class Workload:
     def in_double(self) -> Self:
         """The same model and loss in float64, whatever the data are."""
         other = copy(self)
-        for name in ("evaluator", "_calls"):
-            other.__dict__.pop(name, None)
+        other.__dict__.pop("evaluator", None)
         object.__setattr__(other, "model", copy_model(self.model).double())
         if isinstance(self.loss, nn.Module):
             object.__setattr__(other, "loss", deepcopy(self.loss).double())
