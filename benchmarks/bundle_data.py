@@ -1,14 +1,11 @@
-"""Build the bundled samples of influencekit and of influencekit-paper from full copies of the data sets.
+"""Where do the bundled samples come from? Makes them anew, from full copies of the data sets.
 
-    python benchmarks/bundle_data.py --data-dir FOLDER
-
-FOLDER holds mnist.npz, kmnist-test.npz, adult-train.csv.gz, adult-test.csv.gz and
+The folder `--data-dir` holds mnist.npz, kmnist-test.npz, adult-train.csv.gz, adult-test.csv.gz and
 newsgroups-hardware.jsonl.gz (the README.md of each data/ folder says where each comes from). The output
 depends on nothing but these files (and, for the compressed bytes, on the zlib at hand): no time stamps, no
 randomness. checksums.json is written last in each folder.
 """
 
-import argparse
 import gzip
 import hashlib
 import io
@@ -16,9 +13,12 @@ import json
 import re
 from pathlib import Path
 
+import click
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+TAKES = "1 min"
+RESULTS = ()
+ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "influencekit" / "workloads" / "data"
 PAPER = ROOT / "plugins" / "influencekit-paper" / "src" / "influencekit_paper" / "data"
 TOKEN = "EMAIL"
@@ -97,21 +97,7 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     return out.getvalue()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the full copies")
-    source = parser.parse_args().data_dir
-    _write(CORE, {"mnist-1v7.npz": mnist(source)})
-    samples = {
-        "kmnist-o-ki.npz": kmnist(source),
-        "adult-train.csv.gz": adult(source, "train"),
-        "adult-test.csv.gz": adult(source, "test"),
-        "newsgroups-hardware-masked.jsonl.gz": newsgroups(source),
-    }
-    _write(PAPER, samples)
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
+def write(folder: Path, files: dict[str, bytes]) -> None:
     checksums = {}
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -120,5 +106,13 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     (folder / "checksums.json").write_text(json.dumps(checksums, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    main()
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+def answer(data_dir: Path) -> None:
+    write(CORE, {"mnist-1v7.npz": mnist(data_dir)})
+    samples = {
+        "kmnist-o-ki.npz": kmnist(data_dir),
+        "adult-train.csv.gz": adult(data_dir, "train"),
+        "adult-test.csv.gz": adult(data_dir, "test"),
+        "newsgroups-hardware-masked.jsonl.gz": newsgroups(data_dir),
+    }
+    write(PAPER, samples)

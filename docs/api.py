@@ -74,7 +74,9 @@ def _entry(name: str, thing: Any) -> str:
 
 def _signature(thing: Any) -> str:
     """The parameters of a function, or the fields of a dataclass, one to a line where they are many."""
-    if not callable(thing) or (inspect.isclass(thing) and not dataclasses.is_dataclass(thing) and _plain(thing)):
+    if not callable(thing) or (
+        inspect.isclass(thing) and not dataclasses.is_dataclass(thing) and _plain(thing)
+    ):
         return ""
     try:
         signature = inspect.signature(thing)
@@ -90,7 +92,9 @@ def _signature(thing: Any) -> str:
 
 
 def _plain(cls: Any) -> bool:
-    return cls.__init__ in (object.__init__, Exception.__init__, ValueError.__init__) or issubclass(cls, Exception)
+    return cls.__init__ in (object.__init__, Exception.__init__, ValueError.__init__) or issubclass(
+        cls, Exception
+    )
 
 
 def _one_a_line(body: str) -> str:

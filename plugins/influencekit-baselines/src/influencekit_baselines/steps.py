@@ -65,10 +65,10 @@ def _steps(
             first = block[0].step
             coefficients = step.coefficients(slice(first, first + len(block)))
             values = coefficients.new_zeros(len(block), n_query, coefficients.shape[1])
-            for state, products in linear.backwards(block):
+            for state, here in linear.backwards(block):
                 c = direction(state, gradient(state)[0])
                 nothing = c.new_zeros(len(c), len(flat(state.buffers, c)))
-                values[state.step - first] = products(c, nothing)[1]
+                values[state.step - first] = here.pull(c, nothing)[1]
             yield first, values * coefficients[:, None]
 
 
