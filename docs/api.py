@@ -21,7 +21,7 @@ PAGES = {  # page: (its first line, module, names or None for the module's own _
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
         ("record", "open", "estimate", "compare", "contributions", "sum_over_windows", "verify_top", "remove",
-         "trust", "evaluate", "make", "spec"),
+         "trust", "make", "spec"),
     ),
     "objects": (
         "What the verbs take and give: runs, workloads, windows, optimizers, schedules, errors.", "influencekit",
@@ -31,7 +31,7 @@ PAGES = {  # page: (its first line, module, names or None for the module's own _
     ),
     "interfaces": (
         "What a plugin implements.", "influencekit",
-        ("Estimator", "Claim", "Query", "Recorder", "Evaluation"),
+        ("Estimator", "Claim", "Query", "Recorder"),
     ),
     "estimators": ("Methods that score training examples.", "influencekit.estimators", None),
     "queries": ("Numbers of the model whose change is asked for.", "influencekit.queries", None),

@@ -19,7 +19,7 @@ from influencekit.training.state import State
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["Signs", "sum_over_windows", "contributions", "sweep"]
+__all__ = ["Signs", "scores_from_contributions", "contributions", "sweep"]
 
 Signs = tuple[tuple[int, int], ...]  # (state, sign): the signed sum of q's effects at these states
 
@@ -42,7 +42,7 @@ def sweep(
     if len(states) < len(columns):
         columns = [((t, 1),) for t in states]
     begin = min(w.absent()[0] for w in windows)
-    totals = sum_over_windows(
+    totals = scores_from_contributions(
         trajectory, query, windows, columns, contributions(trajectory, query, columns, begin, curvature)
     )
     if not totals.isfinite().all():
@@ -53,16 +53,29 @@ def sweep(
     return totals
 
 
-def sum_over_windows(
+def scores_from_contributions(
     trajectory: Trajectory,
     query: Query,
     windows: Sequence[Window],
     columns: Sequence[Signs],
     parts: Iterable[Contributions],
 ) -> Tensor:
-    """Scores [query, window, train]: sums of contributions, as `verbs.contributions` says.
+    """Scores [query, window, train]: the sums of contributions over the steps that each window removes from.
 
-    Evaluation k of the `parts` is that of columns[k]: a window's own signed states, or single ones.
+    Evaluation k of the `parts` is that of columns[k], the signed sum of the effects at ((state, sign), ...):
+    a window's own, or single states ((t, 1),) of which every window is made. Sign: removal minus full, if
+    that is the contributions' own. Cost: one multiplication and addition a contribution and window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import scores_from_contributions
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> query, dit = ik.make("query", "test-loss"), ik.make("estimator", "dit")
+        >>> parts = dit.contributions(run, query, [run.steps])
+        >>> columns, windows = [((run.steps, 1),)], [ik.Window(0, run.steps)]
+        >>> scores_from_contributions(run, query, windows, columns, parts).shape
+        torch.Size([1, 1, 24])
     """
     workload, n_query = trajectory.workload, len(query.labels(trajectory.workload))
     place = {each: k for k, each in enumerate(columns)}

@@ -19,6 +19,7 @@ from influencekit.testing.oracle import (
     weighted_run,
     window_weights,
 )
+from influencekit.testing.setting import OPTIMIZERS, recorded
 from influencekit.testing.suite import (
     check_estimator,
     check_query,
@@ -28,12 +29,14 @@ from influencekit.testing.suite import (
 )
 
 __all__ = [
+    "OPTIMIZERS",
     "check_estimator",
     "check_query",
     "check_recorder",
     "laws",
     "parametrize_with_checks",
     "plain_run",
+    "recorded",
     "retrained",
     "tiny_workload",
     "torch_optimizer",

@@ -1,4 +1,4 @@
-"""TracIn and data Shapley against what they are defined as, and against the other TracIns of this house."""
+"""TracIn and data Shapley against their definitions and the TracIn of the page on extending."""
 
 import itertools
 import math
@@ -14,9 +14,7 @@ from influencekit_baselines import Shapley, TracIn
 from torch import nn
 
 import influencekit as ik
-from influencekit.reproduce.baselines import tracin as of_reproduce
-from influencekit.testing import tiny_workload
-from influencekit.testing.setting import OPTIMIZERS, recorded
+from influencekit.testing import OPTIMIZERS, recorded, tiny_workload
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "extending.md"
 
@@ -62,13 +60,6 @@ def test_a_parameter_has_the_learning_rate_of_its_group():
         g = gradients(run.workload, run.state(t + 1).theta)
         expected = expected + run.plan.lr[t, 0] * (query_gradients(run, t + 1) * factor) @ g.T
     torch.testing.assert_close(scores(run, TracIn())[:, 0], expected)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_it_is_the_tracin_of_reproduce(name):
-    run = recorded(name)
-    found = scores(run, TracIn(), "test-loss")[0, 0]
-    torch.testing.assert_close(found, torch.from_numpy(of_reproduce(run, "test-loss")))
 
 
 def test_it_is_the_tracin_that_the_page_on_extending_writes():
