@@ -55,7 +55,7 @@ def interval(
         z(low) = 2 z(estimate) - upper quantile of z(again),   z = atanh
 
     n pairs cannot tell a correlation nearer 1 than 12 / (n^3 - n) from 1; half of that is where z ends.
-    Coverage is measured in docs/evaluation.md: intervals of 95 % hold the truth in 91 to 98 %, from 10 pairs
+    Coverage (docs/results/evaluation.md): intervals of 95 % hold the truth in 91 to 98 %, from 10 pairs
     on; in 83 to 91 % where a tenth of the pairs are outliers, which few pairs may or may not contain. NaN
     with fewer than `LEAST` pairs: such an interval would be most of [-1, 1]. Source: Davison and Hinkley
     1997, chapter 5.
