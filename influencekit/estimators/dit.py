@@ -25,6 +25,16 @@ class DIT(Estimator):
 
     Shapes: [query, window, train]. Sign: removal minus full, so a harmful example is negative for a loss.
     Cost: one sweep, about 1 to 3 training runs, for all examples. Source: arXiv 2502.10793.
+
+    Errors: `DivergedError` where the adjoint leaves the floating-point numbers; `InputError` where a gradient
+    is not the derivative of the loss, which the run is tested for.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, "test-loss", ik.make("estimator", "dit"), "each-epoch").influence.shape
+        (1, 2, 24)
     """
 
     curvature: Literal["hessian", "gauss-newton", "fisher"] = "hessian"

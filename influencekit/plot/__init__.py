@@ -9,12 +9,16 @@ from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.dynamics import pattern_lines, pattern_map, stage_matrix, stages
 from influencekit.plot.evaluation import brittleness, predicted, taylor
 from influencekit.plot.examples import extremes, timeline
+from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
 
 __all__ = [
+    "COLOURS",
     "agreement",
     "brittleness",
     "detection",
+    "diverging",
     "extremes",
+    "new_figure",
     "pattern_lines",
     "pattern_map",
     "precision_recall",
@@ -24,4 +28,5 @@ __all__ = [
     "stages",
     "taylor",
     "timeline",
+    "whole_numbers",
 ]

@@ -133,7 +133,7 @@ def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
     """Windows as sums of the adjoining ones that they are made of."""
     if "influence" not in found or windows is None or isinstance(windows, str):
         raise InputError(
-            "windowed: expected contributions(...), or what estimate(...) gave and a list of Windows"
+            "sum_over_windows: expected contributions(...), or what estimate(...) gave and a list of Windows"
         )
     known = windows_of(found)
     place = {w: k for k, w in enumerate(known)}

@@ -8,3 +8,19 @@ benchmarks/results/tune_trained.json has the whole grid. EMNIST, not to be had h
 
 A new data set needs a function `pool(data_dir) -> Pool` and a line per model (`problem(...)`), see kmnist.py.
 """
+
+from influencekit.workloads.draw import Part, Pool, by_example
+from influencekit.workloads.files import check_images, find, read_npz
+from influencekit.workloads.problem import Problem, Setting, problem
+
+__all__ = [
+    "Part",
+    "Pool",
+    "Problem",
+    "Setting",
+    "by_example",
+    "check_images",
+    "find",
+    "problem",
+    "read_npz",
+]
