@@ -12,6 +12,7 @@ every seed of a workload. Any estimator can be evaluated, registered or of one's
 """
 
 from influencekit.evaluation.brittleness import brittleness
+from influencekit.evaluation.detection import detection, flipped
 from influencekit.evaluation.lds import lds
 from influencekit.evaluation.leave_k_out import leave_k_out
 from influencekit.evaluation.mislabel import mislabel_auc
@@ -22,7 +23,9 @@ from influencekit.evaluation.taylor import taylor
 __all__ = [
     "EVALUATIONS",
     "brittleness",
+    "detection",
     "evaluate",
+    "flipped",
     "lds",
     "leave_k_out",
     "mislabel_auc",

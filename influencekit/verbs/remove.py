@@ -124,7 +124,7 @@ def remove(
         >>> found.part.values.tolist()
         [1, 2, 4]
         >>> found.verdict
-        'the sum holds to within 12 % for 1, 2 and all 4 examples'
+        'the sum holds to within ... % for 1, 2 and all 4 examples'
     """
     if parts < 1:
         raise InputError(f"parts must be at least 1, got {parts}")
