@@ -25,7 +25,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
         ("record", "open", "estimate", "compare", "contributions", "sum_over_windows", "verify_top", "remove",
-         "trust", "make", "spec"),
+         "trust", "evaluate", "make", "spec"),
     ),
     "objects": (
         "What verbs take and give: workloads, runs, windows, optimizers, schedules, errors.", "influencekit",
@@ -34,7 +34,8 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
          "DivergedError"),
     ),
     "interfaces": (
-        "What a plugin implements.", "influencekit", ("Estimator", "Claim", "Query", "Recorder"),
+        "What a plugin implements.", "influencekit",
+        ("Estimator", "Claim", "Query", "Recorder", "Evaluation", "Table"),
     ),
     "extend": ("What plugins use beside the other public names.", "influencekit.extend", ()),
     "estimators": ("Methods that score training examples.", "influencekit.estimators", ()),

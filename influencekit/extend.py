@@ -1,4 +1,4 @@
-"""What plugins use beside the public names: the one module for authors of estimators, queries and recorders.
+"""What plugins use beside the public names: the one module for authors of estimators and commands.
 
 Public are `influencekit` and the modules directly below it that docs/api documents, and of these the names in
 `__all__`. Everything else may be renamed at any time. tests/test_public.py holds our own plugins to this.
@@ -35,6 +35,13 @@ _HOME = {
     # results and stores
     "NewStore": "files",
     "better_in": "direction",
+    # commands
+    "complain": "cli.console",
+    "print_table": "cli.console",
+    "say": "cli.console",
+    "progress": "cli.progress",
+    "shared": "cli.parameters",
+    "use_device": "cli.problems",
 }
 
 __all__ = sorted(_HOME)

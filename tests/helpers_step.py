@@ -57,8 +57,8 @@ def as_it_is(fn, *example, others=(), slow=None):
 def untraced():
     """Tracing takes longer than a tiny run; where the optimizer or the query is in question, do without."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("influencekit.training.step.try_trace", as_it_is)
-        patch.setattr("influencekit.training.linear.try_trace", as_it_is)
+        patch.setattr("influencekit.training.traced.try_trace", as_it_is)
+        patch.setattr("influencekit.training.kernels.products.try_trace", as_it_is)
         yield
 
 
@@ -66,8 +66,8 @@ def untraced():
 def traced():
     """Within `untraced`, for those who ask what tracing finds out, such as whether the model convolves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("influencekit.training.step.try_trace", try_trace)
-        patch.setattr("influencekit.training.linear.try_trace", try_trace)
+        patch.setattr("influencekit.training.traced.try_trace", try_trace)
+        patch.setattr("influencekit.training.kernels.products.try_trace", try_trace)
         yield
 
 

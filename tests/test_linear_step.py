@@ -1,12 +1,14 @@
 """Readings of the step: curvature and gradient products, pulling back and pushing forward."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from helpers_step import dense, each_kind, positions, walked
+from helpers_step import KINDS, dense, each_kind, positions, untraced, walked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influencekit import InputError, Window, make
+from influencekit import Adam, InputError, Window, make
 from influencekit.testing import tiny_workload
 from influencekit.testing.setting import OPTIMIZERS, recorded
 from influencekit.training.curvature import CURVATURES
@@ -25,27 +27,46 @@ def test_products_and_shares_equal_dense_matrices(kind, curvature, columns):
     generator = torch.Generator().manual_seed(0)
     c = torch.randn(columns, workload.n_params, generator=generator, dtype=torch.float64)
     seen = []
-    for state, products in step.linear(curvature).backwards(states):
+    for state, here in step.linear(curvature).backwards(states):
         seen.append(state.step)
         rows = positions(step, state.step)
         matrix, g = dense(workload, curvature, state.theta, rows)
-        product, gradient_products, _ = products(c, c[:, :0])
+        product, gradient_products, _ = here.pull(c, c[:, :0])
         torch.testing.assert_close(product, c @ matrix, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(gradient_products[:, : len(rows)], c @ g.T, rtol=1e-10, atol=1e-12)
     assert seen == list(range(step.plan.steps))[::-1]
 
 
-@pytest.mark.parametrize("room", [1, 2, 100])
-def test_the_number_of_steps_computed_ahead_changes_nothing(room, monkeypatch):
+@pytest.mark.parametrize("memory", [0, 4000, 1 << 30])
+def test_the_number_of_steps_computed_ahead_changes_nothing(memory, monkeypatch):
     step, states = walked("one logit")
     linear = step.linear("hessian")
     c = torch.linspace(-1, 1, step.workload.n_params, dtype=torch.float64)[None]
-    monkeypatch.setattr(linear, "_room", 3)
-    expected = [products(c, c[:, :0])[:2] for _, products in linear.backwards(states)]
-    monkeypatch.setattr(linear, "_room", room)
-    for (_, products), (product, gradient_products) in zip(linear.backwards(states), expected, strict=True):
-        torch.testing.assert_close(products(c, c[:, :0])[0], product, rtol=1e-13, atol=1e-15)
-        torch.testing.assert_close(products(c, c[:, :0])[1], gradient_products, rtol=1e-13, atol=1e-15)
+    expected = [here.pull(c, c[:, :0])[:2] for _, here in linear.backwards(states)]
+    monkeypatch.setattr("influencekit.training.linear._BLOCK", memory)
+    for (_, here), (product, gradient_products) in zip(linear.backwards(states), expected, strict=True):
+        torch.testing.assert_close(here.pull(c, c[:, :0])[0], product, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(here.pull(c, c[:, :0])[1], gradient_products, rtol=1e-13, atol=1e-15)
+
+
+@each_kind
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_gradient_that_comes_with_the_pull_is_that_of_training(kind, curvature, fast):
+    """Its kernels are others, of the same pass as the products: float64 rounding apart."""
+    with nullcontext() if fast else untraced():
+        step = Step(KINDS[kind](optimizer=Adam(lr=0.1)))
+        states = [step.start()]
+        states.append(step.advance(states[0])[0])
+        for state, here in step.linear(curvature).backwards(states):
+            g, _ = step.gradient(state, step.coefficients(state.step))
+            torch.testing.assert_close(here.gradient, g, rtol=1e-12, atol=1e-14)
+        assert step.notes["derivatives"].startswith("forward" if fast else "reverse")
+
+
+def test_without_need_for_a_gradient_there_is_none():
+    step = Step(tiny_workload())  # plain SGD, whose pullback is linear in the gradient
+    assert [here.gradient for _, here in step.linear().backwards([step.start()])] == [None]
 
 
 def test_an_unknown_curvature_names_those_there_are():

@@ -50,7 +50,7 @@ def test_training_equals_a_plain_torch_loop(kind, name):
     optimizer = OPTIMIZERS[name]
     workload = KINDS[kind](optimizer=replace(optimizer, groups=()))
     step = Step(workload)
-    step._traced = walked(kind)[0]._traced  # the gradient knows no optimizer
+    step.traced = walked(kind)[0].traced  # the gradient knows no optimizer
     state = step.start()
     expected = plain_run(workload)
     for t in range(step.plan.steps):

@@ -38,7 +38,7 @@ def test_results_are_the_same_bits_as_with_kernels_of_its_own(kind):
     second = another(first)
     assert not torch.equal(second.theta0, first.theta0)
     shared = Step(second, like=step)
-    assert shared._traced is step._traced and shared._kernels is step._kernels
+    assert shared.traced is step.traced
     mine, alone = record(second, step=shared), record(second)
     assert torch.equal(mine.final.theta, alone.final.theta)
     assert (mine.attrs["accuracy"] == alone.attrs["accuracy"]) or kind == "an autoencoder"
@@ -90,8 +90,8 @@ tiny = tiny_workload()
 )
 def test_nothing_is_shared_where_the_functions_differ(one, two):
     step = Step(one)
-    assert Step(two, like=step)._traced is not step._traced
-    assert Step(replace(one, seed=3), like=step)._traced is step._traced
+    assert Step(two, like=step).traced is not step.traced
+    assert Step(replace(one, seed=3), like=step).traced is step.traced
 
 
 def test_compare_traces_once_for_all_seeds(monkeypatch):
@@ -100,7 +100,7 @@ def test_compare_traces_once_for_all_seeds(monkeypatch):
         "influencekit.verbs.compare.Step", lambda *a, **k: made.append(Step(*a, **k)) or made[-1]
     )
     both = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(0, 1))
-    assert made[0]._kernels is made[1]._kernels
+    assert made[0].traced is made[1].traced
     alone = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(1,))
     assert both.influence.sel(seed=1).equals(alone.influence.sel(seed=1))
     problem = make("workload", "mnist-1v7-lr:epochs=1", seed=1)

@@ -149,7 +149,7 @@ def test_a_replay_fetches_the_batches_that_the_loop_saw(name):
     run = roll.trajectory()
     assert run.steps == len(seen) and run.attrs["replay"].endswith("equal bit for bit")
     for t, (x, y) in enumerate(seen):
-        ((_, batch),) = run.step.micros(t)
+        ((_, batch, _),) = run.step.source.parts(run.state(t))
         assert torch.equal(batch[0], x) and torch.equal(batch[1], y)
     assert torch.equal(run.step.advance(run.state(run.steps - 1))[0].theta, theta)
 
@@ -218,7 +218,7 @@ def test_pairs_of_positions_and_batches_of_ones_own_making():
     run = tape.trajectory()
     assert run.attrs["replay"] == "3 steps replayed, equal bit for bit"
     for t, (x, _) in enumerate(seen):
-        ((_, batch),) = run.step.micros(t)
+        ((_, batch, _),) = run.step.source.parts(run.state(t))
         assert torch.equal(batch[0], x)
 
 
@@ -254,7 +254,7 @@ def test_every_state_of_the_generators_is_stored_once():
     quiet, loud = (train("in order", dropout=p)[0].trajectory() for p in (0.0, 0.3))
     assert quiet.group["rng"].shape[0] <= 3  # the loader draws a seed for every epoch
     assert loud.group["rng"].shape[0] <= loud.steps + 4
-    assert not quiet.workload.random and loud.workload.random
+    assert not quiet.step.source.random and loud.step.source.random
 
 
 class Thing:

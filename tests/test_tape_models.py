@@ -124,7 +124,7 @@ def test_autocast_to_bf16_replays_bitwise_and_its_scores_are_those_of_full_preci
     tape, model = taped(KINDS["classes"], torch.float32, autocast=True)
     run, full = tape.trajectory(test=(x.float(), y)), taped(KINDS["classes"])[0].trajectory(test=(x, y))
     assert run.attrs["replay"] == "4 steps replayed, equal bit for bit"
-    assert run.workload.autocast == torch.bfloat16 and model[0].weight.dtype == torch.float32
+    assert run.step.source.autocast == torch.bfloat16 and model[0].weight.dtype == torch.float32
     assert torch.equal(run.step.advance(run.state(3))[0].theta, vector(model))
     for name in ("dit", "loo:strategy=loop", "loo:strategy=batch", "if"):
         rough, fine = (estimate(r, "test-losses", name).influence.values for r in (run, full))
@@ -165,7 +165,7 @@ MIXED = Kind(normed, plain)
 
 def test_batch_norm_in_eval_mode_is_fine():
     run = taped(MIXED, model=built(MIXED).eval())[0].trajectory()
-    assert run.attrs["replay"] == "4 steps replayed, equal bit for bit" and not run.workload.changing
+    assert run.attrs["replay"] == "4 steps replayed, equal bit for bit" and not run.step.source.changing
 
 
 def test_batch_norm_is_admitted_and_marks_the_results():

@@ -287,7 +287,8 @@ MODELS = {
 def test_the_two_gradients_are_one(name):
     w = workload(MODELS[name], l2=0.1)
     step = Step(w)
-    batch, mean = step.batch(0), step.coefficients(0)
+    ((_, batch, _),) = step.source.parts(step.start())
+    mean = step.coefficients(0)
     slow, losses, _, used = by_backward(w, w.theta0, {}, batch, mean)
     assert_same(by_transform(Training.of(w), batch)(w.theta0, *batch, mean), (slow, losses))
     assert all(used)
@@ -298,24 +299,16 @@ def test_the_two_gradients_are_one(name):
 def test_fast_products_are_the_slow_ones(name, curvature):
     w = workload(MODELS[name], l2=0.1)
     step, theta = Step(w), w.theta0
-    linear = step.linear(curvature)
-    assert (linear.kernels is None) == (name == "masked")
-    assert step.notes["derivatives"].startswith("reverse" if name == "masked" else "forward")
-    batch, mean = step.batch(1), step.coefficients(1)
+    state, mean = step.start()._replace(step=1), step.coefficients(1)
+    ((_, batch, _),) = step.source.parts(state)
     slow = REVERSE[curvature](Training.of(w), theta, batch, mean)
     c = torch.randn(3, len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wanted = [torch.stack(pair) for pair in zip(*(slow(row) for row in c), strict=True)]
-    if (kernels := linear.kernels) is None:
-        state = step.start()._replace(step=1)
-        ((_, product),) = linear.backwards([state])
-        assert agree(list(product(c, c[:, :0])[:2]), wanted)
-        return
-    assert agree(list(kernels.product(theta, batch, mean)(c)), wanted)
-    assert agree(list(kernels.product(theta, batch, mean)(c[:1])), [x[:1] for x in wanted])
-    if kernels.together:
-        stacked = [torch.stack([x, x]) for x in (theta, *batch, mean)]
-        for one in kernels.products(stacked[0], tuple(stacked[1:-1]), stacked[-1]):
-            assert agree(list(one(c)), wanted)
+    together = list(step.linear(curvature).backwards([state, state]))
+    for _, here in [*together, *step.linear(curvature).backwards([state])]:
+        assert agree(list(here.pull(c, c[:, :0])[:2]), wanted)
+        assert agree(list(here.pull(c[:1], c[:1, :0])[:2]), [x[:1] for x in wanted])
+    assert step.notes["derivatives"].startswith("reverse" if name == "masked" else "forward")
 
 
 @pytest.mark.parametrize("name", [*MODELS, "tied"])

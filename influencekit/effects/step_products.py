@@ -39,10 +39,10 @@ def step_products(
         steps = slice(block[0].step, block[0].step + len(block))
         values: list[Tensor] = [block[0].theta] * len(block)
         with torch.no_grad():
-            for state, products in linear.backwards(block):
+            for state, here in linear.backwards(block):
                 c = vectors(state)
                 nothing = c.new_zeros(len(c), len(flat(state.buffers, c)))  # the adjoint of the buffers
-                values[state.step - steps.start] = products(c, nothing)[1]
+                values[state.step - steps.start] = here.pull(c, nothing)[1]
             found = torch.stack(values) * step.coefficients(steps)[:, None]
-            del block, products, state, values  # before the next states are computed
+            del block, here, state, values  # before the next states are computed
         yield steps, found

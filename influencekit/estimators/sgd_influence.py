@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from influencekit.effects.backward import sweep
 from influencekit.errors import InputError
+from influencekit.estimators.dit import DIT
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.training.optimizers import SGD
 from influencekit.trajectory.trajectory import Trajectory
@@ -41,7 +41,7 @@ class SGDInfluence(Estimator):
                 f"sgd-influence is defined for SGD, and this run used {type(optimizer).__name__}; use dit, "
                 "which goes through the optimizer that was used"
             )
-        return sweep(trajectory, query, windows)
+        return DIT().scores(trajectory, query, windows)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         remark = "the same recursion as dit on the whole run"

@@ -6,27 +6,20 @@ Every function draws on the Axes (or Figure) it is given and never touches pyplo
 
 from influencekit.plot.agreement import agreement, scatter
 from influencekit.plot.detection import detection, precision_recall
-from influencekit.plot.dynamics import pattern_lines, pattern_map, stage_matrix, stages
-from influencekit.plot.evaluation import brittleness, predicted, taylor
 from influencekit.plot.examples import extremes, timeline
+from influencekit.plot.predicted import predicted
 from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
 
 __all__ = [
     "COLOURS",
     "agreement",
-    "brittleness",
     "detection",
     "diverging",
     "extremes",
     "new_figure",
-    "pattern_lines",
-    "pattern_map",
     "precision_recall",
     "predicted",
     "scatter",
-    "stage_matrix",
-    "stages",
-    "taylor",
     "timeline",
     "whole_numbers",
 ]

@@ -17,12 +17,15 @@ from influencekit.tape.identity import check_identity
 from influencekit.tape.loader import fetch
 from influencekit.tape.optimizer import rebuilt
 from influencekit.tape.questions import refuse_random_evaluation
-from influencekit.tape.replica import Call, Micro, on_device
+from influencekit.tape.recorded import Recorded
+from influencekit.tape.replica import Call, Fetched, Micro, on_device, put_back, set_modes
 from influencekit.tape.rng import capture, fixed
-from influencekit.tape.step import TapedStep
-from influencekit.tape.taped import Taped
 from influencekit.training.batch import Batch
+from influencekit.training.checks.model import copy_model
+from influencekit.training.layout import Layout
 from influencekit.training.plan import Plan
+from influencekit.training.step import Step
+from influencekit.training.workload import Workload
 from influencekit.trajectory.store import read
 from influencekit.trajectory.trajectory import Trajectory
 
@@ -48,43 +51,57 @@ def open_taped(
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
     micros = _micros(group, rows, columns["batch"], columns["part"])
-    names = {n for n, _ in attrs["fingerprint"]["parameters"]}
-    train_ids = read(group, "train").tolist()
-    workload = Taped(
-        model=model,
+    device = next(model.parameters()).device
+    workload = Workload(
+        model=_at_start(group, model),
         loss=loss,
-        train=data,
-        test=None if test is None else _whole(test, collate, next(model.parameters()).device),  # type: ignore[arg-type]
+        train=Fetched(call, device),  # type: ignore[arg-type]
+        test=None if test is None else _whole(test, collate, device),  # type: ignore[arg-type]
         optimizer=rebuilt(about["optimizer"]),
         name=attrs["workload"],
-        train_ids=train_ids,
+        train_ids=read(group, "train").tolist(),
         test_ids=test_ids,
         target_key=about["target_key"],
         call=call,
-        recorded=Plan(
+        order=Plan(
             torch.from_numpy(columns["batch"]),
             torch.from_numpy(columns["lr"]),
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
         ),
+    )
+    source = Recorded(
+        workload=workload,
+        call=call,
         micros=micros,
-        first=torch.from_numpy(read(group, "theta", slice(0, 1))[0]).to(next(model.parameters()).device),
-        names=tuple(n for n, _ in model.named_parameters() if n in names),
-        training={n: n in set(about["training"]) for n, _ in model.named_modules()},
+        first=lambda: trajectory.state(trajectory.first),
         autocast=None if about["autocast"] is None else getattr(torch, about["autocast"]),
         random=bool((read(group, "forward_rng", rows) >= 0).any()),
         changing=tuple(n for n, _ in attrs["buffers"]),
         separable=about["separable"],
     )
-    trajectory = Trajectory(group, workload, TapedStep(workload))
-    _check_losses(trajectory, where)
+    trajectory = Trajectory(group, workload, Step(workload, source=source))
+    _check_losses(trajectory, where, source.rounds)
     if test is not None:
         final = trajectory.final
         there = workload.with_buffers(final.buffers)
         refuse_random_evaluation(there)
         trajectory.attrs = {**attrs, **there.judge(final.theta).attrs()}
     return trajectory
+
+
+def _at_start(group: zarr.Group, model: nn.Module) -> nn.Module:
+    """A copy of the model as it was at the recorded state 0: its weights, what it trained, and its modes."""
+    attrs: dict[str, Any] = dict(group.attrs)
+    trained, training = {n for n, _ in attrs["fingerprint"]["parameters"]}, set(attrs["tape"]["training"])
+    own = copy_model(model)
+    for name, p in own.named_parameters():
+        p.requires_grad_(name in trained)
+    set_modes(own, {name: name in training for name, _ in own.named_modules()})
+    theta = torch.from_numpy(read(group, "theta", slice(0, 1))[0])
+    put_back(dict(own.named_parameters()), Layout.of(own).split(theta))
+    return own
 
 
 def _micros(
@@ -122,9 +139,9 @@ def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device)
         return on_device(fetch(test, collate, range(len(test)), capture()), device)
 
 
-def _check_losses(trajectory: Trajectory, where: str) -> None:
+def _check_losses(trajectory: Trajectory, where: str, rounds: bool) -> None:
     """Refuse what does not give the recorded losses, or derivatives that would be those of other losses."""
-    step: Any = trajectory.step
+    step = trajectory.step
     state = trajectory.state(trajectory.first)
     there = trajectory.plan.indices[state.step] >= 0
     try:
@@ -140,14 +157,14 @@ def _check_losses(trajectory: Trajectory, where: str) -> None:
     stored = torch.from_numpy(read(trajectory.group, "loss", slice(state.step, state.step + 1))[0]).double()[
         there
     ]
-    rough = 5e-2 if trajectory.workload.autocast is not None else 1e-3  # type: ignore[attr-defined]
+    rough = 5e-2 if rounds else 1e-3
     if not stored.isnan().any() and not torch.allclose(mine, stored, rtol=rough, atol=rough / 10):
         raise StoreError(
             f"{where} is not a run of this model, loss and data: the mean loss of step {state.step} is "
             f"{stored.mean():.6g} in the store and {mine.mean():.6g} here; the model's layers, the loss, the "
             "collation or the data differ"
         )
-    g, derived = step.pure(state)
+    g, derived = step.derived(state)
     derived = derived.cpu().double()[there]
     if not torch.allclose(mine, derived, rtol=rough, atol=rough / 10):
         raise StoreError(

@@ -24,6 +24,7 @@ from influencekit.training.functional import called
 from influencekit.training.kernels.operators import plain_operators
 from influencekit.training.layout import Layout
 from influencekit.training.losses import Training
+from influencekit.training.parts import Part
 from influencekit.training.workload import Within, Workload
 
 __all__ = [
@@ -110,9 +111,8 @@ def refuse_underivable(
 
     try:
         refuse_hidden_ties(replica.model)
-        check_pull(
-            losses_of(replica.model, buffers), theta, some, theta.new_full((len(rows),), 1 / len(rows))
-        )
+        part = Part(slice(None), some, losses_of(replica.model, buffers))
+        check_pull(part, theta, theta.new_full((len(rows),), 1 / len(rows)))
     except InputError as error:
         raise InputError(f"{error} (to record for loo alone, pass check=0)") from error
 

@@ -12,14 +12,25 @@ from torch import Tensor, nn
 
 from influencekit.errors import InputError
 from influencekit.tape.loader import fetch
-from influencekit.tape.rng import restored
+from influencekit.tape.rng import fixed, restored
 from influencekit.training.batch import Batch, tensors_of
+from influencekit.training.call import arguments, one_each
 from influencekit.training.checks.examples import refusing_indices
 from influencekit.training.checks.model import copy_model
 from influencekit.training.checks.separability import fixed_statistics, own_losses
 from influencekit.training.layout import Layout
 
-__all__ = ["Call", "Micro", "Replica", "changed_buffers", "modes", "on_device", "put_back", "set_modes"]
+__all__ = [
+    "Call",
+    "Fetched",
+    "Micro",
+    "Replica",
+    "changed_buffers",
+    "modes",
+    "on_device",
+    "put_back",
+    "set_modes",
+]
 
 
 class Micro(NamedTuple):
@@ -50,12 +61,6 @@ class Call:
         """The batch of a micro-batch, fetched again."""
         return on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
 
-    def arguments(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the model is called with."""
-        if isinstance(batch, Mapping):
-            return (), {k: v for k, v in batch.items() if k != self.target_key}
-        return (tuple(batch[:-1]) if isinstance(batch, list | tuple) else (batch,)), {}
-
     def target(self, batch: Any) -> Any:
         """What the loss compares the outputs with."""
         if isinstance(batch, Mapping):
@@ -71,20 +76,29 @@ class Call:
         """The model's outputs on a batch."""
         if self.forward is not None:
             return self.forward(model, batch)
-        args, kwargs = self.arguments(batch)
+        args, kwargs = arguments(batch, self.target_key)
         return model(*args, **kwargs)
 
     def losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
         """Per-example losses [count]. Errors: another shape."""
         with refusing_indices():
-            losses = self.loss(outputs, self.target(batch))
-        if not isinstance(losses, Tensor) or losses.shape != (count,):
-            got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise InputError(
-                f"the loss must return one value per example, shape [{count}], got {got}; use "
-                'reduction="none" and reduce over everything but the examples'
-            )
-        return losses
+            return one_each(self.loss(outputs, self.target(batch)), count)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The data set of a taped run as training examples, fetched anew; where it is random, always alike."""
+
+    call: Call
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.call.data)
+
+    def at(self, rows: Tensor) -> Batch:
+        """The examples at these positions, of any shape, one after the other."""
+        with fixed():
+            return self.call.batch(Micro(slice(None), rows.reshape(-1).tolist(), None, None), self.device)
 
 
 def on_device(batch: Any, device: torch.device) -> Batch:

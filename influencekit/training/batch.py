@@ -1,6 +1,7 @@
 """A batch: a tensor, a tuple or a dict of tensors whose first dimension counts examples."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from influencekit.errors import InputError
 
 __all__ = [
     "Batch",
+    "Examples",
     "first_half_twice",
     "with_tensors",
     "mapped",
@@ -20,6 +22,16 @@ __all__ = [
 
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """A tensor, a tuple or a dict of tensors, whose first dimension counts examples."""
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """A training set that is not in memory: examples are fetched by their positions."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, rows: Tensor) -> Batch:
+        """The examples at these positions, of any shape, one after the other."""
 
 
 def select(batch: Batch, indices: Tensor) -> Batch:

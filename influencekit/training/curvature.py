@@ -1,33 +1,38 @@
 """Curvature of a batch's mean loss, as products with a vector; one pass also gives every example's product.
 
 `REVERSE` has each curvature as a function (losses, z, batch, coefficients) -> product, where `losses` gives
-the model's outputs and per-example losses at z [param] (`training.Training`, or anything like it), the
-coefficients are the weights w_i / b of the examples' losses, and product(c) = (H c [param], <c, g_j> [slot]).
-It asks for first and second derivatives backwards only, and c may be given any number of times. `FORWARD` has
-the same as one function of c as well, by forward derivatives, which are cheaper to trace; it is right for the
-operators of `operators.FORWARD` alone. The L2 penalty is part of every example's loss.
+the model's outputs and per-example losses at z [param] (`losses.Training`, or anything like it), the
+coefficients are the weights w_i / b of the examples' losses, product(c) = (H c [param], <c, g_j> [slot]), and
+product.gradient() is the gradient of the mean loss from the same forward pass. It asks for first and second
+derivatives backwards only, and c may be given any number of times. The L2 penalty is part of every example's
+loss. `forward_curvature` has the same by forward derivatives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from torch.utils import _pytree as pytree
 
 from influencekit.errors import InputError
 from influencekit.training.batch import Batch
 
-__all__ = ["CURVATURES", "FORWARD", "REVERSE", "Losses", "Pair", "Product", "gradient", "leaf", "pusher"]
-
-jvp: Any = torch.func.jvp  # typed as if has_aux were always given
-vjp: Any = torch.func.vjp
+__all__ = ["CURVATURES", "REVERSE", "Losses", "Pair", "Product", "gradient", "leaf", "pusher"]
 
 Pair = tuple[Tensor, Tensor]
-Product = Callable[[Tensor], Pair]
+
+
+class Product(NamedTuple):
+    """`of(c)` = (H c, <c, g_j> [slot]); `gradient()` of the mean loss, from the same forward pass."""
+
+    of: Callable[[Tensor], Pair]
+    gradient: Callable[[], Tensor]
+
+    def __call__(self, c: Tensor) -> Pair:
+        return self.of(c)
 
 
 class Losses(Protocol):
@@ -58,7 +63,7 @@ def hessian(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product
     with torch.enable_grad():
         z, weights = leaf(z), leaf(coefficients)
         g = gradient((weights * w.losses(z, batch)).sum(), z, create_graph=True)
-    return _penalised(w, z.detach(), coefficients, lambda c: _pulled(g, (z, weights), c))
+    return _penalised(w, z.detach(), coefficients, lambda c: _pulled([g], (z, weights), [c]), g.detach)
 
 
 def gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
@@ -73,11 +78,14 @@ def gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Pr
 
     def product(c: Tensor) -> Pair:
         tangents = forward(c)
-        *turned, gradient_products = _pulled_many(bent, (*leaves, weights), tangents)
-        (back,) = _pulled_many(outputs, (z,), turned)
+        *turned, gradient_products = _pulled(bent, (*leaves, weights), tangents)
+        (back,) = _pulled(outputs, (z,), turned)
         return back, gradient_products
 
-    return _penalised(w, z.detach(), coefficients, product)
+    def mean_gradient() -> Tensor:
+        return _pulled(outputs, (z,), [b.detach() for b in bent])[0]
+
+    return _penalised(w, z.detach(), coefficients, product, mean_gradient)
 
 
 def fisher(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
@@ -90,19 +98,23 @@ def fisher(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
 
     def product(c: Tensor) -> Pair:
         gradient_products = forward(c)[0] + w.l2 * (flat @ c)
-        (back,) = _pulled_many([losses], (z,), [coefficients * gradient_products])
+        (back,) = _pulled([losses], (z,), [coefficients * gradient_products])
         return back + flat * (w.l2 * (coefficients * gradient_products).sum()), gradient_products
 
-    return product
+    return Product(product, lambda: _mean_gradient(w, losses, z, coefficients))
 
 
 def none(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
     """No curvature: the products with the gradients alone, for methods that take every step by itself."""
     with torch.enable_grad():
         z = leaf(z)
-        forward = _forward([w.losses(z, batch)], z)
+        losses = w.losses(z, batch)
+        forward = _forward([losses], z)
     flat = w.of_theta(z.detach())
-    return lambda c: (torch.zeros_like(c), forward(c)[0] + w.l2 * (flat @ c))
+    return Product(
+        lambda c: (torch.zeros_like(c), forward(c)[0] + w.l2 * (flat @ c)),
+        lambda: _mean_gradient(w, losses, z, coefficients),
+    )
 
 
 def gradient(loss: Tensor, z: Tensor, create_graph: bool = False) -> Tensor:
@@ -117,13 +129,13 @@ def leaf(x: Tensor) -> Tensor:
         return copy.copy_(x)
 
 
-def _pulled(values: Tensor, inputs: Sequence[Tensor], by: Tensor) -> Any:
-    return _pulled_many([values], inputs, [by])
+def _mean_gradient(w: Losses, losses: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+    """The gradient of the mean of losses [slot] of z, and of its penalty."""
+    (g,) = _pulled([losses], (z,), [coefficients])
+    return g + w.of_theta(z.detach()) * (w.l2 * coefficients.sum()) if w.l2 else g
 
 
-def _pulled_many(
-    values: Sequence[Tensor], inputs: Sequence[Tensor], by: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+def _pulled(values: Sequence[Tensor], inputs: Sequence[Tensor], by: Sequence[Tensor]) -> Any:
     """sum of <by, values>, differentiated by the inputs; the graph stays for the next."""
     pairs = [(v, b) for v, b in zip(values, by, strict=True) if v.requires_grad]
     if not pairs:
@@ -149,7 +161,7 @@ def pusher(
         u = [torch.zeros_like(v, requires_grad=True) for v in values]
         some, weights = zip(*[(v, x) for v, x in zip(values, u, strict=True) if v.requires_grad], strict=True)
         back = torch.autograd.grad(some, inputs, weights, create_graph=True, materialize_grads=True)
-    return lambda tangents: _pulled_many(back, u, tangents)
+    return lambda tangents: _pulled(back, u, tangents)
 
 
 def _parts(outputs: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
@@ -166,51 +178,47 @@ def _parts(outputs: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any
     return [leaves[i] for i in places], tree
 
 
-def _penalised(w: Losses, z: Tensor, coefficients: Tensor, product: Product) -> Product:
+def _penalised(
+    w: Losses, z: Tensor, coefficients: Tensor, product: Callable[[Tensor], Pair], mean: Callable[[], Tensor]
+) -> Product:
     if not w.l2:
-        return product
+        return Product(product, mean)
     flat = w.of_theta(z)
 
     def whole(c: Tensor) -> Pair:
         back, gradient_products = product(c)
         return back + c * (w.l2 * coefficients.sum()), gradient_products + w.l2 * (flat @ c)
 
-    return whole
+    return Product(whole, lambda: mean() + flat * (w.l2 * coefficients.sum()))
 
 
-def _in_one_line(make: Callable[..., Product]) -> Callable[..., Product]:
+def _in_one_line(make: Callable[..., Any]) -> Callable[..., Any]:
     """Errors of torch that speak of a missing derivative, as our own."""
 
-    def explained(error: Exception) -> InputError:
-        return InputError(
-            f"torch has no second derivative of this model ({str(error).splitlines()[0][:110]}); "
-            "first-order scores "
-            "need one: use loo, or replace that operation"
-        )
-
-    def made(*args: Any) -> Product:
+    def explained(*args: Any) -> Any:
         try:
-            product = make(*args)
+            return make(*args)
         except (RuntimeError, NotImplementedError) as error:
             if "erivative" not in str(error) and "differentia" not in str(error):
                 raise
-            raise explained(error) from error
+            raise InputError(
+                f"torch has no second derivative of this model ({str(error).splitlines()[0][:110]}); "
+                "first-order scores need one: use loo, or replace that operation"
+            ) from error
 
-        def products(c: Tensor) -> Pair:
-            try:
-                return product(c)
-            except (RuntimeError, NotImplementedError) as error:
-                if "erivative" not in str(error) and "differentia" not in str(error):
-                    raise
-                raise explained(error) from error
+    return explained
 
-        return products
+
+def _explained(make: Callable[..., Product]) -> Callable[..., Product]:
+    def made(*args: Any) -> Product:
+        product = _in_one_line(make)(*args)
+        return product._replace(of=_in_one_line(product.of))
 
     return made
 
 
 REVERSE: Mapping[str, Callable[[Losses, Tensor, Batch, Tensor], Product]] = {
-    name: _in_one_line(make)
+    name: _explained(make)
     for name, make in {
         "hessian": hessian,
         "gauss-newton": gauss_newton,
@@ -219,50 +227,3 @@ REVERSE: Mapping[str, Callable[[Losses, Tensor, Batch, Tensor], Product]] = {
     }.items()
 }
 CURVATURES = tuple(REVERSE)
-
-
-# by forward derivatives -------------------------------------------------------------------------------
-
-
-def _hessian(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    def mean_loss(z: Tensor) -> tuple[Tensor, Tensor]:
-        losses = w.losses(z, batch)
-        return (coefficients * losses).sum(), losses
-
-    def product(c: Tensor) -> Pair:
-        return jvp(grad(mean_loss, has_aux=True), (z,), (c,))[1]
-
-    return _penalised(w, z, coefficients, product)(c)
-
-
-def _gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    def mean_loss(outputs: Any) -> tuple[Tensor, Tensor]:
-        losses = w.loss_of(outputs, batch)
-        return (coefficients * losses).sum(), losses
-
-    def product(c: Tensor) -> Pair:
-        outputs, tangent = jvp(lambda z: w.outputs(z, batch), (z,), (c,))
-        _, (bent, gradient_products) = jvp(grad(mean_loss, has_aux=True), (outputs,), (tangent,))
-        return vjp(lambda z: w.outputs(z, batch), z)[1](bent)[0], gradient_products
-
-    return _penalised(w, z, coefficients, product)(c)
-
-
-def _fisher(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    flat = w.of_theta(z)
-    _, gradient_products = jvp(lambda z: w.losses(z, batch), (z,), (c,))
-    gradient_products = gradient_products + w.l2 * (flat @ c)
-    _, back = vjp(lambda z: w.losses(z, batch), z)
-    return back(coefficients * gradient_products)[0] + flat * (
-        w.l2 * (coefficients * gradient_products).sum()
-    ), gradient_products
-
-
-def _none(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor, c: Tensor) -> Pair:
-    _, gradient_products = jvp(lambda z: w.losses(z, batch), (z,), (c,))
-    return torch.zeros_like(c), gradient_products + w.l2 * (w.of_theta(z) @ c)
-
-
-FORWARD: Mapping[str, Callable[[Losses, Tensor, Batch, Tensor, Tensor], Pair]] = {
-    "hessian": _hessian, "gauss-newton": _gauss_newton, "fisher": _fisher, "none": _none
-}  # fmt: skip

@@ -27,7 +27,9 @@ class Training:
 
     `call(theta, buffers, batch, within)` gives the model's outputs in the mode that it trains in, and the
     buffers after; `loss_of(outputs, batch)` the losses [slot]; `buffers` are those before the step, empty for
-    most models, where z is theta itself. `l2` is the penalty's factor, `size` the length of theta.
+    most models, where z is theta itself. `l2` is the penalty's factor, `size` the length of theta; `wide`
+    gives the same of a copy in float64, `rounded` the same in the precision of the recorded loop, which is
+    the `autocast` of those.
     """
 
     call: Call
@@ -36,6 +38,8 @@ class Training:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     l2: float = 0.0
     wide: Callable[[], Training] | None = None
+    rounded: Callable[[], Training] | None = None
+    autocast: torch.dtype | None = None
 
     def in_double(self) -> Training:
         """The same losses, of a copy of the model in float64."""

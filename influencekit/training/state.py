@@ -1,14 +1,12 @@
-"""What a training step changes, and what its gradient is a sum over."""
+"""What a training step changes."""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
-from influencekit.training.batch import Batch
-from influencekit.training.losses import Training
 from influencekit.training.optimizers import Slots
 
-__all__ = ["Piece", "State"]
+__all__ = ["State"]
 
 
 class State(NamedTuple):
@@ -28,12 +26,3 @@ class State(NamedTuple):
     slots: Slots
     step: int
     buffers: dict[str, Tensor] = {}  # noqa: RUF012 (a named tuple's default, never modified)
-
-
-class Piece(NamedTuple):
-    """A part of a step: its losses, as a function of parameters and buffers, its batch, and the slots it
-    fills."""
-
-    losses: Training
-    batch: Batch
-    slots: Tensor | slice

@@ -3,41 +3,41 @@
     L_t(theta, w) = (1/b) sum_{i in S_t} w_i [ loss(z_i; theta) + (l2/2) |theta|^2 ],   b = |S_t|
     F_t(state, w) = optimizer(state, grad L_t(theta, w)), and the buffers as the forward pass leaves them
 
-Short batches are padded to a common width with weight 0, so that one trace serves every step, unless losses
-depend on their whole batch (batch norm). Nothing here knows an estimator, a disk or a device.
+A step is a sum of parts, which a `Source` gives: the batch of a workload, or the micro-batches of a tape.
+Nothing here knows an estimator, a disk or a device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.func import vmap
+from torch.func import jvp
 
 from influencekit.errors import InputError
-from influencekit.training.batch import Batch, first_half_twice, select, tensors_of, with_tensors
+from influencekit.training.batch import Batch, tensors_of
 from influencekit.training.checks.model import refuse_hidden_ties
-from influencekit.training.checks.separability import BATCH_STATISTICS, own_losses
 from influencekit.training.checks.taylor import check_pull, is_derivative
-from influencekit.training.forward import pushed_forward
+from influencekit.training.in_memory import InMemory
 from influencekit.training.kernels.same_trace import same_trace
-from influencekit.training.kernels.tracing import agree, has_convolution, try_trace
-from influencekit.training.linear import Kernels, LinearStep, Part, how
-from influencekit.training.losses import Training, by_backward, by_transform
-from influencekit.training.state import Piece, State
+from influencekit.training.kernels.tracing import has_convolution
+from influencekit.training.linear import LinearStep
+from influencekit.training.optimizers import Slots
+from influencekit.training.parts import Gradient, Kernel, Part, Source, by_autograd, summed
+from influencekit.training.push import pushed
+from influencekit.training.state import State
+from influencekit.training.traced import Traced
 from influencekit.training.workload import Workload
 
-__all__ = ["Piece", "State", "Step"]
-
-_FEW = 8  # examples on which derivatives are held against differences
+__all__ = ["Step"]
 
 
 class Step:
-    """The training step of one workload.
+    """The training step of one run.
 
-    Attributes: `workload`, `plan`; `prefers_loop` tells whether batches of models are trained one after the
-    other; `notes` what the results should say of how derivatives were taken.
+    Attributes: `workload`, `plan`; `source`, which gives the parts of a step; `traced`, what was traced of
+    them; `notes`, what the results should say of how derivatives were taken.
 
     `like` is the step of another seed, whose traced kernels serve this one as well, if model, loss and shapes
     are the same; the results are the same bits either way. Tracing is most of the cost of a short run.
@@ -52,36 +52,27 @@ class Step:
         (True, True)
     """
 
-    def __init__(self, workload: Workload, like: "Step | None" = None) -> None:
+    def __init__(self, workload: Workload, like: "Step | None" = None, source: Source | None = None) -> None:
         self.workload = workload
-        self.plan = workload.plan
-        device = workload.device
-        indices = self.plan.indices
-        self._valid = (indices >= 0).to(workload.dtype).to(device)
-        self._rows = indices.clamp(min=0).to(device)
+        self.source: Source = InMemory(workload) if source is None else source
+        self.plan = self.source.plan
+        valid = (self.plan.indices >= 0).to(workload.dtype).to(workload.device)
+        self._rows = self.plan.indices.clamp(min=0).to(workload.device)
         mean = self.plan.coefficient
-        self._mean = self._valid / self._valid.sum(1, keepdim=True) if mean is None else mean.to(self._valid)
-        self._traced: dict[Any, Callable[..., Any]] = {}
-        self._kernels: dict[Any, Kernels] = {}
-        if like is not None and not like.joint and same_trace(like, self):
-            self._traced, self._kernels = like._traced, like._kernels
+        self._mean = valid / valid.sum(1, keepdim=True) if mean is None else mean.to(valid)
+        self._valid = valid
         self._linear: dict[str, LinearStep] = {}
-        self._used: tuple[bool, ...] | None = None
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
         self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
+        self._like = like
 
     # what a step reads ------------------------------------------------------------------------------
 
     def start(self) -> State:
         """The state before step 0."""
-        theta = self.workload.theta0
-        return State(theta, self.workload.optimizer.start(theta), 0, self.own_buffers(self.changing))
-
-    def batch(self, t: int | slice) -> Batch:
-        """The examples of step t, padded; step may be a slice, which gives [step, slot, ...]."""
-        return self.workload.examples(self._rows[t])
+        return self.source.start()
 
     def coefficients(self, t: int | slice, weights: Tensor | None = None) -> Tensor:
         """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] say otherwise."""
@@ -92,121 +83,100 @@ class Step:
         """Positions in the training set of every slot of step t (0 where padded)."""
         return self._rows[t]
 
-    @cached_property
-    def changing(self) -> tuple[str, ...]:
-        """The buffers that training changes, seen at the start and nearby: averages may not move at first."""
-        names = [name for name, _ in self.workload.model.named_buffers()]
-        if not names:
-            return ()
-        buffers, found, theta0 = self.own_buffers(names), set[str](), self.workload.theta0
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for t, theta in ((0, theta0), (self.plan.steps - 1, 1.01 * theta0 + 1e-3)):
-                split = self.workload.layout.split(theta)
-                after = self.workload.trained(split, buffers, self.unpadded(t)[0])[1]
-                found |= {n for n in names if not torch.equal(buffers[n], after[n])}
-                buffers = after
-        return tuple(filter(found.__contains__, names))
-
-    def own_buffers(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Copies of the model's own buffers."""
-        own = dict(self.workload.model.named_buffers()) if names else {}
-        return {name: own[name].detach().clone() for name in names}
-
-    @cached_property
-    def tied(self) -> bool:
-        """Whether the loss of an example depends on the others of its batch, as by batch normalisation."""
-        with torch.random.fork_rng(devices=[]):
-            return not own_losses(self.losses_at_start, self.unpadded(0)[0])
-
     @property
     def joint(self) -> bool:
         """Whether a step must see its own batch and nothing else."""
-        return bool(self.changing) or self.tied
-
-    @cached_property
-    def padded(self) -> bool:
-        """Whether short batches are padded: where one trace serves all, so that no value decides anything."""
-        if self.joint:
-            return False
-        traced = self._gradient(self.workload.theta0, self.batch(0), self.coefficients(0))
-        return isinstance(traced, fx.GraphModule)
+        return self.source.joint
 
     @property
     def caution(self) -> str:
-        """What results must say of how losses depend on their batch; nothing as a rule."""
-        return BATCH_STATISTICS if self.tied else ""
+        """What results must say of the run; nothing as a rule."""
+        return self.source.caution
 
-    def losses_at_start(self, batch: Batch) -> Tensor:
-        """Training losses of any batch at the initial parameters."""
-        workload = self.workload
-        buffers = self.own_buffers(self.changing)
-        return workload.loss_of(
-            workload.trained(workload.layout.split(workload.theta0), buffers, batch)[0], batch
-        )
+    # how it is computed -----------------------------------------------------------------------------
 
-    def unpadded(self, t: int) -> tuple[Batch, Tensor]:
-        """The batch of step t without padding, and which of the slots it fills."""
-        slots = self._valid[t].nonzero().flatten()
-        return self.workload.examples(self._rows[t][slots]), slots
+    @cached_property
+    def traced(self) -> Traced:
+        """The kernels that were traced, this step's own or those of `like`."""
+        like, self._like = self._like, None
+        if like is not None and not like.joint and same_trace(like.workload, self.workload):
+            part, mean = self._example(0)
+            inputs = (self.workload.theta0, *tensors_of(part.batch), mean)
+            with torch.no_grad():
+                here = part.losses.losses(inputs[0], part.batch)
+                there = like._one(*like._example(0))(*inputs)[1]
+            if torch.allclose(here, there, rtol=1e-5, atol=1e-7, equal_nan=True):
+                return like.traced
+        return Traced(self.source.traceable, self._others, 100.0 if self.source.rounds else 1.0)
+
+    def _example(self, t: int) -> tuple[Part, Tensor]:
+        start = State(self.workload.theta0, {}, t)
+        return next(self.source.parts(start, padded=True)), self._mean[t]
+
+    def _one(self, part: Part, mean: Tensor) -> Kernel:
+        return self.traced.one(part, self.workload.theta0, mean)
+
+    def _others(self) -> list[tuple[Batch, Tensor]]:
+        """Batches that traces are checked on: the first and the last, where all are of one shape."""
+        if self.source.eager:
+            return []
+        pairs = [self._example(t) for t in (0, self.plan.steps - 1)]
+        return [(part.batch, mean) for part, mean in pairs]
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether parts are padded to one shape: where one trace serves all, so that no value decides
+        anything."""
+        if self.source.eager:
+            return False
+        kernel = self._one(*self._example(0))
+        if why := getattr(kernel, "why", ""):
+            self.notes["gradient"] = f"not traced: {why}"
+        return isinstance(kernel, fx.GraphModule)
 
     @cached_property
     def prefers_loop(self) -> bool:
         """Whether models are trained one after the other: where each has buffers of its own, or cannot be
         batched, and for convolutions on a CPU, which vmap lowers to grouped ones, slower per model."""
-        theta = self.workload.theta0
-        if self.joint:
+        if self.source.alone:
             return True
-        traced = self._gradient(theta, self.batch(0), self.coefficients(0))
-        convolves = isinstance(traced, fx.GraphModule) and has_convolution(traced)
-        return (theta.device.type == "cpu" and convolves) or not self.batches
+        convolves = any("Conv" in type(m).__name__ for m in self.workload.model.modules())
+        if self.padded and not convolves:
+            convolves = has_convolution(self._one(*self._example(0)))  # type: ignore[arg-type]
+        return (convolves and self.workload.device.type == "cpu") or not self.batches
 
     @cached_property
     def batches(self) -> bool:
         """Whether models can be trained together: two of them give what each gives by itself."""
         if self.joint:
             return False
-        t = self.plan.steps - 1
-        theta, batch, mean = self.workload.theta0, self.batch(t), self.coefficients(t)
-        thetas, weights = torch.stack([theta, 1.01 * theta]), torch.stack([mean, 0.5 * mean])
+        t, theta = self.plan.steps - 1, self.workload.theta0
+        thetas = torch.stack([theta, 1.01 * theta])
         try:
             with torch.no_grad():
-                return self._believed(self._vmapped(thetas, batch, weights), thetas, batch, weights)
-        except RuntimeError as error:
+                part = next(self.source.parts(State(theta, {}, t), self.padded)).as_run()
+                mean = self._mean[t][part.slots]
+                weights = torch.stack([mean, 0.5 * mean])
+                many = self.traced.batched(part, thetas, weights)
+                return self.traced.believed(many, part, thetas, weights)
+        except (RuntimeError, InputError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return False
-
-    def _vmapped(self, thetas: Tensor, batch: Batch, weights: Tensor) -> Callable[..., Any]:
-        """Gradients of many models at once: over the traced kernels, more of which can be batched than of the
-        model's, or over the model where it is not traced."""
-        if self.padded:
-            one = self._gradient(thetas[0], batch, weights[0])
-        else:
-            one = by_transform(Training.of(self.workload), batch)
-        return vmap(one, in_dims=(0, *[None] * len(tensors_of(batch)), 0))
-
-    def _believed(self, many: Callable[..., Any], thetas: Tensor, batch: Batch, weights: Tensor) -> bool:
-        """Whether the first and the last of many models get what they get by themselves."""
-        ends, rest = [0, len(thetas) - 1], tensors_of(batch)
-        found = [x[ends] for x in many(thetas, *rest, weights)]
-        one = self._gradient(thetas[0], batch, weights[0])
-        each = [one(thetas[k], *rest, weights[k]) for k in ends]
-        return agree(found, [torch.stack(pair) for pair in zip(*each, strict=True)])
 
     def capacity(self, memory: int, examples: int | None = None) -> int:
         """How many models (or adjoint columns) fit `memory` bytes at once, on batches of `examples`; >= 1.
 
         An upper bound on what one takes: its vectors, and all intermediate results of a gradient.
         """
-        workload, kept = self.workload, 64 * self.workload.theta0.nbytes
-        if not self.joint:
-            traced = self._gradient(workload.theta0, self.batch(0), self.coefficients(0))
-            kept = getattr(traced, "meta", {}).get("bytes", kept)
-        vectors = (3 + len(workload.optimizer.slots)) * workload.theta0.nbytes
-        part = 1.0 if examples is None else examples / self.plan.indices.shape[1]
-        return max(1, int(memory / (vectors + part * kept)))
+        theta, kept = self.workload.theta0, 64 * self.workload.theta0.nbytes
+        if self.padded:
+            kept = self._one(*self._example(0)).meta["bytes"]  # type: ignore[attr-defined]
+        vectors = (3 + len(self.workload.optimizer.slots)) * theta.nbytes
+        fraction = 1.0 if examples is None or not self.padded else examples / self.plan.indices.shape[1]
+        return max(1, int(memory / (vectors + fraction * kept)))
 
-    # iterate ----------------------------------------------------------------------------------------
+    # iterate and replicate --------------------------------------------------------------------------
 
     def advance(self, state: State) -> tuple[State, Tensor]:
         """The next state, and the losses [slot] of the batch before the update (0 where padded).
@@ -219,86 +189,38 @@ class Step:
     def advance_with(self, state: State, coefficients: Tensor) -> tuple[State, Tensor]:
         """One step with slot coefficients w_i / b; theta [param] with [slot], or [model, param] with
         [model, slot]: hundreds of counterfactual models at once, sharing the batch."""
-        t = state.step
-        g, losses, buffers = self._forward_and_back(state, coefficients)
-        theta, slots = self.workload.optimizer.step(
-            self.workload.layout, state.theta, state.slots, g, self.plan.updates + t, self.plan.lrs(t)
-        )
-        return State(theta, slots, t + 1, buffers), losses
+        g, losses, buffers = self._summed(state, coefficients)
+        theta, slots = self._update(state.step, state.theta, state.slots, g)
+        return State(theta, slots, state.step + 1, buffers), losses
 
     def gradient(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of L_t shaped like theta, and the losses [..., slot] without the penalty."""
-        return self._forward_and_back(state, coefficients)[:2]
+        return self._summed(state, coefficients)[:2]
 
-    def _forward_and_back(
-        self, state: State, coefficients: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        theta, t = state.theta, state.step
-        buffers: dict[str, Tensor] = {}
+    def _summed(self, state: State, coefficients: Tensor) -> Gradient:
+        theta, many = state.theta, coefficients.dim() == 2
         with torch.no_grad():
-            if self.padded:
-                batch = self.batch(t)
-                traced = self._gradient(theta, batch, coefficients)
-                g, losses = traced(theta, *tensors_of(batch), coefficients)
+            if not many and not self.padded:
+                found = self.source.gradient(state, coefficients)
             else:
-                batch, slots = self.unpadded(t)
-                weights = coefficients[..., slots]
-                if theta.dim() == 1:
-                    g, some, buffers = self._slow(theta, state.buffers, batch, weights)
-                else:
-                    g, some = self._vmapped(theta, batch, weights)(theta, *tensors_of(batch), weights)
-                losses = some.new_zeros(coefficients.shape).index_copy(-1, slots, some)
+                one = state._replace(theta=theta[0]) if many else state
+                parts = (part.as_run() for part in self.source.parts(one, self.padded))
+                found = summed(parts, theta, coefficients, self.traced.many if many else self.traced.one)
             if self.workload.l2:
-                g = torch.addcmul(g, theta, self.workload.l2 * coefficients.sum(-1, keepdim=True))
-        return g, losses, buffers
+                penalty = self.workload.l2 * coefficients.sum(-1, keepdim=True)
+                found = found._replace(value=torch.addcmul(found.value, theta, penalty))
+        return found
 
-    def _slow(
-        self, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, coefficients: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Gradient, losses and buffers by `backward`; refused where parameters are used now and then."""
-        workload = self.workload
-        g, losses, after, used = by_backward(workload, theta, buffers, batch, coefficients)
-        self._used = self._used or used
-        if used != self._used and (workload.optimizer.slots or workload.decays):
-            names = zip(workload.layout.names, used, self._used, strict=True)
-            odd = next(name for name, now, before in names if now != before)
-            raise InputError(
-                f"parameter {odd} has a gradient on some batches and none on others, and "
-                f"{type(workload.optimizer).__name__} skips it there; multiply by 0 where it is not used, or "
-                "train with plain SGD"
-            )
-        return g, losses, after
+    def derived(self, state: State) -> tuple[Tensor, Tensor]:
+        """Gradient and losses [slot] of one model as derivatives see them: by plain operators, untraced."""
+        return summed(self.source.parts(state), state.theta, self._mean[state.step], by_autograd)[:2]
 
-    def _gradient(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
-        key = (theta.shape, coefficients.shape)
-        if key not in self._traced:
-            self._traced[key] = self._trace(theta, batch, coefficients)
-        if why := getattr(self._traced[key], "why", ""):
-            self.notes["gradient"] = f"not traced: {why}"
-        return self._traced[key]
-
-    def _trace(self, theta: Tensor, batch: Batch, coefficients: Tensor) -> Callable[..., Any]:
-        example = (theta, *tensors_of(batch), coefficients)
-        if theta.dim() == 2:
-            many = self._vmapped(theta, batch, coefficients)
-            traced = try_trace(many, *example)
-            return traced if self._believed(traced, theta, batch, coefficients) else many
-
-        def slow(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            return self._slow(theta, {}, with_tensors(batch, rest[:-1]), rest[-1])[:2]
-
-        last = self.plan.steps - 1
-        others = [
-            (theta * 1.01, *tensors_of(self.batch(last)), self.coefficients(last)),
-            (theta, *tensors_of(first_half_twice(batch)), coefficients),
-        ]
-        return try_trace(by_transform(Training.of(self.workload), batch), *example, others=others, slow=slow)
+    def _update(self, t: int, theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
+        return self.workload.optimizer.step(
+            self.workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t)
+        )
 
     # pull and push ----------------------------------------------------------------------------------
-
-    def training(self, buffers: Mapping[str, Tensor]) -> Training:
-        """The losses of a step as functions of theta and these buffers."""
-        return Training.of(self.workload, buffers)
 
     def linear(self, curvature: str = "hessian") -> LinearStep:
         """The step linearised in theta, buffers and the weights, for any number of adjoints at once.
@@ -306,55 +228,36 @@ class Step:
         Errors: a model that has no second derivative, or whose derivatives are not those of its values.
         """
         if curvature not in self._linear:
-            if curvature == "hessian":
+            if curvature == "hessian" and not self.source.checked:
                 self.check_pull(self.start())
-            kernels = None if self.joint else self._kernels_for(curvature)
-            self.notes["derivatives"] = how(kernels)
-            self._linear[curvature] = LinearStep(
-                self, curvature, None if kernels and kernels.why else kernels
-            )
+            self._linear[curvature] = LinearStep(self, curvature)
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:
         """Refuse a model whose pull is not the derivative of its gradient, on a few examples of a step."""
         if not self.pulls:
-            refuse_hidden_ties(self.workload.trainer)
+            refuse_hidden_ties(self.workload.model)
         if state.step not in self.pulls:
-            check_pull(*self.few(state))
+            with self.source.protected():
+                check_pull(*self._few(state))
             self.pulls.add(state.step)
 
     def is_derivative(self, state: State) -> bool:
         """Whether the gradient of the losses is the derivative of their values."""
-        known, t = self._derivative, state.step
-        return known[t] if t in known else known.setdefault(t, is_derivative(*self.few(state)))
+        if state.step not in self._derivative:
+            with self.source.protected():
+                self._derivative[state.step] = is_derivative(*self._few(state))
+        return self._derivative[state.step]
 
-    def few(self, state: State) -> tuple[Training, Tensor, Batch, Tensor]:
-        """Losses, theta, a few examples of a step, and their coefficients."""
-        view, batch, slots = next(self.pieces(state))
-        mean = self.coefficients(state.step)[slots]
-        few = torch.arange(min(_FEW, len(mean)), device=mean.device)
-        return view, state.theta, select(batch, few), mean[few]
-
-    def _kernels_for(self, curvature: str) -> Kernels:
-        batch, mean, theta = self.batch(0), self.coefficients(0), self.workload.theta0
-        key = (curvature, mean.shape)
-        if key not in self._kernels:
-            self._kernels[key] = Kernels(
-                self.training({}), curvature, self.prefers_loop, self._gradient(theta, batch, mean), theta,
-                batch, mean, self.batch(self.plan.steps - 1),
-            )  # fmt: skip
-        return self._kernels[key]
-
-    def pieces(self, state: State) -> Iterator[Piece]:
-        """What the step's gradient is a sum over: here the whole batch, without padding."""
-        batch, slots = self.unpadded(state.step)
-        yield Piece(self.training(state.buffers), batch, slots)
-
-    def parts(self, state: State, curvature: str) -> list[Part]:
-        """The pieces, each pulled back by itself."""
-        mean = self.coefficients(state.step)
-        return [Part.of(p.losses, curvature, state.theta, p.batch, mean, p.slots) for p in self.pieces(state)]
+    def _few(self, state: State) -> tuple[Part, Tensor, Tensor]:
+        part = self.source.few(state)
+        return part, state.theta, self._mean[state.step][part.slots]
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """The tangent of the next state from those of state (buffers by name) and weights [slot]."""
-        return pushed_forward(self, state, tangent, weights)
+        t, mean = state.step, self.coefficients(state.step)
+        dg, buffers = pushed(self.source.parts(state), state, tangent, mean, weights, self.workload.l2)
+        primal = (state.theta, state.slots, self.gradient(state, mean)[0])
+        along = (tangent.theta, tangent.slots, dg)
+        _, (theta, slots) = jvp(lambda *args: self._update(t, *args), primal, along)  # type: ignore[misc]
+        return State(theta, slots, t + 1, buffers)

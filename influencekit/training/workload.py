@@ -11,18 +11,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from influencekit.errors import InputError
 from influencekit.training.accuracy import Accuracy, accuracy
-from influencekit.training.batch import (
-    Batch,
-    batch_in_float64,
-    mapped,
-    require_test,
-    select,
-    tensors_of,
-)
+from influencekit.training.batch import Batch, Examples, batch_in_float64, mapped, select, tensors_of
 from influencekit.training.buffers import buffers_in_float64
+from influencekit.training.call import Call, Calls
 from influencekit.training.checks.model import check_model, copy_model
+from influencekit.training.checks.workload import check_set, check_settings
 from influencekit.training.functional import called
 from influencekit.training.ids import checked_ids
 from influencekit.training.kernels.operators import plain_operators
@@ -70,6 +64,9 @@ class Workload:
 
     `train_ids`, `test_ids`: your own names of the examples, text or numbers, in a list, tuple or array.
 
+    A run that a tape recorded is a workload, too: its `order` is the recorded `Plan`, `train` are `Examples`,
+    fetched again, `call` is how the loop called model and loss, and `model` is as it was at state 0.
+
     Example:
 
         >>> import torch
@@ -97,65 +94,32 @@ class Workload:
     seed: int = 0
     shuffle: bool = True
     drop_last: bool = False
-    order: Tensor | None = None
+    order: Tensor | Plan | None = None
     validation: Batch | None = None
     train_ids: Sequence[Hashable] | None = None
     test_ids: Sequence[Hashable] | None = None
     target_key: str = "labels"
     name: str = "custom"
     info: Mapping[str, Any] = field(default_factory=dict)
+    call: Calls | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.order, Plan):
+            return  # a recorded run: it was checked when it was recorded
         check_model(self.model)
         object.__setattr__(self, "model", copy_model(self.model))
-        for name in ("epochs", "batch_size", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise InputError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise InputError(
-                f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}"
-            )
-        if not isinstance(self.optimizer, Optimizer):
-            raise InputError(
-                f"optimizer: expected one of influencekit's, such as SGD(lr=0.1), got {self.optimizer!r:.60}"
-            )
-        for part in ("train", "test"):
-            self._check(part)
-        if self.l2 < 0:
-            raise InputError(f"l2 must be at least 0, got {self.l2}")
-
-    def _check(self, part: str) -> None:
-        tensors = tensors_of(getattr(self, part))
-        if wrong := [x for x in tensors if not isinstance(x, Tensor)]:
-            raise InputError(
-                f"{part}: expected tensors, got {type(wrong[0]).__name__}; torch.as_tensor makes them"
-            )
-        lengths = {len(x) if x.dim() else 0 for x in tensors}
-        if len(lengths) != 1 or 0 in lengths:
-            sizes = [tuple(x.shape) for x in tensors]
-            raise InputError(
-                f"{part}: inputs and labels must have the same number of examples in their first "
-                f"dimension, and at least one; got shapes {sizes}"
-            )
-        if isinstance(getattr(self, part), dict) and self.target_key not in getattr(self, part):
-            raise InputError(
-                f"{part}: no entry {self.target_key!r} for the target; it has "
-                f"{', '.join(getattr(self, part))}. Name it with target_key=..."
-            )
-        ids = getattr(self, f"{part}_ids")
-        if ids is not None:
-            object.__setattr__(self, f"{part}_ids", checked_ids(ids, lengths.pop(), f"{part}_ids"))
-
-    @property
-    def caution(self) -> str:
-        """What results on this problem must say of it, in one line; nothing as a rule."""
-        return ""
+        counts = {name: getattr(self, name) for name in ("epochs", "batch_size", "seed")}
+        check_settings(counts, self.optimizer, self.l2)
+        for name in ("train", "test"):
+            count = check_set(name, getattr(self, name), self.target_key)
+            if (ids := getattr(self, f"{name}_ids")) is not None:
+                object.__setattr__(self, f"{name}_ids", checked_ids(ids, count, f"{name}_ids"))
 
     # sizes and places -------------------------------------------------------------------------------
 
     @property
     def n_train(self) -> int:
-        return len(tensors_of(self.train)[0])
+        return len(self.train) if isinstance(self.train, Examples) else len(tensors_of(self.train)[0])
 
     @property
     def n_test(self) -> int:
@@ -164,7 +128,7 @@ class Workload:
     @cached_property
     def layout(self) -> Layout:
         whole = Layout.of(self.model)
-        if not self.decays or self.l2:
+        if isinstance(self.order, Plan) or not self.decays or self.l2:
             return whole
         unused = self._unused(whole)
         return whole.without(unused) if len(unused) < len(whole.names) else whole
@@ -221,15 +185,13 @@ class Workload:
         )
 
     def examples(self, rows: Tensor) -> Batch:
-        """The training examples at these positions (any shape, which takes the place of the leading one)."""
-        return select(self.train, rows)
+        """The training examples at these positions (any shape, which takes the place of the leading one).
+
+        Of a taped run they are fetched anew, one after the other.
+        """
+        return self.train.at(rows) if isinstance(self.train, Examples) else select(self.train, rows)
 
     # the model as a function of theta ---------------------------------------------------------------
-
-    @property
-    def trainer(self) -> nn.Module:
-        """The model in the mode that it trains in."""
-        return self.model
 
     @cached_property
     def evaluator(self) -> nn.Module:
@@ -253,12 +215,15 @@ class Workload:
         within: Within = nullcontext,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Outputs in the mode that the run trains in, and the buffers after it; see `functional.called`."""
-        return called(self.trainer, parameters, buffers, partial(self.run, batch=batch), within)
+        return called(self.model, parameters, buffers, partial(self.run, batch=batch), within)
 
     def run(self, model: nn.Module, batch: Batch) -> Any:
         """`model` called with the inputs of a batch."""
-        args, kwargs, _ = self._call(batch)
-        return model(*args, **kwargs)
+        return self._calls.outputs(model, batch)
+
+    @property
+    def _calls(self) -> Calls:
+        return Call(self.loss, self.target_key) if self.call is None else self.call
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -276,8 +241,7 @@ class Workload:
     def in_double(self) -> Self:
         """The same model and loss in float64, whatever the data are."""
         other = copy(self)
-        for name in ("evaluator", "trainer"):
-            other.__dict__.pop(name, None)
+        other.__dict__.pop("evaluator", None)
         object.__setattr__(other, "model", copy_model(self.model).double())
         if isinstance(self.loss, nn.Module):
             object.__setattr__(other, "loss", deepcopy(self.loss).double())
@@ -296,29 +260,12 @@ class Workload:
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
-        target = self.target(batch)
         with plain_operators():
-            losses = self.loss(outputs, target)
-        n = len(tensors_of(batch)[0])
-        if losses.shape != (n,):
-            raise InputError(
-                f"the loss must return one value per example, shape [{n}], got {list(losses.shape)}; "
-                'use reduction="none" and reduce over everything but the examples'
-            )
-        return losses
+            return self._calls.losses(outputs, batch, len(tensors_of(batch)[0]))
 
     def target(self, batch: Batch) -> Any:
         """What the loss compares the outputs with."""
-        return self._call(batch)[2]
-
-    def _call(self, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor], Tensor]:
-        require_test(batch)
-        if isinstance(batch, Tensor):
-            return (batch,), {}, batch
-        if isinstance(batch, dict):
-            rest = {k: v for k, v in batch.items() if k != self.target_key}
-            return (), rest, batch[self.target_key]
-        return tuple(batch[:-1]), {}, batch[-1]
+        return self._calls.target(batch)
 
     def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:
         """Fraction of what the loss scores that is classified rightly (test set by default), or NaN."""
@@ -335,6 +282,8 @@ class Workload:
     @cached_property
     def plan(self) -> Plan:
         """Batches, learning rates and epochs of the run, decided by `seed` (or by `order`)."""
+        if isinstance(self.order, Plan):
+            return self.order
         n, b = self.n_train, self.batch_size
         if self.order is not None:
             indices, epoch = ordered(self.order, n, self.epochs)

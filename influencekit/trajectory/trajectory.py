@@ -74,7 +74,7 @@ class Trajectory:
     @property
     def caution(self) -> str:
         """What results on this recording must say of it, in one line; nothing as a rule."""
-        said = [each for each in (self.workload.caution, self.step.caution) if each]
+        said = [self.step.caution] if self.step.caution else []
         if not self.lossless:
             said.append(
                 f"the states were stored by {self.attrs['recorder']}, which is not lossless: scores are "

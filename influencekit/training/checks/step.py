@@ -6,8 +6,8 @@ from influencekit.errors import InputError
 from influencekit.training.checks.examples import saying_what_fails
 from influencekit.training.checks.model import check_side_doors, copy_model
 from influencekit.training.checks.separability import fixed_statistics, own_losses
+from influencekit.training.in_memory import InMemory
 from influencekit.training.kernels.tracing import agree
-from influencekit.training.state import State
 from influencekit.training.step import Step
 
 __all__ = ["check_step"]
@@ -16,14 +16,16 @@ __all__ = ["check_step"]
 def check_step(step: Step) -> None:
     """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side
     door."""
-    batch, workload = step.unpadded(0)[0], step.workload
+    workload, source = step.workload, step.source
+    assert isinstance(source, InMemory), "a tape is checked while it records"
+    batch, losses = source.batch(0)[0], source.losses_at_start
     with saying_what_fails("the first batch", "give batches in the form that the model and the loss take"):
-        step.losses_at_start(batch)
+        losses(batch)
     check_side_doors(
         workload.model, lambda m: workload.loss_of(workload.run(m, batch), batch), workload.layout.names
     )
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        together, again = step.losses_at_start(batch), step.losses_at_start(batch)
+        together, again = losses(batch), losses(batch)
         if not together.isfinite().all():
             return  # training will say why, at this very step
         if not agree(together, again):
@@ -31,24 +33,24 @@ def check_step(step: Step) -> None:
                 f"the training loss is random{_culprits(step, 'Dropout')}; a run must be repeatable: call "
                 "model.eval() on those layers, or set their probability to 0"
             )
-        if not own_losses(step.losses_at_start, batch):
+        if not own_losses(losses, batch):
             with fixed_statistics():
-                normalised = own_losses(step.losses_at_start, batch)
+                normalised = own_losses(losses, batch)
             if not normalised:
                 raise InputError(
                     "the loss of an example depends on the other examples of its batch; influence of single "
                     "examples is not defined then: use layer or group norm, and no loss between examples"
                 )
-    _check_gradient(step)
+    _check_gradient(step, source)
 
 
-def _check_gradient(step: Step) -> None:
+def _check_gradient(step: Step, source: InMemory) -> None:
     """The gradient is that of the model itself: `backward` on a copy whose own parameters are changed."""
     workload, names = step.workload, step.workload.layout.names
     theta = workload.theta0 * 1.01
-    batch, slots = step.unpadded(0)
+    batch, slots = source.batch(0)
     mean = step.coefficients(0)[slots]
-    mine, losses = step.gradient(State(theta, {}, 0, step.own_buffers(step.changing)), step.coefficients(0))
+    mine, losses = step.gradient(step.start()._replace(theta=theta), step.coefficients(0))
     twin = copy_model(workload.model)
     own = dict(twin.named_parameters())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

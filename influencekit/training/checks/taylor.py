@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.training.batch import Batch, batch_in_float64
+from influencekit.training.batch import batch_in_float64
 from influencekit.training.buffers import flat
 from influencekit.training.curvature import gradient, leaf
-from influencekit.training.linear import Part
-from influencekit.training.losses import Training
+from influencekit.training.parts import Part
+from influencekit.training.reverse import Reversed
 
 __all__ = ["check_pull", "is_derivative", "slopes_differ", "some_vector"]
 
@@ -28,21 +28,19 @@ _ROUGH = 5e-3  # where differences show noise or corners: parts in float32, as s
 _GROSS = 0.5  # and in float32, where differences are all but noise
 
 
-def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> None:
-    """Refuse a model of which first-order scores would be wrong, seen on a batch of a few examples.
+def check_pull(part: Part, theta: Tensor, coefficients: Tensor) -> None:
+    """Refuse a model of which first-order scores would be wrong, seen on a part of a few examples.
 
     In float64, on a copy of the model; in its own precision, and only for gross errors, where its loss cannot
     be evaluated in float64. Cost: three gradients and a pull each time. Errors: no second derivative;
     derivatives that are not those of the values.
     """
     try:
-        wrong = _pull_is_wrong(
-            view.in_double(), theta.double(), batch_in_float64(batch), coefficients.double()
-        )
+        wrong = _pull_is_wrong(_wide(part), theta.double(), coefficients.double())
     except InfluenceKitError:
         raise
     except (RuntimeError, TypeError, ValueError):  # a loss that holds tensors of its own in float32
-        wrong = _pull_is_wrong(view, theta, batch, coefficients)
+        wrong = _pull_is_wrong(part, theta, coefficients)
     if wrong:
         raise InputError(
             "this model's gradient depends on its parameters or buffers in a way that autograd does not see "
@@ -51,14 +49,16 @@ def check_pull(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor
         )
 
 
-def _pull_is_wrong(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> bool:
+def _wide(part: Part) -> Part:
+    return part._replace(batch=batch_in_float64(part.batch), losses=part.losses.in_double())
+
+
+def _pull_is_wrong(part: Part, theta: Tensor, coefficients: Tensor) -> bool:
     """Whether central differences contradict the pull."""
+    _, batch, view = part
     z = view.z(theta)
     c, a = some_vector(theta, 1.7), some_vector(flat(view.buffers, z), 2.3)
-    part = Part.of(view, "hessian", theta, batch, coefficients, slice(None))
-    pull, _ = part.pull(torch.cat([c, torch.zeros_like(a)]))
-    if part.update is not None:
-        pull = pull + part.update(a)
+    pull, _ = Reversed.of(part, "hessian", theta, coefficients)(c, a)
 
     def slope(z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.enable_grad():
@@ -97,7 +97,7 @@ def _contradicted(
     return min(gaps) > (min(max(_FINE, 10 * min(noise)), _ROUGH) if fine else _GROSS)
 
 
-def is_derivative(view: Training, theta: Tensor, batch: Batch, coefficients: Tensor) -> bool:
+def is_derivative(part: Part, theta: Tensor, coefficients: Tensor) -> bool:
     """Whether the gradient of a few examples' losses is the derivative of their values.
 
     It need not be: torch itself takes the inputs of CTC for normalised; losses add what is detached. Training
@@ -105,14 +105,13 @@ def is_derivative(view: Training, theta: Tensor, batch: Batch, coefficients: Ten
     gradient and a few losses.
     """
 
-    def mean(view: Training, batch: Batch, c: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda z: (c * view.losses(z, batch)).sum()
+    def mean(part: Part, theta: Tensor, c: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        return lambda z: (c * part.losses.losses(z, part.batch)).sum(), part.losses.z(theta)
 
-    def wide() -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        double = view.in_double()
-        return mean(double, batch_in_float64(batch), coefficients.double()), double.z(theta.double())
-
-    return not slopes_differ(wide, lambda: (mean(view, batch, coefficients), view.z(theta)))
+    return not slopes_differ(
+        lambda: mean(_wide(part), theta.double(), coefficients.double()),
+        lambda: mean(part, theta, coefficients),
+    )
 
 
 Valued = Callable[[], tuple[Callable[[Tensor], Tensor], Tensor]]  # a function, and where

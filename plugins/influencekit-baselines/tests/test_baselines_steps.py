@@ -1,4 +1,4 @@
-"""TracIn and data Shapley against their definitions and the TracIn of the page on extending."""
+"""TracIn and data Shapley against what they are defined as."""
 
 import itertools
 import math
