@@ -36,7 +36,15 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 def announce(what: str, done: int, total: int) -> None:
-    """Tell the listener, if any, that the loop `what` has done so many: for work that is no loop of ours."""
+    """Tell the listener, if any, that the loop `what` has done so many: for work that is no loop of ours.
+
+    Example:
+
+        >>> from influencekit.progress import announce, listen
+        >>> with listen(lambda what, done, total: print(what, done, total)):
+        ...     announce("workers", 3, 8)
+        workers 3 8
+    """
     if listener := _listener.get():
         listener(what, done, total)
 

@@ -100,14 +100,28 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def package_of(kind: str, name: str) -> str | None:
-    """Which of our own plugins brings a name, installed or not."""
+    """Which of our own plugins brings a name, installed or not; None where it is none of theirs.
+
+    Example:
+
+        >>> from influencekit.registry import package_of
+        >>> package_of("command", "reproduce")
+        'influencekit-paper'
+    """
     return next(
         (package for package, brought in PACKAGES.items() if name in brought.get(kind, "").split()), None
     )
 
 
 def entries(kind: str) -> tuple[Entry, ...]:
-    """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing."""
+    """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing.
+
+    Example:
+
+        >>> from influencekit.registry import entries
+        >>> entries("recorder")[0].target
+        'influencekit.recorders:Full'
+    """
     return _entries(kind)
 
 

@@ -19,11 +19,6 @@ PUBLIC = {
     "errors", "estimators", "evaluation", "extend", "interfaces", "metrics", "plot", "progress", "queries",
     "recorders", "registry", "testing", "trainers", "windows", "workloads",
 }  # fmt: skip
-# what the branches with `Evaluation` and influencekit-paper move or take away
-MOVING = {
-    "brittleness", "evaluate", "lds", "leave_k_out", "mislabel_auc", "over_seeds", "score", "taylor",
-    "pattern_lines", "pattern_map", "predicted", "stage_matrix", "stages", "EVALUATIONS",
-}  # fmt: skip
 RETURNS_SCORES = {"estimate", "contributions", "sum_over_windows", "verify_top", "remove"}
 
 
@@ -35,7 +30,7 @@ def script(name):
 
 
 api = script("api")
-NAMES = [(page, name) for page in api.PAGES for name in api.public(page) if name not in MOVING]
+NAMES = [(page, name) for page in api.PAGES for name in api.public(page)]
 
 
 @pytest.mark.parametrize(("page", "name"), NAMES, ids=lambda x: x)

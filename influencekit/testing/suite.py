@@ -84,7 +84,15 @@ def check_recorder(recorder: Recorder | str) -> None:
 
 
 def check_evaluation(evaluation: Evaluation | str) -> None:
-    """Test every law of evaluations: labels, seeds, tables, saving. Raises AssertionError naming the law."""
+    """Test every law of evaluations: labels, seeds, tables, saving. Raises AssertionError naming the law.
+
+    Takes an object or a spec. Cost: seconds.
+
+    Example:
+
+        >>> from influencekit.testing import check_evaluation
+        >>> check_evaluation("lds:m=4")
+    """
     _check("evaluation", evaluation)
 
 

@@ -19,6 +19,18 @@ def bundled(path: Path) -> Path:
 
     checksums.json is `{name: {"sha256": ...}}`. Errors: StoreError if the file is missing or damaged. Cost:
     one pass over the file, once a process.
+
+    Example:
+
+        >>> import hashlib, json, tempfile
+        >>> from pathlib import Path
+        >>> from influencekit.workloads import bundled
+        >>> path = Path(tempfile.mkdtemp(), "data.csv")
+        >>> size = path.write_bytes(b"1,2,3")
+        >>> sums = {"data.csv": {"sha256": hashlib.sha256(b"1,2,3").hexdigest()}}
+        >>> size = path.with_name("checksums.json").write_text(json.dumps(sums))
+        >>> bundled(path) == path
+        True
     """
     try:
         stat = path.stat()
