@@ -59,7 +59,7 @@ def public(page: str) -> dict[str, Any]:
     """The objects of a page by name, in its order."""
     _, module, names = PAGES[page]
     home = import_module(module)
-    return {name: getattr(home, name) for name in names or home.__all__}
+    return {name: getattr(home, name) for name in names or getattr(home, "_HOME", home.__all__)}
 
 
 def text_of(page: str, name: str) -> str:
@@ -137,8 +137,8 @@ def _signature(thing: Any) -> str:
 
 
 def _plain(cls: type) -> bool:
-    own = (object.__init__, Exception.__init__, ValueError.__init__)
-    return cls.__init__ in own or issubclass(cls, Exception)
+    """Whether a class has no arguments to show: an interface, or an error."""
+    return issubclass(cls, Exception) or (cls.__init__ is object.__init__ and not hasattr(cls, "_fields"))
 
 
 def _one_a_line(body: str) -> str:
@@ -156,7 +156,7 @@ def _markdown(text: str) -> str:
     def fenced(found: re.Match[str]) -> str:
         return f"Example:\n\n```pycon\n{textwrap.dedent(found[1]).strip()}\n```\n"
 
-    return re.sub(r"Example:\n\n((?:    .*\n?|\n)+)", fenced, text) + "\n"
+    return re.sub(r"Example:\n\n((?:    .*\n?|\n)+)", fenced, text).rstrip() + "\n"
 
 
 def main() -> int:

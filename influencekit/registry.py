@@ -27,8 +27,7 @@ from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
 __all__ = [
-    "BUILTINS", "KINDS", "PACKAGES", "Listing", "describe", "entries", "label", "load", "make", "names",
-    "package_of", "resolve", "spec", "split",
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -100,28 +99,14 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def package_of(kind: str, name: str) -> str | None:
-    """Which of our own plugins brings a name, installed or not; None where it is none of theirs.
-
-    Example:
-
-        >>> from influencekit.registry import package_of
-        >>> package_of("command", "reproduce")
-        'influencekit-paper'
-    """
+    """Which of our own plugins brings a name, installed or not; None where it is none of theirs."""
     return next(
         (package for package, brought in PACKAGES.items() if name in brought.get(kind, "").split()), None
     )
 
 
 def entries(kind: str) -> tuple[Entry, ...]:
-    """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing.
-
-    Example:
-
-        >>> from influencekit.registry import entries
-        >>> entries("recorder")[0].target
-        'influencekit.recorders:Full'
-    """
+    """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing."""
     return _entries(kind)
 
 

@@ -124,8 +124,8 @@ def evaluation_of(result: xr.Dataset) -> Evaluation:
         >>> from influencekit import evaluation
         >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
         >>> found = ik.evaluate(run, "lds:m=4", estimators=["dit"])
-        >>> evaluation.evaluation_of(found["lds:m=4"])
-        LDS(m=4, fraction=0.5, seed=0, resamples=1000, level=0.95, strategy='auto')
+        >>> type(evaluation.evaluation_of(found["lds:m=4"])).__name__
+        'LDS'
     """
     found: Evaluation = make("evaluation", result.attrs["evaluation"])
     return found
