@@ -68,6 +68,9 @@ class DIT(Estimator):
     ) -> Iterator[Contributions]:
         return self.sweep(trajectory, query, [((t, 1),) for t in states], 0)
 
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        return {"curvature": self.curvature, **trajectory.step.notes}
+
     def sweep(
         self, trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int
     ) -> Iterator[Contributions]:
