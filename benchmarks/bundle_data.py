@@ -1,14 +1,11 @@
-"""Build the bundled samples in influencekit/workloads/data/ from full copies of the data sets.
+"""Where do the bundled samples come from? Makes them anew, from full copies of the data sets.
 
-    python benchmarks/bundle_data.py --data-dir FOLDER
-
-FOLDER holds mnist.npz, kmnist-test.npz, adult-train.csv.gz, adult-test.csv.gz and
-newsgroups-hardware.jsonl.gz (influencekit/workloads/data/README.md says where each comes from). The output
+The folder `--data-dir` holds mnist.npz, kmnist-test.npz, adult-train.csv.gz, adult-test.csv.gz and
+newsgroups-hardware.jsonl.gz (the README.md of each data/ folder says where each comes from). The output
 depends on nothing but these files (and, for the compressed bytes, on the zlib at hand): no time stamps, no
-randomness. checksums.json is written last.
+randomness. checksums.json is written last in each folder.
 """
 
-import argparse
 import gzip
 import hashlib
 import io
@@ -16,9 +13,14 @@ import json
 import re
 from pathlib import Path
 
+import click
 import numpy as np
 
-OUT = Path(__file__).resolve().parent.parent / "influencekit" / "workloads" / "data"
+TAKES = "1 min"
+RESULTS = ()
+ROOT = Path(__file__).resolve().parents[1]
+CORE = ROOT / "influencekit" / "workloads" / "data"
+PAPER = ROOT / "plugins" / "influencekit-paper" / "src" / "influencekit_paper" / "data"
 TOKEN = "EMAIL"
 KEPT_HEADERS = ("subject", "keywords", "summary")
 
@@ -95,24 +97,22 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     return out.getvalue()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the full copies")
-    source = parser.parse_args().data_dir
-    files = {
-        "mnist-1v7.npz": mnist(source),
-        "kmnist-o-ki.npz": kmnist(source),
-        "adult-train.csv.gz": adult(source, "train"),
-        "adult-test.csv.gz": adult(source, "test"),
-        "newsgroups-hardware-masked.jsonl.gz": newsgroups(source),
-    }
+def write(folder: Path, files: dict[str, bytes]) -> None:
     checksums = {}
     for name, content in files.items():
-        (OUT / name).write_bytes(content)
+        (folder / name).write_bytes(content)
         checksums[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         print(f"{name:40s} {len(content):9,d} bytes")
-    (OUT / "checksums.json").write_text(json.dumps(checksums, indent=1) + "\n")
+    (folder / "checksums.json").write_text(json.dumps(checksums, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    main()
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+def answer(data_dir: Path) -> None:
+    write(CORE, {"mnist-1v7.npz": mnist(data_dir)})
+    samples = {
+        "kmnist-o-ki.npz": kmnist(data_dir),
+        "adult-train.csv.gz": adult(data_dir, "train"),
+        "adult-test.csv.gz": adult(data_dir, "test"),
+        "newsgroups-hardware-masked.jsonl.gz": newsgroups(data_dir),
+    }
+    write(PAPER, samples)

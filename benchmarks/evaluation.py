@@ -1,68 +1,65 @@
-"""What four estimators are worth by the evaluations beside agreement, and what the intervals are worth.
+"""What are four estimators worth by the evaluations beside agreement, and the intervals?
 
-    python benchmarks/evaluation.py            # writes results/evaluation.json
-
-Two workloads in the setting `trained`, four seeds: linear datamodeling score (of the mean test loss, and the
-mean over the losses of the single test examples), leave-k-out, brittleness, mislabel AUC, Taylor slope. And
-how often 95 % intervals hold the true rank correlation of pairs of normal numbers of known correlation, some
-with outliers: the one that is used, and plain percentiles of the same resamples.
+Two workloads in the setting `trained`: linear datamodeling score (of the mean test loss, and the mean over
+the losses of the single test examples), leave-k-out, brittleness, mislabel AUC, Taylor slope. And how often
+95 % intervals hold the true rank correlation of pairs of normal numbers of known correlation, some with
+outliers: the one that is used, and plain percentiles of the same resamples.
 """
 
-import argparse
-import json
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
-import torch
-from machine import machine
 from scipy.stats import spearmanr
 
 import influencekit as ik
-from influencekit.cli.evaluating import summarise_evaluation
-from influencekit.cli.output import to_json
-from influencekit.evaluation import bootstrap, evaluate, over_seeds
+from benchmarks.shared.results import each, spread
+from influencekit.evaluation import bootstrap, over_seeds, summary
 
-RESULTS = Path(__file__).parent / "results" / "evaluation.json"
-WORKLOADS = ("mnist-1v7-lr", "mnist-1v7-dnn")
+TAKES = "5 min"
+CASES = ("mnist-1v7-lr", "mnist-1v7-dnn")
 ESTIMATORS = ("dit", "sgd-influence", "if", "loo")
-EVALUATIONS = "lds:m=200,leave-k-out,brittleness,mislabel-auc,taylor"
-CASES = (
+ASKED = {
+    "test-loss": "lds:m=200,leave-k-out,brittleness,mislabel-auc,taylor",
+    "test-losses": "lds:m=200,brittleness",
+}
+QUICK = {
+    "seeds": 1, "trials": 2, "cases": ["mnist-1v7-lr"], "estimators": ("dit",),
+    "asked": {"test-loss": "lds:m=8", "test-losses": "lds:m=8"},
+}  # fmt: skip
+DRAWS = (  # correlation, pairs, queries, share of outliers
     (0.5, 10, 1), (0.9, 10, 1), (0.5, 20, 1), (0.85, 20, 1), (0.85, 20, 1, 0.1), (0.99, 20, 1, 0.1),
     (0.5, 30, 1), (0.95, 30, 1), (0.95, 30, 1, 0.1), (0.8, 100, 1),
     (0.9, 20, 20), (0.95, 30, 50), (0.8, 100, 50), (0.99, 100, 50),
 )  # fmt: skip
 
 
-def workload(name: str, seeds: int) -> dict[str, Any]:
-    found: dict[str, list[Any]] = {"test-loss": [], "test-losses": []}
-    accuracy, seconds = [], []
+def measure(name: str, seeds: int, estimators: tuple[str, ...], asked: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {query: [] for query in asked}
+    accuracy, spent = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
             run = ik.record(ik.make("workload", name, setting="trained", seed=seed))
             accuracy.append(run.attrs["accuracy"])
-            for query, asked in (("test-loss", EVALUATIONS), ("test-losses", "lds:m=200,brittleness")):
-                began = time.perf_counter()
-                found[query].append(
-                    evaluate(run, query, ESTIMATORS, asked, subsets=Path(folder) / f"seed-{seed}")
-                )
-                seconds.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            for query, words in asked.items():
+                subsets = Path(folder) / f"seed-{seed}"
+                found[query].append(ik.evaluate(run, words, query, estimators, subsets=subsets))
+            spent += time.perf_counter() - began
     return {
-        "accuracy": {"mean": float(np.mean(accuracy)), "std": float(np.std(accuracy))},
-        "seconds": sum(seconds),
+        "accuracy": spread(accuracy),
+        "seconds": spent,
         "queries": {
-            query: {k: summarise_evaluation(v) for k, v in over_seeds(each, range(seeds)).items()}
-            for query, each in found.items()
+            query: {k: summary(v) for k, v in over_seeds(one, range(seeds)).items()}
+            for query, one in found.items()
         },
     }
 
 
-def coverage(
-    rho: float, pairs: int, queries: int, outliers: float = 0.0, trials: int = 300
-) -> dict[str, Any]:
+def coverage(trials: int, rho: float, pairs: int, queries: int, outliers: float = 0.0) -> dict[str, Any]:
     """Of so many trials, the share in which each interval holds the truth, and its mean width.
 
     Pairs of normal numbers of correlation rho; of this share of them one side is drawn anew.
@@ -78,10 +75,8 @@ def coverage(
         estimate = np.mean([spearmanr(a, b)[0] for a, b in zip(x, y, strict=True)])
         again = np.mean([bootstrap.spearman(a, b, counts) for a, b in zip(x, y, strict=True)], 0)
         again, left_out = again[:500], again[500:]
-        both = (
-            bootstrap.interval(estimate, again, left_out, 0.95, pairs),
-            np.nanquantile(again, [0.025, 0.975]),
-        )
+        used = bootstrap.interval(estimate, again, left_out, 0.95, pairs)
+        both = used, np.nanquantile(again, [0.025, 0.975])
         rows.append([[low <= truth <= high, high - low] for low, high in both])
     used, percentile = np.mean(rows, 0).tolist()
     return {
@@ -102,27 +97,14 @@ def drawn_pairs(
     return x, y
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=4)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    report: dict[str, Any] = {
-        "command": "python benchmarks/evaluation.py",
-        "machine": machine(),
-        "seeds": options.seeds,
-        "coverage": [coverage(*case) for case in CASES],
+@click.option("--seeds", default=4)
+@click.option("--trials", default=300)
+def answer(
+    seeds: int, trials: int, cases: list[str], estimators: tuple[str, ...] = ESTIMATORS,
+    asked: dict[str, str] = ASKED,
+) -> dict:  # fmt: skip
+    return {
+        "seeds": seeds,
+        "coverage": [coverage(trials, *draw) for draw in DRAWS],
+        "workloads": each(cases, lambda name: measure(name, seeds, estimators, asked)),
     }
-    say = partial(print, flush=True)
-    say(json.dumps(report["coverage"], indent=1))
-    report["workloads"] = {}
-    for name in WORKLOADS:
-        report["workloads"][name] = workload(name, options.seeds)
-        say(name, report["workloads"][name]["seconds"])
-    RESULTS.write_text(to_json(report), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,34 +1,29 @@
-"""Is DIT the derivative of the run? Against autodiff through the unrolled run, and by the Taylor test.
-
-    python benchmarks/exactness.py        # writes results/exactness.json and .md
+"""Is DIT the derivative of the run? Against autodiff through it, and by the Taylor test.
 
 Real data: 64 MNIST digits (1 against 7), a tanh network of two hidden layers of 8 units, 3 epochs in
 batches of 16, float64, the query is the mean test loss. First the largest difference between DIT's scores
 and the gradient with respect to example weights through the whole training loop, relative to the largest
 score; then the slope of the remainder |effect(h) - h * score| when the weights of all examples are lowered
 by h along three random directions (2 = the derivative is right, 1 = it is not), and the h below which it
-stays 2. The steps h go from .1 down to where rounding begins, which `evaluation.taylor` measures. Two fixed
+stays 2. The steps h go from .1 down to where rounding begins, which the Taylor evaluation measures. Two fixed
 steps do not do: Adam divides by sqrt(v) + eps, so a weight change that carries a gradient entry of size eps
 over zero is no small one, and above h = .01 terms of higher order rule (one of them crosses zero there, and
 between .01 and .001 the slope in one direction is 2.44).
 """
 
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from machine import machine
 from torch import nn
 
 import influencekit as ik
-from influencekit.evaluation import taylor
+from benchmarks.shared.results import each
+from influencekit.evaluation import TaylorSlope
 from influencekit.queries import TestLoss
 from influencekit.testing import unrolled_gradient
 
-RESULTS = Path(__file__).parent / "results"
-OPTIMIZERS = {
+TAKES = "1 min"
+CASES = {
     "SGD": ik.SGD(lr=0.05),
     "SGD, momentum .9": ik.SGD(lr=0.02, momentum=0.9),
     "SGD, Nesterov, weight decay": ik.SGD(lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -36,42 +31,31 @@ OPTIMIZERS = {
     "Adam": ik.Adam(lr=0.002, eps=1e-4),
     "AdamW": ik.AdamW(lr=0.002, eps=1e-4),
 }
-WINDOWS = {
-    "global": (ik.Window(0, 12), ik.Window(4, 8)),
-    "window": (ik.Window(4, 8, "window"),),
-    "occurrence": (ik.Window(4, 8, "occurrence"),),
-}
+QUICK = {"cases": ["SGD"]}
+WINDOWS = [
+    ik.Window(0, 12), ik.Window(4, 8), ik.Window(4, 8, "window"), ik.Window(4, 8, "occurrence"),
+]  # fmt: skip
 
 
 def problem(optimizer: ik.Optimizer) -> ik.Workload:
     workload = ik.make("workload", "mnist-1v7-dnn", n_train=64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(784, 8),
-            nn.Tanh(),
-            nn.Linear(8, 8),
-            nn.Tanh(),
-            nn.Linear(8, 1),
-            nn.Flatten(0),
-        )
-    return replace(workload, model=model, optimizer=optimizer, epochs=3, batch_size=16).to(
-        dtype=torch.float64
-    )
+        hidden = [nn.Linear(784, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh()]
+        model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(8, 1), nn.Flatten(0))
+    small = replace(workload, model=model, optimizer=optimizer, epochs=3, batch_size=16)
+    return small.to(dtype=torch.float64)
 
 
-def measure(optimizer: ik.Optimizer) -> dict[str, float]:
-    workload, query = problem(optimizer), TestLoss()
-    windows = [window for group in WINDOWS.values() for window in group]
+def measure(name: str) -> dict[str, float]:
+    workload, query = problem(CASES[name]), TestLoss()
     run = ik.record(workload)
-    scores = torch.from_numpy(ik.estimate(run, query, "dit", windows).influence.values)
-    expected = unrolled_gradient(workload, query, windows)
-    error = ((scores - expected).abs().max() / expected.abs().max()).item()
-    left = taylor(run, query, "dit", windows[:1])
+    scores = torch.from_numpy(ik.estimate(run, query, "dit", WINDOWS).influence.values)
+    expected = unrolled_gradient(workload, query, WINDOWS)
+    (left,) = ik.evaluate(run, TaylorSlope(), query, "dit", WINDOWS[:1]).values()
     return {
         "accuracy": float(run.attrs["accuracy"]),
-        "relative_error": error,
+        "relative_error": ((scores - expected).abs().max() / expected.abs().max()).item(),
         "taylor_slope": float(left.slope[0]),
         "slope_from": float(left.slope_from[0]),
         "slope_to": float(left.slope_to[0]),
@@ -79,25 +63,5 @@ def measure(optimizer: ik.Optimizer) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    report = {
-        "command": " ".join(["python benchmarks/exactness.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "optimizers": {name: measure(optimizer) for name, optimizer in OPTIMIZERS.items()},
-    }
-    lines = [
-        f"`{report['command']}`, {report['machine']}, float64.",
-        "",
-        "| optimizer | test accuracy | DIT against unrolled autodiff, relative error | Taylor slope "
-        "| 2 below h |",
-        "|---|---|---|---|---|",
-        *[
-            f"| {name} | {row['accuracy']:.3f} | {row['relative_error']:.1e} | {row['taylor_slope']:.3f} | "
-            f"{row['smooth_below']:.0e} |"
-            for name, row in report["optimizers"].items()
-        ],
-    ]
-    (RESULTS / "exactness.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "exactness.md").write_text(text := "\n".join(lines) + "\n")
-    print(text)
+def answer(cases: list[str]) -> dict:
+    return {"optimizers": each(cases, measure)}

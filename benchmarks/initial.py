@@ -1,26 +1,25 @@
-"""Flipped labels found from other initial parameters: does Table V depend on what the paper does not print?
-
-    python benchmarks/initial.py
+"""Does Table V depend on initial weights, which the paper does not print?
 
 Table V's runs at 10 % flipped labels, in the setting `paper`, from PyTorch's own initial weights and from
 others: of how many labels are among the most negative scores of full DIT and of its last epoch.
 """
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
+import click
 import numpy as np
 import torch
-from machine import machine
+from influencekit_paper.reproduce.experiments import EXPERIMENTS
 from torch import nn
 
 import influencekit as ik
-from influencekit.reproduce.experiments import EXPERIMENTS
 
-RESULT = Path(__file__).parent / "results" / "initial.json"
+TAKES = "10 min"
+SEEDS = {"mnist-1v7-dnn:setting=paper": 16, "mnist-1v7-cnn:setting=paper": 6}
+CASES = tuple(SEEDS)
+QUICK = {"seeds": 1, "cases": CASES[:1]}
 FLIPPED = 0.1
-CASES = [("mnist-1v7-dnn:setting=paper", 16), ("mnist-1v7-cnn:setting=paper", 6)]
+NAMES = ("accuracy", "full", "last global", "last window", "last occurrence")
 STARTS = ("torch", "xavier", "kaiming")
 
 
@@ -41,31 +40,22 @@ def started(problem: ik.Workload, start: str, seed: int) -> ik.Workload:
     return problem
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def one(spec: str, start: str, seed: int) -> list[float]:
+    """Accuracy, and labels found by every score."""
+    problem = started(ik.make("workload", spec, seed=seed), start, seed)
+    found = EXPERIMENTS["detection"].run(problem, seed, flipped=FLIPPED, every_epoch=False, loo=False)
+    last = [found["each"][removal][-1]["found"] for removal in ("global", "window", "occurrence")]
+    return [found["accuracy"], found["found"]["full"]["found"], *last]
+
+
+@click.option("--seeds", type=int, help="Default: 16, and 6 for the CNN.")
+def answer(seeds: int | None, cases: list[str]) -> dict:
     rows = []
-    for spec, seeds in CASES:
+    for spec in cases:
         for start in STARTS:
-            runs = []
-            for seed in range(seeds):
-                problem = started(ik.make("workload", spec, seed=seed), start, seed)
-                found = EXPERIMENTS["detection"].run(
-                    problem, seed, flipped=FLIPPED, every_epoch=False, loo=False
-                )
-                last = [found["each"][removal][-1]["found"] for removal in ("global", "window", "occurrence")]
-                runs.append([found["accuracy"], found["found"]["full"]["found"], *last])
-            names = ("accuracy", "full", "last global", "last window", "last occurrence")
-            mean = dict(zip(names, np.mean(runs, 0).tolist(), strict=True))
-            rows.append({"workload": spec, "start": start, "seeds": seeds, **mean})
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-    report = {
-        "command": "python benchmarks/initial.py",
-        "machine": machine(),
-        "flipped": FLIPPED,
-        "rows": rows,
-    }
-    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+            count = seeds or SEEDS[spec]
+            mean = np.mean([one(spec, start, seed) for seed in range(count)], 0)
+            row = {"workload": spec, "start": start, "seeds": count}
+            rows.append(row | dict(zip(NAMES, mean.tolist(), strict=True)))
+            print(rows[-1], flush=True)
+    return {"flipped": FLIPPED, "rows": rows}

@@ -1,7 +1,4 @@
-"""`kill -9` at random moments of a recorded run: no committed step is lost, and the run is continued bitwise.
-
-    python benchmarks/kills.py --run record             # writes its part of results/kills.json
-    python benchmarks/kills.py --run tape --kills 50
+"""Does a run that is killed with `kill -9` lose a committed step, and is it continued bitwise?
 
 A child process records; it says how far it has committed after every commit, which here comes after every
 20 ms (instead of 5 s) and in small chunks, so that a kill meets a write as often as possible. It is killed
@@ -10,8 +7,6 @@ with right checksums, equal the run that was never killed, and replay. Then the 
 it is complete, and every array must be the bits of the run that was never killed.
 """
 
-import argparse
-import json
 import multiprocessing
 import random
 import signal
@@ -24,9 +19,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-RESULTS = Path(__file__).parent / "results"
+import influencekit as ik
+from benchmarks.shared.results import RESULTS as FOLDER
+from benchmarks.shared.results import load, machine
+from influencekit.trajectory.store import open_group, read
+from influencekit.trajectory.writing import ledger, writer
+
+TAKES = "1 hour"
+CASES = ("record full", "record every-k:k=7", "tape full", "tape every-k:k=7")
+MERGES = True
+QUICK = {"kills": 2, "cases": ["record full"]}
+READY = (ik.record, ik.open, ik.Tape)  # imported once, by the process that children are forked from
 
 
 class Run(NamedTuple):
@@ -39,44 +48,28 @@ class Run(NamedTuple):
 
 @cache
 def _workload(spec: str) -> Any:
-    import influencekit as ik
-
     return ik.make("workload", spec)
 
 
 def _record(spec: str, recorder: str, path: Path) -> Any:
-    import influencekit as ik
-
     return ik.record(_workload(spec), recorder, path, resume=True)
 
 
 def _open(spec: str, path: Path) -> Any:
-    import influencekit as ik
-
     return ik.open(path, _workload(spec))
 
 
-class _Noisy:
+class _Noisy(TensorDataset):
     """Examples that are augmented anew every time, from all generators."""
 
-    def __init__(self, x: Any, y: Any) -> None:
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Any, Any]:
-        import torch
-
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().__getitem__(i)
         scale = random.uniform(0.9, 1.1) * float(np.random.uniform(0.9, 1.1))
-        return self.x[i] * scale + 0.1 * torch.randn(self.x.shape[1]), self.y[i]
+        return x * scale + 0.1 * torch.randn(len(x)), y
 
 
 def _parts() -> dict[str, Any]:
     """The model, loss and data of a user's own loop."""
-    import torch
-    from torch import nn
-
     torch.manual_seed(3)
     random.seed(3)  # a tape keeps these states, too
     np.random.seed(3)
@@ -91,11 +84,6 @@ def _parts() -> dict[str, Any]:
 
 def _tape(spec: str, recorder: str, path: Path) -> None:
     """Dropout, augmentation, AdamW, clipping, a schedule, two micro-batches a step."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    import influencekit as ik
-
     epochs, parts = int(spec.partition("epochs=")[2]), _parts()
     model, loss, data = parts["model"], parts["loss"], parts["data"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
@@ -116,8 +104,6 @@ def _tape(spec: str, recorder: str, path: Path) -> None:
 
 
 def _open_taped(spec: str, path: Path) -> Any:
-    import influencekit as ik
-
     parts = _parts()
     return ik.open(path, test=parts["data"], **parts)
 
@@ -147,10 +133,6 @@ class Tally:
 
 def child(pipe: Connection, run: str, spec: str, recorder: str, path: Path) -> None:
     """Record, and say after every commit how many steps are committed."""
-    import torch
-
-    from influencekit.trajectory.writing import ledger, writer
-
     torch.set_num_threads(1)
     ledger._BLOCK, ledger._ROWS, ledger._TABLE, writer.SECONDS = 500_000, 50, 20_000, 0.02
     commit = ledger.Ledger.commit
@@ -193,16 +175,12 @@ def life(context: Any, delay: float | None, words: int, *what: Any) -> tuple[lis
 
 @cache
 def _whole(path: Path) -> dict[str, np.ndarray]:
-    from influencekit.trajectory.store import open_group, read
-
     group = open_group(path)
     return {name: read(group, name) for name in group.array_keys()}
 
 
 def differences(path: Path, reference: Path) -> Iterator[str]:
     """Every array whose committed rows are not those of the reference, bit for bit; every chunk is read."""
-    from influencekit.trajectory.store import open_group, read
-
     group, whole = open_group(path), _whole(reference)
     complete = group.attrs["status"] == "complete"
     for name in whole if complete else group.array_keys():
@@ -227,8 +205,6 @@ def _newer(path: Path) -> bool:
 
 
 def _complete(path: Path) -> bool:
-    from influencekit.trajectory.store import open_group
-
     return path.exists() and open_group(path).attrs["status"] == "complete"
 
 
@@ -239,8 +215,6 @@ def _undisturbed(run: str, spec: str, reference: Path) -> Any:
 
 def examine(path: Path, reference: Path, run: str, spec: str) -> tuple[int, list[str]]:
     """How many steps a killed child left committed, and what of them is not as it was recorded."""
-    from influencekit.trajectory.store import open_group
-
     if not path.exists():
         return 0, []
     committed: Any = open_group(path).attrs["committed"]
@@ -258,9 +232,7 @@ def examine(path: Path, reference: Path, run: str, spec: str) -> tuple[int, list
 def campaign(run: str, spec: str, recorder: str, kills: int, folder: Path, seed: int = 0) -> Tally:
     """Kill `kills` times, continue every run to its end, compare, and count."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["influencekit.verbs.record", "influencekit.workloads.mnist", "xarray", "torch._dynamo"]
-    )
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     draw, tally = random.Random(seed), Tally(run, spec, recorder)
     reference = folder / "reference.zarr"
     _, tally.seconds_undisturbed = life(context, None, 3, run, spec, recorder, reference)
@@ -287,39 +259,23 @@ def campaign(run: str, spec: str, recorder: str, kills: int, folder: Path, seed:
     return tally
 
 
-def save(found: dict[str, Any]) -> None:
-    """Put a campaign into the results, in the place of an earlier one of the same run and recorder."""
-    file = RESULTS / "kills.json"
-    old = json.loads(file.read_text())["campaigns"] if file.exists() else []
-    others = [c for c in old if (c["run"], c["recorder"]) != (found["run"], found["recorder"])]
-    every = sorted([*others, found], key=lambda c: (c["run"], -len(c["recorder"])))
-    file.write_text(json.dumps({"campaigns": every}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", choices=sorted(RUNS), default="record")
-    parser.add_argument("--kills", type=int, default=100, help="of every recorder")
-    parser.add_argument("--recorders", default="full,every-k:k=7")
-    parser.add_argument("--workload", help="another one than the run's own")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    from machine import machine
-
-    wrong = False
-    for place, recorder in enumerate(options.recorders.split(",")):
-        run, kills = RUNS[options.run], options.kills
+@click.option("--kills", default=100, help="Of every case.")
+@click.option("--seed", default=0)
+def answer(kills: int, seed: int, cases: list[str]) -> dict:
+    found = {}
+    for place, case in enumerate(cases):
+        run, recorder = case.split()
         with tempfile.TemporaryDirectory() as folder:
-            tally = campaign(
-                options.run,
-                options.workload or run.workload,
-                recorder,
-                kills,
-                Path(folder),
-                options.seed + place,
-            )
-        print(f"{options.run} {recorder}: {tally.kills} kills, {tally.lost_steps} steps lost", flush=True)
-        wrong |= bool(tally.lost_steps or tally.faults)
-        command = f"python benchmarks/kills.py --run {options.run} --kills {kills}"
-        save({"command": command, "machine": machine(), **asdict(tally)})
-    raise SystemExit(wrong)
+            tally = campaign(run, RUNS[run].workload, recorder, kills, Path(folder), seed + place)
+        print(f"{case}: {tally.kills} kills, {tally.lost_steps} steps lost, {tally.faults}", flush=True)
+        command = f"python -m benchmarks kills --kills {kills}"
+        found[case] = {"command": command, "machine": machine(), **asdict(tally)}
+    old = load(FOLDER / "kills.json").get("campaigns", [])
+    stored = {f"{c['run']} {c['recorder']}": c for c in old} | found
+    every = sorted(stored.values(), key=lambda c: (c["run"], -len(c["recorder"])))
+    return {"command": "python -m benchmarks kills", "campaigns": every}
+
+
+def wrong(report: dict) -> list[str]:
+    return [f"{c['run']} {c['recorder']}: {c['lost_steps']} steps lost, {c['faults']}"
+            for c in report["campaigns"] if c["lost_steps"] or c["faults"]]  # fmt: skip

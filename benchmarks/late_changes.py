@@ -1,29 +1,25 @@
-"""Runs in which something changes in their last tenth: caught by the tape, or at the latest by `estimate`.
-
-    python benchmarks/late_changes.py             # 60 runs; writes results/late_changes.json
-    python benchmarks/late_changes.py --runs 10   # the first of them, nothing written
+"""Does a tape, or at the latest `estimate`, catch what changes in the last tenth of a run?
 
 Ten kinds of change, six runs of 80 to 1,000 steps each, of small networks, with the tape's default checks.
 Every run is also done without its change, which must raise nothing. Half of the runs are opened with parts
 made anew, as in another program, and half with those of the loop, as they are at its end.
 """
 
-import argparse
-import json
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import click
 import torch
-from machine import machine
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
 
-RESULTS = Path(__file__).parent / "results" / "late_changes.json"
+TAKES = "15 min"
+QUICK = {"runs": 1}
 KINDS = (
     "sign of the loss", "scale of the loss", "dropout probability", "temperature in the loss",
     "transform of the data", "second optimizer", "weight edited through .data", "weight edited by copy_",
@@ -33,20 +29,18 @@ STEPS = (80, 130, 210, 370, 640, 1000)
 RECORDERS = ("every-k:k=50", "full", "every-k:k=20")
 
 
-class Data(Dataset):
+class Data(TensorDataset):
     """Three classes in ten dimensions, and a transform."""
 
     def __init__(self, n: int = 96, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.y = torch.randint(0, 3, (n,), generator=generator)
-        self.x = torch.randn(n, 10, generator=generator) + 1.5 * torch.eye(3, 10)[self.y]
+        y = torch.randint(0, 3, (n,), generator=generator)
+        super().__init__(torch.randn(n, 10, generator=generator) + 1.5 * torch.eye(3, 10)[y], y)
         self.scale = 1.0
 
-    def __len__(self) -> int:
-        return len(self.y)
-
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i] * self.scale, self.y[i]
+        x, y = super().__getitem__(i)
+        return x * self.scale, y
 
 
 class Loss:
@@ -94,14 +88,14 @@ class Run:
             return torch.optim.SGD(model.body.parameters(), lr=0.05, momentum=0.9)
         return torch.optim.AdamW(model.body.parameters(), lr=0.003)
 
-    def train(self, changes: bool) -> tuple[ik.Tape, dict[str, Any]]:
+    def train(self, changes: bool, store: Path) -> tuple[ik.Tape, dict[str, Any]]:
         """The loop, which changes at step `since`, or does not."""
         parts = self.parts()
         model, loss, data = parts["model"], parts["loss"], parts["data"]
         optimizer, second = self.optimizer(model), torch.optim.SGD(model.head.parameters(), lr=0.05)
         model.train()
         step = 0
-        with ik.Tape(None, model, optimizer, recorder=self.recorder, loss=loss, data=data) as tape:
+        with ik.Tape(store, model, optimizer, recorder=self.recorder, loss=loss, data=data) as tape:
             while step < self.steps:
                 for _, (x, y) in tape.batches(DataLoader(data, batch_size=16, shuffle=True)):
                     late = changes and step >= self.since
@@ -143,37 +137,25 @@ class Run:
 
     def caught(self, changes: bool) -> tuple[str, str]:
         """(by whom, in which words); by nobody: ("", "")."""
+        by = "the tape"
         try:
-            tape, parts = self.train(changes)
+            with TemporaryDirectory() as folder:
+                store = Path(folder) / "run.zarr"
+                tape, parts = self.train(changes, store)
+                by, test = "estimate", Data(32, seed=1)
+                run = ik.open(store, test=test, **self.parts()) if self.anew else tape.trajectory(test=test)
+                ik.estimate(run, "test-loss", "dit")
         except ik.InfluenceKitError as error:
-            return "the tape", str(error)
-        test = Data(32, seed=1)
-        try:
-            if self.anew:
-                parts = self.parts()
-                assert tape._keep.writer is not None
-                run = ik.tape.open_taped(tape._keep.writer.group, "the tape", test=test, **parts)
-            else:
-                run = tape.trajectory(test=test)
-            ik.estimate(run, "test-loss", "dit")
-        except ik.InfluenceKitError as error:
-            return "estimate", str(error)
+            return by, str(error)
         return "", ""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=len(KINDS) * len(STEPS))
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    began = time.perf_counter()
+@click.option("--runs", default=len(KINDS) * len(STEPS), help="The first so many.")
+def answer(runs: int) -> dict:
     rows: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(int))
-    for number in range(options.runs):
+    for number in range(runs):
         run = Run(number)
-        by, words = run.caught(True)
-        alarm = run.caught(False)[1]
+        (by, words), (_, alarm) = run.caught(True), run.caught(False)
         row = rows[run.kind]
         row["runs"] += 1
         row["caught by the tape"] += by == "the tape"
@@ -181,21 +163,8 @@ def main() -> None:
         row["missed"] += not by
         row["false alarms"] += bool(alarm)
         row["words"] = words or row["words"]
-        print(
-            f"{number:3} {run.kind}, {run.steps} steps, at {run.since}: {by or 'MISSED'}; {alarm or words}"[
-                :200
-            ]
-        )
+        what = f"{number:3} {run.kind}, {run.steps} steps, at {run.since}: {by or 'MISSED'}; {alarm or words}"
+        print(what[:200], flush=True)
     names = ("runs", "caught by the tape", "caught by estimate", "missed", "false alarms")
     total = {name: sum(row[name] for row in rows.values()) for name in names}
-    print(total, f"{time.perf_counter() - began:.0f} s")
-    if options.runs == len(KINDS) * len(STEPS):
-        result = {
-            "command": "python benchmarks/late_changes.py", "machine": machine(), "steps": STEPS,
-            "total": total, "kinds": rows,
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return {"steps": STEPS, "total": total, "kinds": rows, "partial": runs < len(KINDS) * len(STEPS)}

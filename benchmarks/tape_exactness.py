@@ -1,6 +1,4 @@
-"""Are the scores of a taped run the derivative of the user's own loop, and does it replay bit for bit?
-
-    python benchmarks/tape_exactness.py        # writes results/tape_exactness.json and .md
+"""Are a taped run's scores the derivative of the user's own loop, and does it replay bit for bit?
 
 Real data: 48 MNIST digits (1 against 7), a tanh network of two hidden layers of 8 units, 3 epochs in batches
 of 12; and 48 beginnings of newsgroup posts, padded to the longest of their batch, for a causal language model
@@ -16,29 +14,26 @@ per-example losses itself: `binary_cross_entropy_with_logits` with its own mean 
 is replayed to 5e-7 of an update where the batch size is no power of 2.
 """
 
-import json
 import random
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import machine
+from influencekit_paper import newsgroups
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import influencekit as ik
-from influencekit.workloads.files import bundled, text_lines
-from influencekit.workloads.newsgroups import body
+from benchmarks.shared.results import each
 
-RESULTS = Path(__file__).parent / "results"
+TAKES = "5 min"
+QUICK = {"cases": ["SGD, Nesterov"]}
 EXAMPLES, BATCH, EPOCHS, LIMIT = 48, 12, 3, 1e-6
-Optimizer = Callable[[Any], torch.optim.Optimizer]
 
 
 class Digits(nn.Module):
@@ -71,18 +66,13 @@ class Characters(nn.Module):
         return self.out(torch.tanh(h + F.scaled_dot_product_attention(q, k, v, attn_mask=seen)))
 
 
-class Noisy(Dataset[Any]):
+class Noisy(TensorDataset):
     """Digits whose pixels are shifted and blurred anew every time, by all three generators."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        moved = self.x[i].roll(random.randint(-2, 2), -1) * float(np.random.uniform(0.8, 1.2))
-        return moved + 0.3 * torch.randn(moved.shape).to(moved), self.y[i]
+        x, y = super().__getitem__(i)
+        moved = x.roll(random.randint(-2, 2), -1) * float(np.random.uniform(0.8, 1.2))
+        return moved + 0.3 * torch.randn(moved.shape).to(moved), y
 
 
 def padded(rows: list[Tensor]) -> dict[str, Tensor]:
@@ -90,6 +80,10 @@ def padded(rows: list[Tensor]) -> dict[str, Tensor]:
     tokens = nn.utils.rnn.pad_sequence([row[:-1] for row in rows], batch_first=True)
     labels = nn.utils.rnn.pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=-100)
     return {"tokens": tokens, "mask": labels != -100, "labels": labels}
+
+
+def per_token(batch: dict[str, Tensor]) -> float:
+    return 1 / float(batch["mask"].sum())
 
 
 def digit_loss(outputs: Tensor, target: Tensor) -> Tensor:
@@ -105,7 +99,7 @@ def token_loss(outputs: Tensor, target: Tensor) -> Tensor:
 class Case:
     """A loop: what differs from plain steps on digits."""
 
-    optimizer: Optimizer
+    optimizer: Callable[[Any], torch.optim.Optimizer]
     step_h: float = 1e-2
     accumulate: int = 1
     clip: float | None = None
@@ -118,8 +112,7 @@ class Case:
         """Model, training set, test batch, per-example loss; the same every time."""
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
         if self.text:
-            posts = [json.loads(line) for line in text_lines(bundled("newsgroups-hardware-masked.jsonl.gz"))]
-            texts = [" ".join(body(post["text"]).split()) for post in posts]
+            texts = [" ".join(newsgroups.body(post["text"]).split()) for post in newsgroups.posts()]
             codes = [
                 torch.tensor(list(t.encode("ascii", "replace"))[: 10 + k % 20]) for k, t in enumerate(texts)
             ]
@@ -132,13 +125,31 @@ class Case:
 
     def order(self) -> list[list[list[int]]]:
         generator = torch.Generator().manual_seed(1)
-        return [
-            [rows.tolist() for rows in torch.randperm(EXAMPLES, generator=generator).split(BATCH)]
-            for _ in range(EPOCHS)
-        ]
+        orders = [torch.randperm(EXAMPLES, generator=generator) for _ in range(EPOCHS)]
+        return [[rows.tolist() for rows in order.split(BATCH)] for order in orders]
 
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * EXAMPLES // BATCH)
+    def forward(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Outputs and target of a batch."""
+        if self.text:
+            return model(batch["tokens"], batch["mask"]), batch["labels"]
+        return model(batch[0]), batch[1]
+
+    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[int], None]:
+        """What follows the backward pass of every micro-batch k."""
+        total = EPOCHS * EXAMPLES // BATCH
+        rule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total) if self.schedule else None
+
+        def after(k: int) -> None:
+            if (k + 1) % self.accumulate:
+                return
+            if self.clip:
+                nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+            optimizer.step()
+            if rule:
+                rule.step()
+            optimizer.zero_grad()
+
+        return after
 
 
 CASES = {
@@ -177,81 +188,47 @@ CASES = {
 
 def user_loop(case: Case, dtype: torch.dtype, store: Path, recorder: str) -> tuple[Any, list[Tensor]]:
     """The loop with a tape: the opened run, and the parameters before each step and at the end."""
-    model, data, test, loss = case.problem(dtype)
-    optimizer = case.optimizer(model)
-    scheduler = case.scheduler(optimizer) if case.schedule else None
-    collate = padded if case.text else None
-    states = []
+    model, data, _, loss = case.problem(dtype)
+    optimizer, states = case.optimizer(model), []
+    update, collate = case.update(model, optimizer), padded if case.text else None
 
     def parameters() -> Tensor:
         return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
 
     with ik.Tape(
         store, model, optimizer, loss=loss, data=data, recorder=recorder, accumulate=case.accumulate,
-        clip_norm=case.clip, reduction=_per_token if case.text else "mean", check=1.0,
+        clip_norm=case.clip, reduction=per_token if case.text else "mean", check=1.0,
     ) as tape:  # fmt: skip
         for epoch in case.order():
-            loader = DataLoader(
-                data, batch_sampler=epoch, collate_fn=collate, generator=torch.Generator().manual_seed(2)
-            )
+            generator = torch.Generator().manual_seed(2)
+            loader = DataLoader(data, batch_sampler=epoch, collate_fn=collate, generator=generator)
             for k, (_, batch) in enumerate(tape.batches(loader)):
                 if k % case.accumulate == 0:
                     states.append(parameters())
-                if case.text:
-                    logits = model(batch["tokens"], batch["mask"])
-                    value = F.cross_entropy(logits.mT, batch["labels"])
-                else:
-                    value = loss(model(batch[0]), batch[1]).mean()
+                outputs, target = case.forward(model, batch)
+                value = F.cross_entropy(outputs.mT, target) if case.text else loss(outputs, target).mean()
                 (value / case.accumulate).backward()
-                if (k + 1) % case.accumulate == 0:
-                    if case.clip:
-                        nn.utils.clip_grad_norm_(model.parameters(), case.clip)
-                    optimizer.step()
-                    if scheduler:
-                        scheduler.step()
-                    optimizer.zero_grad()
+                update(k)
     states.append(parameters())
     model, data, test, loss = case.problem(dtype)
-    run = ik.open(store, model=model, loss=loss, data=data, test=test, collate=padded if case.text else None)
-    return run, states
-
-
-def _per_token(batch: dict[str, Tensor]) -> float:
-    return 1 / float(batch["mask"].sum())
+    return ik.open(store, model=model, loss=loss, data=data, test=test, collate=collate), states
 
 
 def plain_loop(case: Case, weights: Tensor) -> float:
     """The mean test loss after training with these example weights; PyTorch alone."""
     model, data, test, loss = case.problem(torch.float64)
-    optimizer = case.optimizer(model)
-    scheduler = case.scheduler(optimizer) if case.schedule else None
+    update = case.update(model, case.optimizer(model))
     model.train()
     for epoch in case.order():
         for k, rows in enumerate(epoch):
-            items = [data[i] for i in rows]
-            if case.text:
-                batch = padded(items)
-                outputs, target = model(batch["tokens"], batch["mask"]), batch["labels"]
-                count = int((target != -100).sum())
-            else:
-                outputs, target = (
-                    model(torch.stack([x for x, _ in items])),
-                    torch.stack([y for _, y in items]),
-                )
-                count = len(rows)
+            batch = (padded if case.text else default_collate)([data[i] for i in rows])
+            outputs, target = case.forward(model, batch)
+            count = int((target != -100).sum()) if case.text else len(rows)
             ((weights[rows] * loss(outputs, target)).sum() / (count * case.accumulate)).backward()
-            if (k + 1) % case.accumulate == 0:
-                if case.clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), case.clip)
-                optimizer.step()
-                if scheduler:
-                    scheduler.step()
-                optimizer.zero_grad()
+            update(k)
     model.eval()
     with torch.no_grad():
-        if case.text:
-            return float(loss(model(test["tokens"], test["mask"]), test["labels"]).mean())
-        return float(loss(model(test[0]), test[1]).mean())
+        return float(loss(*case.forward(model, test)).mean())
 
 
 def derivative(f: Callable[[float], float], h: float) -> tuple[float, float]:
@@ -305,36 +282,16 @@ def measure(case: Case, folder: Path) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    rows = {}
-    for name, case in CASES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows[name] = measure(case, Path(folder))
-        print(name, rows[name], flush=True)
-    report = {
-        "command": " ".join(["python benchmarks/tape_exactness.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "limit": LIMIT,
-        "cases": rows,
-    }
-    lines = [
-        f"`{report['command']}`, {report['machine']}. Relative errors of DIT against central differences of "
-        "the whole run, float64; bitwise equal states, float32.",
-        "",
-        "| loop | steps | along a random direction | single examples | uncertainty of the differences "
-        "| states recorded bitwise | replayed bitwise (k = 5) |",
-        "|---|---|---|---|---|---|---|",
-        *[
-            f"| {name} | {r['steps']} | {r['along_a_direction']:.1e} | {r['single_examples']:.1e} | "
-            f"{r['uncertainty_of_the_differences']:.1e} | {r['recorded_bitwise']} of {r['states']} | "
-            f"{r['replayed_bitwise']} of {r['states']} |"
-            for name, r in rows.items()
-        ],
-    ]
-    (RESULTS / "tape_exactness.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "tape_exactness.md").write_text(text := "\n".join(lines) + "\n")
-    print(text)
+def answer(cases: list[str]) -> dict:
+    def one(name: str) -> dict[str, float]:
+        with TemporaryDirectory() as folder:
+            return measure(CASES[name], Path(folder))
+
+    return {"limit": LIMIT, "cases": each(cases, one)}
+
+
+def wrong(report: dict) -> list[str]:
+    rows = report["cases"]
     late = [n for n, r in rows.items() if max(r["along_a_direction"], r["single_examples"]) > LIMIT]
     torn = [n for n, r in rows.items() if min(r["recorded_bitwise"], r["replayed_bitwise"]) < r["states"]]
-    assert not late and not torn, f"not exact: {late}; not bitwise: {torn}"
+    return [*(f"not exact: {n}" for n in late), *(f"not bitwise: {n}" for n in torn)]

@@ -1,7 +1,4 @@
-"""Every layer and loss of torch.nn: right, refused, or something worse?
-
-    python benchmarks/torch_nn.py               # some minutes on one core; writes results/torch_nn.json
-    python benchmarks/torch_nn.py LSTM losses   # the rows of these beginnings or kinds; writes nothing
+"""Is every layer and loss of torch.nn right, or refused in one line?
 
 The rows and the right answers are those of tests/helpers_torch_nn*.py. They run in processes of their own,
 so that what kills the interpreter is a line of the result as well: right, refused (in one line of ours),
@@ -14,18 +11,19 @@ import sys
 import time
 import warnings
 from collections import Counter
-from pathlib import Path
 
+import click
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))  # tests is no package
+from benchmarks.shared.results import ROOT
+
+sys.path.insert(0, str(ROOT / "tests"))  # tests is no package
 
 from helpers_torch_nn_run import DTYPES, ESTIMATORS, RUNS, Outcome, as_expected, outcomes  # noqa: E402
 from helpers_torch_nn_table import TABLE  # noqa: E402
-from machine import machine  # noqa: E402
 
-RESULTS = HERE / "results" / "torch_nn.json"
+TAKES = "15 min"
+QUICK = {"rows": ("GELU",)}
 
 
 def work() -> None:
@@ -46,9 +44,14 @@ class Worker:
 
     def run(self, variant: tuple[str, str, str]) -> list[dict]:
         if self.process is None:
-            command = [sys.executable, __file__, "--work"]
+            command = [sys.executable, "-c", "from benchmarks.torch_nn import work; work()"]
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=ROOT,
             )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(variant) + "\n")
@@ -85,33 +88,26 @@ def told(rows: list[dict]) -> list[str]:
     return [f"{rows[0]['name']}: {'right' if not lines else ''}", *(f"    {line}" for line in lines)]
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] == ["--work"]:
-        work()
-        raise SystemExit
-    asked = tuple(sys.argv[1:])
-    chosen = [n for n, row in TABLE.items() if not asked or row.kind in asked or n.startswith(asked)]
-    worker, rows, begun = Worker(), [], time.perf_counter()
+@click.option("--rows", multiple=True, help="Rows of this beginning or kind alone; again for more.")
+def answer(rows: tuple[str, ...]) -> dict:
+    chosen = {n: row for n, row in TABLE.items() if not rows or row.kind in rows or n.startswith(rows)}
+    worker, found, begun = Worker(), [], time.perf_counter()
     for name in chosen:
         for dtype in DTYPES:
             for by in RUNS:
-                rows += worker.run((name, dtype, by))
-        print("\n".join(told(rows[-8:])), flush=True)
+                found += worker.run((name, dtype, by))
+        print("\n".join(told(found[-8:])), flush=True)
     worker.close()
-    counts = Counter(row["status"] for row in rows)
-    print(dict(counts))
-    if len(chosen) == len(TABLE):
-        report = {
-            "command": "python benchmarks/torch_nn.py",
-            "machine": machine(),
-            "seconds": round(time.perf_counter() - begun),
-            "counts": counts,
-            "kinds": {name: row.kind for name, row in TABLE.items()},
-            "why": {name: row.why for name, row in TABLE.items() if row.why},
-        }
-        text = ",\n ".join(json.dumps(row) for row in rows)  # one line a score, or it would be 20,000
-        about = json.dumps(report, indent=1).removesuffix("\n}")
-        RESULTS.write_text(f'{about},\n "rows": [\n {text}\n ]\n}}\n', encoding="utf-8")
-    odd = [row for row in rows if not as_expected(TABLE[row["name"]], Outcome(**row))]
-    print(*(f"unexpected: {' '.join(list(row.values())[:5])}" for row in odd), sep="\n")
-    raise SystemExit(bool(odd))
+    return {
+        "seconds": round(time.perf_counter() - begun),
+        "counts": Counter(row["status"] for row in found),
+        "kinds": {name: row.kind for name, row in chosen.items()},
+        "why": {name: row.why for name, row in chosen.items() if row.why},
+        "rows": found,
+        "partial": bool(rows),
+    }
+
+
+def wrong(report: dict) -> list[str]:
+    odd = [row for row in report["rows"] if not as_expected(TABLE[row["name"]], Outcome(**row))]
+    return [f"unexpected: {' '.join(list(row.values())[:5])}" for row in odd]

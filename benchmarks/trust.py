@@ -1,6 +1,4 @@
-"""How well the figure of trust foretells the agreement of first-order scores with exact retraining.
-
-    python benchmarks/trust.py            # writes results/trust.json
+"""How well does the figure of trust foretell agreement with exact retraining?
 
 Truth: Spearman's correlation of dit with leave-one-out of all 256 examples, mean test loss, whole run. Every
 bundled workload in both settings, its network also with softplus(20 x) / 20 in place of ReLU, and the
@@ -9,74 +7,63 @@ The limits of warning were chosen on the seeds of the first half; everything is 
 and the runs with AdamW played no part in the choice. `advice`: what the changes that the warning names do.
 """
 
-import argparse
-import json
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from multiprocessing import get_context
-from pathlib import Path
+from functools import partial
 
+import click
 import numpy as np
 import torch
-from machine import machine
-from smoothness import build
 from torch import Tensor, nn
 
 import influencekit as ik
+from benchmarks.shared.processes import at_once
+from benchmarks.shared.timing import timed
+from benchmarks.shared.training import with_activation
+from benchmarks.smoothness import build
 from influencekit.effects.retrain import Weighting, retrained
 from influencekit.metrics import agreement, spearman
 from influencekit.verbs.trust import LIMITS
 
-RESULTS = Path(__file__).parent / "results"
+TAKES = "25 min"
 POOLS = ("mnist-1v7", "adult", "20news")
-LOW = 0.9
 CELLS = [(f"{p}-lr", setting, "ReLU") for p in POOLS for setting in ("paper", "trained")]
 CELLS += [(f"{p}-dnn", s, a) for p in POOLS for s in ("paper", "trained") for a in ("ReLU", "softplus")]
 OTHERS = [(f"{p}-dnn", "trained", "AdamW") for p in POOLS]
-FIGURES = ("retrain:16", "retrain:32", "smooth", "smooth, signs", "smooth, training losses",
-           "smooth, parameters", "smooth, signs of parameters")  # fmt: skip
-
-
-BUILT_IN = {"retrain:16": "retrain", "retrain:32": "retrain", "smooth": "smooth",
-            "smooth, training losses": "smooth"}  # fmt: skip
+QUICK = {"seeds": 2, "processes": 1, "cells": CELLS[:1], "others": [], "changes": []}
+LOW = 0.9
+METHODS = {  # the built-in method that a figure is of
+    "retrain:16": "retrain", "retrain:32": "retrain", "smooth": "smooth", "smooth, signs": "",
+    "smooth, training losses": "smooth", "smooth, parameters": "", "smooth, signs of parameters": "",
+}  # fmt: skip
 
 
 def workload(name: str, setting: str, kind: str, seed: int) -> ik.Workload:
     if kind != "AdamW":
-        return build(setting, kind, seed, name)
-    return replace(build(setting, "ReLU", seed, name), optimizer=ik.AdamW(lr=0.003))
+        return build(name, setting, kind, seed)
+    return replace(build(name, setting, "ReLU", seed), optimizer=ik.AdamW(lr=0.003))
 
 
 def one(job: tuple[str, str, str, int]) -> dict:
-    torch.set_num_threads(1)
-    name, setting, kind, seed = job
-    began = time.perf_counter()
-    run = ik.record(workload(*job))
-    seconds = {"training": time.perf_counter() - began}
-    scores = {}
+    scores, figures, spent = {}, {}, {}
+    run, seed = ik.record(workload(*job)), job[-1]
     for method in ("dit", "loo"):
-        began = time.perf_counter()
-        scores[method] = ik.estimate(run, "test-loss", method)
-        seconds[method] = time.perf_counter() - began
+        scores[method], spent[method] = timed(partial(ik.estimate, run, "test-loss", method))
     truth = agreement(*(torch.tensor(s.influence.values.ravel()) for s in scores.values()))
-    figures = {}
-    for figure in FIGURES[:3]:
+    for figure in ("retrain:16", "retrain:32", "smooth"):
         method, _, count = figure.partition(":")
-        began = time.perf_counter()
         options = {"examples": int(count)} if count else {}
-        found = ik.trust(run, "test-loss", scores["dit"], method, seed=seed, **options)
-        figures[figure], seconds[figure] = found.trust.item(), time.perf_counter() - began
+        trust = partial(ik.trust, run, "test-loss", scores["dit"], method, seed=seed, **options)
+        found, spent[figure] = timed(trust)
+        figures[figure] = found.trust.item()
     figures |= variants(run, seed)
     return {
-        "run": [name, setting, kind, seed],
+        "run": [*job],
         "accuracy": run.attrs["accuracy"],
         "pearson": round(truth[0].item(), 4),
         "spearman": round(truth[1].item(), 4),
         "figures": {k: round(v, 4) for k, v in figures.items()},
-        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "seconds": {k: round(v, 2) for k, v in spent.items()},
     }
 
 
@@ -109,9 +96,6 @@ def signs(changes: Tensor) -> float:
     return ((first.sign() * second.sign() * changes[:, 1].abs()).sum() / changes[:, 1].abs().sum()).item()
 
 
-# what the figures are worth -----------------------------------------------------------------------------
-
-
 def judged(rows: list[dict], figure: str, limit: float) -> dict:
     """Rank correlation with the truth, and the warning `figure < limit` against `truth < LOW`."""
     x = torch.tensor([row["figures"][figure] for row in rows]).double()
@@ -120,7 +104,7 @@ def judged(rows: list[dict], figure: str, limit: float) -> dict:
     return {
         "runs": len(rows),
         "limit": limit,
-        "rank_correlation": round(spearman(x, truth).item(), 3),
+        "rank_correlation": round(spearman(x, truth).item(), 3) if len(rows) > 1 else None,
         "right": int((warned == low).sum()),
         "low": int(low.sum()),
         "missed": int((low & ~warned).sum()),
@@ -139,18 +123,6 @@ def best_limit(rows: list[dict], figure: str) -> float:
     right = [judged(rows, figure, limit)["right"] for limit in grid]
     best = grid[np.array(right) == max(right)]
     return float(best[len(best) // 2])
-
-
-# what the advice is worth -------------------------------------------------------------------------------
-
-
-def with_activation(work: ik.Workload, kind: Callable[[], nn.Module]) -> ik.Workload:
-    model = work.model
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.ReLU):
-                setattr(parent, name, kind())
-    return replace(work, model=model)
 
 
 def rate(work: ik.Workload, factor: float) -> ik.Workload:
@@ -174,7 +146,7 @@ CHANGES: dict[str, Callable[[ik.Workload], ik.Workload]] = {
 
 
 def changed(job: tuple[str, str, int]) -> dict:
-    torch.set_num_threads(1)
+    """What a change does to accuracy and truth."""
     name, change, seeds = job
 
     def make(seed: int) -> ik.Workload:
@@ -190,29 +162,17 @@ def changed(job: tuple[str, str, int]) -> dict:
     }
 
 
-def main(seeds: int, processes: int) -> dict:
-    jobs = [(*cell, seed) for seed in reversed(range(seeds)) for cell in CELLS]
-    jobs += [(*cell, seed) for seed in range(seeds // 2, seeds) for cell in OTHERS]
-    tried = [(f"{p}-dnn", change, min(4, seeds)) for p in POOLS for change in CHANGES]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        rows = []
-        for row in pool.map(one, jobs):
-            rows.append(row)
-            print(len(rows), len(jobs), *row["run"], row["spearman"], row["figures"], flush=True)
-        advice = list(pool.map(changed, tried))
-    return summary(rows, advice, seeds)
-
-
-def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
+def summary(rows: list[dict], seeds: int) -> dict:
+    """What every figure is worth on the second half of the seeds."""
     bundled = [row for row in rows if row["run"][2] != "AdamW"]
     first, second = (
         [row for row in bundled if (row["run"][3] < seeds // 2) == early] for early in (True, False)
     )
     hard = [row for row in second if row["run"][0].endswith("-dnn") and row["run"][1] == "trained"]
     figures = {}
-    for figure in FIGURES:
+    for figure, method in METHODS.items():
         chosen = best_limit(first, figure)
-        limit = LIMITS.get(BUILT_IN.get(figure, ""), chosen)
+        limit = LIMITS.get(method, chosen)
         figures[figure] = {
             "best_limit_on_the_first_half": chosen,
             **judged(second, figure, limit),
@@ -220,31 +180,26 @@ def summary(rows: list[dict], advice: list[dict], seeds: int) -> dict:
             "trained_networks": judged(hard, figure, limit),
             "adamw": judged([row for row in rows if row["run"][2] == "AdamW"], figure, limit),
         }
+    return figures
+
+
+@click.option("--seeds", default=16)
+@click.option("--processes", default=2)
+def answer(
+    seeds: int, processes: int, cells: list = CELLS, others: list = OTHERS, changes: Iterable[str] = CHANGES
+) -> dict:
+    jobs = [(*cell, seed) for seed in reversed(range(seeds)) for cell in cells]
+    jobs += [(*cell, seed) for seed in range(seeds // 2, seeds) for cell in others]
+    rows = []
+    for row in at_once(one, jobs, processes):
+        rows.append(row)
+        print(len(rows), len(jobs), *row["run"], row["spearman"], row["figures"], flush=True)
+    tried = [(f"{p}-dnn", change, min(4, seeds)) for p in POOLS for change in changes]
     return {
-        "command": " ".join(["python benchmarks/trust.py", *sys.argv[1:]]),
-        "machine": machine(),
         "seeds": seeds,
         "low": LOW,
         "limits": LIMITS,
-        "figures": figures,
-        "advice": advice,
+        "figures": summary(rows, seeds),
+        "advice": [*at_once(changed, tried, processes)],
         "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],
     }
-
-
-def text(report: dict) -> str:
-    """JSON with a line for each run."""
-    head = json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1)
-    return head[:-2] + ',\n "rows": [\n  ' + ",\n  ".join(map(json.dumps, report["rows"])) + "\n ]\n}\n"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    report = main(arguments.seeds, arguments.processes)
-    (RESULTS / "trust.json").write_text(text(report))
-    print(json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))

@@ -1,6 +1,4 @@
-"""Choose the learning rate and epochs of every workload's `trained` setting, on validation data.
-
-    python benchmarks/tune_trained.py
+"""Which learning rate and epochs should a workload's `trained` setting have? Chosen on validation data.
 
 For each learning rate and number of epochs of the grid: train with a plain eager PyTorch loop, all else
 (decay, L2, batch size, sizes of the draws) as in the `paper` setting, and average the accuracy over seeds
@@ -12,58 +10,54 @@ workload within one. No run is shorter than the paper's 21 epochs, so that there
 EMNIST is not to be had without the user's own files: its workloads take KMNIST's choices.
 """
 
-import argparse
-import json
 import os
 import platform
 import time
-from pathlib import Path
 
+import click
 import torch
 
-from influencekit.registry import load
-from influencekit.training.workload import Workload
+import influencekit as ik
+from benchmarks.shared.results import each
+from benchmarks.shared.training import plain
 
-RESULT = Path(__file__).resolve().parent / "results" / "tune_trained.json"
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-EPOCHS = (21, 42)
-MARGIN = 0.0035
-NAMES = (
+TAKES = "15 min"
+CASES = (
     *("mnist-1v7-lr", "mnist-1v7-dnn", "mnist-1v7-cnn", "kmnist-lr", "kmnist-dnn", "kmnist-cnn"),
     *("adult-lr", "adult-dnn", "20news-lr", "20news-dnn"),
 )
+MERGES = True
+QUICK = {"seeds": 1, "cases": ["mnist-1v7-lr"], "rates": (0.1, 1.0)}
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+EPOCHS = (21, 42)
+MARGIN = 0.0035
 
 
-def accuracies(workload: Workload) -> dict[int, tuple[float, float]]:
+def accuracies(workload: ik.Workload) -> dict[int, tuple[float, float]]:
     """Epochs -> (validation, test) accuracy after so many, from one run: the decay ignores the end."""
-    model, plan, found = workload.model, workload.plan, {}
-    x, y = workload.train
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    for t in range(plan.steps):
-        batch = plan.batch(t)
-        penalty = sum((p * p).sum() for p in model.parameters())
-        loss = workload.loss(model(x[batch]), y[batch]).mean() + 0.5 * workload.l2 * penalty
-        optimizer.param_groups[0]["lr"] = plan.lrs(t)[0]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    plan, found = workload.plan, {}
+    for t, model in plain(workload):
         done = int(plan.epoch[t]) + 1
         if done in EPOCHS and (t + 1 == plan.steps or plan.epoch[t + 1] == done):
-            found[done] = (_accuracy(workload, workload.validation), _accuracy(workload, workload.test))
+            found[done] = (_accuracy(model, workload.validation), _accuracy(model, workload.test))
     return found
 
 
 @torch.no_grad()
-def _accuracy(workload: Workload, batch: tuple) -> float:
-    return ((workload.model(batch[0]) > 0) == (batch[1] > 0.5)).double().mean().item()
+def _accuracy(model: torch.nn.Module, batch: tuple) -> float:
+    return ((model(batch[0]) > 0) == (batch[1] > 0.5)).double().mean().item()
 
 
-def tune(name: str, seeds: range) -> dict:
+def tune(name: str, count: int, rates: tuple[float, ...]) -> dict:
     """The whole grid of one workload, the choice, and what it costs against the best."""
+    began, seeds = (
+        time.perf_counter(),
+        range(100, 100 + (max(count // 2, 1) if name.endswith("cnn") else count)),
+    )
     table: dict[tuple[float, int], list[tuple[float, float]]] = {}
-    for lr in RATES:
+    for lr in rates:
         for seed in seeds:
-            workload = load("workload", name)(seed=seed, lr=lr, epochs=max(EPOCHS))
+            workload = ik.make("workload", name, seed=seed, lr=lr, epochs=max(EPOCHS))
             for epochs, pair in accuracies(workload).items():
                 table.setdefault((lr, epochs), []).append(pair)
     grid = []
@@ -75,33 +69,14 @@ def tune(name: str, seeds: range) -> dict:
     chosen = min(good, key=lambda point: (round(point["lr"] * point["epochs"], 9), point["epochs"]))
     best_test = max(point["test"] for point in grid)
     summary = {"seeds": [seeds[0], seeds[-1]], "best_validation": best, "best_test": best_test}
-    return {**summary, "chosen": chosen, "grid": grid}
+    return {**summary, "chosen": chosen, "grid": grid, "seconds": round(time.perf_counter() - began, 1)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="workloads (default: all but EMNIST)")
-    parser.add_argument("--seeds", type=int, default=16, help="seeds per grid point (CNN: half of them)")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    result = json.loads(RESULT.read_text()) if args.names and RESULT.exists() else {"workloads": {}}
-    result |= {
-        "command": "python benchmarks/tune_trained.py",
+@click.option("--seeds", default=16, help="Of every grid point; of a CNN half of them.")
+def answer(seeds: int, cases: list[str], rates: tuple[float, ...] = RATES) -> dict:
+    return {
         "machine": f"{os.cpu_count()}-core {platform.machine()} CPU, one thread",
         "torch": torch.__version__,
         "rule": "smallest lr * epochs within .0035 of the best mean validation accuracy of the grid",
+        "workloads": each(cases, lambda name: tune(name, seeds, rates)),
     }
-    for name in args.names or NAMES:
-        start = time.perf_counter()
-        seeds = max(args.seeds // 2, 1) if name.endswith("cnn") else args.seeds
-        found = tune(name, range(100, 100 + seeds))
-        found["seconds"] = round(time.perf_counter() - start, 1)
-        result["workloads"][name] = found
-        print(f"{name:14s} {found['chosen']}  best validation {found['best_validation']:.4f}", flush=True)
-        print(f"{'':14s} best test {found['best_test']:.4f}  {found['seconds']} s", flush=True)
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

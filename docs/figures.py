@@ -1,7 +1,8 @@
 """Draw the figures of docs: `python docs/figures.py [FOLDER]` (docs/figures unless you say).
 
 windows.svg: one run, one window, one example, and the three meanings of being without it.
-The others are what the code of dynamics.md saves, block by block as it stands there.
+agreement-light.svg and agreement-dark.svg: the picture of the README (figures_agreement.py).
+The others are what the code of plugins.md saves, in the section of the paper's plugin.
 """
 
 import contextlib
@@ -18,13 +19,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # docs is no package
+
+from figures_agreement import draw as agreement  # noqa: E402
+
 BLUE, RED = "#0072B2", "#D55E00"
 STEPS, START, STOP = 12, 4, 8
 HOLDS = (1, 3, 4, 6, 9, 11)  # the steps whose batch holds the example
 ROWS = (  # removal, absent from, to, {state where q is read: sign}, the effect in words
-    ("global", 0, STOP, {STOP: "+", START: "\N{MINUS SIGN}"}, "q's effect at t2, minus q's effect at t1"),
-    ("window", START, STOP, {STOP: "+"}, "q's effect at t2"),
-    ("occurrence", START, STOP, {STEPS: "+"}, "q's effect at the end, T"),
+    (
+        "global",
+        0,
+        STOP,
+        {STOP: "+", START: "\N{MINUS SIGN}"},
+        "the effect at t2, minus the\neffect already there at t1",
+    ),
+    ("window", START, STOP, {STOP: "+"}, "the effect at t2,\nwhen the window ends"),
+    ("occurrence", START, STOP, {STEPS: "+"}, "the effect at T,\nwhen training ends"),
 )
 
 
@@ -76,10 +87,11 @@ def _legend(ax, y: float) -> None:
     ax.text(12.8, y, "q is read here (added)", va="center", fontsize=9)
 
 
-def pictures(page: Path, folder: Path) -> list[Path]:
-    """Run the Python of a page, in a folder that is thrown away, and keep the pictures that it saved."""
+def pictures(page: Path, section: str, folder: Path) -> list[Path]:
+    """Run the Python of a section, in a folder that is thrown away, and keep the pictures that it saved."""
     namespace = {"__name__": "__main__"}
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", text)
     with TemporaryDirectory() as place:
         with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
             exec("\n".join(blocks), namespace)
@@ -92,8 +104,11 @@ def draw(folder: Path) -> list[Path]:
     for name in [path.name for path in folder.glob("*.svg")]:
         (folder / name).unlink()
     with matplotlib.rc_context({"svg.hashsalt": "influencekit", "svg.fonttype": "path"}):
-        windows().savefig(folder / "windows.svg", metadata={"Date": None, "Creator": None})
-        return [folder / "windows.svg", *pictures(HERE / "dynamics.md", folder)]
+        plain = {"Date": None, "Creator": None}
+        windows().savefig(folder / "windows.svg", metadata=plain)
+        compared = agreement(folder, metadata=plain)
+        saved = pictures(HERE / "plugins.md", "influencekit-paper", folder)
+        return [folder / "windows.svg", *compared, *saved]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Fine-tune MiniLM with transformers' Trainer, tape the run, and find the labels that harm it.
 
-python examples/minilm_transformers.py        (about a minute on 2 cores; see docs/trainers.md)
+python examples/minilm_transformers.py        (about a minute on 2 cores; see docs/tape.md)
 """
 
 import argparse

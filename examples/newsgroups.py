@@ -1,14 +1,15 @@
-"""The texts of both examples: bundled posts about PC and Mac hardware, a tenth of the labels flipped."""
+"""The texts of both examples: posts about PC and Mac hardware, a tenth of the labels flipped.
 
-import json
+The posts come with the package influencekit-paper.
+"""
+
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from influencekit_paper import newsgroups
 
 import influencekit as ik
-from influencekit.workloads.files import bundled, text_lines
-from influencekit.workloads.newsgroups import CLASSES, body
 
 TOKENS = 24
 
@@ -24,11 +25,11 @@ def weights() -> Path:
 def posts(split: str) -> list[tuple[str, int]]:
     """(subject and body, label) of the posts of a split, shuffled; label 1 is Mac."""
     found = []
-    for line in text_lines(bundled("newsgroups-hardware-masked.jsonl.gz")):
-        post = json.loads(line)
+    for post in newsgroups.posts():
         if post["split"] == split:
             subject = post["text"].partition("\n")[0].removeprefix("Subject: ").removeprefix("Re: ")
-            found.append((f"{subject}. {' '.join(body(post['text']).split())}", CLASSES.index(post["label"])))
+            text = " ".join(newsgroups.body(post["text"]).split())
+            found.append((f"{subject}. {text}", newsgroups.CLASSES.index(post["label"])))
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
     return [found[i] for i in order]
 

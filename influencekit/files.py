@@ -1,18 +1,96 @@
-"""Files that are whole or not there, and a folder that one process at a time writes to."""
+"""Files, folders and stores that are whole or not there; a folder that one process writes to."""
 
 import os
-from collections.abc import Callable
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Protocol
 
+import numpy as np
+import xarray as xr
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 
-from influencekit.errors import StoreError
+from influencekit.errors import InputError, StoreError
 
-__all__ = ["Files", "Folder", "Memory", "hold"]
+__all__ = ["Files", "Folder", "Memory", "NewStore", "hold", "save_zarr", "whole"]
 
-_PARTIAL = ".partial"  # the end of the name of a file that is being written
+_PARTIAL = ".partial"  # the end of the name of what is being written
+
+
+@contextmanager
+def whole(goal: Path) -> Iterator[Path]:
+    """A path that takes the place of `goal`, a file or an empty or absent folder, if the block ends well.
+
+    One act of the file system; whatever stops the block leaves what was there before. What is written lies
+    in a folder of its own beside the goal until then. Errors: `OSError`.
+    """
+    scratch = _scratch(goal)
+    try:
+        yield scratch / goal.name
+        os.replace(scratch / goal.name, goal)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(goal: Path) -> Path:
+    return Path(mkdtemp(prefix=f".{goal.name}.", suffix=_PARTIAL, dir=goal.absolute().parent))
+
+
+def save_zarr(dataset: xr.Dataset, path: Path, mode: Any = "w-") -> None:
+    """A labelled dataset as a zarr v3 group; `mode="a"` adds to one that is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3 has no specification of strings and consolidated metadata
+        dataset.to_zarr(path, mode=mode, zarr_format=3, consolidated=True)
+
+
+class NewStore:
+    """A labelled zarr store with arrays too large for memory, which appears at `path` when it is complete.
+
+    `array` makes an array to be filled piece by piece, `commit` adds the labels and publishes the store, and
+    `discard` removes what was written of one that was not. Errors: a path that exists; a full disk.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.exists():
+            raise InputError(f"{path} exists already; choose another path, or delete it first")
+        try:
+            self._scratch = _scratch(self.path)
+        except OSError as error:
+            raise self._refusal(error) from error
+        self.folder = self._scratch / self.path.name
+
+    def array(
+        self, name: str, shape: Sequence[int], dims: Sequence[str], dtype: Any, chunks: Sequence[int],
+        compressors: Any = "auto",
+    ) -> zarr.Array:  # fmt: skip
+        """An array in chunks; what is lost of it reads as NaN."""
+        return zarr.create_array(
+            str(self.folder), name=name, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype,
+            fill_value=np.nan, dimension_names=tuple(dims), compressors=compressors,
+            config={"write_empty_chunks": True},
+        )  # fmt: skip
+
+    def commit(self, labels: xr.Dataset) -> None:
+        """Add the small arrays, coordinates and attributes, and publish the store in one act."""
+        try:
+            save_zarr(labels, self.folder, mode="a")
+            os.rename(self.folder, self.path)
+        except OSError as error:
+            raise self._refusal(error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not published."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _refusal(self, error: OSError) -> StoreError:
+        return StoreError(f"{self.path} cannot be written: {error.strerror or error}")
 
 
 class Files(Protocol):

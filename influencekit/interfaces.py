@@ -1,25 +1,32 @@
-"""The three nouns that plugins implement: Recorder, Query and Estimator."""
+"""The four nouns that plugins implement: Recorder, Query, Estimator and Evaluation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from influencekit.direction import Better
+from influencekit.errors import InputError
+from influencekit.statistics import format_statistic, of_estimators, several_seeds
 from influencekit.training.gradients import rows_of_jacobian
 from influencekit.training.workload import Workload
 from influencekit.windows import Window
 
 if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
     from influencekit.trajectory.trajectory import Trajectory
 
-__all__ = ["Claim", "Contributions", "Estimator", "Query", "Recorder"]
+__all__ = ["Claim", "Contributions", "Estimator", "Evaluation", "Query", "Recorder", "Table"]
 
 
 class Claim(StrEnum):
@@ -29,6 +36,12 @@ class Claim(StrEnum):
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
     ADDITIVE: a sum over occurrences, which `contributions` gives one by one.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> sorted(ik.make("estimator", "loo").claims)
+        [<Claim.EXACT: 'exact'>, <Claim.LOCAL: 'local'>, <Claim.WINDOWED: 'windowed'>]
     """
 
     EXACT = "exact"
@@ -57,6 +70,20 @@ class Query(ABC):
     margin, None (the default) where neither is. It decides which examples are called harmful: those without
     which the values would be better. Without it, removal "raises" or "lowers" the query and harms nobody. A
     class whose options decide may make it a property.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class SquaredNorm(ik.Query):
+        ...     def labels(self, workload):
+        ...         return ["squared norm"]
+        ...     def evaluate(self, workload, theta):
+        ...         return (theta @ theta)[None]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, SquaredNorm()).influence.shape
+        (1, 1, 24)
     """
 
     better: ClassVar[Better | None] = None
@@ -82,7 +109,26 @@ class Query(ABC):
 
 
 class Estimator(ABC):
-    """A method that gives every training example a score for every query and window."""
+    """A method that gives every training example a score for every query and window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Chance(ik.Estimator):
+        ...     @property
+        ...     def claims(self):
+        ...         return frozenset({ik.Claim.WINDOWED})
+        ...     def scores(self, trajectory, query, windows):
+        ...         n = len(query.labels(trajectory.workload))
+        ...         generator = torch.Generator().manual_seed(0)
+        ...         return torch.rand(n, len(windows), trajectory.workload.n_train, generator=generator)
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, estimator=Chance()).influence.shape
+        (1, 1, 24)
+    """
 
     @property
     @abstractmethod
@@ -116,6 +162,18 @@ class Recorder(ABC):
 
     Class attributes: `lossless`, whether stored states come back with the bits they were given (else
     `quantize` says what becomes of them); `open_ended`, whether a run of unknown length can be recorded.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Ends(ik.Recorder):
+        ...     def stored_states(self, start, stop):
+        ...         return [start, stop]
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=4"), Ends())
+        >>> run.stored_states
+        [0, 4]
     """
 
     lossless: ClassVar[bool] = True
@@ -139,3 +197,115 @@ class Recorder(ABC):
         The first and the last state of a run are stored exactly, whatever the recorder.
         """
         return values
+
+
+class Table(NamedTuple):
+    """What is shown of an evaluation: a title, the rows, and notes below them, a sentence each.
+
+    The index of `rows` names them and has names itself, such as "estimator"; cells are text or numbers.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Table.of("Coverage", ["hits"], {"dit": ["0.9"], "if": ["0.7"]}).rows.loc["if", "hits"]
+        '0.7'
+    """
+
+    title: str
+    rows: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        heads: Sequence[str],
+        rows: Mapping[Any, Sequence[Any]],
+        names: Sequence[str] = ("estimator",),
+        notes: Sequence[str] = (),
+    ) -> Table:
+        """A table of {name of a row: its cells} under `heads`; with several `names`, rows have tuples."""
+        labels = list(rows)
+        index = pd.MultiIndex.from_tuples(labels) if len(names) > 1 else pd.Index(labels)
+        return cls(title, pd.DataFrame(list(rows.values()), index.set_names(names), heads), tuple(notes))
+
+
+class Evaluation(ABC):
+    """One way to say what scores are worth: mostly by retraining, always of several estimators side by side.
+
+    Subclasses are frozen dataclasses; their fields are the options, all with defaults. `evaluate` calls
+    `check`, `refuses` and `run`; results of several seeds are joined along `seed`. What is shown of a result
+    depends on the result alone, so that a saved one can be shown again.
+
+    Class attribute `folder_options`: the options that decide which models `run` retrains. They name the
+    folder for these models that `run` is given; without any it is given none.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import numpy as np
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Largest(ik.Evaluation):
+        ...     '''Largest score: how large is the score of the example that matters most?'''
+        ...     def run(self, trajectory, query, scores, estimators, windows, folder=None):
+        ...         size = np.abs(scores[["influence"]]).max("train")
+        ...         return size.rename(influence="largest")
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, Largest(), estimators=["dit", "if"]).values()
+        >>> list(Largest().table(found).rows.index)
+        ['dit', 'if']
+    """
+
+    folder_options: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
+        """Find mistakes before anything is trained; no `estimators` where only their scores are at hand.
+
+        Errors: `InputError` for options that do not fit the data, or estimators of which it can take none.
+        """
+        refused = {name: why for name, method in estimators.items() if (why := self.refuses(method))}
+        if refused and len(refused) == len(estimators):
+            name, why = next(iter(refused.items()))
+            raise InputError(f"{type(self).__name__}: {name} {why}; nothing is left")
+
+    def refuses(self, estimator: Estimator) -> str:
+        """Why this estimator is left out, in words such as "does not claim first order"; "" = it is not."""
+        return ""
+
+    @abstractmethod
+    def run(
+        self,
+        trajectory: Trajectory,
+        query: Query,
+        scores: xr.Dataset,
+        estimators: Mapping[str, Estimator],
+        windows: Sequence[Window],
+        folder: Path | None = None,
+    ) -> xr.Dataset:
+        """The result for one run: variables with the dimension `estimator` of `scores`, labelled.
+
+        `scores` has `influence` [estimator, query, window, train] of this run, no number missing, with the
+        run's own labels; `estimators` are those that made them, by label, for whoever must score another run.
+        Everything random is drawn from a seed among the options and the workload's seed.
+        """
+
+    def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        """The plain numbers of a result [seed, ...]: `{"estimators": {NAME: {figure: {"mean", "std"}}}}`.
+
+        Mean and deviation are over seeds, of the mean over queries and windows. Override it to choose the
+        figures, or to add some that are of no estimator.
+        """
+        return {"estimators": of_estimators(result)}
+
+    def table(self, result: xr.Dataset) -> Table:
+        """The figures as a table: a row for every estimator, deviations where there are several seeds."""
+        several = several_seeds(result)
+        found = self.figures(result)["estimators"]
+        rows = {n: [format_statistic(value, several) for value in row.values()] for n, row in found.items()}
+        title = (type(self).__doc__ or type(self).__name__).strip().partition("\n")[0]
+        return Table.of(title, list(next(iter(found.values()))), rows)
+
+    def plot(self, result: xr.Dataset) -> Figure | None:
+        """A new figure, or None where there is nothing to draw."""
+        return None

@@ -106,8 +106,8 @@ def border_ties(
 
 def top_words(top: Top = "signed") -> str:
     """Which examples `jaccard` compares, in words."""
-    share = f"{100 * FRACTION:g} %"
-    return f"the {share} most harmful" if top == "harmful" else f"the top {share} by {_WORDS[top]} value"
+    percent = f"{100 * FRACTION:g} %"
+    return f"the {percent} most harmful" if top == "harmful" else f"the top {percent} by {_WORDS[top]} value"
 
 
 METRICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(

@@ -1,11 +1,11 @@
-"""Progress without a progress bar: long loops announce what they have done, whoever listens may draw it."""
+"""Progress without drawing: long loops announce what they have done, and a listener may draw it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["listen", "track"]
+__all__ = ["announce", "listen", "track"]
 
 T = TypeVar("T")
 Listener = Callable[[str, int, int], None]
@@ -22,6 +22,12 @@ def listen(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+def announce(what: str, done: int, total: int) -> None:
+    """Tell the listener, if any, that the loop `what` has done so many: for work that is no loop of ours."""
+    if listener := _listener.get():
+        listener(what, done, total)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:

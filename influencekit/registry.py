@@ -3,9 +3,10 @@
 A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.specs`.
 Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is imported before it is asked for.
 
-Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`.
-Two owners of one name are an error for whoever uses that name; a plugin that cannot be loaded is an error for
-whoever names it, a warning and a broken row for whoever lists, and nothing at all to everybody else.
+Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`,
+`.evaluations`, and `influencekit.commands` for a command of the command line.
+Two owners of one name are an error where that name is used. A plugin that cannot be loaded is an error where
+it is named, a warning and a broken row in lists, and does not matter elsewhere.
 """
 
 from __future__ import annotations
@@ -14,78 +15,37 @@ import dataclasses
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from influencekit.catalog import BUILTINS, KINDS, PACKAGES
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
-__all__ = ["BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "spec", "split"]
+__all__ = [
+    "BUILTINS", "KINDS", "PACKAGES", "Listing", "describe", "entries", "label", "load", "make", "names",
+    "package_of", "resolve", "spec", "split",
+]  # fmt: skip
 
-KINDS: Mapping[str, str] = MappingProxyType(
-    {  # kind: entry-point group
-        "estimator": "influencekit.estimators",
-        "query": "influencekit.queries",
-        "recorder": "influencekit.recorders",
-        "workload": "influencekit.workloads",
-    }
-)
+T = TypeVar("T")
 
-BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "estimator": {
-            "dit": "influencekit.estimators.dit:DIT",
-            "sgd-influence": "influencekit.estimators.sgd_influence:SGDInfluence",
-            "if": "influencekit.estimators.influence_function:InfluenceFunction",
-            "loo": "influencekit.estimators.loo:LOO",
-        },
-        "query": {
-            "test-loss": "influencekit.queries:TestLoss",
-            "test-losses": "influencekit.queries:TestLosses",
-            "prediction": "influencekit.queries:Prediction",
-            "parameter": "influencekit.queries:Parameter",
-            "vector": "influencekit.queries:FixedVector",
-            "feature-importance": "influencekit.queries:FeatureImportance",
-            "alignment": "influencekit.queries:GradientAlignment",
-        },
-        "recorder": {
-            "full": "influencekit.recorders:Full",
-            "every-k": "influencekit.recorders:EveryK",
-            "revolve": "influencekit.recorders:Revolve",
-            "rounded": "influencekit.recorders:Rounded",
-        },
-        "workload": {
-            "mnist-1v7-lr": "influencekit.workloads.mnist:mnist_1v7_lr",
-            "mnist-1v7-dnn": "influencekit.workloads.mnist:mnist_1v7_dnn",
-            "mnist-1v7-cnn": "influencekit.workloads.mnist:mnist_1v7_cnn",
-            "kmnist-lr": "influencekit.workloads.kmnist:kmnist_lr",
-            "kmnist-dnn": "influencekit.workloads.kmnist:kmnist_dnn",
-            "kmnist-cnn": "influencekit.workloads.kmnist:kmnist_cnn",
-            "emnist-ab-lr": "influencekit.workloads.emnist:emnist_ab_lr",
-            "emnist-ab-dnn": "influencekit.workloads.emnist:emnist_ab_dnn",
-            "emnist-ab-cnn": "influencekit.workloads.emnist:emnist_ab_cnn",
-            "adult-lr": "influencekit.workloads.adult:adult_lr",
-            "adult-dnn": "influencekit.workloads.adult:adult_dnn",
-            "20news-lr": "influencekit.workloads.newsgroups:newsgroups_lr",
-            "20news-dnn": "influencekit.workloads.newsgroups:newsgroups_dnn",
-        },
-    }
-)
+_COMMANDS = "influencekit.commands"  # the sixth group: commands, which have no specs
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is."""
+    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is, and
+    `summary` what that distribution says of itself."""
 
     kind: str
     name: str
     target: str
     provider: str = "built-in"
+    summary: str = ""
 
     def load(self) -> Callable[..., Any]:
         """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
@@ -98,7 +58,7 @@ class Entry:
         except (
             Exception,
             SystemExit,
-        ) as reason:  # a stranger's module may raise anything while it is imported
+        ) as reason:  # a plugin's module may raise anything while it is imported
             first_line = (str(reason).splitlines() or [""])[0]
             raise InfluenceKitError(
                 f"{self.kind} '{self.name}' ({self.provider}, {self.target}) is broken: "
@@ -124,10 +84,27 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.name for entry in _entries(kind)))
 
 
+def package_of(kind: str, name: str) -> str | None:
+    """Which of our own plugins brings a name, installed or not."""
+    return next(
+        (package for package, brought in PACKAGES.items() if name in brought.get(kind, "").split()), None
+    )
+
+
+def entries(kind: str) -> tuple[Entry, ...]:
+    """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing."""
+    return _entries(kind)
+
+
 def load(kind: str, name: str) -> Callable[..., Any]:
-    """The class (for a workload: the function) behind a name. Errors: unknown, owned twice, or broken."""
+    """The class (a workload's function, a command) behind a name.
+
+    Errors: unknown, of one of our plugins that is not installed, owned twice, or broken.
+    """
     owners = [entry for entry in _entries(kind) if entry.name == name]
     if not owners:
+        if package := package_of(kind, name):
+            raise InputError(f"{name} comes with the package {package}: pip install {package}")
         raise unknown(f"{kind} named", name, names(kind), "installed")
     if len(owners) > 1:
         whose = " and ".join(f"{entry.provider} ({entry.target})" for entry in owners)
@@ -141,12 +118,20 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
     `overrides` are Python values and win over the spec's. Errors: `InputError` for an unknown name or option
     (with the nearest match and all there are), a value of the wrong type, an option given twice or missing,
     and whatever the class itself refuses.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.make("recorder", "every-k:k=20")
+        EveryK(k=20)
     """
     name = text.partition(":")[0]
     target = load(kind, name)
     options = options_of(target)
     values = read_options(kind, text, options) | overrides
     for key in values:
+        if new := getattr(target, "renamed_options", {}).get(key):
+            raise InputError(f"option '{key}' of {kind} '{name}' is called '{new}' now")
         if key not in options:
             raise unknown(f"option of {kind} '{name}' named", key, options, "options")
     if missing := [
@@ -163,12 +148,23 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         raise InputError(f"{kind} '{text}': {refused}") from refused
 
 
+def resolve(kind: str, given: T | str) -> T:
+    """The object itself, or the one that a spec describes: what every verb does with its arguments."""
+    return cast(T, make(kind, given)) if isinstance(given, str) else given
+
+
 def spec(thing: Any) -> str:
     """The canonical spec of an object: its registered name and the options that are not at their defaults.
 
     `make(kind, spec(o)) == o`, and `spec(make(kind, s)) == s` for a canonical s. Errors: `InputError` for an
     object whose class is not registered, or that holds something without a text form (a tensor); `label`
     takes those as well.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.spec(ik.make("estimator", "dit:curvature=hessian"))
+        'dit'
     """
     cls = type(thing)
     name = _name_of(cls)
@@ -212,9 +208,12 @@ def _listing(entry: Entry) -> Listing:
     summary, status = "", "ok"
     options: tuple[str, ...] = ()
     try:
-        target = entry.load()
-        summary = (inspect.getdoc(target) or "").partition("\n")[0]
-        options = tuple(str(option) for option in options_of(target).values())
+        target: Any = entry.load()
+        if entry.kind == "command":
+            summary = target.get_short_help_str(100)
+        else:
+            summary = (inspect.getdoc(target) or "").partition("\n")[0]
+            options = tuple(str(option) for option in options_of(target).values())
         load(entry.kind, entry.name)
     except InfluenceKitError as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=3)
@@ -224,18 +223,22 @@ def _listing(entry: Entry) -> Listing:
 
 @cache  # reading every distribution's metadata takes tens of milliseconds
 def _entries(kind: str) -> tuple[Entry, ...]:
-    if kind not in KINDS:
+    group = _COMMANDS if kind == "command" else KINDS.get(kind)
+    if group is None:
         raise unknown("kind", kind, list(KINDS), "kinds")
-    own = [Entry(kind, name, target) for name, target in BUILTINS[kind].items()]
+    own = [Entry(kind, name, target) for name, target in BUILTINS.get(kind, {}).items()]
     others = [
-        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), _provider(point.dist))
-        for point in entry_points(group=KINDS[kind])
+        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), *_provider(point.dist))
+        for point in entry_points(group=group)
     ]
     return (*own, *sorted(others, key=lambda entry: (entry.name, entry.provider)))
 
 
-def _provider(distribution: Any) -> str:
-    return f"{distribution.name} {distribution.version}" if distribution else "an unknown distribution"
+def _provider(distribution: Any) -> tuple[str, str]:
+    """Name and version of a distribution, and its summary."""
+    if not distribution:
+        return "an unknown distribution", ""
+    return f"{distribution.name} {distribution.version}", distribution.metadata.get("Summary", "")
 
 
 def _check(kind: str, found: Any) -> None:
@@ -243,6 +246,10 @@ def _check(kind: str, found: Any) -> None:
     if kind == "workload":
         if not callable(found):
             raise TypeError(f"expected a function that returns a Workload, found {type(found).__name__}")
+    elif kind == "command":
+        if not isinstance(found, import_module("click").Command):
+            raise TypeError(f"expected a click.Command, found {type(found).__name__}")
+        return
     else:
         interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
         if not (isinstance(found, type) and issubclass(found, interface)):

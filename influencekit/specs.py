@@ -44,7 +44,7 @@ REQUIRED = _Required()
 
 
 def unknown(what: str, name: str, known: Iterable[str] | Mapping[str, object], listing: str) -> InputError:
-    """The error for a name nobody knows: `no {what} '{name}'; did you mean ...? {listing}: ...`.
+    """The error for an unknown name: `no {what} '{name}'; did you mean ...? {listing}: ...`.
 
     `known` are the names to choose from, or a mapping from them to how each is to be listed.
     """

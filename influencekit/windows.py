@@ -22,6 +22,14 @@ class Window:
       in these steps only; q's effect at the end of the run.
 
     State t is the state before update t, so `stop` is also the state after the last update of the window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Window(10, 40).evaluations(100)
+        {40: 1, 10: -1}
+        >>> ik.Window(10, 40, "window").absent()
+        (10, 40)
     """
 
     start: int

@@ -1,6 +1,7 @@
-"""One thread, the `gpu` marker, a hypothesis profile without clocks, and one recorded run."""
+"""One thread, the `gpu` marker, a hypothesis profile without clocks, one recorded run, and plugins."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -39,3 +40,29 @@ def recorded(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recorded") / "run.zarr"
     ik.record(WorkloadSource(TINY)(0), store=path)
     return path
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install(distribution, module source, {name: attribute}): a plugin on sys.path, gone after the test."""
+    from influencekit import registry
+
+    before = set(sys.modules)
+
+    def install(distribution, source, attributes, group="influencekit.queries"):
+        module = distribution.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        points = "".join(f"{name} = {module}:{attribute}\n" for name, attribute in attributes.items())
+        (info / "entry_points.txt").write_text(f"[{group}]\n{points}")
+        registry._entries.cache_clear()
+        return module
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield install
+    registry._entries.cache_clear()
+    for module in set(sys.modules) - before:
+        if module.startswith("acme"):
+            del sys.modules[module]

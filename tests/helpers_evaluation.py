@@ -4,11 +4,14 @@ from functools import cache
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 import influencekit as ik
+from influencekit.evaluation.scoring import estimators_of, ready, scored
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.testing.oracle import perturbed_effect, tiny_workload, weighted_run
+from influencekit.verbs.results import windows_of
 
 WINDOWS = {
     "whole": [ik.Window(0, 6)],
@@ -26,7 +29,7 @@ def tiny(seed: int = 0) -> ik.Trajectory:
 
 @cache
 def additive() -> tuple[ik.Trajectory, Query]:
-    """A run and a query in which every example has its own constant share: losses and query are linear in
+    """A run and a query in which every example has its own constant part: losses and query are linear in
     theta, so that the effect of a set is the sum of the effects of its members, and first order is exact."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(24, 3, generator=generator, dtype=torch.float64)
@@ -38,6 +41,32 @@ def additive() -> tuple[ik.Trajectory, Query]:
     )  # fmt: skip
     vectors = torch.randn(2, 3, generator=generator, dtype=torch.float64)
     return ik.record(workload), ik.make("query", "vector", vector=vectors)
+
+
+def evaluated(
+    run: ik.Trajectory, evaluation: ik.Evaluation, query="test-loss", estimators="dit", windows=None, **more
+) -> xr.Dataset:
+    """The result of one evaluation; `estimators` may be scores that are there."""
+    given = {"scores": estimators} if isinstance(estimators, xr.Dataset) else {"estimators": estimators}
+    (found,) = ik.evaluate(run, evaluation, query, windows=windows, **given, **more).values()
+    return found
+
+
+def called(
+    run: ik.Trajectory,
+    evaluation: ik.Evaluation,
+    query="test-loss",
+    estimators="dit",
+    windows=None,
+    folder=None,
+) -> xr.Dataset:
+    """`evaluation.run` as `evaluate` calls it, but with exactly this folder for the retrained models."""
+    query = ik.make("query", query) if isinstance(query, str) else query
+    if isinstance(estimators, xr.Dataset):
+        scores = ready(run, query, estimators)
+    else:
+        scores = scored(run, query, estimators_of(estimators), windows or [ik.Window(0, run.steps)])
+    return evaluation.run(run, query, scores, {}, windows_of(scores), folder)
 
 
 def set_effect(workload: ik.Workload, query: Query, window: ik.Window, mask: np.ndarray) -> np.ndarray:

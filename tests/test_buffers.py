@@ -15,7 +15,6 @@ from helpers_buffers import MODELS, ORDER, PER_EPOCH, N, close, hand, one, recor
 from torch import nn
 
 import influencekit as ik
-from influencekit import evaluation
 from influencekit.training.buffers import by_formula, flat, packed, seen_through, unpacked, with_flat
 from influencekit.training.functional import called
 
@@ -209,7 +208,7 @@ def test_trust_retrains_with_each_models_own_statistics(run):
 def test_subsets_are_evaluated_with_their_own_statistics(run, tmp_path):
     base, retrained = mlp(one(0, 0.0))[0], []
     for _ in range(2):  # the second from the folder, where buffers lie behind the parameters
-        found = evaluation.evaluate(run, evaluations="lds:m=3", subsets=tmp_path)["lds:m=3"]
+        found = ik.evaluate(run, "lds:m=3", subsets=tmp_path)["lds:m=3"]
         retrained.append(found.retrained.values.ravel())
     masks = torch.from_numpy(found.left_out.values).double()
     close(retrained[0], [mlp(mask)[0] - base for mask in masks], 1e-9)

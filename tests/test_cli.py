@@ -302,7 +302,7 @@ def test_list_shows_names_summaries_and_options(kind):
     shown = run("list", kind).stdout
     expected = {
         "estimator": ("dit", "curvature=hessian"), "queries": ("prediction", "example=0"),
-        "recorders": ("every-k", "k=20"), "workloads": ("adult-dnn", "setting=paper"),
+        "recorders": ("every-k", "k=20"), "workloads": ("mnist-1v7-dnn", "setting=paper"),
     }  # fmt: skip
     assert all(word in shown for word in expected[kind])
     assert sum(line.isupper() for line in shown.splitlines()) == 1

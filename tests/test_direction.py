@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers_cli import TINY, run
+from helpers_evaluation import evaluated
 from helpers_step import quick  # noqa: F401 (a fixture)
 
 import influencekit as ik
 from influencekit import SGD, InputError
 from influencekit.cli.problems import WorkloadSource
 from influencekit.direction import better_in, better_of
-from influencekit.evaluation import brittleness, detection, mislabel_auc
+from influencekit.evaluation import Brittleness, MislabelAUC, detection
 from influencekit.testing.oracle import tiny_workload
 from influencekit.verbs.remove import ranked
 
@@ -87,16 +88,16 @@ def test_asked_the_other_way_round_the_same_examples_are_harmful(trajectory):
         one, other = (ik.verify_top(trajectory, q, "dit", 4, which) for q in (loss, turned))
         assert one.train.values.tolist() == other.train.values.tolist()
         np.testing.assert_allclose(one.retrained, -other.retrained)
-    one, other = (brittleness(trajectory, q, ["dit"], k=(1, 2)) for q in (loss, turned))
+    one, other = (evaluated(trajectory, Brittleness(k=(1, 2)), q, ["dit"]) for q in (loss, turned))
     assert one.removed.values.tolist() == other.removed.values.tolist() == ["helpful", "harmful"]
     np.testing.assert_allclose(one.effect, -other.effect, atol=1e-14)
-    one, other = (mislabel_auc(trajectory, q, ["dit", "loo"], share=0.3) for q in (loss, turned))
+    one, other = (evaluated(trajectory, MislabelAUC(fraction=0.3), q, ["dit", "loo"]) for q in (loss, turned))
     xr.testing.assert_allclose(one.auc.drop_vars("query"), other.auc.drop_vars("query"))
 
 
 def test_effects_of_a_query_without_direction_are_named_by_what_removal_does(trajectory):
     query = ik.make("query", "prediction:example=2")
-    found = brittleness(trajectory, query, ["loo"], k=(1,))
+    found = evaluated(trajectory, Brittleness(k=(1,)), query, ["loo"])
     truth = ik.estimate(trajectory, query, "loo").influence.values
     assert found.removed.values.tolist() == ["raises", "lowers"] and found.attrs["better"] == "none"
     np.testing.assert_allclose(found.effect.values.ravel(), [truth.max(), truth.min()], rtol=1e-9)

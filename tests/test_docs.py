@@ -1,10 +1,11 @@
-"""Every code block of README and docs runs, every table is the results' own, every link leads somewhere.
+"""Every code block of README and docs runs, every figure is the results' own, every link leads somewhere.
 
 Blocks of a page run in order, in one temporary directory:
 
 - ```python blocks share a namespace; a ```text block right after one is what it prints.
 - ```bash blocks hold `influencekit` commands; a ```console block also shows what each of them prints.
-- `<!-- needs LIBRARY -->`: the page's blocks run only where this library, an extra, is installed.
+- `<!-- needs LIBRARY -->`: the blocks of its section (above the first one: all) run only where this
+  library, an extra or a plugin, is installed.
 - A bash block that installs something or runs a benchmark has the line
   `<!-- not run by tests/test_docs.py: REASON -->` above it, and the reason says what covers it instead.
 
@@ -38,13 +39,21 @@ def script(name: str):
 
 tables = script("tables")
 PAGES = tables.pages()
+BY_HAND = [page for page in PAGES if page.parent != tables.FOLDER]
+DOCS = ROOT / "docs"
 AGREEMENT = 0.05  # of a trained network, which rounding of another CPU can move; the words are exact
 FENCE = re.compile(r"(?ms)^```(\w*)[^\n]*\n(.*?)^```$")
 NEEDS = re.compile(r"<!-- needs (\w+) -->")
 NOT_RUN = re.compile(r"<!-- not run by tests/test_docs\.py: \S[^\n]+ -->\n\Z")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix().removeprefix("docs/")
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=name)
+each_page_by_hand = pytest.mark.parametrize("page", BY_HAND, ids=name)
 
 
 @dataclass(frozen=True)
@@ -53,18 +62,21 @@ class Block:
     text: str
     line: int  # of its first line in the page
     run: bool  # False where the page says that it is not
+    needs: tuple[str, ...]  # libraries
     output: str | None  # the text block right after it
 
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = list(FENCE.finditer(text))
+    whole_page = NEEDS.findall(text.partition("\n## ")[0])
     result = []
     for fence, after in zip(found, [*found[1:], None], strict=False):
         before, line = text[: fence.start()], text[: fence.start(2)].count("\n") + 1
         adjoining = after and after[1] == "text" and not text[fence.end() : after.start()].strip()
         output = after[2] if after and adjoining else None
-        result.append(Block(fence[1], fence[2], line, NOT_RUN.search(before) is None, output))
+        needs = (*whole_page, *NEEDS.findall(before.rpartition("\n## ")[2]))
+        result.append(Block(fence[1], fence[2], line, NOT_RUN.search(before) is None, needs, output))
     return result
 
 
@@ -106,11 +118,10 @@ def same_words(printed: str, shown: str) -> None:
             assert float(found) == pytest.approx(float(expected), abs=AGREEMENT)
 
 
-@each_page
+@each_page_by_hand
 def test_every_block_runs(page, tmp_path, monkeypatch):
-    for library in NEEDS.findall(page.read_text(encoding="utf-8")):
-        pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
+    missing = set()
     namespace = {"__name__": "__main__"}  # as in a script of the reader's
     for block in blocks(page):
         if not block.run:
@@ -118,7 +129,9 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
                 f"{page.name}, line {block.line}: only bash blocks may be left out"
             )
             continue
-        if block.language == "python":
+        if absent := [library for library in block.needs if importlib.util.find_spec(library) is None]:
+            missing.update(absent)
+        elif block.language == "python":
             printed = io.StringIO()
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             with contextlib.redirect_stdout(printed):
@@ -134,16 +147,55 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
             assert block.language in ("text", "toml", "bibtex"), (
                 f"{page.name}, line {block.line}: which language?"
             )
+    if missing:
+        pytest.skip(f"all but the blocks that need {', '.join(sorted(missing))} ran")
 
 
 @each_page
-def test_tables_are_what_the_results_say(page):
-    assert page.read_text(encoding="utf-8") == tables.rewritten(page), "run python docs/tables.py"
+def test_tables_and_figures_are_what_the_results_say(page):
+    if page == tables.FOLDER / "workloads.md":
+        pytest.importorskip("influencekit_paper")  # most of the settings are its own
+    assert tables.is_current(page), "run python docs/tables.py"
 
 
-def test_every_table_is_shown_somewhere():
-    shown = {name for page in PAGES for _, name, _ in tables.BLOCK.findall(page.read_text(encoding="utf-8"))}
-    assert shown == set(tables.TABLES)
+def test_a_changed_figure_is_noticed():
+    text = (DOCS / "trust.md").read_text(encoding="utf-8")
+    changed = re.sub(r"(<!-- figure: trust[^>]+-->)", r"\g<1>1", text)
+    assert changed != text == tables.quoted.rewritten(changed)
+
+
+def test_no_page_of_results_is_left_over():
+    assert {page for page in PAGES if page.parent == tables.FOLDER} == set(tables.FOLDER.iterdir())
+    assert len(tables.TABLES) == sum(len(page.sections) for page in tables.PAGES.values()), "a name twice"
+
+
+def test_every_result_has_its_command_and_the_code_that_it_measures():
+    assert set(tables.age.SOURCES) == set(tables.age.files()), "docs/_tables/sources.py lists every result"
+    for name, source in tables.age.SOURCES.items():
+        lost = [path for path in source.code if not (ROOT / path).exists()]
+        assert not lost, f"{name} measures {lost}, which is not there"
+
+
+def test_the_age_of_results_needs_no_history(monkeypatch):
+    """Old results fail nothing; without git, or in a shallow checkout, the page says so."""
+    monkeypatch.setattr(tables.age, "history", lambda: [])
+    assert "unknown" in tables.age.summary() and tables.is_current(tables.FOLDER / "age.md")
+    parsed = tables.age._parsed(
+        "commit 2\n\nM\tnew/a.py\n\ncommit 1\n\nR100\told/a.py\tnew/a.py\n\ncommit 0\n\nA\told/a.py\n"
+    )
+    assert [(c.date, set(c.changed)) for c in parsed] == [
+        ("2", {"new/a.py"}),
+        ("1", set()),
+        ("0", {"new/a.py"}),
+    ]
+
+
+def test_benchmark_commands_of_pages_are_those_of_the_results():
+    known = {command for source in tables.age.SOURCES.values() for command in source.commands}
+    for page in BY_HAND:
+        text = page.read_text(encoding="utf-8")
+        for command in re.findall(r"(python -m benchmarks (?!NAME)[^`\n#]*[^`\n# ])", text):
+            assert command in known, f"{page.name}: {command} is not in docs/_tables/sources.py"
 
 
 def test_the_command_line_reference_is_current():
@@ -151,6 +203,7 @@ def test_the_command_line_reference_is_current():
 
 
 def test_the_figures_are_drawn_by_their_script(tmp_path):
+    pytest.importorskip("influencekit_paper")
     drawn = script("figures").draw(tmp_path)
     assert {file.name for file in drawn} == {file.name for file in (ROOT / "docs" / "figures").iterdir()}
     assert all("<svg" in file.read_text(encoding="utf-8") for file in drawn)
@@ -178,8 +231,13 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_page_is_reached_from_the_index():
-    linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
-    assert linked == {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    """The index leads to every page beside it and to the results and design, and these lead on."""
+    starts = [DOCS / "index.md", DOCS / "results" / "index.md", DOCS / "dev" / "design.md"]
+    linked = set()
+    for start in starts:
+        targets = re.findall(r"\]\(([\w/.-]+\.md)", start.read_text(encoding="utf-8"))
+        linked |= {(start.parent / target).resolve() for target in targets}
+    assert set(PAGES) - linked <= {ROOT / "README.md", DOCS / "index.md"}
 
 
 @each_page

@@ -5,25 +5,23 @@ import pytest
 import torch
 import xarray as xr
 from helpers_cli import TINY
-from helpers_evaluation import WINDOWS, additive, set_effect, tiny
+from helpers_evaluation import WINDOWS, additive, evaluated, set_effect, tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, pearsonr, rankdata, spearmanr
+from scipy.stats import pearsonr, spearmanr
 
 import influencekit as ik
-from influencekit import InputError
-from influencekit.analysis import flipped
+from influencekit import InputError, evaluate
 from influencekit.cli.problems import WorkloadSource
-from influencekit.evaluation import bootstrap as boot
 from influencekit.evaluation import (
-    brittleness,
+    LDS,
+    Brittleness,
+    LeaveKOut,
+    MislabelAUC,
+    TaylorSlope,
     detection,
-    evaluate,
-    lds,
-    leave_k_out,
-    mislabel_auc,
+    flipped,
     over_seeds,
-    taylor,
 )
 from influencekit.evaluation.retraining import random_sets
 from influencekit.testing import retrained as plainly_retrained
@@ -35,7 +33,7 @@ from influencekit.testing import retrained as plainly_retrained
 def test_lds_is_spearman_of_sums_with_a_plain_retraining_loop(windows):
     run, query = tiny(), ik.make("query", "test-losses")
     chosen = WINDOWS[windows]
-    found = lds(run, query, ["dit", "loo"], chosen, m=9)
+    found = evaluated(run, LDS(m=9), query, ["dit", "loo"], chosen)
     assert found.lds.dims == ("estimator", "query", "window") and found.sizes["subset"] == 9
     for w, window in enumerate(chosen):
         truth = np.stack([set_effect(run.workload, query, window, mask) for mask in found.left_out.values], 1)
@@ -51,20 +49,20 @@ def test_lds_is_spearman_of_sums_with_a_plain_retraining_loop(windows):
 
 def test_where_effects_add_up_and_first_order_is_exact_every_figure_is_one():
     run, query = additive()
-    found = lds(run, query, ["dit", "loo"], m=20)
+    found = evaluated(run, LDS(m=20), query, ["dit", "loo"])
     np.testing.assert_allclose(found.lds, 1)
     np.testing.assert_allclose(found.predicted, found.retrained.expand_dims(estimator=2), atol=1e-12)
     assert float(found.lds_low.min()) == float(found.mean_low.min()) == pytest.approx(1)
-    groups = leave_k_out(run, query, ["dit"], k=(2, 9), groups=8)
+    groups = evaluated(run, LeaveKOut(k=(2, 9), groups=8), query, ["dit"])
     for figure in (groups.pearson, groups.spearman, groups["size"]):
         np.testing.assert_allclose(figure, 1)
-    curves = brittleness(run, query, ["dit"], k=(3, 8))
+    curves = evaluated(run, Brittleness(k=(3, 8)), query, ["dit"])
     np.testing.assert_allclose(curves.effect, curves.predicted, atol=1e-12)
 
 
 def test_leave_k_out_is_the_same_by_size_with_its_correlations():
     run, query = tiny(), ik.make("query", "test-losses")
-    found = leave_k_out(run, query, ["dit", "if"], k=(1, 3), groups=6)
+    found = evaluated(run, LeaveKOut(k=(1, 3), groups=6), query, ["dit", "if"])
     scores = np.stack([ik.estimate(run, query, n).influence.values[:, 0] for n in ("dit", "if")])
     masks = random_sets(8, [1, 3] * 6, (0, run.workload.seed))
     truth = np.stack([set_effect(run.workload, query, ik.Window(0, 6), mask) for mask in masks], 1)
@@ -82,7 +80,7 @@ def test_leave_k_out_is_the_same_by_size_with_its_correlations():
 
 def test_one_after_the_other_and_batched_retraining_are_the_same():
     run = tiny()
-    loop, batch = (lds(run, "test-losses", "dit", m=7, strategy=how) for how in ("loop", "batch"))
+    loop, batch = (evaluated(run, LDS(m=7, strategy=how), "test-losses", "dit") for how in ("loop", "batch"))
     np.testing.assert_allclose(loop.retrained, batch.retrained, atol=1e-13)
 
 
@@ -96,124 +94,11 @@ def test_random_sets_have_their_size_and_the_first_do_not_depend_on_how_many_the
 
 
 def test_every_seed_of_a_workload_has_subsets_of_its_own():
-    masks = [lds(ik.record(WorkloadSource(TINY)(s)), "test-loss", "dit", m=4).left_out.values for s in (0, 1)]
+    masks = [
+        evaluated(ik.record(WorkloadSource(TINY)(s)), LDS(m=4), "test-loss", "dit").left_out.values
+        for s in (0, 1)
+    ]
     assert (masks[0] != masks[1]).any()
-
-
-# the interval -------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12), st.integers(0, 5)
-)
-def test_spearman_of_a_resample_is_scipys_of_the_pairs_written_out(pairs, seed):
-    x, y = np.array(pairs, dtype=float).T
-    counts = boot.drawn(len(x), 5, (seed,))
-    assert (counts.sum(1) == len(x)).all()
-    found = boot.spearman(x, y, counts)
-    for value, count in zip(found, counts, strict=True):
-        a, b = np.repeat(x, count), np.repeat(y, count)
-        if len(set(a)) == 1 or len(set(b)) == 1:
-            assert np.isnan(value)
-        else:
-            assert value == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
-
-
-def found_for(x, y, resamples=400, seed=0):
-    """(estimate, low, high) of the mean over queries; x, y [query, pair]."""
-    n = x.shape[-1]
-    counts = np.concatenate([boot.drawn(n, resamples, (seed,)), boot.without_each(n)])
-    found = np.mean([boot.spearman(a, b, counts) for a, b in zip(x, y, strict=True)], 0)
-    estimate = np.mean([spearmanr(a, b)[0] for a, b in zip(x, y, strict=True)])
-    low, high = boot.interval(np.array(estimate), found[:resamples], found[resamples:], 0.95, n)
-    return estimate, float(low), float(high)
-
-
-def normal(rho, queries, n, rng):
-    x, noise = rng.normal(size=(2, queries, n))
-    return x, rho * x + np.sqrt(1 - rho**2) * noise
-
-
-@pytest.mark.parametrize(("rho", "queries", "n"), [(0.8, 1, 50), (0.95, 1, 20), (0.85, 5, 20), (0.9, 9, 30)])
-def test_the_interval_covers_the_truth_about_as_often_as_it_says_and_always_holds_the_estimate(
-    rho, queries, n
-):
-    """Pairs of normal numbers of correlation rho, whose rank correlation is 6/pi asin(rho / 2)."""
-    truth, rng, covered = 6 / np.pi * np.arcsin(rho / 2), np.random.default_rng(0), 0
-    for trial in range(100):
-        estimate, low, high = found_for(*normal(rho, queries, n, rng), resamples=200, seed=trial)
-        assert low <= estimate <= high
-        covered += low <= truth <= high
-    assert 86 <= covered <= 100  # 95 expected, deviation 2; bootstrap intervals are a little short
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8, 0.95])
-def test_with_more_pairs_the_interval_shrinks_and_at_twenty_it_says_something(rho):
-    rng, widths = np.random.default_rng(1), []
-    for n in (20, 80, 320):
-        ends = [found_for(*normal(rho, 1, n, rng), seed=trial) for trial in range(20)]
-        widths.append(np.median([high - low for _, low, high in ends]))
-    assert widths[0] > 1.5 * widths[1] > 2.25 * widths[2]  # as 1 / sqrt(n): by 2 and 4
-    assert widths[0] < (1.1 if rho < 0.8 else 0.6)
-
-
-def test_one_outlier_in_a_perfect_ranking_of_twenty_does_not_make_the_interval_absurd():
-    """Without that pair, as in a third of the resamples, all is 1: beyond every bound on Fisher's scale."""
-    x = np.arange(20.0)
-    y = np.where(x == 2, 20, x)
-    estimate, low, high = found_for(x[None], y[None])
-    assert estimate == pytest.approx(0.77, abs=0.01) and low > 0 and high <= 1
-
-
-@pytest.mark.parametrize("n", [20, 60])
-def test_of_one_query_the_interval_is_scipys_bca(n):
-    x, y = normal(0.7, 1, n, np.random.default_rng(n))
-    _, low, high = found_for(x, y, resamples=20_000)
-
-    def statistic(a, b, axis):
-        ranks = [rankdata(v, axis=axis) for v in (a, b)]
-        a, b = (v - v.mean(axis, keepdims=True) for v in ranks)
-        return (a * b).sum(axis) / np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
-
-    expected = bootstrap(
-        (x[0], y[0]), statistic, paired=True, vectorized=True, n_resamples=20_000, method="BCa",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    assert (low, high) == pytest.approx(expected, abs=0.015)  # what other resamples do to an end
-
-
-def test_fewer_than_ten_pairs_have_no_interval():
-    found = lds(tiny(), "test-losses", "dit", m=9)
-    assert not np.isnan(found.lds).any() and np.isnan(found.lds_low).all() and np.isnan(found.mean_high).all()
-    assert not np.isnan(lds(tiny(), "test-losses", "dit", m=10).lds_low).any()
-
-
-@given(
-    st.lists(st.integers(-3, 3), min_size=10, max_size=15).filter(lambda x: len(set(x)) > 1),
-    st.sampled_from([1, -1]),
-)
-def test_of_a_perfect_ranking_there_is_no_doubt(x, sign):
-    values = np.array(x, dtype=float)
-    counts = np.concatenate([boot.drawn(len(x), 50, (0,)), boot.without_each(len(x))])
-    again = boot.spearman(values, sign * values**3, counts)
-    low, high = boot.interval(np.array(float(sign)), again[:50], again[50:], 0.95, len(x))
-    assert (low, high) == pytest.approx((sign, sign)) or np.isnan(again[:50]).all()
-
-
-def test_the_interval_is_one_of_its_seed():
-    run = ik.record(WorkloadSource(TINY)(0))
-    few, same = (lds(run, "test-loss", ["if"], m=20, seed=1) for _ in range(2))
-    xr.testing.assert_identical(few, same)
-    assert few.lds_low.item() <= few.lds.item() <= few.lds_high.item()
-    assert few.lds_low.item() == few.mean_low.item(), "one query is its own mean"
-    assert not few.left_out.equals(lds(run, "test-loss", ["if"], m=20, seed=2).left_out)
-
-
-def test_scores_that_are_all_the_same_have_no_rank_correlation():
-    run = tiny()
-    flat = ik.estimate(run, "test-loss", "dit")
-    found = lds(run, "test-loss", flat.assign(influence=flat.influence * 0), m=4, resamples=5)
-    assert np.isnan(found.lds).all() and np.isnan(found.lds_low).all() and np.isnan(found["mean"]).all()
 
 
 # brittleness --------------------------------------------------------------------------------------------
@@ -228,7 +113,7 @@ def test_brittleness_of_one_example_is_the_slow_oracles_leave_one_out(asked):
         ik.Window(2, 5, "window"),
         ik.Window(3, 4, "occurrence"),
     ):
-        found = brittleness(run, query, ["dit", "loo"], [window], k=(1,), draws=3)
+        found = evaluated(run, Brittleness(k=(1,), draws=3), query, ["dit", "loo"], [window])
         truth = plainly_retrained(run.workload, query, [window])[:, 0].numpy()
         for name in ("dit", "loo"):
             scores = ik.estimate(run, query, name, [window]).influence.values[:, 0]
@@ -241,7 +126,7 @@ def test_brittleness_of_one_example_is_the_slow_oracles_leave_one_out(asked):
 
 def test_brittleness_of_k_is_retraining_without_the_k_extremes_of_each_query():
     run, query = tiny(), ik.make("query", "test-losses")
-    found = brittleness(run, query, ["if"], k=(2, 4), queries=3)
+    found = evaluated(run, Brittleness(k=(2, 4), queries=3), query, ["if"])
     assert found.sizes["query"] == 3 and found.sizes["draw"] == 8
     scores = ik.estimate(run, query, "if").influence.sel(query=found["query"]).values[:, 0]
     places = [list(query.labels(run.workload)).index(label) for label in found["query"].values]
@@ -258,7 +143,7 @@ def test_brittleness_of_k_is_retraining_without_the_k_extremes_of_each_query():
 def test_flips_are_the_test_examples_that_another_model_classifies_otherwise():
     run = ik.record(WorkloadSource(TINY)(0))
     workload, query = run.workload, ik.make("query", "test-losses")
-    found = brittleness(run, query, ["dit"], k=(3, 8, 20), queries=256, draws=2)
+    found = evaluated(run, Brittleness(k=(3, 8, 20), queries=256, draws=2), query, ["dit"])
     scores = ik.estimate(run, query, "dit").influence.values[:, 0]
     with torch.no_grad():
         before = workload.outputs(run.final.theta, workload.test) > 0
@@ -271,7 +156,7 @@ def test_flips_are_the_test_examples_that_another_model_classifies_otherwise():
         assert some == pytest.approx(flips / 15)
         assert 0 <= float(found.flips.sel(removed="helpful")[0, 0, j]) <= 1
     assert float(found.flips.sel(removed="helpful")[0, 0, 2]) > float(found.control_flips[0, 0])
-    assert "flips" not in brittleness(run, "test-loss", ["dit"], k=(1,))
+    assert "flips" not in evaluated(run, Brittleness(k=(1,)), "test-loss", ["dit"])
 
 
 def without(workload: ik.Workload, chosen: np.ndarray) -> torch.Tensor:
@@ -293,9 +178,9 @@ def found_of_first(run, query, scores, count, k) -> float:
     """The share of flips among the first test examples, each with a query of its own."""
     flips = [
         float(
-            brittleness(run, f"prediction:example={q}", _as_scores(run, q, scores[q]), k=(k,), draws=1).flips[
-                0, 0, 0, 0
-            ]
+            evaluated(
+                run, Brittleness(k=(k,), draws=1), f"prediction:example={q}", _as_scores(run, q, scores[q])
+            ).flips[0, 0, 0, 0]
         )
         for q in range(count)
     ]
@@ -313,7 +198,7 @@ def _as_scores(run, q, row) -> xr.Dataset:
 
 def test_mislabel_auc_is_flipping_recording_scoring_and_detecting_by_hand():
     run = ik.record(WorkloadSource(TINY)(2))
-    found = mislabel_auc(run, "test-loss", ["dit", "if"], share=0.2, seed=5)
+    found = evaluated(run, MislabelAUC(fraction=0.2, seed=5), "test-loss", ["dit", "if"])
     problem, mask = flipped(run.workload, 0.2, 5 + run.workload.seed)
     again = ik.record(problem)
     assert mask.sum() == 4 and (found.flipped.values == mask).all()
@@ -335,56 +220,58 @@ def test_evaluate_takes_what_compare_returns_and_gives_what_the_functions_give()
     result = ik.compare(WorkloadSource(TINY), ["dit"], seeds=[0, 1], each=lambda *both: seen.append(both))
     seed, run, scores = seen[1]
     assert seed == 1 and scores.influence.dims == ("estimator", "query", "window", "train")
-    expected = lds(run, "test-loss", ["dit", "loo"], m=6)
+    expected = evaluated(run, LDS(m=6), "test-loss", ["dit", "loo"])
     for ready in (scores, result.sel(seed=1)):
-        xr.testing.assert_allclose(lds(run, "test-loss", ready, m=6).lds, expected.lds)
-    both = evaluate(run, "test-loss", ["dit", "loo"], "lds:m=6,brittleness:k=2", scores=scores)
+        xr.testing.assert_allclose(evaluated(run, LDS(m=6), "test-loss", ready).lds, expected.lds)
+    both = evaluate(run, "lds:m=6,brittleness:k=2", estimators=["dit", "loo"], scores=scores)
     assert list(both) == ["lds:m=6", "brittleness:k=2"]
     xr.testing.assert_allclose(both["lds:m=6"].lds, expected.lds)
     joined = over_seeds([both, both], [1, 7])["lds:m=6"]
     xr.testing.assert_allclose(joined.lds.sel(seed=7, drop=True), expected.lds)
     with pytest.raises(InputError, match="of several seeds"):
-        lds(run, "test-loss", result)
+        evaluated(run, LDS(), "test-loss", result)
     with pytest.raises(InputError, match="their seed differ"):
-        lds(run, "test-loss", scores.assign_attrs(seed=seen[0][1].workload.seed))
+        evaluated(run, LDS(), "test-loss", scores.assign_attrs(seed=seen[0][1].workload.seed))
     with pytest.raises(InputError, match="their examples differ"):
-        lds(run, "test-loss", result.sel(seed=0))
+        evaluated(run, LDS(), "test-loss", result.sel(seed=0))
     with pytest.raises(InputError, match="their query differ"):
-        lds(run, "alignment", scores)
+        evaluated(run, LDS(), "alignment", scores)
     with pytest.raises(InputError, match="bring their own windows"):
-        lds(run, "test-loss", scores, "each-epoch")
+        evaluated(run, LDS(), "test-loss", scores, "each-epoch")
 
 
 def test_an_estimator_that_cannot_be_evaluated_is_left_out_and_says_why():
     run = ik.record(WorkloadSource(TINY)(0))
-    found = evaluate(run, "test-loss", ["dit", "loo:examples=5"], "lds:m=4,taylor,mislabel-auc:share=0.2")
+    found = evaluate(run, "lds:m=4,taylor,mislabel-auc:fraction=0.2", estimators=["dit", "loo:examples=5"])
     assert all(one.estimator.values.tolist() == ["dit"] for one in found.values())
     assert "loo:examples=5 scored 5 of 24 examples only" in found["lds:m=4"].attrs["left_out"]
     assert "does not claim first order" in found["taylor"].attrs["left_out"]
     with pytest.raises(InputError, match="lds: loo:examples=5 scored 5 of 24 examples only; nothing is left"):
-        evaluate(run, "test-loss", ["loo:examples=5"], "lds")
-    with pytest.raises(InputError, match="loo:examples=5 scored 5 of 24 examples, and an evaluation sums"):
-        lds(run, "test-loss", ["dit", "loo:examples=5"])
+        evaluate(run, "lds", estimators=["loo:examples=5"])
     with pytest.raises(InputError, match="taylor: none of if, loo claims first order"):
-        evaluate(run, "test-loss", ["if", "loo"], "taylor")
+        evaluate(run, "taylor", estimators=["if", "loo"])
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda run: lds(run, m=2), "m must be at least 3"),
-        (lambda run: lds(run, fraction=0.99), "some of 8 examples in a subset and some out of it"),
-        (lambda run: lds(run, fraction=1.5), "got 1.5"),
-        (lambda run: lds(run, level=1.0), "level must be between 0 and 1"),
-        (lambda run: leave_k_out(run, k=(8,)), "k must be different whole numbers from 1 to 7"),
-        (lambda run: brittleness(run, k=()), "got none"),
-        (lambda run: brittleness(run, draws=0), "draws must be at least 1"),
-        (lambda run: taylor(run, smallest=1.0), "smallest < largest"),
-        (lambda run: lds(run, estimators=[]), "at least one estimator"),
-        (lambda run: mislabel_auc(run, estimators=ik.estimate(run)), "give the estimators, not scores"),
+        (lambda run: evaluated(run, LDS(m=2)), "m must be at least 3"),
+        (lambda run: evaluated(run, LDS(fraction=0.99)), "some of 8 examples in a subset and some out of it"),
+        (lambda run: evaluated(run, LDS(fraction=1.5)), "got 1.5"),
+        (lambda run: evaluated(run, LDS(level=1.0)), "level must be between 0 and 1"),
+        (lambda run: evaluated(run, LeaveKOut(k=(8,))), "k must be different whole numbers from 1 to 7"),
+        (lambda run: evaluated(run, Brittleness(k=())), "got none"),
+        (lambda run: evaluated(run, Brittleness(draws=0)), "draws must be at least 1"),
+        (lambda run: evaluated(run, TaylorSlope(smallest=1.0)), "smallest < largest"),
+        (lambda run: evaluated(run, LDS(), estimators=[]), "at least one estimator"),
+        (
+            lambda run: evaluated(run, MislabelAUC(), estimators=ik.estimate(run)),
+            "give the estimators, not scores",
+        ),
         (lambda run: evaluate(run, evaluations="lsd"), "no evaluation named 'lsd'; did you mean 'lds'"),
         (lambda run: evaluate(run, evaluations="lds:n=3"), "no option of evaluation 'lds' named 'n'"),
         (lambda run: evaluate(run, evaluations="lds,lds"), "'lds' is asked for twice"),
+        (lambda run: evaluate(run, "mislabel-auc:share=0.1"), "option 'share' .* is called 'fraction' now"),
     ],
 )
 def test_bad_input_is_said_in_one_line(call, words):

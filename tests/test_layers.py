@@ -12,14 +12,25 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # A unit imports from lower layers, or from its own. Estimators, queries, recorders and workloads never import
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = (
-    {"direction", "errors", "files", "metrics", "progress", "specs", "windows", "registry"},
+    {
+        "catalog",
+        "direction",
+        "errors",
+        "files",
+        "metrics",
+        "progress",
+        "specs",
+        "statistics",
+        "windows",
+        "registry",
+    },
     {"training"},
     {"trajectory"},
     {"interfaces"},
     {"effects", "estimators", "queries", "recorders", "tape", "workloads"},
     {"verbs", "plot", "trainers"},
-    {"analysis", "evaluation"},
-    {"reproduce", "testing"},
+    {"evaluation"},
+    {"testing"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

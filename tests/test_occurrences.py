@@ -151,7 +151,7 @@ def test_a_lost_chunk_is_never_read_as_zero(tmp_path):
         ({"at": [0]}, "expected states to evaluate at, from 1 to"),
         ({"at": [10**6]}, "expected states to evaluate at, from 1 to"),
         ({"at": "epoch:99"}, "reaches outside the run"),
-        ({"store": "nowhere/c.zarr"}, "cannot write contributions to nowhere/c.zarr: No such file"),
+        ({"store": "nowhere/c.zarr"}, "nowhere/c.zarr cannot be written: No such file"),
         ({"store": "."}, "exists already"),
     ],
 )

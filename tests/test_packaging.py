@@ -91,7 +91,7 @@ def test_everything_imported_is_declared():
         known = set(sys.stdlib_module_names) | declared
         if path.stem == "testing":
             known |= {"pytest"}
-        if path.parent.name == "integrations":  # each with the library of its name, which is its extra
+        if path.parent.name == "trainers":  # each with the library of its name, which is its extra
             known |= {path.stem} & optional
         assert foreign(path, lazy=False) <= known, path.name
         assert foreign(path) <= known | optional, path.name

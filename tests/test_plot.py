@@ -6,7 +6,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influencekit import InputError, analysis, plot
+from influencekit import InputError, plot
+from influencekit.evaluation import detection
+from influencekit.plot.style import diverging
 
 
 @pytest.fixture
@@ -155,15 +157,14 @@ def test_pictures_under_harmful_are_harmful_or_say_that_none_is(result):
     assert axes[0].spines["left"].get_edgecolor() == axes[2].spines["left"].get_edgecolor()
 
 
-def test_colours_follow_the_querys_direction(patterned):
+def test_colours_follow_the_querys_direction():
     """Blue = helpful: above zero for a loss, below for a margin; neither colour where there is no harm."""
     ends = {}
-    for better in ("lower", "higher", "none"):
-        colours = plot.pattern_map(patterned.assign_attrs(better=better)).images[0].get_cmap()
+    for better in ("lower", "higher", None):
+        colours = diverging(better)
         ends[better] = [np.array(colours(at)[:3]) for at in (0.25, 0.75)]
     np.testing.assert_allclose(ends["lower"], ends["higher"][::-1], atol=0.02)  # a step of 256 colours
-    assert all(abs(one - other).max() > 0.2 for one in ends["lower"] for other in ends["none"])
-    assert analysis.patterns(patterned.standardised.assign_attrs(better="higher")).attrs["better"] == "higher"
+    assert all(abs(one - other).max() > 0.2 for one in ends["lower"] for other in ends[None])
 
 
 def test_plots_draw_on_the_axes_they_are_given(result):
@@ -193,91 +194,7 @@ def test_input_and_pyplot_are_left_alone(result):
     assert pyplot is None or pyplot.get_fignums() == []
 
 
-# influence over time, and detection ------------------------------------------------------------------
-
-
-@pytest.fixture
-def patterned() -> xr.Dataset:
-    """Patterns of 40 examples in 12 epochs: five fall, five rise, three jump, the rest stay."""
-    rng = np.random.default_rng(0)
-    x = np.tile(rng.normal(size=40), (12, 1)) + rng.normal(size=(12, 40)) * 0.03
-    x[:, :5] -= np.linspace(-2, 2, 12)[:, None]
-    x[:, 5:10] += np.linspace(-2, 2, 12)[:, None]
-    x[:, 10:13] += 2 * (-1.0) ** np.arange(12)[:, None]
-    influence = xr.DataArray(x, dims=("window", "train"), coords={"train": [f"a{i}" for i in range(40)]})
-    return analysis.patterns(influence)
-
-
-def test_pattern_lines_draw_every_example_once_and_the_centroid_and_the_chosen_by_name(patterned):
-    axes = plot.pattern_lines(patterned, examples=["a0", "a7", "a30"])
-    drawn = [np.array(c.get_segments()) for ax in axes for c in ax.collections]
-    assert [len(d) for d in drawn] == [5, 5, 27, 3]
-    z = patterned.standardised.values
-    for d, kind, ax in zip(drawn, analysis.PATTERNS, axes, strict=True):
-        np.testing.assert_array_equal(d[:, :, 1].T, z[:, patterned.pattern.values == kind])
-        lines = {line.get_label(): line for line in ax.lines}
-        np.testing.assert_array_equal(lines["centroid"].get_ydata(), patterned.centroid.sel(kind=kind))
-        shares = [100 * float(patterned[name].sel(kind=kind)) for name in ("share", "share_by_p")]
-        assert "{:.1f} % ({:.1f} % by p alone)".format(*shares) in ax.get_title()
-    named = [{line.get_label() for line in ax.lines if line.get_label().startswith("a")} for ax in axes]
-    assert named == [{"a0"}, {"a7"}, {"a30"}, set()]
-    assert [len(ax.get_legend().get_texts()) for ax in plot.pattern_lines(patterned)] == [3] * 4
-
-
-def test_a_single_query_need_not_be_taken_out_of_the_patterns_first(patterned):
-    one = analysis.patterns(patterned.standardised.expand_dims("query"))
-    shown = plot.pattern_map(one).images[0].get_array()
-    np.testing.assert_allclose(shown, plot.pattern_map(patterned).images[0].get_array(), atol=1e-12)
-
-
-def test_a_pattern_without_examples_is_an_empty_panel(patterned):
-    still = analysis.patterns(patterned.standardised[:, 20:], fluctuating=100)
-    axes = plot.pattern_lines(still)
-    by_p = plot.pattern_lines(analysis.patterns(patterned.standardised, change=0))
-    assert not any("by p alone" in ax.get_title() for ax in by_p)
-    assert [[t.get_text() for t in ax.texts] for ax in axes] == [["no example"]] * 2 + [[], ["no example"]]
-    plot.pattern_map(still).figure.canvas.draw()
-    axes[0].figure.canvas.draw()
-
-
-def test_the_pattern_map_has_a_row_for_each_example_sorted_by_pattern(patterned):
-    ax = plot.pattern_map(patterned)
-    shown = ax.images[0].get_array()
-    z, pattern = patterned.standardised.values.T, patterned.pattern.values
-    row = 0
-    for kind in analysis.PATTERNS:
-        mine = z[pattern == kind]
-        np.testing.assert_array_equal(shown[row : row + len(mine)], mine[mine.mean(1).argsort()])
-        row += len(mine)
-    assert row == len(shown)
-    assert [t.get_text().split("\n")[1] for t in ax.texts] == ["5", "5", "27", "3"]
-    places = [t.get_position()[1] for t in ax.texts]
-    assert np.diff(places).min() >= 0.085 * 40 - 1e-9 and max(places) <= 39
-
-
-def test_stages_are_drawn_where_they_begin():
-    loss = 0.9 * np.exp(-0.3 * np.arange(21.0)) + 0.1
-    loss[[6, 14]] += 0.08
-    found = analysis.stages(xr.DataArray(loss, dims="epoch"))
-    ax = plot.stages(found)
-    data, fit, *cuts = ax.lines
-    np.testing.assert_array_equal(data.get_ydata(), loss)
-    np.testing.assert_array_equal(fit.get_ydata(), found.fitted)
-    assert [line.get_xdata()[0] for line in cuts] == [5.5, 13.5]
-    assert [t.get_text() for t in ax.texts] == ["early", "middle", "late"]
-
-
-def test_the_stage_matrix_shows_means_and_deviations_over_the_seeds():
-    x = np.random.default_rng(0).normal(size=(3, 4, 20))
-    matrix = analysis.stage_agreement(xr.DataArray(x, dims=("seed", "window", "train")))
-    ax = plot.stage_matrix(matrix)
-    np.testing.assert_allclose(ax.images[0].get_array(), matrix.mean("seed"))
-    texts = {t.get_position(): t.get_text() for t in ax.texts}
-    assert texts[1, 0] == f"{matrix[:, 0, 1].mean():.2f}\n± {matrix[:, 0, 1].std():.2f}"
-    assert texts[2, 2] == "1.00" and len(texts) == 16
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["early", "middle", "late", "full"]
-    one = plot.stage_matrix(matrix[0].where(matrix.stage != "late"))
-    assert len(one.texts) == 12 and "±" not in one.texts[1].get_text()
+# detection ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -286,7 +203,7 @@ def judged() -> xr.Dataset:
     mask = np.arange(30) < 6
     x = rng.normal(size=(2, 3, 30)) - np.array([2.0, 0.5])[:, None, None] * mask
     scores = xr.DataArray(x, dims=("estimator", "seed", "train"), coords={"estimator": ["good", "poor"]})
-    return analysis.detection(scores, mask)
+    return detection(scores, mask)
 
 
 def test_detection_curves_of_all_estimators_start_at_nothing_and_end_at_all(judged):
@@ -312,24 +229,14 @@ def test_precision_recall_curves_are_those_of_detection(judged):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_every_picture_can_be_saved(patterned, judged, tmp_path, ending):
-    matrix = analysis.stage_agreement(patterned.standardised.isel(window=[0, 4, 8, 11]))
-    for ax in (plot.pattern_lines(patterned)[0], plot.pattern_map(patterned), plot.stage_matrix(matrix),
-               plot.detection(judged), plot.precision_recall(judged)):  # fmt: skip
+def test_every_picture_can_be_saved(judged, tmp_path, ending):
+    for ax in (plot.detection(judged), plot.precision_recall(judged)):
         path = tmp_path / f"picture.{ending}"
         ax.figure.savefig(path)
         assert path.stat().st_size > 5000
 
 
-def test_dynamics_that_cannot_be_drawn_are_named(patterned, judged):
-    with pytest.raises(InputError, match="no example 'nobody' in these patterns; they have 'a0'"):
-        plot.pattern_lines(patterned, examples=["nobody"])
-    two = analysis.patterns(xr.concat([patterned.standardised] * 2, "seed"))
-    for draw in (plot.pattern_lines, plot.pattern_map):
-        with pytest.raises(InputError, match="expected the patterns of one run and query"):
-            draw(two)
-    with pytest.raises(InputError, match="expected agreement .stage, other."):
-        plot.stage_matrix(patterned.slope)
+def test_curves_that_cannot_be_drawn_are_named(judged):
     with pytest.raises(InputError, match="expected one dimension of lines, got window and estimator"):
         plot.detection(xr.concat([judged] * 2, "window"))
     with pytest.raises(InputError, match="40 lines are too many"):

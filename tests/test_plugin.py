@@ -16,7 +16,7 @@ HOME = str(Path(influencekit.__file__).parents[1])
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "plugins" / "influencekit-example"
 SOURCE = (FOLDER / "influencekit_example.py").read_text(encoding="utf-8")
-PAGE = (ROOT / "docs" / "plugin.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BUGS = re.findall(r"(?m)^\| ([^|]+) \| `([^`]+)` \| `([^`]+)` \| ([^|`]+) \|$", PAGE)
 
 

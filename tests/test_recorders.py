@@ -27,7 +27,7 @@ numbers = st.floats(width=32, allow_nan=False)
 def test_rounded_is_the_nearest_number_with_so_many_bits(values, bits):
     """Against exact arithmetic: the mantissa as a whole number, Python's round half to even."""
     given = np.array(values, dtype=np.float32)
-    found = Rounded(bits).coded(given.copy())
+    found = Rounded(bits).quantize(given.copy())
     for x, y in zip(given.tolist(), found.tolist(), strict=True):
         if x == 0 or abs(x) < np.finfo(np.float32).tiny or not np.isfinite(x):
             continue  # zeros and infinities are the suite's; below the normal numbers there are fewer bits
@@ -39,13 +39,13 @@ def test_rounded_is_the_nearest_number_with_so_many_bits(values, bits):
 
 def test_rounded_to_7_bits_is_bfloat16_as_torch_rounds():
     x = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 100
-    assert torch.equal(torch.from_numpy(Rounded(7).coded(x.numpy())), x.bfloat16().float())
+    assert torch.equal(torch.from_numpy(Rounded(7).quantize(x.numpy())), x.bfloat16().float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_it_rounds_other_dtypes_and_leaves_those_that_have_no_more_bits(dtype):
     x = torch.randn(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype).numpy()
-    found = Rounded(10).coded(x)
+    found = Rounded(10).quantize(x)
     assert found.dtype == x.dtype and abs(found / x - 1).max() <= 2.0**-11
     assert (found == x).all() == (dtype == torch.float16)
 

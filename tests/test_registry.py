@@ -239,30 +239,6 @@ class Half(Query):
 """
 
 
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """install(distribution, module source, {name: attribute}): a plugin on sys.path, gone after the test."""
-    before = set(sys.modules)
-
-    def install(distribution, source, attributes, group="influencekit.queries"):
-        module = distribution.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source)
-        info = tmp_path / f"{module}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
-        points = "".join(f"{name} = {module}:{attribute}\n" for name, attribute in attributes.items())
-        (info / "entry_points.txt").write_text(f"[{group}]\n{points}")
-        registry._entries.cache_clear()
-        return module
-
-    monkeypatch.syspath_prepend(tmp_path)
-    yield install
-    registry._entries.cache_clear()
-    for module in set(sys.modules) - before:
-        if module.startswith("acme"):
-            del sys.modules[module]
-
-
 def test_a_plugin_is_made_listed_and_written_like_a_built_in(install):
     module = install("acme-good", GOOD, {"good": "Good"})
     assert "good" in names("query")

@@ -14,7 +14,8 @@ from test_optimizers import adams, sgds
 
 import influencekit as ik
 from influencekit import SGD, AdamW, DivergedError, InputError, Window
-from influencekit.effects.retrain import Weighting, window_effects
+from influencekit.effects.retrain import Weighting
+from influencekit.estimators.loo import retraining_effects
 from influencekit.testing.oracle import (
     quadratic_workload,
     retrained,
@@ -83,7 +84,7 @@ def test_any_weights_are_what_a_plain_weighted_loop_trains(strategy, data):
     )
     weights = weights.double()
     runs = [Weighting(torch.arange(8), row) for row in weights]
-    found = window_effects(ik.record(workload), LOSSES, runs, WINDOWS, strategy)
+    found = retraining_effects(ik.record(workload), LOSSES, runs, WINDOWS, strategy)
     base = [theta.detach() for theta in weighted_run(workload, torch.ones(6, 8).double())]
     for k, window in enumerate(WINDOWS):
         for m, row in enumerate(weights):

@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRa
 import influencekit as ik
 from influencekit.trajectory.store import open_group, read
 
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-import kills  # noqa: E402
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
+from benchmarks import kills  # noqa: E402
 
 N = 12
 

@@ -1,7 +1,7 @@
 """Every layer and every loss of torch.nn: scores are right, or refused at the door in one line.
 
 Right is what plain PyTorch says (helpers_torch_nn.py). A row that kills the interpreter ends the session:
-`python benchmarks/torch_nn.py`, which runs rows in processes of their own, says which.
+`python -m benchmarks torch_nn`, which runs rows in processes of their own, says which.
 """
 
 import pytest

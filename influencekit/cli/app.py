@@ -1,35 +1,81 @@
 """The command group, and what a user sees when something goes wrong: one line and an exit code."""
 
+from __future__ import annotations
+
 import errno
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from influencekit import __version__
 from influencekit.cli.compare import compare
+from influencekit.cli.console import complain
 from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
 from influencekit.cli.record import record
-from influencekit.cli.reproduce import reproduce
 from influencekit.cli.verify import verify
 from influencekit.errors import InfluenceKitError
+
+if TYPE_CHECKING:
+    from influencekit.registry import Entry
 
 __all__ = ["cli", "main"]
 
 
 class Commands(click.Group):
-    """The commands, in the order in which they are met; errors become one line and an exit code."""
+    """The commands, in the order in which they are met, then those of plugins; errors become one line and an
+    exit code.
+
+    A plugin's command is an entry point of the group `influencekit.commands`. It is imported when it is
+    called and not before: help shows what its distribution says of itself. It cannot replace one of ours.
+    """
+
+    with_plugins = True
+
+    def plugins(self) -> dict[str, Entry]:
+        """What plugins bring, in the order of the alphabet, without the names that are ours."""
+        return {entry.name: entry for entry in self._brought() if entry.name not in self.commands}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [*self.commands, *self.plugins()]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """For help and completion; a command that is called comes from `resolve_command`."""
+        if name in self.commands or (entry := self.plugins().get(name)) is None:
+            return super().get_command(ctx, name)
+        return click.Command(name, short_help=entry.summary)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from influencekit.registry import load, package_of
+        from influencekit.specs import unknown
+
+        if name in self.plugins() or package_of("command", name):
+            return name, load("command", name), args[1:]  # type: ignore[return-value]
+        raise unknown("command", name, self.list_commands(ctx), "commands")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for entry in self._brought():
+            if entry.name in self.commands:
+                text = f"the command '{entry.name}' of {entry.provider} is left out: influencekit has its own"
+                _warning(text)
+        super().format_commands(ctx, formatter)
+
+    def _brought(self) -> Sequence[Entry]:
+        from influencekit.registry import entries
+
+        return entries("command") if self.with_plugins else ()
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
         if not named.get("standalone_mode", True):
@@ -51,7 +97,11 @@ class Commands(click.Group):
 def _warn(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
     if issubclass(category, DeprecationWarning | PendingDeprecationWarning):
         return  # for those who write the libraries, not for those who run the command
-    click.echo(f"warning: {_line(message)}", err=True)
+    _warning(str(message))
+
+
+def _warning(text: str) -> None:
+    complain(text, "warning:", fg="yellow", bold=True)
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -59,12 +109,14 @@ def _fail(error: BaseException) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        complain("interrupted")
         sys.exit(130)
     if os.environ.get("INFLUENCEKIT_DEBUG"):
+        import traceback
+
         traceback.print_exception(error)
     text, code = _explain(error)
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+    complain(text, "error:", fg="red", bold=True)
     sys.exit(code)
 
 
@@ -94,18 +146,15 @@ def _line(text: object) -> str:
     epilog="Start with: influencekit compare --estimators dit,if,loo",
 )
 @click.version_option(__version__, prog_name="influencekit", message="%(prog)s %(version)s")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli() -> None:
     """Which training examples made the model do this, and when.
 
     influencekit trains a model, records the run, estimates the influence of every training example on a
     question about the model, and compares the estimates with retraining without each example.
     """
-    if os.environ.get("NO_COLOR"):
-        ctx.color = False
 
 
-for _command in (compare, record, estimate, plot, verify, reproduce, list_):
+for _command in (compare, record, estimate, plot, verify, list_):
     cli.add_command(_command)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit.cli.bar import progress
+from influencekit.cli.console import write
 from influencekit.cli.output import new_file, new_folder, to_json
 from influencekit.cli.parameters import Seeds, shared
+from influencekit.cli.progress import progress
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from influencekit.cli.problems import WorkloadSource
+    from influencekit.interfaces import Estimator, Query
 
 __all__ = ["compare"]
 
@@ -56,8 +57,9 @@ __all__ = ["compare"]
 @click.option(
     "--evaluate",
     metavar="NAMES",
-    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor. Joined by "
-    "commas, each with options if you like: lds:m=200,brittleness.",
+    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor, or one of "
+    "a plugin (influencekit list evaluations). Joined by commas, each with options if you like: "
+    "lds:m=200,brittleness.",
 )
 @click.option(
     "--subsets",
@@ -97,7 +99,7 @@ def compare(
 
     \b
       influencekit compare --estimators dit,if,loo
-      influencekit compare adult-lr --seeds 0-15 --setting paper --out adult
+      influencekit compare mnist-1v7-dnn --seeds 0-15 --setting paper --out paper
       influencekit compare mnist-1v7-cnn --loo-examples 32
       influencekit compare --estimators dit --window each-epoch --removal window
       influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets
@@ -106,53 +108,52 @@ def compare(
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
         with progress():
             import influencekit as ik
-            from influencekit.cli.evaluating import summarise_evaluation
+            from influencekit.cli.evaluations import save_evaluations
             from influencekit.cli.problems import WorkloadSource, use_device
             from influencekit.cli.summary import summarise
+            from influencekit.evaluation import summary
+            from influencekit.registry import make
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
+            asked, keeps = make("query", query), make("recorder", recorder)
             source = WorkloadSource(workload, setting, data_dir, use_device(device, threads))
             build = _Memory(source)
             problem = build(seeds[0])
-            _check(problem, query, window, removal)
-            evaluating = _evaluating(evaluate, [*methods, truth], subsets, query, problem)
-            result = ik.compare(
-                build, methods, truth, query, window, removal, seeds, recorder, evaluating, top
-            )
+            _check(problem, asked, window, removal)
+            evaluating = _evaluating(evaluate, [*methods, truth], subsets, asked, problem)
+            result = ik.compare(build, methods, truth, asked, window, removal, seeds, keeps, evaluating, top)
             result = build.describe(_named(result, typed))
             found = summarise(result)
             evaluations = evaluating.results(typed) if evaluating else {}
             if evaluations:
-                found["evaluation"] = {k: summarise_evaluation(one) for k, one in evaluations.items()}
+                found["evaluation"] = {k: summary(one) for k, one in evaluations.items()}
             if folder:
                 from influencekit.cli.examples import pictures
-                from influencekit.cli.saving import save_comparison, save_evaluations
+                from influencekit.cli.saving import save_comparison
 
                 save_comparison(result, found, pictures(problem), folder)
                 save_evaluations(evaluations, folder)
         if json_path:
             json_path.write_text(to_json(found), encoding="utf-8")
     if json_file == "-":
-        click.echo(to_json(found), nl=False)
+        write(to_json(found))
         return
-    from influencekit.cli.messages import facts, remarks
-    from influencekit.cli.table import compared, width_of
+    from influencekit.cli.comparison import print_comparison
 
-    saved = [name for name in (out, file) if name]
-    click.echo(compared(found, facts(result), remarks(result, found, saved), width_of(sys.stdout)))
+    print_comparison(result, found, evaluations, [name for name in (out, file) if name])
 
 
 def _evaluating(
-    evaluate: str | None, methods: list[Any], subsets: str | None, query: str, workload: Any
+    evaluate: str | None, methods: list[Any], subsets: str | None, query: Query, workload: Any
 ) -> Any:
     """What runs the evaluations of every seed; None where none is asked for."""
-    from influencekit.cli.evaluating import Evaluating
+    from influencekit.cli.evaluations import Evaluations
 
     if evaluate is None:
         if subsets is not None:
             raise InputError("--subsets keeps what --evaluate retrains; say what with --evaluate lds")
         return None
-    return Evaluating(evaluate, methods, subsets, query, workload)
+    return Evaluations(evaluate, methods, subsets, query, workload)
 
 
 class _Memory:
@@ -186,9 +187,9 @@ def _named(result: xr.Dataset, typed: dict[str, str]) -> xr.Dataset:
 
 def _methods(
     estimators: str, reference: str, loo_examples: int | None
-) -> tuple[list[Any], Any, dict[str, str]]:
+) -> tuple[list[Estimator], Estimator, dict[str, str]]:
     """The estimators and the reference as objects, with `examples=N` for those that take a subset, and
-    {label: label as typed}."""
+    {label: label as typed}. Errors: an estimator that is named twice."""
     from dataclasses import fields, replace
 
     from influencekit.registry import label, make, split
@@ -199,14 +200,15 @@ def _methods(
         if not any(takes):
             raise InputError("--loo-examples: none of the estimators is loo, so there is nothing to restrict")
         methods = [replace(m, examples=loo_examples) if t else m for m, t in zip(methods, takes, strict=True)]
-    labels = {label(method): label(before) for method, before in zip(methods, typed, strict=True)}
-    return methods[:-1], methods[-1], labels
+    names = [label(method) for method in methods]
+    if twice := [name for k, name in enumerate(names[:-1]) if name in names[:k]]:
+        raise InputError(f"--estimators {estimators}: {twice[0]} stands twice; name it once")
+    return methods[:-1], methods[-1], dict(zip(names, map(label, typed), strict=True))
 
 
-def _check(workload: Any, query: str, window: str, removal: Any) -> None:
+def _check(workload: Any, query: Query, window: str, removal: Any) -> None:
     """Find mistakes in the query and the windows before anything is trained."""
-    from influencekit.registry import make
     from influencekit.windows import parse_windows
 
-    make("query", query).labels(workload)
+    query.labels(workload)
     parse_windows(window, workload.plan.epoch.tolist(), removal)

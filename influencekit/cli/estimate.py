@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit.cli.bar import progress
 from influencekit.cli.output import new_file, save_dataset
 from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from influencekit.interfaces import Estimator, Query
     from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["estimate"]
@@ -102,62 +102,62 @@ def estimate(
     with new_file(out) as path:
         with progress():
             import influencekit as ik
-            from influencekit.cli import screening
+            from influencekit.cli import retrained
             from influencekit.cli.examples import classes
             from influencekit.cli.problems import reopen, use_device
             from influencekit.direction import better_of, which_end
             from influencekit.registry import make
-            from influencekit.verbs import remove as screen
+            from influencekit.verbs.remove import positions_of
 
-            which = which_end(which, better_of(make("query", query)), f"query {query}")
-            ids = screening.read_ids(remove) if remove else None
+            asked, method = make("query", query), make("estimator", estimator)
+            which = which_end(which, better_of(asked), f"query {query}")
+            ids = retrained.read_ids(remove) if remove else None
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
             if ids:
-                screen.positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = ik.estimate(trajectory, query, estimator, window, removal)
-            scores = scores.assign_attrs(_trust(trajectory, query, estimator, scores, trust))
+                positions_of(trajectory.workload, ids)  # unknown ones are found before the work
+            scores = ik.estimate(trajectory, asked, method, window, removal)
+            scores = scores.assign_attrs(_trust(trajectory, asked, method, scores, trust))
             verified = removed = None
             began = time.perf_counter()
             if verify_top:
-                verified = screen.verify_top(trajectory, query, scores, verify_top, which)
+                verified = ik.verify_top(trajectory, asked, scores, verify_top, which)
                 verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
             if ids:
-                removed = screen.remove(trajectory, query, ids, scores)
+                removed = ik.remove(trajectory, asked, ids, scores)
                 removed.attrs["seconds"] = time.perf_counter() - began
             result = _labelled(scores, classes(trajectory.workload), dict(trajectory.workload.info))
-            result = screening.attach(result, verified, removed)
+            result = retrained.attach(result, verified, removed)
         if path and path.suffix == ".csv":
             from influencekit.cli.saving import write_ranking
 
             write_ranking(result, path)
         elif path:
             save_dataset(result, path)
-    from influencekit.cli.ranking import report
-    from influencekit.cli.table import width_of
+    from influencekit.cli.console import say
+    from influencekit.cli.ranking import print_ranking
 
-    width = width_of(sys.stdout)
-    click.echo(report(result, top, width, bool(verify_top)))
+    print_ranking(result, top, bool(verify_top))
     if verified is not None:
-        click.echo(f"\n{screening.verified_report(result, verified, width)}")
+        say()
+        retrained.print_verified(result, verified)
     if removed is not None:
-        click.echo(f"\n{screening.removed_report(removed, width)}")
+        say()
+        retrained.print_removed(removed)
     if out:
-        click.echo(f"saved in {out}")
+        say(f"saved in {out}")
 
 
 def _trust(
-    trajectory: Trajectory, query: str, estimator: str, scores: xr.Dataset, method: Any
+    trajectory: Trajectory, query: Query, estimator: Estimator, scores: xr.Dataset, method: Any
 ) -> dict[str, Any]:
     """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth."""
-    from influencekit.interfaces import Claim
-    from influencekit.registry import make
-    from influencekit.verbs import trust as reliability
+    import influencekit as ik
 
-    exact = Claim.EXACT in make("estimator", estimator).claims
+    exact = ik.Claim.EXACT in estimator.claims
     if method == "none" or (method == "auto" and exact):
         return {}
     began = time.perf_counter()
-    found = reliability.trust(trajectory, query, scores, method)
+    found = ik.trust(trajectory, query, scores, method)
     about = {f"trust_{name}": value for name, value in found.attrs.items()}
     about |= {f"trust_{n}": found[n].item() for n in ("pearson", "spearman", "scale") if n in found}
     return {"trust": found.trust.item(), **about, "trust_seconds": time.perf_counter() - began}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 
 import click
 
-from influencekit.cli.table import paragraph, width_of
+from influencekit.cli.console import say
 from influencekit.errors import InputError
 
 __all__ = ["list_"]
@@ -17,14 +16,18 @@ PLURALS = {
     "queries": "query",
     "recorders": "recorder",
     "workloads": "workload",
+    "evaluations": "evaluation",
+    "commands": "command",
 }
 
 
-@click.command("list", short_help="What is installed: estimators, queries, recorders, workloads.")
+@click.command(
+    "list", short_help="What is installed: estimators, queries, recorders, workloads, evaluations."
+)
 @click.argument("kind", required=False, metavar="[KIND]")
 def list_(kind: str | None) -> None:
-    """List everything installed, or one KIND of it (estimators, queries, recorders, workloads), with its
-    options and their defaults.
+    """List everything installed, or one KIND of it (estimators, queries, recorders, workloads, evaluations,
+    and the commands that plugins bring), with its options and their defaults.
 
     Options are given after the name, as in every-k:k=20 or dit:curvature=fisher. What comes from a plugin
     says so, and a plugin that cannot be loaded says why.
@@ -34,21 +37,22 @@ def list_(kind: str | None) -> None:
 
     if kind is not None and kind not in PLURALS and kind not in PLURALS.values():
         raise unknown("kind", kind, list(PLURALS), "kinds") if kind else InputError("KIND is empty")
-    width = width_of(sys.stdout)
     for plural, single in PLURALS.items():
         if kind is not None and kind not in (plural, single):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the row says it
             rows = describe(single)
-        click.echo(click.style(plural.upper(), bold=True))
+        if single == "command" and kind is None and not rows:
+            continue
+        say((plural.upper(), "bold"))
         for row in rows:
             provider = "" if row.provider == "built-in" else f"  [{row.provider}]"
-            click.echo(f"  {click.style(row.name, fg='cyan')}{click.style(provider, dim=True)}")
+            say((row.name, "cyan"), (provider, "dim"), indent=2)
             if row.status != "ok":
-                click.echo(click.style(paragraph(row.status, width, "      "), fg="red"))
+                say((row.status, "red"), indent=6)
                 continue
-            click.echo(paragraph(row.summary, width, "      "))
+            say(row.summary, indent=6)
             if row.options:
-                click.echo(click.style(paragraph(":".join(row.options), width, "      :"), dim=True))
-        click.echo()
+                say((":" + ":".join(row.options), "dim"), indent=6)
+        say()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from influencekit.cli.summary import without_nan
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["new_file", "new_folder", "save_dataset", "save_text", "to_json", "write_csv"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["new_file", "new_folder", "save_dataset", "to_json", "write_csv"]
 
 
 @contextmanager
@@ -54,6 +53,9 @@ def new_file(path: str | None, option: str = "--out", replace: bool = False) -> 
 
 @contextmanager
 def _beside(goal: Path, option: str) -> Iterator[Path]:
+    import shutil
+    import tempfile
+
     parents = [p for p in goal.absolute().parents if not p.exists()]
     scratch = None
     try:
@@ -86,22 +88,14 @@ def _beside(goal: Path, option: str) -> Iterator[Path]:
 
 def to_json(value: Any) -> str:
     """JSON text that every reader takes: no NaN in it."""
+    import json
+
     return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
 
 
-def save_text(text: str, path: str, option: str) -> None:
-    """Write a text file as a whole, over one that may be there."""
-    with new_file(path, option, replace=True) as file:
-        assert file is not None
-        file.write_text(text, encoding="utf-8")
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file with a head, in UTF-8."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """A frame as a CSV file with a head, in UTF-8; its index is not written, and NaN is `nan`."""
+    frame.to_csv(path, index=False, na_rep="nan", lineterminator="\r\n")
 
 
 def save_dataset(dataset: Any, path: Path) -> None:

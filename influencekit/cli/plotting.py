@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit.cli.bar import progress
+from influencekit.cli.console import say
 from influencekit.cli.output import new_folder
 from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
 from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
@@ -38,16 +39,19 @@ def plot(scores: str, out: str | None, data_dir: str | None) -> None:
     goal = out or str(path.with_name(f"{path.stem}-plots"))
     with new_folder(goal) as folder, progress():
         assert folder is not None
-        from influencekit.cli.drawing import draw, draw_evaluation
+        from influencekit.cli.saving import draw
+        from influencekit.evaluation import evaluation_of
 
         pictures, why = _pictures(result, data_dir)
         drawn = draw(result, pictures, folder)
         for file in sorted(path.glob("evaluation-*.zarr")):
-            drawn.append(f"{file.stem}.png")
-            draw_evaluation(_read(file), folder / drawn[-1])
+            saved = _read(file)
+            if (figure := evaluation_of(saved).plot(saved)) is not None:
+                drawn.append(f"{file.stem}.png")
+                figure.savefig(folder / drawn[-1])
         if not drawn:
             raise InfluenceKitError(f"{scores} holds nothing to draw: one window, no ground truth{why}")
-    click.echo(f"{', '.join(drawn)} in {goal}{why}")
+    say(f"{', '.join(drawn)} in {goal}{why}")
 
 
 def _load(path: Path) -> xr.Dataset:

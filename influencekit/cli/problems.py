@@ -48,7 +48,7 @@ class WorkloadSource:
             raise InputError(f"workload '{name}' gave a {type(workload).__name__}, expected a Workload")
         if "seed" not in known:
             workload = replace(workload, seed=seed)
-        # a path of the user's is nobody else's business, and does not travel with the store
+        # a path of this machine is not written to the store
         if "setting" in options:
             given["setting"] = f"setting={options['setting']}"
         given.pop("data_dir", None)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from influencekit.cli.bar import progress
+from influencekit.cli.console import complain, say
 from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
 from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["record"]
@@ -52,8 +53,8 @@ def record(
 
     \b
       influencekit record mnist-1v7-dnn --store run.zarr
-      influencekit record adult-dnn --store run.zarr --recorder every-k:k=20 --window epoch:0-5
-      influencekit record adult-dnn --store run.zarr --resume
+      influencekit record mnist-1v7-dnn --store run.zarr --recorder every-k:k=20 --window epoch:0-5
+      influencekit record mnist-1v7-dnn --store run.zarr --resume
     """
     path = Path(store)
     if path.exists() and not resume:
@@ -86,17 +87,18 @@ def record(
         except (KeyboardInterrupt, SystemExit):
             if path.exists():
                 done = open_group(path).attrs["committed"]
-                click.echo(f"{store} has {done} steps; the same command with --resume continues it", err=True)
+                complain(f"{store} has {done} steps; the same command with --resume continues it")
             raise
     attrs, steps = trajectory.attrs, problem.plan.steps
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     accuracy = attrs.get("accuracy", float("nan"))
     reached = f", test accuracy {100 * accuracy:.1f} %" if accuracy == accuracy else ""
-    click.echo(
-        f"{click.style(store, bold=True)}: {problem.name}, seed {seed}, states {trajectory.first} to "
-        f"{trajectory.last} of {steps} steps, {problem.n_params} parameters, {_size(size)}{reached}"
+    say(
+        (store, "bold"),
+        f": {problem.name}, seed {seed}, states {trajectory.first} to "
+        f"{trajectory.last} of {steps} steps, {problem.n_params} parameters, {_size(size)}{reached}",
     )
-    click.echo(f"next: influencekit estimate {store} --estimator dit")
+    say(f"next: influencekit estimate {store} --estimator dit")
 
 
 def _size(size: float) -> str:

@@ -1,13 +1,20 @@
 """The command-line reference, written from the commands themselves: `python -m influencekit.cli.reference`.
 
-It prints docs/cli.md; a test fails when that file says something else.
+It prints docs/cli.md, in which no plugin's command appears; a test fails when that file says something else.
+With names of commands, as in `python -m influencekit.cli.reference reproduce`, it prints a page of these
+alone, for the docs of the plugin that brings them.
 """
+
+import sys
+from collections.abc import Mapping
+from copy import copy
 
 import click
 
 from influencekit.cli.app import cli
+from influencekit.cli.console import write
 
-__all__ = ["reference"]
+__all__ = ["reference", "reference_of"]
 
 HEAD = """\
 # The command line
@@ -22,12 +29,25 @@ the traceback, `NO_COLOR=1` takes the colours away. Progress is drawn on a termi
 
 
 def reference() -> str:
-    """The text of docs/cli.md: every command's help, at a fixed width."""
-    parts = [HEAD, _help(cli, None, "influencekit")]
-    for name, command in cli.commands.items():
-        parts.append(f"## {name}\n")
-        parts.append(_help(command, click.Context(cli, info_name="influencekit"), name))
-    return "\n".join(parts)
+    """The text of docs/cli.md: the help of every command of ours, at a fixed width."""
+    own = copy(cli)
+    own.with_plugins = False
+    return "\n".join([HEAD, _help(own, None, "influencekit"), *_sections(cli.commands)])
+
+
+def reference_of(*names: str) -> str:
+    """A page of plugins' commands. Errors: one that is not installed."""
+    from influencekit.registry import load
+
+    commands: dict[str, click.Command] = {name: load("command", name) for name in names}  # type: ignore[misc]
+    words = " ".join(names)
+    head = f"<!-- generated: python -m influencekit.cli.reference {words} -->\n"
+    return "\n".join([head, *_sections(commands)])
+
+
+def _sections(commands: Mapping[str, click.Command]) -> list[str]:
+    parent = click.Context(cli, info_name="influencekit")
+    return [f"## {name}\n\n{_help(command, parent, name)}" for name, command in commands.items()]
 
 
 def _help(command: click.Command, parent: click.Context | None, name: str) -> str:
@@ -39,4 +59,4 @@ def _help(command: click.Command, parent: click.Context | None, name: str) -> st
 
 
 if __name__ == "__main__":
-    click.echo(reference(), nl=False)
+    write(reference_of(*sys.argv[1:]) if sys.argv[1:] else reference())

@@ -1,22 +1,21 @@
-"""The files of `compare --out` and of `estimate --out`: scores, rankings, agreement, plots."""
+"""The files of `compare --out`, `estimate --out` and `plot`: scores, rankings, agreement, plots."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influencekit.cli.drawing import draw, draw_evaluation
 from influencekit.cli.output import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
-from influencekit.direction import better_in, ends
+from influencekit.direction import better_in, ends, written
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import xarray as xr
 
-__all__ = ["evaluation_file", "save_comparison", "save_evaluations", "write_ranking"]
+__all__ = ["draw", "save_comparison", "write_ranking"]
 
 
 def save_comparison(
@@ -25,50 +24,26 @@ def save_comparison(
     """scores.zarr, ranking.csv, agreement.csv, compare.json and the plots, into a folder that is there."""
     save_dataset(result, folder / "scores.zarr")
     write_ranking(result, folder / "ranking.csv")
-    metrics = result.metric.values.tolist()
-    head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
-    write_csv(folder / "agreement.csv", head, _agreement(result))
+    write_csv(_agreement(result), folder / "agreement.csv")
     (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
     draw(result, pictures, folder)
 
 
-def save_evaluations(evaluations: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """evaluation-NAME.zarr, evaluation-NAME.csv with one row a figure, and its plot, for every evaluation."""
-    for spec, result in evaluations.items():
-        name = evaluation_file(spec)
-        save_dataset(result, folder / f"{name}.zarr")
-        head = ["figure", "estimator", "seed", "query", "window", "removed", "k", "h", "value"]
-        write_csv(folder / f"{name}.csv", head, _figures(result, head[1:-1]))
-        draw_evaluation(result, folder / f"{name}.png")
+def _agreement(result: xr.Dataset) -> pd.DataFrame:
+    """A row for every estimator, seed, query and window."""
+    import pandas as pd
 
-
-def evaluation_file(spec: str) -> str:
-    """`lds:m=20` -> `evaluation-lds_m=20`."""
-    return "evaluation-" + re.sub(r"[^\w.=+-]+", "_", spec)
-
-
-def _figures(result: xr.Dataset, names: list[str]) -> Iterator[list[Any]]:
-    import numpy as np
-
-    words = {n: result[n].values.tolist() for n in names if n in result.coords}
-    words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
-    for figure, values in result.data_vars.items():
-        if {"estimator", "seed"} <= set(values.dims) <= {*names}:  # no curves, resamples or single subsets
-            array, dims = values.values, [str(d) for d in values.dims]
-            for place in np.ndindex(*array.shape):
-                at = {d: words[d][k] if d in words else k for d, k in zip(dims, place, strict=True)}
-                yield [figure, *(at.get(n, "") for n in names), array[place].item()]
-
-
-def _agreement(result: xr.Dataset) -> Iterator[list[Any]]:
     values = result.agreement.transpose("estimator", "seed", "query", "window", "metric").values
+    metrics, rows = result.metric.values.tolist(), []
     for e, name in enumerate(result.estimator.values.tolist()):
         for s, seed in enumerate(result.seed.values.tolist()):
             accuracy, seconds = float(result.accuracy[s]), float(result.seconds[e, s])
             for q, query in enumerate(result["query"].values.tolist()):
                 for w in range(result.sizes["window"]):
                     where = [query, window_name(result, w), str(result.removal[w].item())]
-                    yield [name, seed, *where, *values[e, s, q, w].tolist(), accuracy, seconds]
+                    rows.append([name, seed, *where, *values[e, s, q, w].tolist(), accuracy, seconds])
+    head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
+    return pd.DataFrame(rows, columns=head)
 
 
 def write_ranking(result: xr.Dataset, path: Path) -> None:
@@ -77,22 +52,60 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
     Where neither way of the query is better, those whose removal lowers it most.
     What `estimate` retrained follows: its effect, empty where there is none, and 1 for what was removed.
     """
-    names = result.estimator.values.tolist()
-    labelled = ["label"] if "label" in result.coords else []
-    extra = [name for name in ("retrained", "removed") if name in result]
-    head = ["example", *labelled, "seed", "query", "window", *names, *extra]
-    write_csv(path, head, _ranking(result, bool(labelled), extra))
+    import pandas as pd
 
-
-def _ranking(result: xr.Dataset, labelled: bool, extra: list[str]) -> Iterator[list[Any]]:
-    scores = result.influence.transpose("seed", "query", "window", "train", "estimator").values
-    ids, first = result.example.values, ends(better_in(result.attrs))[0][1]
+    scores = result.influence.transpose("seed", "query", "window", "estimator", "train").values
+    names, first = result.estimator.values.tolist(), ends(better_in(result.attrs))[0][1]
+    frames = []
     for s, seed in enumerate(result.seed.values.tolist()):
+        of_seed = {name: result[name].values[s] for name in ("example", "label") if name in result.coords}
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):
-                some = scores[s, q, w]
-                for i in (-first * some[:, 0]).argsort(kind="stable"):  # not a number comes last
-                    label = [result.label.values[s, i]] if labelled else []
-                    row = [ids[s, i], *label, seed, query, window_name(result, w), *some[i].tolist()]
-                    more = [result[n].values[(q, w, i) if n == "retrained" else i].item() for n in extra]
-                    yield [*row, *("" if x != x else x for x in more)]
+                where = {"seed": seed, "query": query, "window": window_name(result, w)}
+                frame = pd.DataFrame(of_seed | where | dict(zip(names, scores[s, q, w], strict=True)))
+                if "retrained" in result:
+                    change = pd.Series(result.retrained.values[q, w], dtype=object)
+                    frame["retrained"] = change.where(change.notna(), "")
+                if "removed" in result:
+                    frame["removed"] = result.removed.values
+                # stable, and not a number comes last
+                frames.append(frame.iloc[(-first * scores[s, q, w, 0]).argsort(kind="stable")])
+    write_csv(pd.concat(frames), path)
+
+
+def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[str]:
+    """Draw what can be drawn of a result [estimator, seed, query, window, train]; the names of the files.
+
+    `agreement.png` where there is ground truth; `extremes-NAME.png` for the first seed, where the examples
+    are pictures; `timeline-NAME.png` where there are several windows. Several queries are averaged.
+    """
+    from influencekit import plot
+
+    drawn: list[str] = []
+
+    def save(axes: Any, name: str, title: str | None = None) -> None:
+        figure = (axes[0] if isinstance(axes, list) else axes).figure
+        if title:
+            figure.suptitle(title)
+        figure.savefig(folder / name)
+        drawn.append(name)
+
+    names = result.estimator.values.tolist()
+    if "agreement" in result and len(names) > 1:
+        save(plot.agreement(result), "agreement.png")
+    first = result.isel(seed=0)
+    better = written(better_in(result.attrs))
+    scores = first.influence.mean("query", skipna=False)
+    some = "" if result.sizes["seed"] == 1 else f", seed {int(first.seed)}"
+    several = result.sizes["window"] > 1
+    for name in names:
+        file = re.sub(r"[^\w.=-]+", "_", name)
+        each = scores.sel(estimator=name).assign_attrs(better)
+        if pictures is not None:
+            mean = f", mean of {result.sizes['window']} windows" if several else ""
+            axes = plot.extremes(each.mean("window", skipna=False).assign_attrs(better), pictures)
+            save(axes, f"extremes-{file}.png", f"{result.attrs['workload']}: {name}{some}{mean}")
+        if several:
+            line = plot.timeline(each.transpose("window", "train"))
+            save(line, f"timeline-{file}.png", f"{result.attrs['workload']}: {name}{some}")
+    return drawn

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from influencekit.statistics import statistic
+
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
 
-__all__ = ["statistic", "summarise", "undefined", "window_name", "without_nan"]
-
-Statistic = dict[str, float]
+__all__ = ["summarise", "undefined", "window_name", "without_nan"]
 
 
 def summarise(result: xr.Dataset) -> dict[str, Any]:
@@ -71,11 +70,3 @@ def _estimators(result: xr.Dataset) -> dict[str, dict[str, Any]]:
         }
         found[name] = {**statistics, "seconds": float(result.seconds.sel(estimator=name).mean())}
     return found
-
-
-def statistic(values: np.ndarray) -> Statistic:
-    """Mean and population deviation of the values that are numbers; NaN where none is."""
-    known = values[~(values != values)]
-    if not len(known):
-        return {"mean": math.nan, "std": math.nan}
-    return {"mean": float(known.mean()), "std": float(known.std())}

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from influencekit.cli.bar import progress
+from influencekit.cli.console import say
 from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
 from influencekit.errors import StoreError
 
 __all__ = ["verify"]
@@ -63,7 +64,7 @@ def verify(
 
 
 def _say(what: str, text: str) -> None:
-    click.echo(f"{click.style(f'{what:<9}', bold=True)} {text}")
+    say((f"{what:<9}", "bold"), " ", text)
 
 
 def _read_all(group: Any, store: str) -> int:

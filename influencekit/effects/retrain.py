@@ -25,7 +25,10 @@ from influencekit.training.workload import evaluated_with
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["Models", "Strategy", "Weighting", "retrained", "spans", "strategy_of", "window_effects"]
+__all__ = [
+    "Change", "Models", "Strategy", "Weighting", "capacity", "changes", "check_finite", "query_at",
+    "retrained", "spans", "strategy_of", "train_together",
+]  # fmt: skip
 
 Strategy = Literal["auto", "batch", "loop"]
 
@@ -63,14 +66,18 @@ class Models(NamedTuple):
     buffers: Tensor | None = None
     own_buffers: Mapping[str, Tensor] = MappingProxyType({})
 
+    def one(self, row: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Parameters and buffers of one of the models."""
+        if self.buffers is None or not self.own_buffers:
+            return self.theta[row], {}
+        return self.theta[row], with_flat(self.own_buffers, self.buffers[row])
+
     def changes(self, values: Callable[[Tensor], Tensor], chunk: int | None = None) -> Tensor:
         """`values` (of theta [param]) of each model, evaluated with its own buffers, less those of the
-        recorded
-        run: [..., model]."""
+        recorded run: [..., model]."""
         if self.buffers is not None and self.own_buffers:
             own = _evaluated(values, self.own, self.own_buffers)
-            pairs = zip(self.theta, self.buffers, strict=True)
-            each = [_evaluated(values, theta, with_flat(self.own_buffers, row)) for theta, row in pairs]
+            each = [_evaluated(values, *self.one(row)) for row in range(len(self.theta))]
             return torch.stack([x - own for x in each], -1)
         if len(self.theta) > 1:
             try:
@@ -84,6 +91,17 @@ class Models(NamedTuple):
         return torch.stack([values(theta) - own for theta in self.theta], -1)
 
 
+class Change(NamedTuple):
+    """What other weights change of a query at one state: `values` [query, model] of the runs in `models`.
+
+    `signs`: {window: the sign with which it counts this state}.
+    """
+
+    models: Models
+    values: Tensor
+    signs: dict[int, int]
+
+
 def _evaluated(values: Callable[[Tensor], Tensor], theta: Tensor, buffers: Mapping[str, Tensor]) -> Tensor:
     with evaluated_with(buffers):
         return values(theta)
@@ -95,8 +113,7 @@ def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
     if strategy == "batch" and step.joint:
         raise InputError(
             "losses depend on their whole batch, or training changes buffers of this model, so it is "
-            "retrained one run "
-            "after the other: use the strategy 'auto' or 'loop'"
+            "retrained one run after the other: use the strategy 'auto' or 'loop'"
         )
     if strategy == "batch" and not step.batches:
         raise InputError("torch cannot train this model in batches: use the strategy 'auto' or 'loop'")
@@ -131,16 +148,54 @@ def retrained(
     on a CPU they are trained one after the other. Each starts where it first differs from the recorded run.
     Cost: at most one training run for each, divided by what batching gains.
     """
+    step = trajectory.step
     first, last = changed(trajectory, weightings, absent), max(when)
     order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
     if order:
         trajectory.check_replay(first[order[0]], last)
-    batches = strategy_of(trajectory, strategy) == "batch"
-    room = min(512, trajectory.step.capacity(_MEMORY)) if batches else 1
-    chunks = [order[i : i + room] for i in range(0, len(order), room)]
+    together = capacity(trajectory, 512) if strategy_of(trajectory, strategy) == "batch" else 1
+    chunks = [order[i : i + together] for i in range(0, len(order), together)]
     for chunk in track(chunks, "retraining", len(chunks)):
-        for found in _fold(trajectory, [weightings[k] for k in chunk], absent, first[chunk[0]], set(when)):
-            yield found._replace(members=chunk)
+        weights = trajectory.workload.theta0.new_ones(len(chunk), trajectory.workload.n_train)
+        for row, k in zip(weights, chunk, strict=True):
+            positions, weight = weightings[k]
+            row[positions] = weight.to(row) if isinstance(weight, Tensor) else weight
+        ones = torch.ones_like(weights)
+
+        def coefficients(t: int, weights: Tensor = weights, ones: Tensor = ones) -> Tensor:
+            return step.coefficients(t, weights if absent[0] <= t < absent[1] else ones)
+
+        for models in train_together(trajectory, coefficients, first[chunk[0]], set(when)):
+            yield models._replace(members=chunk)
+
+
+def train_together(
+    trajectory: Trajectory, coefficients: Callable[[int], Tensor], start: int, when: set[int]
+) -> Iterator[Models]:
+    """Train runs together from state `start` and yield their states `when`, numbered from 0.
+
+    `coefficients(t)` [run, slot] weighs the losses of step t. Where there are several runs, the recorded one
+    is trained with them, so that both sides of a difference round alike.
+    """
+    step, state = trajectory.step, trajectory.state(start)
+    count = len(coefficients(start))
+    members = list(range(count))
+    if count > 1:
+        slots = {k: v.expand(count + 1, -1).clone() for k, v in state.slots.items()}
+        state = State(state.theta.expand(count + 1, -1).clone(), slots, start)
+    for t in range(start, max(when)):
+        own = coefficients(t)
+        own = torch.cat([own, step.coefficients(t)[None]]) if count > 1 else own[0]
+        with torch.no_grad():  # not around the loop: the caller's own mode holds between two states
+            state = step.advance_with(state, own)[0]
+        if t + 1 not in when:
+            continue
+        if count > 1:
+            yield Models(members, t + 1, state.theta[:-1], state.theta[-1])
+        else:
+            recorded = trajectory.state(t + 1)
+            buffers = flat(state.buffers, state.theta)[None] if state.buffers else None
+            yield Models(members, t + 1, state.theta[None], recorded.theta, buffers, recorded.buffers)
 
 
 def spans(windows: Sequence[Window], steps: int) -> dict[tuple[int, int], list[int]]:
@@ -151,82 +206,49 @@ def spans(windows: Sequence[Window], steps: int) -> dict[tuple[int, int], list[i
     return found
 
 
-def window_effects(
+def changes(
     trajectory: Trajectory,
     query: Query,
     weightings: Sequence[Weighting],
     windows: Sequence[Window],
     strategy: Strategy = "auto",
-) -> Tensor:
-    """Effects [query, window, model] under each window's own removal; windows share what runs they can."""
-    workload, steps = trajectory.workload, trajectory.steps
-    shape = (len(query.labels(workload)), len(windows), len(weightings))
-    out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
-    for absent, members in spans(windows, steps).items():
-        evaluations = [windows[k].evaluations(steps) for k in members]
-        when = sorted(set().union(*evaluations))
-        found = effects(trajectory, query, weightings, absent, when, strategy)  # [query, state, model]
-        for k, signs in zip(members, evaluations, strict=True):
-            out[:, k] = sum(sign * found[:, when.index(t)] for t, sign in signs.items())
-    return out
+) -> Iterator[Change]:
+    """What other weights change of the query: one `Change` for some of the runs at one state at a time.
 
-
-def effects(
-    trajectory: Trajectory,
-    query: Query,
-    weightings: Sequence[Weighting],
-    absent: tuple[int, int],
-    when: Sequence[int],
-    strategy: Strategy = "auto",
-) -> Tensor:
-    """Effects [query, state, model] on the query at the states `when`: the run retrained minus the recorded.
-
-    Errors: a run that leaves the finite numbers.
+    An effect in a window is the sum of the changes at the states that the window evaluates, each times its
+    sign. Windows share what runs they can. Cost: `retrained`.
     """
-    workload = trajectory.workload
-    shape = (len(query.labels(workload)), len(when), len(weightings))
-    out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+    for absent, members in spans(windows, trajectory.steps).items():
+        signs = {k: windows[k].evaluations(trajectory.steps) for k in members}
+        when = sorted(set().union(*signs.values()))
+        values_of = query_at(trajectory, query, when)
+        for models in retrained(trajectory, weightings, absent, when, strategy):
+            here = {k: each[models.state] for k, each in signs.items() if models.state in each}
+            yield Change(models, values_of(models), here)
+
+
+def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Callable[[Models], Tensor]:
+    """The query of retrained models minus that of the recorded run, at states `when`: [query, model]."""
     asked = {t: query.at(trajectory.workload_at(t), trajectory.state(t).theta) for t in when}
-    chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
-    for models in retrained(trajectory, weightings, absent, when, strategy):
+    n_test = trajectory.workload.n_test
+    chunk = None if trajectory.workload.test is None else trajectory.step.capacity(_MEMORY, n_test)
+
+    def changes(models: Models) -> Tensor:
         with torch.no_grad():
-            values = models.changes(asked[models.state], chunk)
-        out[:, when.index(models.state), models.members] = values.to(out)  # losses may be of another dtype
-    bad = (~out.isfinite()).any(0).any(0).nonzero()
+            return models.changes(asked[models.state], chunk)
+
+    return changes
+
+
+def check_finite(values: Tensor, weightings: Sequence[Weighting]) -> None:
+    """Refuse effects [..., model] of runs that left the finite numbers, naming the first."""
+    bad = (~values.isfinite()).reshape(-1, len(weightings)).any(0).nonzero()
     if len(bad):
         raise DivergedError(
             f"retraining {weightings[int(bad[0, 0])]} gave NaN or infinity; lower the learning rate"
         )
-    return out
 
 
-def _fold(
-    trajectory: Trajectory,
-    weightings: Sequence[Weighting],
-    absent: tuple[int, int],
-    start: int,
-    when: set[int],
-) -> Iterator[Models]:
-    """Train the runs together from state `start`."""
-    step, state = trajectory.step, trajectory.state(start)
-    many, last = len(weightings) > 1, max(when)
-    rows = len(weightings) + many  # the last model is the run itself, so that both sides round alike
-    weights = state.theta.new_ones(rows, trajectory.workload.n_train)
-    for row, (positions, weight) in zip(weights, weightings, strict=False):
-        row[positions] = weight.to(row) if isinstance(weight, Tensor) else weight
-    ones = torch.ones_like(weights)
-    if many:
-        slots = {k: v.expand(rows, -1).clone() for k, v in state.slots.items()}
-        state = State(state.theta.expand(rows, -1).clone(), slots, start)
-    for t in range(start, last):
-        coefficients = step.coefficients(t, weights if absent[0] <= t < absent[1] else ones)
-        with torch.no_grad():  # not around the loop: the caller's own mode holds between two states
-            state = step.advance_with(state, coefficients if many else coefficients[0])[0]
-        if t + 1 not in when:
-            continue
-        if many:
-            yield Models([], t + 1, state.theta[:-1], state.theta[-1])
-        else:
-            recorded = trajectory.state(t + 1)
-            buffers = flat(state.buffers, state.theta)[None] if state.buffers else None
-            yield Models([], t + 1, state.theta[None], recorded.theta, buffers, recorded.buffers)
+def capacity(trajectory: Trajectory, most: int) -> int:
+    """How many models are trained together: what fits memory, at most so many."""
+    return min(most, trajectory.step.capacity(_MEMORY))

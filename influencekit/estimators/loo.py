@@ -1,16 +1,18 @@
+"""Leave-one-out by retraining, and the same for any other weights on the examples."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from influencekit.effects.retrain import Strategy, Weighting, strategy_of, window_effects
+from influencekit.effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["LOO"]
+__all__ = ["LOO", "retraining_effects"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class LOO(Estimator):
         shape = (len(query.labels(workload)), len(windows), workload.n_train)
         out = torch.full(shape, torch.nan, dtype=workload.dtype, device=workload.device)
         left_out = [Weighting(position[None]) for position in positions]
-        out[:, :, positions] = window_effects(trajectory, query, left_out, windows, self.strategy)
+        out[:, :, positions] = retraining_effects(trajectory, query, left_out, windows, self.strategy)
         return out
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
@@ -57,3 +59,27 @@ class LOO(Estimator):
             return torch.arange(n)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
         return order[: self.examples].sort().values
+
+
+def retraining_effects(
+    trajectory: Trajectory,
+    query: Query,
+    weightings: Sequence[Weighting],
+    windows: Sequence[Window],
+    strategy: Strategy = "auto",
+) -> Tensor:
+    """Effects [query, window, weighting] of training with other weights, under each window's own removal.
+
+        effect = sum over the states t that the window evaluates:  sign_t (q(theta'_t) - q(theta_t))
+
+    theta' is the run with these weights. Sign: removal minus full. Cost: at most one training run for each
+    weighting and span of absence, divided by what batching gains. Errors: a run that becomes NaN or infinite.
+    """
+    workload = trajectory.workload
+    shape = (len(query.labels(workload)), len(windows), len(weightings))
+    out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+    for change in changes(trajectory, query, weightings, windows, strategy):
+        for window, sign in change.signs.items():
+            out[:, window, change.models.members] += sign * change.values.to(out)
+    check_finite(out, weightings)
+    return out

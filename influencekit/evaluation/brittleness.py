@@ -1,45 +1,40 @@
 """Brittleness: what the removal of the k most helpful, or most harmful, examples really does."""
 
-from collections.abc import Hashable, Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from influencekit.direction import better_of, ends, written
-from influencekit.effects.retrain import Strategy, Weighting, effects, spans
-from influencekit.evaluation.leave_k_out import sizes
-from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets
-from influencekit.evaluation.scoring import Estimators, score
-from influencekit.interfaces import Query
+from influencekit.direction import better_of, ends, most, written
+from influencekit.effects.retrain import Strategy, Weighting, changes, check_finite
+from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, sizes
+from influencekit.interfaces import Estimator, Evaluation, Query, Table
+from influencekit.plot.style import line_look, mean_over, new_figure
 from influencekit.progress import track
 from influencekit.queries import Prediction, TestLosses
+from influencekit.statistics import Statistic, format_percent, over_seeds, several_seeds
 from influencekit.training.batch import select
 from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.results import Windows
-from influencekit.windows import Removal, Window
+from influencekit.windows import Window
 
-__all__ = ["brittleness"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Brittleness"]
 
 
-def brittleness(
-    trajectory: Trajectory,
-    query: Query | str = "test-loss",
-    estimators: Estimators = ("dit",),
-    windows: Windows = None,
-    removal: Removal = "global",
-    *,
-    k: tuple[int, ...] | None = None,
-    draws: int = 8,
-    queries: int = 16,
-    seed: int = 0,
-    strategy: Strategy = "auto",
-) -> xr.Dataset:
-    """The run without the k examples that an estimator calls most helpful or most harmful.
+@dataclass(frozen=True)
+class Brittleness(Evaluation):
+    """Brittleness: what does the removal of the k most helpful, or most harmful, examples really do?
 
     For a loss the most helpful have the highest scores, for a margin the lowest (`Query.better`). Where
     neither way of the query is better, the coordinate `removed` is "raises" (without them it should be
@@ -52,65 +47,170 @@ def brittleness(
     has found the examples that matter; no ground truth of single examples takes part.
 
     Where a query is about one test example (test-losses, prediction), also `flips` [estimator, removed,
-    window, k] and `control_flips` [window, k]: the share of the queries whose example the model then
+    window, k] and `control_flips` [window, k]: the fraction of the queries whose example the model then
     classifies otherwise (one logit: above 0; several: the largest).
 
     `k` is 1, 4, 16, ... up to a quarter of the examples unless you say. Cost: 2 k queries training runs an
     estimator (equal sets once), k draws for the control, divided by what batching gains. Source: Ilyas et
     al. 2022, section 4.2; Park et al. 2023.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import Brittleness
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, Brittleness(k=(1, 4))).values()
+        >>> found.effect.dims, found.removed.values.tolist()
+        (('estimator', 'removed', 'query', 'window', 'k'), ['helpful', 'harmful'])
     """
-    workload = trajectory.workload
-    ks = sizes(workload.n_train, k)
-    check_at_least("draws", draws, 1)
-    check_at_least("queries", queries, 1)
-    query, scores, chosen = score(trajectory, query, estimators, windows, removal)
-    better = better_of(query)
-    removed = ends(better)[::-1]  # helpful, harmful
-    labels, generator = list(query.labels(workload)), np.random.default_rng(draw_seed(trajectory, seed))
-    some = np.sort(generator.permutation(len(labels))[:queries])
-    watched = _Watched(query, tuple(some.tolist()), _examples(query, some))
-    random = random_sets(workload.n_train, list(ks) * draws, (*draw_seed(trajectory, seed), 1))
-    influence = scores.influence.values[:, some].astype(np.float64)
-    shape = (len(influence), len(removed), len(some), len(chosen), len(ks))
-    found, predicted = np.zeros(shape), np.zeros(shape)
-    control = np.zeros((draws, len(some), len(chosen), len(ks)))
-    flips = np.zeros((len(some), *shape[:2], *shape[3:])), np.zeros((len(some), draws, *shape[3:]))
-    for w, window in enumerate(track(chosen, "windows", len(chosen))):
-        ordered = influence[:, :, w].argsort(-1, kind="stable")
-        masks = np.zeros((*shape[:3], len(ks), workload.n_train), dtype=bool)
-        for j, size in enumerate(ks):
-            for r, (_, sign) in enumerate(removed):
-                np.put_along_axis(masks[:, r, :, j], ordered[..., ::-sign][..., :size], True, axis=-1)
-        predicted[..., w, :] = (masks * influence[:, None, :, w, None]).sum(-1)
-        sets, place = np.unique(
-            np.concatenate([masks.reshape(-1, workload.n_train), random]), axis=0, return_inverse=True
+
+    k: tuple[int, ...] | None = None
+    draws: int = 8
+    queries: int = 16
+    seed: int = 0
+    strategy: Strategy = "auto"
+
+    def __post_init__(self) -> None:
+        check_at_least("draws", self.draws, 1)
+        check_at_least("queries", self.queries, 1)
+
+    def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
+        sizes(workload.n_train, self.k)
+
+    def run(
+        self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
+        windows: Sequence[Window], folder: Path | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        workload, draws, seed = trajectory.workload, self.draws, draw_seed(trajectory, self.seed)
+        ks = sizes(workload.n_train, self.k)
+        better = better_of(query)
+        removed = ends(better)[::-1]  # helpful, harmful
+        labels, generator = list(query.labels(workload)), np.random.default_rng(seed)
+        some = np.sort(generator.permutation(len(labels))[: self.queries])
+        watched = _Watched(query, tuple(some.tolist()), _examples(query, some))
+        random = random_sets(workload.n_train, list(ks) * draws, (*seed, 1))
+        influence = scores.influence.values[:, some].astype(np.float64)
+        shape = (len(influence), len(removed), len(some), len(windows), len(ks))
+        found, predicted = np.zeros(shape), np.zeros(shape)
+        control = np.zeros((draws, len(some), len(windows), len(ks)))
+        flips = np.zeros((len(some), *shape[:2], *shape[3:])), np.zeros((len(some), draws, *shape[3:]))
+        for w, window in enumerate(track(windows, "windows", len(windows))):
+            ordered = influence[:, :, w].argsort(-1, kind="stable")
+            masks = np.zeros((*shape[:3], len(ks), workload.n_train), dtype=bool)
+            for j, size in enumerate(ks):
+                for r, (_, sign) in enumerate(removed):
+                    np.put_along_axis(masks[:, r, :, j], ordered[..., ::-sign][..., :size], True, axis=-1)
+            predicted[..., w, :] = (masks * influence[:, None, :, w, None]).sum(-1)
+            sets, place = np.unique(
+                np.concatenate([masks.reshape(-1, workload.n_train), random]), axis=0, return_inverse=True
+            )
+            change, flip = _effects(trajectory, watched, sets, window, self.strategy)
+            place = place.reshape(-1)
+            own, rest = (
+                place[: -len(random)].reshape(masks.shape[:-1]),
+                place[-len(random) :].reshape(draws, -1),
+            )
+            for q in range(len(some)):
+                found[:, :, q, w] = change[q, own[:, :, q]]
+                control[:, q, w] = change[q, rest]
+                if watched.examples:
+                    flips[0][q, ..., w, :], flips[1][q, ..., w, :] = flip[q, own[:, :, q]], flip[q, rest]
+        dims = ("estimator", "removed", "query", "window", "k")
+        said: dict[str, Any] = {
+            "effect": (dims, found),
+            "predicted": (dims, predicted),
+            "control": (("draw", "query", "window", "k"), control),
+        }
+        if watched.examples:
+            said["flips"] = ("estimator", "removed", "window", "k"), flips[0].mean(0)
+            said["control_flips"] = ("window", "k"), flips[1].mean((0, 1))
+        return xr.Dataset(
+            said,
+            coords={
+                **scores.isel(query=some).drop_vars("train").coords,
+                "removed": [word for word, _ in removed],
+                "k": list(ks),
+            },
+            attrs={"draws": draws, "seed": self.seed, "queries": len(some), **written(better)},
         )
-        change, flip = _effects(trajectory, watched, sets, window, strategy)
-        place = place.reshape(-1)
-        own, rest = place[: -len(random)].reshape(masks.shape[:-1]), place[-len(random) :].reshape(draws, -1)
-        for q in range(len(some)):
-            found[:, :, q, w] = change[q, own[:, :, q]]
-            control[:, q, w] = change[q, rest]
-            if watched.examples:
-                flips[0][q, ..., w, :], flips[1][q, ..., w, :] = flip[q, own[:, :, q]], flip[q, rest]
-    dims = ("estimator", "removed", "query", "window", "k")
-    said: dict[str, Any] = {
-        "effect": (dims, found),
-        "predicted": (dims, predicted),
-        "control": (("draw", "query", "window", "k"), control),
-    }
-    if watched.examples:
-        said["flips"] = ("estimator", "removed", "window", "k"), flips[0].mean(0)
-        said["control_flips"] = ("window", "k"), flips[1].mean((0, 1))
-    return xr.Dataset(
-        said,
-        coords={
-            **scores.isel(query=some).drop_vars("train").coords,
-            "removed": [word for word, _ in removed],
-            "k": list(ks),
-        },
-        attrs={"draws": draws, "seed": seed, "queries": len(some), **written(better)},
-    )
+
+    def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        """By k: the effect of either end, and the flips, of each estimator; `control`: of random examples."""
+        flips, found = "flips" in result, dict[str, Any]()
+        for name in result.estimator.values.tolist():
+            one, row = result.sel(estimator=name), dict[str, Any]()
+            for removed in one.removed.values.tolist():
+                row[removed] = over_seeds(one.effect.sel(removed=removed))
+                if flips:
+                    row[f"{removed}_flips"] = over_seeds(one.flips.sel(removed=removed))
+            found[name] = row
+        control = {"effect": over_seeds(result.control)}
+        if flips:
+            control["flips"] = over_seeds(result.control_flips)
+        return {"k": result.k.values.tolist(), "estimators": found, "control": control}
+
+    def table(self, result: xr.Dataset) -> Table:
+        several, found = several_seeds(result), self.figures(result)
+        kinds: list[tuple[str, str, str, Callable[[Statistic, bool], str]]] = [
+            ("", "", "effect", _format_effect), ("flipped, ", "_flips", "flips", format_percent)
+        ]  # fmt: skip
+        rows: dict[tuple[str, str], list[Any]] = {}
+        for word, end, key, text in kinds[: len(found["control"])]:
+            for removed in result.removed.values.tolist():
+                for name, row in found["estimators"].items():
+                    rows[word + most(removed), name] = [text(value, several) for value in row[removed + end]]
+            control = [text(value, several) for value in found["control"][key]]
+            rows[word + "random", f"mean of {result.attrs['draws']}"] = control
+        title = "Brittleness: the effect on the query of retraining without k examples"
+        return Table.of(title, [f"k = {k}" for k in found["k"]], rows, ["removed", "chosen by"])
+
+    def plot(self, result: xr.Dataset) -> Figure:
+        """The retrained effect on the query of removing the k at either end of the ranking, by k.
+
+        The panels are titled by the coordinate `removed`. A line an estimator, the mean over seeds, queries
+        and windows; grey: random examples, the mean and the range of the draws. Where there are flipped
+        predictions, further panels show their fraction. k is on a logarithmic axis.
+        """
+        names, k = result.estimator.values.tolist(), result.k.values
+        ends = [str(word) for word in result.removed.values]
+        flips = [word for word in ends if word != "harmful"] if "flips" in result else []
+        figure = new_figure(4.2 * (2 + len(flips)) + 0.4, 4.0)
+        axes = list(figure.subplots(1, 2 + len(flips), squeeze=False).ravel())
+        control = mean_over(result.control, ("draw", "k"))
+        for ax, removed in zip(axes, ends, strict=False):
+            for j, name in enumerate(names):
+                curve = mean_over(result.effect.sel(estimator=name, removed=removed), ("k",))
+                ax.plot(k, curve, label=name, **line_look(j, len(names)))
+            ax.plot(k, control.mean(0), color="0.5", linewidth=1, label="random")
+            ax.fill_between(k, control.min(0), control.max(0), color="0.5", alpha=0.2, linewidth=0)
+            ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
+            ax.set(title=_without(removed), xlabel="k", ylabel="effect on the query, retrained")
+            ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+        for ax, removed in zip(axes[2:], flips, strict=True):
+            for j, name in enumerate(names):
+                curve = mean_over(result.flips.sel(estimator=name, removed=removed), ("k",))
+                ax.plot(k, 100 * curve, **line_look(j, len(names)))
+            ax.plot(k, 100 * mean_over(result.control_flips, ("k",)), color="0.5", linewidth=1)
+            ax.set(title=_without(removed), xlabel="k", ylabel="predictions flipped, %")
+            ax.set_ylim(bottom=0)
+        for ax in axes:
+            ax.set_xscale("log")
+            ax.set_xticks(k, [str(each) for each in k])
+            ax.minorticks_off()
+        axes[0].legend(frameon=False)
+        return figure
+
+
+def _without(removed: str) -> str:
+    title = most(removed)
+    return f"without the k {title}" if title.startswith("most") else f"without k whose {title}"
+
+
+def _format_effect(value: Statistic, deviation: bool) -> str:
+    """Three figures and the sign; `-` where there is none."""
+    if math.isnan(value["mean"]):
+        return "-"
+    return f"{value['mean']:+.2e}" + (f" ± {value['std']:.0e}" if deviation else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +254,14 @@ def _effects(
     trajectory: Trajectory, watched: _Watched, sets: np.ndarray, window: Window, strategy: Strategy
 ) -> tuple[np.ndarray, np.ndarray]:
     """The window's effect [query, set] of leaving out each set [set, train], and which classes it changes."""
-    signs = window.evaluations(trajectory.steps)
-    (absent,) = spans([window], trajectory.steps)
     weightings = [Weighting(torch.from_numpy(mask.nonzero()[0])) for mask in sets]
-    when = sorted(signs)
-    every = effects(trajectory, watched, weightings, absent, when, strategy).double().cpu().numpy()
-    count = len(watched.some)
-    change = sum(sign * every[:count, when.index(t)] for t, sign in signs.items())
-    return np.asarray(change), every[count:, -1] != 0
+    effect = torch.zeros(len(watched.some), len(sets), dtype=torch.float64)
+    flips = torch.zeros(len(watched.examples), len(sets), dtype=torch.bool)
+    last = max(window.evaluations(trajectory.steps))
+    for models, values, signs in changes(trajectory, watched, weightings, [window], strategy):
+        own, classes = values.double().cpu().split([len(effect), len(flips)])
+        effect[:, models.members] += signs[0] * own
+        if models.state == last:
+            flips[:, models.members] = classes != 0
+    check_finite(effect, weightings)
+    return effect.numpy(), flips.numpy()

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import xarray as xr
 
 from influencekit import __version__
 from influencekit.errors import StoreError
-from influencekit.files import hold
+from influencekit.files import hold, save_zarr, whole
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.results import examples
 
@@ -33,7 +31,7 @@ class Folder:
     `retrained.json` says of which run they are and how the sets were drawn. A piece `sets-A-B.zarr` has
     `theta` [set, state, param], `left_out` [set, train] of the sets A to B - 1, `recorded` [state, param] of
     the run itself, and the coordinates of a state: the steps of absence and the step it stands before. A
-    piece is written beside its place and renamed. `done`: the numbers of the sets that are there.
+    piece is there whole or not at all. `done`: the numbers of the sets that are there.
     """
 
     def __init__(
@@ -79,7 +77,8 @@ class Folder:
             if not (path / _HEAD).exists():
                 if any(p.suffix != ".partial" for p in path.iterdir()):
                     raise StoreError(f"{path} is not a folder of retrained models; name a new one")
-                _put(path / _HEAD, json.dumps(head, indent=1) + "\n")
+                with whole(path / _HEAD) as beside:
+                    beside.write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
         _compare(path, head)
@@ -125,15 +124,10 @@ class Folder:
             attrs={"digest": _digest(theta)},
         )
         goal = self.path / f"sets-{rows.start:06d}-{rows.stop:06d}.zarr"
-        beside = goal.with_suffix(".partial")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr 3: strings have no specification yet
-                piece.to_zarr(beside, zarr_format=3)
-            shutil.rmtree(goal, ignore_errors=True)
-            os.rename(beside, goal)
+            with whole(goal) as beside:
+                save_zarr(piece, beside)
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
             raise StoreError(
                 f"{goal} cannot be written: {error.strerror or error}; what was kept before stays"
             ) from error
@@ -197,9 +191,3 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
 
 def _digest(theta: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(theta).view(np.uint8).data).hexdigest()[:16]
-
-
-def _put(file: Path, text: str) -> None:
-    beside = file.with_suffix(f".{os.getpid()}.partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)

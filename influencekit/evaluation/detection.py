@@ -17,21 +17,21 @@ from influencekit.training.workload import Workload
 __all__ = ["detection", "flipped"]
 
 
-def flipped(workload: Workload, share: float = 0.1, seed: int = 0) -> tuple[Workload, np.ndarray]:
-    """The workload with this share of its training labels flipped, and which: a mask [train].
+def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[Workload, np.ndarray]:
+    """The workload with this fraction of its training labels flipped, and which: a mask [train].
 
-    floor(share n) examples drawn without replacement, as the paper's 5, 10, 15, 20 % of 256 = 12, 25, 38, 51.
-    Two classes (whole numbers, booleans, or floats 0 and 1) change places; of more, each label becomes
+    floor(fraction n) examples drawn without replacement, as the paper's 5, 10, 15, 20 % of 256 = 12, 25, 38,
+    51. Two classes (whole numbers, booleans, or floats 0 and 1) change places; of more, each label becomes
     another one that occurs, all equally likely. Nothing else changes: test and validation sets keep their
     labels, and the batches their order. `info` of the result holds `flipped`, their number, and no `spec`.
 
     Errors: labels that are no classes (other floats, several for one example, data without targets), fewer
-    than two classes, a share that flips nobody or is above 1.
+    than two classes, a fraction that flips none or is above 1.
     """
     n = workload.n_train
-    count = math.floor(share * n + 1e-9)  # 0.29 * 100 is 28.999...
-    if not 0 < share <= 1 or count < 1:
-        raise InputError(f"share must flip at least one of {n} labels and at most all, got {share}")
+    count = math.floor(fraction * n + 1e-9)  # 0.29 * 100 is 28.999...
+    if not 0 < fraction <= 1 or count < 1:
+        raise InputError(f"fraction must flip at least one of {n} labels and at most all, got {fraction}")
     target = _labels(workload)
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.permutation(n)[:count])
@@ -59,7 +59,7 @@ def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.
     `scores` [..., train]; `corrupted` a mask [train], or labelled, with some of the scores' dimensions (such
     as [seed, train]). With m corrupted among n, over the leading dimensions of `scores`:
 
-    - `found`: how many of the m are among the m most negative; as a share of m it is precision and recall.
+    - `found`: how many of the m are among the m most negative; as a fraction of m it is precision and recall.
     - `auc`: the probability that a corrupted example has a lower score than a clean one, equal scores
       counting half (Mann-Whitney); chance is .5.
     - `average_precision`: sum over distinct scores of precision times the step in recall; chance is m / n.

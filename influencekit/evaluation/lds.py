@@ -1,130 +1,153 @@
 """The linear datamodeling score: do sums of scores rank random subsets as retraining does?"""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 import xarray as xr
 
+from influencekit import plot
 from influencekit.effects.retrain import Strategy
 from influencekit.errors import InputError
-from influencekit.evaluation import bootstrap
+from influencekit.evaluation.bootstrap import LEAST, check_interval, interval, ranked_alike
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects
-from influencekit.evaluation.scoring import Estimators, score
-from influencekit.interfaces import Query
-from influencekit.metrics import spearman
+from influencekit.interfaces import Estimator, Evaluation, Query, Table
+from influencekit.plot.style import figure_of
+from influencekit.statistics import format_statistic, over_seeds, several_seeds
+from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.results import Windows
-from influencekit.windows import Removal
+from influencekit.windows import Window
 
-__all__ = ["lds", "left_out_size", "ranked_alike"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LDS"]
 
 
-def lds(
-    trajectory: Trajectory,
-    query: Query | str = "test-loss",
-    estimators: Estimators = ("dit",),
-    windows: Windows = None,
-    removal: Removal = "global",
-    *,
-    m: int = 100,
-    fraction: float = 0.5,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-    subsets: str | Path | None = None,
-    strategy: Strategy = "auto",
-) -> xr.Dataset:
-    """Linear datamodeling score `lds` [estimator, query, window], in [-1, 1]; 1 = ranked as retraining does.
+@dataclass(frozen=True)
+class LDS(Evaluation):
+    """Linear datamodeling score: do sums of scores rank random subsets as retraining does?
 
         LDS = Spearman over subsets S_1 ... S_m of ( sum of the scores of those left out of S_i,
                                                      q(run on S_i) - q(run) )
 
-    Each S_i holds the share `fraction` of the examples, drawn at random; the run is trained again on it, on
-    the recorded batches with their divisors, under each window's own removal. Summing over those left out,
-    not over S_i, is the sign of this house and ranks alike. `estimators`: as for `score`; `seed` draws the
-    subsets, other ones for every seed of a workload.
+    Each S_i holds the `fraction` of the examples, drawn at random; the run is trained again on it, on the
+    recorded batches with their divisors, under each window's own removal. Summing over those left out, not
+    over S_i, follows the sign of scores (removal minus full) and ranks alike. `seed` draws the subsets, other
+    ones for every seed of a workload.
 
-    `lds_low` and `lds_high` are the bootstrap interval (BCa) at `level` from so many `resamples` of the
-    subsets, NaN with fewer than ten of them; `mean`, `mean_low`, `mean_high` [estimator, window] are of the
-    mean over queries, each resample of all queries at once. Also `predicted` [estimator, query, window,
-    subset], `retrained` [query, window, subset], `left_out` [subset, train], and of that mean `bootstrap`
-    [resample, estimator, window] and, without each subset, `jackknife` [subset, estimator, window]. NaN where
-    either side is constant.
+    Result: `lds` [estimator, query, window], in [-1, 1]; 1 = ranked as retraining does. `lds_low` and
+    `lds_high` are the bootstrap interval (BCa) at `level` from so many `resamples` of the subsets, NaN with
+    fewer than ten of them; `mean`, `mean_low`, `mean_high` [estimator, window] are of the mean over queries,
+    each resample of all queries at once. Also `predicted` [estimator, query, window, subset], `retrained`
+    [query, window, subset], `left_out` [subset, train], and of that mean `bootstrap` [resample, estimator,
+    window] and, without each subset, `jackknife` [subset, estimator, window]. NaN where either side is
+    constant.
 
-    `subsets` names a folder for the retrained models: a killed call continues, another query costs no
-    retraining, a larger m adds to what is there. Cost: m training runs, divided by what batching gains; with
-    a folder, m times the parameters on disk. Source: Park et al. 2023 (TRAK), arXiv 2303.14186; Ilyas et al.
-    2022. Errors: scores that leave examples out, subsets that leave none or all out, a folder of another run.
+    Cost: m training runs, divided by what batching gains; with a folder for the retrained models, m times the
+    parameters on disk: a killed call continues, another query costs no retraining, and a larger m adds to
+    what is there. Errors: subsets that leave none or all out, a folder of another run. Source: Park et al.
+    2023 (TRAK), arXiv 2303.14186; Ilyas et al. 2022.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LDS
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, LDS(m=12), "test-losses", ["dit", "loo"])["lds:m=12"]
+        >>> found.lds.dims, found.predicted.sizes["subset"]
+        (('estimator', 'query', 'window'), 12)
     """
-    n = trajectory.workload.n_train
-    size = left_out_size(n, fraction)
-    check_at_least("m", m, 3)
-    query, scores, chosen = score(trajectory, query, estimators, windows, removal)
-    left_out = random_sets(n, [size] * m, draw_seed(trajectory, seed))
-    drawn = {"fraction": fraction, "seed": list(draw_seed(trajectory, seed))}
-    retrained = set_effects(trajectory, query, left_out, chosen, strategy, subsets, drawn)
-    predicted = scores.influence.values.astype(np.float64) @ left_out.T.astype(np.float64)
-    dims = ("estimator", "query", "window")
-    found = ranked_alike(predicted, retrained, resamples, level, draw_seed(trajectory, seed))
-    return xr.Dataset(
-        {
-            "lds": (dims, found["spearman"]),
-            "lds_low": (dims, found["low"]),
-            "lds_high": (dims, found["high"]),
-            "mean": (("estimator", "window"), found["mean"]),
-            "mean_low": (("estimator", "window"), found["mean_low"]),
-            "mean_high": (("estimator", "window"), found["mean_high"]),
-            "bootstrap": (("resample", "estimator", "window"), found["bootstrap"]),
-            "jackknife": (("subset", "estimator", "window"), found["jackknife"]),
-            "predicted": ((*dims, "subset"), predicted),
-            "retrained": (("query", "window", "subset"), retrained),
-            "left_out": (("subset", "train"), left_out),
-        },
-        coords=scores.coords,
-        attrs={"m": m, "fraction": fraction, "seed": seed, "resamples": resamples, "level": level},
-    )
 
+    folder_options: ClassVar[tuple[str, ...]] = ("fraction", "seed")
 
-def left_out_size(n: int, fraction: float) -> int:
-    """How many of n examples are not in a subset of this share. Errors: none of them, or all."""
-    size = n - round(fraction * n) if 0 < fraction < 1 else 0
-    if not 0 < size < n:
-        raise InputError(
-            f"fraction must leave some of {n} examples in a subset and some out of it, got {fraction:g}"
+    m: int = 100
+    fraction: float = 0.5
+    seed: int = 0
+    resamples: int = 1000
+    level: float = 0.95
+    strategy: Strategy = "auto"
+
+    def __post_init__(self) -> None:
+        check_at_least("m", self.m, 3)
+        check_interval(self.resamples, self.level)
+
+    def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
+        self._left_out(workload.n_train)
+
+    def run(
+        self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
+        windows: Sequence[Window], folder: Path | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        n, seed = trajectory.workload.n_train, draw_seed(trajectory, self.seed)
+        left_out = random_sets(n, [self._left_out(n)] * self.m, seed)
+        drawn = {"fraction": self.fraction, "seed": list(seed)}
+        retrained = set_effects(trajectory, query, left_out, windows, self.strategy, folder, drawn)
+        predicted = scores.influence.values.astype(np.float64) @ left_out.T.astype(np.float64)
+        dims = ("estimator", "query", "window")
+        found = ranked_alike(predicted, retrained, self.resamples, self.level, seed)
+        return xr.Dataset(
+            {
+                "lds": (dims, found["spearman"]),
+                "lds_low": (dims, found["low"]),
+                "lds_high": (dims, found["high"]),
+                "mean": (("estimator", "window"), found["mean"]),
+                "mean_low": (("estimator", "window"), found["mean_low"]),
+                "mean_high": (("estimator", "window"), found["mean_high"]),
+                "bootstrap": (("resample", "estimator", "window"), found["bootstrap"]),
+                "jackknife": (("subset", "estimator", "window"), found["jackknife"]),
+                "predicted": ((*dims, "subset"), predicted),
+                "retrained": (("query", "window", "subset"), retrained),
+                "left_out": (("subset", "train"), left_out),
+            },
+            coords=scores.coords,
+            attrs={
+                "m": self.m, "fraction": self.fraction, "seed": self.seed, "resamples": self.resamples,
+                "level": self.level,
+            },
+        )  # fmt: skip
+
+    def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        """`lds` of each estimator, with `low` and `high`: the interval of its mean over windows and seeds."""
+        result = result if "seed" in result.dims else result.expand_dims("seed")
+        level, m = float(result.attrs["level"]), int(result.attrs["m"])
+        found = {}
+        for name in result.estimator.values.tolist():
+            one = result.sel(estimator=name)
+            score = over_seeds(one["mean"])
+            again = one.bootstrap.mean(("seed", "window"), skipna=True).values
+            each = one.jackknife.mean("window", skipna=True)  # every seed has subsets of its own
+            left_out = (each - each.mean("subset")).values.ravel()
+            low, high = interval(np.array(score["mean"]), again, left_out, level, m)
+            found[name] = {"lds": {**score, "low": float(low), "high": float(high)}}
+        return {"estimators": found}
+
+    def table(self, result: xr.Dataset) -> Table:
+        several, m, rows = several_seeds(result), result.attrs["m"], {}
+        for name, row in self.figures(result)["estimators"].items():
+            score = row["lds"]
+            ends = (format_statistic({"mean": score[end], "std": 0.0}, False) for end in ("low", "high"))
+            rows[name] = [format_statistic(score, several), *ends]
+        title = (
+            f"Linear datamodeling score, {m} random subsets of {100 * result.attrs['fraction']:g} % and "
+            f"their {100 * result.attrs['level']:g} % bootstrap interval"
         )
-    return size
+        few = f"fewer than {LEAST} subsets give no interval; lds:m=50 does"
+        return Table.of(title, ["lds", "from", "to"], rows, notes=[few] if m < LEAST else ())
 
+    def plot(self, result: xr.Dataset) -> Figure:
+        return figure_of(plot.predicted(result))
 
-def ranked_alike(
-    predicted: np.ndarray, retrained: np.ndarray, resamples: int, level: float, seed: tuple[int, ...]
-) -> dict[str, Any]:
-    """Spearman of predicted [estimator, query, window, set] with retrained [query, window, set], its
-    interval, the same of the mean over queries, and that mean in every resample, `bootstrap`, and without
-    each set, `jackknife`."""
-    check_at_least("resamples", resamples, 1)
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, got {level}")
-    both = np.broadcast_to(retrained, predicted.shape)
-    rho = spearman(torch.tensor(predicted), torch.tensor(both)).numpy()
-    n = predicted.shape[-1]
-    counts = np.concatenate([bootstrap.drawn(n, resamples, seed), bootstrap.without_each(n)])
-    found = np.empty((len(counts), *rho.shape))
-    for q, w in np.ndindex(*retrained.shape[:2]):
-        found[:, :, q, w] = bootstrap.spearman(predicted[:, q, w], retrained[q, w], counts)
-    low, high = bootstrap.interval(rho, found[:resamples], found[resamples:], level, n)
-    mean, each = _over_queries(rho, 1), _over_queries(found, 2)
-    mean_low, mean_high = bootstrap.interval(mean, each[:resamples], each[resamples:], level, n)
-    return {
-        "spearman": rho, "low": low, "high": high, "mean": mean, "mean_low": mean_low,
-        "mean_high": mean_high, "bootstrap": each[:resamples], "jackknife": each[resamples:],
-    }  # fmt: skip
-
-
-def _over_queries(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean over queries, undefined ones left out; NaN where all are."""
-    known = ~np.isnan(values)
-    count = known.sum(axis)
-    total = np.where(known, values, 0).sum(axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    def _left_out(self, n: int) -> int:
+        """How many of n examples are not in a subset. Errors: none of them, or all."""
+        size = n - round(self.fraction * n) if 0 < self.fraction < 1 else 0
+        if not 0 < size < n:
+            raise InputError(
+                f"fraction must leave some of {n} examples in a subset and some out of it, got "
+                f"{self.fraction:g}"
+            )
+        return size

@@ -1,94 +1,126 @@
 """Leave-k-out: how far a sum of scores foretells the removal of k examples at once."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 import xarray as xr
 
+from influencekit import plot
 from influencekit.effects.retrain import Strategy
-from influencekit.errors import InputError
-from influencekit.evaluation.lds import ranked_alike
-from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects
-from influencekit.evaluation.scoring import Estimators, score
-from influencekit.interfaces import Query
+from influencekit.evaluation.bootstrap import check_interval, ranked_alike
+from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects, sizes
+from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.metrics import pearson
+from influencekit.plot.style import figure_of
+from influencekit.statistics import format_statistic, of_estimators, several_seeds
+from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.results import Windows
-from influencekit.windows import Removal
+from influencekit.windows import Window
 
-__all__ = ["leave_k_out", "sizes"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LeaveKOut"]
+
+_SHOWN = {"pearson": "pearson", "spearman": "spearman", "size": "retrained / predicted"}
 
 
-def leave_k_out(
-    trajectory: Trajectory,
-    query: Query | str = "test-loss",
-    estimators: Estimators = ("dit",),
-    windows: Windows = None,
-    removal: Removal = "global",
-    *,
-    k: tuple[int, ...] | None = None,
-    groups: int = 64,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-    subsets: str | Path | None = None,
-    strategy: Strategy = "auto",
-) -> xr.Dataset:
-    """Random groups of k examples, left out together: sum of scores against retraining, for every k.
+@dataclass(frozen=True)
+class LeaveKOut(Evaluation):
+    """Leave-k-out: do sums of scores foretell the removal of random groups of k examples, and up to which k?
 
-    `pearson`, `spearman` with `spearman_low`, `spearman_high` [estimator, query, window, k] over the groups
-    of that size (the interval is NaN with fewer than ten of them); `predicted` [estimator, query, window, k,
-    group], `retrained` [query, window, k, group].
-    `k` is 1, 4, 16, ... up to a quarter of the examples unless you say. `size` [estimator, query, window, k]
-    is the slope of retrained on predicted through the origin: 1 = the sums are right in size too, below 1 =
-    they say too much. The rest is as for `lds`, of which this is the small end.
+    `k` is 1, 4, 16, ... up to a quarter of the examples unless you say; of each k there are so many `groups`,
+    drawn with `seed`, others for every seed of a workload.
 
-    Cost: k times groups training runs, divided by what batching gains. Errors: as `lds`.
+    Result: `pearson`, `spearman` with `spearman_low`, `spearman_high` [estimator, query, window, k] over the
+    groups of that size (the interval is NaN with fewer than ten of them); `predicted` [estimator, query,
+    window, k, group], `retrained` [query, window, k, group]. `size` [estimator, query, window, k] is the
+    slope of retrained on predicted through the origin: 1 = the sums are right in size too, below 1 = they are
+    too large. The rest is as for `LDS`: this is the same for small sets.
+
+    Cost: k times groups training runs, divided by what batching gains. Errors: as for `LDS`.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LeaveKOut
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, LeaveKOut(k=(1, 4), groups=10)).values()
+        >>> found.pearson.dims
+        ('estimator', 'query', 'window', 'k')
     """
-    n = trajectory.workload.n_train
-    ks = sizes(n, k)
-    check_at_least("groups", groups, 3)
-    query, scores, chosen = score(trajectory, query, estimators, windows, removal)
-    left_out = random_sets(n, list(ks) * groups, draw_seed(trajectory, seed))  # more groups come behind
-    drawn = {"k": list(ks), "seed": list(draw_seed(trajectory, seed))}
-    effects = set_effects(trajectory, query, left_out, chosen, strategy, subsets, drawn)
-    sums = scores.influence.values.astype(np.float64) @ left_out.T.astype(np.float64)
-    retrained, predicted = (
-        x.reshape(*x.shape[:-1], groups, len(ks)).swapaxes(-1, -2) for x in (effects, sums)
-    )
-    dims = ("estimator", "query", "window", "k")
-    each = [
-        ranked_alike(
-            predicted[..., j, :], retrained[..., j, :], resamples, level, draw_seed(trajectory, seed)
-        )
-        for j in range(len(ks))
-    ]
-    both = np.broadcast_to(retrained, predicted.shape)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        slope = (predicted * both).sum(-1) / (predicted * predicted).sum(-1)
-    return xr.Dataset(
-        {
-            "pearson": (dims, pearson(torch.tensor(predicted), torch.tensor(both)).numpy()),
-            "spearman": (dims, np.stack([one["spearman"] for one in each], -1)),
-            "spearman_low": (dims, np.stack([one["low"] for one in each], -1)),
-            "spearman_high": (dims, np.stack([one["high"] for one in each], -1)),
-            "size": (dims, np.where(np.isfinite(slope), slope, np.nan)),
-            "predicted": ((*dims, "group"), predicted),
-            "retrained": ((*dims[1:], "group"), retrained),
-        },
-        coords={**scores.coords, "k": list(ks)},
-        attrs={"groups": groups, "seed": seed, "resamples": resamples, "level": level},
-    )
 
+    folder_options: ClassVar[tuple[str, ...]] = ("k", "seed")
 
-def sizes(n: int, k: tuple[int, ...] | None) -> tuple[int, ...]:
-    """How many of n examples to leave out: as asked for, or 1, 4, 16, ... up to a quarter of them."""
-    if k is None:
-        return tuple(4**e for e in range(20) if 4**e <= max(1, n // 4))
-    if not k or len(set(k)) != len(k) or not all(0 < each < n for each in k):
-        raise InputError(
-            f"k must be different whole numbers from 1 to {n - 1}, so that some of {n} examples stay; got "
-            f"{'+'.join(map(str, k)) or 'none'}"
+    k: tuple[int, ...] | None = None
+    groups: int = 64
+    seed: int = 0
+    resamples: int = 1000
+    level: float = 0.95
+    strategy: Strategy = "auto"
+
+    def __post_init__(self) -> None:
+        check_at_least("groups", self.groups, 3)
+        check_interval(self.resamples, self.level)
+
+    def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
+        sizes(workload.n_train, self.k)
+
+    def run(
+        self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
+        windows: Sequence[Window], folder: Path | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        n, seed = trajectory.workload.n_train, draw_seed(trajectory, self.seed)
+        ks = sizes(n, self.k)
+        left_out = random_sets(n, list(ks) * self.groups, seed)  # more groups come behind
+        drawn = {"k": list(ks), "seed": list(seed)}
+        effects = set_effects(trajectory, query, left_out, windows, self.strategy, folder, drawn)
+        sums = scores.influence.values.astype(np.float64) @ left_out.T.astype(np.float64)
+        retrained, predicted = (
+            x.reshape(*x.shape[:-1], self.groups, len(ks)).swapaxes(-1, -2) for x in (effects, sums)
         )
-    return tuple(sorted(k))
+        each = [
+            ranked_alike(predicted[..., j, :], retrained[..., j, :], self.resamples, self.level, seed)
+            for j in range(len(ks))
+        ]
+        both = np.broadcast_to(retrained, predicted.shape)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = (predicted * both).sum(-1) / (predicted * predicted).sum(-1)
+        dims = ("estimator", "query", "window", "k")
+        return xr.Dataset(
+            {
+                "pearson": (dims, pearson(torch.tensor(predicted), torch.tensor(both)).numpy()),
+                "spearman": (dims, np.stack([one["spearman"] for one in each], -1)),
+                "spearman_low": (dims, np.stack([one["low"] for one in each], -1)),
+                "spearman_high": (dims, np.stack([one["high"] for one in each], -1)),
+                "size": (dims, np.where(np.isfinite(slope), slope, np.nan)),
+                "predicted": ((*dims, "group"), predicted),
+                "retrained": ((*dims[1:], "group"), retrained),
+            },
+            coords={**scores.coords, "k": list(ks)},
+            attrs={
+                "groups": self.groups, "seed": self.seed, "resamples": self.resamples, "level": self.level
+            },
+        )  # fmt: skip
+
+    def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        return {"k": result.k.values.tolist(), "estimators": of_estimators(result, list(_SHOWN))}
+
+    def table(self, result: xr.Dataset) -> Table:
+        several, found = several_seeds(result), self.figures(result)
+        rows = {
+            (name, word): [format_statistic(value, several) for value in row[figure]]
+            for name, row in found["estimators"].items()
+            for figure, word in _SHOWN.items()
+        }
+        title = f"Leave-k-out, {result.attrs['groups']} random groups of every k"
+        return Table.of(title, [f"k = {k}" for k in found["k"]], rows, ["estimator", "figure"])
+
+    def plot(self, result: xr.Dataset) -> Figure:
+        return figure_of(plot.predicted(result))

@@ -1,57 +1,112 @@
 """Mislabel AUC: plant wrong labels, train on them, and see whether scores find them."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import numpy as np
 import torch
 import xarray as xr
 
+from influencekit import plot
 from influencekit.direction import better_of, written
 from influencekit.evaluation.detection import detection, flipped
-from influencekit.evaluation.scoring import Estimators, estimators_of, score
-from influencekit.interfaces import Query
+from influencekit.evaluation.scoring import require_estimators, scored
+from influencekit.interfaces import Estimator, Evaluation, Query, Table
+from influencekit.plot.style import figure_of
+from influencekit.statistics import format_percent, format_statistic, of_estimators, over_seeds, several_seeds
+from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.record import record
-from influencekit.verbs.results import Windows
-from influencekit.windows import Removal
+from influencekit.windows import Window
 
-__all__ = ["mislabel_auc"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["MislabelAUC"]
 
 
-def mislabel_auc(
-    trajectory: Trajectory,
-    query: Query | str = "test-loss",
-    estimators: Estimators = ("dit",),
-    windows: Windows = None,
-    removal: Removal = "global",
-    *,
-    share: float = 0.1,
-    seed: int = 0,
-) -> xr.Dataset:
-    """Flip this share of the training labels, train and score anew: what `analysis.detection` says of it.
+@dataclass(frozen=True)
+class MislabelAUC(Evaluation):
+    """Mislabel AUC: flip a fraction of the training labels, train and score anew: do scores find the flips?
 
-    `auc` [estimator, query, window], the probability that a flipped example has a more harmful score than
-    another one (a lower score of a loss, a higher one of a margin), chance is .5; `average_precision`,
-    `found`, the curves `precision` and `recall` [.., k]; `flipped` [train]; `accuracy` of the run on flipped
-    labels. The control, which costs nothing: `control_auc` and `control_recall` [k] of ranking by the loss of
-    each training example at the end of that run, largest first. Sensible for queries that say which way is
-    better; of others it looks at those whose removal lowers the query. `seed` draws the flips, others for
-    every seed of a workload.
+    `seed` draws the flips, others for every seed of a workload.
+
+    Result: `auc` [estimator, query, window], the probability that a flipped example has a more harmful score
+    than another one (a lower score of a loss, a higher one of a margin), chance is .5; `average_precision`,
+    `found`, the curves `precision` and `recall` [.., k], all as in `detection`; `flipped` [train]; `accuracy`
+    of the run on flipped labels. The control, which costs nothing: `control_auc` and `control_recall` [k] of
+    ranking by the loss of each training example at the end of that run, largest first. Sensible for queries
+    that say which way is better; of others it looks at those whose removal lowers the query.
 
     Cost: a training run, its tracing, and the estimators anew. Errors: labels that are no classes, a taped
-    run, scores that are ready (they are of another run).
+    run, scores without their estimators (it scores another run).
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import MislabelAUC
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> (found,) = ik.evaluate(run, MislabelAUC(fraction=0.25)).values()
+        >>> int(found.flipped.sum()), found.auc.dims
+        (6, ('estimator', 'query', 'window'))
     """
-    methods = list(estimators_of(estimators).values())
-    problem, mask = flipped(trajectory.workload, share, seed + trajectory.workload.seed)
-    run = record(problem)
-    query, scores, _ = score(run, query, methods, windows, removal)
-    better = written(better_of(query))
-    found = detection(scores.influence.assign_attrs(better), mask)
-    rows = torch.arange(problem.n_train, device=problem.device).split(1024)
-    with torch.no_grad():
-        parts = [problem.losses(run.final.theta, problem.examples(r)).cpu().numpy() for r in rows]
-    control = detection(xr.DataArray(-np.concatenate(parts), dims="train"), mask)
-    return found.assign(
-        flipped=("train", mask),
-        accuracy=float(run.attrs["accuracy"]),
-        control_auc=control.auc,
-        control_recall=control.recall,
-    ).assign_attrs(share=share, seed=seed, corrupted=int(mask.sum()), **better)
+
+    renamed_options: ClassVar[Mapping[str, str]] = {"share": "fraction"}
+
+    fraction: float = 0.1
+    seed: int = 0
+
+    def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
+        require_estimators(estimators)
+        flipped(workload, self.fraction, self.seed)
+
+    def run(
+        self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
+        windows: Sequence[Window], folder: Path | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        problem, mask = flipped(trajectory.workload, self.fraction, self.seed + trajectory.workload.seed)
+        run = record(problem)
+        better = written(better_of(query))
+        found = detection(scored(run, query, estimators, windows).influence.assign_attrs(better), mask)
+        rows = torch.arange(problem.n_train, device=problem.device).split(1024)
+        with torch.no_grad():
+            parts = [problem.losses(run.final.theta, problem.examples(r)).cpu().numpy() for r in rows]
+        control = detection(xr.DataArray(-np.concatenate(parts), dims="train"), mask)
+        return found.assign(
+            flipped=("train", mask),
+            accuracy=float(run.attrs["accuracy"]),
+            control_auc=control.auc,
+            control_recall=control.recall,
+        ).assign_attrs(
+            {"share": self.fraction, "seed": self.seed, "corrupted": int(mask.sum()), **better}
+        )  # the fraction is called share in results, since 0.1.0
+
+    def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        return {
+            "accuracy": over_seeds(result.accuracy),
+            "estimators": of_estimators(result, ["auc", "average_precision", "found"]),
+            "control": {"auc": over_seeds(result.control_auc)},
+        }
+
+    def table(self, result: xr.Dataset) -> Table:
+        several, figures = several_seeds(result), self.figures(result)
+        rows = {}
+        for name, row in figures["estimators"].items():
+            found = f"{row['found']['mean']:.1f}" + (f" ± {row['found']['std']:.1f}" if several else "")
+            rows[name] = [*(format_statistic(row[n], several) for n in ("auc", "average_precision")), found]
+        control = format_statistic(figures["control"]["auc"], several)
+        rows["final training loss (control)"] = [control, "", ""]
+        heads = ["auc", "average precision", f"found of {result.attrs['corrupted']}"]
+        return Table.of(
+            f"Mislabel AUC, {100 * result.attrs['share']:g} % of the labels flipped; accuracy then "
+            f"{format_percent(figures['accuracy'], False)}",
+            heads,
+            rows,
+        )
+
+    def plot(self, result: xr.Dataset) -> Figure:
+        return figure_of(plot.detection(result))

@@ -17,10 +17,16 @@ from influencekit.training.buffers import flat
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["draw_seed", "random_sets", "set_effects"]
+__all__ = ["check_at_least", "draw_seed", "random_sets", "set_effects", "sizes"]
 
 _PIECE = 64  # sets that are retrained, and kept, at once; 4 where models are trained one after the other
 _MEMORY = 1 << 30  # bytes that they may take
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Errors: a number that is too small."""
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
 
 
 def draw_seed(trajectory: Trajectory, seed: int) -> tuple[int, int]:
@@ -36,6 +42,18 @@ def random_sets(n: int, sizes: Sequence[int], seed: tuple[int, ...]) -> np.ndarr
     for mask, size in zip(masks, sizes, strict=True):
         mask[generator.permutation(n)[:size]] = True
     return masks
+
+
+def sizes(n: int, k: tuple[int, ...] | None) -> tuple[int, ...]:
+    """How many of n examples to leave out: as asked for, or 1, 4, 16, ... up to a quarter of them."""
+    if k is None:
+        return tuple(4**e for e in range(20) if 4**e <= max(1, n // 4))
+    if not k or len(set(k)) != len(k) or not all(0 < each < n for each in k):
+        raise InputError(
+            f"k must be different whole numbers from 1 to {n - 1}, so that some of {n} examples stay; got "
+            f"{'+'.join(map(str, k)) or 'none'}"
+        )
+    return tuple(sorted(k))
 
 
 def set_effects(
@@ -54,7 +72,7 @@ def set_effects(
     a call that was killed continues, another query or estimator costs no retraining, and more sets are added
     to those that are there. `drawn` says how the sets were drawn, and is compared.
 
-    Errors: as `evaluation.folder`; a retraining that leaves the finite numbers.
+    Errors: as `cache.Folder`; a retraining that leaves the finite numbers.
     """
     workload, steps = trajectory.workload, trajectory.steps
     states: dict[tuple[int, int, int], None] = {}  # (absent from, absent to, state)
@@ -139,9 +157,3 @@ def _retrained(
 def _packed(theta: Tensor, buffers: Tensor | None) -> Tensor:
     """Parameters and the buffers that training changes, one behind the other."""
     return theta if buffers is None else torch.cat([theta, buffers], -1)
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Errors: a number that is too small."""
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}")

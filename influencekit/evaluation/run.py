@@ -1,163 +1,133 @@
-"""Several evaluations of several estimators, by name: what `influencekit compare --evaluate` does."""
+"""The verb: several evaluations of several estimators, as `influencekit compare --evaluate` asks for them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib import import_module
-from inspect import Parameter, signature
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from influencekit.errors import InputError
-from influencekit.evaluation.detection import flipped
-from influencekit.evaluation.lds import left_out_size
-from influencekit.evaluation.leave_k_out import sizes
-from influencekit.evaluation.retraining import check_at_least
-from influencekit.evaluation.scoring import Estimators, complete, estimators_of, incomplete, scored
-from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
+from influencekit.interfaces import Estimator, Evaluation, Query
 from influencekit.progress import track
-from influencekit.registry import label, make, split
-from influencekit.specs import Option, options_of, read_options, unknown
+from influencekit.registry import label, make, resolve, split
+from influencekit.specs import options_of
 from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.remove import windows_of
-from influencekit.verbs.results import Windows
+from influencekit.verbs.results import Windows, windows_among, windows_of
 from influencekit.windows import Removal
 
-__all__ = ["EVALUATIONS", "Evaluation", "check", "evaluate", "over_seeds", "parse"]
+__all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds", "summary"]
 
-EVALUATIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "lds": "influencekit.evaluation.lds:lds",
-        "leave-k-out": "influencekit.evaluation.leave_k_out:leave_k_out",
-        "brittleness": "influencekit.evaluation.brittleness:brittleness",
-        "mislabel-auc": "influencekit.evaluation.mislabel:mislabel_auc",
-        "taylor": "influencekit.evaluation.taylor:taylor",
-    }
-)
-
-_RESCORES = {"mislabel-auc", "taylor"}  # another run than the one that the scores are of
-_COUNTS = {"m", "groups", "resamples", "level", "strategy"}  # options that a folder of retrainings outlives
-
-
-class Evaluation(NamedTuple):
-    """One of `EVALUATIONS` with options, as `parse` read it; `spec` is how it was written."""
-
-    name: str
-    spec: str
-    run: Callable[..., xr.Dataset]
-    options: Mapping[str, Any]
-
-
-def parse(evaluations: str | Sequence[str]) -> list[Evaluation]:
-    """`lds:m=200,brittleness` or a list of such specs. Errors: unknown names and options, values, twice."""
-    found = []
-    for spec in split(evaluations) if isinstance(evaluations, str) else evaluations:
-        name = spec.partition(":")[0]
-        if name not in EVALUATIONS:
-            raise unknown("evaluation named", name, list(EVALUATIONS), "evaluations")
-        module, _, attribute = EVALUATIONS[name].partition(":")
-        function = getattr(import_module(module), attribute)
-        known = evaluation_options(function)
-        options = read_options("evaluation", spec, known)
-        for key in options:
-            if key not in known:
-                raise unknown(f"option of evaluation '{name}' named", key, list(known), "options")
-        found.append(Evaluation(name, spec, function, MappingProxyType(options)))
-    if twice := [one.spec for k, one in enumerate(found) if one.spec in [o.spec for o in found[:k]]]:
-        raise InputError(f"evaluation '{twice[0]}' is asked for twice")
-    return found
-
-
-def evaluation_options(function: Callable[..., Any]) -> dict[str, Option]:
-    """The options of an evaluation that can be written as text."""
-    named = {n for n, p in signature(function).parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
-    return {n: option for n, option in options_of(function).items() if n in named and option.writable}
-
-
-def check(evaluations: Sequence[Evaluation], estimators: Mapping[str, Estimator], workload: Workload) -> None:
-    """Find mistakes before anything is trained. Errors: options that do not fit the data or estimators."""
-    for one in evaluations:
-        fit(one, estimators)
-        given = one.options
-        if one.name == "lds":
-            left_out_size(workload.n_train, given.get("fraction", 0.5))
-        if "k" in given:
-            sizes(workload.n_train, given["k"])
-        if one.name == "mislabel-auc":
-            flipped(workload, **{"share": 0.1, **given})
-        for name, least in {"m": 3, "groups": 3, "draws": 1, "queries": 1, "resamples": 1}.items():
-            check_at_least(name, given.get(name, least), least)
+Evaluations = str | Evaluation | Sequence[str | Evaluation]
 
 
 def evaluate(
     trajectory: Trajectory,
+    evaluations: Evaluations | Mapping[str, Evaluation] = "lds",
     query: Query | str = "test-loss",
-    estimators: Estimators = ("dit",),
-    evaluations: str | Sequence[str] | Sequence[Evaluation] = "lds",
+    estimators: Estimator | str | Sequence[Estimator | str] | None = None,
     windows: Windows = None,
     removal: Removal = "global",
     *,
     scores: xr.Dataset | None = None,
     subsets: str | Path | None = None,
 ) -> dict[str, xr.Dataset]:
-    """{evaluation as it was written: its result}, for `evaluations` such as "lds:m=200,brittleness".
+    """What scores are worth: {evaluation as it was written: its result}, each with a dimension `estimator`.
 
-    `scores`: those of these estimators, where they are there already (else they are estimated once). An
-    estimator that an evaluation cannot take is left out of it, and the result's attr `left_out` says why:
-    scores of some examples only (loo:examples=32); no claim of first order (taylor). `subsets`: a folder for
-    retrained models, with one folder in it for each evaluation that keeps some.
+    `evaluations`: specs joined by commas, objects (`LDS(m=30)`), or several of them. `estimators`: specs or
+    objects, "dit" unless you say. `scores`: those of these estimators, where they are there already, which
+    then bring their windows: what `estimate` returns, or one seed of what `compare` returns; without
+    `estimators`, all that are in them. `subsets`: a folder for retrained models, with one folder in it for
+    each evaluation that keeps some.
 
-    Errors: names and options; an evaluation that none of the estimators can take; those of the evaluations.
+    An estimator that an evaluation cannot take is left out of it, and the result's attr `left_out` says why:
+    scores of some examples only (loo:examples=32); no claim of first order (taylor). Windows and removals are
+    those of `estimate`. Cost: the scores once, and what each evaluation says.
+
+    Errors: names and options; an evaluation that none of the estimators can take, or that needs them and was
+    given scores alone; scores of another run or query; those of the evaluations.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import LDS
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=12,taylor", estimators=["dit", "if"])
+        >>> found["lds:m=12"].lds.dims, found["taylor"].attrs["left_out"]
+        (('estimator', 'query', 'window'), 'if does not claim first order')
+        >>> list(LDS().table(found["lds:m=12"]).rows)
+        ['lds', 'from', 'to']
     """
-    asked = _parsed(evaluations)
-    methods = estimators_of(estimators)
-    for one in asked:
-        fit(one, methods)
-    query = make("query", query) if isinstance(query, str) else query
+    asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
+    given = ("dit",) if estimators is None and scores is None else estimators
+    methods = {} if given is None else estimators_of(given)
+    query = resolve("query", query)
+    if scores is not None and windows is not None:
+        raise InputError("the scores bring their own windows; give windows, or scores, not both")
+    check(asked, methods, trajectory.workload)
     if scores is None:
-        scores = scored(trajectory, query, methods, windows, removal)
-    chosen, known = windows_of(scores), complete(scores)
-    holes = {
-        name: f"scored {some} of {total} examples only" for name, (some, total) in incomplete(scores).items()
-    }
+        chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
+        known = scored(trajectory, query, methods, chosen)
+    else:
+        known = ready(trajectory, query, scores)
+        known = known.sel(estimator=list(methods)) if methods else known
+    partial = holes(known)
     found = {}
-    for one in track(asked, "evaluations", len(asked)):
-        usable, why = fit(one, methods)
-        if one.name != "taylor":  # which has scores of its own, of every example
-            why = {**why, **holes}
-            usable = {name: method for name, method in usable.items() if name not in holes}
+    for spec, one in track(asked.items(), "evaluations", len(asked)):
+        name = label(one).partition(":")[0]
+        refused = {n: why for n, method in methods.items() if (why := one.refuses(method))}
+        out = {**partial, **refused}
+        usable = [n for n in known.estimator.values.tolist() if n not in out]
         if not usable:
-            raise InputError(f"{one.name}: {next(iter(why))} {next(iter(why.values()))}; nothing is left")
-        run = partial(one.run, trajectory, query, **one.options)
-        if one.name in _RESCORES:
-            result = run(list(usable.values()), chosen)
-        else:
-            ready = known.sel(estimator=list(usable)).assign_attrs(_attrs(trajectory, query))
-            result = run(ready, **_folder(one, subsets))
-        said = "; ".join(f"{name} {reason}" for name, reason in why.items())
-        found[one.spec] = result.assign_attrs(
-            {"evaluation": one.name, **({"left_out": said} if said else {})}
-        )
+            raise InputError(f"{name}: {next(iter(out))} {next(iter(out.values()))}; nothing is left")
+        some = {n: method for n, method in methods.items() if n in usable}
+        folder = None if subsets is None else _folder(Path(subsets), spec, one)
+        own = known.sel(estimator=usable)
+        result = one.run(trajectory, query, own, some, windows_of(own), folder)
+        said = "; ".join(f"{n} {why}" for n, why in out.items())
+        found[spec] = result.assign_attrs({"evaluation": name, **({"left_out": said} if said else {})})
     return found
 
 
-def fit(
-    evaluation: Evaluation, estimators: Mapping[str, Estimator]
-) -> tuple[dict[str, Estimator], dict[str, str]]:
-    """The estimators that an evaluation can take; of the others {name: why not}. Errors: it takes none."""
-    if evaluation.name != "taylor":
-        return dict(estimators), {}
-    usable = {n: e for n, e in estimators.items() if Claim.FIRST_ORDER in e.claims}
-    if not usable:
-        raise InputError(
-            f"taylor: none of {', '.join(estimators)} claims first order, so there is no slope to measure; "
-            "leave it out, or add dit"
-        )
-    return usable, {n: "does not claim first order" for n in estimators if n not in usable}
+def evaluations_of(evaluations: Evaluations) -> dict[str, Evaluation]:
+    """{evaluation as it was written: itself}. Errors: unknown names and options, values, the same twice."""
+    each: Iterable[str | Evaluation]
+    if isinstance(evaluations, str):
+        each = split(evaluations)
+    else:
+        each = [evaluations] if isinstance(evaluations, Evaluation) else evaluations
+    found: dict[str, Evaluation] = {}
+    for one in each:
+        spec = one if isinstance(one, str) else label(one)
+        if spec in found:
+            raise InputError(f"evaluation '{spec}' is asked for twice")
+        found[spec] = resolve("evaluation", one)
+    return found
+
+
+def check(
+    evaluations: Mapping[str, Evaluation], estimators: Mapping[str, Estimator], workload: Workload
+) -> None:
+    """Find mistakes before anything is trained. Errors: options that do not fit the data or estimators."""
+    for one in evaluations.values():
+        one.check(workload, estimators)
+
+
+def evaluation_of(result: xr.Dataset) -> Evaluation:
+    """What can show this result: the evaluation of its name. Errors: its plugin is not installed."""
+    found: Evaluation = make("evaluation", result.attrs["evaluation"])
+    return found
+
+
+def summary(result: xr.Dataset, evaluation: Evaluation | None = None) -> dict[str, Any]:
+    """One result as plain numbers, for JSON: `{"evaluation", its attrs, "estimators": {NAME: {...}}}`.
+
+    The figures of `Evaluation.figures`; `evaluation` is found by its name unless it is given.
+    """
+    attrs = {str(k): v.item() if hasattr(v, "item") else v for k, v in result.attrs.items()}
+    return {**attrs, **(evaluation or evaluation_of(result)).figures(result)}
 
 
 def over_seeds(found: Sequence[Mapping[str, xr.Dataset]], seeds: Sequence[int]) -> dict[str, xr.Dataset]:
@@ -186,21 +156,15 @@ def _numbered(one: xr.Dataset, every: Sequence[xr.Dataset]) -> xr.Dataset:
     return one
 
 
-def _parsed(evaluations: Any) -> list[Evaluation]:
-    if isinstance(evaluations, str) or not all(isinstance(one, Evaluation) for one in evaluations):
-        return parse(evaluations)
-    return list(evaluations)
-
-
-def _attrs(trajectory: Trajectory, query: Query) -> dict[str, Any]:
-    workload = trajectory.workload
-    return {"query": label(query), "workload": workload.name, "seed": workload.seed}
-
-
-def _folder(evaluation: Evaluation, subsets: str | Path | None) -> dict[str, Any]:
-    """The argument `subsets`, for an evaluation that has it: a folder that is the same for a larger m."""
-    if subsets is None or "subsets" not in signature(evaluation.run).parameters:
-        return {}
-    known = evaluation_options(evaluation.run)
-    lasting = [f"{k}_{known[k].write(v)}" for k, v in evaluation.options.items() if k not in _COUNTS]
-    return {"subsets": Path(subsets) / "-".join([evaluation.name, *lasting])}
+def _folder(subsets: Path, spec: str, evaluation: Evaluation) -> Path | None:
+    """The folder of the models that this evaluation retrains: named by the options that decide which, as they
+    were written, so that a larger m finds those that are there."""
+    if not evaluation.folder_options:
+        return None
+    name, *pairs = spec.split(":")
+    options = options_of(type(evaluation))
+    written = [key for key, _, _ in (pair.partition("=") for pair in pairs)]
+    lasting = [
+        f"{k}_{options[k].write(getattr(evaluation, k))}" for k in written if k in evaluation.folder_options
+    ]
+    return subsets / "-".join([name, *lasting])

@@ -9,58 +9,23 @@ import xarray as xr
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
-from influencekit.registry import label, make
+from influencekit.registry import label, resolve
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.estimate import estimate
-from influencekit.verbs.remove import windows_of
-from influencekit.verbs.results import Windows, examples, window_coords, windows_among
-from influencekit.windows import Removal, Window
+from influencekit.verbs.results import examples, window_coords
+from influencekit.windows import Window
 
-__all__ = ["Estimators", "complete", "estimators_of", "incomplete", "score", "scored"]
+__all__ = ["estimators_of", "holes", "ready", "require_estimators", "scored"]
 
-Estimators = Estimator | str | xr.Dataset | Sequence[Estimator | str]
 _DIMS = ("estimator", "query", "window", "train")
 
 
-def score(
-    trajectory: Trajectory,
-    query: Query | str = "test-loss",
-    estimators: Estimators = ("dit",),
-    windows: Windows = None,
-    removal: Removal = "global",
-) -> tuple[Query, xr.Dataset, list[Window]]:
-    """The query, `influence` [estimator, query, window, train] and its windows, on one run.
-
-    `estimators`: one or several, as objects or specs; or scores that are there: what `estimate` returns, or
-    one seed of what `compare` returns, whose windows are taken. Errors: scores of another run or query, or of
-    several seeds; scores that are NaN.
-    """
-    query = make("query", query) if isinstance(query, str) else query
-    if isinstance(estimators, xr.Dataset):
-        if windows is not None:
-            raise InputError("the scores bring their own windows; give windows, or scores, not both")
-        found = _ready(trajectory, query, estimators)
-    else:
-        found = scored(trajectory, query, estimators_of(estimators), windows, removal)
-    for name, (known, total) in incomplete(found).items():
-        raise InputError(
-            f"{name} scored {known} of {total} examples, and an evaluation sums the scores of random ones: "
-            "let it score all of them, or leave it out"
-        )
-    return query, found, windows_of(found)
-
-
 def scored(
-    trajectory: Trajectory,
-    query: Query,
-    methods: Mapping[str, Estimator],
-    windows: Windows = None,
-    removal: Removal = "global",
+    trajectory: Trajectory, query: Query, methods: Mapping[str, Estimator], windows: Sequence[Window]
 ) -> xr.Dataset:
     """`influence` [estimator, query, window, train] of the run, NaN for what an estimator leaves out."""
-    chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     each = [
-        estimate(trajectory, query, method, chosen).influence
+        estimate(trajectory, query, method, windows).influence
         for method in track(methods.values(), "estimators", len(methods))
     ]
     return xr.Dataset(
@@ -69,36 +34,39 @@ def scored(
             "estimator": list(methods),
             "query": each[0]["query"].values,
             "train": examples(trajectory.workload),
-            **window_coords(chosen),
+            **window_coords(windows),
         },
     )
 
 
-def estimators_of(estimators: Estimators) -> dict[str, Estimator]:
-    """{label: estimator}. Errors: ready scores, where the estimators themselves are needed; none at all."""
-    if isinstance(estimators, xr.Dataset):
-        raise InputError("this evaluation scores another run: give the estimators, not scores that are ready")
+def estimators_of(estimators: Estimator | str | Sequence[Estimator | str]) -> dict[str, Estimator]:
+    """{label: estimator}. Errors: none at all."""
     each = [estimators] if isinstance(estimators, Estimator | str) else list(estimators)
     if not each:
         raise InputError("expected at least one estimator, got none")
-    made = [make("estimator", one) if isinstance(one, str) else one for one in each]
+    made = [resolve("estimator", one) for one in each]
     return {label(one): one for one in made}
 
 
-def incomplete(scores: xr.Dataset) -> dict[str, tuple[int, int]]:
-    """{estimator: how many examples it scored, of how many}, of those that left some out."""
+def require_estimators(estimators: Mapping[str, Estimator]) -> None:
+    """For evaluations that score another run. Errors: only scores were given."""
+    if not estimators:
+        raise InputError("this evaluation scores another run: give the estimators, not scores that are ready")
+
+
+def holes(scores: xr.Dataset) -> dict[str, str]:
+    """{estimator: in words, how many examples it scored}, of those that left some out."""
     known = np.isfinite(scores.influence.transpose(*_DIMS).values).all((1, 2))
-    names = scores.estimator.values.tolist()
-    return {n: (int(row.sum()), len(row)) for n, row in zip(names, known, strict=True) if not row.all()}
+    each = zip(scores.estimator.values.tolist(), known, strict=True)
+    return {n: f"scored {row.sum()} of {len(row)} examples only" for n, row in each if not row.all()}
 
 
-def complete(scores: xr.Dataset) -> xr.Dataset:
-    """Without the estimators that left some examples out."""
-    return scores.drop_sel(estimator=list(incomplete(scores)))
+def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Dataset:
+    """Scores that are there, `influence` [estimator, query, window, train] with the run's own coordinates.
 
-
-def _ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Dataset:
-    """Scores that are there, with dims [estimator, query, window, train] and the run's own coordinates."""
+    What `estimate` returns, or one seed of what `compare` returns. Errors: scores of another run or query, or
+    of several seeds.
+    """
     if "influence" not in scores:
         raise InputError("expected scores with the variable influence, as estimate and compare return them")
     if "seed" in scores.influence.dims:

@@ -6,22 +6,15 @@ Every function draws on the Axes (or Figure) it is given and never touches pyplo
 
 from influencekit.plot.agreement import agreement, scatter
 from influencekit.plot.detection import detection, precision_recall
-from influencekit.plot.dynamics import pattern_lines, pattern_map, stage_matrix, stages
-from influencekit.plot.evaluation import brittleness, predicted, taylor
 from influencekit.plot.examples import extremes, timeline
+from influencekit.plot.predicted import predicted
 
 __all__ = [
     "agreement",
-    "brittleness",
     "detection",
     "extremes",
-    "pattern_lines",
-    "pattern_map",
     "precision_recall",
     "predicted",
     "scatter",
-    "stage_matrix",
-    "stages",
-    "taylor",
     "timeline",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, LINES, new_figure
+from influencekit.plot.style import COLOURS, LINES, line_look, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,17 +17,17 @@ __all__ = ["detection", "precision_recall"]
 
 
 def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """The share of the corrupted examples that is found by looking at the k most suspicious, for every k.
+    """The fraction of the corrupted examples that is found by looking at the k most suspicious, for every k.
 
-    `result` is what `analysis.detection` returns: `recall` [k], with a line for every member of one further
+    `result` is what `evaluation.detection` returns: `recall` [k], with a line for every member of one further
     dimension (`estimator`, `window`, whichever it is). Over `seed` and `query` the mean is drawn, and a band
     of one standard deviation. Grey: the best that can be (solid) and chance (dotted). The legend has the AUC.
     """
     ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
     n = result.sizes["k"]
-    share = float(result.corrupted.mean()) / n
+    fraction = float(result.corrupted.mean()) / n
     looked = np.concatenate([[0], result.k.values / n])
-    ax.plot([0, share, 1], [0, 1, 1], color="0.6", linewidth=1, zorder=0)
+    ax.plot([0, fraction, 1], [0, 1, 1], color="0.6", linewidth=1, zorder=0)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", zorder=0)
     for name, look, one in _lines(result, "detection"):
         recall, spread = _spread(one.recall)
@@ -39,7 +39,8 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
             ax.fill_between(looked, low, high, color=look["color"], alpha=0.15, linewidth=0)
     ax.set(xlim=(0, 1), ylim=(0, 1.03))
     ax.set(
-        xlabel="share of the examples looked at, most suspicious first", ylabel="share of the corrupted found"
+        xlabel="fraction of the examples looked at, most suspicious first",
+        ylabel="fraction of the corrupted found",
     )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -52,8 +53,8 @@ def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     steep part on the left is of few examples, and jumps: it says less than the rest.
     """
     ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
-    share = float(result.corrupted.mean()) / result.sizes["k"]
-    ax.axhline(share, color="0.6", linewidth=1, linestyle=":", zorder=0)
+    fraction = float(result.corrupted.mean()) / result.sizes["k"]
+    ax.axhline(fraction, color="0.6", linewidth=1, linestyle=":", zorder=0)
     for name, look, one in _lines(result, "precision_recall"):
         precision, recall = _spread(one.precision)[0], _spread(one.recall)[0]
         label = f"{name}\nAP {_number(one.average_precision)}"
@@ -81,15 +82,10 @@ def _lines(result: xr.Dataset, who: str) -> list[tuple[str, dict[str, Any], xr.D
         parts = [result]
     if len(names) > len(COLOURS) * len(LINES):
         raise InputError(f"{who}: {len(names)} lines are too many to tell apart; select some with .isel")
-    looks = [
-        {
-            "color": COLOURS[k % len(COLOURS)],
-            "linestyle": LINES[(k + k // len(COLOURS)) % len(LINES)],
-            "linewidth": 1.4 + 1.8 * (1 - (k + 1) / len(names)),
-        }
-        for k in range(len(names))
+    return [
+        (name, line_look(k, len(names)), part)
+        for k, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
-    return list(zip(names, looks, parts, strict=True))
 
 
 def _spread(curve: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from influencekit.direction import Better
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "LINES", "diverging", "new_figure", "side_colour", "whole_numbers"]
+__all__ = [
+    "COLOURS",
+    "LINES",
+    "diverging",
+    "figure_of",
+    "line_look",
+    "mean_over",
+    "mean_text",
+    "new_figure",
+    "side_colour",
+    "whole_numbers",
+]
 
 # Okabe and Ito's colours, which the colour-blind tell apart (yellow, too pale on white, left out)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -25,6 +39,35 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+
+def figure_of(axes: Axes | list[Axes]) -> Figure:
+    """The figure on which these axes stand."""
+    found = (axes[0] if isinstance(axes, list) else axes).get_figure(root=True)
+    assert found is not None
+    return found
+
+
+def line_look(k: int, count: int) -> dict[str, Any]:
+    """Colour, dashes and width of line k of so many; the first is the widest, so that none hides another."""
+    return {
+        "color": COLOURS[k % len(COLOURS)],
+        "linestyle": LINES[(k + k // len(COLOURS)) % len(LINES)],
+        "linewidth": 1.4 + 1.8 * (1 - (k + 1) / count),
+    }
+
+
+def mean_over(values: xr.DataArray, dims: tuple[str, ...]) -> np.ndarray:
+    """The mean [dims] over all other dimensions, what is not a number left out."""
+    return values.mean([d for d in values.dims if d not in dims], skipna=True).transpose(*dims).values
+
+
+def mean_text(values: xr.DataArray) -> str:
+    """The mean; with its deviation over seeds, where there are several: `0.912 ± 0.034`."""
+    if values.sizes.get("seed", 1) == 1:
+        return f"{float(values.mean()):.3f}"
+    each = values.mean([d for d in values.dims if d != "seed"], skipna=True)
+    return f"{float(each.mean()):.3f} ± {float(each.std()):.3f}"
 
 
 def side_colour(sign: int, better: Better | None) -> str:

@@ -104,13 +104,13 @@ class Collate:
     def __init__(self, collate: Any) -> None:
         self._collate = collate
 
-    def __call__(self, told: tuple[list[int], bytes, Any]) -> tuple[list[int], bytes, Any]:
-        indices, rng, items = told
+    def __call__(self, item: tuple[list[int], bytes, Any]) -> tuple[list[int], bytes, Any]:
+        indices, rng, items = item
         return indices, rng, self._collate(items)
 
 
 class Source:
-    """The batches of the loop's own loaders, told; one twin for each, so that workers may persist."""
+    """The batches of the loop's own loaders, indexed; one twin for each, so that workers may persist."""
 
     def __init__(self, data: Any) -> None:
         self._data = data

@@ -69,7 +69,7 @@ class _First(NamedTuple):
 
 
 class SpotCheck:
-    """Replays the first step, and others as time allows: `share` of the loop's (1 = all; 0: none at all).
+    """Replays the first step, and others as time allows: `fraction` of the loop's (1 = all; 0: none at all).
 
     The checks are spread over the whole run: one is due whenever the number of steps has grown by an eighth,
     and the time allowed grows with its logarithm; in long runs random steps come in between. A replay of the
@@ -78,9 +78,11 @@ class SpotCheck:
     first step is done again and must give what it gave.
     """
 
-    def __init__(self, model: nn.Module, call: Call, share: float, tolerance: float, separable: bool) -> None:
-        self._share, self._tolerance, self._separable = share, tolerance, separable
-        self._model, self._replica = model, Replica(model, call) if share else None
+    def __init__(
+        self, model: nn.Module, call: Call, fraction: float, tolerance: float, separable: bool
+    ) -> None:
+        self._fraction, self._tolerance, self._separable = fraction, tolerance, separable
+        self._model, self._replica = model, Replica(model, call) if fraction else None
         self._random = random.Random(0)
         self._began, self._spent, self._count, self._each = time.perf_counter(), 0.0, 0, 0.0
         self._due, self._due_again, self._turn = 0, 1, False
@@ -100,13 +102,13 @@ class SpotCheck:
         if self._replica is None or self.done == 0:
             self.wanted, self.again = self._replica is not None, False
             return self.wanted
-        elapsed = self._share * (time.perf_counter() - self._began)
+        elapsed = self._fraction * (time.perf_counter() - self._began)
         early = _ALLOWANCE * min(1.0, (1 + log10(1 + step) / 3) / 2)  # all of it from step 1,000 on
-        room = int((max(elapsed, early) - self._spent) / max(self._each, 1e-9)) - 1  # one is for the end
+        left = int((max(elapsed, early) - self._spent) / max(self._each, 1e-9)) - 1  # one is for the end
         chance = self._each <= elapsed - self._spent and self._random.random() < 0.5
         pending = self._first is not None and step >= self._due_again
-        self.again = pending and (room > 1 or (room > 0 and self._turn))
-        self.wanted = self._share == 1 or ((step >= self._due or chance) and room > int(self.again))
+        self.again = pending and (left > 1 or (left > 0 and self._turn))
+        self.wanted = self._fraction == 1 or ((step >= self._due or chance) and left > int(self.again))
         return self.wanted
 
     def _charge(self, began: float, step: int) -> None:
@@ -227,7 +229,7 @@ class SpotCheck:
 
     def last(self, steps: int) -> None:
         """The loop is over: once more, if there is time for it and anything was done since."""
-        time_left = self._share * (time.perf_counter() - self._began) - self._spent
+        time_left = self._fraction * (time.perf_counter() - self._began) - self._spent
         if steps > 1 and self._each <= max(_ALLOWANCE / 2, time_left):
             try:
                 self.repeat(steps - 1)

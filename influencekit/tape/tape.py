@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Recorder
-from influencekit.registry import make
+from influencekit.registry import resolve
 from influencekit.tape.change_detector import Rest, refuse_hooks, watch
 from influencekit.tape.door import admit, own_ids, refuse_parallel
 from influencekit.tape.identity import check_identity, described_run
@@ -50,13 +50,32 @@ class Tape:
     `clip_norm`: the loop clips the global norm of the gradient. `separable=False` admits losses that depend
     on the other examples of a batch (contrastive ones; not batch norm), and marks the results. `ids`: your
     own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
-    run. `check`: the share of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
-    every step); `tolerance`: how far, relative to the update, a replay may be off where it is not bitwise.
+    run. `check`: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none,
+    1 = every step); `tolerance`: how far, relative to the update, a replay may be off where it is not
+    bitwise.
 
     On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does. Cross entropy's
     does, that of binary cross entropy only for batch sizes that are powers of 2, else to 1e-6 of an update.
 
     Errors: whatever cannot be recorded exactly, by name, at the step where it is met. Cost: docs/tape.md.
+
+    Example:
+
+        >>> import torch
+        >>> import influencekit as ik
+        >>> data = torch.utils.data.TensorDataset(torch.randn(12, 3), torch.randint(2, (12,)))
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+        >>> losses = torch.nn.CrossEntropyLoss(reduction="none")
+        >>> with ik.Tape(None, model, optimizer, loss=losses, data=data) as tape:
+        ...     for ids, (x, y) in tape.batches(loader):
+        ...         optimizer.zero_grad()
+        ...         losses(model(x), y).mean().backward()
+        ...         optimizer.step()
+        >>> run = tape.trajectory(test=data)
+        >>> ik.estimate(run).influence.shape
+        (1, 1, 12)
     """
 
     def __init__(
@@ -75,14 +94,14 @@ class Tape:
         self._store, self._resume = store, resume
         self._call = Call(loss, data, collate or default_collate, target_key, forward)
         self._collate_given = collate is not None
-        self._recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
+        self._recorder = resolve("recorder", recorder)
         self._reduction, self._accumulate, self._clip = reduction, accumulate, clip_norm
         self._separable, self._name = separable, name
         self._ids = own_ids(ids, len(data))
         schedulers = list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler]
         self._share, self._tolerance = check, tolerance
         self._device = next(model.parameters()).device
-        self._place = LoopPosition(optimizer, schedulers, self._device)
+        self._position = LoopPosition(optimizer, schedulers, self._device)
 
     # the context ------------------------------------------------------------------------------------
 
@@ -91,10 +110,10 @@ class Tape:
         refuse_parallel()
         self._seen = Observer(self.model, self._call, self._reduction, self._accumulate)
         self._spot = SpotCheck(self.model, self._call, self._share, self._tolerance, self._separable)
-        self._keep = TapeWriter(self._store, self._recorder)
+        self._writer = TapeWriter(self._store, self._recorder)
         self._source = Source(self._call.data)
         self._epoch, self._done, self._note = -1, 0, dict[str, Any]()
-        self._held: TrainableState | None = None  # until the first step shows what is trained
+        self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(self.model.parameters()), list[bool]()
         self._back: dict[str, Any] | None = None
         self._buffers = copied(self.model, [n for n, _ in self.model.named_buffers()])
@@ -114,7 +133,7 @@ class Tape:
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         for handle in self._handles:
             handle.remove()
-        writer = self._keep.writer
+        writer = self._writer.writer
         if writer is None:
             if kind is None:
                 raise InputError(
@@ -123,7 +142,7 @@ class Tape:
         elif kind is None:
             try:
                 end = self._end()
-                self._keep.state(self._seen.step, end, self._place.noted(self._epoch, self._done))
+                self._writer.state(self._seen.step, end, self._position.noted(self._epoch, self._done))
                 self._spot.last(self._seen.step)
             except BaseException:
                 writer.close("recording")
@@ -142,7 +161,7 @@ class Tape:
 
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The run, once the tape is closed, for the estimators; like `influencekit.open`, which says more."""
-        call, writer = self._call, self._keep.writer
+        call, writer = self._call, self._writer.writer
         if writer is None:
             raise InputError("the tape has recorded nothing yet")
         return open_taped(
@@ -153,7 +172,7 @@ class Tape:
     @property
     def committed(self) -> int:
         """The number of steps that are safe on disk, whatever happens to the process."""
-        return 0 if self._keep.writer is None else self._keep.writer.committed
+        return 0 if self._writer.writer is None else self._writer.writer.committed
 
     # what the loop iterates over --------------------------------------------------------------------
 
@@ -170,8 +189,8 @@ class Tape:
         if back is not None and self._epoch < back["epoch"]:
             return
         if back is not None:
-            self._place.begin_again(back, loader, self._keep.generators)
-        self._place.begin(loader)
+            self._position.begin_again(back, loader, self._writer.generators)
+        self._position.begin(loader)
         if hasattr(loader, "collate_fn") and not self._collate_given:
             self.collate_with(loader.collate_fn)
         source, done = self._source.batches(loader), 0
@@ -179,9 +198,9 @@ class Tape:
             while done < back["position"]:
                 next(source, None)
                 done += 1
-            assert self._held is not None
-            self._held.load(back["tensors"], back["number"])
-            self._place.return_to(back, self._keep.generators)
+            assert self._state is not None
+            self._state.load(back["tensors"], back["number"])
+            self._position.return_to(back, self._writer.generators)
             self._back = None
         while True:
             if not self._seen.seen:
@@ -208,16 +227,16 @@ class Tape:
     def boundary(self, *, epoch: int | None = None, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: keep the state, if the recorder does."""
         self._epoch = self._epoch if epoch is None else epoch
-        step, held = self._seen.step, self._held
-        if held is None:
-            self._note = self._place.noted(self._epoch, position)  # kept with state 0, at its first step
+        step, state = self._seen.step, self._state
+        if state is None:
+            self._note = self._position.noted(self._epoch, position)  # kept with state 0, at its first step
             self._rest = Rest(self.model)
         else:
-            held.check_buffers(step)
-            if self._keep.keeps(step):
-                held.check_rest(step, thorough=True)
-                self._keep.state(step, held.moment(), self._place.noted(self._epoch, position))
-        if self._spot.decide(step) or held is None:
+            state.check_buffers(step)
+            if self._writer.keeps(step):
+                state.check_rest(step, thorough=True)
+                self._writer.state(step, state.moment(), self._position.noted(self._epoch, position))
+        if self._spot.decide(step) or state is None:
             self._buffers = copied(self.model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
@@ -233,53 +252,53 @@ class Tape:
             )
         self._seen.settle()
         used = [p.grad is not None for p in self._parameters]
-        held = self._held
-        if held is None or self._spot.wanted or used != self._used:
+        state = self._state
+        if state is None or self._spot.wanted or used != self._used:
             params = trained(self.model, self.optimizer, self._clip)
-            held = self._held or self._begin(params)
-            if list(params) != list(held.params):
-                odd = sorted(set(params) ^ set(held.params))[0]
+            state = self._state or self._begin(params)
+            if list(params) != list(state.params):
+                odd = sorted(set(params) ^ set(state.params))[0]
                 raise InputError(
                     f"step {step}: parameter {odd} has a gradient in some steps and none in others; freeze "
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
         check_rates(self._settings, self.optimizer, step)
-        held.check_parameters(step)
-        held.check_rest(step, thorough=self._spot.wanted)
+        state.check_parameters(step)
+        state.check_rest(step, thorough=self._spot.wanted)
         self._lrs = rates(self.optimizer)
         if self._spot.wanted:
-            self._spot.before(held.moment()._replace(buffers=self._buffers))
+            self._spot.before(state.moment()._replace(buffers=self._buffers))
 
     def _after_step(self) -> None:
-        assert self._held is not None
-        held, seen, step = self._held, self._seen, self._seen.step
-        held.mark()
+        assert self._state is not None
+        state, seen, step = self._state, self._seen, self._seen.step
+        state.mark()
         early = seen.micros(True) if seen.early is None and self._spot.wanted else []
         micros, coefficients, losses = seen.finish()
-        if not held.finite():
+        if not state.finite():
             raise diverged("parameters", step)
         if self._spot.wanted:
             done = Done(step, micros, coefficients, self._lrs, seen.autocast, seen.training)
-            found = self._spot.after(done, held.rule, held.moment(), early if early != micros else ())
+            found = self._spot.after(done, state.rule, state.moment(), early if early != micros else ())
             seen.early = found is not done if seen.early is None else seen.early
             micros = found.micros
         if self._spot.again:
             self._spot.repeat(step)
-        self._keep.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
+        self._writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
 
     def _end(self) -> Moment:
         """The last state. Errors: the loop ended within a step, or before where a resumed run was."""
-        assert self._held is not None
+        assert self._state is not None
         self._seen.check_done()
-        self._held.check_parameters(self._seen.step)
-        self._held.check_rest(self._seen.step, thorough=True)
+        self._state.check_parameters(self._seen.step)
+        self._state.check_rest(self._seen.step, thorough=True)
         if self._back is not None:
             raise InputError(
                 f"the loop ended before epoch {self._back['epoch']}, where the run that it resumes was cut "
                 "off; pass every epoch's loader to tape.batches again"
             )
-        return self._held.moment()
+        return self._state.moment()
 
     # the beginning, and the beginning of a resumed run ----------------------------------------------
 
@@ -288,38 +307,38 @@ class Tape:
         changing = changed_buffers(self._buffers, self.model)
         self._buffers = {n: self._buffers[n] for n in changing}
         description = described(self.optimizer, params, self._clip)
-        held = self._hold(params, changing, description, 0)
-        slots, updates = remembered(self.optimizer, held.rule.optimizer, held.rule.layout, params)
-        held.rule = held.rule._replace(updates=updates)
-        held.check_rest(0, thorough=True)
-        first = Moment(held.rule.layout.join(params), slots, self._buffers)
-        if self._keep.writer is None:
+        state = self._hold(params, changing, description, 0)
+        slots, updates = remembered(self.optimizer, state.rule.optimizer, state.rule.layout, params)
+        state.rule = state.rule._replace(updates=updates)
+        state.check_rest(0, thorough=True)
+        first = Moment(state.rule.layout.join(params), slots, self._buffers)
+        if self._writer.writer is None:
             about = described_run(
-                self.model, self._call, held.rule, self._seen, changing, separable=self._separable,
+                self.model, self._call, state.rule, self._seen, changing, separable=self._separable,
                 optimizer=description, tolerance=self._tolerance,
             )  # fmt: skip
-            self._keep.begin(held.rule, first, self._ids, {"workload": self._name, **about})
-        self._keep.state(0, first, self._note)
-        return held
+            self._writer.begin(state.rule, first, self._ids, {"workload": self._name, **about})
+        self._writer.state(0, first, self._note)
+        return state
 
     def _hold(
         self, params: dict[str, nn.Parameter], changing: list[str], description: dict[str, Any], updates: int
     ) -> TrainableState:
         layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
         rule = Rule(layout, rebuilt(description), updates)
-        self._held = TrainableState(self.model, self.optimizer, params, changing, rule, self._rest)
-        return self._held
+        self._state = TrainableState(self.model, self.optimizer, params, changing, rule, self._rest)
+        return self._state
 
     def _return(self) -> None:
         """Take up the run that the store holds."""
-        attrs = self._keep.reopen()
-        assert self._keep.writer is not None
-        kept, about = self._keep.writer.resumed, attrs["fingerprint"]
+        attrs = self._writer.reopen()
+        assert self._writer.writer is not None
+        kept, about = self._writer.writer.resumed, attrs["fingerprint"]
         changing = [n for n, _ in attrs["buffers"]]
         try:
             check_identity(about, self.model, self._call.data, changing, str(self._store))
         except BaseException:
-            self._keep.writer.leave()
+            self._writer.writer.leave()
             raise
         if kept is None:  # cut off before a state was there: begin
             return
@@ -327,8 +346,8 @@ class Tape:
         params = {n: own[n] for n, _ in about["parameters"]}
         self._buffers = copied(self.model, changing)
         self._rest = Rest(self.model)
-        held = self._hold(params, changing, said["optimizer"], said["updates"])
+        state = self._hold(params, changing, said["optimizer"], said["updates"])
         self._back = {**kept.snapshot, "tensors": kept.tensors, "number": kept.number}
-        self._keep.remember_generators()
+        self._writer.remember_generators()
         self._seen.step = kept.number
-        held.load(kept.tensors, kept.number)
+        state.load(kept.tensors, kept.number)

@@ -1,4 +1,4 @@
-"""The conformance suite: the laws of estimators, queries and recorders, for built-ins and strangers alike.
+"""The conformance suite: the laws of estimators, queries, recorders and evaluations, built-in or not.
 
     from influencekit.testing import parametrize_with_checks
 
@@ -6,8 +6,8 @@
     def test_conformance(subject, check):
         check(subject)
 
-`check_estimator`, `check_query` and `check_recorder` run all laws of one object without pytest. The oracles
-that they compare with are public: `tiny_workload`, `unrolled_gradient`, `retrained`.
+`check_estimator`, `check_query`, `check_recorder` and `check_evaluation` run all laws of one object without
+pytest. The oracles that they compare with are public: `tiny_workload`, `unrolled_gradient`, `retrained`.
 """
 
 from influencekit.testing.oracle import (
@@ -21,6 +21,7 @@ from influencekit.testing.oracle import (
 )
 from influencekit.testing.suite import (
     check_estimator,
+    check_evaluation,
     check_query,
     check_recorder,
     laws,
@@ -29,6 +30,7 @@ from influencekit.testing.suite import (
 
 __all__ = [
     "check_estimator",
+    "check_evaluation",
     "check_query",
     "check_recorder",
     "laws",

@@ -5,18 +5,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from influencekit.errors import InputError
-from influencekit.interfaces import Estimator, Query, Recorder
-from influencekit.registry import label, make, names, spec
+from influencekit.interfaces import Estimator, Evaluation, Query, Recorder
+from influencekit.registry import label, make, names, resolve, spec
 from influencekit.testing.estimators import ESTIMATOR_LAWS
+from influencekit.testing.evaluations import EVALUATION_LAWS
 from influencekit.testing.queries import QUERY_LAWS
 from influencekit.testing.recorders import RECORDER_LAWS
 
-__all__ = ["check_estimator", "check_query", "check_recorder", "laws", "parametrize_with_checks"]
+__all__ = [
+    "check_estimator",
+    "check_evaluation",
+    "check_query",
+    "check_recorder",
+    "laws",
+    "parametrize_with_checks",
+]
 
-Subject = Estimator | Query | Recorder
+Subject = Estimator | Query | Recorder | Evaluation
 Law = Callable[[Any], None]
 
-_KINDS: dict[str, type] = {"estimator": Estimator, "query": Query, "recorder": Recorder}
+_KINDS: dict[str, type] = {
+    "estimator": Estimator,
+    "query": Query,
+    "recorder": Recorder,
+    "evaluation": Evaluation,
+}
 
 
 def check_estimator(estimator: Estimator | str) -> None:
@@ -37,6 +50,11 @@ def check_recorder(recorder: Recorder | str) -> None:
     _check("recorder", recorder)
 
 
+def check_evaluation(evaluation: Evaluation | str) -> None:
+    """Test every law of evaluations: labels, seeds, tables, saving. Raises AssertionError naming the law."""
+    _check("evaluation", evaluation)
+
+
 def laws(subject: Subject) -> list[Law]:
     """The laws that hold for an object, each a function of it: for an estimator, those that it claims."""
     if isinstance(subject, Estimator):
@@ -48,7 +66,11 @@ def laws(subject: Subject) -> list[Law]:
         return [*QUERY_LAWS, written_as_a_spec]
     if isinstance(subject, Recorder):
         return [*RECORDER_LAWS, written_as_a_spec]
-    raise InputError(f"expected an estimator, a query or a recorder, got {type(subject).__name__}")
+    if isinstance(subject, Evaluation):
+        return [*EVALUATION_LAWS, written_as_a_spec]
+    raise InputError(
+        f"expected an estimator, a query, a recorder or an evaluation, got {type(subject).__name__}"
+    )
 
 
 def parametrize_with_checks(subjects: Sequence[Subject | str]) -> Any:
@@ -94,7 +116,7 @@ def _object(subject: Subject | str) -> Subject:
 
 
 def _check(kind: str, given: Any) -> None:
-    subject: Any = make(kind, given) if isinstance(given, str) else given
+    subject: Any = resolve(kind, given)
     if not isinstance(subject, _KINDS[kind]):
         raise InputError(
             f"expected a subclass of influencekit.{_KINDS[kind].__name__}, got {type(subject).__name__}"

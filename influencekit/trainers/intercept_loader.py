@@ -52,8 +52,8 @@ class _Hearing(Collate):
         super().__init__(collate)
         self._heard = heard
 
-    def __call__(self, told: tuple[list[int], bytes, Any]) -> Any:
-        fetched = IndexedBatch(*super().__call__(told))
+    def __call__(self, item: tuple[list[int], bytes, Any]) -> Any:
+        fetched = IndexedBatch(*super().__call__(item))
         if get_worker_info() is not None:
             return tuple(fetched)
         self._heard.append(fetched._replace(batch=copy(fetched.batch)))  # a loop may take entries out

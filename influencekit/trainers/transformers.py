@@ -211,8 +211,8 @@ class InfluenceCallback(TrainerCallback):
         elif self._per_target:
             value = one / (micro.counted or sum(m.targets for m in self._micros))
         else:
-            told = micro.counted is not None or self._reduction is not None
-            value = (one if told else one / len(self._micros)) / self._own_count(micro)
+            divided = micro.counted is not None or self._reduction is not None
+            value = (one if divided else one / len(self._micros)) / self._own_count(micro)
         return value.double() * self._accumulate
 
 

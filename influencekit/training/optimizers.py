@@ -31,6 +31,13 @@ class Group:
 
     Example: `SGD(lr=.1, groups=(Group(("head.*",), {"lr": .5, "weight_decay": 0.0}),))`. A parameter
     belongs to the first group that matches it, and to the optimizer's own settings when none does.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> head = ik.Group(("head.*",), {"lr": 0.5, "weight_decay": 0.0})
+        >>> len(ik.SGD(lr=0.1, groups=(head,)).members())
+        2
     """
 
     params: tuple[str, ...]
@@ -39,7 +46,19 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(ABC):
-    """An update rule as frozen data. `slots` names its state vectors, shaped like theta, zero at first."""
+    """An update rule as frozen data. `slots` names its state vectors, shaped like theta, zero at first.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class SignSGD(ik.Optimizer):
+        ...     def rule(self, theta, slots, g, t, lr):
+        ...         return theta - lr * g.sign(), slots
+        >>> SignSGD(lr=0.1).lr
+        0.1
+    """
 
     lr: float
     clip_norm: float | None = None
@@ -200,7 +219,14 @@ def _clip(layout: Layout, g: Tensor, limit: float) -> tuple[Tensor, Tensor, Tens
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent as `torch.optim.SGD`: momentum, Nesterov, coupled weight decay."""
+    """Stochastic gradient descent as `torch.optim.SGD`: momentum, Nesterov, coupled weight decay.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.SGD(lr=0.1, momentum=0.9).slots
+        ('momentum_buffer',)
+    """
 
     momentum: float = 0.0
     dampening: float = 0.0
@@ -259,6 +285,12 @@ class Adam(Optimizer):
 
     The derivative of sqrt(v) at v = 0 is taken as 0: v is 0 only where the gradient has always been 0,
     and there no example has a share in it.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Adam(lr=1e-3).slots
+        ('exp_avg', 'exp_avg_sq')
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -308,7 +340,14 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay as `torch.optim.AdamW`, whose default decay of 0.01 it shares."""
+    """Adam with decoupled weight decay as `torch.optim.AdamW`, whose default decay of 0.01 it shares.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.AdamW(lr=1e-3).weight_decay
+        0.01
+    """
 
     weight_decay: float = 0.01
     decoupled = True

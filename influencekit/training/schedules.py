@@ -10,7 +10,19 @@ __all__ = ["Constant", "Cosine", "Factors", "InverseSqrt", "Schedule"]
 
 
 class Schedule(ABC):
-    """Maps a run of `steps` updates to `steps` factors; the learning rate of step t is lr * factor[t]."""
+    """Maps a run of `steps` updates to `steps` factors; the learning rate of step t is lr * factor[t].
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Halved(ik.Schedule):
+        ...     def factors(self, steps):
+        ...         return tuple(1.0 if t < steps / 2 else 0.5 for t in range(steps))
+        >>> Halved().factors(4)
+        (1.0, 1.0, 0.5, 0.5)
+    """
 
     @abstractmethod
     def factors(self, steps: int) -> tuple[float, ...]:
@@ -19,7 +31,14 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """No decay: every factor is 1."""
+    """No decay: every factor is 1.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Constant().factors(3)
+        (1.0, 1.0, 1.0)
+    """
 
     def factors(self, steps: int) -> tuple[float, ...]:
         return (1.0,) * steps
@@ -27,7 +46,14 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class InverseSqrt(Schedule):
-    """1 / sqrt(t + 1): the papers' decay, there lr *= sqrt(c / (c + 1)) after step c = 1, 2, ..."""
+    """1 / sqrt(t + 1): the papers' decay, there lr *= sqrt(c / (c + 1)) after step c = 1, 2, ...
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> [round(x, 3) for x in ik.InverseSqrt().factors(3)]
+        [1.0, 0.707, 0.577]
+    """
 
     def factors(self, steps: int) -> tuple[float, ...]:
         return tuple(1.0 / sqrt(t + 1) for t in range(steps))
@@ -35,7 +61,14 @@ class InverseSqrt(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from 1 down to `final`, after `warmup` steps of linear growth."""
+    """Half a cosine from 1 down to `final`, after `warmup` steps of linear growth.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> [round(x, 3) for x in ik.Cosine(warmup=1).factors(4)]
+        [0.5, 1.0, 0.75, 0.25]
+    """
 
     warmup: int = 0
     final: float = 0.0
@@ -51,7 +84,14 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Factors(Schedule):
-    """Explicit factors, one a step: whatever schedule was really used."""
+    """Explicit factors, one a step: whatever schedule was really used.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.Factors((1.0, 0.5)).factors(2)
+        (1.0, 0.5)
+    """
 
     values: tuple[float, ...]
 

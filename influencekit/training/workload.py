@@ -66,6 +66,17 @@ class Workload:
 
     A run that a tape recorded is a workload, too: its `order` is the recorded `Plan`, `train` are `Examples`,
     fetched again, `call` is how the loop called model and loss, and `model` is as it was at state 0.
+
+    Example:
+
+        >>> import torch
+        >>> import influencekit as ik
+        >>> x, y = torch.randn(20, 3), torch.randn(20)
+        >>> def loss(outputs, target):
+        ...     return (outputs[:, 0] - target) ** 2
+        >>> work = ik.Workload(torch.nn.Linear(3, 1), loss, (x, y), (x, y), ik.SGD(lr=0.1), batch_size=5)
+        >>> work.n_train, work.plan.steps, work.theta0.shape
+        (20, 4, torch.Size([4]))
     """
 
     model: nn.Module

@@ -32,6 +32,15 @@ class Trajectory:
 
     State t is the state before update t; states `first` ... `last` can be had. `step` is the training step
     that made it. Whatever is asked for is read from the store, or replayed from the nearest stored state.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> run.first, run.last, run.state(1).theta.shape
+        (0, 2, torch.Size([785]))
+        >>> run.dataset.batch.dims
+        ('step', 'slot')
     """
 
     def __init__(self, group: zarr.Group, workload: Workload, step: Step | None = None) -> None:

@@ -15,7 +15,7 @@ from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query, Recorder
 from influencekit.metrics import METRICS, Top, agreement, border_ties, top_words
 from influencekit.progress import track
-from influencekit.registry import label, make
+from influencekit.registry import label, make, resolve
 from influencekit.training.step import Step
 from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
@@ -55,14 +55,21 @@ def compare(
 
     `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
     which is what `influencekit.evaluation` takes.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> found = ik.compare("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "if"], seeds=(0, 1))
+        >>> found.agreement.sel(estimator="dit", metric="pearson").mean().item() > 0.99
+        True
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
     if any(not 0 <= s < 2**63 for s in seeds):
         raise InputError(f"seeds must be from 0 to 2**63 - 1; got {list(seeds)}")
-    methods = {label(e): e for e in (_estimator(e) for e in (*estimators, reference))}
-    truth = label(_estimator(reference))
-    query = make("query", query) if isinstance(query, str) else query
+    methods = {label(e): e for e in (resolve("estimator", e) for e in (*estimators, reference))}
+    truth = label(resolve("estimator", reference))
+    query = resolve("query", query)
     words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, notes, digits, beware = [], [], [], {}, [], list[str]()
@@ -193,7 +200,3 @@ def _problem(workload: Workload | str | Callable[[int], Workload], seed: int) ->
     if isinstance(workload, str):
         return make("workload", workload, seed=seed)
     return replace(workload, seed=seed) if isinstance(workload, Workload) else workload(seed)
-
-
-def _estimator(estimator: Estimator | str) -> Estimator:
-    return make("estimator", estimator) if isinstance(estimator, str) else estimator

@@ -1,23 +1,19 @@
 """Contributions: what every occurrence of an example adds to the effect at every evaluation time."""
 
-import os
-import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from influencekit.errors import InputError, StoreError
+from influencekit.files import NewStore
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
-from influencekit.registry import label, make
+from influencekit.registry import label, resolve
 from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.results import Windows, about, examples, window_coords, windows_among
-from influencekit.windows import Removal, Window
+from influencekit.verbs.results import Windows, about, examples, window_coords, windows_among, windows_of
+from influencekit.windows import Removal
 
 __all__ = ["contributions", "sum_over_windows"]
 
@@ -34,7 +30,7 @@ def contributions(
     at: str | Sequence[int] = "each-epoch",
     store: str | Path | None = None,
 ) -> xr.Dataset:
-    """C: the share of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
+    """C: the part of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
 
         Q_j over a window = signed sums of C[e, t, slots that hold j]       (`sum_over_windows` takes them)
 
@@ -45,42 +41,39 @@ def contributions(
     whole or not at all, and comes back lazily; memory then does not grow with the number of steps.
     Sign: removal minus full. Cost: one sweep, one adjoint column per query and evaluation.
     Errors: an estimator without contributions, a run not recorded from step 0, a path that exists.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.contributions(run, at=[1, 2])
+        >>> found.contribution.dims
+        ('query', 'evaluation', 'step', 'slot')
     """
-    query = make("query", query) if isinstance(query, str) else query
-    estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
+    query, estimator = resolve("query", query), resolve("estimator", estimator)
     if Claim.ADDITIVE not in estimator.claims:
         raise InputError(f"{label(estimator)} does not tell occurrences apart; use dit")
-    if store is not None and Path(store).exists():
-        raise InputError(f"{store} exists already; choose another path, or delete it first")
-    states, target = _states(trajectory, at), None if store is None else Path(store)
+    states = _states(trajectory, at)
     found = _described(trajectory, query, estimator, states)
-    parts = estimator.contributions(trajectory, query, states)
     shape, dtype = tuple(found.sizes[d] for d in _DIMS), trajectory.workload.theta0.cpu().numpy().dtype
-    if target is None:
+    if store is None:
         values = np.zeros(shape, dtype)
-        _fill(values, parts, shape[2])
+        _fill(values, estimator.contributions(trajectory, query, states), shape[2])
         return found.assign(contribution=(_DIMS, values))
     row = shape[3] * dtype.itemsize
     long = max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
+    new = NewStore(store)
     try:
-        beside = Path(mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-        try:
-            array = zarr.create_array(
-                str(beside), name="contribution", shape=shape, chunks=(1, 1, long, shape[3]), dtype=dtype,
-                fill_value=np.nan, dimension_names=_DIMS, config={"write_empty_chunks": True},
-            )  # fmt: skip
-            for e, last in enumerate(states):
-                array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
-            _fill(array, parts, long)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr 3 has no specification of what xarray writes
-                found.to_zarr(beside, mode="a", zarr_format=3, consolidated=True)
-            os.rename(beside, target)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        array = new.array("contribution", shape, _DIMS, dtype, (1, 1, long, shape[3]))
+        for e, last in enumerate(states):
+            array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
+        _fill(array, estimator.contributions(trajectory, query, states), long)
+        new.commit(found)
     except OSError as error:
-        raise StoreError(f"cannot write contributions to {store}: {error.strerror or error}") from error
-    return xr.open_zarr(target)
+        raise StoreError(f"{store} cannot be written: {error.strerror or error}") from error
+    finally:
+        new.discard()
+    return xr.open_zarr(store)
 
 
 def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Removal = "global") -> xr.Dataset:
@@ -94,6 +87,14 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
     Or it is what `estimate` gave for adjoining windows, of which larger ones, a list of `Window`s, are made
     (not under `window` removal: such windows do not add up, as each is evaluated at its own end).
     Errors: a window that needs an evaluation, or a smaller window, which is not there; lost chunks.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.contributions(run, at=[1, 2])
+        >>> ik.sum_over_windows(found, [ik.Window(0, 2), ik.Window(1, 2)]).influence.shape
+        (1, 2, 24)
     """
     if "contribution" not in found:
         return _joined(found, windows)
@@ -134,8 +135,7 @@ def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
         raise InputError(
             "windowed: expected contributions(...), or what estimate(...) gave and a list of Windows"
         )
-    coords = (found[name].values.tolist() for name in ("start", "stop", "removal"))
-    known = [Window(*each) for each in zip(*coords, strict=True)]
+    known = windows_of(found)
     place = {w: k for k, w in enumerate(known)}
     sums = []
     for window in windows:

@@ -5,7 +5,7 @@ import xarray as xr
 from influencekit.direction import better_of, written
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Estimator, Query
-from influencekit.registry import label, make
+from influencekit.registry import label, resolve
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.non_finite import naming_the_query, zero_words
 from influencekit.verbs.results import Windows, about, check_windows, examples, window_coords, windows_among
@@ -28,10 +28,17 @@ def estimate(
     is better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how
     far. Errors: a window outside the run or the recording, an estimator that cannot do it, scores that are
     not finite.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> scores = ik.estimate(run, "test-loss", "dit", "each-epoch")
+        >>> scores.influence.dims, scores.influence.shape
+        (('query', 'window', 'train'), (1, 2, 24))
     """
-    query = make("query", query) if isinstance(query, str) else query
+    query, estimator = resolve("query", query), resolve("estimator", estimator)
     better = written(better_of(query))
-    estimator = make("estimator", estimator) if isinstance(estimator, str) else estimator
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     check_windows(trajectory, estimator, chosen)
     workload = trajectory.workload

@@ -25,6 +25,15 @@ def open(
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
     the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
     again. Cost: one traced step.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from tempfile import mkdtemp
+        >>> work, store = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"), mkdtemp() + "/run.zarr"
+        >>> _ = ik.record(work, store=store)
+        >>> ik.open(store, work).steps
+        2
     """
     group = open_group(store)
     if "tape" in group.attrs:

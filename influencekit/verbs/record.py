@@ -10,7 +10,7 @@ from influencekit import __version__
 from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.interfaces import Recorder
 from influencekit.progress import track
-from influencekit.registry import label, make
+from influencekit.registry import label, resolve
 from influencekit.training.buffers import packed, unpacked
 from influencekit.training.checks.examples import check_examples
 from influencekit.training.checks.non_finite import step_blamed
@@ -49,6 +49,13 @@ def record(
     refuses, a NaN or infinite loss (the store keeps what came before and is readable); to resume, a complete
     store, another process that writes it, or a workload, recorder or window that are not the store's. Cost:
     one training run and the states on disk.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"), "every-k:k=2")
+        >>> run.steps, run.stored_states
+        (2, [0, 2])
     """
     check_examples(workload)
     step = step or Step(workload)
@@ -58,8 +65,7 @@ def record(
     if resume and Path(str(store)).exists():
         writer, recorder, (start, stop) = _continue(workload, recorder, Path(str(store)), window, step)
     else:
-        recorder = "full" if recorder is None else recorder
-        recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
+        recorder = resolve("recorder", "full" if recorder is None else recorder)
         start, stop = window or (0, step.plan.steps)
         Window(start, stop).check(step.plan.steps)
         writer = _create(workload, recorder, store, start, stop, step)
@@ -192,16 +198,15 @@ def _continue(
     try:
         check_match(writer.group, workload, str(store))
         own = (attrs["start"], attrs["stop"])
-        recorder = recorder if recorder is not None else attrs["recorder"]
-        recorder = make("recorder", recorder) if isinstance(recorder, str) else recorder
-        if label(recorder) != attrs["recorder"] or (window or own) != own:
+        chosen: Recorder = resolve("recorder", attrs["recorder"] if recorder is None else recorder)
+        if label(chosen) != attrs["recorder"] or (window or own) != own:
             raise StoreError(
                 f"{store} was recorded by {attrs['recorder']} over steps {own[0]} to {own[1]}, not by "
-                f"{label(recorder)} over {(window or own)[0]} to {(window or own)[1]}; resume it without them"
+                f"{label(chosen)} over {(window or own)[0]} to {(window or own)[1]}; resume it without them"
             )
         if writer.resumed is not None:
             check_losses(Trajectory(writer.group, workload, step), str(store))
     except BaseException:
         writer.leave()
         raise
-    return writer, recorder, own
+    return writer, chosen, own

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import xarray as xr
+
 from influencekit import __version__
 from influencekit.direction import better_of, sign, written
 from influencekit.errors import InputError, StoreError
@@ -12,7 +14,7 @@ from influencekit.training.workload import Workload
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Removal, Window, parse_windows
 
-__all__ = ["Windows", "about", "check_windows", "examples", "window_coords", "windows_among"]
+__all__ = ["Windows", "about", "check_windows", "examples", "window_coords", "windows_among", "windows_of"]
 
 Windows = str | Sequence[Window] | None
 
@@ -29,6 +31,7 @@ def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> 
 
 
 def check_windows(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Window]) -> None:
+    """Refuse windows that the estimator cannot do, or that reach beyond what the run has recorded."""
     steps = trajectory.steps
     for window in windows:
         whole = window.removal == "global" and (window.start, window.stop) == (0, steps)
@@ -48,6 +51,12 @@ def check_windows(trajectory: Trajectory, estimator: Estimator, windows: Sequenc
                     else ""
                 )
             )
+
+
+def windows_of(scores: xr.Dataset) -> list[Window]:
+    """The windows of a result: the inverse of `window_coords`."""
+    columns = (scores[name].values.tolist() for name in ("start", "stop", "removal"))
+    return [Window(*row) for row in zip(*columns, strict=True)]
 
 
 def window_coords(windows: Sequence[Window]) -> dict[str, Any]:

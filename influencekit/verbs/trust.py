@@ -28,8 +28,9 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from influencekit.effects.retrain import Strategy, Weighting, retrained, spans, strategy_of, window_effects
+from influencekit.effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit.errors import DivergedError, InputError
+from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Estimator, Query
 from influencekit.metrics import spearman
 from influencekit.training.batch import tensors_of
@@ -87,6 +88,14 @@ def trust(
     than .9), `trainings`, and `warning`: what to do about a figure below the limit or a scale that is off,
     empty if there is neither. The figure is NaN where nothing can be said, such as when a retraining
     diverges; the warning says why.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.trust(run, examples=8)
+        >>> found.method, found.trust.item() > found.limit
+        ('retrain', True)
     """
     if method not in ("auto", "retrain", "smooth"):
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
@@ -168,7 +177,7 @@ def _retrain(
     positions = torch.cat([drawn, largest]).unique()
     random, top = (torch.isin(positions, some) for some in (drawn, largest))
     left_out = [Weighting(p[None]) for p in positions]
-    truth = window_effects(trajectory, query, left_out, windows, strategy).double().cpu()
+    truth = retraining_effects(trajectory, query, left_out, windows, strategy).double().cpu()
     agreement = torch.full((2, *truth.shape[:2]), torch.nan, dtype=torch.float64)
     weights = torch.zeros(held.shape[0], len(positions), dtype=torch.float64)
     for k, here in enumerate(held[:, positions]):  # 0 and 0, of an example that is not there, is no agreement
@@ -249,16 +258,13 @@ def _smooth(
         others = torch.ones(workload.n_train, dtype=torch.bool).index_fill_(0, few, False)
         outputs = workload.examples(_drawn(others, _OUTPUTS, generator).to(workload.device))
     count = len(tensors_of(outputs)[0])
-    half, gone = (torch.zeros(count, dtype=torch.float64) for _ in runs)
+    changes = torch.zeros(count, len(runs), dtype=torch.float64)
     for models in retrained(trajectory, runs, absent, [end], strategy):
         with torch.no_grad():
-            changes = models.changes(partial(workload.losses, batch=outputs)).double().cpu()
-        for member, change in zip(models.members, changes.T, strict=True):
-            (half, gone)[member].copy_(change)
-    if not (half.isfinite().all() and gone.isfinite().all()):
-        raise DivergedError(
-            f"retraining without {len(few)} examples gave NaN or infinity; lower the learning rate"
-        )
+            found = models.changes(partial(workload.losses, batch=outputs))
+        changes[:, models.members] = found.double().cpu()
+    check_finite(changes, [runs[1]] * 2)
+    half, gone = changes.T
     ids = scores.train.isel(train=few.numpy())
     rest = gone - half
     scale = (1 + float(half @ rest) / float(half @ half)) / 2 if half.any() else np.nan

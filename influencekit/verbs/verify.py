@@ -73,7 +73,7 @@ def _verify_near(trajectory: Trajectory, pairs: list[tuple[int, int]]) -> NearRe
     tolerance = 0.0 if trajectory.workload.device.type == "cpu" else tolerance_of(trajectory)
     gap, odd = 0.0, None
 
-    def coded(x: Tensor) -> Tensor:
+    def quantized(x: Tensor) -> Tensor:
         return torch.from_numpy(recorder.quantize(x.cpu().numpy())).to(x.device)
 
     for start, stop in track(pairs, "replay", len(pairs)):
@@ -82,7 +82,7 @@ def _verify_near(trajectory: Trajectory, pairs: list[tuple[int, int]]) -> NearRe
             odd = t if odd is None and not has_losses(trajectory, t, losses) else odd
         mine = state
         if stop != trajectory.attrs["stop"]:  # the last state is exact
-            mine = State(coded(mine.theta), {n: coded(x) for n, x in mine.slots.items()}, stop)
+            mine = State(quantized(mine.theta), {n: quantized(x) for n, x in mine.slots.items()}, stop)
         for found in differences(lambda: first.theta, mine, trajectory.state(stop)):
             if not found.gap <= tolerance:
                 raise StoreError(described(trajectory, first.step, stop, found, odd))

@@ -1,10 +1,13 @@
-"""The papers' problems, registered by name; one small file a data set.
+"""The problem of the first steps, MNIST 1 against 7, and what problems like it are built of.
 
-Every one has two settings. `paper` has the authors' learning rates and 21 epochs, at which some of the models
-hardly train. `trained` differs in nothing but the learning rate and the epochs: of a grid, the gentlest
-training (learning rate times epochs) whose validation accuracy is within .0035 of the grid's best.
-Agreement was not looked at; benchmarks/tune_trained.py chooses, and says where test accuracy had a part;
-benchmarks/results/tune_trained.json has the whole grid. EMNIST, not to be had here, takes KMNIST's choices.
+    pool(data_dir) -> Pool                                           all examples: draw.py, files.py
+    problem(name, pool, paper=Setting(...), trained=Setting(...))    what is registered: problem.py
 
-A new data set needs a function `pool(data_dir) -> Pool` and a line per model (`problem(...)`), see kmnist.py.
+Setting `paper` has the authors' learning rates and 21 epochs, at which some of the models hardly train.
+`trained` differs in nothing but the learning rate and the epochs: of a grid, the gentlest training (learning
+rate times epochs) whose validation accuracy is within .0035 of the grid's best. Agreement was not looked at.
+benchmarks/tune_trained.py chooses, and says where test accuracy had a part; its whole grid is in
+benchmarks/results/tune_trained.json.
+
+The paper's other problems come with the plugin influencekit-paper.
 """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influencekit.errors import InputError
 
-__all__ = ["Draw", "Part", "Pool", "by_column", "by_example", "draw", "stream"]
+__all__ = ["Draw", "Part", "Pool", "by_example", "draw", "stream"]
 
 Scaler = Callable[[Tensor], Tensor]
 
@@ -97,20 +97,6 @@ def by_example(x: Tensor) -> Tensor:
     flat = x.flatten(1)
     mean, deviation = flat.mean(1, keepdim=True), flat.std(1, correction=0, keepdim=True)
     return ((flat - mean) / deviation.clamp_min(1e-6)).view_as(x)
-
-
-def by_column(reference: np.ndarray, binary: bool = False) -> Scaler:
-    """Each feature minus its mean, over its deviation, both of the pool's whole training part.
-
-    A constant feature becomes 0; with `binary`, features that are only ever 0 or 1 stay as they are.
-    """
-    mean, deviation = reference.mean(0), reference.std(0)
-    if binary:
-        flags = ((reference == 0) | (reference == 1)).all(0)
-        mean, deviation = np.where(flags, 0.0, mean), np.where(flags, 1.0, deviation)
-    scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
-    shift, factor = torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
-    return lambda x: (x - shift) * factor
 
 
 def _permutation(n: int, seed: int, purpose: str) -> np.ndarray:

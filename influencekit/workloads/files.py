@@ -1,10 +1,7 @@
 """Where the data files are: bundled ones, verified against their checksums, or the user's own full copies."""
 
-import gzip
 import hashlib
-import io
 import json
-import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -14,22 +11,20 @@ import numpy as np
 
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["bundled", "check_images", "find", "read_idx", "read_npz", "text_lines"]
-
-DATA = Path(__file__).parent / "data"
+__all__ = ["bundled", "check_images", "find", "read_npz"]
 
 
-def bundled(name: str) -> Path:
-    """The path of a bundled file whose size and SHA-256 are as listed in checksums.json.
+def bundled(path: Path) -> Path:
+    """The path itself, of a file that a package brings along, once it is as checksums.json beside it says.
 
-    Errors: StoreError if the file is missing or damaged. Cost: one pass over the file, once a process.
+    checksums.json is `{name: {"sha256": ...}}`. Errors: StoreError if the file is missing or damaged. Cost:
+    one pass over the file, once a process.
     """
-    path = DATA / name
     try:
         stat = path.stat()
     except OSError:
         raise StoreError(
-            f"bundled data file {name} is missing from {DATA}; install influencekit again"
+            f"bundled data file {path.name} is missing from {path.parent}; install its package again"
         ) from None
     _verify(path, stat.st_size, stat.st_mtime_ns)
     return path
@@ -37,12 +32,12 @@ def bundled(name: str) -> Path:
 
 @lru_cache
 def _verify(path: Path, size: int, changed: int) -> None:
-    expected = json.loads((DATA / "checksums.json").read_text())[path.name]["sha256"]
+    expected = json.loads(path.with_name("checksums.json").read_text())[path.name]["sha256"]
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
         raise StoreError(
             f"bundled data file {path.name} ({size} bytes) is damaged: expected SHA-256 {expected[:12]}..., "
-            f"found {found[:12]}...; install influencekit again"
+            f"found {found[:12]}...; install its package again"
         )
 
 
@@ -76,37 +71,8 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
         ) from None
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an IDX file, packed with gzip or not (images [n, rows, columns], labels [n])."""
-    content = _content(path)
-    dims = content[3] if len(content) >= 4 else 0
-    header = 4 + 4 * dims
-    shape = struct.unpack(f">{dims}I", content[4:header]) if len(content) >= header else ()
-    if content[:3] != b"\0\0\x08" or len(content) - header != np.prod(shape, dtype=np.int64):
-        raise InputError(f"{path} should be an IDX file of unsigned bytes; it is something else or cut short")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
 def check_images(path: Path, x: np.ndarray, y: np.ndarray) -> None:
     """Errors: InputError unless x is [n, 28, 28] and y [n]."""
     if x.shape != (*y.shape, 28, 28) or y.ndim != 1:
         found = f"shapes {list(x.shape)} and {list(y.shape)}"
         raise InputError(f"{path}: expected images [n, 28, 28] and their n labels, got {found}")
-
-
-def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, packed with gzip or not."""
-    try:
-        return io.StringIO(_content(path).decode("utf-8")).read().splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} should be UTF-8 text") from None
-
-
-def _content(path: Path) -> bytes:
-    content = path.read_bytes()
-    if content[:2] != b"\x1f\x8b":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is not a complete gzip file: {error}") from None

@@ -1,6 +1,7 @@
 """MNIST, ones against sevens: the paper's image problem. All of it is bundled."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -10,12 +11,14 @@ from influencekit.workloads.problem import Setting, problem
 
 __all__ = ["mnist_1v7_cnn", "mnist_1v7_dnn", "mnist_1v7_lr"]
 
+FILE = Path(__file__).parent / "data" / "mnist-1v7.npz"
+
 
 @lru_cache(maxsize=2)
 def pool(data_dir: str | None = None) -> Pool:
     """MNIST digit 1 (class 0) against 7 (class 1), 28 x 28, each image standardised by itself."""
     if data_dir is None:
-        path = bundled("mnist-1v7.npz")
+        path = bundled(FILE)
         i_train, i_test = read_npz(path, "index_train", "index_test")
     else:
         (path,) = find(data_dir, ("mnist.npz",), what="MNIST")

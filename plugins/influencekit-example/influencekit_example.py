@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import torch
 
 import influencekit as ik
-from influencekit.training.state import State
+from influencekit.extend import State
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from influencekit import Claim, Estimator, Query, Trajectory, Window
 from influencekit.interfaces import Contributions
 from influencekit.training.state import State
-from influencekit_baselines.steps import step_shares, step_sums
+from influencekit_baselines.steps import step_contributions, step_sums
 
 __all__ = ["Shapley"]
 
@@ -42,7 +42,7 @@ class Shapley(Estimator):
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:
-        return step_shares(trajectory, query, states, lambda *at: _direction(trajectory, *at))
+        return step_contributions(trajectory, query, states, lambda *at: _direction(trajectory, *at))
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"curvature": "none", "order": 1}

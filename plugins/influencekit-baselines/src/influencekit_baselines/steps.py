@@ -16,12 +16,12 @@ from influencekit.interfaces import Contributions
 from influencekit.training.buffers import flat
 from influencekit.training.state import State
 
-__all__ = ["epoch_ends", "rates", "step_shares", "step_sums"]
+__all__ = ["epoch_ends", "rates", "step_contributions", "step_sums"]
 
 Direction = Callable[[State, Tensor], Tensor]  # (state, gradients of the query [query, param]) -> c_t
 
 
-def step_shares(
+def step_contributions(
     trajectory: Trajectory, query: Query, states: Sequence[int], direction: Direction
 ) -> Iterator[Contributions]:
     """C for `contributions`, evaluated at each of `states`; 0 from the evaluation on."""

@@ -12,7 +12,7 @@ from influencekit.effects.query_gradient import query_gradient
 from influencekit.interfaces import Contributions
 from influencekit.training.state import State
 from influencekit_baselines.gradients import along
-from influencekit_baselines.steps import epoch_ends, rates, step_shares, step_sums
+from influencekit_baselines.steps import epoch_ends, rates, step_contributions, step_sums
 
 __all__ = ["TracIn"]
 
@@ -65,7 +65,7 @@ class TracIn(Estimator):
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:
-        return step_shares(trajectory, query, states, lambda *at: self._direction(trajectory, *at))
+        return step_contributions(trajectory, query, states, lambda *at: self._direction(trajectory, *at))
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         n = trajectory.steps if self.checkpoints == "step" else len(epoch_ends(trajectory))

@@ -11,8 +11,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from influencekit import InputError
+from influencekit.files import NewStore
 from influencekit.training.layout import Layout
-from influencekit_dvemb.files import Beside, attributes, feature_layers
+from influencekit_dvemb.files import attributes, feature_layers, new_array
 from influencekit_dvemb.projection import Projection, layers_of
 from influencekit_dvemb.sources import check_mean
 from influencekit_dvemb.taps import Taps
@@ -56,10 +57,10 @@ class Collector:
         self._layout, self._slots = Layout.of(model), slots
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.projection = Projection(layers_of(model, dim), seed, self._parameters[0].detach())
-        self._beside = Beside(store)
+        self._store = NewStore(store)
         shape = (0, slots, self.projection.features)
         dtype = np.dtype(str(self._parameters[0].dtype).removeprefix("torch."))
-        self._array = self._beside.array("gradient", shape, ("step", "slot", "feature"), dtype)
+        self._array = new_array(self._store, "gradient", shape, ("step", "slot", "feature"), dtype)
         self._waiting = np.zeros((self._array.chunks[0], *shape[1:]), dtype)
         self._steps: list[tuple[np.ndarray, int, float, float]] = []  # rows, epoch, lr, coefficient
         self._updates = 0
@@ -124,7 +125,7 @@ class Collector:
         """Take the hooks off and put the store in its place, which `with` does by itself."""
         self._detach(keep=True)
         if not self._steps:
-            self._beside.discard()
+            self._store.discard()
             raise InputError("Collector: no step was collected; call step() after every backward()")
         if left := len(self._steps) % len(self._waiting):
             self._write(left)
@@ -150,7 +151,7 @@ class Collector:
             },
             attrs=attributes(self.projection, self._layout) | {"l2": self._l2},
         )
-        self._beside.commit(rest)
+        self._store.commit(rest)
 
     def _seen(self, k: int, inputs: Tensor, output: Tensor) -> None:
         number = self._taps.passes
@@ -181,7 +182,7 @@ class Collector:
         self._taps.close()
         self._counting.remove()
         if not keep:
-            self._beside.discard()
+            self._store.discard()
 
 
 def _lr(optimizer: torch.optim.Optimizer) -> float:

@@ -50,21 +50,21 @@ class DVEmb(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         """Sums of what occurrences contribute."""
         states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
-        parts = self._shares(trajectory, query, states, min(w.absent()[0] for w in windows))
+        parts = self._contributions(trajectory, query, states, min(w.absent()[0] for w in windows))
         return sum_over_windows(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:
         """<adjoint at the segment's end, e> of every occurrence, at each of `states`."""
-        return self._shares(trajectory, query, states, 0)
+        return self._contributions(trajectory, query, states, 0)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         """The curvature and the number of features."""
         features = Replayed(trajectory, self.dim, self.seed).projection.features
         return {"curvature": "outer products, by layer", "features": features}
 
-    def _shares(
+    def _contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int], begin: int
     ) -> Iterator[Contributions]:
         source = Replayed(trajectory, self.dim, self.seed)

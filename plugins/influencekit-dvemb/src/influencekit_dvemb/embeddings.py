@@ -10,9 +10,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from influencekit import DivergedError, InputError, Query, Trajectory, Workload, make
+from influencekit import DivergedError, InputError, Query, Trajectory, Workload
+from influencekit.files import NewStore
+from influencekit.registry import resolve
 from influencekit.training.layout import Layout
-from influencekit_dvemb.files import Beside, attributes, feature_layers, opened
+from influencekit_dvemb.files import attributes, feature_layers, new_array, opened
 from influencekit_dvemb.projection import Layer, Projection
 from influencekit_dvemb.recursion import Later, Segment, cuts
 from influencekit_dvemb.recursion import segments as in_segments
@@ -59,15 +61,15 @@ def embed(
         raise InputError(f"embed: checkpoints must be states from 1 to {steps}, got {wrong[0]}")
     stops = sorted({*checkpoints, steps})
     spans = cuts(0, steps, gradients.width, segments, stops)
-    beside = Beside(store)
+    new = NewStore(store)
     try:
-        _fill(beside, gradients, spans, stops if len(stops) > 1 else [])
+        _fill(new, gradients, spans, stops if len(stops) > 1 else [])
         about = _inherited(gradients) if isinstance(gradients, Stored) else _about(source, gradients, stops)
         if len(stops) > 1:
             about = about.assign_coords(stop=("stretch", stops))
-        beside.commit(about)
+        new.commit(about)
     finally:
-        beside.discard()
+        new.discard()
     return xr.open_zarr(store, chunks=None)
 
 
@@ -80,9 +82,9 @@ def scores(
     """What every occurrence adds to the effect on a query: embeddings times the query's projected gradients.
 
     `contribution` [query, evaluation, step, slot] is labelled as `ik.contributions` labels it, so
-    `ik.windowed` makes scores of it. `query` is a query of `workload`, or its gradients [query, param] as an
-    array, for which no workload is needed. `at`: the states to evaluate at, the end of the run by default;
-    others must be checkpoints of the embeddings.
+    `ik.sum_over_windows` makes scores of it. `query` is a query of `workload`, or its gradients
+    [query, param] as an array, for which no workload is needed. `at`: the states to evaluate at, the end of
+    the run by default; others must be checkpoints of the embeddings.
     Sign: removal minus full. Cost: one matrix product (other states: one more a checkpoint), no model but for
     the query's gradient.
     """
@@ -174,7 +176,7 @@ def _gradients(
         return list(range(len(given))), [given]
     if workload is None:
         raise InputError("scores: a query is evaluated on a workload; pass it, or the query's gradients")
-    query = make("query", query) if isinstance(query, str) else query
+    query = resolve("query", query)
     known = found.evaluation.values.tolist()
     if wrong := [t for t in states if t not in known]:
         raise InputError(
@@ -217,16 +219,16 @@ def _through_segments(found: xr.Dataset, projection: Projection, t: int, a: Tens
         a = torch.cat(parts, -1)
 
 
-def _fill(beside: Beside, source: Source, spans: Sequence[tuple[int, int]], stops: list[int]) -> None:
+def _fill(new: NewStore, source: Source, spans: Sequence[tuple[int, int]], stops: list[int]) -> None:
     """Write the embeddings, a segment after the other, the last first; at `stops` also those of stretches."""
     sizes, dtype = source.projection.sizes, str(source.lr.dtype).removeprefix("torch.")
     dims, shape = ("step", "slot", "feature"), (source.steps, source.width, sum(sizes))
-    final = beside.array("embedding", shape, dims, dtype)
+    final = new_array(new, "embedding", shape, dims, dtype)
     later, here = [Later() for _ in sizes], list[Later]()
     if stops:
-        local = beside.array("local", shape, dims, dtype)
+        local = new_array(new, "local", shape, dims, dtype)
         matrices = (len(stops), sum(sizes), max(sizes))
-        transfer = beside.array("transfer", matrices, ("stretch", "feature", "other"), dtype)
+        transfer = new_array(new, "transfer", matrices, ("stretch", "feature", "other"), dtype)
     for segment in in_segments(source, spans):
         final[segment.steps] = _rows(_carried(later, segment), source.width)
         if not stops:

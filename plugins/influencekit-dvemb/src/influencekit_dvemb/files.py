@@ -1,11 +1,7 @@
-"""Stores that are whole or not there."""
+"""What the stores of embeddings hold, and how they are opened."""
 
-import os
-import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -13,57 +9,22 @@ import xarray as xr
 import zarr
 
 from influencekit import InputError, StoreError
+from influencekit.files import NewStore
 from influencekit.training.layout import Layout
 from influencekit_dvemb.projection import Projection
 
-__all__ = ["Beside", "attributes", "feature_layers", "opened"]
+__all__ = ["attributes", "feature_layers", "new_array", "opened"]
 
 _CHUNK = 4 << 20  # bytes
 
 
-class Beside:
-    """A store that is written beside its place, and moved there by `commit`, in one act.
-
-    What is stopped before, by an error or by `kill -9`, leaves nothing at the place itself. `discard` removes
-    what was written. Errors: a path that exists.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if self.path.exists():
-            raise InputError(f"{path} exists already; choose another path, or delete it first")
-        try:
-            self.folder = Path(mkdtemp(prefix=f".{self.path.name}.", dir=self.path.absolute().parent))
-        except OSError as error:
-            raise StoreError(f"cannot write to {path}: {error.strerror or error}") from error
-
-    def array(self, name: str, shape: tuple[int, ...], dims: Sequence[str], dtype: Any) -> zarr.Array:
-        """An array in chunks along its first dim; NaN wherever a chunk is lost.
-
-        It is not compressed: it would not shrink.
-        """
-        row = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
-        chunks = (max(1, _CHUNK // row), *(max(1, n) for n in shape[1:]))
-        return zarr.create_array(
-            str(self.folder), name=name, shape=shape, chunks=chunks, dtype=dtype, fill_value=np.nan,
-            dimension_names=dims, compressors=None, config={"write_empty_chunks": True},
-        )  # fmt: skip
-
-    def commit(self, rest: xr.Dataset) -> None:
-        """Add the small arrays, coordinates and attributes, and move all of it to its place."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr 3 has no specification of what xarray writes
-                rest.to_zarr(self.folder, mode="a", zarr_format=3, consolidated=True)
-            os.rename(self.folder, self.path)
-        except OSError as error:
-            raise StoreError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """Remove what is still beside the place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+def new_array(
+    store: NewStore, name: str, shape: Sequence[int], dims: Sequence[str], dtype: Any
+) -> zarr.Array:
+    """An array of a new store in chunks along its first dim, not compressed: it would not shrink."""
+    row = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
+    chunks = (max(1, _CHUNK // row), *(max(1, n) for n in shape[1:]))
+    return store.array(name, shape, dims, dtype, chunks, compressors=None)
 
 
 def feature_layers(projection: Projection) -> list[str]:

@@ -1,0 +1,1 @@
+"""Questions about data value embeddings, the plugin influencekit-dvemb."""

@@ -1,0 +1,1 @@
+"""Questions about the fine-tuning of a whole MiniLM with flipped labels."""

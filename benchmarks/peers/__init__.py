@@ -1,0 +1,1 @@
+"""influencekit beside other libraries: one file a library, each method in a process of its own."""

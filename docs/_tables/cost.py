@@ -1,0 +1,140 @@
+"""docs/results/cost.md: seconds, memory, disk."""
+
+from _tables.page import Page, Report, Section, Table
+
+
+def _default(report: Report) -> str:
+    found = report["runs"]["compare"]
+    return (
+        f"`influencekit compare --estimators dit,if,loo` takes {found['seconds']:.0f} s and "
+        f"{found['memory_gb']:.1f} GB of memory, start-up included; `influencekit --help` takes "
+        f"{report['runs']['help']['seconds']:.2f} s."
+    )
+
+
+def _speed(report: Report) -> Table:
+    heads = [
+        "model",
+        "plain step",
+        "recording `full`",
+        "`dit`, all examples",
+        "each of 21 epochs, relative to that",
+    ]
+    rows = []
+    for kind, found in report["models"].items():
+        ratio = found["ratio_to_plain"]
+        cells = [f"{kind}, {found['parameters']} parameters", f"{found['plain_ms_a_step']:.2f} ms"]
+        cells += [f"{ratio['recording full']:.2f}", f"{ratio['dit sweep']:.2f}"]
+        cells += [f"{found['each_epoch_to_dit_sweep']:.2f}", f"{found['loo_speed_up']:.1f} times"]
+        rows.append([*cells, f"{sum(max(0.0, s) for s in found['tracing_seconds'].values()):.1f} s"])
+    return Table([*heads, "`loo` speed-up", "tracing, once"], rows)
+
+
+def _tape(report: Report) -> Table:
+    heads = ["model", "parameters", "steps", "plain step", "wall-clock time", "processor time", "checks"]
+    rows = []
+    for name, found in report["cases"].items():
+        cells = [name, f"{found['parameters']:,}", str(found["steps"]), f"{found['plain step, ms']:.1f} ms"]
+        ratios = [f"{found[f'{kind} ratio']:.3f}" for kind in ("wall-clock", "processor")]
+        rows.append([*cells, *ratios, found["checks"]])
+    return Table(heads, rows)
+
+
+def _recorders(report: Report) -> Table:
+    time, memory = report["time"], report["memory"]
+    heads = [
+        "recorder",
+        "states on disk",
+        "disk",
+        "steps replayed",
+        "sweep / plain PyTorch",
+        "sweep / `record`",
+    ]
+    rows = []
+    for name, row in time["recorders"].items():
+        cells = [
+            f"`{name}`",
+            str(row["states_stored"]),
+            f"{row['disk_mb']:.1f} MB",
+            str(row["steps_replayed"]),
+        ]
+        cells += [f"{row[key]:.2f}" for key in ("ratio_to_plain_pytorch", "ratio_to_record_in_memory")]
+        for run in memory.values():
+            grown = [
+                run[name][what]["peak_mb"] - run[name][what]["before_mb"] for what in ("record", "sweep")
+            ]
+            cells.append(" and ".join(f"{mb:.0f}" for mb in grown) + " MB")
+        rows.append(cells)
+    return Table([*heads, *(f"memory, {steps} steps" for steps in memory)], rows)
+
+
+def _long_run(report: Report) -> str:
+    time = report["time"]
+    plain, own = time["seconds"]["plain PyTorch"], time["seconds"]["record in memory"]
+    return (
+        f"mnist-1v7-dnn, {time['steps']} steps: {plain:.1f} s of plain PyTorch, {own:.1f} s of `record` in "
+        "memory, timed beside the sweeps. Memory is what recording, and then the sweep, used beyond the "
+        "loaded process."
+    )
+
+
+def _same(report: Report) -> str:
+    exact = report["exact"]
+    same = exact["states_bitwise"] and exact["scores_bitwise_in_the_same_lists"]
+    return (
+        f"The states that `revolve` replays {'are' if same else 'are not'} those of `full`, bit for bit, "
+        "and so are its scores where a sweep gets the states in the same groups. In its own groups sums "
+        f"round in another order, and scores differ by {exact['largest_difference_in_its_own']:.0e} of the "
+        "largest."
+    )
+
+
+def _rounded(report: Report) -> Table:
+    heads = ["workload", "recorder", "bits a number on disk", "relative error of the scores"]
+    rows = []
+    for name, found in report["precision"].items():
+        for recorder, row in found["recorders"].items():
+            cells = [name, f"`{recorder}`", f"{row['bits_a_number']:.1f}", f"{row['relative_error']:.1e}"]
+            rows.append([*cells, f"{row['spearman_with_full']:.5f}", f"{row['spearman_with_loo']:.4f}"])
+    return Table([*heads, "Spearman with `full`", "Spearman with `loo`"], rows)
+
+
+def _precision(report: Report) -> str:
+    first = next(iter(report["precision"].values()))
+    return (
+        f"`dit`, setting `trained`, {first['steps']} steps, means of {first['seeds']} seeds. "
+        "`rounded:bits=B` keeps B bits of the mantissa of every state but the first and the last. "
+        "[Agreement](agreement.md) has the accuracies."
+    )
+
+
+PAGE = Page(
+    "What it costs",
+    "Seconds, memory and disk of recording, estimating and retraining, each measured beside a plain "
+    "PyTorch loop in the same run. Sizes of your own problem are estimated on [one page](../sizing.md).",
+    {
+        "default-run": Section("The first command", ("default_run",), _default),
+        "speed": Section(
+            "Small models",
+            ("speed",),
+            lambda report: (
+                f"MNIST 1 against 7, {report['threads']} threads. Times are ratios to a plain eager PyTorch "
+                "loop over the same steps. `loo` speed-up: against as many plain trainings as examples are "
+                "left out. Small models are retrained hundreds at a time, convolutions on a CPU one after "
+                "the other."
+            ),
+            _speed,
+        ),
+        "tape-overhead": Section(
+            "The tape",
+            ("tape_overhead",),
+            lambda report: (
+                "Time with the tape relative to the loop without it, side by side, k = steps per epoch, "
+                f"{report['threads']} thread."
+            ),
+            _tape,
+        ),
+        "recorders": Section("Recorders", ("memory",), _long_run, _recorders, _same),
+        "rounded": Section("Rounded states", ("memory",), _precision, _rounded),
+    },
+)

@@ -1,0 +1,49 @@
+"""docs/results/recording.md: what recording withstands, and what it notices."""
+
+from _tables.page import Page, Report, Section, Table
+
+
+def _kills(report: Report) -> Table:
+    heads = ["recorded by", "recorder", "kills", "before the first commit", "within a commit"]
+    heads += ["committed steps lost", "wrong bits", "runs continued to the end"]
+    rows = []
+    for found in report["campaigns"]:
+        name = {"record": "`ik.record`", "tape": "`ik.Tape`"}[found["run"]]
+        keys = ("kills", "before_the_first_commit", "in_the_middle_of_a_commit", "lost_steps")
+        counts = [*(found[key] for key in keys), len(found["faults"]), found["completed"]]
+        rows.append([name, f"`{found['recorder']}`", *map(str, counts)])
+    return Table(heads, rows)
+
+
+def _changes(report: Report) -> Table:
+    counted = ("runs", "caught by the tape", "caught by estimate", "missed", "false alarms")
+    kinds = {**report["kinds"], "all": report["total"]}
+    return Table(
+        ["what changes", *counted], [[name, *(str(f[c]) for c in counted)] for name, f in kinds.items()]
+    )
+
+
+PAGE = Page(
+    "Recording: kills and late changes",
+    "What happens to a store whose process is killed, and whether a loop that changes late in training is "
+    "noticed.",
+    {
+        "kills": Section(
+            "`kill -9`",
+            ("kills",),
+            "The process is killed at random moments, often very early. After each kill everything that "
+            "was committed is compared with the run that was never killed, and the run is continued.",
+            _kills,
+        ),
+        "late-changes": Section(
+            "Changes in the last tenth",
+            ("late_changes",),
+            lambda report: (
+                f"Taped loops of {report['steps'][0]} to {report['steps'][-1]:,} steps in which something "
+                "changes in the last tenth of training. *False alarms* are of the same runs without the "
+                "change."
+            ),
+            _changes,
+        ),
+    },
+)

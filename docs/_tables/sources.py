@@ -1,0 +1,76 @@
+"""Every result file: the commands that write it and the code that it measures. The one home of both."""
+
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    commands: tuple[str, ...]
+    code: tuple[str, ...]  # files and folders, from the root of the checkout
+
+
+_STEP = ("influencekit/training", "influencekit/trajectory")
+_SWEEP = (*_STEP, "influencekit/effects", "influencekit/estimators/dit.py")
+_COMPARE = (
+    *_STEP,
+    "influencekit/effects",
+    "influencekit/estimators",
+    "influencekit/metrics.py",
+    "influencekit/verbs",
+)
+_TAPE = (*_SWEEP, "influencekit/tape")
+_DVEMB = (*_SWEEP, "plugins/influencekit-dvemb/src")
+_PAPER = (*_COMPARE, "plugins/influencekit-paper/src")
+_MINILM = (*_TAPE, "influencekit/verbs/trust.py")
+
+
+def _benchmark(words: str, *code: str) -> Source:
+    return Source((f"python -m benchmarks {words}",), code)
+
+
+def _reproduced(words: str) -> Source:
+    return Source((f"influencekit reproduce {words}",), _PAPER)
+
+
+SOURCES = {
+    "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
+    "dvemb": _benchmark("dvemb", *_DVEMB),
+    "dvemb_overhead": _benchmark("dvemb_overhead --steps 400", "plugins/influencekit-dvemb/src"),
+    "dvemb_phases": _benchmark("dvemb_phases", *_DVEMB),
+    "dvemb_segments": _benchmark("dvemb_segments", "plugins/influencekit-dvemb/src"),
+    "dvemb_throughput": _benchmark("dvemb_throughput", "plugins/influencekit-dvemb/src"),
+    "evaluation": _benchmark("evaluation", *_COMPARE, "influencekit/evaluation"),
+    "exactness": _benchmark("exactness", *_SWEEP),
+    "initial": _benchmark("initial", *_PAPER),
+    "kills": _benchmark(
+        "kills", "influencekit/trajectory/writing", "influencekit/tape", "influencekit/files.py"
+    ),
+    "late_changes": _benchmark(
+        "late_changes", "influencekit/tape", "influencekit/trajectory/replay_check.py"
+    ),
+    "memory": _benchmark("memory", *_SWEEP, "influencekit/recorders.py"),
+    "minilm": _benchmark("minilm", *_MINILM),
+    "minilm_explore": _benchmark("minilm_explore", *_MINILM),
+    "minilm_lds": _benchmark("minilm_lds", *_MINILM),
+    "mislabelled": _benchmark("mislabelled", *_TAPE),
+    "passes": _benchmark("passes", "influencekit/training/kernels"),
+    "peers": _benchmark("peers", *_COMPARE, "plugins/influencekit-baselines/src"),
+    "reproduce-quick": _reproduced("all --quick --workers 2"),
+    "reproduce-seeds": _reproduced("seeds --seeds 8"),
+    "reproduce-table1": _reproduced("table1 --seeds 16"),
+    "reproduce-table2": _reproduced("table2 --seeds 16"),
+    "reproduce-table3": _reproduced("table3 --seeds 16"),
+    "reproduce-table4": _reproduced("table4 --seeds 16"),
+    "reproduce-table5": _reproduced("table5 --seeds 16"),
+    "reproduce-windows": _reproduced("windows --seeds 16"),
+    "smoothness": _benchmark("smoothness", *_COMPARE),
+    "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
+    "table2-paper": _benchmark("table2 --setting paper", *_COMPARE),
+    "table2-trained": _benchmark("table2 --setting trained", *_COMPARE),
+    "tape_exactness": _benchmark("tape_exactness", *_TAPE),
+    "tape_overhead": _benchmark("tape_overhead", "influencekit/tape"),
+    "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
+    "tracing": _benchmark("tracing", "influencekit/training"),
+    "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/verbs/trust.py"),
+    "tune_trained": _benchmark("tune_trained", "influencekit/training", "influencekit/workloads"),
+    "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),
+}

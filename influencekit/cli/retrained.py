@@ -1,0 +1,133 @@
+"""`estimate --verify-top` and `--remove`: what retraining showed, to be saved and to be printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from influencekit.cli.console import print_table, say
+from influencekit.cli.summary import window_name
+from influencekit.direction import most
+from influencekit.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["attach", "print_removed", "print_verified", "read_ids"]
+
+
+def read_ids(path: str) -> list[str]:
+    """The example ids in a file, one a line; blank lines and lines that begin with # do not count."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
+        raise InputError(f"--remove {path} cannot be read: {reason}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    ids = [line for line in lines if line and not line.startswith("#")]
+    if not ids:
+        raise InputError(f"--remove {path} holds no example id; write one a line")
+    return ids
+
+
+def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset | None) -> xr.Dataset:
+    """The scores with what retraining showed: NaN for whatever was not retrained.
+
+    `retrained` and `after` [query, window, train], `before` [query, window] and `agreement` [metric, query,
+    window] of the verified examples; `removed` [train] marks the set, `removed_estimate`, `..._retrained`,
+    `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after` [window] are its,
+    `removed_part_estimate`, `..._retrained` [query, window, part] those of its parts, and the attr
+    `removed_verdict` says how far their sum holds.
+    """
+    ids = result.example.isel(seed=0).values.tolist()
+    if verified is not None:
+        places = _places(ids, verified)
+        for name in ("retrained", "after"):
+            full = result.influence.isel(estimator=0, seed=0, drop=True).transpose("query", "window", "train")
+            values = full.values * float("nan")
+            values[..., places] = verified[name].values
+            result[name] = full.dims, values
+        result = result.assign(before=verified.before, agreement=verified.agreement)
+        result = result.assign_coords(metric=verified.metric)
+    if removed is not None:
+        import numpy as np
+
+        marks = np.zeros(len(ids), dtype=np.int8)
+        marks[_places(ids, removed)] = 1
+        result["removed"] = "train", marks
+        for name in [str(n) for n in removed.data_vars if n != "influence"]:
+            result[f"removed_{name}"] = removed[name].dims, removed[name].values
+        result = result.assign_coords(part=removed.part.values)
+        result.attrs["removed_verdict"] = removed.attrs["verdict"]
+    return result
+
+
+def _places(ids: list[str], some: xr.Dataset) -> list[int]:
+    where = {name: k for k, name in enumerate(ids)}
+    return [where[str(name)] for name in some.train.values.tolist()]
+
+
+def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
+    """The verified examples, their estimate beside the truth, and how well the two agree."""
+    import pandas as pd
+
+    mean, attrs = verified.mean(("query", "window")), verified.attrs
+    count, query = verified.sizes["train"], attrs["query"]
+    ids = result.example.isel(seed=0).values.tolist()
+    places = _places(ids, verified)
+    columns = {"example": [ids[place] for place in places]}
+    if "label" in result.coords:
+        columns["class"] = [str(label) for label in result.label.isel(seed=0).values[places]]
+    left = len(columns)
+    for name in ("estimate", "retrained"):
+        columns[name] = [f"{float(value):+.3e}" for value in mean[name]]
+    what = query if len(query) <= 12 else "query"
+    columns[f"{what} without"] = [f"{float(value):#.6g}" for value in mean.after]
+    which = attrs["which"]
+    end = f"most {which}" if which in ("harmful", "helpful") else f"whose {most(which)}"
+    title = f"the {count} {end}, retrained without each ({attrs['seconds']:.1f} s)"
+    print_table(pd.DataFrame(columns), title, left=left, gap=2)
+    many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
+    over = " and ".join(each for each in many if not each.startswith("1 "))
+    right = round(float(verified.same_sign.mean()) * count)
+    figures = [
+        f", {name.capitalize()} {float(value):.3f}"
+        for name, value in zip(mean.metric.values.tolist(), mean.agreement.values, strict=True)
+        if name in ("pearson", "spearman") and value == value and count > 3  # of two or three it says nothing
+    ]
+    say(
+        f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all examples; "
+        f"the sign is right for {right} of {count}{''.join(figures)}"
+    )
+
+
+def print_removed(removed: xr.Dataset) -> None:
+    """The whole set: the query with and without it, and the sum of the scores, a row a window; the same of
+    its parts, where there is one window; and how far the sum holds."""
+    import pandas as pd
+
+    mean, windows = removed.mean("query"), removed.sizes["window"]
+    rows = []
+    for k in range(windows):
+        at = mean.isel(window=k)
+        name = window_name(removed, k) if windows > 1 else removed.attrs["query"]
+        rows.append(_effect(name, *(float(at[n]) for n in ("before", "after", "retrained", "estimate"))))
+    accuracy = [100 * float(removed[f"accuracy_{each}"][-1]) for each in ("before", "after")]
+    if accuracy[0] == accuracy[0]:
+        points = f"{accuracy[1] - accuracy[0]:+.1f} %"
+        rows.append(["test accuracy", *(f"{a:.1f} %" for a in accuracy), points, ""])
+    for k in reversed(range(removed.sizes["part"] - 1 if windows == 1 else 0)):
+        change, total = (float(mean[f"part_{n}"][0, k]) for n in ("retrained", "estimate"))
+        before = float(mean.before[0])
+        rows.append(
+            _effect(f"{int(removed.part[k])} strongest of them", before, before + change, change, total)
+        )
+    head = ["window" if windows > 1 else "", "with all", "without", "change", "sum of scores"]
+    count = removed.sizes["train"]
+    title = f"without all {count} examples of the set, retrained ({removed.attrs['seconds']:.1f} s)"
+    print_table(pd.DataFrame(rows, columns=head), title, gap=2)
+    say(removed.attrs["verdict"])
+
+
+def _effect(name: str, before: float, after: float, change: float, total: float) -> list[str]:
+    return [name, f"{before:#.6g}", f"{after:#.6g}", f"{change:+.3e}", f"{total:+.3e}"]

@@ -1,0 +1,111 @@
+"""`influencekit reproduce`: the paper's tables, run here and printed beside the paper's figures."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from influencekit.cli.console import complain, print_table, say
+from influencekit.cli.parameters import shared
+from influencekit.cli.progress import progress
+
+if TYPE_CHECKING:
+    from influencekit_paper.reproduce import Report
+
+__all__ = ["reproduce"]
+
+PAPER = ("table1", "table2", "table3", "table4", "table5")
+BEYOND = ("seeds", "windows")
+
+
+@click.command(short_help="Run the paper's tables again, beside its figures.")
+@click.argument("table", type=click.Choice([*PAPER, *BEYOND, "all"]))
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="How many: 16 are the seeds 0 to 15.",
+)
+@click.option(
+    "--cnn-seeds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Seeds of the CNN, which costs ten times what the others do; as many as --seeds unless you say.",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Two seeds, unless --seeds says otherwise; leave-one-out of the CNN on one seed, 16 examples.",
+)
+@click.option(
+    "--out",
+    default="reproduction",
+    show_default=True,
+    metavar="DIR",
+    help="A folder for the cells and the tables. What is there already is not done again.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes on the CPU, of one thread each; as many as cores unless you say. On a GPU there is one.",
+)
+@shared("device")
+@click.pass_context
+def reproduce(
+    ctx: click.Context, table: str, seeds: int, cnn_seeds: int | None, quick: bool, out: str,
+    workers: int | None, device: str,
+) -> None:  # fmt: skip
+    """Run the experiments of TABLE (arXiv 2502.10793) and print the result beside the paper's figures.
+
+    TABLE is table1 (patterns by model and data), table2 (agreement with leave-one-out), table3 (by pattern),
+    table4 (between stages of training), table5 (flipped labels found), or all of these; seeds (are patterns
+    and ranks the data's or the seed's?) and windows (when do flipped labels show?) go beyond the paper.
+
+    Every run is kept in DIR as soon as it is done, so that the same command continues after a break. The
+    tables stand there as CSV, JSON, LaTeX and Markdown. Examples:
+
+    \b
+      influencekit reproduce table4
+      influencekit reproduce all --quick
+      influencekit reproduce table5 --seeds 4 --workers 2 --out table5
+    """
+    if quick and ctx.get_parameter_source("seeds") is click.core.ParameterSource.DEFAULT:
+        seeds = 2
+    said = f" --cnn-seeds {cnn_seeds}" if cnn_seeds else ""
+    said += " --quick" if quick else ""
+    with progress():
+        from influencekit.cli.problems import use_device
+        from influencekit_paper import reproduce as tables
+
+        extent = tables.Extent(seeds, quick, use_device(device, 1), cnn_seeds)
+        try:
+            reports = tables.reproduce(
+                PAPER if table == "all" else (table,),
+                out,
+                extent,
+                workers=workers or os.cpu_count() or 1,
+                command=f"influencekit reproduce {table} --seeds {seeds}{said}",
+            )
+        except (KeyboardInterrupt, SystemExit) as stop:
+            for note in getattr(stop, "__notes__", ()):
+                complain(note)
+            raise
+    for report in reports:
+        _show(report)
+    say(f"saved in {out}: {', '.join(r.name for r in reports)} (csv, json, tex, md)")
+
+
+def _show(report: Report) -> None:
+    import pandas as pd
+
+    head, *rows = report.cells
+    print_table(pd.DataFrame(rows, columns=head), report.title, left=len(report.heads), gap=2)
+    say("Test accuracy in %" + ("; the paper's figure in brackets." if report.compared else "."))
+    for note in report.notes:
+        say(note)
+    say()

@@ -1,0 +1,82 @@
+"""The paper's tables by one command: cells that are done once and saved, and what is printed of them.
+
+    reproduce(["table4"], "reproduction")     # a report a table, and its files in the folder
+
+`plan` says which cells a table has, `experiments` what is done for one, `cells` saves them, `running` does
+those that are missing, `tables`, `table5` and `beyond` make tables of them, `saving` writes these.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import influencekit as ik
+from influencekit.errors import InputError
+from influencekit_paper.reproduce import beyond, tables
+from influencekit_paper.reproduce.plan import PLANS, Extent, in_order
+from influencekit_paper.reproduce.report import Report
+from influencekit_paper.reproduce.running import complete
+from influencekit_paper.reproduce.saving import save
+from influencekit_paper.reproduce.table5 import table5
+
+__all__ = ["Extent", "Report", "reproduce"]
+
+_REPORTS: Mapping[str, Callable[..., Report]] = {
+    "table1": tables.table1, "table2": tables.table2, "table3": tables.table3, "table4": tables.table4,
+    "table5": table5, "seeds": beyond.seeds, "windows": beyond.windows,
+}  # fmt: skip
+
+
+def reproduce(
+    names: Sequence[str],
+    out: str | Path = "reproduction",
+    extent: Extent | None = None,
+    *,
+    workers: int = 1,
+    command: str = "influencekit_paper.reproduce",
+) -> list[Report]:
+    """Run what is missing of the named tables, and write them to `out` as CSV, JSON, LaTeX and Markdown.
+
+    Cells are saved below `out`/cells; those made with the same versions and options are not done again.
+    Cost: see docs/reproduce.md. Errors: an unknown table, fewer than one seed or worker, an `out` that is a
+    file or cannot be written, a cell's file that cannot be read, an experiment that fails.
+    """
+    folder, extent = Path(out), extent or Extent()
+    if unknown := [name for name in names if name not in PLANS]:
+        raise InputError(f"no table named {unknown[0]!r}; choose one of {', '.join(PLANS)}")
+    if min(extent.seeds, extent.of("cnn"), workers) < 1:
+        raise InputError(
+            f"seeds, seeds of the CNN and workers must be at least 1, got {extent.seeds}, {extent.of('cnn')} "
+            f"and {workers}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{out} is a file; the cells and tables need a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror}") from error
+    plans = {name: PLANS[name](extent) for name in names}
+    cells = in_order({(name, *row): found for name, rows in plans.items() for row, found in rows.items()})
+    workers = 1 if extent.device != "cpu" else workers
+    results = complete(cells, folder, device=extent.device, workers=workers)
+    reports = []
+    for name, rows in plans.items():
+        report = _REPORTS[name]({row: [results[cell].found for cell in found] for row, found in rows.items()})
+        mine = [results[cell] for row in rows.values() for cell in row]
+        made = {
+            "command": command,
+            "machine": " and ".join(sorted({each.machine for each in mine})),
+            **_versions(),
+            "seeds": extent.seeds,
+            "quick": extent.quick,
+            "cell_seconds": round(sum(each.seconds for each in mine), 1),
+        }
+        save(report, made, folder)
+        reports.append(report)
+    return reports
+
+
+def _versions() -> dict[str, Any]:
+    import torch
+
+    return {"torch": torch.__version__, "influencekit": ik.__version__}

@@ -1,0 +1,136 @@
+"""A cell: the smallest piece of a reproduction, done once and saved in a file of its own."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import influencekit as ik
+from influencekit.errors import InfluenceKitError, StoreError
+from influencekit_paper.reproduce.experiments import EXPERIMENTS, problem_of
+
+__all__ = ["Cell", "Result", "load", "made_with", "run", "save"]
+
+# Versions of influencekit that give the same numbers: a cell of any of them is a cell of all.
+SAME_NUMBERS = ("0.1.0", "0.2.0")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment on one seed of a workload (a spec), with the experiment's own options.
+
+    `again` trains on the seed's examples once more, see `experiments.problem_of`.
+    """
+
+    experiment: str
+    workload: str
+    seed: int
+    options: tuple[tuple[str, Any], ...] = ()
+    again: str = ""
+
+    def __str__(self) -> str:
+        words = [self.experiment, self.workload, f"seed {self.seed}", *(f"{k} {v}" for k, v in self.options)]
+        return ", ".join([*words, f"again with other {self.again}"] if self.again else words)
+
+    @property
+    def file(self) -> str:
+        """Its file below the folder of the reproduction; different cells have different ones."""
+        words = [self.workload.replace(":", "-").replace("=", "_")]
+        words += [*(f"{k}_{v}" for k, v in self.options), *([f"again_{self.again}"] if self.again else [])]
+        return f"cells/{self.experiment}/{'-'.join(words)}-seed_{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell gave, the seconds that took, and the machine in words."""
+
+    found: dict[str, Any]
+    seconds: float
+    machine: str
+
+
+def made_with(cell: Cell, device: str) -> dict[str, Any]:
+    """Whatever a cell's numbers depend on: a file that says something else is done again."""
+    import torch
+
+    return {
+        "influencekit": ik.__version__,
+        "torch": torch.__version__,
+        "device": device,
+        "revision": EXPERIMENTS[cell.experiment].revision,
+        "experiment": cell.experiment,
+        "workload": cell.workload,
+        "seed": cell.seed,
+        "again": cell.again,
+        "options": dict(cell.options),
+    }
+
+
+def run(cell: Cell, device: str) -> Result:
+    """Do the cell. Errors: those of the experiment, with the cell's name before them."""
+    began = time.perf_counter()
+    try:
+        problem = problem_of(cell.workload, cell.seed, device, cell.again)
+        found = EXPERIMENTS[cell.experiment].run(problem, cell.seed, **dict(cell.options))
+    except InfluenceKitError as error:
+        raise type(error)(f"{cell}: {error}") from error
+    return Result(found, time.perf_counter() - began, _machine(device))
+
+
+def save(folder: Path, cell: Cell, device: str, result: Result) -> None:
+    """Write the cell's file in one act: it is there as a whole, or not at all."""
+    path = folder / cell.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "made_with": made_with(cell, device), "seconds": round(result.seconds, 2),
+        "machine": result.machine, "found": result.found,
+    }  # fmt: skip
+    replace_file(path, json.dumps(content) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file as a whole, over what is there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def load(folder: Path, cell: Cell, device: str) -> Result | None:
+    """The saved result of a cell; None where there is none, or one made with other options or versions.
+
+    Errors: a file that cannot be read.
+    """
+    path = folder / cell.file
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if _comparable(content["made_with"]) != _comparable(made_with(cell, device)):
+            return None
+        result = Result(dict(content["found"]), float(content["seconds"]), str(content["machine"]))
+        if not isinstance(result.found.get("accuracy"), float):
+            raise ValueError("no accuracy")
+        return result
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise StoreError(f"{path} cannot be read: {reason}; delete it, and the cell is done again") from error
+
+
+def _comparable(made: Any) -> Any:
+    """`made_with`, where versions that give the same numbers are one version."""
+    if isinstance(made, dict) and made.get("influencekit") in SAME_NUMBERS:
+        return made | {"influencekit": SAME_NUMBERS[-1]}
+    return made
+
+
+def _machine(device: str) -> str:
+    """This machine in words."""
+    import platform
+
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()}-core {platform.machine()} CPU"

@@ -1,0 +1,113 @@
+"""Which cells a table is made of: its rows, and for each of them a cell for every seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from influencekit_paper.reproduce.cells import Cell
+
+__all__ = ["FLIPPED", "PLANS", "Extent", "Row", "Rows", "in_order"]
+
+FLIPPED = (0.05, 0.1, 0.15, 0.2)
+# EMNIST is not bundled; what stands in its place is another set of hand-written letters
+DATA = {"adult": "adult", "20news": "20news", "mnist": "mnist-1v7", "emnist": "kmnist"}
+SMALL = [(model, data) for model in ("lr", "dnn") for data in DATA]
+LARGE = [("cnn", "mnist"), ("cnn", "emnist")]
+# at the paper's learning rate the dnn hardly trains, so that even retraining finds few flipped labels
+SETTINGS = [("lr", "paper"), ("dnn", "paper"), ("dnn", "trained"), ("cnn", "paper")]
+
+Row = tuple[str, ...]  # such as ("lr", "adult")
+Rows = Mapping[Row, list[Cell]]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is run: `seeds`, and of the CNN `cnn_seeds` (None: as many).
+
+    `quick`: leave-one-out of the CNN on one seed and a sixteenth of the examples.
+    """
+
+    seeds: int = 16
+    quick: bool = False
+    device: str = "cpu"
+    cnn_seeds: int | None = None
+
+    def of(self, model: str) -> int:
+        """How many seeds of a model are run."""
+        return self.cnn_seeds if model == "cnn" and self.cnn_seeds is not None else self.seeds
+
+    def retrained(self) -> tuple[int, int]:
+        """Seeds and examples (0: all) of leave-one-out of the CNN: all on a GPU, a part on a CPU."""
+        seeds = self.of("cnn")
+        if self.quick:
+            return min(1, seeds), 16
+        return (seeds, 0) if self.device == "cuda" else (min(2, seeds), 64)
+
+
+def spec(model: str, data: str, setting: str = "paper") -> str:
+    """The workload of a model and a data set as the paper calls them."""
+    return f"{DATA[data]}-{model}:setting={setting}"
+
+
+def table1(extent: Extent) -> Rows:
+    """Patterns by model and data set."""
+    return {(m, d): _cells("patterns", spec(m, d), extent.of(m)) for m, d in SMALL + LARGE}
+
+
+def table2(extent: Extent) -> Rows:
+    """Agreement with leave-one-out by model and data set."""
+    return {(m, d): _cells("agreement", spec(m, d), extent.seeds) for m, d in SMALL if d != "emnist"}
+
+
+def table3(extent: Extent) -> Rows:
+    """Agreement by pattern, of one problem."""
+    return {("dnn", "mnist"): _cells("by-pattern", spec("dnn", "mnist"), extent.seeds)}
+
+
+def table4(extent: Extent) -> Rows:
+    """Stages by model and data set."""
+    return {(m, d): _cells("stages", spec(m, d), extent.seeds) for m, d in SMALL}
+
+
+def table5(extent: Extent) -> Rows:
+    """Flipped labels by model, setting and fraction flipped; leave-one-out of the CNN by itself."""
+    rows: dict[Row, list[Cell]] = {}
+    for model, setting in SETTINGS:
+        for fraction in FLIPPED:
+            name, key = spec(model, "mnist", setting), (model, setting, f"{fraction:.0%}")
+            more: dict[str, Any] = {"every_epoch": False, "loo": False} if model == "cnn" else {}
+            rows[key] = _cells("detection", name, extent.of(model), flipped=fraction, **more)
+            if model == "cnn":
+                seeds, examples = extent.retrained()
+                rows[(*key, "loo")] = _cells("retraining", name, seeds, flipped=fraction, examples=examples)
+    return rows
+
+
+def seeds(extent: Extent) -> Rows:
+    """The runs of Table I once more, on the same examples: in another order, from another start, both."""
+    rows: dict[Row, list[Cell]] = {}
+    for model, data in SMALL:
+        for again in ("", "order", "start", "both"):
+            rows[model, data, again or "first"] = _cells("patterns", spec(model, data), extent.seeds, again)
+    return rows
+
+
+def windows(extent: Extent) -> Rows:
+    """The runs of Table V that have a window for every epoch."""
+    return {row: cells for row, cells in table5(extent).items() if row[0] != "cnn"}
+
+
+PLANS = {
+    "table1": table1, "table2": table2, "table3": table3, "table4": table4, "table5": table5,
+    "seeds": seeds, "windows": windows,
+}  # fmt: skip
+
+
+def in_order(rows: Rows) -> list[Cell]:
+    """All cells, each once: the cheap ones first, and seed by seed, so that fewer seeds are whole early."""
+    cells = list(dict.fromkeys(cell for row in rows.values() for cell in row))
+    return sorted(cells, key=lambda c: (c.experiment == "retraining", "-cnn" in c.workload, c.seed))
+
+
+def _cells(experiment: str, workload: str, seeds: int, again: str = "", **options: Any) -> list[Cell]:
+    return [Cell(experiment, workload, s, tuple(options.items()), again) for s in range(seeds)]

@@ -1,0 +1,143 @@
+"""Commands of plugins: imported when they are called and not before, and never in the way of others."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from helpers_cli import fails, run
+
+from influencekit import registry
+from influencekit.cli.reference import reference, reference_of
+from influencekit.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+COMMAND = """
+import click
+
+@click.command(short_help="Says hello.")
+@click.option("--name", default="you", help="Whom.")
+def hello(name):
+    "Say hello."
+    click.echo(f"hello {name}")
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install(distribution, module source, {name: attribute}): a plugin on sys.path, gone after the test."""
+
+    def install(distribution, source, attributes):
+        module = distribution.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-1.2.dist-info"
+        info.mkdir()
+        about = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\nSummary: Greets politely.\n"
+        (info / "METADATA").write_text(about)
+        points = "".join(f"{name} = {module}:{attribute}\n" for name, attribute in attributes.items())
+        (info / "entry_points.txt").write_text(f"[influencekit.commands]\n{points}")
+        registry._entries.cache_clear()
+        return module
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield install
+    registry._entries.cache_clear()
+    for module in [name for name in sys.modules if name.startswith("acme")]:
+        del sys.modules[module]
+
+
+def test_a_command_is_listed_without_its_import_and_runs(install):
+    module = install("acme-hello", COMMAND, {"hello": "hello"})
+    shown = run("--help").stdout
+    assert any(line.split() == ["hello", "Greets", "politely."] for line in shown.splitlines())
+    run("compare", "--help")
+    assert module not in sys.modules
+    assert run("list", "commands").stdout == "COMMANDS\n  hello  [acme-hello 1.2]\n      Says hello.\n\n"
+    assert run("hello", "--name", "world").stdout == "hello world\n"
+    assert "Usage: influencekit hello" in run("hello", "--help").stdout
+    assert "see 'influencekit hello --help'" in fails("hello", "--nmae", "x", code=2)
+    assert "did you mean 'hello'" in fails("helo", code=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck"),
+        ("import not_there_at_all", "No module named 'not_there_at_all'"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("other = 1", "has no attribute 'hello'"),
+        ("hello = print", "expected a click.Command"),
+    ],
+)
+def test_a_broken_command_is_one_line_for_its_user_and_nothing_to_others(install, source, reason):
+    install("acme-broken", source, {"hello": "hello"})
+    assert "hello" in run("--help").stdout and run("list", "recorders").stderr == ""
+    assert reason in run("list", "commands").stdout and "COMMANDS" in run("list").stdout
+    line = fails("hello", code=1)
+    assert "command 'hello' (acme-broken 1.2, acme_broken:hello) is broken" in line and reason in line
+
+
+def test_two_owners_are_an_error_for_whoever_uses_the_name(install):
+    install("acme-one", COMMAND, {"hello": "hello"})
+    install("acme-two", COMMAND, {"hello": "hello", "bye": "hello"})
+    assert "'hello' has 2 owners: acme-one 1.2 (acme_one:hello) and acme-two 1.2" in fails("hello", code=2)
+    assert run("bye").stdout == "hello you\n"
+
+
+def test_a_plugin_cannot_replace_a_command_of_ours(install):
+    install("acme-bold", COMMAND, {"list": "hello"})
+    shown = run("--help")
+    assert shown.stdout.count("  list ") == 1
+    assert (
+        shown.stderr == "warning: the command 'list' of acme-bold 1.2 is left out: influencekit has its own\n"
+    )
+    assert "RECORDERS" in run("list", "recorders").stdout
+
+
+def test_the_reference_has_a_plugins_command_on_its_own_page_only(install):
+    before = reference()
+    install("acme-hello", COMMAND, {"hello": "hello"})
+    assert reference() == before and "hello" not in before
+    page = reference_of("hello")
+    assert page.startswith("<!-- generated: python -m influencekit.cli.reference hello -->\n\n## hello\n")
+    assert "--name TEXT" in page and "## compare" not in page
+    with pytest.raises(InputError, match="no command named 'helo'; did you mean 'hello'"):
+        reference_of("helo")
+
+
+def test_what_is_not_installed_says_which_package_brings_it(monkeypatch):
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
+    monkeypatch.setattr(registry, "BUILTINS", {"workload": {}, "estimator": {}})
+    registry._entries.cache_clear()
+    try:
+        for name, package, args in (
+            ("reproduce", "influencekit-paper", ["reproduce", "table1"]),
+            ("kmnist-lr", "influencekit-paper", ["record", "kmnist-lr", "--store", "x.zarr"]),
+            ("trak", "influencekit-baselines", ["compare", "--estimators", "trak"]),
+            ("dvemb", "influencekit-dvemb", ["compare", "--estimators", "dvemb"]),
+        ):
+            line = fails(*args, code=2)
+            assert line == f"error: {name} comes with the package {package}: pip install {package}"
+    finally:
+        registry._entries.cache_clear()
+
+
+@pytest.mark.parametrize("package", registry.PACKAGES)
+def test_the_table_of_packages_is_what_they_say(package):
+    file = ROOT / "plugins" / package / "pyproject.toml"
+    if not file.exists():
+        pytest.skip(f"no {package} in this checkout")
+    points = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"]
+    groups = dict(registry.KINDS) | {"command": "influencekit.commands"}
+    brought = {kind: set(points[group]) for kind, group in groups.items() if group in points}
+    assert {kind: set(names.split()) for kind, names in registry.PACKAGES[package].items()} == brought
+
+
+def test_help_imports_no_plugin_and_no_library_of_the_edge():
+    code = (
+        "import sys\nfrom influencekit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'rich', 'pandas', 'influencekit_baselines', 'influencekit_paper'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
