@@ -1,7 +1,7 @@
 """A batch: a tensor, a tuple or a dict of tensors whose first dimension counts examples."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """A tensor, a tuple or a dict of tensors, whose first dimension counts examples."""
 
 
-@runtime_checkable
 class Examples(Protocol):
     """A training set that is not in memory: examples are fetched by their positions."""
 
