@@ -31,8 +31,8 @@ _FEW = 4  # examples on which derivatives are held against differences
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recorded:
-    """The `PartSource` of a taped run. One model is advanced exactly as the loop did, by `backward`; many models,
-    and derivatives, go by plain operators, derivatives without autocast.
+    """The `PartSource` of a taped run. One model is advanced exactly as the loop did, by `backward`; many
+    models, and derivatives, go by plain operators, derivatives without autocast.
 
     `micros(t)` are the micro-batches of step t, `first()` is the recorded state 0, `autocast` the loop's
     dtype or None, `changing` are the names of the buffers that training changes. `random`: whether a forward

@@ -3,7 +3,7 @@
     L_t(theta, w) = (1/b) sum_{i in S_t} w_i [ loss(z_i; theta) + (l2/2) |theta|^2 ],   b = |S_t|
     F_t(state, w) = optimizer(state, grad L_t(theta, w)), and the buffers as the forward pass leaves them
 
-A step is a sum of parts, which a `PartSource` gives: the batch of a workload, or the micro-batches of a tape.
+A step is a sum of parts, which a `PartSource` gives: the batch of a workload, or a tape's micro-batches.
 Nothing here knows an estimator, a disk or a device.
 """
 
