@@ -13,7 +13,7 @@ from torch import Tensor
 import influencekit as ik
 from benchmarks.shared.results import each, machine
 from benchmarks.shared.timing import side_by_side
-from influencekit.training.batch import tensors_of
+from influencekit.training.batch import select, tensors_of
 from influencekit.training.forward_curvature import FORWARD
 from influencekit.training.kernels.tracing import split, trace
 from influencekit.training.losses import Training
@@ -34,9 +34,9 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     product, losses = FORWARD["hessian"], Training.of(workload)
 
     def inputs(t: int | slice) -> list[Tensor]:
-        return [*tensors_of(workload.examples(step.rows(t))), step.coefficients(t)]
+        return [*tensors_of(select(workload.train, step.rows(t))), step.coefficients(t)]
 
-    def derivative(theta: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def derivative(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         return product(losses, theta, rest[:-2], rest[-2], rest[-1])[:2]
 
     traced = trace(derivative, workload.theta0, *inputs(0), c)

@@ -148,8 +148,7 @@ class Products:
                         share = jvp(lambda theta: workload.losses(theta, batch), (theta,), (column,))[1]
                         found += [torch.zeros_like(column), share]
                     else:
-                        losses = Training.of(workload)
-                        found += FORWARD[name](losses, theta, batch, coefficients, column)[:2]
+                        found += FORWARD[name](Training.of(workload), theta, batch, coefficients, column)[:2]
                 return found
 
             self.traced[curvatures] = trace(at, *values)

@@ -23,7 +23,7 @@ from influencekit.tape.questions import (
 from influencekit.tape.replica import Call, Micro, Replica, set_modes
 from influencekit.tape.rng import preserved_random
 from influencekit.training.layout import Layout
-from influencekit.training.optimizers import Optimizer, Slots
+from influencekit.training.optimizer import Optimizer, Slots
 from influencekit.trajectory.difference import differences
 
 __all__ = ["Done", "Moment", "Rule", "SpotCheck"]

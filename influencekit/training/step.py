@@ -23,7 +23,7 @@ from influencekit.training.in_memory import InMemory
 from influencekit.training.kernels.same_trace import same_trace
 from influencekit.training.kernels.tracing import has_convolution
 from influencekit.training.linear import LinearStep
-from influencekit.training.optimizers import Slots
+from influencekit.training.optimizer import Slots
 from influencekit.training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit.training.push import pushed
 from influencekit.training.state import State
@@ -41,6 +41,15 @@ class Step:
 
     `like` is the step of another seed, whose traced kernels serve this one as well, if model, loss and shapes
     are the same; the results are the same bits either way. Tracing is most of the cost of a short run.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> step, state = run.step, run.state(0)
+        >>> again, losses = step.advance_with(state, step.coefficients(0))
+        >>> bool((again.theta == run.state(1).theta).all()), losses.shape == step.rows(0).shape
+        (True, True)
     """
 
     def __init__(

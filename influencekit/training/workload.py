@@ -21,7 +21,7 @@ from influencekit.training.functional import called
 from influencekit.training.ids import checked_ids
 from influencekit.training.kernels.operators import plain_operators
 from influencekit.training.layout import Layout
-from influencekit.training.optimizers import Optimizer
+from influencekit.training.optimizer import Optimizer
 from influencekit.training.plan import Plan, drawn, ordered
 from influencekit.training.schedules import Constant, Schedule
 
@@ -74,7 +74,10 @@ class Workload:
         >>> x, y = torch.randn(20, 3), torch.randn(20)
         >>> def loss(outputs, target):
         ...     return (outputs[:, 0] - target) ** 2
-        >>> work = ik.Workload(torch.nn.Linear(3, 1), loss, (x, y), (x, y), ik.SGD(lr=0.1), batch_size=5)
+        >>> work = ik.Workload(
+        ...     model=torch.nn.Linear(3, 1), loss=loss, train=(x, y), test=(x, y), optimizer=ik.SGD(lr=0.1),
+        ...     batch_size=5,
+        ... )
         >>> work.n_train, work.plan.steps, work.theta0.shape
         (20, 4, torch.Size([4]))
     """
