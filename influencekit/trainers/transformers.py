@@ -76,7 +76,7 @@ class InfluenceCallback(TrainerCallback):
         self._epoch = int(state.epoch or 0) - 1
         double = next(model.parameters()).dtype == torch.float64
         self._dtype = torch.float64 if double else torch.float32
-        self._heard: deque[IndexedBatch] = deque()
+        self._delivered: deque[IndexedBatch] = deque()
         self._micros: list[_Micro] = []
         self._coefficients: deque[Tensor] = deque()
         tape = Tape(
@@ -93,17 +93,17 @@ class InfluenceCallback(TrainerCallback):
         )
         self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
         try:
-            self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._heard))
+            self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._delivered))
             self._tape = tape.open()
         except BaseException:
-            self._let_go()
+            self._undo_all()
             raise
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._tape is not None:
-            self._heard.clear()  # what an epoch that was left early had fetched ahead
+            self._delivered.clear()  # what an epoch that was left early had fetched ahead
             self._epoch += 1
 
     def on_step_begin(
@@ -141,10 +141,10 @@ class InfluenceCallback(TrainerCallback):
         """End the recording. The Trainer does it, but not where an exception ended the training."""
         tape, self._tape = self._tape, None
         if tape is not None:
-            self._let_go()
+            self._undo_all()
             tape.close()
 
-    def _let_go(self) -> None:
+    def _undo_all(self) -> None:
         for undo in self._undo:
             undo()
 
@@ -152,9 +152,9 @@ class InfluenceCallback(TrainerCallback):
 
     def _push(self) -> None:
         """The next batch that was delivered is going to be forwarded."""
-        if not self._heard:
+        if not self._delivered:
             raise InputError("the Trainer takes a step on a batch that its DataLoader did not deliver")
-        indices, rng, batch = self._heard.popleft()
+        indices, rng, batch = self._delivered.popleft()
         if "labels" not in batch:
             raise InputError(f"the batch has no entry 'labels', only {', '.join(batch)}; name it so")
         labels = batch["labels"]

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from influencekit.training.state import State
+
 __all__ = ["Difference", "differences"]
-
-
-class _Kept(Protocol):
-    """A state, whoever holds it."""
-
-    @property
-    def theta(self) -> Tensor: ...
-    @property
-    def slots(self) -> dict[str, Tensor]: ...
-    @property
-    def buffers(self) -> dict[str, Tensor]: ...
 
 
 class Difference(NamedTuple):
@@ -31,7 +22,7 @@ class Difference(NamedTuple):
     values: Tensor
 
 
-def differences(before: Callable[[], Tensor], replayed: _Kept, recorded: _Kept) -> Iterator[Difference]:
+def differences(before: Callable[[], Tensor], replayed: State, recorded: State) -> Iterator[Difference]:
     """Everything that is not equal bit for bit.
 
     Parameters are off relative to their update from `before()`, optimizer states and buffers relative to

@@ -22,7 +22,7 @@ from influencekit.trajectory.difference import Difference, differences
 from influencekit.trajectory.store import read
 
 __all__ = [
-    "compared", "described", "has_losses", "replayed", "sampled", "stretches", "tolerance_of",
+    "check_losses", "compared", "described", "has_losses", "replayed", "sampled", "stretches", "tolerance_of",
 ]  # fmt: skip
 
 _SAMPLE = 32  # so many single steps are replayed where every state is stored
@@ -37,6 +37,8 @@ class RecordedRun(Protocol):
     step: Step
     plan: Plan
     attrs: Mapping[str, Any]
+    first: int
+    last: int
 
     @property
     def stored_states(self) -> list[int]: ...
@@ -96,9 +98,32 @@ def _first_odd_loss(trajectory: RecordedRun, start: int, stop: int) -> int | Non
 
 def has_losses(trajectory: RecordedRun, t: int, losses: Tensor) -> bool:
     """Whether these are about the losses [slot] that are stored of step t."""
-    stored = read(trajectory.group, "loss", slice(t, t + 1))[0]
+    return bool(np.allclose(*_known_losses(trajectory, t, losses), rtol=1e-2, atol=1e-4))
+
+
+def _known_losses(trajectory: RecordedRun, t: int, losses: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """These losses [slot] of step t and the stored ones, of the examples whose losses are stored."""
+    stored = read(trajectory.group, "loss", slice(t, t + 1))[0].astype(np.float64)
     known = (trajectory.plan.indices[t].numpy() >= 0) & ~np.isnan(stored)
-    return bool(np.allclose(losses.detach().cpu().numpy()[known], stored[known], rtol=1e-2, atol=1e-4))
+    return losses.detach().cpu().double().numpy()[known], stored[known]
+
+
+def check_losses(
+    trajectory: RecordedRun, where: str, losses: Tensor | None = None, made_by: str = "workload", *,
+    rtol: float = 1e-3, atol: float = 1e-5,
+) -> None:  # fmt: skip
+    """Refuse a run whose first step does not give the stored losses. `losses` [slot]: where known."""
+    t = trajectory.first
+    if t == trajectory.last:
+        return
+    losses = trajectory.step.advance(trajectory.state(t))[1] if losses is None else losses
+    mine, stored = _known_losses(trajectory, t, losses)
+    if not np.allclose(mine, stored, rtol=rtol, atol=atol):
+        raise StoreError(
+            f"{where} is not a run of this {made_by}: the mean loss of step {t} is {stored.mean():.6g} in the "
+            f"store and {mine.mean():.6g} here; the model's layers, the loss function, the data or their "
+            "collation differ"
+        )
 
 
 def described(trajectory: RecordedRun, start: int, stop: int, found: Difference, odd: int | None) -> str:

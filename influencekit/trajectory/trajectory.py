@@ -1,6 +1,5 @@
 """A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -11,9 +10,9 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
-from influencekit.errors import InputError, StoreError
+from influencekit.errors import InputError
 from influencekit.progress import track
-from influencekit.training.batch import select, tensors_of
+from influencekit.training.buffers import unpacked
 from influencekit.training.state import State
 from influencekit.training.step import Step
 from influencekit.training.workload import Workload
@@ -21,7 +20,7 @@ from influencekit.trajectory.binomial_schedule import backwards
 from influencekit.trajectory.replay_check import compared, replayed, sampled, stretches, tolerance_of
 from influencekit.trajectory.store import read
 
-__all__ = ["Trajectory", "check_losses", "check_match", "fingerprint"]
+__all__ = ["Trajectory"]
 
 _BLOCK = 64 << 20  # bytes of states that a sweep reads at once
 _HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
@@ -208,25 +207,17 @@ class Trajectory:
         names = ("theta", *self.workload.optimizer.slots)
         device = self.workload.device
         arrays = [torch.from_numpy(read(self.group, n, slice(low, high))).to(device) for n in names]
-        buffers = read(self.group, "buffers", slice(low, high)) if "buffers" in self.group else None
+        buffers, changing = None, dict[str, Tensor]()
+        if "buffers" in self.group:
+            own, described = dict(self.workload.model.named_buffers()), self.attrs["buffers"]
+            buffers = read(self.group, "buffers", slice(low, high))
+            changing = {name: own[name] for name, _ in described}
         rows = {}
         for k, t in enumerate(self._stored[low:high]):
             theta, *slots = (array[k] for array in arrays)
-            own = {} if buffers is None else self._buffers(buffers[k])
-            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), own)
+            mine = {} if buffers is None else unpacked(buffers[k], changing)
+            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), mine)
         return rows
-
-    def _buffers(self, row: np.ndarray) -> dict[str, Tensor]:
-        """The changing buffers of one state, from their flat row of float64."""
-        own = dict(self.workload.model.named_buffers())
-        described: Any = self.attrs["buffers"]
-        found, start = {}, 0
-        for name, shape in described:
-            size = int(np.prod(shape))
-            values = torch.from_numpy(row[start : start + size].copy()).view(shape)
-            found[name] = values.to(own[name].device, own[name].dtype)
-            start += size
-        return found
 
     def workload_at(self, t: int) -> Workload:
         """The workload, its queries evaluated with the buffers (running statistics) of state t."""
@@ -236,60 +227,3 @@ class Trajectory:
     def final(self) -> State:
         """The state after the last update; an error when the recording does not reach it."""
         return self.state(self.steps)
-
-
-def fingerprint(workload: Workload) -> dict[str, Any]:
-    """What a store must agree on with a workload to be its run, each entry with a name a person knows."""
-
-    def digest(*values: Tensor) -> str:
-        total = hashlib.sha256()
-        for value in values:
-            flat = np.ascontiguousarray(value.detach().cpu().numpy()).reshape(-1)
-            total.update(flat.view(np.uint8).data)  # without a copy: the plan of a long run is large
-        return total.hexdigest()[:16]
-
-    plan, n = workload.plan, workload.n_train
-    sample = torch.arange(0, n, max(1, n // 64), device=workload.device)
-    return {
-        "parameters": [
-            [n, list(s)] for n, s in zip(workload.layout.names, workload.layout.shapes, strict=True)
-        ],
-        "dtype": str(workload.dtype).removeprefix("torch."),
-        "training examples": n,
-        "training data": digest(*tensors_of(select(workload.train, sample))),
-        "initial parameters": digest(workload.theta0),
-        "order of batches": digest(plan.indices),
-        "learning rates": digest(plan.lr),
-        "optimizer": repr(workload.optimizer),
-        "l2": workload.l2,
-    }
-
-
-def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
-    """Refuse a workload that did not make the store, naming everything that differs."""
-    stored: Any = group.attrs["fingerprint"]
-    mine = fingerprint(workload)
-    wrong = [name for name in mine if stored.get(name) != mine[name]]
-    if wrong:
-        name = wrong[0]
-        shown = "" if len(str(mine[name])) > 60 else f" (store: {stored.get(name)}, workload: {mine[name]})"
-        raise StoreError(
-            f"{where} is not a run of this workload: {', '.join(wrong)} differ{shown}; open it with the "
-            "workload, setting, seed and data that it was recorded with"
-        )
-
-
-def check_losses(trajectory: Trajectory, where: str) -> None:
-    """Refuse a workload whose losses at the first recorded state are not the recorded ones."""
-    t = trajectory.first
-    if t == trajectory.last:
-        return
-    mine = trajectory.step.advance(trajectory.state(t))[1].cpu().double()
-    stored = torch.from_numpy(read(trajectory.group, "loss", slice(t, t + 1))[0]).double()
-    there = trajectory.plan.indices[t] >= 0
-    if not torch.allclose(mine[there], stored[there], rtol=1e-3, atol=1e-5):
-        mean = f"{stored[there].mean():.6g} in the store, {mine[there].mean():.6g} with this workload"
-        raise StoreError(
-            f"{where} is not a run of this workload: the mean loss of step {t} is {mean}; the model's "
-            "layers, the loss function or the data differ"
-        )

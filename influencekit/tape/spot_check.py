@@ -1,4 +1,4 @@
-"""Replay of steps while the loop runs, to see that a replay is what the loop did, and that it stays so."""
+"""Replay of steps while the loop runs: a replay must give what the loop did, and do so until the end."""
 
 from __future__ import annotations
 
@@ -13,43 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.tape.questions import (
-    refuse_foreign,
-    refuse_mixing,
+from influencekit.tape.checks.collation import refuse_mixed_rows
+from influencekit.tape.checks.model import (
+    refuse_inseparable,
+    refuse_nondifferentiable,
+    refuse_other_parameters,
     refuse_side_doors,
-    refuse_together,
-    refuse_underivable,
 )
+from influencekit.tape.optimizer import UpdateRule
+from influencekit.tape.replay_difference import compare_step, sample_of
 from influencekit.tape.replica import Call, Micro, Replica, set_modes
 from influencekit.tape.rng import preserved_random
-from influencekit.training.layout import Layout
-from influencekit.training.optimizers import Optimizer, Slots
-from influencekit.trajectory.difference import differences
+from influencekit.training.state import State
 
-__all__ = ["Done", "Moment", "Rule", "SpotCheck"]
+__all__ = ["FinishedStep", "SpotCheck"]
 
 _ALLOWANCE = 0.1  # seconds that checks may take in any case: short runs are checked throughout
-_ENTRIES = 512  # of the gradient of a parameter, which are remembered of the first step
 
 
-class Moment(NamedTuple):
-    """A state: theta [param], the optimizer's slots, the buffers that training changes."""
-
-    theta: Tensor
-    slots: Slots
-    buffers: dict[str, Tensor]
-
-
-class Rule(NamedTuple):
-    """How gradients become the next state."""
-
-    layout: Layout
-    optimizer: Optimizer
-    updates: int
-
-
-class Done(NamedTuple):
-    """A step that the loop has done: its number, its micro-batches, and the circumstances."""
+class FinishedStep(NamedTuple):
+    """A step that the loop has done: all that its replay needs beside the state before it."""
 
     step: int
     micros: list[Micro]
@@ -59,23 +42,23 @@ class Done(NamedTuple):
     training: dict[str, bool]
 
 
-class _First(NamedTuple):
-    """The first step, so that it can be done again later: where it began, and what it gave then."""
+class _FirstStep(NamedTuple):
+    """The first step, to be replayed later: the state before it, and a sample of what it gave."""
 
-    done: Done
-    rule: Rule
-    before: Moment
-    gave: Tensor  # some of its gradient, and its losses
+    done: FinishedStep
+    rule: UpdateRule
+    before: State
+    gave: Tensor  # its losses, and some entries of its gradient
 
 
 class SpotCheck:
-    """Replays the first step, and others as time allows: `fraction` of the loop's (1 = all; 0: none at all).
+    """Replays the first step, and others in a `fraction` of the loop's time (1: all steps; 0: none).
 
-    The checks are spread over the whole run: one is due whenever the number of steps has grown by an eighth,
-    and the time allowed grows with its logarithm; in long runs random steps come in between. A replay of the
-    step just done finds what the loop does besides the step. It cannot find what has changed for loop and
-    replay alike (a number in the loss, a second network, the data), so now and then, and at the end, the
-    first step is done again and must give what it gave.
+    A check is due whenever the number of steps has grown by an eighth. The time allowed grows with the
+    logarithm of that number. Long runs check random steps in between. A replay of the step just done finds
+    what the loop does besides the step. It cannot find what has changed for loop and replay alike (a number
+    in the loss, a second network, the data). So the first step is replayed again from time to time, and at
+    the end, and must give what it gave.
     """
 
     def __init__(
@@ -86,8 +69,8 @@ class SpotCheck:
         self._random = random.Random(0)
         self._began, self._spent, self._count, self._each = time.perf_counter(), 0.0, 0, 0.0
         self._due, self._due_again, self._turn = 0, 1, False
-        self._before: Moment | None = None
-        self._first: _First | None = None
+        self._before: State | None = None
+        self._first: _FirstStep | None = None
         self.wanted, self.again, self.done, self.gap = False, False, 0, 0.0
 
     def use(self, call: Call) -> None:
@@ -118,11 +101,13 @@ class SpotCheck:
 
     # a step ---------------------------------------------------------------------------------------
 
-    def before(self, moment: Moment) -> None:
+    def before(self, state: State) -> None:
         """The state before the step."""
-        self._before = moment
+        self._before = state
 
-    def after(self, done: Done, rule: Rule, reached: Moment, early: Sequence[Micro] = ()) -> Done:
+    def after(
+        self, done: FinishedStep, rule: UpdateRule, reached: State, early: Sequence[Micro] = ()
+    ) -> FinishedStep:
         """Do the step again and compare. Errors: it is not what the loop did; losses not separable.
 
         `early`: the same micro-batches with the generators as they were before `forward=` began; the result
@@ -142,7 +127,9 @@ class SpotCheck:
         self._due, self._turn = done.step + max(1, done.step // 8), True
         return done
 
-    def _at_first(self, done: Done, rule: Rule, state: Moment, reached: Moment, early: list[Micro]) -> Done:
+    def _at_first(
+        self, done: FinishedStep, rule: UpdateRule, state: State, reached: State, early: list[Micro]
+    ) -> FinishedStep:
         assert self._replica is not None
         replica, device = self._replica, state.theta.device
         micro = done.micros[0]
@@ -150,7 +137,7 @@ class SpotCheck:
         with replica.at(rule.layout, state.theta, state.buffers):
             batch = replica.call.batch(micro, device)
             with cast:
-                refuse_foreign(replica, self._model, batch, micro.forward_rng, len(micro.indices))
+                refuse_other_parameters(replica, self._model, batch, micro.forward_rng, len(micro.indices))
         began = time.perf_counter()
         try:
             self.gap, gave = self._compared(done, rule, state, reached)
@@ -169,30 +156,36 @@ class SpotCheck:
         micro = done.micros[0]
         with replica.at(rule.layout, state.theta, state.buffers):
             if self._separable:
-                refuse_together(replica, replica.call.batch(micro, device), micro.forward_rng)
-            refuse_mixing(replica, micro, device, self._separable)
+                refuse_inseparable(replica, replica.call.batch(micro, device), micro.forward_rng)
+            refuse_mixed_rows(replica, micro, device, self._separable)
             batch = replica.call.batch(micro, device)
             with torch.autocast(device.type, enabled=False):
                 refuse_side_doors(replica, rule.layout, batch, micro.forward_rng, len(micro.indices))
-                refuse_underivable(replica, rule.layout, state.theta, state.buffers, batch, micro.forward_rng)
-        self._first = _First(done, rule, state._replace(slots={}), gave)
+                refuse_nondifferentiable(
+                    replica, rule.layout, state.theta, state.buffers, batch, micro.forward_rng
+                )
+        self._first = _FirstStep(done, rule, state._replace(slots={}), gave)
         return done
 
-    def _compared(self, done: Done, rule: Rule, state: Moment, reached: Moment) -> tuple[float, Tensor]:
-        """How far the step, done again, is off; and what it gave (`_First`)."""
+    def _compared(
+        self, done: FinishedStep, rule: UpdateRule, state: State, reached: State
+    ) -> tuple[float, Tensor]:
+        """How far the step, done again, is off; and what it gave (see `_FirstStep`)."""
         g, losses, buffers = self._again(done, rule, state)
         theta, slots = rule.optimizer.step(
             rule.layout, state.theta, state.slots, g, rule.updates + done.step, list(done.lrs)
         )
-        replayed = Moment(theta, slots, buffers)
+        replayed = State(theta, slots, done.step + 1, buffers)
         try:
-            gap = _checked(rule, done.step, state, replayed, reached, self._tolerance)
+            gap = compare_step(rule, state, replayed, reached, self._tolerance)
         except InputError as error:
             inside = "; under autocast, a replay computes the loss there, too" if done.autocast else ""
             raise InputError(f"{error}{inside}") from None
-        return gap, _gave(rule, g, losses)
+        return gap, sample_of(rule, g, losses)
 
-    def _again(self, done: Done, rule: Rule, state: Moment) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    def _again(
+        self, done: FinishedStep, rule: UpdateRule, state: State
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         assert self._replica is not None
         weights, device = torch.from_numpy(done.coefficients).to(state.theta), state.theta.device
         batches = [
@@ -209,7 +202,7 @@ class SpotCheck:
             return
         set_modes(self._replica.model, first.done.training)
         g, losses, _ = self._again(first.done, first.rule, first.before)
-        gave = _gave(first.rule, g, losses)
+        gave = sample_of(first.rule, g, losses)
         self.again, self._turn, self._due_again = False, False, 2 * step
         self._charge(began, step)
         if torch.equal(gave, first.gave):
@@ -238,58 +231,9 @@ class SpotCheck:
             except Exception:  # the loop's data may be gone by now
                 return
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """What the checks have shown."""
         if not self.done:
             return "not checked"
         how = "bit for bit" if self.gap == 0 else f"to {self.gap:.1e} of the update"
         return f"{self.done} steps replayed, equal {how}"
-
-
-def _gave(rule: Rule, g: Tensor, losses: Sequence[Tensor]) -> Tensor:
-    """All losses of a step, and some entries of the gradient of every parameter."""
-    parts = [x.reshape(-1) for x in rule.layout.split(g).values()]
-    return torch.cat([x.to(g) for x in losses] + [x[:: max(1, len(x) // _ENTRIES)] for x in parts])
-
-
-def _checked(
-    rule: Rule, step: int, before: Moment, replayed: Moment, recorded: Moment, tolerance: float
-) -> float:
-    """How far a replayed step is off, relative to the update: 0 = bit for bit. Errors: too far."""
-    off = 0.0
-    for found in differences(lambda: before.theta, replayed, recorded):
-        off = max(off, found.gap)
-        if found.gap <= tolerance:
-            continue
-        if found.kind == "parameter":
-            update = recorded.theta - before.theta
-            names = rule.layout.names
-            parts = [float(x.abs().max()) for x in rule.layout.split(found.values).values()]
-            sizes = [float(x.abs().max()) for x in rule.layout.split(update).values()]
-            k = max(range(len(parts)), key=lambda i: parts[i] / max(sizes[i], 1e-30))
-            raise InputError(
-                f"step {step}, replayed, is not what the loop did: parameter {names[k]} differs by up to "
-                f"{parts[k]:.2e}, where the recorded update is up to {sizes[k]:.2e}; "
-                f"{_hint(update, found.values)}"
-            )
-        whole = (recorded.slots if found.kind == "optimizer state" else recorded.buffers)[found.name]
-        raise InputError(
-            f"step {step}, replayed, is not what the loop did: {found.kind} {found.name} differs by "
-            f"{found.gap:.1e} of its size; {_hint(whole, found.values)}"
-        )
-    return off
-
-
-def _hint(update: Tensor, gap: Tensor) -> str:
-    update, gap = update.double().reshape(-1), gap.double().reshape(-1)
-    replayed = update + gap
-    ratio = float(replayed @ update / (replayed @ replayed).clamp(min=1e-30))
-    if float((update - ratio * replayed).norm() / update.norm().clamp(min=1e-30)) < 1e-2:
-        return (
-            f"it is {ratio:.4g} times the replayed one: check reduction=, accumulate= and clip_norm=, and "
-            "whether something scales the gradients"
-        )
-    return (
-        "the loop does something that the tape cannot see: another loss than loss=, clipping without "
-        "clip_norm=, a changed gradient, or random numbers from a generator of its own"
-    )
