@@ -93,7 +93,9 @@ def test_an_honest_run_is_not_blamed_and_nothing_is_compared_twice(recorder, mon
     run = unchecked(lambda event, loop: None, recorder)
     scores = ik.estimate(run).influence.values
     asked = []
-    monkeypatch.setattr("influencekit.trajectory.trajectory.compared", lambda *some: asked.append(some[1]))
+    monkeypatch.setattr(
+        "influencekit.trajectory.trajectory.compare_stretch", lambda *some: asked.append(some[1])
+    )
     assert (ik.estimate(run).influence.values == scores).all()
     stretches = replay_check.stretches(run, 0, run.steps)
     run.check_replay(0, run.steps)

@@ -74,8 +74,12 @@ class ConstantTensors:
                 for key, value in own.items():
                     if value is not None:
                         self._places[f"{name}.{key}" if name else key] = own, key
-        self.parameters = {name for name, (own, key) in self._places.items() if _is_parameter(own[key])}
-        self._take()
+        values = {name: own[key] for name, (own, key) in self._places.items()}
+        self.parameters = {name for name, x in values.items() if isinstance(x, nn.Parameter)}
+        self._versions = {name: _version(x) for name, x in values.items()}
+        self._samples = {name: _sample(x) for name, x in values.items()}
+        # of what a second optimizer may train in a few rows only, all entries count
+        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
 
     def narrow(self, recorded: Iterable[str], tensors: Iterable[Tensor]) -> None:
         """Watch all but these names, and these tensors, whatever their names."""
@@ -95,23 +99,12 @@ class ConstantTensors:
                 self._versions[name] = _version(value)
         return None
 
-    def _take(self) -> None:
-        values = {name: own[key] for name, (own, key) in self._places.items()}
-        self._versions = {name: _version(x) for name, x in values.items()}
-        self._samples = {name: _sample(x) for name, x in values.items()}
-        # of what a second optimizer may train in a few rows only, all entries count
-        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
-
     def _same(self, name: str, value: Any) -> bool:
         known = self._samples[name]
         if not isinstance(value, Tensor) or not torch.equal(_sample(value).to(known.device), known):
             return False
         counted = name in self._sums and _version(value) != self._versions[name]
         return not counted or _sum(value) == self._sums[name]
-
-
-def _is_parameter(value: Any) -> bool:
-    return isinstance(value, nn.Parameter)
 
 
 def _version(value: Any) -> tuple[int, int]:

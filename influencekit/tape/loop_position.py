@@ -94,12 +94,8 @@ def generators(loader: Any) -> list[torch.Generator]:
     todo = [loader]
     while todo:
         thing = todo.pop()
-        values = (
-            [vars(thing).get(n) for n in ("generator", "sampler", "batch_sampler")]
-            if hasattr(thing, "__dict__")
-            else []
-        )
-        for value in values:
+        own = getattr(thing, "__dict__", {})
+        for value in (own.get("generator"), own.get("sampler"), own.get("batch_sampler")):
             if isinstance(value, torch.Generator):
                 found[id(value)] = value
             elif value is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from influencekit.interfaces import Recorder
 from influencekit.tape.change_detector import ConstantTensors
 from influencekit.tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit.tape.fingerprint import check_fingerprint, run_attributes
-from influencekit.tape.hooks import register_hooks
 from influencekit.tape.loader import IndexedBatch, IndexedLoaders
 from influencekit.tape.loop_position import LoopPosition
 from influencekit.tape.optimizer import (
@@ -38,63 +37,47 @@ from influencekit.training.layout import Layout
 from influencekit.training.state import State
 from influencekit.trajectory.writing import Kept
 
-__all__ = ["Recording", "TapeOptions"]
-
-
-@dataclass(frozen=True, eq=False)
-class TapeOptions:
-    """What `Tape` was given, checked."""
-
-    store: str | Path | None
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    call: Call
-    collate_given: bool
-    recorder: Recorder
-    hyperparameters: list[dict[str, Any]]
-    reduction: Reduction
-    accumulate: int
-    clip_norm: float | None
-    separable: bool
-    ids: list[Hashable]
-    schedulers: list[Any]
-    resume: bool
-    check: float
-    tolerance: float
-    name: str
+__all__ = ["Recording"]
 
 
 class Recording:
     """A run from the first batch until `close`. Callbacks call `boundary` and `push` instead of `batches`."""
 
-    def __init__(self, given: TapeOptions) -> None:
-        refuse_hooks(given.model)
+    def __init__(
+        self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
+        collate_given: bool, recorder: Recorder, hyperparameters: list[dict[str, Any]], reduction: Reduction,
+        accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
+        resume: bool, check: float, tolerance: float, name: str,
+    ) -> None:  # fmt: skip
+        refuse_hooks(model)
         refuse_parallel()
-        model = given.model
-        self.call = given.call
-        self.writer = TapeWriter(given.store, given.recorder)
-        self._given, self._model, self._optimizer = given, model, given.optimizer
-        self._steps = StepCollector(model, given.call, given.reduction, given.accumulate)
-        self._spot = SpotCheck(model, given.call, given.check, given.tolerance, given.separable)
-        self._loaders = IndexedLoaders(given.call.data)
+        self.call, self.writer = call, TapeWriter(store, recorder)
+        self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
+        self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
+        self._ids, self._tolerance, self._name = ids, tolerance, name
+        self._steps = StepCollector(model, call, reduction, accumulate)
+        self._spot = SpotCheck(model, call, check, tolerance, separable)
+        self._loaders = IndexedLoaders(call.data)
         device = next(model.parameters()).device
-        self._position = LoopPosition(given.optimizer, given.schedulers, device)
+        self._position = LoopPosition(optimizer, schedulers, device)
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
-        if given.store is not None and Path(given.store).exists():
-            if not given.resume:
+        if store is not None and Path(store).exists():
+            if not resume:
                 raise InputError(
-                    f"{given.store} exists already; choose another path, delete it, or continue it with "
-                    "resume=True"
+                    f"{store} exists already; choose another path, delete it, or continue it with resume=True"
                 )
             self._resume()
-        self._hooks = register_hooks(
-            model, given.optimizer, self._steps.before_forward, self._steps.after_forward, self._before_step,
-            self._after_step,
-        )  # fmt: skip
+        steps = self._steps  # functions, since a copy of the model copies the objects of bound methods
+        self._hooks = [
+            model.register_forward_pre_hook(lambda *event: steps.before_forward()),
+            model.register_forward_hook(lambda *event: steps.after_forward(event[-1])),
+            optimizer.register_step_pre_hook(lambda *event: self._before_step(*event[1:])),
+            optimizer.register_step_post_hook(lambda *event: self._after_step()),
+        ]
 
     def close(self, error: BaseException | None) -> None:
         """The loop has ended, by this error or none."""
@@ -145,13 +128,14 @@ class Recording:
                 return
             self._position.begin_again(resumed.snapshot, loader, self.writer.generators)
         self._position.begin(loader)
-        if hasattr(loader, "collate_fn") and not self._given.collate_given:
+        if hasattr(loader, "collate_fn") and not self._collate_given:
             self.call = self._steps.call = replace(self.call, collate=loader.collate_fn)
             self._spot.use(self.call)
         source, done = self._loaders.batches(loader), 0
         if resumed is not None:
             assert self._state is not None
-            for done in range(1, resumed.snapshot["position"] + 1):  # noqa: B007 (counts on)
+            done = resumed.snapshot["position"]
+            for _ in range(done):
                 next(source, None)
             self._state.load(resumed.tensors, resumed.number)
             self._position.return_to(resumed.snapshot, self.writer.generators)
@@ -167,7 +151,7 @@ class Recording:
             self._batches_done = done
             self._steps.queue.clear()  # a batch that the loop skipped
             self._steps.push(found)
-            yield [self._given.ids[i] for i in found.indices], found.batch
+            yield [self._ids[i] for i in found.indices], found.batch
             self._steps.check_done()
 
     def boundary(self, epoch: int, position: int = 0) -> None:
@@ -191,7 +175,9 @@ class Recording:
 
     # around an optimizer step ---------------------------------------------------------------------
 
-    def _before_step(self) -> None:
+    def _before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
+            raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
         if not self._steps.forwarded:
             raise InputError(
@@ -202,7 +188,7 @@ class Recording:
         used = [p.grad is not None for p in self._parameters]
         state = self._state
         if state is None or self._spot.wanted or used != self._used:
-            params = trained_parameters(self._model, self._optimizer, self._given.clip_norm)
+            params = trained_parameters(self._model, self._optimizer, self._clip_norm)
             state = self._state or self._begin(params)
             if list(params) != list(state.params):
                 odd = sorted(set(params) ^ set(state.params))[0]
@@ -211,12 +197,12 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        check_hyperparameters(self._given.hyperparameters, self._optimizer, step)
+        check_hyperparameters(self._hyperparameters, self._optimizer, step)
         state.check_parameters(step)
         state.check_constant(step, thorough=self._spot.wanted)
         self._lrs = learning_rates(self._optimizer)
         if self._spot.wanted:
-            self._spot.before(state.state(step)._replace(buffers=self._buffers))
+            self._before = state.state(step)._replace(buffers=self._buffers)
 
     def _after_step(self) -> None:
         assert self._state is not None
@@ -227,10 +213,11 @@ class Recording:
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
-            done = FinishedStep(step, micros, coefficients, self._lrs, steps.autocast, steps.training)
-            found = self._spot.after(
-                done, state.rule, state.state(step + 1), early if early != micros else ()
+            done = FinishedStep(
+                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training
             )
+            del self._before
+            found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:
                 steps.forward_draws = found is not done
             micros = found.micros
@@ -242,9 +229,9 @@ class Recording:
 
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """The first step is about to be done: now it is known what is trained."""
-        given, changing = self._given, changed_buffers(self._buffers, self._model)
+        changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
-        description = describe_optimizer(self._optimizer, params, given.clip_norm)
+        description = describe_optimizer(self._optimizer, params, self._clip_norm)
         state = self._trainable(params, changing, description, 0)
         slots, updates = read_slots(self._optimizer, state.rule, params)
         state.rule = state.rule._replace(updates=updates)
@@ -252,10 +239,10 @@ class Recording:
         first = State(state.rule.layout.join(params), slots, 0, self._buffers)
         if self.writer.writer is None:
             about = run_attributes(
-                self._model, self.call, state.rule, self._steps, changing, separable=given.separable,
-                optimizer=description, tolerance=given.tolerance,
+                self._model, self.call, state.rule, self._steps, changing, separable=self._separable,
+                optimizer=description, tolerance=self._tolerance,
             )  # fmt: skip
-            self.writer.begin(state.rule, first, given.ids, {"workload": given.name, **about})
+            self.writer.begin(state.rule, first, self._ids, {"workload": self._name, **about})
         self.writer.state(first, self._snapshot)
         return state
 
@@ -273,7 +260,7 @@ class Recording:
         kept, fingerprint = writer.resumed, attrs["fingerprint"]
         changing = [n for n, _ in attrs["buffers"]]
         try:
-            check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self._given.store))
+            check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise

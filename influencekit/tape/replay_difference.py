@@ -10,7 +10,7 @@ from torch import Tensor
 from influencekit.errors import InputError
 from influencekit.tape.optimizer import UpdateRule
 from influencekit.training.state import State
-from influencekit.trajectory.difference import differences
+from influencekit.trajectory.replay_check import differences
 
 __all__ = ["compare_step", "sample_of"]
 

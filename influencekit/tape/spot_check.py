@@ -32,23 +32,15 @@ _ALLOWANCE = 0.1  # seconds that checks may take in any case: short runs are che
 
 
 class FinishedStep(NamedTuple):
-    """A step that the loop has done: all that its replay needs beside the state before it."""
+    """A step that the loop has done, with the state before it: what a replay needs."""
 
-    step: int
+    before: State
+    rule: UpdateRule
     micros: list[Micro]
     coefficients: np.ndarray
     lrs: list[float]
     autocast: torch.dtype | None
     training: dict[str, bool]
-
-
-class _FirstStep(NamedTuple):
-    """The first step, to be replayed later: the state before it, and a sample of what it gave."""
-
-    done: FinishedStep
-    rule: UpdateRule
-    before: State
-    gave: Tensor  # its losses, and some entries of its gradient
 
 
 class SpotCheck:
@@ -69,8 +61,7 @@ class SpotCheck:
         self._random = random.Random(0)
         self._began, self._spent, self._count, self._each = time.perf_counter(), 0.0, 0, 0.0
         self._due, self._due_again, self._turn = 0, 1, False
-        self._before: State | None = None
-        self._first: _FirstStep | None = None
+        self._first: tuple[FinishedStep, Tensor] | None = None  # and a sample of what it gave
         self.wanted, self.again, self.done, self.gap = False, False, 0, 0.0
 
     def use(self, call: Call) -> None:
@@ -94,59 +85,51 @@ class SpotCheck:
         self.wanted = self._fraction == 1 or ((step >= self._due or chance) and left > int(self.again))
         return self.wanted
 
-    def _charge(self, began: float, step: int) -> None:
+    def _charge(self, began: float) -> None:
         self._spent += time.perf_counter() - began
         self._count += 1
         self._each = self._spent / self._count
 
     # a step ---------------------------------------------------------------------------------------
 
-    def before(self, state: State) -> None:
-        """The state before the step."""
-        self._before = state
+    def check(self, done: FinishedStep, reached: State, early: Sequence[Micro] = ()) -> FinishedStep:
+        """Replay the step and compare. Errors: another result than the loop's; losses that are not separable.
 
-    def after(
-        self, done: FinishedStep, rule: UpdateRule, reached: State, early: Sequence[Micro] = ()
-    ) -> FinishedStep:
-        """Do the step again and compare. Errors: it is not what the loop did; losses not separable.
-
-        `early`: the same micro-batches with the generators as they were before `forward=` began; the result
-        is the step with those that it replays from.
+        `early`: the same micro-batches, with the generators before `forward=` began. Returns the step with
+        the micro-batches whose replay is right.
         """
-        assert self._replica is not None and self._before is not None
-        state, self._before = self._before, None
+        assert self._replica is not None
+        step = done.before.step
         set_modes(self._replica.model, done.training)
         if self.done:
             began = time.perf_counter()
-            self.gap = max(self.gap, self._compared(done, rule, state, reached)[0])
-            self._charge(began, done.step)
+            self.gap = max(self.gap, self._compared(done, reached)[0])
+            self._charge(began)
         else:
-            with preserved_random(state.theta.device):
-                done = self._at_first(done, rule, state, reached, list(early))
+            with preserved_random(reached.theta.device):
+                done = self._check_first(done, reached, early)
         self.done += 1
-        self._due, self._turn = done.step + max(1, done.step // 8), True
+        self._due, self._turn = step + max(1, step // 8), True
         return done
 
-    def _at_first(
-        self, done: FinishedStep, rule: UpdateRule, state: State, reached: State, early: list[Micro]
-    ) -> FinishedStep:
+    def _check_first(self, done: FinishedStep, reached: State, early: Sequence[Micro]) -> FinishedStep:
         assert self._replica is not None
-        replica, device = self._replica, state.theta.device
+        replica, device, layout, state = self._replica, reached.theta.device, done.rule.layout, done.before
         micro = done.micros[0]
         cast = torch.autocast(device.type, dtype=done.autocast, enabled=done.autocast is not None)
-        with replica.at(rule.layout, state.theta, state.buffers):
+        with replica.at(layout, state.theta, state.buffers):
             batch = replica.call.batch(micro, device)
             with cast:
                 refuse_other_parameters(replica, self._model, batch, micro.forward_rng, len(micro.indices))
         began = time.perf_counter()
         try:
-            self.gap, gave = self._compared(done, rule, state, reached)
+            self.gap, gave = self._compared(done, reached)
         except InputError as error:
             if not early:
                 raise
-            done = done._replace(micros=early)
+            done = done._replace(micros=list(early))
             try:
-                self.gap, gave = self._compared(done, rule, state, reached)
+                self.gap, gave = self._compared(done, reached)
             except InputError:
                 raise InputError(
                     f"{error}; between the delivery of the batch and the model's forward random numbers were "
@@ -154,66 +137,62 @@ class SpotCheck:
                 ) from None
         self._each = (time.perf_counter() - began) / 2  # which warmed up, too
         micro = done.micros[0]
-        with replica.at(rule.layout, state.theta, state.buffers):
+        rng, count = micro.forward_rng, len(micro.indices)
+        with replica.at(layout, state.theta, state.buffers):
             if self._separable:
-                refuse_inseparable(replica, replica.call.batch(micro, device), micro.forward_rng)
+                refuse_inseparable(replica, replica.call.batch(micro, device), rng)
             refuse_mixed_rows(replica, micro, device, self._separable)
             batch = replica.call.batch(micro, device)
             with torch.autocast(device.type, enabled=False):
-                refuse_side_doors(replica, rule.layout, batch, micro.forward_rng, len(micro.indices))
-                refuse_nondifferentiable(
-                    replica, rule.layout, state.theta, state.buffers, batch, micro.forward_rng
-                )
-        self._first = _FirstStep(done, rule, state._replace(slots={}), gave)
+                refuse_side_doors(replica, layout, batch, rng, count)
+                refuse_nondifferentiable(replica, layout, state.theta, state.buffers, batch, rng)
+        self._first = done._replace(before=state._replace(slots={})), gave
         return done
 
-    def _compared(
-        self, done: FinishedStep, rule: UpdateRule, state: State, reached: State
-    ) -> tuple[float, Tensor]:
-        """How far the step, done again, is off; and what it gave (see `_FirstStep`)."""
-        g, losses, buffers = self._again(done, rule, state)
+    def _compared(self, done: FinishedStep, reached: State) -> tuple[float, Tensor]:
+        """How far the replayed step is off, and a sample of what it gave."""
+        rule, before = done.rule, done.before
+        g, losses, buffers = self._replayed(done)
         theta, slots = rule.optimizer.step(
-            rule.layout, state.theta, state.slots, g, rule.updates + done.step, list(done.lrs)
+            rule.layout, before.theta, before.slots, g, rule.updates + before.step, list(done.lrs)
         )
-        replayed = State(theta, slots, done.step + 1, buffers)
         try:
-            gap = compare_step(rule, state, replayed, reached, self._tolerance)
+            replayed = State(theta, slots, reached.step, buffers)
+            gap = compare_step(rule, before, replayed, reached, self._tolerance)
         except InputError as error:
             inside = "; under autocast, a replay computes the loss there, too" if done.autocast else ""
             raise InputError(f"{error}{inside}") from None
         return gap, sample_of(rule, g, losses)
 
-    def _again(
-        self, done: FinishedStep, rule: UpdateRule, state: State
-    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    def _replayed(self, done: FinishedStep) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         assert self._replica is not None
-        weights, device = torch.from_numpy(done.coefficients).to(state.theta), state.theta.device
-        batches = [
-            (self._replica.call.batch(m, device), weights[m.slots], m.forward_rng) for m in done.micros
-        ]
-        return self._replica.gradient(rule.layout, state.theta, state.buffers, batches, done.autocast)
+        theta, buffers = done.before.theta, done.before.buffers
+        weights, call = torch.from_numpy(done.coefficients).to(theta), self._replica.call
+        batches = [(call.batch(m, theta.device), weights[m.slots], m.forward_rng) for m in done.micros]
+        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast)
 
     # the first step, once more ----------------------------------------------------------------------
 
     def repeat(self, step: int) -> None:
         """Do the first step again after step `step`. Errors: it does not give what it gave at first."""
-        first, began = self._first, time.perf_counter()
-        if first is None or self._replica is None:
+        began = time.perf_counter()
+        if self._first is None or self._replica is None:
             return
-        set_modes(self._replica.model, first.done.training)
-        g, losses, _ = self._again(first.done, first.rule, first.before)
+        first, before = self._first
+        set_modes(self._replica.model, first.training)
+        g, losses, _ = self._replayed(first)
         gave = sample_of(first.rule, g, losses)
         self.again, self._turn, self._due_again = False, False, 2 * step
-        self._charge(began, step)
-        if torch.equal(gave, first.gave):
+        self._charge(began)
+        if torch.equal(gave, before):
             return
         count = sum(len(x) for x in losses)
         for part, what in ((slice(count), "its losses"), (slice(count, None), "its gradient")):
-            a, b = gave[part].double(), first.gave[part].double()
+            a, b = gave[part].double(), before[part].double()
             gap = float((a - b).norm() / b.norm().clamp(min=1e-30))
             if not gap <= max(self._tolerance, 1e-6):
                 raise InputError(
-                    f"step {first.done.step}, replayed again after step {step}, is no longer what it was: "
+                    f"step {first.before.step}, replayed again after step {step}, is no longer what it was: "
                     f"{what} differ by {gap:.1e} of their size; something outside the model has changed in "
                     "between (a schedule in the loss, a second network, the data), and a replay would take "
                     "its present value for every step; keep it fixed during the run, or make it a part of "

@@ -77,7 +77,9 @@ class StepCollector:
             )
 
     def before_forward(self) -> None:
-        """The model is about to run with gradients."""
+        """The model is about to run."""
+        if not torch.is_grad_enabled():
+            return
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
@@ -105,7 +107,7 @@ class StepCollector:
 
     def after_forward(self, outputs: Any) -> None:
         """The model has run: keep the losses where they follow from its outputs."""
-        if not self.forwarded or self.call.forward is not None:
+        if not (self.forwarded and torch.is_grad_enabled()) or self.call.forward is not None:
             return
         micro = self.forwarded[-1]
         if micro.loss is None and micro.pending.batch is not None:
@@ -140,11 +142,8 @@ class StepCollector:
             else:
                 losses.append(micro.loss.detach().double().cpu().numpy())
                 if not np.isfinite(losses[-1]).all():
-                    raise diverged(
-                        "training loss",
-                        self.step,
-                        f"what came before is kept; {self._blamed(micro) or LOWER_RATE}",
-                    )
+                    advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
+                    raise diverged("training loss", self.step, advice)
         self.forwarded = []
         self.step += 1
         if len(micros) == 1:

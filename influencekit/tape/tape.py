@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from influencekit.registry import resolve
 from influencekit.tape.checks.arguments import check_arguments
 from influencekit.tape.open_taped import open_taped
 from influencekit.tape.optimizer import hyperparameters
-from influencekit.tape.recording import Recording, TapeOptions
+from influencekit.tape.recording import Recording
 from influencekit.tape.replica import Call
 from influencekit.tape.step_collector import Reduction
 from influencekit.training.ids import checked_ids
@@ -80,20 +81,21 @@ class Tape:
     ) -> None:  # fmt: skip
         params = [p for group in optimizer.param_groups for p in group["params"]]
         check_arguments(model, params, data, accumulate, reduction, check)
-        self._options = TapeOptions(
-            store, model, optimizer,
-            call=Call(loss, data, collate or default_collate, target_key, forward),
-            collate_given=collate is not None,
+        self.model, self.optimizer = model, optimizer
+        self._store = store
+        call = Call(loss, data, collate or default_collate, target_key, forward)
+        self._begin = partial(
+            Recording, store, model, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
-            hyperparameters=hyperparameters(optimizer),
-            reduction=reduction, accumulate=accumulate, clip_norm=clip_norm, separable=separable,
+            hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
+            clip_norm=clip_norm, separable=separable,
             ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
             schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
             resume=resume, check=check, tolerance=tolerance, name=name,
         )  # fmt: skip
 
     def __enter__(self) -> Tape:
-        self._recording = Recording(self._options)
+        self._recording = self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
@@ -107,16 +109,17 @@ class Tape:
 
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
-        given, call = self._options, self._recording.call
+        call = self._recording.call
         return open_taped(
-            self._recording.writer.opened.group, str(given.store or "the tape"), model=given.model,
+            self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
             loss=call.loss, data=call.data, test=test, collate=call.collate, forward=call.forward, **more,
         )  # fmt: skip
 
     @property
     def committed(self) -> int:
         """The number of steps that are safe on disk, whatever happens to the process."""
-        return self._recording.writer.committed
+        writer = self._recording.writer.writer
+        return 0 if writer is None else writer.committed
 
     def batches(
         self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]

@@ -59,11 +59,6 @@ class TapeWriter:
             raise InputError("the tape has recorded nothing yet")
         return self.writer
 
-    @property
-    def committed(self) -> int:
-        """The number of steps that are on disk."""
-        return 0 if self.writer is None else self.writer.committed
-
     def begin(
         self, rule: UpdateRule, first: State, ids: Sequence[Hashable], about: Mapping[str, Any]
     ) -> None:
@@ -148,13 +143,9 @@ class TapeWriter:
         self.opened.state(state.step, arrays, said)
 
     def step(
-        self,
-        micros: Sequence[Micro],
-        coefficients: np.ndarray,
-        losses: np.ndarray,
-        lrs: Sequence[float],
+        self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray, lrs: list[float],
         epoch: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """The row of a step that was done."""
         self.opened.step(
             {
@@ -162,7 +153,7 @@ class TapeWriter:
                 "part": [k for k, m in enumerate(micros) for _ in m.indices],
                 "coefficient": coefficients,
                 "loss": losses,
-                "lr": list(lrs),
+                "lr": lrs,
                 "epoch": epoch,
                 "fetch_rng": [self.number(m.fetch_rng) for m in micros],
                 "forward_rng": [self.number(m.forward_rng) for m in micros],

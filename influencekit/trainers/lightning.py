@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from influencekit.errors import InputError
 from influencekit.tape import Tape
 from influencekit.tape.loader import IndexedBatch
+from influencekit.trainers import missing_extra
 from influencekit.trainers.intercept_loader import check_trainer_loader, intercept_loader
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+except ModuleNotFoundError:
+    raise missing_extra("lightning") from None
 
 __all__ = ["InfluenceCallback"]
 
@@ -224,7 +229,7 @@ def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
                     f"{type(owner).__name__} overrides {hook}, which would not be done again; move it into "
                     "the data set or collate_fn"
                 )
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         kinds = {kind.__name__ for kind in type(callback).__mro__}
         if found := kinds & set(_REFUSED):
             raise InputError(f"callback {sorted(found)[0]} cannot be recorded; train without it")

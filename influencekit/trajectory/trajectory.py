@@ -17,7 +17,13 @@ from influencekit.training.state import State
 from influencekit.training.step import Step
 from influencekit.training.workload import Workload
 from influencekit.trajectory.binomial_schedule import backwards
-from influencekit.trajectory.replay_check import compared, replayed, sampled, stretches, tolerance_of
+from influencekit.trajectory.replay_check import (
+    compare_stretch,
+    replay_stretch,
+    replay_tolerance,
+    sample_stretches,
+    stretches,
+)
 from influencekit.trajectory.store import read
 
 __all__ = ["Trajectory"]
@@ -52,7 +58,7 @@ class Trajectory:
         self._stored = kept[kept <= self.attrs["committed"]]
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
-        self._compared: set[int] = set()  # the stored states from which the way to the next was replayed
+        self._compared = set[int]()  # the starts of stretches that were replayed and compared
 
     @property
     def stored_states(self) -> list[int]:
@@ -98,7 +104,7 @@ class Trajectory:
         return self._states(t, t + 1)[0]
 
     def check_replay(self, start: int, stop: int) -> None:
-        """Ask whether the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
+        """Check that the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
 
         Every stretch between stored states is trained again and compared with the state at its end; where all
         states are stored, a sample of about 32 steps. Nothing is compared twice. Runs that `record` trained
@@ -107,12 +113,12 @@ class Trajectory:
         """
         if self._taped:
             pairs = stretches(self, start, stop)
-            self._replay([(a, b) for a, b in pairs if b > a + 1] + sampled(pairs))
+            self._replay([(a, b) for a, b in pairs if b > a + 1] + sample_stretches(pairs))
 
     def _replay(self, pairs: list[tuple[int, int]]) -> None:
         pairs = [(a, b) for a, b in pairs if a not in self._compared]
         for a, b in track(pairs, "replay", len(pairs)) if pairs else ():
-            compared(self, a, replayed(self, a, b), tolerance_of(self))
+            compare_stretch(self, a, replay_stretch(self, a, b), replay_tolerance(self))
             self._compared.add(a)
 
     def _close(self, last: State) -> None:
@@ -123,7 +129,7 @@ class Trajectory:
         start = int(self._stored[place - 1])
         asked = self._taped or (self.lossless and self.max_states is None)
         if asked and start < last.step and start not in self._compared:
-            compared(self, start, self._next(last), tolerance_of(self))
+            compare_stretch(self, start, self._next(last), replay_tolerance(self))
             self._compared.add(start)
 
     @property
@@ -140,7 +146,7 @@ class Trajectory:
         """
         if self._taped and start < stop:  # what the sweep itself does not replay to its end
             within = stretches(self, start, stop)
-            self._replay(sampled(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
+            self._replay(sample_stretches(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
         pairs = list(self._stretches(start, stop))[::-1]
         for low, high, places in track(pairs, what, len(pairs)):
             if high - low <= places + 1:

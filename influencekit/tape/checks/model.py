@@ -80,13 +80,9 @@ def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes
 
 
 def refuse_nondifferentiable(
-    replica: Replica,
-    layout: Layout,
-    theta: Tensor,
-    buffers: Mapping[str, Tensor],
-    batch: Batch,
+    replica: Replica, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch,
     rng: bytes | None,
-) -> None:
+) -> None:  # fmt: skip
     """Refuse a model whose first-order scores would be wrong or impossible, before it is trained."""
     if rng is not None:
         with restored(rng, theta.device), plain_operators():
