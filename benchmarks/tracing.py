@@ -13,9 +13,10 @@ from torch import Tensor
 import influencekit as ik
 from benchmarks.shared.results import each, machine
 from benchmarks.shared.timing import side_by_side
-from influencekit.training.batch import tensors_of
-from influencekit.training.curvature import FORWARD
+from influencekit.training.batch import select, tensors_of
+from influencekit.training.forward_curvature import FORWARD
 from influencekit.training.kernels.tracing import split, trace
+from influencekit.training.losses import Training
 from influencekit.training.step import Step
 
 TAKES = "1 min"
@@ -30,13 +31,13 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     for _ in range(step.plan.steps - 1):
         states.append(step.advance(states[-1])[0])
     c = torch.randn(workload.n_params, generator=torch.Generator().manual_seed(0))
-    product, losses = FORWARD["hessian"], step.training({})
+    product, losses = FORWARD["hessian"], Training.of(workload)
 
     def inputs(t: int | slice) -> list[Tensor]:
-        return [*tensors_of(step.batch(t)), step.coefficients(t)]
+        return [*tensors_of(select(workload.train, step.rows(t))), step.coefficients(t)]
 
     def derivative(theta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        return product(losses, theta, rest[:-2], rest[-2], rest[-1])
+        return product(losses, theta, rest[:-2], rest[-2], rest[-1])[:2]
 
     traced = trace(derivative, workload.theta0, *inputs(0), c)
     static, later = split(traced, [2 + len(tensors_of(workload.train))])

@@ -10,7 +10,7 @@ from torch import nn
 
 from influencekit import SGD, Adam, AdamW, Group, InputError, Optimizer, Workload
 from influencekit.testing import torch_optimizer
-from influencekit.training import optimizers as optimizers_module
+from influencekit.training import optimizer as optimizer_module
 from influencekit.training.layout import Layout
 
 
@@ -119,16 +119,16 @@ def test_long_vectors_in_pieces_give_the_same_bits(optimizer, seed, piece):
     a_slots = {name: x.expand(2, -1) for name, x in slots.items()}
 
     def both():
-        optimizers_module._segments.cache_clear()
+        optimizer_module._segments.cache_clear()
         new, kept = optimizer.step(layout, theta, slots, g, 3, lrs)
         c, back, back_slots = optimizer.pullback(layout, theta, slots, g, 3, lrs, a, a_slots)
         return [new, *kept.values(), c, back, *back_slots.values()]
 
     whole = both()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimizers_module, "_PIECE", piece)
+        patch.setattr(optimizer_module, "_PIECE", piece)
         cut = both()
-    optimizers_module._segments.cache_clear()
+    optimizer_module._segments.cache_clear()
     assert all(torch.equal(x, y) for x, y in zip(whole, cut, strict=True))
 
 

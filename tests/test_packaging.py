@@ -87,7 +87,7 @@ def test_everything_imported_is_declared():
         for rows in PYPROJECT["project"]["optional-dependencies"].values()
         for row in rows
     }
-    for path in FILES:
+    for path in FILES.values():
         known = set(sys.stdlib_module_names) | declared
         if path.stem == "testing":
             known |= {"pytest"}

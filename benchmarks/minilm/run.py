@@ -14,7 +14,7 @@ from torch.func import grad, jvp, vmap
 
 from benchmarks.minilm.case import BATCH, warm_up
 from influencekit.training.batch import Batch, select
-from influencekit.training.curvature import FORWARD
+from influencekit.training.forward_curvature import FORWARD
 from influencekit.training.kernels.tracing import trace
 from influencekit.training.losses import Training
 from influencekit.training.state import State
@@ -148,7 +148,7 @@ class Products:
                         share = jvp(lambda theta: workload.losses(theta, batch), (theta,), (column,))[1]
                         found += [torch.zeros_like(column), share]
                     else:
-                        found += FORWARD[name](Training.of(workload), theta, batch, coefficients, column)
+                        found += FORWARD[name](Training.of(workload), theta, batch, coefficients, column)[:2]
                 return found
 
             self.traced[curvatures] = trace(at, *values)

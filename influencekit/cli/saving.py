@@ -54,7 +54,8 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
     """
     import pandas as pd
 
-    scores = result.influence.transpose("seed", "query", "window", "estimator", "train").values
+    dims = ("seed", "query", "window", "estimator", "train")
+    scores = result.influence.transpose(*dims).values.astype(float)  # written with all their digits
     names, first = result.estimator.values.tolist(), ends(better_in(result.attrs))[0][1]
     frames = []
     for s, seed in enumerate(result.seed.values.tolist()):
@@ -64,7 +65,7 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
                 where = {"seed": seed, "query": query, "window": window_name(result, w)}
                 frame = pd.DataFrame(of_seed | where | dict(zip(names, scores[s, q, w], strict=True)))
                 if "retrained" in result:
-                    change = pd.Series(result.retrained.values[q, w], dtype=object)
+                    change = pd.Series(result.retrained.values[q, w].tolist(), dtype=object)
                     frame["retrained"] = change.where(change.notna(), "")
                 if "removed" in result:
                     frame["removed"] = result.removed.values

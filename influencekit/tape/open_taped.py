@@ -19,7 +19,7 @@ from influencekit.tape.fingerprint import check_fingerprint
 from influencekit.tape.loader import fetch
 from influencekit.tape.optimizer import rebuild_optimizer
 from influencekit.tape.recorded import Recorded
-from influencekit.tape.replica import Call, Fetched, Micro, on_device, put_back, set_modes
+from influencekit.tape.replica import Call, Micro, RecordedExamples, on_device, put_back, set_modes
 from influencekit.tape.rng import capture, fixed
 from influencekit.training.batch import Batch
 from influencekit.training.checks.model import copy_model
@@ -56,7 +56,7 @@ def open_taped(
     workload = Workload(
         model=_at_start(group, model),
         loss=loss,
-        train=Fetched(call, device),  # type: ignore[arg-type]
+        train=RecordedExamples(call, device),  # type: ignore[arg-type]
         test=None if test is None else _whole(test, collate, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],

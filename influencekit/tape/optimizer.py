@@ -10,7 +10,8 @@ from torch import nn
 
 from influencekit.errors import InputError
 from influencekit.training.layout import Layout
-from influencekit.training.optimizers import SGD, Adam, AdamW, Group, Optimizer, Slots
+from influencekit.training.optimizer import Group, Optimizer, Slots
+from influencekit.training.optimizers import SGD, Adam, AdamW
 
 __all__ = [
     "UpdateRule", "check_hyperparameters", "describe_optimizer", "hyperparameters", "learning_rates",

@@ -22,7 +22,7 @@ from influencekit.training.layout import Layout
 
 __all__ = [
     "Call",
-    "Fetched",
+    "RecordedExamples",
     "Micro",
     "Replica",
     "changed_buffers",
@@ -86,7 +86,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class RecordedExamples:
     """The data set of a taped run as training examples, fetched anew; where it is random, always alike."""
 
     call: Call

@@ -16,7 +16,8 @@ from torch.func import grad, jacrev
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.training.batch import Batch, select
-from influencekit.training.optimizers import SGD, Adam, AdamW, Optimizer
+from influencekit.training.optimizer import Optimizer
+from influencekit.training.optimizers import SGD, Adam, AdamW
 from influencekit.training.schedules import InverseSqrt
 from influencekit.training.workload import Workload
 from influencekit.windows import Window

@@ -9,7 +9,8 @@ from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.registry import make
 from influencekit.testing.oracle import tiny_workload
-from influencekit.training.optimizers import SGD, Adam, AdamW, Group
+from influencekit.training.optimizer import Group
+from influencekit.training.optimizers import SGD, Adam, AdamW
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.verbs.record import record
 from influencekit.windows import Window

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from influencekit.training.optimizers import Slots
+from influencekit.training.optimizer import Slots
 
 __all__ = ["State"]
 

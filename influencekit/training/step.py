@@ -23,7 +23,7 @@ from influencekit.training.in_memory import InMemory
 from influencekit.training.kernels.same_trace import same_trace
 from influencekit.training.kernels.tracing import has_convolution
 from influencekit.training.linear import LinearStep
-from influencekit.training.optimizers import Slots
+from influencekit.training.optimizer import Slots
 from influencekit.training.parts import Gradient, Kernel, Part, Source, by_autograd, summed
 from influencekit.training.push import pushed
 from influencekit.training.state import State

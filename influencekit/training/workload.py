@@ -21,7 +21,7 @@ from influencekit.training.functional import called
 from influencekit.training.ids import checked_ids
 from influencekit.training.kernels.operators import plain_operators
 from influencekit.training.layout import Layout
-from influencekit.training.optimizers import Optimizer
+from influencekit.training.optimizer import Optimizer
 from influencekit.training.plan import Plan, drawn, ordered
 from influencekit.training.schedules import Constant, Schedule
 

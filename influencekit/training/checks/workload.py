@@ -6,7 +6,7 @@ from torch import Tensor
 
 from influencekit.errors import InputError
 from influencekit.training.batch import Batch, tensors_of
-from influencekit.training.optimizers import Optimizer
+from influencekit.training.optimizer import Optimizer
 
 __all__ = ["check_set", "check_settings"]
 
