@@ -7,24 +7,28 @@ tests/test_public.py runs the examples and holds the pages to this script.
 """
 
 import argparse
+import ast
 import dataclasses
 import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {  # page: (its first line, module, names or None for the module's own __all__)
+FOLDER = ROOT / "docs" / "api"
+PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, module, names; all if none)
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
         ("record", "open", "estimate", "compare", "contributions", "sum_over_windows", "verify_top", "remove",
          "trust", "evaluate", "make", "spec"),
     ),
     "objects": (
-        "What the verbs take and give: runs, workloads, windows, optimizers, schedules, errors.", "influencekit",
+        "What verbs take and give: workloads, runs, windows, optimizers, schedules, errors.", "influencekit",
         ("Workload", "Trajectory", "Tape", "Window", "Optimizer", "SGD", "Adam", "AdamW", "Group", "Schedule",
          "Constant", "Cosine", "InverseSqrt", "Factors", "InfluenceKitError", "InputError", "StoreError",
          "DivergedError"),
@@ -33,14 +37,21 @@ PAGES = {  # page: (its first line, module, names or None for the module's own _
         "What a plugin implements.", "influencekit",
         ("Estimator", "Claim", "Query", "Recorder", "Evaluation", "Table"),
     ),
-    "estimators": ("Methods that score training examples.", "influencekit.estimators", None),
-    "queries": ("Numbers of the model whose change is asked for.", "influencekit.queries", None),
-    "recorders": ("Which states of a run are stored.", "influencekit.recorders", None),
-    "evaluation": ("What scores are worth, found by retraining.", "influencekit.evaluation", None),
-    "metrics": ("How well two sets of scores agree.", "influencekit.metrics", None),
-    "plot": ("Pictures of results.", "influencekit.plot", None),
-    "testing": ("The laws that every plugin is tested by.", "influencekit.testing", None),
-    "extend": ("What plugins may use beside the public names.", "influencekit.extend", None),
+    "extend": ("What plugins use beside the other public names.", "influencekit.extend", ()),
+    "estimators": ("Methods that score training examples.", "influencekit.estimators", ()),
+    "queries": ("Numbers of the model whose change is asked for.", "influencekit.queries", ()),
+    "recorders": ("Which states of a run are stored.", "influencekit.recorders", ()),
+    "evaluation": ("What scores are worth, found by retraining.", "influencekit.evaluation", ()),
+    "metrics": ("How well two sets of scores agree.", "influencekit.metrics", ()),
+    "plot": ("Pictures of results.", "influencekit.plot", ()),
+    "workloads": ("What a registered problem is built of.", "influencekit.workloads", ()),
+    "windows": (
+        "Windows from text, and what removal can mean.", "influencekit.windows",
+        ("REMOVALS", "Removal", "parse_windows"),
+    ),
+    "registry": ("What is installed, by name.", "influencekit.registry", ()),
+    "progress": ("What long loops announce.", "influencekit.progress", ()),
+    "testing": ("The laws that every plugin is tested by.", "influencekit.testing", ()),
 }  # fmt: skip
 
 
@@ -48,35 +59,69 @@ def public(page: str) -> dict[str, Any]:
     """The objects of a page by name, in its order."""
     _, module, names = PAGES[page]
     home = import_module(module)
-    return {name: getattr(home, name) for name in (names or home.__all__)}
+    return {name: getattr(home, name) for name in names or getattr(home, "_HOME", home.__all__)}
+
+
+def text_of(page: str, name: str) -> str:
+    """What the docstring of a public name says; of a constant, the string below its assignment."""
+    thing = public(page)[name]
+    return (inspect.getdoc(thing) or "") if has_docstring(thing) else _constant_text(PAGES[page][1], name)
 
 
 def rendered(page: str) -> str:
-    """The text of a page."""
+    """The text of a page, or of the index."""
+    if page == "index":
+        head = "# API reference\n\nThe public names, from their docstrings. Everything else may be renamed.\n"
+        rows = [f"- [{each}]({each}.md): {about[0]}" for each, about in PAGES.items()]
+        return f"{head}\n<!-- written by docs/api.py -->\n\n" + "\n".join(rows) + "\n"
     words, module, _ = PAGES[page]
     parts = [f"# {page.capitalize()}\n\n{words}\n\n<!-- written by docs/api.py from docstrings -->\n"]
-    parts += [_entry(f"{module}.{name}", thing) for name, thing in public(page).items()]
+    parts += [_entry(page, module, name, thing) for name, thing in public(page).items()]
     return "\n".join(parts)
 
 
-def _entry(name: str, thing: Any) -> str:
-    short = name.replace("influencekit.", "ik.", 1) if name.count(".") == 1 else name
-    lines = [f"## {name.rsplit('.', 1)[-1]}\n", f"```text\n{short}{_signature(thing)}\n```\n", _text(thing)]
+def _entry(page: str, module: str, name: str, thing: Any) -> str:
+    full = f"ik.{name}" if module == "influencekit" else f"{module}.{name}"
+    if not has_docstring(thing):
+        return f"## {name}\n\n```text\n{full} = {_value(thing)}\n```\n\n{text_of(page, name)}\n"
+    lines = [f"## {name}\n", f"```text\n{full}{_signature(thing)}\n```\n", _markdown(text_of(page, name))]
     if inspect.isclass(thing):
         for method, value in vars(thing).items():
-            value = value.fget if isinstance(value, property) else value
-            plain = getattr(value, "__wrapped__", value)
-            if not method.startswith("_") and callable(plain) and inspect.getdoc(plain):
-                lines.append(f"### {name.rsplit('.', 1)[-1]}.{method}\n")
-                lines.append(_text(plain))
+            plain = value.fget if isinstance(value, property) else getattr(value, "__wrapped__", value)
+            if not method.startswith("_") and callable(plain) and (text := inspect.getdoc(plain)):
+                lines += [f"### {name}.{method}\n", _markdown(text)]
     return "\n".join(lines)
+
+
+def has_docstring(thing: Any) -> bool:
+    """Whether it is a class or a function; else it is a constant."""
+    return inspect.isclass(thing) or inspect.isroutine(thing)
+
+
+def _value(thing: Any) -> str:
+    """A constant; of a table, its keys."""
+    if isinstance(thing, Mapping):
+        return "{" + ", ".join(f"{key!r}: ..." for key in thing) + "}"
+    return re.sub(r"\b(?:[a-z_]+\.)+", "", str(thing))
+
+
+def _constant_text(module: str, name: str) -> str:
+    """The string that stands below the assignment of a name, in the module where it is made."""
+    home: ModuleType = import_module(module)
+    home = import_module(f"influencekit.{home._HOME[name]}") if hasattr(home, "_HOME") else home
+    body = ast.parse(inspect.getsource(home)).body
+    for node, after in zip(body, body[1:], strict=False):
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if name in [getattr(each, "id", "") for each in targets] and isinstance(after, ast.Expr):
+            return inspect.cleandoc(ast.literal_eval(after.value))
+        if isinstance(node, ast.ImportFrom) and name in [each.name for each in node.names]:
+            return _constant_text(str(node.module), name)
+    return ""
 
 
 def _signature(thing: Any) -> str:
     """The parameters of a function, or the fields of a dataclass, one to a line where they are many."""
-    if not callable(thing) or (
-        inspect.isclass(thing) and not dataclasses.is_dataclass(thing) and _plain(thing)
-    ):
+    if inspect.isclass(thing) and not dataclasses.is_dataclass(thing) and _plain(thing):
         return ""
     try:
         signature = inspect.signature(thing)
@@ -91,10 +136,9 @@ def _signature(thing: Any) -> str:
     return "(\n    " + _one_a_line(body) + ",\n)" + after
 
 
-def _plain(cls: Any) -> bool:
-    return cls.__init__ in (object.__init__, Exception.__init__, ValueError.__init__) or issubclass(
-        cls, Exception
-    )
+def _plain(cls: type) -> bool:
+    """Whether a class has no arguments to show: an interface, or an error."""
+    return issubclass(cls, Exception) or (cls.__init__ is object.__init__ and not hasattr(cls, "_fields"))
 
 
 def _one_a_line(body: str) -> str:
@@ -106,14 +150,13 @@ def _one_a_line(body: str) -> str:
     return out
 
 
-def _text(thing: Any) -> str:
+def _markdown(text: str) -> str:
     """A docstring as Markdown: indented blocks are code already, examples become blocks of Python."""
-    text = inspect.getdoc(thing) or ""
 
     def fenced(found: re.Match[str]) -> str:
         return f"Example:\n\n```pycon\n{textwrap.dedent(found[1]).strip()}\n```\n"
 
-    return re.sub(r"Example:\n\n((?:    .*\n?|\n)+)", fenced, text) + "\n"
+    return re.sub(r"Example:\n\n((?:    .*\n?|\n)+)", fenced, text).rstrip() + "\n"
 
 
 def main() -> int:
@@ -121,13 +164,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check, stale = parser.parse_args().check, []
-    for page in PAGES:
-        path, text = ROOT / "docs" / "api" / f"{page}.md", rendered(page)
+    FOLDER.mkdir(exist_ok=True)
+    for page in ("index", *PAGES):
+        path, text = FOLDER / f"{page}.md", rendered(page)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path.name)
         if not check:
-            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     if check and stale:
         print(f"docs/api is not current: {', '.join(stale)}; run python docs/api.py", file=sys.stderr)

@@ -3,8 +3,7 @@
 The public names are loaded on first use, so that importing the package costs nothing.
 """
 
-from importlib import import_module
-from typing import Any
+from influencekit.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -48,12 +47,7 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'influencekit' has no attribute {name!r}")
-    return getattr(import_module(f"influencekit.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

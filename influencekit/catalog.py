@@ -14,6 +14,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "evaluation": "influencekit.evaluations",
     }
 )
+"""{kind: the entry-point group in which others add to it}."""
 
 BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -52,6 +53,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
+"""{kind: {name: module:attribute}} of what influencekit brings itself."""
 
 
 # What our own plugins bring, so that a name whose plugin is not installed says what to install.
@@ -69,3 +71,4 @@ PACKAGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "influencekit-dvemb": {"estimator": "dvemb tsloo"},
     }
 )
+"""{package: {kind: names}} of what our own plugins bring, installed or not."""

@@ -61,7 +61,19 @@ def better_of(query: _Directed) -> Better | None:
 
 
 def better_in(attrs: Mapping[Any, Any]) -> Better | None:
-    """What a result says of its query. Of one that was saved before results said so: a test loss, or None."""
+    """Which way of its query a result calls better: "lower", "higher", or None where neither is.
+
+    `attrs` are those of what a verb gave. Of a result that was saved before results said so: "lower" for a
+    test loss, else None.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import better_in
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> better_in(ik.estimate(run, "test-loss").attrs), better_in(ik.estimate(run, "parameter").attrs)
+        ('lower', None)
+    """
     if "better" in attrs:
         found = attrs["better"]
         return found if found in ("lower", "higher") else None

@@ -53,7 +53,7 @@ class DivergedError(InfluenceKitError):
 
         >>> import influencekit as ik
         >>> try:
-        ...     ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:lr=1e30"))
+        ...     ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:lr=1e38"))
         ... except ik.DivergedError as error:
         ...     print("NaN or infinite" in str(error))
         True

@@ -52,6 +52,19 @@ class NewStore:
 
     `array` makes an array to be filled piece by piece, `commit` adds the labels and publishes the store, and
     `discard` removes what was written of one that was not. Errors: a path that exists; a full disk.
+
+    Example:
+
+        >>> import tempfile
+        >>> import xarray as xr
+        >>> from influencekit.extend import NewStore
+        >>> path = f"{tempfile.mkdtemp()}/squares.zarr"
+        >>> store = NewStore(path)
+        >>> array = store.array("square", (3,), ("step",), "float64", (3,))
+        >>> array[:] = [0.0, 1.0, 4.0]
+        >>> store.commit(xr.Dataset(coords={"step": [0, 1, 2]}))
+        >>> float(xr.open_zarr(path, chunks=None).square.sel(step=2))
+        4.0
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -48,12 +48,25 @@ class Claim(StrEnum):
     FIRST_ORDER = "first-order"
     LINEAR = "linear"
     LOCAL = "local"
-    WINDOWED = "sum_over_windows"
+    WINDOWED = "windowed"
     ADDITIVE = "additive"
 
 
 class Contributions(NamedTuple):
-    """C of consecutive steps: `values` [step, column, slot]; column k is evaluation of[k], query query[k]."""
+    """What the slots of consecutive steps add to the effects on queries: C, as `Estimator.contributions`
+    yields it.
+
+    `values` [step, column, slot] of the steps in `steps`; column k is of the evaluation number of[k] and the
+    query number query[k]. Sign: removal minus full. Steps after an evaluation, and padded slots, add 0.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> part = next(ik.make("estimator", "dit").contributions(run, ik.make("query", "test-loss"), [2]))
+        >>> part.steps, part.of, part.query, part.values.shape
+        (slice(0, 2, None), [0], [0], torch.Size([2, 1, 64]))
+    """
 
     steps: slice
     of: list[int]

@@ -31,16 +31,40 @@ __all__ = [
 ]
 
 Top = Literal["signed", "abs", "harmful"]
+"""Which examples `jaccard` compares: highest by value, by size, or lowest."""
 FRACTION = 0.3  # of the examples, in the sets that `jaccard` compares
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's linear correlation, in [-1, 1]; NaN where x or y is constant. Cost O(n). Pearson 1895."""
+    """Pearson's linear correlation, in [-1, 1]; NaN where x or y is constant.
+
+    Shapes: [..., n] and [..., n] to [...]. Cost: O(n). Errors: those of all metrics. Source: Pearson 1895.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.metrics import pearson
+        >>> x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])
+        >>> round(float(pearson(x, y)), 3)
+        0.8
+    """
     return _pearson(*_checked(x, y))
 
 
 def spearman(x: Tensor, y: Tensor) -> Tensor:
-    """Spearman's: Pearson's correlation of the ranks, ties at their average. O(n log n). Spearman 1904."""
+    """Spearman's rank correlation: Pearson's correlation of the ranks, ties at their average.
+
+    Shapes: [..., n] and [..., n] to [...]. Cost: O(n log n). Errors: those of all metrics. Source: Spearman
+    1904.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.metrics import spearman
+        >>> x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])
+        >>> round(float(spearman(x**3, y)), 3)
+        0.8
+    """
     x, y = _checked(x, y)
     return _pearson(_ranks(x), _ranks(y))
 
@@ -52,6 +76,14 @@ def kendall(x: Tensor, y: Tensor) -> Tensor:
     pairs, and n1, n2 pairs tied in x, in y. NaN where x or y is constant. Exact integer counts; O(n log^2 n)
     time and O(n) memory a row: no pair is ever formed. Source: Kendall, "The treatment of ties in ranking
     problems", Biometrika 1945.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.metrics import kendall
+        >>> x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])
+        >>> round(float(kendall(x, y)), 3)
+        0.667
     """
     x, y = (_dense_ranks(scores) for scores in _checked(x, y))
     n = x.shape[-1]
@@ -72,6 +104,14 @@ def jaccard(x: Tensor, y: Tensor, fraction: float = FRACTION, top: Top = "signed
     k = max(1, fraction * n rounded to the nearest whole number) examples. Among equal scores at the border
     the lower index is taken: `border_ties` says how many there are. Cost O(n log n). Errors also: a fraction
     outside (0, 1], another `top`. Source: Jaccard 1912.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.metrics import jaccard
+        >>> x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])
+        >>> round(float(jaccard(x, y, fraction=0.5)), 3)
+        0.333
     """
     x, y = _checked(x, y)
     k = _top_count(x.shape[-1], fraction)
@@ -90,6 +130,13 @@ def border_ties(
     it is the last digit of the largest score in the dtype of x. Scores that are small differences of large
     numbers are known less well: for retraining pass eps times the query's value. Returns int64 [...]. Cost
     O(n log n).
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.metrics import border_ties
+        >>> int(border_ties(torch.tensor([3.0, 2.0, 2.0, 1.0]), fraction=0.5))
+        2
     """
     given, (x, _) = x, _checked(x, x)
     x, k = _ordered_by(x, top), _top_count(x.shape[-1], fraction)
@@ -105,7 +152,14 @@ def border_ties(
 
 
 def top_words(top: Top = "signed") -> str:
-    """Which examples `jaccard` compares, in words."""
+    """Which examples `jaccard` compares, in words; `top` as there.
+
+    Example:
+
+        >>> from influencekit.metrics import top_words
+        >>> top_words("abs")
+        'the top 30 % by absolute value'
+    """
     percent = f"{100 * FRACTION:g} %"
     return f"the {percent} most harmful" if top == "harmful" else f"the top {percent} by {_WORDS[top]} value"
 
@@ -113,12 +167,22 @@ def top_words(top: Top = "signed") -> str:
 METRICS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"pearson": pearson, "spearman": spearman, "kendall": kendall, "jaccard": jaccard}
 )
+"""The four metrics by name, in the order of `agreement`."""
 
 
 def agreement(x: Tensor, y: Tensor, top: Top = "signed") -> Tensor:
-    """All of `METRICS`, in that order, as a last dimension: `[..., n]`, `[..., n]` -> `[..., metric]`.
+    """All of `METRICS`, in that order, as a last dimension: [..., n], [..., n] -> [..., metric].
 
-    `top`: which examples `jaccard` compares."""
+    `top`: which examples `jaccard` compares. Cost: the sum of theirs. Errors: those of all metrics.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.metrics import agreement
+        >>> x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])
+        >>> agreement(x, y).shape
+        torch.Size([4])
+    """
     return torch.stack([m(x, y, top=top) if m is jaccard else m(x, y) for m in METRICS.values()], dim=-1)
 
 

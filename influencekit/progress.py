@@ -16,7 +16,18 @@ _listener: ContextVar[Listener | None] = ContextVar("influencekit_progress", def
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
     """Within the block, call `listener(what, done, total)` as a tracked loop begins (done = 0) and after
-    every item."""
+    every item.
+
+    Example:
+
+        >>> from influencekit.progress import listen, track
+        >>> with listen(lambda what, done, total: print(what, done, total)):
+        ...     for item in track("ab", "letters", 2):
+        ...         pass
+        letters 0 2
+        letters 1 2
+        letters 2 2
+    """
     token = _listener.set(listener)
     try:
         yield
@@ -25,13 +36,30 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 def announce(what: str, done: int, total: int) -> None:
-    """Tell the listener, if any, that the loop `what` has done so many: for work that is no loop of ours."""
+    """Tell the listener, if any, that the loop `what` has done so many: for work that is no loop of ours.
+
+    Example:
+
+        >>> from influencekit.progress import announce, listen
+        >>> with listen(lambda what, done, total: print(what, done, total)):
+        ...     announce("workers", 3, 8)
+        workers 3 8
+    """
     if listener := _listener.get():
         listener(what, done, total)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield `items` unchanged, announcing the start and each finished one to the listener, if any."""
+    """Yield `items` unchanged, announcing the start and each finished one to the listener, if any.
+
+    Without a listener it is the plain loop.
+
+    Example:
+
+        >>> from influencekit.progress import track
+        >>> [2 * number for number in track(range(3), "doubling", 3)]
+        [0, 2, 4]
+    """
     listener = _listener.get()
     if listener is None:
         yield from items

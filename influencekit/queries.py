@@ -22,7 +22,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TestLoss(Query):
-    """Mean loss over the test set, without the L2 penalty. A positive effect: the example helped."""
+    """Mean loss over the test set, without the L2 penalty. A positive effect: the example helped.
+
+    Shapes: labels ["test-loss"], values [1]. Cost: one pass over the test set. Errors: `InputError` for a run
+    that was opened without a test set.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> ik.make("query", "test-loss").evaluate(work, work.theta0).shape
+        torch.Size([1])
+    """
 
     __test__ = False  # not a pytest class
     better = "lower"
@@ -36,7 +47,19 @@ class TestLoss(Query):
 
 @dataclass(frozen=True)
 class TestLosses(Query):
-    """Loss of every single test example, one query each, without the L2 penalty."""
+    """Loss of every single test example, one query each, without the L2 penalty.
+
+    Labels: `test_ids`, or positions in the test set. Shapes: values [test]. A positive effect: the example
+    helped. Cost: one pass over the test set, and one gradient of each example. Errors: `InputError` for a run
+    that was opened without a test set.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, "test-losses").influence.sizes["query"] == run.workload.n_test
+        True
+    """
 
     __test__ = False
     better = "lower"
@@ -58,7 +81,16 @@ class TestLosses(Query):
 class Prediction(Query):
     """One output of the model for one test example: a logit, or whatever the model returns.
 
-    `example` is its position in the test set, `output` the class for models with several outputs.
+    `example` is its position in the test set, `output` the class for models with several outputs. Shapes:
+    values [1]. A positive effect: the output is larger without the example; neither way is better. Cost: one
+    forward pass of one example. Errors: `InputError` for an example or an output that is not there.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> ik.make("query", "prediction:example=3").labels(work)
+        ['prediction[3,0]']
     """
 
     example: int = 0
@@ -83,8 +115,18 @@ class Prediction(Query):
 class FeatureImportance(Query):
     """Derivative of one test example's loss by one of its input features: d loss / d x_k.
 
-    The effect says how the model's reliance on that feature would change (Theorem 6; its gradient in theta
-    is the mixed second derivative). `feature` counts into the flattened first floating-point input.
+    The effect says how the model's reliance on that feature would change (Theorem 6 of the DIT paper, arXiv
+    2502.10793; its gradient in theta is the mixed second derivative). `feature` counts into the flattened
+    first floating-point input. Shapes: values [1]; neither way is better. Cost: one forward and backward pass
+    of one example. Errors: `InputError` for an example or feature that is not there, or a model without
+    floating-point input.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> ik.make("query", "feature-importance:example=3:feature=400").evaluate(work, work.theta0).shape
+        torch.Size([1])
     """
 
     example: int = 0
@@ -126,7 +168,17 @@ class Parameter(Query):
     """One trainable parameter itself. First-order estimators give its change without any error of the query.
 
     `index` counts into the tensor called `name`, one number a dimension (as text:
-    `parameter:name=1.weight:index=0+3`); without a name it is the position in the flat vector theta.
+    `parameter:name=1.weight:index=0+3`); without a name it is the position in the flat vector theta. Shapes:
+    values [1]. A positive effect: the parameter is larger without the example; neither way is better. Cost:
+    none. Errors: `InputError` for a name or position that is not there.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> query = ik.make("query", "parameter:name=1.weight:index=0+3")
+        >>> query.labels(work), bool(query.evaluate(work, work.theta0) == work.theta0[3])
+        (['1.weight[0,3]'], True)
     """
 
     name: str | None = None
@@ -153,7 +205,20 @@ class Parameter(Query):
 
 @dataclass(frozen=True, eq=False)
 class FixedVector(Query):
-    """Projections <v, theta> on given directions: `vector` is [param] or [query, param]. Python only."""
+    """Projections <v, theta> on given directions: `vector` is [param] or [query, param]. Python only.
+
+    Shapes: values [query]. A positive effect: theta is further along v without the example; neither way is
+    better. Cost: one product a query. Errors: `InputError` for a vector of another length than theta.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> from influencekit.queries import FixedVector
+        >>> way = run.final.theta - run.workload.theta0
+        >>> ik.estimate(run, FixedVector(way)).influence.shape
+        (1, 1, 24)
+    """
 
     vector: Tensor
 
@@ -174,7 +239,15 @@ class GradientAlignment(Query):
     """Movement along the unit gradient of the mean test loss, <u_t, theta>, u_t fixed by the recorded run.
 
     A positive effect: without the example the model would stand further up the loss's slope, so the example
-    helped.
+    helped. Shapes: values [1]. Cost: one gradient of the test loss. Errors: `InputError` for a run that was
+    opened without a test set.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, "alignment").influence.shape
+        (1, 1, 24)
     """
 
     better = "lower"

@@ -15,7 +15,16 @@ __all__ = ["EveryK", "Full", "Revolve", "Rounded"]
 
 @dataclass(frozen=True)
 class Full(Recorder):
-    """Every state: nothing is ever replayed. Disk: (steps + 1) x (1 + optimizer slots) x parameters."""
+    """Every state: nothing is ever replayed.
+
+    Disk: (steps + 1) x (1 + optimizer slots) x parameters numbers. Cost: a sweep reads each state once.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> list(ik.make("recorder", "full").stored_states(0, 3))
+        [0, 1, 2, 3]
+    """
 
     def stored_states(self, start: int, stop: int) -> Sequence[int]:
         return range(start, stop + 1)
@@ -23,10 +32,18 @@ class Full(Recorder):
 
 @dataclass(frozen=True)
 class EveryK(Recorder):
-    """Every k-th state and the last; those between are replayed (Appendix D of the DIT paper).
+    """Every k-th state and the last; those between are replayed (Appendix D of the DIT paper, arXiv
+    2502.10793).
 
-    Disk shrinks by k; a sweep costs one more training run, and holds up to k states in memory, or as many as
-    fit into 4 GiB: then it replays some steps more than once.
+    Disk: that of `full` divided by k. Cost: a sweep costs one more training run, and holds up to k states in
+    memory, or as many as fit into 4 GiB: then it replays some steps more than once. Errors: `InputError` for
+    k below 1.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.make("recorder", "every-k:k=20").stored_states(0, 50)
+        [0, 20, 40, 50]
     """
 
     k: int = 20
@@ -46,11 +63,19 @@ class Revolve(Recorder):
 
     The first and the last state of the run are two of them; the others lie where a sweep costs least. The
     sweep holds replayed states in the places of those that it has passed, so there are never more than
-    `states`, besides the one in hand. With s states, a sweep over T <= (s + r + 1 choose s) - r - 2 steps
-    replays no step more than r times: it costs at most r training runs more. For 64 states r = 1 is enough
-    up to 2,142 steps, r = 2 up to 47,901, r = 3 up to 814,380. The length of the run must be known, so a tape
-    cannot use it. Source: A. Griewank and A. Walther, Algorithm 799: revolve, ACM Trans. Math. Software 26
-    (2000), 19-45.
+    `states`, besides the one in hand.
+
+    Cost: with s states, a sweep over T <= (s + r + 1 choose s) - r - 2 steps replays no step more than r
+    times, so it costs at most r training runs more. For 64 states r = 1 is enough up to 2,142 steps, r = 2 up
+    to 47,901, r = 3 up to 814,380. Errors: `InputError` for fewer than 2 states; the length of the run must
+    be known, so a tape refuses it. Source: A. Griewank and A. Walther, Algorithm 799: revolve, ACM Trans.
+    Math. Software 26 (2000), 19-45.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> ik.make("recorder", "revolve:states=4").stored_states(0, 10)
+        [0, 5, 8, 10]
     """
 
     states: int = 64
@@ -76,7 +101,15 @@ class Rounded(Recorder):
 
     A number is off by at most 2^-(bits + 1) of itself: 7 bits are the precision of bfloat16, 10 that of half
     precision. Dtype and range stay, so the store reads as any other; the zeros at the end of every number
-    compress to nothing. The first and the last state are exact. Scores are those of the rounded states.
+    compress to nothing. The first and the last state are exact. Scores are those of the rounded states. Cost:
+    that of `every-k`. Errors: `InputError` for bits outside of 1 to 51, or k below 1.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import numpy as np
+        >>> ik.make("recorder", "rounded:bits=7").quantize(np.array([1.0, 0.1]))
+        array([1.        , 0.10009766])
     """
 
     bits: int = 7

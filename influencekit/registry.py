@@ -27,8 +27,7 @@ from influencekit.errors import InfluenceKitError, InputError
 from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
 __all__ = [
-    "BUILTINS", "KINDS", "PACKAGES", "Listing", "describe", "entries", "label", "load", "make", "names",
-    "package_of", "resolve", "spec", "split",
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -69,7 +68,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """A row of `influencekit list`. `options` as `key=default`; `status` is `ok` or the reason why not."""
+    """A row of `influencekit list`. `options` as `key=default`; `status` is `ok` or the reason why not.
+
+    Example:
+
+        >>> from influencekit.registry import describe
+        >>> row = next(row for row in describe("recorder") if row.name == "every-k")
+        >>> row.options, row.status
+        (('k=20',), 'ok')
+    """
 
     kind: str
     name: str
@@ -80,12 +87,19 @@ class Listing:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The installed names of a kind: built-ins in the order of the table, then the plugins' by alphabet."""
+    """The installed names of a kind: built-ins in the order of the table, then the plugins' by alphabet.
+
+    Example:
+
+        >>> from influencekit.registry import names
+        >>> "every-k" in names("recorder")
+        True
+    """
     return tuple(dict.fromkeys(entry.name for entry in _entries(kind)))
 
 
 def package_of(kind: str, name: str) -> str | None:
-    """Which of our own plugins brings a name, installed or not."""
+    """Which of our own plugins brings a name, installed or not; None where it is none of theirs."""
     return next(
         (package for package, brought in PACKAGES.items() if name in brought.get(kind, "").split()), None
     )
@@ -100,6 +114,12 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     """The class (a workload's function, a command) behind a name.
 
     Errors: unknown, of one of our plugins that is not installed, owned twice, or broken.
+
+    Example:
+
+        >>> from influencekit.registry import load
+        >>> load("recorder", "every-k").__name__
+        'EveryK'
     """
     owners = [entry for entry in _entries(kind) if entry.name == name]
     if not owners:
@@ -149,7 +169,16 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
 
 
 def resolve(kind: str, given: T | str) -> T:
-    """The object itself, or the one that a spec describes: what every verb does with its arguments."""
+    """The object itself, or the one that a spec describes: what every verb does with its arguments.
+
+    Example:
+
+        >>> from influencekit.registry import resolve
+        >>> resolve("recorder", "every-k:k=5")
+        EveryK(k=5)
+        >>> resolve("recorder", resolve("recorder", "full"))
+        Full()
+    """
     return cast(T, make(kind, given)) if isinstance(given, str) else given
 
 
@@ -176,7 +205,15 @@ def spec(thing: Any) -> str:
 
 
 def label(thing: Any) -> str:
-    """Words for any object, for titles and attrs: its spec where it has one, otherwise as near as can be."""
+    """Words for any object, for titles and attrs: its spec where it has one, otherwise as near as can be.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.registry import label
+        >>> label(ik.make("estimator", "dit:curvature=fisher"))
+        'dit:curvature=fisher'
+    """
     cls = type(thing)
     name = _name_of(cls) or f"{cls.__module__}.{cls.__qualname__}"
     if not dataclasses.is_dataclass(thing):
@@ -192,7 +229,14 @@ def label(thing: Any) -> str:
 
 
 def split(text: str) -> list[str]:
-    """`dit:curvature=fisher,if` -> its specs. Errors: `InputError` for an empty one."""
+    """The specs of a list: `dit:curvature=fisher,if` holds two. Errors: `InputError` for an empty one.
+
+    Example:
+
+        >>> from influencekit.registry import split
+        >>> split("dit:curvature=fisher, if")
+        ['dit:curvature=fisher', 'if']
+    """
     specs = [part.strip() for part in text.split(",")]
     if not all(specs):
         raise InputError(f"expected specs separated by single commas, got '{text}'")
@@ -200,7 +244,14 @@ def split(text: str) -> list[str]:
 
 
 def describe(kind: str | None = None) -> list[Listing]:
-    """Everything installed (of one kind). Imports it all; warns of whatever is broken or owned twice."""
+    """Everything installed (of one kind). Imports it all; warns of whatever is broken or owned twice.
+
+    Example:
+
+        >>> from influencekit.registry import describe
+        >>> {row.kind for row in describe("query")}
+        {'query'}
+    """
     return [_listing(entry) for each in ([kind] if kind else KINDS) for entry in _entries(each)]
 
 

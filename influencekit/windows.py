@@ -9,7 +9,9 @@ from influencekit.errors import InputError
 __all__ = ["REMOVALS", "Removal", "Window", "parse_windows"]
 
 Removal = Literal["global", "window", "occurrence"]
+"""The type of one of `REMOVALS`, for annotations of options."""
 REMOVALS: tuple[Removal, ...] = ("global", "window", "occurrence")
+"""The three meanings of removal; `Window` says what each is."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global")
 
     `epochs` holds the epoch of every step. All ranges are half-open and counted from 0; several specs may be
     joined by commas.
+
+    Errors: `InputError` for a text that is none of these, an empty window, or one outside of the run.
+
+    Example:
+
+        >>> from influencekit.windows import parse_windows
+        >>> [str(window) for window in parse_windows("each-epoch, step:1-3", [0, 0, 1, 1])]
+        ['[0, 2)', '[2, 4)', '[1, 3)']
     """
     last, steps = epochs[-1] + 1, len(epochs)
     windows: list[Window] = []

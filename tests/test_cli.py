@@ -271,7 +271,7 @@ def test_estimates_are_saved_in_three_formats(store, tmp_path, ending):
     expected = ik.estimate(trajectory).influence.values.ravel()
     if ending == "csv":
         found = [float(row["dit"]) for row in csv.DictReader(out.open())]
-        np.testing.assert_allclose(found, np.sort(expected))
+        np.testing.assert_array_equal(found, np.sort(expected), "with all their digits")
     else:
         saved = xr.load_dataset(out) if ending == "nc" else xr.open_zarr(out, consolidated=False)
         np.testing.assert_array_equal(saved.influence.values.ravel(), expected)

@@ -26,7 +26,17 @@ BEWARE = ("Beware: ", "bold yellow")
 
 
 def say(*parts: Part, indent: int = 0) -> None:
-    """Print one paragraph, broken at blanks to the terminal's width. A part is text, or (text, style)."""
+    """Print one paragraph, broken at blanks to the terminal's width. A part is text, or (text, style).
+
+    Nothing but what is printed: an empty call ends a line. Into a pipe no line is broken and no style is
+    written.
+
+    Example:
+
+        >>> from influencekit.extend import say
+        >>> say("saved in ", ("runs", "bold"), indent=2)
+          saved in runs
+    """
     if not parts or not sys.stdout.isatty():  # a pipe has no width, and no styles
         text = "".join(part if isinstance(part, str) else part[0] for part in parts)
         return write(f"{' ' * indent}{text}".rstrip() + "\n")
@@ -42,7 +52,13 @@ def write(text: str) -> None:
 
 
 def complain(text: str, word: str = "", **style: Any) -> None:
-    """One line on stderr: `error: ...`, `warning: ...`, or without such a word; `style` is the word's."""
+    """One line on stderr: `error: ...`, `warning: ...`, or without such a word; `style` is the word's.
+
+    Example:
+
+        >>> from influencekit.extend import complain
+        >>> complain("expected a folder", "error:", fg="red")  # on stderr
+    """
     head = f"{click.style(word, **style) if _colour(sys.stderr) else word} " if word else ""
     print(f"{head}{' '.join(text.split())}", file=sys.stderr, flush=True)
 
@@ -58,6 +74,15 @@ def print_table(
     Cells: text as it is, floats with three decimals, `-` for NaN and None. The rows at the positions `dim`
     are dimmed. Where the table is wider than the terminal, its gaps shrink to two blanks; then deviations go
     (`0.912 ± 0.034` becomes `0.912`); then every row becomes a block with one figure a line.
+
+    Example:
+
+        >>> import pandas as pd
+        >>> from influencekit.extend import print_table
+        >>> print_table(pd.DataFrame({"estimator": ["dit", "if"], "pearson": [0.998, 0.9]}))
+        estimator   pearson
+        dit           0.998
+        if            0.900
     """
     import pandas as pd
 

@@ -86,7 +86,22 @@ _SHARED = {
 
 
 def shared(*names: str) -> Callable[[F], F]:
-    """Add the shared options of these names to a command, in this order."""
+    """Add the shared options of these names to a click command, in this order, with their help.
+
+    Names: those of influencekit's own commands, such as "device", "data-dir" or "query"; the command gets
+    them as arguments of the same names.
+
+    Example:
+
+        >>> import click
+        >>> from influencekit.extend import shared
+        >>> @click.command()
+        ... @shared("device")
+        ... def train(device):
+        ...     'Train something.'
+        >>> [option.name for option in train.params]
+        ['device']
+    """
 
     def add(command: F) -> F:
         for name in reversed(names):

@@ -57,7 +57,16 @@ class WorkloadSource:
 
 
 def use_device(device: str, threads: int) -> str:
-    """The device for `auto`, `cpu` or `cuda`. Errors: cuda where torch sees none."""
+    """The device for `auto`, `cpu` or `cuda`, after torch was given so many threads.
+
+    Errors: `InputError` for cuda where torch sees none; it says why.
+
+    Example:
+
+        >>> from influencekit.extend import use_device
+        >>> use_device("cpu", threads=1)
+        'cpu'
+    """
     import torch
 
     torch.set_num_threads(threads)

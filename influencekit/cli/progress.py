@@ -17,7 +17,16 @@ __all__ = ["Loops", "progress"]
 
 @contextmanager
 def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]:
-    """Within the block, draw what the long loops announce; nothing unless `stream` (stderr) is a terminal."""
+    """Within the block, draw what the long loops announce; nothing unless `stream` (stderr) is a terminal.
+
+    Loops announce by `influencekit.progress.track`; they are drawn once `after` seconds have passed.
+
+    Example:
+
+        >>> from influencekit.extend import progress
+        >>> with progress():
+        ...     pass  # whatever takes long
+    """
     stream = stream or sys.stderr
     if not stream.isatty():
         yield

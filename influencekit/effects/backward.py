@@ -12,7 +12,7 @@ from influencekit.training.state import State
 from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
-__all__ = ["Signs", "evaluations_of", "questions", "sum_over_windows"]
+__all__ = ["Signs", "evaluations_of", "questions", "scores_from_contributions"]
 
 
 def evaluations_of(windows: Sequence[Window], steps: int) -> list[Signs]:
@@ -28,17 +28,29 @@ def _signs(windows: Sequence[Window], steps: int) -> list[Signs]:
     return [tuple(sorted(w.evaluations(steps).items())) for w in windows]
 
 
-def sum_over_windows(
+def scores_from_contributions(
     trajectory: Trajectory,
     query: Query,
     windows: Sequence[Window],
     evaluations: Sequence[Signs],
     found: Iterable[Contributions],
 ) -> Tensor:
-    """Scores [query, window, train]: sums of contributions, as `verbs.contributions` says.
+    """Scores [query, window, train]: the sums of contributions over the steps that each window removes from.
 
-    Evaluation k of those `found` is evaluations[k]: a window's own signed states, or single ones. Errors:
-    sums that are not finite.
+    Evaluation k of those `found` is evaluations[k], the signed sum of the effects at ((state, sign), ...): a
+    window's own, or single states ((t, 1),) of which every window is made. Sign: removal minus full, if that
+    is the contributions' own. Cost: one multiplication and addition a contribution and window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import scores_from_contributions
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> query, dit = ik.make("query", "test-loss"), ik.make("estimator", "dit")
+        >>> found = dit.contributions(run, query, [run.steps])
+        >>> evaluations, windows = [((run.steps, 1),)], [ik.Window(0, run.steps)]
+        >>> scores_from_contributions(run, query, windows, evaluations, found).shape
+        torch.Size([1, 1, 24])
     """
     workload, n_query = trajectory.workload, len(query.labels(trajectory.workload))
     place = {each: k for k, each in enumerate(evaluations)}

@@ -24,8 +24,21 @@ _MANY = 8  # gradients of a query, from which on tracing them pays
 def query_gradient(
     trajectory: Trajectory, query: Query, times: int
 ) -> Callable[[State], tuple[Tensor, Tensor]]:
-    """The query's gradients at a state by theta [query, param] and by the buffers that training changes
-    [query, buffer], asked for `times` times; traced where that pays."""
+    """The gradients of a query at a state: by theta [query, param], and by the buffers that training changes
+    [query, buffer], which most models have none of.
+
+    `times`: how often it will be asked; from 8 times on the gradient is traced, where that is possible.
+    Cost: one gradient of the query a state. Errors: what the query refuses.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import query_gradient
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> by_theta, by_buffers = query_gradient(run, ik.make("query", "test-loss"), 1)(run.final)
+        >>> by_theta.shape == (1, run.workload.n_params), by_buffers.shape
+        (True, torch.Size([1, 0]))
+    """
     workload = trajectory.workload
     n_query = len(query.labels(workload))
 

@@ -31,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 Strategy = Literal["auto", "batch", "loop"]
+"""How models are retrained: together by `vmap`, one after the other, or as is faster."""
 
 _MEMORY = 1 << 30  # bytes that the models trained at once may take
 
@@ -38,7 +39,15 @@ _MEMORY = 1 << 30  # bytes that the models trained at once may take
 class Weighting(NamedTuple):
     """One run to be trained: `weight` (a number, or one for each) on the examples at `positions`, else 1.
 
-    Weight 0 leaves an example out; anything is allowed.
+    Weight 0 leaves an example out, weight 2 takes it twice; the divisor of a batch stays. Anything is
+    allowed.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import Weighting
+        >>> str(Weighting(torch.tensor([3])))
+        'without the example at position 3'
     """
 
     positions: Tensor
@@ -108,7 +117,19 @@ def _evaluated(values: Callable[[Tensor], Tensor], theta: Tensor, buffers: Mappi
 
 
 def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
-    """`batch` (by vmap) or `loop`: what `auto` comes to for this run."""
+    """`batch` (by vmap) or `loop`: what a strategy comes to for this run.
+
+    Cost: two models are trained for a step, once a run, where "auto" asks. Errors: `InputError` for "batch"
+    where losses depend on their whole batch, training changes buffers, or torch cannot batch the model.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import strategy_of
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> strategy_of(run, "auto"), strategy_of(run, "loop")
+        ('batch', 'loop')
+    """
     step = trajectory.step
     if strategy == "batch" and step.joint:
         raise InputError(
@@ -172,10 +193,24 @@ def retrained(
 def train_together(
     trajectory: Trajectory, coefficients: Callable[[int], Tensor], start: int, when: set[int]
 ) -> Iterator[Models]:
-    """Train runs together from state `start` and yield their states `when`, numbered from 0.
+    """Train runs together from state `start`, and yield their states `when`.
 
-    `coefficients(t)` [run, slot] weighs the losses of step t. Where there are several runs, the recorded one
-    is trained with them, so that both sides of a difference round alike.
+    `coefficients(t)` [run, slot] weighs the losses of step t (`Step.coefficients` of the recorded run are 1 /
+    b). Where there are several runs, the recorded one is trained with them, so that both sides of a
+    difference round alike. Each yield has `members`, the numbers of the runs; `state`; `theta` [run, param];
+    and `own` [param], the recorded run's. Cost: a training step of every run and step.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import train_together
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> def without(t):  # the first slot, and the second
+        ...     found = run.step.coefficients(t).repeat(2, 1)
+        ...     found[[0, 1], [0, 1]] = 0
+        ...     return found
+        >>> [(models.state, models.theta.shape) for models in train_together(run, without, 0, {2})]
+        [(2, torch.Size([2, 785]))]
     """
     step, state = trajectory.step, trajectory.state(start)
     count = len(coefficients(start))
@@ -228,7 +263,22 @@ def changes(
 
 
 def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Callable[[Models], Tensor]:
-    """The query of retrained models minus that of the recorded run, at states `when`: [query, model]."""
+    """The query of retrained models minus that of the recorded run, at states `when`: a function of what
+    `train_together` yields that gives [query, model].
+
+    Sign: removal minus full, where the models are without something. Cost: one evaluation of the query a
+    model.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import query_at, train_together
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> change = query_at(run, ik.make("query", "test-loss"), [2])
+        >>> models = next(train_together(run, lambda t: 0.5 * run.step.coefficients(t)[None], 0, {2}))
+        >>> change(models).shape
+        torch.Size([1, 1])
+    """
     asked = {t: query.at(trajectory.workload_at(t), trajectory.state(t).theta) for t in when}
     n_test = trajectory.workload.n_test
     chunk = None if trajectory.workload.test is None else trajectory.step.capacity(_MEMORY, n_test)
@@ -250,5 +300,16 @@ def check_finite(values: Tensor, weightings: Sequence[Weighting]) -> None:
 
 
 def capacity(trajectory: Trajectory, most: int) -> int:
-    """How many models are trained together: what fits memory, at most so many."""
+    """How many models of this run are trained together: as many as fit into 1 GiB, at most so many.
+
+    Cost: nothing is trained. Without vmap it is one: ask `strategy_of`.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import capacity
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> capacity(run, 256)
+        256
+    """
     return min(most, trajectory.step.capacity(_MEMORY))

@@ -1,1 +1,17 @@
 """Estimators: methods that score training examples. Reached by name through the registry."""
+
+from influencekit.lazy import lazily
+
+_HOME = {
+    "DIT": "estimators.dit",
+    "InfluenceFunction": "estimators.influence_function",
+    "LOO": "estimators.loo",
+    "SGDInfluence": "estimators.sgd_influence",
+}
+
+__all__ = sorted(_HOME)
+__getattr__ = lazily(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return __all__

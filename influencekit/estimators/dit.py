@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from influencekit.effects.adjoint import Adjoint, Columns, Gathered, Signs
-from influencekit.effects.backward import evaluations_of, questions, sum_over_windows
+from influencekit.effects.backward import evaluations_of, questions, scores_from_contributions
 from influencekit.effects.query_gradient import query_gradient
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
@@ -33,6 +33,16 @@ class DIT(Estimator):
 
     Shapes: [query, window, train]. Sign: removal minus full, so a harmful example is negative for a loss.
     Cost: one sweep, about 1 to 3 training runs, for all examples. Source: arXiv 2502.10793.
+
+    Errors: `DivergedError` where the adjoint leaves the floating-point numbers; `InputError` where a gradient
+    is not the derivative of the loss, which the run is tested for.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, "test-loss", ik.make("estimator", "dit"), "each-epoch").influence.shape
+        (1, 2, 24)
     """
 
     curvature: Literal["hessian", "gauss-newton", "fisher"] = "hessian"
@@ -45,7 +55,7 @@ class DIT(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         evaluations = evaluations_of(windows, trajectory.steps)
         found = self.sweep(trajectory, query, evaluations, min(w.absent()[0] for w in windows))
-        totals = sum_over_windows(trajectory, query, windows, evaluations, found)
+        totals = scores_from_contributions(trajectory, query, windows, evaluations, found)
         if not totals.isfinite().all():
             raise DivergedError(
                 "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
@@ -57,6 +67,9 @@ class DIT(Estimator):
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:
         return self.sweep(trajectory, query, [((t, 1),) for t in states], 0)
+
+    def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
+        return {"curvature": self.curvature, **trajectory.step.notes}
 
     def sweep(
         self, trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int

@@ -24,11 +24,22 @@ _DOUBT = 0.1  # a known solution that comes back further off than this: the digi
 
 
 def training_time(trajectory: Trajectory, name: str) -> Tensor:
-    """How long each parameter was trained, [param]: the sum of lr (1 - dampening) / (1 - momentum) over the
-    steps, those of the parameter's own group. For gradient flow this is the time; for Adam, whose steps are
-    not lr times a gradient, it is the sum of its learning rates, for want of a better.
+    """How long each parameter was trained [param]: the sum of lr (1 - dampening) / (1 - momentum) over the
+    steps.
 
-    `name`: of the estimator, for errors: a run whose rates are all 0, or whose momentum is 1 or more.
+    The learning rates are those of the parameter's own group. For gradient flow this is the time; for Adam,
+    whose steps are not lr times a gradient, it is the sum of its learning rates, for want of a better. `name`
+    is that of the estimator whose default damping is 1 / time. Errors: `InputError`, with this name, for a
+    run whose rates are all 0, or whose momentum is 1 or more.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import training_time
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> time = training_time(run, "my-estimator")
+        >>> time.shape, bool((time == time[0]).all())
+        (torch.Size([785]), True)
     """
     workload, layout = trajectory.workload, trajectory.workload.layout
     gains = [rule.gain for rule in workload.optimizer.members()]
@@ -61,6 +72,13 @@ class InfluenceFunction(Estimator):
 
     Knows no time: whole run, global removal only. Shapes [query, 1, train]; removal minus full. Cost: `param`
     curvature products, or one an iteration and query.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> ik.estimate(run, "test-loss", "if:damping=0.1").influence.shape
+        (1, 1, 24)
     """
 
     curvature: Literal["gauss-newton", "hessian", "fisher"] = "gauss-newton"

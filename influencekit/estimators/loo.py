@@ -19,12 +19,22 @@ __all__ = ["LOO", "retraining_effects"]
 class LOO(Estimator):
     """Leave-one-out: retrain without each example, on the same batches in the same order. Ground truth.
 
-    effect_j = q(run without j) - q(run), under each window's own removal; the divisor of a batch stays.
-    Where batching is faster, hundreds of counterfactual models are trained at once by vmap over example
-    weights; for convolutions on a CPU they are trained one after the other.
+        effect_j = q(run without j) - q(run),   under each window's own removal; the divisor of a batch stays
 
-    `examples` retrains only that many, drawn with `seed`; the others are NaN. Shapes [query, window,
-    train]. Cost: about one training run an example, divided by what batching gains.
+    Where batching is faster, hundreds of counterfactual models are trained at once by vmap over example
+    weights; for convolutions on a CPU they are trained one after the other (`strategy`: auto, batch or loop).
+
+    `examples` retrains only that many, drawn with `seed`; the others are NaN. Shapes: [query, window, train].
+    Sign: removal minus full. Cost: about one training run an example, divided by what batching gains. Errors:
+    `InputError` for fewer than 2 examples; `DivergedError` for a run that becomes NaN or infinite.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> truth = ik.estimate(run, "test-loss", "loo:examples=8").influence
+        >>> int(truth.notnull().sum())
+        8
     """
 
     examples: int | None = None
@@ -74,6 +84,16 @@ def retraining_effects(
 
     theta' is the run with these weights. Sign: removal minus full. Cost: at most one training run for each
     weighting and span of absence, divided by what batching gains. Errors: a run that becomes NaN or infinite.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import Weighting, retraining_effects
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> import torch
+        >>> pair, query = Weighting(torch.tensor([0, 1])), ik.make("query", "test-loss")
+        >>> retraining_effects(run, query, [pair], [ik.Window(0, run.steps)]).shape
+        torch.Size([1, 1, 1])
     """
     workload = trajectory.workload
     shape = (len(query.labels(workload)), len(windows), len(weightings))

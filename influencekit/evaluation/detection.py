@@ -27,6 +27,14 @@ def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[W
 
     Errors: labels that are no classes (other floats, several for one example, data without targets), fewer
     than two classes, a fraction that flips none or is above 1.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.evaluation import flipped
+        >>> wrong, mask = flipped(ik.make("workload", "mnist-1v7-lr:n_train=24"), 0.25)
+        >>> int(mask.sum()), wrong.n_train
+        (6, 24)
     """
     n = workload.n_train
     count = math.floor(fraction * n + 1e-9)  # 0.29 * 100 is 28.999...
@@ -70,6 +78,15 @@ def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.
     scikit-learn's roc_auc_score and average_precision_score of -scores. Cost O(n log n) a row.
 
     Errors: scores that are NaN (drop them), a mask of another shape or other examples, none or all corrupted.
+
+    Example:
+
+        >>> import numpy as np
+        >>> import xarray as xr
+        >>> from influencekit.evaluation import detection
+        >>> found = detection(xr.DataArray([-3.0, 1.0, -2.0, 2.0], dims="train"), np.array([1, 0, 0, 1]) > 0)
+        >>> float(found.found), float(found.auc)
+        (1.0, 0.5)
     """
     if not isinstance(scores, xr.DataArray) or "train" not in scores.dims:
         got = scores.dims if isinstance(scores, xr.DataArray) else type(scores).__name__

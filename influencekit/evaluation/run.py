@@ -116,7 +116,17 @@ def check(
 
 
 def evaluation_of(result: xr.Dataset) -> Evaluation:
-    """What can show this result: the evaluation of its name. Errors: its plugin is not installed."""
+    """What can show this result: the evaluation of its name. Errors: its plugin is not installed.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import evaluation
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=4", estimators=["dit"])
+        >>> type(evaluation.evaluation_of(found["lds:m=4"])).__name__
+        'LDS'
+    """
     found: Evaluation = make("evaluation", result.attrs["evaluation"])
     return found
 
@@ -125,6 +135,15 @@ def summary(result: xr.Dataset, evaluation: Evaluation | None = None) -> dict[st
     """One result as plain numbers, for JSON: `{"evaluation", its attrs, "estimators": {NAME: {...}}}`.
 
     The figures of `Evaluation.figures`; `evaluation` is found by its name unless it is given.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import evaluation
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=4", estimators=["dit"])
+        >>> sorted(evaluation.summary(found["lds:m=4"])["estimators"])
+        ['dit']
     """
     attrs = {str(k): v.item() if hasattr(v, "item") else v for k, v in result.attrs.items()}
     return {**attrs, **(evaluation or evaluation_of(result)).figures(result)}
@@ -134,6 +153,15 @@ def over_seeds(found: Sequence[Mapping[str, xr.Dataset]], seeds: Sequence[int]) 
     """The results of `evaluate` for several seeds, joined along `seed`.
 
     Labels of examples and queries that are not the same for every seed are replaced by their numbers.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import evaluation
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=4", estimators=["dit"])
+        >>> evaluation.over_seeds([found, found], [0, 1])["lds:m=4"].sizes["seed"]
+        2
     """
     return {
         spec: xr.concat(

@@ -8,13 +8,18 @@ from influencekit.plot.agreement import agreement, scatter
 from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.examples import extremes, timeline
 from influencekit.plot.predicted import predicted
+from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
 
 __all__ = [
+    "COLOURS",
     "agreement",
     "detection",
+    "diverging",
     "extremes",
+    "new_figure",
     "precision_recall",
     "predicted",
     "scatter",
     "timeline",
+    "whole_numbers",
 ]

@@ -23,6 +23,17 @@ def scatter(result: xr.Dataset, estimator: str, ax: Axes | None = None, metric: 
 
     `result` is what `compare` returns. Both axes have the same limits, so points on the grey diagonal are
     right in size, too. The title holds the mean of `metric` (and its deviation over the seeds).
+
+    Errors: `InputError` for an estimator or a metric that the result does not have.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import plot
+        >>> result = ik.compare("mnist-1v7-lr:n_train=24:epochs=2", ["dit"])
+        >>> axes = plot.scatter(result, "dit")
+        >>> axes.get_xlabel() != ""
+        True
     """
     reference = result.attrs["reference"]
     names = result.estimator.values.tolist()
@@ -58,7 +69,16 @@ def scatter(result: xr.Dataset, estimator: str, ax: Axes | None = None, metric: 
 
 
 def agreement(result: xr.Dataset, metric: str = "spearman", figure: Figure | None = None) -> list[Axes]:
-    """A `scatter` for every estimator but the reference (for the reference, if there is no other)."""
+    """A `scatter` for every estimator but the reference (for the reference, if there is no other).
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import plot
+        >>> result = ik.compare("mnist-1v7-lr:n_train=24:epochs=2", ["dit"])
+        >>> len(plot.agreement(result))
+        1
+    """
     names = result.estimator.values.tolist()
     shown = [n for n in names if n != result.attrs["reference"]] or names
     columns = 2 if len(shown) == 4 else min(3, len(shown))

@@ -22,6 +22,18 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     `result` is what `evaluation.detection` returns: `recall` [k], with a line for every member of one further
     dimension (`estimator`, `window`, whichever it is). Over `seed` and `query` the mean is drawn, and a band
     of one standard deviation. Grey: the best that can be (solid) and chance (dotted). The legend has the AUC.
+
+    Example:
+
+        >>> import numpy as np
+        >>> import xarray as xr
+        >>> from influencekit import plot
+        >>> from influencekit.evaluation import detection
+        >>> scores = xr.DataArray(np.arange(10.0), dims="train")
+        >>> found = detection(scores, np.arange(10) < 3)
+        >>> axes = plot.detection(found)
+        >>> len(axes.get_lines()) > 0
+        True
     """
     ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
     n = result.sizes["k"]
@@ -51,6 +63,18 @@ def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     Over seeds both are means at the same k. Grey, dotted: chance. The legend has the average precision. The
     steep part on the left is of few examples, and jumps: it says less than the rest.
+
+    Example:
+
+        >>> import numpy as np
+        >>> import xarray as xr
+        >>> from influencekit import plot
+        >>> from influencekit.evaluation import detection
+        >>> scores = xr.DataArray(np.arange(10.0), dims="train")
+        >>> found = detection(scores, np.arange(10) < 3)
+        >>> axes = plot.precision_recall(found)
+        >>> len(axes.get_lines()) > 0
+        True
     """
     ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
     fraction = float(result.corrupted.mean()) / result.sizes["k"]

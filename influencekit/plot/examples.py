@@ -29,6 +29,15 @@ def extremes(
     own. Under each stand its id, its class and its score. The attr `better` of the scores, which `estimate`
     and `compare` set, says which sign is harmful; without it the rows say that removal lowers or raises the
     query. A row holds examples of its own sign only; where there is none, the nearest, and says so.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import plot
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> scores = ik.estimate(run).influence[0, 0]
+        >>> len(plot.extremes(scores, run.workload.train[0][:, 0].numpy(), count=2))
+        4
     """
     if scores.dims != ("train",) or len(pictures) != scores.sizes["train"]:
         raise InputError(
@@ -60,6 +69,16 @@ def timeline(scores: xr.DataArray, count: int = 4, ax: Axes | None = None) -> Ax
     each sign; where one sign has fewer, more of the other, so that 2 `count` lines are drawn if there are as
     many examples. Each is called by its own sign and the attr `better` of the scores, as in `extremes`. Lines
     of the first kind (harmful) are dashed. The grey band holds the middle half of all examples.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import plot
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> scores = ik.estimate(run, windows="each-epoch").influence[0]
+        >>> axes = plot.timeline(scores, count=2)
+        >>> len(axes.get_lines()) > 3
+        True
     """
     if scores.dims != ("window", "train"):
         raise InputError(f"timeline: expected scores [window, train], got {dict(scores.sizes)}")

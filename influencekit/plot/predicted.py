@@ -19,9 +19,18 @@ __all__ = ["predicted"]
 def predicted(result: xr.Dataset, figure: Figure | None = None) -> list[Axes]:
     """Sums of scores against retraining without the set: one panel an estimator, one point a set.
 
-    `result` is that of the evaluation `lds` or `leave-k-out`, for one seed or several; points of
-    one k have one colour. On the grey diagonal (where it is in view) the sum is right in size, too. The title
-    has the score.
+    `result` is that of the evaluation `lds` or `leave-k-out`, for one seed or several; points of one k have
+    one colour. On the grey diagonal (where it is in view) the sum is right in size, too. The title has the
+    score.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit import plot
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.evaluate(run, "lds:m=4", estimators=["dit"])
+        >>> len(plot.predicted(found["lds:m=4"]))
+        1
     """
     names = result.estimator.values.tolist()
     columns = 2 if len(names) == 4 else min(3, len(names))

@@ -27,15 +27,21 @@ __all__ = [
     "whole_numbers",
 ]
 
-# Okabe and Ito's colours, which the colour-blind tell apart (yellow, too pale on white, left out)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's colours, which the colour-blind tell apart, without yellow, too pale on white."""
 HARMFUL, HELPFUL = COLOURS[1], COLOURS[0]
 LOWERS, RAISES = COLOURS[3], COLOURS[2]  # where neither way is better, neither has the colour of harm
 LINES = ("-", "--", "-.", ":")  # told apart without any colour
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches, which no pyplot knows of."""
+    """An empty figure of this size in inches, which no pyplot knows of.
+
+    Example:
+
+        >>> from influencekit.plot import new_figure
+        >>> axes = new_figure(4.0, 3.0).subplots()
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
@@ -81,6 +87,12 @@ def diverging(better: Better | None = "lower") -> Colormap:
     """From negative over white to positive effects, in the colours of `side_colour`, darker at the ends.
 
     What has no query (a correlation) is drawn as if lower were better: vermilion = negative.
+
+    Example:
+
+        >>> from influencekit.plot import diverging
+        >>> len(diverging("lower")(0.5))  # red, green, blue, alpha
+        4
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -91,7 +103,16 @@ def diverging(better: Better | None = "lower") -> Colormap:
 
 
 def whole_numbers(ax: Axes) -> None:
-    """Ticks of the horizontal axis at whole numbers only."""
+    """Ticks of the horizontal axis at whole numbers only.
+
+    Errors: none; `ax` is changed in place.
+
+    Example:
+
+        >>> from influencekit.plot import new_figure, whole_numbers
+        >>> axes = new_figure(4.0, 3.0).subplots()
+        >>> whole_numbers(axes)
+    """
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

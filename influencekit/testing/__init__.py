@@ -19,6 +19,7 @@ from influencekit.testing.oracle import (
     weighted_run,
     window_weights,
 )
+from influencekit.testing.setting import OPTIMIZERS, recorded
 from influencekit.testing.suite import (
     check_estimator,
     check_evaluation,
@@ -29,6 +30,7 @@ from influencekit.testing.suite import (
 )
 
 __all__ = [
+    "OPTIMIZERS",
     "check_estimator",
     "check_evaluation",
     "check_query",
@@ -36,6 +38,7 @@ __all__ = [
     "laws",
     "parametrize_with_checks",
     "plain_run",
+    "recorded",
     "retrained",
     "tiny_workload",
     "torch_optimizer",

@@ -65,6 +65,13 @@ def tiny_workload(
     the example at position 4 is in no batch. `classes` = 2 has one logit and binary cross entropy, more have
     as many logits; `batches` chooses tuples (inputs, label), dicts, or plain tensors (an autoencoder, whose
     loss is the mean squared error over the features). Default optimizer: SGD(lr=.3).
+
+    Example:
+
+        >>> from influencekit.testing import tiny_workload
+        >>> work = tiny_workload()
+        >>> work.n_train, work.n_test, work.plan.steps
+        (8, 5, 6)
     """
     generator = torch.Generator().manual_seed(seed)
     n, features = 8, 3
@@ -146,6 +153,17 @@ def weighted_run(workload: Workload, weights: Tensor) -> list[Tensor]:
 
     weights is [step, train]; all ones is the ordinary run. Returns theta [param] of every state 0 ... T,
     differentiable in the weights. A plain loop over `torch.func.grad` and `optimizer.step`.
+
+    Cost: a training run; memory grows with its steps.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.testing import tiny_workload, weighted_run
+        >>> work = tiny_workload()
+        >>> states = weighted_run(work, torch.ones(6, 8, dtype=work.dtype))
+        >>> len(states), states[0].shape == work.theta0.shape
+        (7, True)
     """
     plan, theta = workload.plan, workload.theta0
     slots = workload.optimizer.start(theta)
@@ -165,7 +183,19 @@ def weighted_run(workload: Workload, weights: Tensor) -> list[Tensor]:
 
 
 def window_weights(workload: Workload, window: Window, change: Tensor) -> Tensor:
-    """Weights [step, train]: 1, less change [train] in the steps from which the window removes examples."""
+    """Weights [step, train]: 1, less change [train] in the steps from which the window removes examples.
+
+    Change 1 leaves an example out there; a small one gives finite differences.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.testing import tiny_workload, window_weights
+        >>> import torch
+        >>> weights = window_weights(tiny_workload(), ik.Window(2, 4, "window"), torch.ones(8))
+        >>> weights.shape, weights[:, 0].tolist()
+        (torch.Size([6, 8]), [1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    """
     start, stop = window.absent()
     steps = torch.arange(workload.plan.steps, device=change.device)
     inside = ((steps >= start) & (steps < stop)).to(change.dtype)
@@ -192,6 +222,13 @@ def unrolled_gradient(workload: Workload, query: Query, windows: Sequence[Window
 
     The derivative of the windows' effects with respect to the removed share of every example's weight, so
     removal minus full to first order. Time and memory grow with the steps of the run, once a window.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.testing import tiny_workload, unrolled_gradient
+        >>> unrolled_gradient(tiny_workload(), ik.make("query", "test-loss"), [ik.Window(0, 6)]).shape
+        torch.Size([1, 1, 8])
     """
     ones = torch.ones(workload.plan.steps, workload.n_train, dtype=workload.dtype, device=workload.device)
     base = [theta.detach() for theta in weighted_run(workload, ones)]
@@ -214,6 +251,15 @@ def retrained(
 
     `examples` are positions in the training set, all by default. No functional transform and no update rule
     of this package takes part: the module is copied, `loss.backward()` and `torch.optim` train it.
+
+    Sign: removal minus full.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.testing import retrained, tiny_workload
+        >>> retrained(tiny_workload(), ik.make("query", "test-loss"), [ik.Window(0, 6)], [4]).tolist()
+        [[[0.0]]]
     """
     positions = range(workload.n_train) if examples is None else examples
     base = plain_run(workload)
@@ -235,7 +281,16 @@ def retrained(
 def plain_run(
     workload: Workload, without: int | None = None, absent: tuple[int, int] = (0, 0)
 ) -> list[Tensor]:
-    """theta [param] of every state, trained by plain PyTorch without one example in the steps of `absent`."""
+    """theta [param] of every state, trained by plain PyTorch without one example in the steps of `absent`.
+
+    States 0 ... T. Cost: one training run.
+
+    Example:
+
+        >>> from influencekit.testing import plain_run, tiny_workload
+        >>> len(plain_run(tiny_workload(), without=3, absent=(0, 6)))
+        7
+    """
     model, plan = deepcopy(workload.model), workload.plan
     parameters = dict(model.named_parameters())
     optimizer = torch_optimizer(workload, model)
@@ -270,6 +325,13 @@ def torch_optimizer(workload: Workload, model: nn.Module) -> torch.optim.Optimiz
 
     Its groups are in the order of `Plan.lr`: the optimizer's own first. Errors: an optimizer of one's own, of
     which torch has none.
+
+    Example:
+
+        >>> from influencekit.testing import tiny_workload, torch_optimizer
+        >>> work = tiny_workload()
+        >>> type(torch_optimizer(work, work.model)).__name__
+        'SGD'
     """
     own = workload.optimizer
     kinds = {SGD: torch.optim.SGD, Adam: torch.optim.Adam, AdamW: torch.optim.AdamW}

@@ -27,12 +27,22 @@ OPTIMIZERS = {
     "adam": Adam(lr=0.05, eps=0.01, weight_decay=0.05),
     "adamw": AdamW(lr=0.05, eps=0.01, weight_decay=0.1, clip_norm=0.15),
 }
+"""The optimizers that the laws of estimators are tested with, by name."""
 TOLERANCE = 1e-10  # of the largest score: rounding is about 1e-15, wrong formulas are off by 1e-3 or more
 
 
 @cache
 def recorded(optimizer: str, recorder: str = "full") -> Trajectory:
-    """The tiny run with one of `OPTIMIZERS`, recorded once; recordings of one run share the traced step."""
+    """`tiny_workload` trained with one of `OPTIMIZERS`, by name, and recorded.
+
+    Recorded once a process; recordings of one run share the traced step.
+
+    Example:
+
+        >>> from influencekit.testing import recorded
+        >>> recorded("adam").steps
+        6
+    """
     if recorder == "full":
         return record(tiny_workload(OPTIMIZERS[optimizer]), recorder)
     whole = recorded(optimizer)

@@ -36,27 +36,76 @@ def check_estimator(estimator: Estimator | str) -> None:
     """Test every law that the estimator claims. Raises AssertionError, which begins with the law's name.
 
     Takes an object or a spec. Cost: seconds; the Taylor test runs first.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from dataclasses import dataclass
+        >>> from influencekit.testing import check_estimator
+        >>> @dataclass(frozen=True)
+        ... class Nothing(ik.Estimator):
+        ...     claims = frozenset({ik.Claim.LINEAR, ik.Claim.FIRST_ORDER})
+        ...     def scores(self, trajectory, query, windows):
+        ...         n = len(query.labels(trajectory.workload))
+        ...         return trajectory.workload.theta0.new_zeros(n, len(windows), trajectory.workload.n_train)
+        >>> try:
+        ...     check_estimator(Nothing())
+        ... except AssertionError as error:
+        ...     print("derivative" in str(error))
+        True
     """
     _check("estimator", estimator)
 
 
 def check_query(query: Query | str) -> None:
-    """Test every law of queries: labels, gradient, vmap, purity. Raises AssertionError naming the law."""
+    """Test every law of queries: labels, gradient, vmap, purity. Raises AssertionError naming the law.
+
+    Takes an object or a spec. Cost: seconds.
+
+    Example:
+
+        >>> from influencekit.testing import check_query
+        >>> check_query("test-loss")
+    """
     _check("query", query)
 
 
 def check_recorder(recorder: Recorder | str) -> None:
-    """Test every law of recorders: kept states, replay, windows. Raises AssertionError naming the law."""
+    """Test every law of recorders: kept states, replay, windows. Raises AssertionError naming the law.
+
+    Takes an object or a spec. Cost: seconds.
+
+    Example:
+
+        >>> from influencekit.testing import check_recorder
+        >>> check_recorder("every-k:k=3")
+    """
     _check("recorder", recorder)
 
 
 def check_evaluation(evaluation: Evaluation | str) -> None:
-    """Test every law of evaluations: labels, seeds, tables, saving. Raises AssertionError naming the law."""
+    """Test every law of evaluations: labels, seeds, tables, saving. Raises AssertionError naming the law.
+
+    Takes an object or a spec. Cost: seconds.
+
+    Example:
+
+        >>> from influencekit.testing import check_evaluation
+        >>> check_evaluation("lds:m=4")
+    """
     _check("evaluation", evaluation)
 
 
 def laws(subject: Subject) -> list[Law]:
-    """The laws that hold for an object, each a function of it: for an estimator, those that it claims."""
+    """The laws that hold for an object, each a function of it: for an estimator, those that it claims.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.testing import laws
+        >>> len(laws(ik.make("query", "test-loss"))) > 3
+        True
+    """
     if isinstance(subject, Estimator):
         return [
             *(law for law, claims in ESTIMATOR_LAWS.items() if claims <= subject.claims),
@@ -78,6 +127,13 @@ def parametrize_with_checks(subjects: Sequence[Subject | str]) -> Any:
 
     Subjects are objects or specs; a name that several kinds share must be given as an object. The decorated
     test takes arguments `subject` and `check` and calls `check(subject)`.
+
+    Example:
+
+        >>> from influencekit.testing import parametrize_with_checks
+        >>> @parametrize_with_checks(["every-k:k=3"])
+        ... def test_conformance(subject, check):
+        ...     check(subject)
     """
     import pytest
 

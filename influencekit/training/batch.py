@@ -1,7 +1,7 @@
 """A batch: a tensor, a tuple or a dict of tensors whose first dimension counts examples."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ __all__ = [
 ]
 
 Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+"""A tensor, a tuple or a dict of tensors, whose first dimension counts examples."""
 
 
-@runtime_checkable
 class Examples(Protocol):
     """A training set that is not in memory: examples are fetched by their positions."""
 
@@ -34,7 +34,19 @@ class Examples(Protocol):
 
 
 def select(batch: Batch, indices: Tensor) -> Batch:
-    """The examples at `indices` (any shape, which takes the place of the leading dimension)."""
+    """The examples of a batch at `indices`, of any shape, which takes the place of the leading dimension.
+
+    Shapes: [example, ...] and [*some] give [*some, ...], in every tensor. Cost: a copy of these examples.
+    Errors: `InputError` for no batch at all, of a run that was opened without a test set.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import select
+        >>> x, y = select((torch.arange(10.0), torch.arange(10)), torch.tensor([3, 5]))
+        >>> x.tolist(), y.tolist()
+        ([3.0, 5.0], [3, 5])
+    """
     return mapped(batch, lambda x: x[indices])
 
 
@@ -49,7 +61,17 @@ def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """The tensors of a batch, in their order."""
+    """The tensors of a batch [example, ...], in their order; copies nothing.
+
+    Errors: `InputError` for no batch at all, of a run that was opened without a test set.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import tensors_of
+        >>> [x.shape for x in tensors_of({"input": torch.zeros(4, 2), "labels": torch.zeros(4)})]
+        [torch.Size([4, 2]), torch.Size([4])]
+    """
     require_test(batch)
     if isinstance(batch, Tensor):
         return [batch]
@@ -57,7 +79,17 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 
 
 def with_tensors(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
-    """Other tensors in the place of a batch's own."""
+    """A batch of the same form with other tensors, in the order of `tensors_of`; copies nothing.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import tensors_of, with_tensors
+        >>> batch = {"input": torch.zeros(4, 2), "labels": torch.zeros(4)}
+        >>> one = with_tensors(batch, [x[:1] for x in tensors_of(batch)])
+        >>> one["input"].shape, one["labels"].shape
+        (torch.Size([1, 2]), torch.Size([1]))
+    """
     if isinstance(batch, Tensor):
         return tensors[0]
     return dict(zip(batch, tensors, strict=True)) if isinstance(batch, dict) else tuple(tensors)

@@ -1,5 +1,4 @@
-"""Gradients of many values at once: of a query's, and of single examples' losses in pieces that fit in
-memory."""
+"""Gradients of many values at once: of a query's, and of single examples' losses, or their products."""
 
 from collections.abc import Callable
 
@@ -8,11 +7,12 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from influencekit.training.batch import Batch, tensors_of, with_tensors
-from influencekit.training.curvature import leaf
+from influencekit.training.curvature import REVERSE, leaf
 from influencekit.training.kernels.tracing import NotBatchable, agree, with_batching
+from influencekit.training.losses import Training
 from influencekit.training.workload import Workload
 
-__all__ = ["example_gradients", "rows_of_jacobian"]
+__all__ = ["example_gradients", "gradient_products", "rows_of_jacobian"]
 
 _MEMORY = 256 << 20  # bytes of gradients that are formed at once
 
@@ -47,8 +47,16 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float = 0.0) -> Tensor:
     """Gradients [example, param] of each example's own loss + (l2/2) |theta|^2 at theta [param].
 
-    In evaluation mode, for losses that are an example's own (`separability.own_losses`). Cost: one gradient
-    of each example; the result, and what a few hundred examples at most take on their way.
+    In evaluation mode, and only where an example's loss depends on no other of its batch. Cost: one gradient
+    of each example; memory for the result, and for what a few hundred examples at most take on their way.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import example_gradients
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> example_gradients(work, work.theta0, work.train, work.l2).shape == (24, work.n_params)
+        True
     """
 
     def loss(theta: Tensor, *one: Tensor) -> Tensor:
@@ -73,3 +81,22 @@ def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float
     if rows is not None and agree(rows[[0, -1]], torch.stack([by_backward(0), by_backward(-1)])):
         return rows
     return torch.stack([by_backward(k) for k in range(len(parts[0]))])
+
+
+def gradient_products(workload: Workload, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+    """<v, g_j> [row, example] for vectors [row, param] and every example of a batch, at theta [param].
+
+    g_j is the gradient of an example's own loss with its L2 penalty, in evaluation mode; none is formed.
+    Cost: two backward passes of the batch for all rows, and one more a row.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.extend import gradient_products
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> gradient_products(work, work.theta0, work.train, work.theta0[None]).shape
+        torch.Size([1, 24])
+    """
+    ones = theta.new_ones(len(tensors_of(batch)[0]))
+    product = REVERSE["none"](Training.evaluated(workload), theta, batch, ones)
+    return torch.stack([product(v)[1] for v in vectors])

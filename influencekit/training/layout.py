@@ -19,6 +19,15 @@ class Layout:
 
     theta is the concatenation of the flattened parameters, shape [param]; where models or columns are
     batched, they stand before `param`.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24")
+        >>> work.layout.names, work.layout.size
+        (('1.weight', '1.bias'), 785)
+        >>> work.layout.split(work.theta0)["1.bias"].shape
+        torch.Size([1])
     """
 
     names: tuple[str, ...]

@@ -27,7 +27,7 @@ __all__ = ["FAST", "Here", "LinearStep"]
 FAST = "forward over reverse, traced"
 _LARGE = "reverse over reverse: the model is large or random"
 _BUFFERS = "reverse over reverse, through the buffers or the whole batch"
-_BLOCK = 128 << 20  # bytes of intermediate results that are computed ahead for several steps
+_BLOCK = 16 << 20  # bytes of intermediate results that are computed ahead: more leave the caches
 
 
 class Here(NamedTuple):

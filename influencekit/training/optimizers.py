@@ -120,14 +120,14 @@ class Adam(Optimizer):
         if self.weight_decay and not self.decoupled:
             g = g.add(theta, alpha=self.weight_decay)
         m = slots["exp_avg"].lerp(g, 1 - beta1)
-        root = _sqrt(slots["exp_avg_sq"].mul(beta2).addcmul(g, g, value=1 - beta2))
+        root = slots["exp_avg_sq"].mul(beta2).addcmul_(g, g, value=1 - beta2).sqrt_()
         rho1, rho2 = 1 - beta1 ** (t + 1), (1 - beta2 ** (t + 1)) ** 0.5
-        denominator = root / rho2 + self.eps
-        to_m = -(lr / rho1) / denominator
-        to_v = torch.where(root > 0, -to_m * m / (2 * rho2 * root * denominator), 0.0)
-        b_m = a_slots["exp_avg"] + a * to_m
-        b_v = a_slots["exp_avg_sq"] + a * to_v
-        c = (1 - beta1) * b_m + 2 * (1 - beta2) * g * b_v
+        denominator = root.div(rho2).add_(self.eps)
+        to_m = denominator.reciprocal().mul_(-lr / rho1)
+        to_v = m.mul_(to_m).div_(denominator.mul_(root)).mul_(-0.5 / rho2).masked_fill_(root == 0, 0.0)
+        b_m = torch.addcmul(a_slots["exp_avg"], a, to_m)
+        b_v = torch.addcmul(a_slots["exp_avg_sq"], a, to_v)
+        c = torch.addcmul(b_m * (1 - beta1), b_v, g, value=2 * (1 - beta2))
         if self.weight_decay:
             a = a * (1 - lr * self.weight_decay) if self.decoupled else a + self.weight_decay * c
         return c, a, {"exp_avg": beta1 * b_m, "exp_avg_sq": beta2 * b_v}

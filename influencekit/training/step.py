@@ -41,6 +41,15 @@ class Step:
 
     `like` is the step of another seed, whose traced kernels serve this one as well, if model, loss and shapes
     are the same; the results are the same bits either way. Tracing is most of the cost of a short run.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> step, state = run.step, run.state(0)
+        >>> again, losses = step.advance_with(state, step.coefficients(0))
+        >>> bool((again.theta == run.state(1).theta).all()), losses.shape == step.rows(0).shape
+        (True, True)
     """
 
     def __init__(self, workload: Workload, like: "Step | None" = None, source: Source | None = None) -> None:

@@ -74,7 +74,10 @@ class Workload:
         >>> x, y = torch.randn(20, 3), torch.randn(20)
         >>> def loss(outputs, target):
         ...     return (outputs[:, 0] - target) ** 2
-        >>> work = ik.Workload(torch.nn.Linear(3, 1), loss, (x, y), (x, y), ik.SGD(lr=0.1), batch_size=5)
+        >>> work = ik.Workload(
+        ...     model=torch.nn.Linear(3, 1), loss=loss, train=(x, y), test=(x, y), optimizer=ik.SGD(lr=0.1),
+        ...     batch_size=5,
+        ... )
         >>> work.n_train, work.plan.steps, work.theta0.shape
         (20, 4, torch.Size([4]))
     """
@@ -116,7 +119,7 @@ class Workload:
 
     @property
     def n_train(self) -> int:
-        return len(self.train) if isinstance(self.train, Examples) else len(tensors_of(self.train)[0])
+        return len(tensors_of(self.train)[0] if self._fetched is None else self._fetched)
 
     @property
     def n_test(self) -> int:
@@ -186,7 +189,15 @@ class Workload:
 
         Of a taped run they are fetched anew, one after the other.
         """
-        return self.train.at(rows) if isinstance(self.train, Examples) else select(self.train, rows)
+        if self._fetched is not None:
+            return self._fetched.at(rows)
+        if rows.dim() != 1:
+            return select(self.train, rows)
+        return mapped(self.train, lambda x: x.index_select(0, rows))  # faster than x[rows]
+
+    @cached_property
+    def _fetched(self) -> Examples | None:
+        return self.train if hasattr(self.train, "at") else None  # type: ignore[return-value]
 
     # the model as a function of theta ---------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Trajectory:
         self._stored = kept[kept <= self.attrs["committed"]]
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
+        self._asked: State | None = None
         self._compared = set[int]()  # the starts of stretches that were replayed and compared
 
     @property
@@ -101,7 +102,9 @@ class Trajectory:
         """The state before update t (t = steps gives the final one)."""
         if self._taped and t not in self._stored:
             self.check_replay(t, t + 1)
-        return self._states(t, t + 1)[0]
+        if self._asked is None or self._asked.step != t:  # every method asks for the final state
+            self._asked = self._states(t, t + 1)[0]
+        return self._asked
 
     def check_replay(self, start: int, stop: int) -> None:
         """Check that the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
@@ -168,14 +171,17 @@ class Trajectory:
         One more state is in hand, so a list has up to places + 1 of them.
         """
         bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
-        room = max(1, min(128, _BLOCK // bytes_each))
+        dense = len(self._stored) == self.last - self.first + 1
+        chunk = self.group["theta"].chunks[0] if dense else 1  # type: ignore[union-attr]
+        room = max(1, min(max(128, chunk), _BLOCK // bytes_each))
+        whole = room // chunk * chunk  # a chunk is read once, where one fits
         memory = max(2, room, _HELD // bytes_each) - 1
         below, low = self._below(start), start
         while low < stop:
             at = self._below(low)
             # stored states that the sweep has still to come to have places of their own
             places = memory if self.max_states is None else max(1, self.max_states - (at - below))
-            far = min(stop, low + min(room, places + 1))
+            far = min(stop, low + min(whole - at % chunk if whole else room, places + 1))
             high = far if far == stop else int(self._stored[self._below(far)])
             if high <= low:
                 high = min(stop, int(self._stored[at + 1]) if at + 1 < len(self._stored) else stop)

@@ -56,6 +56,9 @@ def compare(
     `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
     which is what `influencekit.evaluation` takes.
 
+    Cost: a training run a seed, and each estimator's own. Errors: those of `record` and `estimate`; seeds
+    that are not different whole numbers; top="harmful" for a query of which neither way is better.
+
     Example:
 
         >>> import influencekit as ik

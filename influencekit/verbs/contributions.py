@@ -86,7 +86,8 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
     `found` is what `contributions` gave, or a store of it, opened by xarray; `windows` as for `estimate`.
     Or it is what `estimate` gave for adjoining windows, of which larger ones, a list of `Window`s, are made
     (not under `window` removal: such windows do not add up, as each is evaluated at its own end).
-    Errors: a window that needs an evaluation, or a smaller window, which is not there; lost chunks.
+    Sign: removal minus full, as of what is summed. Cost: reading the contributions once. Errors: a window
+    that needs an evaluation, or a smaller window, which is not there; lost chunks.
 
     Example:
 
@@ -133,7 +134,7 @@ def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
     """Windows as sums of the adjoining ones that they are made of."""
     if "influence" not in found or windows is None or isinstance(windows, str):
         raise InputError(
-            "windowed: expected contributions(...), or what estimate(...) gave and a list of Windows"
+            "sum_over_windows: expected contributions(...), or what estimate(...) gave and a list of Windows"
         )
     known = windows_of(found)
     place = {w: k for k, w in enumerate(known)}

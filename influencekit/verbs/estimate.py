@@ -24,10 +24,10 @@ def estimate(
     """Scores of every training example: `influence` [query, window, train], labelled.
 
     `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
-    Sign: removal minus full; attr `sign` says what that means for this query, and `better` which way of it
-    is better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how
-    far. Errors: a window outside the run or the recording, an estimator that cannot do it, scores that are
-    not finite.
+    Sign: removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
+    better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
+    Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
+    it, scores that are not finite.
 
     Example:
 

@@ -48,9 +48,9 @@ def verify_top(
     `after` = before + retrained; `agreement` [metric, query, window] of the two over these examples (NaN
     where it is undefined), and `same_sign`, the share of them of which the estimate has the sign right.
 
-    Cost: the estimate, and at most a training run for each of the examples, divided by what batching gains.
-    Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which way is better; scores of
-    another run or query.
+    Sign: removal minus full. Cost: the estimate, and at most a training run for each of the examples, divided
+    by what batching gains. Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which
+    way is better; scores of another run or query.
 
     Example:
 
@@ -111,10 +111,10 @@ def remove(
     it; `parts` says how many sizes, each half of the next. Attr `verdict` says it in words, of the mean over
     queries and the window that is worst: "the sum has the wrong sign from 50 examples on".
 
-    Cost: the estimate and a training run for each of the parts, at once where batching is faster; parts=1
-    trains only without the whole set. Batches keep their divisor: a step that loses all its examples has zero
-    loss gradient, and weight decay and momentum still act. Errors: an id that no example has, none at all, a
-    set that leaves nothing to train on.
+    Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
+    batching is faster; parts=1 trains only without the whole set. Batches keep their divisor: a step that
+    loses all its examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that
+    no example has, none at all, a set that leaves nothing to train on.
 
     Example:
 
@@ -124,7 +124,7 @@ def remove(
         >>> found.part.values.tolist()
         [1, 2, 4]
         >>> found.verdict
-        'the sum holds to within 1 % for 1, 2 and all 4 examples'
+        'the sum holds to within ... % for 1, 2 and all 4 examples'
     """
     if parts < 1:
         raise InputError(f"parts must be at least 1, got {parts}")

@@ -87,7 +87,8 @@ def trust(
     `smooth`. Attrs: `method`, `how` in words, `limit` (below it most rankings agree with retraining to less
     than .9), `trainings`, and `warning`: what to do about a figure below the limit or a scale that is off,
     empty if there is neither. The figure is NaN where nothing can be said, such as when a retraining
-    diverges; the warning says why.
+    diverges; the warning says why. Errors: an unknown `method`, fewer than 3
+    examples, and what `estimate` refuses.
 
     Example:
 

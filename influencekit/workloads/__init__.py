@@ -11,3 +11,20 @@ benchmarks/results/tune_trained.json.
 
 The paper's other problems come with the plugin influencekit-paper.
 """
+
+from influencekit.workloads.draw import Part, Pool, by_example
+from influencekit.workloads.files import bundled, check_images, find, read_npz
+from influencekit.workloads.problem import Problem, Setting, problem
+
+__all__ = [
+    "Part",
+    "Pool",
+    "Problem",
+    "Setting",
+    "bundled",
+    "by_example",
+    "check_images",
+    "find",
+    "problem",
+    "read_npz",
+]

@@ -17,7 +17,16 @@ Scaler = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Examples with labels 0 or 1 and ids: x [n, ...], y [n], ids [n]."""
+    """Examples with labels 0 or 1 and ids: x [n, ...], y [n], ids [n].
+
+    Example:
+
+        >>> import numpy as np
+        >>> from influencekit.workloads import Part
+        >>> part = Part(np.zeros((10, 3), np.float32), np.arange(10) % 2 == 1, list("abcdefghij"))
+        >>> part.x.shape, len(part.ids)
+        ((10, 3), 10)
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -29,6 +38,15 @@ class Pool:
     """All examples of a problem. Where `test` is None, test examples come from `train`, disjointly.
 
     `scale(x)` standardises x [n, ...] after the draw.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from influencekit.workloads import Part, Pool, by_example
+        >>> part = Part(np.random.default_rng(0).normal(size=(90, 3)), np.arange(90) % 2 == 1, range(90))
+        >>> pool = Pool(part, None, by_example, ("even", "odd"), "Noise", "none needed", "bundled")
+        >>> pool.test is None  # test examples are drawn from train, disjointly
+        True
     """
 
     train: Part
@@ -93,7 +111,15 @@ def draw(pool: Pool, seed: int, n_train: int, n_validation: int, n_test: int) ->
 
 
 def by_example(x: Tensor) -> Tensor:
-    """Each example minus its own mean, over its own deviation."""
+    """Each example of x [n, ...] minus its own mean, divided by its own standard deviation. Cost: one pass.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.workloads import by_example
+        >>> by_example(torch.tensor([[1.0, 3.0], [5.0, 5.0]])).tolist()
+        [[-1.0, 1.0], [0.0, 0.0]]
+    """
     flat = x.flatten(1)
     mean, deviation = flat.mean(1, keepdim=True), flat.std(1, correction=0, keepdim=True)
     return ((flat - mean) / deviation.clamp_min(1e-6)).view_as(x)

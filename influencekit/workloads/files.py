@@ -19,6 +19,18 @@ def bundled(path: Path) -> Path:
 
     checksums.json is `{name: {"sha256": ...}}`. Errors: StoreError if the file is missing or damaged. Cost:
     one pass over the file, once a process.
+
+    Example:
+
+        >>> import hashlib, json, tempfile
+        >>> from pathlib import Path
+        >>> from influencekit.workloads import bundled
+        >>> path = Path(tempfile.mkdtemp(), "data.csv")
+        >>> size = path.write_bytes(b"1,2,3")
+        >>> sums = {"data.csv": {"sha256": hashlib.sha256(b"1,2,3").hexdigest()}}
+        >>> size = path.with_name("checksums.json").write_text(json.dumps(sums))
+        >>> bundled(path) == path
+        True
     """
     try:
         stat = path.stat()
@@ -45,6 +57,18 @@ def find(data_dir: str, *choices: tuple[str, ...], what: str, hint: str = "") ->
     """The first choice of files that is complete in `data_dir`; where NAME.gz is missing, NAME will do.
 
     Errors: InputError naming the folder and every file looked for.
+
+    Cost: no file is opened.
+
+    Example:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from influencekit.workloads import find
+        >>> folder = tempfile.mkdtemp()
+        >>> Path(folder, "images.csv").touch()
+        >>> [path.name for path in find(folder, ("images.csv.gz",), what="These images")]
+        ['images.csv']
     """
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
@@ -61,7 +85,20 @@ def find(data_dir: str, *choices: tuple[str, ...], what: str, hint: str = "") ->
 
 
 def read_npz(path: Path, *names: str) -> list[np.ndarray]:
-    """Named arrays of an npz file; nothing pickled is ever loaded."""
+    """Named arrays of an npz file; nothing pickled is ever loaded.
+
+    Errors: `InputError` for a file that is none, or that lacks one of the names.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from influencekit.workloads import read_npz
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/data.npz"
+        >>> np.savez(path, x=np.zeros((4, 2)), y=np.ones(4))
+        >>> [array.shape for array in read_npz(path, "x", "y")]
+        [(4, 2), (4,)]
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [archive[name] for name in names]
@@ -72,7 +109,17 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
 
 
 def check_images(path: Path, x: np.ndarray, y: np.ndarray) -> None:
-    """Errors: InputError unless x is [n, 28, 28] and y [n]."""
+    """Refuse images that are not MNIST's: x [n, 28, 28] and labels y [n], as read from `path`.
+
+    Errors: `InputError`, which names the path and both shapes.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from influencekit.workloads import check_images
+        >>> from pathlib import Path
+        >>> check_images(Path("images.npz"), np.zeros((5, 28, 28)), np.zeros(5))
+    """
     if x.shape != (*y.shape, 28, 28) or y.ndim != 1:
         found = f"shapes {list(x.shape)} and {list(y.shape)}"
         raise InputError(f"{path}: expected images [n, 28, 28] and their n labels, got {found}")

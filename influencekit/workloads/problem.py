@@ -23,6 +23,12 @@ class Setting:
     """How to train: plain SGD with learning rate `lr`, divided by sqrt(t + 1) at step t if `decay`.
 
     l2 is the coefficient of 0.5 * |theta|^2 in every per-example loss.
+
+    Example:
+
+        >>> from influencekit.workloads import Setting
+        >>> Setting(0.05, epochs=42).batch_size
+        64
     """
 
     lr: float
@@ -36,7 +42,14 @@ class Setting:
 
 
 class Problem(Protocol):
-    """A registered workload function; None leaves an option as the setting has it."""
+    """A registered workload function; None leaves an option as the setting has it.
+
+    Example:
+
+        >>> from influencekit.registry import load
+        >>> sorted(load("workload", "mnist-1v7-lr").settings)
+        ['paper', 'trained']
+    """
 
     __name__: str
     settings: Mapping[str, Setting]
@@ -59,6 +72,23 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
 
     `seed` decides the draw of the examples, the initialisation and the batch order, each by a stream of its
     own; the global random state is left as it was. A pool is read once a process.
+
+    Cost: nothing until the function is called. Errors: those of the function: `InputError` for an unknown
+    option or setting, or more examples than the pool has.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from influencekit.workloads import Part, Pool, Setting, by_example, problem
+        >>> part = Part(np.random.default_rng(0).normal(size=(90, 3)), np.arange(90) % 2 == 1, range(90))
+        >>> pool = Pool(part, None, by_example, ("even", "odd"), "Noise", "none needed", "bundled")
+        >>> def read(data_dir=None):
+        ...     "Noise, even against odd."
+        ...     return pool
+        >>> few = dict(n_train=20, n_validation=20, n_test=20, epochs=2)
+        >>> function = problem("noise-lr", read, paper=Setting(0.1, **few), trained=Setting(0.5, **few))
+        >>> function(setting="trained").n_train
+        20
     """
     settings = {"paper": paper, "trained": trained}
     model = MODELS[name.rpartition("-")[2]]

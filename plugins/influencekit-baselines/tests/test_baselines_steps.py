@@ -12,8 +12,7 @@ from influencekit_baselines import Shapley, TracIn
 from torch import nn
 
 import influencekit as ik
-from influencekit.testing import tiny_workload
-from influencekit.testing.setting import OPTIMIZERS, recorded
+from influencekit.testing import OPTIMIZERS, recorded, tiny_workload
 
 
 def network(**options):

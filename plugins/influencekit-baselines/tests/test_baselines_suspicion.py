@@ -7,7 +7,6 @@ from influencekit_baselines import EL2N, Forgetting, GradNorm, Random, SelfInflu
 from torch import nn
 
 import influencekit as ik
-from influencekit.verbs.remove import ranked
 
 
 def network(outputs):
@@ -83,7 +82,7 @@ class Rightness(type(ik.make("query", "test-loss"))):
 @pytest.mark.parametrize("estimator", [GradNorm(), EL2N(), Forgetting(), SelfInfluence()])
 def test_the_most_suspicious_is_the_most_harmful_whichever_way_is_better(estimator):
     run = ik.record(problem(3, optimizer=ik.SGD(lr=8.0), epochs=12, batch_size=3))
-    both = [ranked(ik.estimate(run, query, estimator)) for query in ("test-loss", Rightness())]
+    both = [ik.verify_top(run, q, estimator, top=99).train.values for q in ("test-loss", Rightness())]
     low, high = (scores(run, estimator)[0, 0], ik.estimate(run, Rightness(), estimator).influence[0, 0])
     assert high.values.tolist() == (-low).tolist()
     assert low[both[0]].tolist() == low[both[1]].tolist() == low.sort().values.tolist()

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 import influencekit as ik
+from influencekit.extend import select
 from influencekit.testing import tiny_workload
-from influencekit.training.batch import select
 
 
 class Flattened(nn.Sequential):

@@ -6,10 +6,9 @@ from influencekit_margin import Margin
 from torch import Tensor, nn
 
 import influencekit as ik
-from influencekit import InputError, Workload
+from influencekit import SGD, InputError, Workload
 from influencekit.registry import describe, make, spec
 from influencekit.testing import parametrize_with_checks
-from influencekit.training.optimizers import SGD
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3).cos()
 BINARY = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)

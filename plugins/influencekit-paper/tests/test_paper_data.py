@@ -12,7 +12,7 @@ import torch
 from influencekit_paper import adult, emnist, files, kmnist, newsgroups
 
 from influencekit.errors import InputError
-from influencekit.workloads.draw import by_example
+from influencekit.workloads import by_example
 
 
 def same(a, b) -> bool:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
-from influencekit.estimators.influence_function import training_time
-from influencekit.training.batch import Batch
+from influencekit.extend import Batch, training_time
 from influencekit_baselines.classes import check_classifier, log_probabilities, logits_and_labels
 from influencekit_baselines.gradients import along
 from influencekit_baselines.libraries import need

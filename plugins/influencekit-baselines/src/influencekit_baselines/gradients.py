@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Workload
-from influencekit.training.curvature import REVERSE
-from influencekit.training.gradients import example_gradients
-from influencekit.training.losses import Training
+from influencekit.extend import example_gradients, gradient_products
 
 __all__ = ["along", "chunks", "squared_norms"]
 
@@ -21,11 +19,8 @@ _ROWS = 1024  # examples that are differentiated together
 
 def along(workload: Workload, theta: Tensor, vectors: Tensor) -> Tensor:
     """<v, g_j> [query, train] for vectors [query, param]: derivatives along v, no gradient is formed."""
-    view, parts = Training.evaluated(workload), []
-    for rows in torch.arange(workload.n_train, device=theta.device).split(_ROWS):
-        product = REVERSE["none"](view, theta, workload.examples(rows), theta.new_ones(len(rows)))
-        parts.append(torch.stack([product(v)[1] for v in vectors]))
-    return torch.cat(parts, 1)
+    pieces = torch.arange(workload.n_train, device=theta.device).split(_ROWS)
+    return torch.cat([gradient_products(workload, theta, workload.examples(r), vectors) for r in pieces], 1)
 
 
 def chunks(workload: Workload, theta: Tensor) -> Iterator[Tensor]:

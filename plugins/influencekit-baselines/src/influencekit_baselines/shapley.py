@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from influencekit import Claim, Estimator, Query, Trajectory, Window
-from influencekit.interfaces import Contributions
-from influencekit.training.state import State
+from influencekit.extend import Contributions, State
 from influencekit_baselines.steps import step_contributions, step_sums
 
 __all__ = ["Shapley"]

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Query, Trajectory, Window, Workload
-from influencekit.effects.query_gradient import query_gradient
-from influencekit.interfaces import Contributions
-from influencekit.training.buffers import flat
-from influencekit.training.state import State
+from influencekit.extend import Contributions, State, query_gradient, step_products
 
 __all__ = ["epoch_ends", "rates", "step_contributions", "step_sums"]
 
@@ -27,11 +24,10 @@ def step_contributions(
     """C for `contributions`, evaluated at each of `states`; 0 from the evaluation on."""
     n_query = len(query.labels(trajectory.workload))
     of = [k for k in range(len(states)) for _ in range(n_query)]
-    for first, values in _steps(trajectory, query, 0, max(states), direction):
-        t = torch.arange(first, first + len(values), device=values.device)
+    for steps, values in _steps(trajectory, query, 0, max(states), direction):
+        t = torch.arange(steps.start, steps.stop, device=values.device)
         before = (t[:, None] < t.new_tensor(list(states))).to(values.dtype)  # [step, evaluation]
         columns = before[:, :, None, None] * values[:, None]
-        steps = slice(first, first + len(values))
         yield Contributions(steps, of, [*range(n_query)] * len(states), columns.flatten(1, 2))
 
 
@@ -43,9 +39,10 @@ def step_sums(
     n_query = len(query.labels(workload))
     totals = workload.theta0.new_zeros(n_query, len(windows), workload.n_train)
     start, stop = min(w.start for w in windows), max(w.stop for w in windows)
-    for first, values in _steps(trajectory, query, start, stop, direction):
+    for steps, values in _steps(trajectory, query, start, stop, direction):
+        first = steps.start
         for k, window in enumerate(windows):
-            low, high = (min(max(t, first), first + len(values)) for t in (window.start, window.stop))
+            low, high = (min(max(t, first), steps.stop) for t in (window.start, window.stop))
             if low < high:
                 rows = trajectory.step.rows(slice(low, high)).flatten()
                 some = values[low - first : high - first].transpose(0, 1).flatten(1)
@@ -55,21 +52,10 @@ def step_sums(
 
 def _steps(
     trajectory: Trajectory, query: Query, start: int, stop: int, direction: Direction
-) -> Iterator[tuple[int, Tensor]]:
-    """(first step, C [step, query, slot]) of lists of consecutive steps, the last list first."""
-    step, linear = trajectory.step, trajectory.step.linear("none")
+) -> Iterator[tuple[slice, Tensor]]:
+    """(steps, C [step, query, slot]) of lists of consecutive steps, the last list first."""
     gradient = query_gradient(trajectory, query, stop - start)
-    n_query = len(query.labels(trajectory.workload))
-    with torch.no_grad():
-        for block in trajectory.blocks(start, stop):
-            first = block[0].step
-            coefficients = step.coefficients(slice(first, first + len(block)))
-            values = coefficients.new_zeros(len(block), n_query, coefficients.shape[1])
-            for state, here in linear.backwards(block):
-                c = direction(state, gradient(state)[0])
-                nothing = c.new_zeros(len(c), len(flat(state.buffers, c)))
-                values[state.step - first] = here.pull(c, nothing)[1]
-            yield first, values * coefficients[:, None]
+    return step_products(trajectory, start, stop, lambda state: direction(state, gradient(state)[0]))
 
 
 def rates(workload: Workload, lrs: Sequence[float]) -> Tensor:

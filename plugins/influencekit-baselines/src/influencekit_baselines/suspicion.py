@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
-from influencekit.training.batch import Batch
+from influencekit.extend import Batch
 from influencekit_baselines.classes import check_classifier, logits_and_labels, misses
 from influencekit_baselines.gradients import chunks, squared_norms
 from influencekit_baselines.steps import epoch_ends

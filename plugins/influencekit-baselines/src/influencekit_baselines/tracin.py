@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
-from influencekit.effects.query_gradient import query_gradient
-from influencekit.interfaces import Contributions
-from influencekit.training.state import State
+from influencekit.extend import Contributions, State, query_gradient
 from influencekit_baselines.gradients import along
 from influencekit_baselines.steps import epoch_ends, rates, step_contributions, step_sums
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
-from influencekit.estimators.influence_function import training_time
-from influencekit.training.batch import tensors_of, with_tensors
+from influencekit.extend import tensors_of, training_time, with_tensors
 from influencekit_baselines.classes import check_classifier, logits_and_labels, margin
 from influencekit_baselines.gradients import chunks
 from influencekit_baselines.libraries import need

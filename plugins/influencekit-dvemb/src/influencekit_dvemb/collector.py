@@ -11,8 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from influencekit import InputError
-from influencekit.files import NewStore
-from influencekit.training.layout import Layout
+from influencekit.extend import Layout, NewStore
 from influencekit_dvemb.files import attributes, feature_layers, new_array
 from influencekit_dvemb.projection import Projection, layers_of
 from influencekit_dvemb.sources import check_mean

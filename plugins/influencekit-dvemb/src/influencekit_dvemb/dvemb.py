@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, DivergedError, Estimator, InputError, Query, Trajectory, Window
-from influencekit.effects.backward import sum_over_windows
-from influencekit.interfaces import Contributions
+from influencekit.extend import Contributions, scores_from_contributions
 from influencekit_dvemb.recursion import cuts, segments
 from influencekit_dvemb.sources import Replayed
 
@@ -51,7 +50,7 @@ class DVEmb(Estimator):
         """Sums of what occurrences contribute."""
         states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
         parts = self._contributions(trajectory, query, states, min(w.absent()[0] for w in windows))
-        return sum_over_windows(trajectory, query, windows, [((t, 1),) for t in states], parts)
+        return scores_from_contributions(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]

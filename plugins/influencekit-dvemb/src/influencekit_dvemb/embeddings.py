@@ -11,9 +11,8 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit import DivergedError, InputError, Query, Trajectory, Workload
-from influencekit.files import NewStore
+from influencekit.extend import Layout, NewStore
 from influencekit.registry import resolve
-from influencekit.training.layout import Layout
 from influencekit_dvemb.files import attributes, feature_layers, new_array, opened
 from influencekit_dvemb.projection import Layer, Projection
 from influencekit_dvemb.recursion import Later, Segment, cuts

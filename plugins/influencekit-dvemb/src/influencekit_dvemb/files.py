@@ -9,8 +9,7 @@ import xarray as xr
 import zarr
 
 from influencekit import InputError, StoreError
-from influencekit.files import NewStore
-from influencekit.training.layout import Layout
+from influencekit.extend import Layout, NewStore
 from influencekit_dvemb.projection import Projection
 
 __all__ = ["attributes", "feature_layers", "new_array", "opened"]

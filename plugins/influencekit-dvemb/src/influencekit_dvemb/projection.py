@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
 from influencekit import InputError
-from influencekit.training.layout import Layout
+from influencekit.extend import Layout
 
 _FEW = 8  # rows of A, at least, where the outputs of a convolution are left whole
 _DENSE = 128  # rows from which on sums cost less than a matrix product (2-core CPU, one thread)

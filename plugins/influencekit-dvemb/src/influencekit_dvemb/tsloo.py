@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from influencekit import Claim, DivergedError, Estimator, Query, Trajectory, Window
-from influencekit.effects.backward import sum_over_windows
-from influencekit.effects.retrain import Strategy, capacity, query_at, strategy_of, train_together
-from influencekit.interfaces import Contributions
+from influencekit.extend import (
+    Contributions,
+    Strategy,
+    capacity,
+    query_at,
+    scores_from_contributions,
+    strategy_of,
+    train_together,
+)
 from influencekit.progress import track
 
 __all__ = ["TSLOO"]
@@ -45,7 +51,7 @@ class TSLOO(Estimator):
         wanted = sorted({t for w in windows for t in range(*w.absent())})
         states = sorted({t for w in windows for t in w.evaluations(trajectory.steps)})
         parts = self._retrained(trajectory, query, states, wanted)
-        return sum_over_windows(trajectory, query, windows, [((t, 1),) for t in states], parts)
+        return scores_from_contributions(trajectory, query, windows, [((t, 1),) for t in states], parts)
 
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from influencekit import InputError, Query, Workload
-from influencekit.training.batch import select
+from influencekit.extend import select
 
 __all__ = ["Margin"]
 

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from influencekit.errors import InputError
-from influencekit.workloads.draw import Part, Pool
-from influencekit.workloads.files import find
-from influencekit.workloads.problem import Setting, problem
+from influencekit.workloads import Part, Pool, Setting, find, problem
 from influencekit_paper.features import by_column
 from influencekit_paper.files import bundled_file, text_lines
 

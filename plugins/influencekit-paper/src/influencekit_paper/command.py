@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from influencekit.cli.console import complain, print_table, say
-from influencekit.cli.parameters import shared
-from influencekit.cli.progress import progress
+from influencekit.extend import complain, print_table, progress, say, shared
 
 if TYPE_CHECKING:
     from influencekit_paper.reproduce import Report
@@ -79,7 +77,7 @@ def reproduce(
     said = f" --cnn-seeds {cnn_seeds}" if cnn_seeds else ""
     said += " --quick" if quick else ""
     with progress():
-        from influencekit.cli.problems import use_device
+        from influencekit.extend import use_device
         from influencekit_paper import reproduce as tables
 
         extent = tables.Extent(seeds, quick, use_device(device, 1), cnn_seeds)

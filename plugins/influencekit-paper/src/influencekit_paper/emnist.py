@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from influencekit.errors import InputError
-from influencekit.workloads.draw import Part, Pool, by_example
-from influencekit.workloads.files import check_images, find
-from influencekit.workloads.problem import Setting, problem
+from influencekit.workloads import Part, Pool, Setting, by_example, check_images, find, problem
 from influencekit_paper.files import read_idx
 
 __all__ = ["emnist_ab_cnn", "emnist_ab_dnn", "emnist_ab_lr"]

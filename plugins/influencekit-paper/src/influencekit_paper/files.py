@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from influencekit.errors import InputError
-from influencekit.workloads.files import bundled
+from influencekit.workloads import bundled
 
 __all__ = ["DATA", "bundled_file", "read_idx", "text_lines"]
 

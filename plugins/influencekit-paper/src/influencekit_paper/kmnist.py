@@ -4,9 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from influencekit.workloads.draw import Part, Pool, by_example
-from influencekit.workloads.files import check_images, find, read_npz
-from influencekit.workloads.problem import Setting, problem
+from influencekit.workloads import Part, Pool, Setting, by_example, check_images, find, problem, read_npz
 from influencekit_paper.files import bundled_file
 
 __all__ = ["kmnist_cnn", "kmnist_dnn", "kmnist_lr"]

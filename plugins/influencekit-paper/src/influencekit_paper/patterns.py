@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from scipy import special, stats
 
-from influencekit.direction import better_in
 from influencekit.errors import InputError
+from influencekit.extend import better_in
 
 __all__ = ["PATTERNS", "patterns"]
 

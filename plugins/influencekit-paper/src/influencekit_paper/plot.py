@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from influencekit.direction import better_in
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
+from influencekit.extend import better_in
+from influencekit.plot import COLOURS, diverging, new_figure, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

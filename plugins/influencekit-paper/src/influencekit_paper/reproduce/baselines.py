@@ -5,7 +5,7 @@ import torch
 from torch.func import jvp
 
 import influencekit as ik
-from influencekit.training.gradients import example_gradients
+from influencekit.extend import example_gradients
 
 __all__ = ["gradient_norm", "tracin"]
 

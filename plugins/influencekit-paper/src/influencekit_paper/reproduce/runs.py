@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 
 import influencekit as ik
+from influencekit.extend import Step
 from influencekit.metrics import METRICS, agreement
-from influencekit.training.step import Step
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = ["QUERY", "Found", "agreement_of", "epochs", "problem_of", "recorded", "scores"]

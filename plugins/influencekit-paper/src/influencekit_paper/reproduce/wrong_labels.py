@@ -5,11 +5,10 @@ import torch
 import xarray as xr
 
 import influencekit as ik
-from influencekit.effects.retrain import Weighting
 from influencekit.errors import InfluenceKitError
-from influencekit.estimators.loo import retraining_effects
 from influencekit.evaluation import detection as detect
 from influencekit.evaluation import flipped as flip
+from influencekit.extend import Weighting, retraining_effects
 from influencekit.windows import REMOVALS, Window
 from influencekit_paper.reproduce.baselines import gradient_norm, tracin
 from influencekit_paper.reproduce.runs import QUERY, Found, agreement_of, epochs, recorded, scores
