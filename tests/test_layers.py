@@ -52,7 +52,7 @@ LAYERS = {
         verbs/__init__ verbs/compare verbs/contributions verbs/estimate verbs/non_finite verbs/open
         verbs/record verbs/remove verbs/results verbs/trust verbs/verify plot/__init__ plot/agreement
         plot/detection plot/examples plot/predicted plot/style trainers/__init__ trainers/cross_entropy
-        trainers/intercept_loader trainers/lightning trainers/transformers
+        trainers/extras trainers/intercept_loader trainers/lightning trainers/transformers
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache

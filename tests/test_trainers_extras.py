@@ -16,10 +16,3 @@ def test_a_missing_library_is_named_with_its_extra(name, monkeypatch):
         importlib.import_module(f"influencekit.trainers.{name}")
     wanted = f"influencekit.trainers.{name} needs {name}: pip install 'influencekit[{name}]'"
     assert str(error.value) == wanted
-
-
-def test_the_package_itself_needs_none_of_them():
-    """Its `__init__` imports nothing."""
-    from influencekit import trainers
-
-    assert not {"torch", "transformers", "lightning"} & set(vars(trainers))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from influencekit.errors import InputError
 from influencekit.tape import Tape
 from influencekit.tape.loader import IndexedBatch
-from influencekit.trainers import missing_extra
+from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.intercept_loader import check_trainer_loader, intercept_loader
 
 try:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from influencekit.errors import InputError
 from influencekit.tape import Tape
 from influencekit.tape.loader import IndexedBatch
-from influencekit.trainers import missing_extra
 from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
+from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.intercept_loader import intercept_loader
 
 try:
