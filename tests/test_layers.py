@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        errors progress catalog statistics direction specs windows metrics files registry
+        lazy errors progress catalog statistics direction specs windows metrics files registry
     """,
     "a step of training": """
         training/__init__ training/accuracy training/batch training/buffers training/call
@@ -37,8 +37,8 @@ LAYERS = {
     """,
     "effects, and the nouns without derivatives": """
         effects/__init__ effects/adjoint effects/backward effects/query_gradient effects/retrain
-        effects/sums queries recorders workloads/__init__ workloads/draw workloads/files workloads/mnist
-        workloads/models workloads/problem
+        effects/step_products effects/sums queries recorders workloads/__init__ workloads/draw
+        workloads/files workloads/mnist workloads/models workloads/problem
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
@@ -61,7 +61,7 @@ LAYERS = {
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
-        testing/recorders testing/setting testing/suite testing/untouched
+        testing/recorders testing/setting testing/suite testing/untouched extend
     """,
     "the command line, and the public names": """
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
