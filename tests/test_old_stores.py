@@ -91,7 +91,7 @@ def test_a_run_opens_and_estimates_what_it_did(name):
     scores = h.scores(run, name)
     assert scores.keys() == {"dit", "loo"}
     for kind, values in scores.items():
-        # since 0.2.0 an adjoint that reads the gradient has it from the pull's own pass, which rounds otherwise
+        # since 0.2.0 an adjoint that reads the gradient has it from the pull's own pass: other rounding
         otherwise = kind == "dit" and run.workload.optimizer.needs_gradient()
         the_same(values, said[kind], 100 * torch.finfo(run.workload.dtype).eps if otherwise else 0.0)
     assert files(store) == before
