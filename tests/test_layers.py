@@ -28,7 +28,7 @@ LAYERS = {
         training/schedules training/state training/step training/traced training/workload
     """,
     "a recorded run": """
-        trajectory/__init__ trajectory/binomial_schedule trajectory/difference trajectory/replay_check
+        trajectory/__init__ trajectory/binomial_schedule trajectory/fingerprint trajectory/replay_check
         trajectory/store trajectory/trajectory trajectory/writing/__init__ trajectory/writing/background
         trajectory/writing/growing trajectory/writing/ledger trajectory/writing/writer
     """,
@@ -42,15 +42,17 @@ LAYERS = {
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
-        estimators/sgd_influence tape/__init__ tape/change_detector tape/door tape/identity tape/loader
-        tape/noise tape/observer tape/opening tape/optimizer tape/position tape/questions tape/recorded
-        tape/replica tape/rng tape/spotcheck tape/tape tape/trainable_state tape/writer
+        estimators/sgd_influence tape/__init__ tape/change_detector tape/checks/__init__
+        tape/checks/arguments tape/checks/collation tape/checks/model tape/checks/opened tape/fingerprint
+        tape/loader tape/loop_position tape/open_taped tape/optimizer tape/random_draws tape/recorded
+        tape/recording tape/replay_difference tape/replica tape/rng tape/spot_check tape/step_collector
+        tape/tape tape/trainable_state tape/writer
     """,
     "verbs and pictures": """
         verbs/__init__ verbs/compare verbs/contributions verbs/estimate verbs/non_finite verbs/open
         verbs/record verbs/remove verbs/results verbs/trust verbs/verify plot/__init__ plot/agreement
         plot/detection plot/examples plot/predicted plot/style trainers/__init__ trainers/cross_entropy
-        trainers/intercept_loader trainers/lightning trainers/transformers
+        trainers/extras trainers/intercept_loader trainers/lightning trainers/transformers
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache

@@ -11,7 +11,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit.errors import StoreError
-from influencekit.tape import spotcheck
+from influencekit.tape import spot_check
 from influencekit.trajectory import replay_check
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
@@ -93,7 +93,9 @@ def test_an_honest_run_is_not_blamed_and_nothing_is_compared_twice(recorder, mon
     run = unchecked(lambda event, loop: None, recorder)
     scores = ik.estimate(run).influence.values
     asked = []
-    monkeypatch.setattr("influencekit.trajectory.trajectory.compared", lambda *some: asked.append(some[1]))
+    monkeypatch.setattr(
+        "influencekit.trajectory.trajectory.compare_stretch", lambda *some: asked.append(some[1])
+    )
     assert (ik.estimate(run).influence.values == scores).all()
     stretches = replay_check.stretches(run, 0, run.steps)
     run.check_replay(0, run.steps)
@@ -128,7 +130,7 @@ def test_where_every_state_is_stored_a_spread_sample_is_replayed():
 
 def steps_checked(steps, seconds=1e-5):
     """At which steps a tape checks, and repeats the first, when a check takes so long, and a step no time."""
-    spot = spotcheck.SpotCheck(network(), None, 1e-9, 1e-3, True)
+    spot = spot_check.SpotCheck(network(), None, 1e-9, 1e-3, True)
     spot.done, spot._first, checked, repeated = 1, object(), [0], []
     for t in range(1, steps):
         if spot.decide(t):
@@ -207,7 +209,7 @@ def test_a_second_network_that_trains_along():
 
 def test_a_gradient_that_changes_while_losses_do_not(monkeypatch):
     """The weight of a gradient reversal, as in domain adaptation; were it not refused for its derivative."""
-    monkeypatch.setattr(spotcheck, "refuse_underivable", lambda *some: None)
+    monkeypatch.setattr(spot_check, "refuse_nondifferentiable", lambda *some: None)
 
     class Reversal(torch.autograd.Function):
         weight = 1.0

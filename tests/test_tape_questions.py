@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, default_collate
 
 import influencekit as ik
 from influencekit.errors import InputError
-from influencekit.tape.door import own_ids
-from influencekit.tape.questions import refuse_random_evaluation
+from influencekit.tape.checks.model import refuse_random_evaluation
+from influencekit.training.ids import checked_ids
 
 # randomness -----------------------------------------------------------------------------------------------
 
@@ -265,9 +265,12 @@ def test_lazy_parameters():
 
 
 def test_names_of_examples():
-    assert own_ids(None, 3) == [0, 1, 2] and own_ids(torch.tensor([3, 1]), 2) == [3, 1]
-    assert own_ids(np.array(["a", "b"]), 2) == ["a", "b"] and own_ids(("x", 1), 2) == ["x", 1]
-    assert [type(x) for x in own_ids(np.arange(2), 2)] == [int, int]
+    def plain(ids):
+        return checked_ids(ids, 2, "ids")
+
+    assert plain(torch.tensor([3, 1])) == [3, 1]
+    assert plain(np.array(["a", "b"])) == ["a", "b"] and plain(("x", 1)) == ["x", 1]
+    assert [type(x) for x in plain(np.arange(2))] == [int, int]
     for twins in ([1, "1"], np.array([4, 4]), ("a", "a")):
         with pytest.raises(InputError, match="ids: expected 2 different"):
-            own_ids(twins, 2)
+            plain(twins)

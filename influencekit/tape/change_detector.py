@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influencekit.errors import InputError
-
-__all__ = ["ChangeDetector", "Rest", "refuse_hooks", "watch"]
+__all__ = ["ChangeDetector", "ConstantTensors"]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLE = 512  # entries of a parameter that are watched; of a smaller one, all
@@ -61,7 +59,7 @@ class ChangeDetector:
         return torch.cat(self._cut)
 
 
-class Rest:
+class ConstantTensors:
     """Everything in a model that is not recorded state by state: parameters that the optimizer does not
     train, and buffers that training does not change.
 
@@ -76,8 +74,12 @@ class Rest:
                 for key, value in own.items():
                     if value is not None:
                         self._places[f"{name}.{key}" if name else key] = own, key
-        self.parameters = {name for name, (own, key) in self._places.items() if _is_parameter(own[key])}
-        self._take()
+        values = {name: own[key] for name, (own, key) in self._places.items()}
+        self.parameters = {name for name, x in values.items() if isinstance(x, nn.Parameter)}
+        self._versions = {name: _version(x) for name, x in values.items()}
+        self._samples = {name: _sample(x) for name, x in values.items()}
+        # of what a second optimizer may train in a few rows only, all entries count
+        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
 
     def narrow(self, recorded: Iterable[str], tensors: Iterable[Tensor]) -> None:
         """Watch all but these names, and these tensors, whatever their names."""
@@ -97,23 +99,12 @@ class Rest:
                 self._versions[name] = _version(value)
         return None
 
-    def _take(self) -> None:
-        values = {name: own[key] for name, (own, key) in self._places.items()}
-        self._versions = {name: _version(x) for name, x in values.items()}
-        self._samples = {name: _sample(x) for name, x in values.items()}
-        # of what a second optimizer may train in a few rows only, all entries count
-        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
-
     def _same(self, name: str, value: Any) -> bool:
         known = self._samples[name]
         if not isinstance(value, Tensor) or not torch.equal(_sample(value).to(known.device), known):
             return False
         counted = name in self._sums and _version(value) != self._versions[name]
         return not counted or _sum(value) == self._sums[name]
-
-
-def _is_parameter(value: Any) -> bool:
-    return isinstance(value, nn.Parameter)
 
 
 def _version(value: Any) -> tuple[int, int]:
@@ -131,53 +122,3 @@ def _sum(value: Tensor) -> int:
     """Of the bits of all entries."""
     bits = value.detach().contiguous().reshape(-1).view(_BITS.get(value.element_size(), torch.uint8))
     return int(bits.sum(dtype=torch.int64))
-
-
-def watch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    forward: Callable[[], None],
-    after: Callable[[Any], None],
-    before_step: Callable[[], None],
-    after_step: Callable[[], None],
-) -> list[Any]:
-    """Call back at every forward (with gradients) and optimizer step; the handles have `remove`."""
-
-    def pre_forward(module: nn.Module, args: Any) -> None:
-        if torch.is_grad_enabled():
-            forward()
-
-    def post_forward(module: nn.Module, args: Any, outputs: Any) -> None:
-        if torch.is_grad_enabled():
-            after(outputs)
-
-    def pre_step(self: Any, args: Any, kwargs: Any) -> None:
-        if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
-            raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
-        before_step()
-
-    def post_step(self: Any, args: Any, kwargs: Any) -> None:
-        after_step()
-
-    return [
-        model.register_forward_pre_hook(pre_forward),
-        model.register_forward_hook(post_forward),
-        optimizer.register_step_pre_hook(pre_step),
-        optimizer.register_step_post_hook(post_step),
-    ]
-
-
-def refuse_hooks(model: nn.Module) -> None:
-    """Refuse hooks that may change gradients, by the name of what they hang on."""
-    for name, p in model.named_parameters():
-        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
-            raise InputError(
-                f"parameter {name} has a gradient hook, which a replay would not see; remove it, or do what "
-                "it does in the loss"
-            )
-    for name, module in model.named_modules():
-        if module._backward_hooks or module._backward_pre_hooks:
-            raise InputError(
-                f"module {name or type(module).__name__} has a backward hook, which derivatives would not "
-                "see; remove it"
-            )

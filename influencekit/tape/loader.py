@@ -1,4 +1,4 @@
-"""A DataLoader that tells which examples it delivers, and the random state they were fetched in."""
+"""DataLoaders whose batches come with the positions of their examples and the random state before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from influencekit.errors import InputError
 from influencekit.tape.rng import capture, restored
 
-__all__ = ["Collate", "IndexedBatch", "Source", "IndexedDataset", "fetch", "items", "indexed_loader"]
+__all__ = [
+    "Collate", "IndexedBatch", "IndexedDataset", "IndexedLoaders", "check_loader", "fetch", "index_in_place",
+    "indexed_loader", "items",
+]  # fmt: skip
 
 
 class IndexedBatch(NamedTuple):
@@ -27,6 +30,22 @@ class IndexedBatch(NamedTuple):
     batch: Any
 
 
+def check_loader(loader: Any, name: str, advice: str) -> None:
+    """Refuse what is not a torch DataLoader over a map-style data set. `name`: what the user calls it."""
+    if not isinstance(loader, DataLoader):
+        raise InputError(f"{name}: expected a torch DataLoader, got {type(loader).__name__}; {advice}")
+    if isinstance(loader.dataset, IterableDataset):
+        raise InputError(
+            "the DataLoader reads an IterableDataset, whose examples have no positions, so none could be "
+            "fetched again; use a map-style data set (__getitem__ and __len__)"
+        )
+
+
+def index_in_place(loader: DataLoader[Any], collate: Collate) -> None:
+    """From now on `loader` fetches positions and random states, too, and hands them to `collate`."""
+    loader.__dict__.update(dataset=IndexedDataset(loader.dataset), collate_fn=collate, _iterator=None)
+
+
 def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     """The same loader with `IndexedBatch` for batches: same samplers, workers, collation, random numbers.
 
@@ -34,16 +53,7 @@ def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     Errors: an `IterableDataset`, whose examples have no positions; another data set than `data`; batches
     that the data set makes itself.
     """
-    if not isinstance(loader, DataLoader):
-        raise InputError(
-            f"batches: expected a torch DataLoader, got {type(loader).__name__}; for batches of your own "
-            "making pass pairs (positions, batch)"
-        )
-    if isinstance(loader.dataset, IterableDataset):
-        raise InputError(
-            "the DataLoader reads an IterableDataset, whose examples have no positions, so none could be "
-            "fetched again; use a map-style data set (__getitem__ and __len__)"
-        )
+    check_loader(loader, "batches", "for batches of your own making pass pairs (positions, batch)")
     if loader.dataset is not data:
         raise InputError(
             "the loader reads another data set than data=..., so positions in it would name other examples; "
@@ -54,11 +64,9 @@ def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
             "the loader has batch_size=None, so what it gives cannot be told apart into examples; pass the "
             "sampler of batches as batch_sampler=..."
         )
-    twin = copy(loader)
-    twin.__dict__.update(
-        dataset=IndexedDataset(loader.dataset), collate_fn=Collate(loader.collate_fn), _iterator=None
-    )
-    return twin
+    indexed = copy(loader)
+    index_in_place(indexed, Collate(loader.collate_fn))
+    return indexed
 
 
 def fetch(data: Any, collate: Any, indices: Sequence[int], rng: bytes | None) -> Any:
@@ -83,8 +91,8 @@ class IndexedDataset:
         return len(self._data)
 
     def __getattr__(self, name: str) -> Any:
-        """For `worker_init_fn`, which finds its data set here."""
-        if name == "_data":  # not there yet: somebody is unpickling this
+        """The attributes of the data set, which a `worker_init_fn` may use."""
+        if name == "_data":  # not there while it is unpickled
             raise AttributeError(name)
         return getattr(self._data, name)
 
@@ -109,12 +117,12 @@ class Collate:
         return indices, rng, self._collate(items)
 
 
-class Source:
-    """The batches of the loop's own loaders, indexed; one twin for each, so that workers may persist."""
+class IndexedLoaders:
+    """The loop's own loaders, each with one indexed copy, so that its workers may persist."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
-        self._twins: WeakKeyDictionary[Any, DataLoader[Any]] = WeakKeyDictionary()
+        self._copies: WeakKeyDictionary[Any, DataLoader[Any]] = WeakKeyDictionary()
 
     def batches(self, loader: Any) -> Iterator[IndexedBatch]:
         """Of a DataLoader, or of pairs (positions, batch)."""
@@ -122,7 +130,7 @@ class Source:
             for indices, batch in loader:
                 yield IndexedBatch([int(i) for i in indices], capture(), batch)
             return
-        if loader not in self._twins:
-            self._twins[loader] = indexed_loader(loader, self._data)
-        for indices, rng, batch in self._twins[loader]:
+        if loader not in self._copies:
+            self._copies[loader] = indexed_loader(loader, self._data)
+        for indices, rng, batch in self._copies[loader]:
             yield IndexedBatch(list(indices), rng, batch)

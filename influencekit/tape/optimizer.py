@@ -1,9 +1,9 @@
-"""Optimizers of `torch.optim`, read: the update rule, its groups, and what it has remembered so far."""
+"""Optimizers of `torch.optim`: their hyper-parameters, their update rule, and their slots."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,15 +14,9 @@ from influencekit.training.optimizer import Group, Optimizer, Slots
 from influencekit.training.optimizers import SGD, Adam, AdamW
 
 __all__ = [
-    "check_rates",
-    "described",
-    "rates",
-    "rebuilt",
-    "recall",
-    "remembered",
-    "settings",
-    "trained",
-]
+    "UpdateRule", "check_hyperparameters", "describe_optimizer", "hyperparameters", "learning_rates",
+    "read_slots", "rebuild_optimizer", "trained_parameters", "write_slots",
+]  # fmt: skip
 
 _RULES: dict[type, tuple[Any, tuple[str, ...]]] = {
     torch.optim.SGD: (SGD, ("momentum", "dampening", "nesterov", "weight_decay")),
@@ -33,8 +27,16 @@ _REFUSED = ("maximize", "amsgrad", "differentiable")
 _BY_NAME = {rule.__name__: rule for rule, _ in _RULES.values()}
 
 
-def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The hyper-parameters of every parameter group but its learning rate. Errors: what we do not know."""
+class UpdateRule(NamedTuple):
+    """How gradients become the next state. `updates`: those that were done before state 0."""
+
+    layout: Layout
+    optimizer: Optimizer
+    updates: int
+
+
+def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The hyper-parameters of every parameter group but its learning rate. Errors: an unknown optimizer."""
     if type(optimizer) not in _RULES:
         raise InputError(
             f"the tape knows torch.optim.SGD, Adam and AdamW, and got {type(optimizer).__name__}; train with "
@@ -49,12 +51,14 @@ def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     return found
 
 
-def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+def learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
     """The learning rate of every group, now."""
     return [float(group["lr"]) for group in optimizer.param_groups]
 
 
-def check_rates(before: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer, step: int) -> None:
+def check_hyperparameters(
+    before: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer, step: int
+) -> None:
     """Refuse hyper-parameters that changed during the run, other than the learning rate."""
     if len(optimizer.param_groups) != len(before):
         raise InputError(
@@ -70,7 +74,7 @@ def check_rates(before: Sequence[Mapping[str, Any]], optimizer: torch.optim.Opti
                 )
 
 
-def trained(
+def trained_parameters(
     model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float | None = None
 ) -> dict[str, nn.Parameter]:
     """The parameters that the step is about to change, in the model's order: the optimizer's with a gradient.
@@ -102,13 +106,13 @@ def trained(
     return found
 
 
-def described(
+def describe_optimizer(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], clip_norm: float | None
 ) -> dict[str, Any]:
-    """The update rule as JSON: `rebuilt` makes our `Optimizer` of it."""
+    """The update rule as JSON: `rebuild_optimizer` makes our `Optimizer` of it."""
     owner = {id(p): k for k, group in enumerate(optimizer.param_groups) for p in group["params"]}
     groups = []
-    for k, values in enumerate(settings(optimizer)):
+    for k, values in enumerate(hyperparameters(optimizer)):
         members = [name for name, p in params.items() if owner[id(p)] == k]
         lr = optimizer.param_groups[k].get("initial_lr", optimizer.param_groups[k]["lr"])
         groups.append({"params": members, "lr": float(lr), **values})
@@ -118,7 +122,7 @@ def described(
     return {"rule": kind, "clip_norm": clip_norm, "groups": groups}
 
 
-def rebuilt(description: Mapping[str, Any]) -> Optimizer:
+def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
     """Our update rule of a description; its own settings are those of group 0, the others are `Group`s."""
     groups = []
     for group in description["groups"]:
@@ -132,17 +136,17 @@ def rebuilt(description: Mapping[str, Any]) -> Optimizer:
     return rule(**groups[0][1], clip_norm=description["clip_norm"], groups=rest)
 
 
-def remembered(
-    optimizer: torch.optim.Optimizer, rule: Optimizer, layout: Layout, params: Mapping[str, nn.Parameter]
+def read_slots(
+    optimizer: torch.optim.Optimizer, rule: UpdateRule, params: Mapping[str, nn.Parameter]
 ) -> tuple[Slots, int]:
-    """The optimizer's state vectors [param], zero where it has none yet, and the updates it has made."""
+    """The optimizer's slots [param], zero where it has none yet, and the number of its updates so far."""
     slots = {}
-    for name in rule.slots:
+    for name in rule.optimizer.slots:
         found = {n: optimizer.state.get(p, {}).get(name) for n, p in params.items()}
-        slots[name] = layout.join(
+        slots[name] = rule.layout.join(
             {n: torch.zeros_like(p) if found[n] is None else found[n] for n, p in params.items()}
         )
-    counts = {_updates(optimizer.state.get(p, {})) for p in _remembering(optimizer, params).values()}
+    counts = {_updates(optimizer.state.get(p, {})) for p in _with_slots(optimizer, params).values()}
     if len(counts) > 1:
         raise InputError(
             f"the optimizer has updated its parameters a different number of times ({sorted(counts)}); a "
@@ -151,10 +155,10 @@ def remembered(
     return slots, counts.pop() if counts else 0
 
 
-def _remembering(
+def _with_slots(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter]
 ) -> dict[str, nn.Parameter]:
-    """The parameters of which the optimizer keeps a memory: not those of groups without momentum."""
+    """The parameters that have slots: not those of groups without momentum."""
     without = {
         id(p) for group in optimizer.param_groups if not group.get("momentum", 1) for p in group["params"]
     }
@@ -167,16 +171,13 @@ def _updates(state: Mapping[str, Any]) -> int:
     return int(state.get("momentum_buffer") is not None)
 
 
-def recall(
-    optimizer: torch.optim.Optimizer,
-    slots: Slots,
-    updates: int,
-    layout: Layout,
-    params: Mapping[str, nn.Parameter],
-) -> None:
-    """Put the optimizer's memory back: the inverse of `remembered`."""
-    parts = {name: layout.split(values) for name, values in slots.items()}
-    for name, p in _remembering(optimizer, params).items():
+def write_slots(
+    optimizer: torch.optim.Optimizer, rule: UpdateRule, params: Mapping[str, nn.Parameter],
+    slots: Slots, updates: int,
+) -> None:  # fmt: skip
+    """Put slots back, after so many updates: the inverse of `read_slots`."""
+    parts = {name: rule.layout.split(values) for name, values in slots.items()}
+    for name, p in _with_slots(optimizer, params).items():
         state: dict[str, Any] = {slot: parts[slot][name].clone() for slot in parts} if updates else {}
         if "exp_avg" in state:
             state["step"] = torch.tensor(float(updates))

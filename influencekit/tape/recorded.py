@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from influencekit.tape.noise import Noise
+from influencekit.tape.random_draws import RandomDraws
 from influencekit.tape.replica import Call, Micro, Replica
 from influencekit.tape.rng import preserved_random, setter
 from influencekit.training.batch import Batch, batch_in_float64, select
@@ -143,19 +143,21 @@ class Recorded:
         `theta` [param] and `buffers` are where the run stands. The generators are left where the noise ended:
         whoever calls keeps them.
         """
-        workload, noise, begin = self.workload, None, None
+        workload, draws, begin = self.workload, None, None
         if rng is not None and self.random:
             begin = setter(rng, workload.device)
             with self.protected():
                 begin()
                 with self._cast(self.autocast):
-                    noise = Noise(lambda: workload.trained(workload.layout.split(theta), buffers, batch))
+                    draws = RandomDraws(
+                        lambda: workload.trained(workload.layout.split(theta), buffers, batch)
+                    )
 
         def training(autocast: torch.dtype | None) -> Training:
             def call(
                 theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within
             ) -> tuple[Any, dict[str, Tensor]]:
-                with self._cast(autocast), noise.again() if noise is not None else nullcontext():
+                with self._cast(autocast), draws.replayed() if draws is not None else nullcontext():
                     if begin is not None:
                         begin()
                     return workload.trained(workload.layout.split(theta), buffers, batch, within)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from influencekit.errors import InputError
-from influencekit.tape.change_detector import ChangeDetector, Rest
-from influencekit.tape.optimizer import recall, remembered
+from influencekit.tape.change_detector import ChangeDetector, ConstantTensors
+from influencekit.tape.optimizer import UpdateRule, read_slots, write_slots
 from influencekit.tape.replica import put_back
-from influencekit.tape.spotcheck import Moment, Rule
+from influencekit.training.buffers import unpacked
+from influencekit.training.state import State
 
 __all__ = ["TrainableState", "copied"]
 
@@ -22,57 +23,55 @@ class TrainableState:
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter],
-        buffers: Sequence[str], rule: Rule, rest: Rest,
+        buffers: Sequence[str], rule: UpdateRule, constant: ConstantTensors,
     ) -> None:  # fmt: skip
         self.params, self.buffers, self.rule = dict(params), list(buffers), rule
         self._model, self._optimizer = model, optimizer
-        self._marks, self._still = ChangeDetector(lambda: self.params), ChangeDetector(self._changing)
-        self._rest = rest
-        rest.narrow(self.buffers, self.params.values())
+        self._parameters, self._buffers = ChangeDetector(lambda: self.params), ChangeDetector(self._changing)
+        self._constant = constant
+        constant.narrow(self.buffers, self.params.values())
 
-    def moment(self) -> Moment:
-        """A copy of it all, now."""
-        slots, _ = remembered(self._optimizer, self.rule.optimizer, self.rule.layout, self.params)
-        return Moment(self.rule.layout.join(self.params), slots, copied(self._model, self.buffers))
+    def state(self, step: int) -> State:
+        """A copy of it all: state `step`."""
+        slots, _ = read_slots(self._optimizer, self.rule, self.params)
+        return State(self.rule.layout.join(self.params), slots, step, copied(self._model, self.buffers))
 
     def load(self, tensors: Mapping[str, np.ndarray], number: int) -> None:
         """Put back what was stored of state `number`."""
-        layout, rule, updates = self.rule
         device = next(iter(self.params.values())).device
         values = {name: torch.from_numpy(x).to(device) for name, x in tensors.items()}
-        put_back(self.params, layout.split(values["theta"]))
+        put_back(self.params, self.rule.layout.split(values["theta"]))
         if self.buffers:
             own = self._changing()
-            parts = values["buffers"].split([b.numel() for b in own.values()])
-            put_back(own, dict(zip(own, parts, strict=True)))
-        slots = {name: values[name] for name in rule.slots}
-        recall(self._optimizer, slots, updates + number, layout, self.params)
+            put_back(own, unpacked(tensors["buffers"], own))
+        slots = {name: values[name] for name in self.rule.optimizer.slots}
+        write_slots(self._optimizer, self.rule, self.params, slots, self.rule.updates + number)
         self.mark()
 
     def mark(self) -> None:
         """A step has been done: from now on nothing may change until the next."""
-        self._marks.take()
+        self._parameters.take()
         if self.buffers:
-            self._still.take()
+            self._buffers.take()
 
     def finite(self) -> bool:
         """Whether the parameters were finite at the last mark."""
-        return self._marks.finite()
+        return self._parameters.finite()
 
     def check_parameters(self, step: int) -> None:
         """Refuse a parameter that was changed since the last mark."""
-        if name := self._marks.changed():
+        if name := self._parameters.changed():
             raise InputError(
                 f"step {step}: parameter {name} was changed since the last step by something else than the "
                 "optimizer, which a replay would not do; leave it out, or do it inside the model"
             )
 
-    def check_rest(self, step: int, thorough: bool = False) -> None:
+    def check_constant(self, step: int, thorough: bool = False) -> None:
         """Refuse a change of what is not recorded; `thorough`: also of one that torch does not count."""
-        name = self._rest.changed(thorough)
+        name = self._constant.changed(thorough)
         if name is None:
             return
-        if name in self._rest.parameters:
+        if name in self._constant.parameters:
             raise InputError(
                 f"step {step}: parameter {name}, which this optimizer does not train, was changed (by a "
                 "second optimizer, or by hand), and a replay would not do that; train all by one optimizer, "
@@ -86,7 +85,7 @@ class TrainableState:
 
     def check_buffers(self, step: int) -> None:
         """Refuse a buffer that was changed since the last mark, and not by the forward pass of a step."""
-        if name := self._still.changed():
+        if name := self._buffers.changed():
             raise InputError(
                 f"step {step}: buffer {name} was changed since the last step, which a replay would not do; "
                 "evaluate in eval mode"

@@ -15,8 +15,10 @@ from influencekit import __version__
 from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
 from influencekit.registry import label
+from influencekit.tape.optimizer import UpdateRule
 from influencekit.tape.replica import Micro
-from influencekit.tape.spotcheck import Moment, Rule
+from influencekit.training.buffers import packed
+from influencekit.training.state import State
 from influencekit.trajectory.store import open_group, read
 from influencekit.trajectory.writing import COLUMNS, Column, Writer
 
@@ -50,7 +52,16 @@ class TapeWriter:
         self._last = b"", -1  # mostly the same state comes again and again
         self._horizon, self._kept = 0, frozenset[int]()
 
-    def begin(self, rule: Rule, first: Moment, ids: Sequence[Hashable], about: Mapping[str, Any]) -> None:
+    @property
+    def opened(self) -> Writer:
+        """The writer of the store. Errors: no step was recorded yet."""
+        if self.writer is None:
+            raise InputError("the tape has recorded nothing yet")
+        return self.writer
+
+    def begin(
+        self, rule: UpdateRule, first: State, ids: Sequence[Hashable], about: Mapping[str, Any]
+    ) -> None:
         """Create the store; `about` is what it says of the run."""
         names = np.array(list(ids))
         if names.dtype.kind not in "iu":
@@ -92,14 +103,12 @@ class TapeWriter:
 
     def generators(self, number: int) -> bytes:
         """A row of the table of generator states."""
-        assert self.writer is not None
-        return read(self.writer.group, "rng", slice(number, number + 1))[0].tobytes()
+        return read(self.opened.group, "rng", slice(number, number + 1))[0].tobytes()
 
     def remember_generators(self) -> None:
         """After `reopen`: the table as it was when the state was kept, so that it grows in the same way."""
-        assert self.writer is not None
-        if count := self.writer.placed("rng"):
-            table = read(self.writer.group, "rng", slice(0, count))
+        if count := self.opened.placed("rng"):
+            table = read(self.opened.group, "rng", slice(0, count))
             self._numbers = {_digest(row.tobytes()): number for number, row in enumerate(table)}
 
     def number(self, state: bytes | None) -> int:
@@ -109,8 +118,7 @@ class TapeWriter:
         if state != self._last[0]:
             key = _digest(state)
             if key not in self._numbers:
-                assert self.writer is not None
-                self._numbers[key] = self.writer.rows("rng", np.frombuffer(state, np.uint8)[None])
+                self._numbers[key] = self.opened.rows("rng", np.frombuffer(state, np.uint8)[None])
             self._last = state, self._numbers[key]
         return self._last[1]
 
@@ -121,38 +129,31 @@ class TapeWriter:
             self._kept = frozenset(list(self._recorder.stored_states(0, self._horizon))[:-1])
         return step in self._kept
 
-    def state(self, number: int, moment: Moment, snapshot: Mapping[str, Any]) -> None:
+    def state(self, state: State, snapshot: Mapping[str, Any]) -> None:
         """Keep a state, with what a resumed loop needs."""
-        assert self.writer is not None
-        tensors = {"theta": moment.theta, **moment.slots}
+        tensors = {"theta": state.theta, **state.slots}
         arrays = {name: x.detach().cpu().numpy() for name, x in tensors.items()}
-        if moment.buffers:
-            flat = [b.detach().double().cpu().reshape(-1) for b in moment.buffers.values()]
-            arrays["buffers"] = torch.cat(flat).numpy()
+        if state.buffers:
+            arrays["buffers"] = packed(state.buffers)
         said = {k: self.number(v) if isinstance(v, bytes) else v for k, v in snapshot.items()}
         try:
             json.dumps(said)
         except TypeError as error:
             raise InputError(f"scheduler: its state cannot be saved as plain data ({error})") from error
-        self.writer.state(number, arrays, said)
+        self.opened.state(state.step, arrays, said)
 
     def step(
-        self,
-        micros: Sequence[Micro],
-        coefficients: np.ndarray,
-        losses: np.ndarray,
-        lrs: Sequence[float],
+        self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray, lrs: list[float],
         epoch: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """The row of a step that was done."""
-        assert self.writer is not None
-        self.writer.step(
+        self.opened.step(
             {
                 "batch": [i for m in micros for i in m.indices],
                 "part": [k for k, m in enumerate(micros) for _ in m.indices],
                 "coefficient": coefficients,
                 "loss": losses,
-                "lr": list(lrs),
+                "lr": lrs,
                 "epoch": epoch,
                 "fetch_rng": [self.number(m.fetch_rng) for m in micros],
                 "forward_rng": [self.number(m.forward_rng) for m in micros],

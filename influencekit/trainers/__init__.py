@@ -1,1 +1,1 @@
-"""Callbacks that tape the training loops of other libraries; each needs its extra, `influencekit[NAME]`."""
+"""Callbacks that tape the training loops of other libraries. Each needs its extra: `influencekit[NAME]`."""

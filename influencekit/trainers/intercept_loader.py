@@ -1,4 +1,4 @@
-"""Overhear the DataLoader of a trainer: which examples every batch holds, in the order of delivery."""
+"""Note which examples each batch of a trainer's DataLoader holds, in the order of delivery."""
 
 from __future__ import annotations
 
@@ -7,36 +7,30 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
-from influencekit.errors import InputError
-from influencekit.tape.loader import Collate, IndexedBatch, IndexedDataset
+from influencekit.tape.loader import Collate, IndexedBatch, check_loader, index_in_place
 
-__all__ = ["intercept_loader"]
+__all__ = ["check_trainer_loader", "intercept_loader"]
 
 
-def intercept_loader(loader: DataLoader[Any], heard: deque[IndexedBatch]) -> Callable[[], None]:
-    """From now on every batch that `loader` delivers is also put into `heard`; the result undoes that.
+def check_trainer_loader(loader: Any) -> None:
+    """Refuse a trainer's source of batches that cannot be recorded."""
+    check_loader(loader, "batches", "give the Trainer one torch DataLoader")
+
+
+def intercept_loader(loader: DataLoader[Any], delivered: deque[IndexedBatch]) -> Callable[[], None]:
+    """From now on every batch that `loader` delivers is also put into `delivered`; the result undoes that.
 
     The loader is changed in place, since a trainer holds it already: its data set and collation are wrapped,
     and, with workers, its iteration. Samplers, order, workers, batches and random numbers stay the same.
     Errors: something that is not a torch DataLoader, or one over an `IterableDataset`.
     """
-    if not isinstance(loader, DataLoader):
-        raise InputError(
-            f"the trainer reads its batches from a {type(loader).__name__}; give it one torch DataLoader"
-        )
-    if isinstance(loader.dataset, IterableDataset):
-        raise InputError(
-            "the DataLoader reads an IterableDataset, whose examples have no positions, so none could be "
-            "fetched again; use a map-style data set (__getitem__ and __len__)"
-        )
+    check_trainer_loader(loader)
     kind, before = type(loader), {name: loader.__dict__[name] for name in ("dataset", "collate_fn")}
-    loader.__dict__.update(
-        dataset=IndexedDataset(loader.dataset), collate_fn=_Hearing(loader.collate_fn, heard), _iterator=None
-    )
-    if loader.num_workers:  # what is fetched in another process is heard when it arrives in this one
-        loader.__class__ = type(kind.__name__, (_Arriving, kind), {"heard": heard})
+    index_in_place(loader, _NotingCollate(loader.collate_fn, delivered))
+    if loader.num_workers:  # what another process fetches is noted when it arrives in this one
+        loader.__class__ = type(kind.__name__, (_NotingLoader, kind), {"delivered": delivered})
 
     def undo() -> None:
         loader.__class__ = kind
@@ -45,27 +39,27 @@ def intercept_loader(loader: DataLoader[Any], heard: deque[IndexedBatch]) -> Cal
     return undo
 
 
-class _Hearing(Collate):
-    """The user's collation; hears what it collates in the main process, and packs it in a worker."""
+class _NotingCollate(Collate):
+    """The user's collation. In the main process it notes the batch; in a worker it adds the positions."""
 
-    def __init__(self, collate: Any, heard: deque[IndexedBatch]) -> None:
+    def __init__(self, collate: Any, delivered: deque[IndexedBatch]) -> None:
         super().__init__(collate)
-        self._heard = heard
+        self._delivered = delivered
 
     def __call__(self, item: tuple[list[int], bytes, Any]) -> Any:
         fetched = IndexedBatch(*super().__call__(item))
         if get_worker_info() is not None:
             return tuple(fetched)
-        self._heard.append(fetched._replace(batch=copy(fetched.batch)))  # a loop may take entries out
+        self._delivered.append(fetched._replace(batch=copy(fetched.batch)))  # a loop may take entries out
         return fetched.batch
 
 
-class _Arriving(DataLoader[Any]):
-    """A loader whose workers send packed batches, and which delivers them unpacked."""
+class _NotingLoader(DataLoader[Any]):
+    """A loader whose workers send batches with positions. It notes them and delivers the batches alone."""
 
-    heard: deque[IndexedBatch]
+    delivered: deque[IndexedBatch]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for indices, rng, batch in super().__iter__():
-            self.heard.append(IndexedBatch(list(indices), rng, copy(batch)))
+            self.delivered.append(IndexedBatch(list(indices), rng, copy(batch)))
             yield batch

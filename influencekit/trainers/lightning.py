@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from influencekit.errors import InputError
 from influencekit.tape import Tape
 from influencekit.tape.loader import IndexedBatch
-from influencekit.trainers.intercept_loader import intercept_loader
+from influencekit.trainers.extras import missing_extra
+from influencekit.trainers.intercept_loader import check_trainer_loader, intercept_loader
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+except ModuleNotFoundError:
+    raise missing_extra("lightning") from None
 
 __all__ = ["InfluenceCallback"]
 
@@ -53,7 +57,7 @@ class InfluenceCallback(Callback):
         self._options = options
         self._waiting = False
         self._tape: Tape | None = None
-        self._heard: deque[IndexedBatch] = deque()
+        self._delivered: deque[IndexedBatch] = deque()
         self._undo: list[Callable[[], None]] = []
 
     # before the loop --------------------------------------------------------------------------------
@@ -67,18 +71,14 @@ class InfluenceCallback(Callback):
         ask = source.dataloader
 
         def dataloader() -> Any:
-            return self._listen(ask())
+            return self._intercept(ask())
 
         source.dataloader = dataloader  # type: ignore[method-assign]
         self._undo.append(lambda: source.__dict__.pop("dataloader", None))
 
-    def _listen(self, loader: Any) -> Any:
-        """Hear a loader that Lightning is about to iterate over."""
-        if not isinstance(loader, DataLoader):
-            raise InputError(
-                f"training on a {type(loader).__name__} cannot be recorded; give the Trainer one torch "
-                "DataLoader"
-            )
+    def _intercept(self, loader: Any) -> Any:
+        """Intercept a loader that Lightning is about to iterate over."""
+        check_trainer_loader(loader)
         if self._loader is None:
             self._data, self._collate = loader.dataset, loader.collate_fn
         elif loader is not self._loader:
@@ -86,7 +86,7 @@ class InfluenceCallback(Callback):
         else:
             return loader
         self._loader = loader
-        self._undo.append(intercept_loader(loader, self._heard))
+        self._undo.append(intercept_loader(loader, self._delivered))
         return loader
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,7 +137,7 @@ class InfluenceCallback(Callback):
         self._check_trained()
         if batch_idx % self._accumulate == 0:
             self._tape.boundary(epoch=trainer.current_epoch)
-        self._tape.push(*self._heard.popleft())
+        self._tape.push(*self._delivered.popleft())
         self._waiting = True
 
     def on_train_batch_end(
@@ -155,15 +155,15 @@ class InfluenceCallback(Callback):
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before_validation = list(self._heard)
+        self._before_validation = list(self._delivered)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._heard.clear()  # of the training examples that were evaluated, if it is they that were
-        self._heard.extend(self._before_validation)
+        self._delivered.clear()  # of the training examples that were evaluated, if it is they that were
+        self._delivered.extend(self._before_validation)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_trained()
-        self._heard.clear()  # what was fetched ahead of an epoch that ended early
+        self._delivered.clear()  # what was fetched ahead of an epoch that ended early
 
     # after the loop ---------------------------------------------------------------------------------
 
@@ -181,10 +181,8 @@ class InfluenceCallback(Callback):
         for undo in self._undo:
             undo()
         self._undo = []
-        if tape is not None and error is None:
-            tape.close()
-        elif tape is not None and error is not None:
-            tape.__exit__(type(error), error, None)
+        if tape is not None:
+            tape.close(error)
 
 
 def _closure_first(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
@@ -231,7 +229,7 @@ def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
                     f"{type(owner).__name__} overrides {hook}, which would not be done again; move it into "
                     "the data set or collate_fn"
                 )
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         kinds = {kind.__name__ for kind in type(callback).__mro__}
         if found := kinds & set(_REFUSED):
             raise InputError(f"callback {sorted(found)[0]} cannot be recorded; train without it")

@@ -11,13 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from influencekit.errors import InputError
 from influencekit.tape import Tape
 from influencekit.tape.loader import IndexedBatch
 from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
+from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.intercept_loader import intercept_loader
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+except ModuleNotFoundError:
+    raise missing_extra("transformers") from None
 
 __all__ = ["CrossEntropy", "InfluenceCallback", "own_loss", "reopen_with"]
 
@@ -64,9 +69,9 @@ class InfluenceCallback(TrainerCallback):
 
     # the Trainer's events ---------------------------------------------------------------------------
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *event: Any, **kwargs: Any) -> None:
+        args: TrainingArguments = event[0]
+        state: TrainerState = event[1]
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
         _refuse(args, loader, state.global_step)
         self._loss = self._given or own_loss(model, args.label_smoothing_factor)
@@ -76,7 +81,7 @@ class InfluenceCallback(TrainerCallback):
         self._epoch = int(state.epoch or 0) - 1
         double = next(model.parameters()).dtype == torch.float64
         self._dtype = torch.float64 if double else torch.float32
-        self._heard: deque[IndexedBatch] = deque()
+        self._delivered: deque[IndexedBatch] = deque()
         self._micros: list[_Micro] = []
         self._coefficients: deque[Tensor] = deque()
         tape = Tape(
@@ -93,58 +98,46 @@ class InfluenceCallback(TrainerCallback):
         )
         self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
         try:
-            self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._heard))
+            self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._delivered))
             self._tape = tape.open()
         except BaseException:
-            self._let_go()
+            self._undo_all()
             raise
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, *event: Any, **kwargs: Any) -> None:
         if self._tape is not None:
-            self._heard.clear()  # what an epoch that was left early had fetched ahead
+            self._delivered.clear()  # what an epoch that was left early had fetched ahead
             self._epoch += 1
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, *event: Any, **kwargs: Any) -> None:
         if self._tape is not None:
             self._micros.clear()
             self._tape.boundary(epoch=self._epoch)
             self._push()
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_substep_end(self, *event: Any, **kwargs: Any) -> None:
         if self._tape is not None:
             self._push()
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *event: Any, **kwargs: Any) -> None:
         if self._tape is not None:  # now that the step's micro-batches are complete
             self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, *event: Any, **kwargs: Any) -> None:
         if "train_runtime" in (kwargs.get("logs") or {}):  # the last words, before the best model is loaded
             self.close()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, *event: Any, **kwargs: Any) -> None:
         self.close()
 
     def close(self) -> None:
         """End the recording. The Trainer does it, but not where an exception ended the training."""
         tape, self._tape = self._tape, None
         if tape is not None:
-            self._let_go()
+            self._undo_all()
             tape.close()
 
-    def _let_go(self) -> None:
+    def _undo_all(self) -> None:
         for undo in self._undo:
             undo()
 
@@ -152,9 +145,9 @@ class InfluenceCallback(TrainerCallback):
 
     def _push(self) -> None:
         """The next batch that was delivered is going to be forwarded."""
-        if not self._heard:
+        if not self._delivered:
             raise InputError("the Trainer takes a step on a batch that its DataLoader did not deliver")
-        indices, rng, batch = self._heard.popleft()
+        indices, rng, batch = self._delivered.popleft()
         if "labels" not in batch:
             raise InputError(f"the batch has no entry 'labels', only {', '.join(batch)}; name it so")
         labels = batch["labels"]
@@ -223,9 +216,10 @@ def reopen_with(trainer: Trainer, loss: Callable[[Any, Any], Tensor] | None = No
     one made again in the same way, which need not train.
     """
     loader = trainer.get_train_dataloader()
+    model: Any = trainer.model  # None before the first call of its `model_init`
     return {
-        "model": _plain(trainer.model),
-        "loss": loss or own_loss(trainer.model, trainer.args.label_smoothing_factor),
+        "model": _plain(model),
+        "loss": loss or own_loss(model, trainer.args.label_smoothing_factor),
         "data": loader.dataset,
         "collate": loader.collate_fn,
     }
@@ -245,14 +239,12 @@ def _plain(model: nn.Module) -> nn.Module:
 
 
 def _around(
-    model: nn.Module,
-    before: Callable[[Any], None],
-    after: Callable[[Any, Any], None],
+    model: nn.Module, before: Callable[[Any], None], after: Callable[[Any, Any], None],
     args: TrainingArguments,
-) -> list[Callable[[], None]]:
-    """Call back around training forwards, inside an autocast like the one accelerate hides in `forward`.
+) -> list[Callable[[], None]]:  # fmt: skip
+    """Call back around training forwards, in the autocast that accelerate hides in `forward`.
 
-    So the tape sees it. The results are functions that undo this.
+    The tape sees that autocast then. Returns functions that undo this.
     """
     cast = torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16))
     inside = False

@@ -1,15 +1,16 @@
-"""Is a replay what was recorded? One measure of the difference, and the stretches of a run compared by it.
+"""Whether a replay gives what was recorded: the difference of two states, and stretches compared by it.
 
 A stretch lies between one stored state and the next. Training it again must end in the state that is stored
-there, or the run is not what its store, the model, the loss and the data say of it.
+there. Otherwise the model, the loss or the data are not those of the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 import zarr
 from torch import Tensor
 
@@ -18,15 +19,49 @@ from influencekit.training.plan import Plan
 from influencekit.training.state import State
 from influencekit.training.step import Step
 from influencekit.training.workload import Workload
-from influencekit.trajectory.difference import Difference, differences
 from influencekit.trajectory.store import read
 
 __all__ = [
-    "compared", "described", "has_losses", "replayed", "sampled", "stretches", "tolerance_of",
+    "Difference", "check_losses", "compare_stretch", "describe_difference", "differences", "has_losses",
+    "replay_stretch", "replay_tolerance", "sample_stretches", "stretches",
 ]  # fmt: skip
 
 _SAMPLE = 32  # so many single steps are replayed where every state is stored
 _TOLERANCE = 5e-3
+
+
+class Difference(NamedTuple):
+    """A tensor that differs between replay and record: `theta`, a slot or a buffer. `gap`: relative size."""
+
+    kind: str  # "parameter", "optimizer state" or "buffer"
+    name: str
+    gap: float
+    values: Tensor
+
+
+def differences(before: Callable[[], Tensor], replayed: State, recorded: State) -> Iterator[Difference]:
+    """Every tensor that is not equal bit for bit.
+
+    The gap of parameters is relative to their update from `before()`, that of optimizer states and buffers
+    to their size. Whole numbers are equal, or their gap is infinite.
+    """
+    if not torch.equal(replayed.theta, recorded.theta):
+        values = replayed.theta - recorded.theta
+        yield Difference("parameter", "theta", _ratio(values, recorded.theta - before()), values)
+    for kind, mine, theirs in (
+        ("optimizer state", replayed.slots, recorded.slots),
+        ("buffer", replayed.buffers, recorded.buffers),
+    ):
+        for name, value in theirs.items():
+            if not torch.equal(mine[name], value):
+                values = mine[name].double() - value.double()
+                gap = _ratio(values, value) if value.is_floating_point() else float("inf")
+                yield Difference(kind, name, gap, values)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float:
+    """The size of one vector in units of another's."""
+    return float(part.double().norm() / whole.double().norm().clamp(min=torch.finfo(part.dtype).tiny))
 
 
 class RecordedRun(Protocol):
@@ -37,13 +72,15 @@ class RecordedRun(Protocol):
     step: Step
     plan: Plan
     attrs: Mapping[str, Any]
+    first: int
+    last: int
 
     @property
     def stored_states(self) -> list[int]: ...
     def state(self, t: int) -> State: ...
 
 
-def tolerance_of(trajectory: RecordedRun) -> float:
+def replay_tolerance(trajectory: RecordedRun) -> float:
     """How far a replay may be off relative to the update, where bitwise equality is not asked for."""
     return float(trajectory.attrs.get("tape", {}).get("tolerance", _TOLERANCE))
 
@@ -54,14 +91,14 @@ def stretches(trajectory: RecordedRun, start: int, stop: int) -> list[tuple[int,
     return [(a, b) for a, b in zip(kept, kept[1:], strict=False) if a < stop and start < b]
 
 
-def sampled(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those of single steps, which no sweep replays: all of few, else 32, spread evenly up to the last."""
+def sample_stretches(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most 32 stretches of one step, evenly spaced, the last among them. (No sweep replays these.)"""
     single = [pair for pair in pairs if pair[1] == pair[0] + 1]
     places = np.linspace(0, len(single) - 1, min(len(single), _SAMPLE)).round().astype(int)
     return [single[i] for i in places]
 
 
-def replayed(trajectory: RecordedRun, start: int, stop: int) -> State:
+def replay_stretch(trajectory: RecordedRun, start: int, stop: int) -> State:
     """State `stop`, trained again from the stored state `start`."""
     state = trajectory.state(start)
     for _ in range(start, stop):
@@ -69,7 +106,7 @@ def replayed(trajectory: RecordedRun, start: int, stop: int) -> State:
     return state
 
 
-def compared(trajectory: RecordedRun, start: int, mine: State, tolerance: float) -> float:
+def compare_stretch(trajectory: RecordedRun, start: int, mine: State, tolerance: float) -> float:
     """The largest gap between a stretch trained again from state `start` and the state stored at its end.
 
     Errors: `StoreError` beyond the tolerance, which names the steps, the tensor and what to look for.
@@ -78,7 +115,7 @@ def compared(trajectory: RecordedRun, start: int, mine: State, tolerance: float)
     for found in differences(lambda: trajectory.state(start).theta, mine, trajectory.state(stop)):
         if not found.gap <= tolerance:
             raise StoreError(
-                described(trajectory, start, stop, found, _first_odd_loss(trajectory, start, stop))
+                describe_difference(trajectory, start, stop, found, _first_odd_loss(trajectory, start, stop))
             )
         worst = max(worst, found.gap)
     return worst
@@ -96,12 +133,37 @@ def _first_odd_loss(trajectory: RecordedRun, start: int, stop: int) -> int | Non
 
 def has_losses(trajectory: RecordedRun, t: int, losses: Tensor) -> bool:
     """Whether these are about the losses [slot] that are stored of step t."""
-    stored = read(trajectory.group, "loss", slice(t, t + 1))[0]
+    return bool(np.allclose(*_known_losses(trajectory, t, losses), rtol=1e-2, atol=1e-4))
+
+
+def _known_losses(trajectory: RecordedRun, t: int, losses: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """These losses [slot] of step t and the stored ones, of the examples whose losses are stored."""
+    stored = read(trajectory.group, "loss", slice(t, t + 1))[0].astype(np.float64)
     known = (trajectory.plan.indices[t].numpy() >= 0) & ~np.isnan(stored)
-    return bool(np.allclose(losses.detach().cpu().numpy()[known], stored[known], rtol=1e-2, atol=1e-4))
+    return losses.detach().cpu().double().numpy()[known], stored[known]
 
 
-def described(trajectory: RecordedRun, start: int, stop: int, found: Difference, odd: int | None) -> str:
+def check_losses(
+    trajectory: RecordedRun, where: str, losses: Tensor | None = None, made_by: str = "workload", *,
+    rtol: float = 1e-3, atol: float = 1e-5,
+) -> None:  # fmt: skip
+    """Refuse a run whose first step does not give the stored losses. `losses` [slot]: if known."""
+    t = trajectory.first
+    if t == trajectory.last:
+        return
+    losses = trajectory.step.advance(trajectory.state(t))[1] if losses is None else losses
+    mine, stored = _known_losses(trajectory, t, losses)
+    if not np.allclose(mine, stored, rtol=rtol, atol=atol):
+        raise StoreError(
+            f"{where} is not a run of this {made_by}: the mean loss of step {t} is {stored.mean():.6g} in "
+            f"the store and {mine.mean():.6g} here; the model's layers, the loss function, the "
+            "collation or the data differ"
+        )
+
+
+def describe_difference(
+    trajectory: RecordedRun, start: int, stop: int, found: Difference, odd: int | None
+) -> str:
     """The difference in words; `odd`: the first step whose losses differ."""
     layout, name = trajectory.workload.layout, found.name
     if found.kind == "buffer":

@@ -1,6 +1,5 @@
 """A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -11,17 +10,23 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
-from influencekit.errors import InputError, StoreError
+from influencekit.errors import InputError
 from influencekit.progress import track
-from influencekit.training.batch import select, tensors_of
+from influencekit.training.buffers import unpacked
 from influencekit.training.state import State
 from influencekit.training.step import Step
 from influencekit.training.workload import Workload
 from influencekit.trajectory.binomial_schedule import backwards
-from influencekit.trajectory.replay_check import compared, replayed, sampled, stretches, tolerance_of
+from influencekit.trajectory.replay_check import (
+    compare_stretch,
+    replay_stretch,
+    replay_tolerance,
+    sample_stretches,
+    stretches,
+)
 from influencekit.trajectory.store import read
 
-__all__ = ["Trajectory", "check_losses", "check_match", "fingerprint"]
+__all__ = ["Trajectory"]
 
 _BLOCK = 64 << 20  # bytes of states that a sweep reads at once
 _HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
@@ -54,7 +59,7 @@ class Trajectory:
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
         self._asked: State | None = None
-        self._compared: set[int] = set()  # the stored states from which the way to the next was replayed
+        self._compared = set[int]()  # the starts of stretches that were replayed and compared
 
     @property
     def stored_states(self) -> list[int]:
@@ -102,7 +107,7 @@ class Trajectory:
         return self._asked
 
     def check_replay(self, start: int, stop: int) -> None:
-        """Ask whether the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
+        """Check that the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
 
         Every stretch between stored states is trained again and compared with the state at its end; where all
         states are stored, a sample of about 32 steps. Nothing is compared twice. Runs that `record` trained
@@ -111,12 +116,12 @@ class Trajectory:
         """
         if self._taped:
             pairs = stretches(self, start, stop)
-            self._replay([(a, b) for a, b in pairs if b > a + 1] + sampled(pairs))
+            self._replay([(a, b) for a, b in pairs if b > a + 1] + sample_stretches(pairs))
 
     def _replay(self, pairs: list[tuple[int, int]]) -> None:
         pairs = [(a, b) for a, b in pairs if a not in self._compared]
         for a, b in track(pairs, "replay", len(pairs)) if pairs else ():
-            compared(self, a, replayed(self, a, b), tolerance_of(self))
+            compare_stretch(self, a, replay_stretch(self, a, b), replay_tolerance(self))
             self._compared.add(a)
 
     def _close(self, last: State) -> None:
@@ -127,7 +132,7 @@ class Trajectory:
         start = int(self._stored[place - 1])
         asked = self._taped or (self.lossless and self.max_states is None)
         if asked and start < last.step and start not in self._compared:
-            compared(self, start, self._next(last), tolerance_of(self))
+            compare_stretch(self, start, self._next(last), replay_tolerance(self))
             self._compared.add(start)
 
     @property
@@ -144,7 +149,7 @@ class Trajectory:
         """
         if self._taped and start < stop:  # what the sweep itself does not replay to its end
             within = stretches(self, start, stop)
-            self._replay(sampled(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
+            self._replay(sample_stretches(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
         pairs = list(self._stretches(start, stop))[::-1]
         for low, high, places in track(pairs, what, len(pairs)):
             if high - low <= places + 1:
@@ -214,25 +219,17 @@ class Trajectory:
         names = ("theta", *self.workload.optimizer.slots)
         device = self.workload.device
         arrays = [torch.from_numpy(read(self.group, n, slice(low, high))).to(device) for n in names]
-        buffers = read(self.group, "buffers", slice(low, high)) if "buffers" in self.group else None
+        buffers, changing = None, dict[str, Tensor]()
+        if "buffers" in self.group:
+            own, described = dict(self.workload.model.named_buffers()), self.attrs["buffers"]
+            buffers = read(self.group, "buffers", slice(low, high))
+            changing = {name: own[name] for name, _ in described}
         rows = {}
         for k, t in enumerate(self._stored[low:high]):
             theta, *slots = (array[k] for array in arrays)
-            own = {} if buffers is None else self._buffers(buffers[k])
-            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), own)
+            mine = {} if buffers is None else unpacked(buffers[k], changing)
+            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), mine)
         return rows
-
-    def _buffers(self, row: np.ndarray) -> dict[str, Tensor]:
-        """The changing buffers of one state, from their flat row of float64."""
-        own = dict(self.workload.model.named_buffers())
-        described: Any = self.attrs["buffers"]
-        found, start = {}, 0
-        for name, shape in described:
-            size = int(np.prod(shape))
-            values = torch.from_numpy(row[start : start + size].copy()).view(shape)
-            found[name] = values.to(own[name].device, own[name].dtype)
-            start += size
-        return found
 
     def workload_at(self, t: int) -> Workload:
         """The workload, its queries evaluated with the buffers (running statistics) of state t."""
@@ -242,60 +239,3 @@ class Trajectory:
     def final(self) -> State:
         """The state after the last update; an error when the recording does not reach it."""
         return self.state(self.steps)
-
-
-def fingerprint(workload: Workload) -> dict[str, Any]:
-    """What a store must agree on with a workload to be its run, each entry with a name a person knows."""
-
-    def digest(*values: Tensor) -> str:
-        total = hashlib.sha256()
-        for value in values:
-            flat = np.ascontiguousarray(value.detach().cpu().numpy()).reshape(-1)
-            total.update(flat.view(np.uint8).data)  # without a copy: the plan of a long run is large
-        return total.hexdigest()[:16]
-
-    plan, n = workload.plan, workload.n_train
-    sample = torch.arange(0, n, max(1, n // 64), device=workload.device)
-    return {
-        "parameters": [
-            [n, list(s)] for n, s in zip(workload.layout.names, workload.layout.shapes, strict=True)
-        ],
-        "dtype": str(workload.dtype).removeprefix("torch."),
-        "training examples": n,
-        "training data": digest(*tensors_of(select(workload.train, sample))),
-        "initial parameters": digest(workload.theta0),
-        "order of batches": digest(plan.indices),
-        "learning rates": digest(plan.lr),
-        "optimizer": repr(workload.optimizer),
-        "l2": workload.l2,
-    }
-
-
-def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
-    """Refuse a workload that did not make the store, naming everything that differs."""
-    stored: Any = group.attrs["fingerprint"]
-    mine = fingerprint(workload)
-    wrong = [name for name in mine if stored.get(name) != mine[name]]
-    if wrong:
-        name = wrong[0]
-        shown = "" if len(str(mine[name])) > 60 else f" (store: {stored.get(name)}, workload: {mine[name]})"
-        raise StoreError(
-            f"{where} is not a run of this workload: {', '.join(wrong)} differ{shown}; open it with the "
-            "workload, setting, seed and data that it was recorded with"
-        )
-
-
-def check_losses(trajectory: Trajectory, where: str) -> None:
-    """Refuse a workload whose losses at the first recorded state are not the recorded ones."""
-    t = trajectory.first
-    if t == trajectory.last:
-        return
-    mine = trajectory.step.advance(trajectory.state(t))[1].cpu().double()
-    stored = torch.from_numpy(read(trajectory.group, "loss", slice(t, t + 1))[0]).double()
-    there = trajectory.plan.indices[t] >= 0
-    if not torch.allclose(mine[there], stored[there], rtol=1e-3, atol=1e-5):
-        mean = f"{stored[there].mean():.6g} in the store, {mine[there].mean():.6g} with this workload"
-        raise StoreError(
-            f"{where} is not a run of this workload: the mean loss of step {t} is {mean}; the model's "
-            "layers, the loss function or the data differ"
-        )

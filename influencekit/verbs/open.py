@@ -6,8 +6,10 @@ from typing import Any
 from influencekit.errors import InputError, StoreError
 from influencekit.tape import open_taped
 from influencekit.training.workload import Workload
+from influencekit.trajectory.fingerprint import check_match
+from influencekit.trajectory.replay_check import check_losses
 from influencekit.trajectory.store import open_group
-from influencekit.trajectory.trajectory import Trajectory, check_losses, check_match
+from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["open"]
 

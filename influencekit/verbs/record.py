@@ -13,12 +13,14 @@ from influencekit.progress import track
 from influencekit.registry import label, resolve
 from influencekit.training.buffers import packed, unpacked
 from influencekit.training.checks.examples import check_examples
-from influencekit.training.checks.non_finite import step_blamed
+from influencekit.training.checks.non_finite import diverged, step_blamed
 from influencekit.training.checks.step import check_step
 from influencekit.training.state import State
 from influencekit.training.step import Step
 from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory, check_losses, check_match, fingerprint
+from influencekit.trajectory.fingerprint import check_match, fingerprint
+from influencekit.trajectory.replay_check import check_losses
+from influencekit.trajectory.trajectory import Trajectory
 from influencekit.trajectory.writing import COLUMNS, Column, Writer
 from influencekit.windows import Window
 
@@ -95,11 +97,10 @@ def _train(
             break
         following, losses = step.advance(state)
         if not bool(losses.isfinite().all() & following.theta.isfinite().all()):
-            reason = f"the training loss or parameters became NaN or infinite at step {t}"
-            reason = f"{reason}; {step_blamed(step, state, losses)}"
-            writer.close("stopped", reason=reason)
+            error = diverged("training loss or parameters", t, step_blamed(step, state, losses))
+            writer.close("stopped", reason=str(error))
             where = f"; states {start} to {t} are kept in {writer.path}" if writer.path and t >= start else ""
-            raise DivergedError(f"{reason}{where}")
+            raise DivergedError(f"{error}{where}")
         there = step.plan.indices[t] >= 0
         writer.step({"loss": np.where(there, losses.cpu().numpy(), np.nan)})
         state = following

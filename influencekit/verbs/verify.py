@@ -12,8 +12,14 @@ from influencekit.interfaces import Recorder
 from influencekit.progress import track
 from influencekit.registry import make
 from influencekit.training.state import State
-from influencekit.trajectory.difference import differences
-from influencekit.trajectory.replay_check import compared, described, has_losses, replayed, tolerance_of
+from influencekit.trajectory.replay_check import (
+    compare_stretch,
+    describe_difference,
+    differences,
+    has_losses,
+    replay_stretch,
+    replay_tolerance,
+)
 from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["NearReplay", "Replay", "verify"]
@@ -61,16 +67,16 @@ def verify(trajectory: Trajectory, spans: int | None = None) -> Replay | NearRep
     if spans is not None:
         pairs = pairs[:: max(1, len(pairs) // spans)][:spans] if spans else []
     strict = "tape" not in trajectory.attrs and trajectory.workload.device.type == "cpu"
-    tolerance, gap = 0.0 if strict else tolerance_of(trajectory), 0.0
+    tolerance, gap = 0.0 if strict else replay_tolerance(trajectory), 0.0
     for start, stop in track(pairs, "replay", len(pairs)):
-        gap = max(gap, compared(trajectory, start, replayed(trajectory, start, stop), tolerance))
+        gap = max(gap, compare_stretch(trajectory, start, replay_stretch(trajectory, start, stop), tolerance))
     return Replay(sum(stop - start for start, stop in pairs), gap)
 
 
 def _verify_near(trajectory: Trajectory, pairs: list[tuple[int, int]]) -> NearReplay:
     recorder: Recorder = make("recorder", trajectory.attrs["recorder"])
     first = state = trajectory.state(trajectory.first)
-    tolerance = 0.0 if trajectory.workload.device.type == "cpu" else tolerance_of(trajectory)
+    tolerance = 0.0 if trajectory.workload.device.type == "cpu" else replay_tolerance(trajectory)
     gap, odd = 0.0, None
 
     def quantized(x: Tensor) -> Tensor:
@@ -85,6 +91,6 @@ def _verify_near(trajectory: Trajectory, pairs: list[tuple[int, int]]) -> NearRe
             mine = State(quantized(mine.theta), {n: quantized(x) for n, x in mine.slots.items()}, stop)
         for found in differences(lambda: first.theta, mine, trajectory.state(stop)):
             if not found.gap <= tolerance:
-                raise StoreError(described(trajectory, first.step, stop, found, odd))
+                raise StoreError(describe_difference(trajectory, first.step, stop, found, odd))
             gap = max(gap, found.gap)
     return NearReplay(state.step - first.step, gap, trajectory.attrs["recorder"])

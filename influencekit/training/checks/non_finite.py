@@ -9,14 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from influencekit.errors import DivergedError
 from influencekit.training.batch import Batch, tensors_of, with_tensors
 from influencekit.training.state import State
 from influencekit.training.step import Step
 
-__all__ = ["LOOK_FOR", "blamed", "step_blamed"]
+__all__ = ["LOOK_FOR", "LOWER_RATE", "blamed", "diverged", "step_blamed"]
 
 _LARGE = 1e4  # parameters beyond it have run away, and whatever became of the losses is their doing
 LOOK_FOR = "look for log, sqrt, norm or a division at 0"
+LOWER_RATE = "lower the learning rate"
+
+
+def diverged(what: str, step: int, advice: str) -> DivergedError:
+    """The error for what became NaN or infinite in a step. `advice`: what to do, and what is kept."""
+    return DivergedError(f"the {what} became NaN or infinite at step {step}; {advice}")
 
 
 def blamed(
@@ -88,4 +95,4 @@ def step_blamed(step: Step, state: State, losses: Tensor) -> str:
         gradient = step.gradient(state, step.coefficients(t))[0]
         if not bool(gradient.isfinite().all()):
             return f"the losses are finite and their gradient is not; {LOOK_FOR} in the model or the loss"
-    return "lower the learning rate"
+    return LOWER_RATE

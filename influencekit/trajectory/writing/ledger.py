@@ -41,7 +41,8 @@ class Ledger:
         self._written: dict[str, Any] = {}
         self._grown: dict[str, Growing] = {}
         self._steps, self._states = 0, 0
-        self._said: dict[str, Any] = {"state": None, "tables": {}, "snapshot": None}
+        # of the last kept state: its number, the lengths of the tables, the snapshot
+        self.last: dict[str, Any] = {"state": None, "tables": {}, "snapshot": None}
 
     @classmethod
     def resume(cls, path: Path) -> "Ledger":
@@ -56,7 +57,7 @@ class Ledger:
             for name, (dims, kind, fill) in said.pop("columns").items()
         }
         new = cls(Folder(path), columns, attrs, tuple(said.pop("expected")))
-        new._said = said
+        new.last = said
         new._docs = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
         new._steps = int(attrs["committed"])
         for name, column in columns.items():
@@ -67,11 +68,6 @@ class Ledger:
                 new._grown[name] = Growing.resume(new.files, name, array, length, rows)
         new._states = len(new._grown["kept"])
         return new
-
-    @property
-    def resumes(self) -> dict[str, Any]:
-        """The last kept state's number, lengths of the tables and snapshot."""
-        return self._said
 
     # rows -------------------------------------------------------------------------------------------
 
@@ -101,7 +97,7 @@ class Ledger:
         for name, value in tensors.items():
             self.add(name, value)
         self._states += 1
-        self._said = dict(said)
+        self.last = dict(said)
 
     def rows(self, name: str, values: np.ndarray) -> None:
         for row in values:
@@ -150,7 +146,7 @@ class Ledger:
         self.attrs |= {"committed": committed, **attrs}
         whole = self.attrs["status"] == "complete"
         columns = {n: [c.dims, np.dtype(c.dtype).str, _number(c.fill)] for n, c in self.columns.items()}
-        resume = {"columns": columns, "expected": self._expected, **self._said}
+        resume = {"columns": columns, "expected": self._expected, **self.last}
         root = {
             "attributes": self.attrs if whole else {**self.attrs, "resume": resume},
             "zarr_format": 3,

@@ -156,7 +156,7 @@ class Writer:
     def _return(self, group: zarr.Group) -> None:
         """Stand where the last kept state was."""
         self.committed = int(self._ledger.attrs["committed"])
-        said, columns = self._ledger.resumes, self._ledger.columns
+        said, columns = self._ledger.last, self._ledger.columns
         self._ledger.attrs["status"] = "recording"
         self._ledger.attrs.pop("reason", None)
         if (number := said["state"]) is not None:

@@ -1,22 +1,20 @@
-"""What a tape does not take, refused by name before the loop begins."""
+"""What a tape refuses before the loop begins."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from influencekit.errors import InputError
 from influencekit.training.checks.model import check_model
-from influencekit.training.ids import checked_ids
 
-__all__ = ["admit", "own_ids", "refuse_parallel"]
+__all__ = ["check_arguments", "refuse_hooks", "refuse_parallel"]
 
 
-def admit(
+def check_arguments(
     model: nn.Module, trained: Iterable[Tensor], data: Any, accumulate: int, reduction: Any, check: float
 ) -> None:
     """Refuse settings that make no sense, models that give wrong numbers, and loops over several
@@ -45,9 +43,17 @@ def refuse_parallel() -> None:
             )
 
 
-def own_ids(ids: Sequence[Hashable] | np.ndarray | None, count: int) -> list[Hashable]:
-    """The names of the examples as plain values; by default their positions.
-
-    Errors: another number of them; two that are the same, or look the same when written (1 and "1").
-    """
-    return list(range(count)) if ids is None else checked_ids(ids, count, "ids")
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse hooks that may change gradients, by the name of what they hang on."""
+    for name, p in model.named_parameters():
+        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise InputError(
+                f"parameter {name} has a gradient hook, which a replay would not see; remove it, or do what "
+                "it does in the loss"
+            )
+    for name, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise InputError(
+                f"module {name or type(module).__name__} has a backward hook, which derivatives would not "
+                "see; remove it"
+            )

@@ -1,4 +1,4 @@
-"""Open a taped run: the store's records together with the user's model, loss and data."""
+"""Open a taped run: its store together with the user's model, loss and data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import zarr
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from influencekit.errors import InfluenceKitError, InputError, StoreError
-from influencekit.tape.identity import check_identity
+from influencekit.errors import InputError, StoreError
+from influencekit.tape.checks.model import refuse_random_evaluation
+from influencekit.tape.checks.opened import check_opened
+from influencekit.tape.fingerprint import check_fingerprint
 from influencekit.tape.loader import fetch
-from influencekit.tape.optimizer import rebuilt
-from influencekit.tape.questions import refuse_random_evaluation
+from influencekit.tape.optimizer import rebuild_optimizer
 from influencekit.tape.recorded import Recorded
 from influencekit.tape.replica import Call, Micro, RecordedExamples, on_device, put_back, set_modes
 from influencekit.tape.rng import capture, fixed
@@ -38,7 +39,7 @@ def open_taped(
     collate: Callable[[list[Any]], Any] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> Trajectory:  # fmt: skip
-    """The recorded run as a trajectory that every estimator works on. See `influencekit.open`."""
+    """The recorded run as a `Trajectory`. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
     about, collate = attrs["tape"], collate or default_collate
     steps = int(attrs["committed"])
@@ -46,7 +47,7 @@ def open_taped(
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
     if about["custom_forward"] and forward is None:
         raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
-    check_identity(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
+    check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
     call = Call(loss, data, collate, about["target_key"], forward)
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
@@ -57,7 +58,7 @@ def open_taped(
         loss=loss,
         train=RecordedExamples(call, device),  # type: ignore[arg-type]
         test=None if test is None else _whole(test, collate, device),  # type: ignore[arg-type]
-        optimizer=rebuilt(about["optimizer"]),
+        optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
         train_ids=read(group, "train").tolist(),
         test_ids=test_ids,
@@ -82,7 +83,7 @@ def open_taped(
         separable=about["separable"],
     )
     trajectory = Trajectory(group, workload, Step(workload, source=source))
-    _check_losses(trajectory, where, source.rounds)
+    check_opened(trajectory, where, source.rounds)
     if test is not None:
         final = trajectory.final
         there = workload.with_buffers(final.buffers)
@@ -107,7 +108,7 @@ def _at_start(group: zarr.Group, model: nn.Module) -> nn.Module:
 def _micros(
     group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray
 ) -> Callable[[int], list[Micro]]:
-    """The micro-batches of a step; generator states are read when they are asked for."""
+    """The micro-batches of a step; generator states are read from the store when needed."""
     fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
 
     @lru_cache(maxsize=64)
@@ -137,48 +138,3 @@ def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device)
         raise InputError(f"test: expected a batch of tensors or a data set, got {type(test).__name__}")
     with fixed():
         return on_device(fetch(test, collate, range(len(test)), capture()), device)
-
-
-def _check_losses(trajectory: Trajectory, where: str, rounds: bool) -> None:
-    """Refuse what does not give the recorded losses, or derivatives that would be those of other losses."""
-    step = trajectory.step
-    state = trajectory.state(trajectory.first)
-    there = trajectory.plan.indices[state.step] >= 0
-    try:
-        mine = step.advance(state)[1].cpu().double()[there]
-    except InfluenceKitError:
-        raise
-    except Exception as error:  # the user's own code, on what may not belong to it
-        line = (str(error).splitlines() or [""])[0][:120]
-        raise StoreError(
-            f"{where} is not a run of this model, loss and data: step {state.step} fails with them "
-            f"({type(error).__name__}: {line}); pass those of the run, and its collate= and forward="
-        ) from error
-    stored = torch.from_numpy(read(trajectory.group, "loss", slice(state.step, state.step + 1))[0]).double()[
-        there
-    ]
-    rough = 5e-2 if rounds else 1e-3
-    if not stored.isnan().any() and not torch.allclose(mine, stored, rtol=rough, atol=rough / 10):
-        raise StoreError(
-            f"{where} is not a run of this model, loss and data: the mean loss of step {state.step} is "
-            f"{stored.mean():.6g} in the store and {mine.mean():.6g} here; the model's layers, the loss, the "
-            "collation or the data differ"
-        )
-    g, derived = step.derived(state)
-    derived = derived.cpu().double()[there]
-    if not torch.allclose(mine, derived, rtol=rough, atol=rough / 10):
-        raise StoreError(
-            f"{where}: by plain operators the losses of step {state.step} are not those of "
-            f"the loop (mean {derived.mean():.6g} against {mine.mean():.6g}), so its derivatives would be "
-            "those of another run: train with torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or without "
-            "dropout in fused kernels, and without hooks that change outputs"
-        )
-    own = step.gradient(state, step.coefficients(state.step))[0]
-    if not (g - own).norm() <= 10 * rough * own.norm():
-        raise StoreError(
-            f"{where}: the gradient of step {state.step} by the parameters alone is not that of the loop; "
-            "the model "
-            "reaches parameters by a side door (a Python list, a closure, .data kept at construction): "
-            "reach them "
-            "as attributes of their modules"
-        )

@@ -10,14 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from influencekit.errors import InputError
-from influencekit.tape.optimizer import rates
+from influencekit.tape.optimizer import learning_rates
 from influencekit.tape.rng import capture, restore
 
 __all__ = ["LoopPosition"]
 
 
 class LoopPosition:
-    """Notes where the loop is, as plain data, and brings a resumed loop there.
+    """Says where the loop is, as plain data, and puts a resumed loop there.
 
     An epoch begins with the global generators, and those that the loader and its samplers own, in some state;
     they decide its order and seed its workers.
@@ -33,7 +33,7 @@ class LoopPosition:
 
     def begin(self, loader: Any) -> None:
         """An epoch begins: remember what its order and its workers come from."""
-        self._began, self._loader = capture(self._device), words(loader)
+        self._began, self._loader = capture(self._device), _described(loader)
         self._own = [base64.b64encode(g.get_state().numpy().tobytes()).decode() for g in generators(loader)]
 
     def noted(self, epoch: int, position: int) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class LoopPosition:
             "began": self._began,
             "own": self._own,
             "now": capture(self._device),
-            "lrs": rates(self._optimizer),
+            "lrs": learning_rates(self._optimizer),
             "schedulers": [s.state_dict() for s in self._schedulers],
         }
 
@@ -53,10 +53,10 @@ class LoopPosition:
         """The epoch of a note begins once more. `states` gives the bytes of a noted global state."""
         if note["began"] is None:
             raise InputError("this run was recorded through a trainer; resume it through the same one")
-        if note["loader"] != words(loader):
+        if note["loader"] != _described(loader):
             raise InputError(
-                f"the run that is resumed had {note['loader']}, and this is {words(loader)}; resume it with "
-                "the same loader"
+                f"the run that is resumed had {note['loader']}, and this is {_described(loader)}; resume "
+                "it with the same loader"
             )
         if getattr(loader, "persistent_workers", False) and note["epoch"]:
             raise InputError(
@@ -76,7 +76,7 @@ class LoopPosition:
         restore(states(note["now"]), self._device)
 
 
-def words(loader: Any) -> str:
+def _described(loader: Any) -> str:
     """What decides the order and the random numbers of a loader, beside its generators."""
     if not isinstance(loader, DataLoader):
         return "pairs of positions and batches"
@@ -94,12 +94,8 @@ def generators(loader: Any) -> list[torch.Generator]:
     todo = [loader]
     while todo:
         thing = todo.pop()
-        values = (
-            [vars(thing).get(n) for n in ("generator", "sampler", "batch_sampler")]
-            if hasattr(thing, "__dict__")
-            else []
-        )
-        for value in values:
+        own = getattr(thing, "__dict__", {})
+        for value in (own.get("generator"), own.get("sampler"), own.get("batch_sampler")):
             if isinstance(value, torch.Generator):
                 found[id(value)] = value
             elif value is not None:

@@ -1,4 +1,4 @@
-"""The micro-batches of a step as the loop forwards them, matched with the examples that were delivered."""
+"""The micro-batches of the present step: which examples the loop forwarded, in which random state."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit.errors import DivergedError, InputError
+from influencekit.errors import InputError
 from influencekit.tape.loader import IndexedBatch
 from influencekit.tape.replica import Call, Micro, modes, on_device
 from influencekit.tape.rng import capture
-from influencekit.training.checks.non_finite import blamed
+from influencekit.training.checks.non_finite import LOWER_RATE, blamed, diverged
 
-__all__ = ["Observer", "Reduction", "diverged"]
+__all__ = ["Reduction", "StepCollector"]
 
 Reduction = str | Callable[[Any], Tensor]
 
 
 @dataclass
-class _Seen:
-    """A micro-batch that was forwarded: what it was, and the circumstances."""
+class _Forwarded:
+    """A micro-batch that was forwarded, the generators before it, its losses, and whether it was random."""
 
     pending: IndexedBatch
     rng: bytes
@@ -39,7 +39,7 @@ class _Seen:
         return self.rng if self.random else None
 
 
-class Observer:
+class StepCollector:
     """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
 
     def __init__(self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int) -> None:
@@ -47,8 +47,8 @@ class Observer:
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
         self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
-        self.early: bool | None = None  # whether `forward=` draws before the model does; None: not yet known
-        self.seen: list[_Seen] = []
+        self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
+        self.forwarded: list[_Forwarded] = []
         self._reduction, self._accumulate = reduction, accumulate
         self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
         first = next(model.parameters())
@@ -64,22 +64,24 @@ class Observer:
             raise InputError(
                 f"step {self.step}: an example stands twice in one batch; draw without replacement"
             )
-        watched = self.call.forward is not None and self.early is not False
+        watched = self.call.forward is not None and self.forward_draws is not False
         self.queue.append((pending, capture(self._device) if watched else None))
 
     def check_done(self) -> None:
         """Refuse to go on while a whole batch waits for its optimizer step."""
-        if len(self.seen) >= self._accumulate:
+        if len(self.forwarded) >= self._accumulate:
             raise InputError(
                 f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
                 f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
                 "optimizer.step() after every such group"
             )
 
-    def forward(self) -> None:
-        """The model is about to run with gradients."""
+    def before_forward(self) -> None:
+        """The model is about to run."""
+        if not torch.is_grad_enabled():
+            return
         if not self.queue:
-            if (self.call.forward is not None and self.seen) or not self.model.training:
+            if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
             raise InputError(
                 f"step {self.step}: the model ran forward, with gradients, on no new batch of tape.batches; "
@@ -99,60 +101,61 @@ class Observer:
             )
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
-        self.settle()
+        self.note_random()
         pending, delivered = self.queue.popleft()
-        self.seen.append(_Seen(pending, capture(self._device), delivered))
+        self.forwarded.append(_Forwarded(pending, capture(self._device), delivered))
 
-    def after(self, outputs: Any) -> None:
-        """The model's outputs; gives the losses where they follow from them."""
-        if not self.seen or self.call.forward is not None:
+    def after_forward(self, outputs: Any) -> None:
+        """The model has run: keep the losses where they follow from its outputs."""
+        if not (self.forwarded and torch.is_grad_enabled()) or self.call.forward is not None:
             return
-        seen = self.seen[-1]
-        if seen.loss is None and seen.pending.batch is not None:
+        micro = self.forwarded[-1]
+        if micro.loss is None and micro.pending.batch is not None:
             with torch.no_grad():
-                batch = on_device(seen.pending.batch, self._device)
-                seen.loss = self.call.losses(outputs, batch, len(seen.pending.indices))
+                batch = on_device(micro.pending.batch, self._device)
+                micro.loss = self.call.losses(outputs, batch, len(micro.pending.indices))
 
-    def settle(self) -> None:
-        """Find out whether the last micro-batch has drawn random numbers."""
-        if self.seen and self.seen[-1].random is None:
-            self.seen[-1].random = capture(self._device) != self.seen[-1].rng
+    def note_random(self) -> None:
+        """Note whether the last micro-batch has drawn random numbers."""
+        if self.forwarded and self.forwarded[-1].random is None:
+            self.forwarded[-1].random = capture(self._device) != self.forwarded[-1].rng
 
     def micros(self, early: bool) -> list[Micro]:
-        """The micro-batches of the step; `early`: from the generators as they were at delivery."""
-        self.settle()
+        """The micro-batches of the step; `early`: with the generators as they were at delivery."""
+        self.note_random()
         found, start = [], 0
-        for seen in self.seen:
-            indices, rng, _ = seen.pending
+        for micro in self.forwarded:
+            indices, rng, _ = micro.pending
             slots = slice(start, start + len(indices))
-            found.append(Micro(slots, indices, rng, seen.drawn_from(early)))
+            found.append(Micro(slots, indices, rng, micro.drawn_from(early)))
             start = slots.stop
         return found
 
-    def finish(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
+    def finish_step(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
         """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
-        micros, coefficients, losses = self.micros(bool(self.early)), [], []
-        for seen in self.seen:
-            n = len(seen.pending.indices)
-            coefficients.append(self._coefficients(seen.pending))
-            if seen.loss is None:
+        micros, coefficients, losses = self.micros(bool(self.forward_draws)), [], []
+        for micro in self.forwarded:
+            n = len(micro.pending.indices)
+            coefficients.append(self._coefficients(micro.pending))
+            if micro.loss is None:
                 losses.append(np.full(n, np.nan))
             else:
-                losses.append(seen.loss.detach().double().cpu().numpy())
+                losses.append(micro.loss.detach().double().cpu().numpy())
                 if not np.isfinite(losses[-1]).all():
-                    raise diverged("training loss", self.step, self._blamed(seen))
-        self.seen = []
+                    advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
+                    raise diverged("training loss", self.step, advice)
+        self.forwarded = []
         self.step += 1
         if len(micros) == 1:
             return micros, coefficients[0], losses[0]
         return micros, np.concatenate(coefficients), np.concatenate(losses)
 
-    def _blamed(self, seen: _Seen) -> str | None:
+    def _blamed(self, micro: _Forwarded) -> str | None:
         """Which examples of a micro-batch, by position, are behind losses that are not finite."""
-        if seen.pending.batch is None or seen.loss is None:
+        if micro.pending.batch is None or micro.loss is None:
             return None
-        batch = on_device(seen.pending.batch, self._device)
-        return blamed(batch, self.call.target(batch), seen.loss, seen.pending.indices)
+        batch = on_device(micro.pending.batch, self._device)
+        return blamed(batch, self.call.target(batch), micro.loss, micro.pending.indices)
 
     def _coefficients(self, pending: IndexedBatch) -> np.ndarray:
         n = len(pending.indices)
@@ -166,11 +169,3 @@ class Observer:
             value = torch.ones((), dtype=self._dtype) / self._accumulate
             self._equal[n] = np.full(n, float(value / n if self._reduction == "mean" else value))
         return self._equal[n]
-
-
-def diverged(what: str, step: int, said: str | None = None) -> DivergedError:
-    """The error for what became NaN or infinite at a step; `said`: why, where it shows."""
-    return DivergedError(
-        f"the {what} became NaN or infinite at step {step}; what came before is kept; "
-        f"{said or 'lower the learning rate'}"
-    )

@@ -16,16 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from influencekit.errors import InputError
 
-__all__ = ["Noise"]
+__all__ = ["RandomDraws"]
 
 _DROPOUT = torch.ops.aten.native_dropout.default  # on GPUs; gives its outputs and its mask
 
 
-class Noise:
-    """What one run of `forward` draws; `again` lets other runs of it draw the same.
+class RandomDraws:
+    """What one run of `forward` draws; `replayed` lets other runs of it draw the same.
 
-    Torch's random operations are answered in their order; those of Python and NumPy follow from the
-    generators, which the caller restores. Errors: another run that draws something else.
+    Inside it, torch's random operations return the recorded values in their order. What Python and NumPy
+    draw follows from the generators, which the caller restores. Errors: a run that draws something else.
     """
 
     def __init__(self, forward: Callable[[], Any]) -> None:
@@ -34,8 +34,8 @@ class Noise:
             forward()
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """What is drawn inside is what was drawn, from the first on."""
+    def replayed(self) -> Iterator[None]:
+        """Draw the recorded values inside, from the first on."""
         with _ReplayRandom(self._drawn):
             yield
 

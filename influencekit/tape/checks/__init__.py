@@ -1,0 +1,1 @@
+"""What a tape refuses, because scores would be wrong."""
