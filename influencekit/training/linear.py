@@ -25,8 +25,6 @@ from influencekit.training.traced import Traced
 __all__ = ["FAST", "Here", "LinearStep"]
 
 FAST = "forward over reverse, traced"
-_LARGE = "reverse over reverse: the model is large or random"
-_BUFFERS = "reverse over reverse, through the buffers or the whole batch"
 _BLOCK = 16 << 20  # bytes of intermediate results that are computed ahead: more leave the caches
 
 
@@ -58,19 +56,11 @@ class Gradients(Protocol):
     def gradient(self, state: State, coefficients: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-class _Known(NamedTuple):
-    """A part of a step, the coefficients of its examples, and what computes its products."""
-
-    part: Part
-    coefficients: Tensor
-    products: Products
-
-
 class LinearStep:
     """The steps of a run, linearised in theta, buffers and the weights, for any number of adjoints at once.
 
     What does not depend on the adjoint is computed for many steps at once, where kernels are traced and torch
-    can; elsewhere one part goes after the other, by reverse over reverse.
+    can. Steps that hand buffers on go one after the other, by reverse over reverse.
     """
 
     def __init__(self, step: Gradients, curvature: str) -> None:
@@ -84,52 +74,62 @@ class LinearStep:
 
         Errors: a model that has no second derivative.
         """
-        waiting: list[tuple[State, list[_Known]]] = []
+        if self._source.joint:
+            yield from ((state, self._through_buffers(state)) for state in reversed(states))
+            return
+        waiting: list[tuple[State, list[tuple[Part, Products]]]] = []
         size = 0
         for state in reversed(states):
-            known = self._known(state) if self._source.traceable else []
-            if ahead := bool(known) and all(each.products.together for each in known):
-                waiting.append((state, known))
-                size += sum(each.products.bytes for each in known)
-            if not ahead or size >= _BLOCK:
-                yield from self._together(waiting)
+            known = self._known(state)
+            waiting.append((state, known))
+            size += sum(products.bytes for _, products in known)
+            if size >= _BLOCK or not all(products.together for _, products in known):
+                yield from self._ahead(waiting)
                 waiting, size = [], 0
-            if not ahead:
-                yield state, self._alone(state, known)
-        yield from self._together(waiting)
+        yield from self._ahead(waiting)
 
-    def _known(self, state: State) -> list[_Known]:
+    def _known(self, state: State) -> list[tuple[Part, Products]]:
+        """The parts of a step, and what computes their products."""
         mean, found = self._step.coefficients(state.step), []
         for part in self._source.parts(state, self._step.padded):
-            coefficients = mean[part.slots]
-            products = self._step.traced.products_of(
-                self._curvature, part, state.theta, coefficients, self._step.prefers_loop, self._wanted
-            )
-            found.append(_Known(part, coefficients, products))
-            self._step.notes["derivatives"] = (
-                f"reverse over reverse: {products.why}" if products.why else FAST
-            )
+            args = self._curvature, part, state.theta, mean[part.slots], self._step.prefers_loop, self._wanted
+            found.append((part, self._step.traced.products_of(*args)))
+            why = found[-1][1].why
+            self._step.notes["derivatives"] = f"reverse over reverse: {why}" if why else FAST
         return found
 
-    def _together(self, waiting: Sequence[tuple[State, list[_Known]]]) -> Iterator[tuple[State, Here]]:
-        """Steps whose static parts are computed at once."""
+    def _ahead(
+        self, waiting: Sequence[tuple[State, list[tuple[Part, Products]]]]
+    ) -> Iterator[tuple[State, Here]]:
+        """Steps, their static parts computed at once where they can be."""
         inputs: dict[Products, list[Any]] = defaultdict(list)
         for state, known in waiting:
-            for part, coefficients, products in known:
-                inputs[products].append((state.theta, part.batch, coefficients))
-        made = {products: iter(products.of(each)) for products, each in inputs.items()}
+            mean = self._step.coefficients(state.step)
+            for part, products in known:
+                inputs[products].append((state.theta, part, mean[part.slots]))
+        with self._source.protected():
+            made = {products: iter(products.of(each)) for products, each in inputs.items()}
         for state, known in waiting:
-            yield state, self._here(state, [(part.slots, next(made[p])) for part, _, p in known])
+            yield state, self._here(state, [(part, next(made[products])) for part, products in known])
 
-    def _alone(self, state: State, known: Sequence[_Known]) -> Here:
-        if known and not any(each.products.why for each in known):
-            inputs = [(state.theta, each.part.batch, each.coefficients) for each in known]
-            pulled = [each.products.of([args])[0] for each, args in zip(known, inputs, strict=True)]
-            return self._here(state, [(each.part.slots, p) for each, p in zip(known, pulled, strict=True)])
-        if not known:
-            self._step.notes["derivatives"] = _BUFFERS if self._source.joint else _LARGE
-        mean = self._step.coefficients(state.step)
-        parts = [each.part for each in known] or self._source.parts(state)
+    def _here(self, state: State, found: Sequence[tuple[Part, Pulled]]) -> Here:
+        width = len(self._step.coefficients(state.step))
+
+        def pull(c: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            with self._source.protected():
+                if found[0][0].whole:
+                    return (*found[0][1].columns(c), a)
+                total, gradient_products = torch.zeros_like(c), c.new_zeros(len(c), width)
+                for part, pulled in found:
+                    h, gradient_products[:, part.slots] = pulled.columns(c)
+                    total = total + h
+            return total, gradient_products, a
+
+        return Here(pull, self._gradient(state, [pulled.gradient for _, pulled in found]))
+
+    def _through_buffers(self, state: State) -> Here:
+        self._step.notes["derivatives"] = "reverse over reverse, through the buffers or the whole batch"
+        mean, parts = self._step.coefficients(state.step), self._source.parts(state)
         found = [Reversed.of(part, self._curvature, state.theta, mean[part.slots]) for part in parts]
 
         def pull(c: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,28 +137,13 @@ class LinearStep:
                 each = [pulled_back(found, *pair, len(mean)) for pair in zip(c, a, strict=True)]
             return tuple(torch.stack(x) for x in zip(*each, strict=True))  # type: ignore[return-value]
 
-        return Here(pull, self._gradient(state, [part.product.gradient for part in found]))
+        gradients = [part.product.gradient() if self._wanted else None for part in found]
+        return Here(pull, self._gradient(state, gradients))
 
-    def _here(self, state: State, found: Sequence[tuple[Tensor | slice, Pulled]]) -> Here:
-        gradient = self._gradient(state, [lambda p=p: p.gradient for _, p in found])  # type: ignore[misc]
-        if len(found) == 1 and found[0][0] == slice(None):
-            columns = found[0][1].columns
-            return Here(lambda c, a: (*columns(c), a), gradient)
-        width = len(self._step.coefficients(state.step))
-
-        def pull(c: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            total, gradient_products = torch.zeros_like(c), c.new_zeros(len(c), width)
-            for slots, pulled in found:
-                h, gradient_products[:, slots] = pulled.columns(c)
-                total = total + h
-            return total, gradient_products, a
-
-        return Here(pull, gradient)
-
-    def _gradient(self, state: State, parts: Sequence[Callable[[], Tensor]]) -> Tensor | None:
+    def _gradient(self, state: State, parts: Sequence[Tensor | None]) -> Tensor | None:
         if not self._wanted:
             return None
         if self._source.rounds:
             return self._step.gradient(state, self._step.coefficients(state.step))[0]
-        first, *others = [part()[: len(state.theta)] for part in parts]
+        first, *others = [g[: len(state.theta)] for g in parts if g is not None]
         return sum(others, first)

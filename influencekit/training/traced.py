@@ -89,9 +89,7 @@ class Traced:
             return self.products[key]
         traced = self.one(part, theta, coefficients)
         others = self._others() or [(first_half_twice(part.batch), coefficients)]
-        made = Products(
-            part.losses, curvature, traced, theta, part.batch, coefficients, others, apart, gradient
-        )
+        made = Products(part, curvature, traced, theta, coefficients, others, apart, gradient)
         if self._serves(part):
             self.products[key] = made
         return made

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, fx
 from torch.func import vmap
 
-from influencekit.errors import InputError
 from influencekit.training.batch import Batch, tensors_of, with_tensors
-from influencekit.training.curvature import CURVATURES, REVERSE, Losses, Pair
+from influencekit.training.curvature import REVERSE, Pair
 from influencekit.training.forward_curvature import FORWARD
 from influencekit.training.kernels.batched_trace import batched_trace
 from influencekit.training.kernels.operators import FORWARD as FORWARD_OPERATORS
 from influencekit.training.kernels.tracing import Untraced, agree, split, try_trace
+from influencekit.training.parts import Part
 
 __all__ = ["Columns", "Products", "Pulled", "each"]
 
@@ -46,16 +46,14 @@ class Products:
     """
 
     def __init__(
-        self, losses: Losses, curvature: str, traced: Callable[..., object], z: Tensor, batch: Batch,
-        coefficients: Tensor, others: Sequence[tuple[Batch, Tensor]], apart: bool, gradient: bool,
+        self, part: Part, curvature: str, traced: Callable[..., object], z: Tensor, coefficients: Tensor,
+        others: Sequence[tuple[Batch, Tensor]], apart: bool, gradient: bool,
     ) -> None:  # fmt: skip
-        if curvature not in CURVATURES:
-            raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
-        self._losses, self._slow, self._gradient = losses, REVERSE[curvature], gradient
+        self._losses, self._slow, self._gradient = part.losses, REVERSE[curvature], gradient
         self._many: Callable[..., Pair] | None = None
-        self.inputs = (z, *tensors_of(batch), coefficients)
+        self.inputs = (z, *tensors_of(part.batch), coefficients)
         self.bytes, self.together = sum(x.nbytes for x in self.inputs), False
-        self.why = _not_forward(traced) or self._trace(curvature, batch, others, apart)
+        self.why = _not_forward(traced) or self._trace(curvature, part.batch, others, apart)
 
     def _trace(
         self, curvature: str, batch: Batch, others: Sequence[tuple[Batch, Tensor]], apart: bool
@@ -106,22 +104,25 @@ class Products:
         """The static values of each of several steps, whose inputs are stacked."""
         return list(zip(*[x.unbind(0) for x in vmap(self._static)(*stacked)], strict=True))
 
-    def of(self, inputs: Sequence[tuple[Tensor, Batch, Tensor]]) -> list[Pulled]:
-        """The products of several parts, each of (z, batch, coefficients); at once where `together`."""
-        flat = [(z, *tensors_of(batch), coefficients) for z, batch, coefficients in inputs]
-        if not self.together:
-            return [self._alone(self._static(*args)) for args in flat]
-        if len(flat) == 1:
-            made = [self._static(*flat[0])]
-        else:
+    def of(self, inputs: Sequence[tuple[Tensor, Part, Tensor]]) -> list[Pulled]:
+        """The products of several parts, each of (z, part, coefficients); at once where `together`."""
+        if self.why:
+            return [self._reversed(*each) for each in inputs]
+        flat = [(z, *tensors_of(part.batch), coefficients) for z, part, coefficients in inputs]
+        if self.together and len(flat) > 1:
             made = self._unstacked([torch.stack(column) for column in zip(*flat, strict=True)])
-        return [Pulled(partial(self._together, values), self._of_static(values)) for values in made]
+        else:
+            made = [self._static(*args) for args in flat]
+        columns = self._together if self.together else self._one_by_one
+        place = self._place
+        return [Pulled(partial(columns, v), None if place is None else v[place]) for v in made]
 
-    def _alone(self, values: tuple[Tensor, ...]) -> Pulled:
-        return Pulled(lambda c: each(self._one, c, values), self._of_static(values))
+    def _reversed(self, z: Tensor, part: Part, coefficients: Tensor) -> Pulled:
+        product = self._slow(part.losses, z, part.batch, coefficients)
+        return Pulled(partial(each, product.of), product.gradient() if self._gradient else None)
 
-    def _of_static(self, values: Sequence[Tensor]) -> Tensor | None:
-        return None if self._place is None else values[self._place]
+    def _one_by_one(self, values: Sequence[Tensor], c: Tensor) -> Pair:
+        return each(self._one, c, values)
 
     def _together(self, values: Sequence[Tensor], c: Tensor) -> Pair:
         if len(c) == 1:
