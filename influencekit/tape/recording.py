@@ -1,4 +1,4 @@
-"""One recording of a loop: what its batches, forward passes and optimizer steps tell, checked and stored."""
+"""One recording of a loop: its batches, forward passes and optimizer steps are noted, checked and stored."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Recording:
         ]
 
     def close(self, error: BaseException | None) -> None:
-        """The loop has ended, by this error or none."""
+        """End the recording. `error`: what ended the loop, if anything did."""
         for hook in self._hooks:
             hook.remove()
         writer = self.writer.writer
@@ -228,7 +228,7 @@ class Recording:
     # the beginning, and the beginning of a resumed run ----------------------------------------------
 
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
-        """The first step is about to be done: now it is known what is trained."""
+        """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
         description = describe_optimizer(self._optimizer, params, self._clip_norm)

@@ -1,4 +1,4 @@
-"""Puts a taped run into its store: rows of steps, kept states, and what is needed to resume."""
+"""Write a taped run: rows of steps, stored states, and what is needed to resume."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TapeWriter:
     def begin(
         self, rule: UpdateRule, first: State, ids: Sequence[Hashable], about: Mapping[str, Any]
     ) -> None:
-        """Create the store; `about` is what it says of the run."""
+        """Create the store. `about`: further attributes."""
         names = np.array(list(ids))
         if names.dtype.kind not in "iu":
             names = np.array([str(i) for i in ids], dtype=np.dtypes.StringDType())
@@ -87,7 +87,7 @@ class TapeWriter:
         )
 
     def reopen(self) -> dict[str, Any]:
-        """Go on with the store of a run that was interrupted; its attributes."""
+        """Continue the store of a run that was interrupted. Returns its attributes."""
         assert self.store is not None
         group = open_group(self.store)
         attrs: dict[str, Any] = dict(group.attrs)
@@ -123,7 +123,7 @@ class TapeWriter:
         return self._last[1]
 
     def keeps(self, step: int) -> bool:
-        """Whether the recorder keeps this state. It is asked as for a longer run: the end is unknown."""
+        """Whether the recorder keeps this state. Since the end is unknown, it is asked for a longer run."""
         while step >= self._horizon:
             self._horizon = max(1024, 2 * self._horizon)
             self._kept = frozenset(list(self._recorder.stored_states(0, self._horizon))[:-1])

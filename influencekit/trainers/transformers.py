@@ -124,7 +124,7 @@ class InfluenceCallback(TrainerCallback):
             self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
 
     def on_log(self, *event: Any, **kwargs: Any) -> None:
-        if "train_runtime" in (kwargs.get("logs") or {}):  # the last words, before the best model is loaded
+        if "train_runtime" in (kwargs.get("logs") or {}):  # the last log, before the best model is loaded
             self.close()
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
@@ -162,7 +162,7 @@ class InfluenceCallback(TrainerCallback):
         self._micros[-1].counted = None if counted is None else float(counted)
 
     def _forwarded(self, kwargs: dict[str, Any], outputs: Any) -> None:
-        """Find out from the loss that the model returns by what it has divided."""
+        """Find out by which count the model has divided the loss that it returns."""
         if self._reduction is not None or self._per_target is not None:
             return
         if "labels" not in kwargs and self._smoothed:  # label smoothing, by the Trainer

@@ -59,6 +59,7 @@ class Trajectory:
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
         self._asked: State | None = None
+        self._taped = "tape" in self.attrs
         self._compared = set[int]()  # the starts of stretches that were replayed and compared
 
     @property
@@ -79,7 +80,7 @@ class Trajectory:
 
     @property
     def caution(self) -> str:
-        """What results on this recording must say of it, in one line; nothing as a rule."""
+        """One line that results on this recording must carry; empty as a rule."""
         said = [self.step.caution] if self.step.caution else []
         if not self.lossless:
             said.append(
@@ -125,7 +126,7 @@ class Trajectory:
             self._compared.add(a)
 
     def _close(self, last: State) -> None:
-        """The last state of a stretch was replayed: one step more must end in what is stored there."""
+        """Check the end of a stretch, of which `last` is the last replayed state."""
         place = int(np.searchsorted(self._stored, last.step, side="right"))
         if place == len(self._stored) or self._stored[place] != last.step + 1:
             return
@@ -134,10 +135,6 @@ class Trajectory:
         if asked and start < last.step and start not in self._compared:
             compare_stretch(self, start, self._next(last), replay_tolerance(self))
             self._compared.add(start)
-
-    @property
-    def _taped(self) -> bool:
-        return "tape" in self.attrs
 
     def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
         """The states start ... stop - 1 in lists of consecutive ones, the last list first.
