@@ -45,8 +45,8 @@ LAYERS = {
         estimators/sgd_influence tape/__init__ tape/change_detector tape/checks/__init__
         tape/checks/arguments tape/checks/collation tape/checks/model tape/checks/opened tape/fingerprint
         tape/loader tape/loop_position tape/open_taped tape/optimizer tape/random_draws tape/recorded
-        tape/recording tape/replay_difference tape/replica tape/rng tape/spot_check
-        tape/step_collector tape/tape tape/trainable_state tape/writer
+        tape/recording tape/replay_difference tape/replica tape/rng tape/spot_check tape/step_collector
+        tape/tape tape/trainable_state tape/writer
     """,
     "verbs and pictures": """
         verbs/__init__ verbs/compare verbs/contributions verbs/estimate verbs/non_finite verbs/open

@@ -48,10 +48,10 @@ def expected(name):
     return json.loads((h.ROOT / name / "expected.json").read_text(encoding="utf-8"))
 
 
-def the_same(found, wanted):
+def the_same(found, wanted, rounding=0.0):
     found, wanted = np.asarray(found, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
     if SAME_BITS:
-        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=rounding * np.abs(wanted).max())
     else:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
@@ -90,7 +90,8 @@ def test_a_run_opens_and_estimates_what_it_did(name):
     scores = h.scores(run, name)
     assert scores.keys() == {"dit", "loo"}
     for kind, values in scores.items():
-        the_same(values, said[kind])
+        # Adam's adjoint takes its gradient from the pull's own pass since 0.2.0, which rounds otherwise
+        the_same(values, said[kind], 1e-12 if "adam" in name and kind == "dit" else 0.0)
     assert files(store) == before
 
 

@@ -18,6 +18,14 @@ def _passes(report: Report) -> Table:
     return Table(["model", "pass left out", "`dit`", "each epoch"], rows)
 
 
+def _sweep(report: Report) -> Table:
+    rows = [
+        [name, f"{found['training_ms_a_step']:.2f}", f"{found['sweep_to_training']:.2f}", f"{limit}"]
+        for (name, found), limit in zip(report["cases"].items(), report["limit"].values(), strict=True)
+    ]
+    return Table(["optimizer", "training, ms a step", "sweep to training", "at most"], rows)
+
+
 PAGE = Page(
     "Internals",
     "What tracing a step, and the passes over its trace, are worth in time. "
@@ -29,6 +37,13 @@ PAGE = Page(
             "Milliseconds a step: a plain training step, and one step of a backward sweep by "
             "`torch.func`, traced, and traced and split into the part that is computed ahead and the rest.",
             _tracing,
+        ),
+        "sweep": Section(
+            "A sweep beside training",
+            ("sweep",),
+            "Processor time of one sweep of `dit` over an epoch of a network of two layers (50-64-2) in "
+            "batches of 256, relative to training it.",
+            _sweep,
         ),
         "passes": Section(
             "Passes over the trace",

@@ -64,6 +64,7 @@ SOURCES = {
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
+    "sweep": _benchmark("sweep", *_SWEEP),
     "table2-paper": _benchmark("table2 --setting paper", *_COMPARE),
     "table2-trained": _benchmark("table2 --setting trained", *_COMPARE),
     "tape_exactness": _benchmark("tape_exactness", *_TAPE),

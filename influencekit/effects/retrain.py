@@ -280,8 +280,8 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
         torch.Size([1, 1])
     """
     asked = {t: query.at(trajectory.workload_at(t), trajectory.state(t).theta) for t in when}
-    n_test = trajectory.workload.n_test
-    chunk = None if trajectory.workload.test is None else trajectory.step.capacity(_MEMORY, n_test)
+    workload = trajectory.workload
+    chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
 
     def changes(models: Models) -> Tensor:
         with torch.no_grad():

@@ -31,8 +31,8 @@ _FEW = 4  # examples on which derivatives are held against differences
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recorded:
-    """The `Source` of a taped run. One model is advanced exactly as the loop did, by `backward`; many models,
-    and derivatives, go by plain operators, derivatives without autocast.
+    """The `PartSource` of a taped run. One model is advanced exactly as the loop did, by `backward`; many
+    models, and derivatives, go by plain operators, derivatives without autocast.
 
     `micros(t)` are the micro-batches of step t, `first()` is the recorded state 0, `autocast` the loop's
     dtype or None, `changing` are the names of the buffers that training changes. `random`: whether a forward
@@ -125,14 +125,14 @@ class Recorded:
 
     def gradient(self, state: State, coefficients: Tensor) -> Gradient:
         """As the loop took it, and where the loop left the buffers."""
-        slots = [micro.slots for micro in self.micros(state.step)]
-        micros = [(batch, coefficients[m.slots], m.forward_rng) for m, batch in self._fetched(state.step)]
+        fetched = list(self._fetched(state.step))
+        micros = [(batch, coefficients[micro.slots], micro.forward_rng) for micro, batch in fetched]
         g, found, buffers = self._replica.gradient(
             self.workload.layout, state.theta, state.buffers, micros, self.autocast
         )
         losses = coefficients.new_zeros(coefficients.shape)
-        for where, values in zip(slots, found, strict=True):
-            losses[where] = values.to(losses)
+        for (micro, _), values in zip(fetched, found, strict=True):
+            losses[micro.slots] = values.to(losses)
         return Gradient(g, losses, buffers)
 
     def _losses(

@@ -23,7 +23,7 @@ _FEW = 8  # examples on which derivatives are held against differences
 
 
 class InMemory:
-    """The `Source` of a workload that `record` trains: a step is one part.
+    """The `PartSource` of a workload that `record` trains: a step is one part.
 
     Short batches are padded to a common width with weight 0, so that one trace serves every step, unless
     losses depend on their whole batch (batch norm) or training changes buffers.

@@ -17,7 +17,7 @@ from torch import Tensor
 from influencekit.errors import InputError
 from influencekit.training.curvature import CURVATURES
 from influencekit.training.kernels.products import Products, Pulled
-from influencekit.training.parts import Part, Source
+from influencekit.training.parts import Part, PartSource
 from influencekit.training.reverse import Reversed, pulled_back
 from influencekit.training.state import State
 from influencekit.training.traced import Traced
@@ -45,7 +45,7 @@ class Here(NamedTuple):
 class Gradients(Protocol):
     """What linearising needs of a `Step`."""
 
-    source: Source
+    source: PartSource
     notes: dict[str, str]
 
     @property

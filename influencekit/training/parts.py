@@ -21,7 +21,7 @@ from influencekit.training.plan import Plan
 from influencekit.training.state import State
 from influencekit.training.workload import Workload
 
-__all__ = ["Gradient", "Kernel", "Part", "Source", "by_autograd", "summed"]
+__all__ = ["Gradient", "Kernel", "Part", "PartSource", "by_autograd", "summed"]
 
 Kernel = Callable[
     ..., tuple[Tensor, Tensor]
@@ -58,7 +58,7 @@ class Gradient(NamedTuple):
     buffers: dict[str, Tensor] = {}  # noqa: RUF012 (never modified)
 
 
-class Source(Protocol):
+class PartSource(Protocol):
     """Where the parts of a run's steps come from.
 
     `changing`: the buffers that training changes. `caution`: what results must say of the run. `joint`:

@@ -3,7 +3,7 @@
     L_t(theta, w) = (1/b) sum_{i in S_t} w_i [ loss(z_i; theta) + (l2/2) |theta|^2 ],   b = |S_t|
     F_t(state, w) = optimizer(state, grad L_t(theta, w)), and the buffers as the forward pass leaves them
 
-A step is a sum of parts, which a `Source` gives: the batch of a workload, or the micro-batches of a tape.
+A step is a sum of parts, which a `PartSource` gives: the batch of a workload, or a tape's micro-batches.
 Nothing here knows an estimator, a disk or a device.
 """
 
@@ -24,7 +24,7 @@ from influencekit.training.kernels.same_trace import same_trace
 from influencekit.training.kernels.tracing import has_convolution
 from influencekit.training.linear import LinearStep
 from influencekit.training.optimizer import Slots
-from influencekit.training.parts import Gradient, Kernel, Part, Source, by_autograd, summed
+from influencekit.training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit.training.push import pushed
 from influencekit.training.state import State
 from influencekit.training.traced import Traced
@@ -52,9 +52,11 @@ class Step:
         (True, True)
     """
 
-    def __init__(self, workload: Workload, like: "Step | None" = None, source: Source | None = None) -> None:
+    def __init__(
+        self, workload: Workload, like: "Step | None" = None, source: PartSource | None = None
+    ) -> None:
         self.workload = workload
-        self.source: Source = InMemory(workload) if source is None else source
+        self.source: PartSource = InMemory(workload) if source is None else source
         self.plan = self.source.plan
         valid = (self.plan.indices >= 0).to(workload.dtype).to(workload.device)
         self._rows = self.plan.indices.clamp(min=0).to(workload.device)
@@ -153,7 +155,7 @@ class Step:
         t, theta = self.plan.steps - 1, self.workload.theta0
         thetas = torch.stack([theta, 1.01 * theta])
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self.source.protected():
                 part = next(self.source.parts(State(theta, {}, t), self.padded)).as_run()
                 mean = self._mean[t][part.slots]
                 weights = torch.stack([mean, 0.5 * mean])

@@ -81,7 +81,7 @@ class Traced:
         return agree(found, [torch.stack(pair) for pair in zip(*alone, strict=True)], self._factor)
 
     def products_of(
-        self, curvature: str, part: Part, theta: Tensor, coefficients: Tensor, loops: bool, gradient: bool
+        self, curvature: str, part: Part, theta: Tensor, coefficients: Tensor, apart: bool, gradient: bool
     ) -> Products:
         """The curvature products of a part, and its gradient if asked for."""
         key = (curvature, gradient, part.shape)
@@ -90,7 +90,7 @@ class Traced:
         traced = self.one(part, theta, coefficients)
         others = self._others() or [(first_half_twice(part.batch), coefficients)]
         made = Products(
-            part.losses, curvature, traced, theta, part.batch, coefficients, others, loops, gradient
+            part.losses, curvature, traced, theta, part.batch, coefficients, others, apart, gradient
         )
         if self._serves(part):
             self.products[key] = made

@@ -40,14 +40,14 @@ class Products:
     """The products of parts of one shape; `gradient`: and their mean gradients, from the same forward pass.
 
     `traced` is the traced gradient of the same parts, or what stands for it: its kernels decide whether the
-    fast path is tried. `others` are (batch, coefficients) that it must agree on with the slow path; `loops`
+    fast path is tried. `others` are (batch, coefficients) that it must agree on with the slow path; `apart`
     tells that columns are not taken together. `why` says what kept the fast path from being taken, "" where
     it is.
     """
 
     def __init__(
         self, losses: Losses, curvature: str, traced: Callable[..., object], z: Tensor, batch: Batch,
-        coefficients: Tensor, others: Sequence[tuple[Batch, Tensor]], loops: bool, gradient: bool,
+        coefficients: Tensor, others: Sequence[tuple[Batch, Tensor]], apart: bool, gradient: bool,
     ) -> None:  # fmt: skip
         if curvature not in CURVATURES:
             raise InputError(f"no curvature named {curvature!r}; choose one of {', '.join(CURVATURES)}")
@@ -55,10 +55,10 @@ class Products:
         self._many: Callable[..., Pair] | None = None
         self.inputs = (z, *tensors_of(batch), coefficients)
         self.bytes, self.together = sum(x.nbytes for x in self.inputs), False
-        self.why = _not_forward(traced) or self._trace(curvature, batch, others, loops)
+        self.why = _not_forward(traced) or self._trace(curvature, batch, others, apart)
 
     def _trace(
-        self, curvature: str, batch: Batch, others: Sequence[tuple[Batch, Tensor]], loops: bool
+        self, curvature: str, batch: Batch, others: Sequence[tuple[Batch, Tensor]], apart: bool
     ) -> str:
         """Take the fast path; why not, if not."""
         product, losses, inputs, wanted = FORWARD[curvature], self._losses, self.inputs, 2 + self._gradient
@@ -84,7 +84,7 @@ class Products:
         with torch.no_grad():
             values = self._static(*inputs)
         self.bytes = sum(x.nbytes for x in (*values, *inputs[1:-1]))
-        self.together = not loops and self._batches(checks[0])
+        self.together = not apart and self._batches(checks[0])
         return ""
 
     def _batches(self, other: Sequence[Tensor]) -> bool:
