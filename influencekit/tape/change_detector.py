@@ -39,9 +39,8 @@ class ChangeDetector:
         if torch.equal(now, self._last):
             return None
         lengths = [len(x) for x in self._cut]
-        pairs = zip(now.split(lengths), self._last.split(lengths), strict=True)
-        moved = [not torch.equal(a, b) for a, b in pairs]
-        return list(self._tensors())[moved.index(True)]
+        rows = zip(self._tensors(), now.split(lengths), self._last.split(lengths), strict=True)
+        return next(name for name, a, b in rows if not torch.equal(a, b))
 
     def finite(self) -> bool:
         """Whether what is remembered is finite, and so is its sum."""

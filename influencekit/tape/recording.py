@@ -117,8 +117,6 @@ class Recording:
             )
         return self._state.state(step)
 
-    # what the loop iterates over --------------------------------------------------------------------
-
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
         self._epoch += 1
@@ -173,8 +171,6 @@ class Recording:
         """The micro-batch of these positions is forwarded next."""
         self._steps.push(IndexedBatch([int(i) for i in indices], rng or capture(), batch))
 
-    # around an optimizer step ---------------------------------------------------------------------
-
     def _before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
@@ -224,8 +220,6 @@ class Recording:
         if self._spot.again:
             self._spot.repeat(step)
         self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
-
-    # the beginning, and the beginning of a resumed run ----------------------------------------------
 
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """Begin the store at the first step, whose gradients show what is trained."""

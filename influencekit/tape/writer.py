@@ -36,16 +36,11 @@ class TapeWriter:
     """The store of a taped run, from its first step on."""
 
     def __init__(self, store: str | Path | None, recorder: Recorder) -> None:
-        if not recorder.open_ended:
-            raise InputError(
-                f"recorder {label(recorder)} must know the length of the run, which a tape does not; use "
-                "every-k:k=50"
-            )
-        if not recorder.lossless:
-            raise InputError(
-                f"recorder {label(recorder)} is not lossless, and a tape returns to the states that it "
-                "keeps; use every-k:k=50"
-            )
+        problem = "must know the length of the run, which a tape does not"
+        if recorder.open_ended:
+            problem = "is not lossless, and a tape returns to the states that it keeps"
+        if not (recorder.open_ended and recorder.lossless):
+            raise InputError(f"recorder {label(recorder)} {problem}; use every-k:k=50")
         self.store, self._recorder = store, recorder
         self.writer: Writer | None = None
         self._numbers: dict[bytes, int] = {}

@@ -79,8 +79,7 @@ class InfluenceCallback(TrainerCallback):
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
         self._accumulate = args.gradient_accumulation_steps
         self._epoch = int(state.epoch or 0) - 1
-        double = next(model.parameters()).dtype == torch.float64
-        self._dtype = torch.float64 if double else torch.float32
+        self._dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         self._delivered: deque[IndexedBatch] = deque()
         self._micros: list[_Micro] = []
         self._coefficients: deque[Tensor] = deque()

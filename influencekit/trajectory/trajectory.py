@@ -133,7 +133,7 @@ class Trajectory:
         start = int(self._stored[place - 1])
         asked = self._taped or (self.lossless and self.max_states is None)
         if asked and start < last.step and start not in self._compared:
-            compare_stretch(self, start, self._next(last), replay_tolerance(self))
+            compare_stretch(self, start, self.step.advance(last)[0], replay_tolerance(self))
             self._compared.add(start)
 
     def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
@@ -155,7 +155,9 @@ class Trajectory:
                 yield found
                 del found
             else:
-                lists = backwards(self._states(low, low + 1)[0], high - low, places, self._next)
+                lists = backwards(
+                    self._states(low, low + 1)[0], high - low, places, lambda s: self.step.advance(s)[0]
+                )
                 first = next(lists)
                 self._close(first[-1])
                 yield first
@@ -189,9 +191,6 @@ class Trajectory:
         """The place in the store of the nearest stored state up to t."""
         return int(np.searchsorted(self._stored, t, side="right")) - 1
 
-    def _next(self, state: State) -> State:
-        return self.step.advance(state)[0]
-
     def _states(self, start: int, stop: int) -> list[State]:
         if not self.first <= start < stop <= self.last + 1:
             raise InputError(
@@ -207,7 +206,7 @@ class Trajectory:
             if t > state.step:
                 if t in stored:
                     self._close(state)
-                state = stored[t] if t in stored else self._next(state)
+                state = stored[t] if t in stored else self.step.advance(state)[0]
             if t >= start:
                 found.append(state)
         return found
