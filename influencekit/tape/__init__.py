@@ -1,4 +1,4 @@
-"""Taped runs: a user's own PyTorch loop, recorded, replayed bit for bit, and opened as a workload."""
+"""Record a PyTorch loop of your own, replay it bit for bit, and open it as a workload."""
 
 from influencekit.tape.open_taped import open_taped
 from influencekit.tape.tape import Tape

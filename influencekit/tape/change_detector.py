@@ -1,4 +1,4 @@
-"""What a tape sees of a model and its optimizer while a loop runs: forwards, steps, and edits in between."""
+"""Detect changes of a model's tensors that its replay would not make."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SAMPLE = 512  # entries of a parameter that are watched; of a smaller one, all
 
 
 class ChangeDetector:
-    """Samples of the parameters, to see whether anything but the optimizer changes them.
+    """Compares samples of tensors, to find whether anything but the optimizer has changed them.
 
-    Cost: two small copies a step. An edit of few entries of a large parameter may escape it, not the replay.
+    Cost: two small copies a step. It may miss an edit of few entries of a large tensor; a replay does not.
     """
 
     def __init__(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
@@ -32,16 +32,15 @@ class ChangeDetector:
         self._last = self._sample()
 
     def changed(self) -> str | None:
-        """The name of a tensor that is not as remembered, if there is one."""
+        """The name of a tensor that has changed since `take`, if there is one."""
         if self._last is None or not len(self._last):
             return None
         now = self._sample()
         if torch.equal(now, self._last):
             return None
         lengths = [len(x) for x in self._cut]
-        pairs = zip(now.split(lengths), self._last.split(lengths), strict=True)
-        moved = [not torch.equal(a, b) for a, b in pairs]
-        return list(self._tensors())[moved.index(True)]
+        rows = zip(self._tensors(), now.split(lengths), self._last.split(lengths), strict=True)
+        return next(name for name, a, b in rows if not torch.equal(a, b))
 
     def finite(self) -> bool:
         """Whether what is remembered is finite, and so is its sum."""
@@ -60,11 +59,11 @@ class ChangeDetector:
 
 
 class ConstantTensors:
-    """Everything in a model that is not recorded state by state: parameters that the optimizer does not
-    train, and buffers that training does not change.
+    """The tensors of a model that must stay as they are: parameters that the optimizer does not train, and
+    buffers that training does not change.
 
-    Cost: at every step the versions that torch counts, at checks and kept states also samples, since an edit
-    through `.data` is not counted.
+    Cost: the version that torch counts is compared at every step. At checks and stored states samples are
+    compared too, since torch does not count edits through `.data`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -82,7 +81,7 @@ class ConstantTensors:
         self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
 
     def narrow(self, recorded: Iterable[str], tensors: Iterable[Tensor]) -> None:
-        """Watch all but these names, and these tensors, whatever their names."""
+        """Do not watch these names, nor these tensors, whatever their names."""
         names, known = set(recorded), {id(x) for x in tensors}
         kept = [n for n, (own, key) in self._places.items() if n not in names and id(own[key]) not in known]
         for values in (self._places, self._versions, self._samples, self._sums):
@@ -90,7 +89,7 @@ class ConstantTensors:
                 del values[name]  # type: ignore[attr-defined]
 
     def changed(self, thorough: bool = False) -> str | None:
-        """The name of what is not as it was, if there is one; `thorough`: also through `.data`."""
+        """The name of a tensor that has changed, if there is one; `thorough`: also through `.data`."""
         for name, (own, key) in self._places.items():
             value = own.get(key)
             if thorough or _version(value) != self._versions[name]:
@@ -108,7 +107,7 @@ class ConstantTensors:
 
 
 def _version(value: Any) -> tuple[int, int]:
-    """Changes whenever torch sees a tensor being written to, or another take its place."""
+    """A pair that changes when torch counts a write to a tensor, or when another tensor replaces it."""
     known = isinstance(value, Tensor) and not value.is_inference()
     return id(value), value._version if known else 0
 
@@ -119,6 +118,6 @@ def _sample(value: Tensor) -> Tensor:
 
 
 def _sum(value: Tensor) -> int:
-    """Of the bits of all entries."""
+    """The sum of the bits of all entries, as integers."""
     bits = value.detach().contiguous().reshape(-1).view(_BITS.get(value.element_size(), torch.uint8))
     return int(bits.sum(dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Where a loop is, beside its state: epoch and batch, learning rates, schedulers, random numbers."""
+"""The position of a loop: epoch and batch, learning rates, schedulers, random number generators."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class LoopPosition:
         self._loader = ""
 
     def begin(self, loader: Any) -> None:
-        """An epoch begins: remember what its order and its workers come from."""
+        """An epoch begins: remember the generators that decide its order and seed its workers."""
         self._began, self._loader = capture(self._device), _described(loader)
         self._own = [base64.b64encode(g.get_state().numpy().tobytes()).decode() for g in generators(loader)]
 
     def noted(self, epoch: int, position: int) -> dict[str, Any]:
-        """Where the loop is now; the states of global generators as bytes."""
+        """The present position as JSON, but for the states of global generators, which are bytes."""
         return {
             "epoch": epoch,
             "position": position,
@@ -50,7 +50,7 @@ class LoopPosition:
         }
 
     def begin_again(self, note: Mapping[str, Any], loader: Any, states: Callable[[int], bytes]) -> None:
-        """The epoch of a note begins once more. `states` gives the bytes of a noted global state."""
+        """The epoch of a note begins again. `states` gives the bytes of a noted global state."""
         if note["began"] is None:
             raise InputError("this run was recorded through a trainer; resume it through the same one")
         if note["loader"] != _described(loader):

@@ -1,4 +1,4 @@
-"""The random numbers that a forward pass draws, kept, so that derivatives see the very same ones.
+"""Record the random numbers that a forward pass draws, so that derivatives use the same ones.
 
 `torch.func` draws in another order than eager PyTorch where a tensor does not lie contiguously in memory
 (dropout after a transpose), so restoring the generator is not enough.

@@ -1,4 +1,4 @@
-"""One recording of a loop: what its batches, forward passes and optimizer steps tell, checked and stored."""
+"""One recording of a loop: its batches, forward passes and optimizer steps are noted, checked and stored."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Recording:
         ]
 
     def close(self, error: BaseException | None) -> None:
-        """The loop has ended, by this error or none."""
+        """End the recording. `error`: what ended the loop, if anything did."""
         for hook in self._hooks:
             hook.remove()
         writer = self.writer.writer
@@ -116,8 +116,6 @@ class Recording:
                 "resumes was cut off; pass every epoch's loader to tape.batches again"
             )
         return self._state.state(step)
-
-    # what the loop iterates over --------------------------------------------------------------------
 
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
@@ -173,8 +171,6 @@ class Recording:
         """The micro-batch of these positions is forwarded next."""
         self._steps.push(IndexedBatch([int(i) for i in indices], rng or capture(), batch))
 
-    # around an optimizer step ---------------------------------------------------------------------
-
     def _before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
@@ -225,10 +221,8 @@ class Recording:
             self._spot.repeat(step)
         self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
 
-    # the beginning, and the beginning of a resumed run ----------------------------------------------
-
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
-        """The first step is about to be done: now it is known what is trained."""
+        """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
         description = describe_optimizer(self._optimizer, params, self._clip_norm)

@@ -69,8 +69,6 @@ class SpotCheck:
         if self._replica is not None:
             self._replica.call = call
 
-    # when -------------------------------------------------------------------------------------------
-
     def decide(self, step: int) -> bool:
         """Whether the step that is about to begin will be replayed."""
         if self._replica is None or self.done == 0:
@@ -89,8 +87,6 @@ class SpotCheck:
         self._spent += time.perf_counter() - began
         self._count += 1
         self._each = self._spent / self._count
-
-    # a step ---------------------------------------------------------------------------------------
 
     def check(self, done: FinishedStep, reached: State, early: Sequence[Micro] = ()) -> FinishedStep:
         """Replay the step and compare. Errors: another result than the loop's; losses that are not separable.
@@ -170,8 +166,6 @@ class SpotCheck:
         weights, call = torch.from_numpy(done.coefficients).to(theta), self._replica.call
         batches = [(call.batch(m, theta.device), weights[m.slots], m.forward_rng) for m in done.micros]
         return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast)
-
-    # the first step, once more ----------------------------------------------------------------------
 
     def repeat(self, step: int) -> None:
         """Do the first step again after step `step`. Errors: it does not give what it gave at first."""

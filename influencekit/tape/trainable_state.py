@@ -1,4 +1,4 @@
-"""What training changes of a model and its optimizer: read, watched, and put back."""
+"""What training changes of a model and its optimizer: read it, watch it, put it back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TrainableState", "copied"]
 
 
 class TrainableState:
-    """Trained parameters, the optimizer's memory of them, and the buffers that training changes."""
+    """Trained parameters, their optimizer slots, and the buffers that training changes."""
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter],
@@ -32,7 +32,7 @@ class TrainableState:
         constant.narrow(self.buffers, self.params.values())
 
     def state(self, step: int) -> State:
-        """A copy of it all: state `step`."""
+        """A copy of state `step`, which is the present one."""
         slots, _ = read_slots(self._optimizer, self.rule, self.params)
         return State(self.rule.layout.join(self.params), slots, step, copied(self._model, self.buffers))
 
@@ -49,7 +49,7 @@ class TrainableState:
         self.mark()
 
     def mark(self) -> None:
-        """A step has been done: from now on nothing may change until the next."""
+        """A step has been done: nothing may change until the next."""
         self._parameters.take()
         if self.buffers:
             self._buffers.take()

@@ -1,4 +1,4 @@
-"""Puts a taped run into its store: rows of steps, kept states, and what is needed to resume."""
+"""Write a taped run: rows of steps, stored states, and what is needed to resume."""
 
 from __future__ import annotations
 
@@ -36,16 +36,11 @@ class TapeWriter:
     """The store of a taped run, from its first step on."""
 
     def __init__(self, store: str | Path | None, recorder: Recorder) -> None:
-        if not recorder.open_ended:
-            raise InputError(
-                f"recorder {label(recorder)} must know the length of the run, which a tape does not; use "
-                "every-k:k=50"
-            )
-        if not recorder.lossless:
-            raise InputError(
-                f"recorder {label(recorder)} is not lossless, and a tape returns to the states that it "
-                "keeps; use every-k:k=50"
-            )
+        problem = "must know the length of the run, which a tape does not"
+        if recorder.open_ended:
+            problem = "is not lossless, and a tape returns to the states that it keeps"
+        if not (recorder.open_ended and recorder.lossless):
+            raise InputError(f"recorder {label(recorder)} {problem}; use every-k:k=50")
         self.store, self._recorder = store, recorder
         self.writer: Writer | None = None
         self._numbers: dict[bytes, int] = {}
@@ -62,7 +57,7 @@ class TapeWriter:
     def begin(
         self, rule: UpdateRule, first: State, ids: Sequence[Hashable], about: Mapping[str, Any]
     ) -> None:
-        """Create the store; `about` is what it says of the run."""
+        """Create the store. `about`: further attributes."""
         names = np.array(list(ids))
         if names.dtype.kind not in "iu":
             names = np.array([str(i) for i in ids], dtype=np.dtypes.StringDType())
@@ -87,7 +82,7 @@ class TapeWriter:
         )
 
     def reopen(self) -> dict[str, Any]:
-        """Go on with the store of a run that was interrupted; its attributes."""
+        """Continue the store of a run that was interrupted. Returns its attributes."""
         assert self.store is not None
         group = open_group(self.store)
         attrs: dict[str, Any] = dict(group.attrs)
@@ -123,7 +118,7 @@ class TapeWriter:
         return self._last[1]
 
     def keeps(self, step: int) -> bool:
-        """Whether the recorder keeps this state. It is asked as for a longer run: the end is unknown."""
+        """Whether the recorder keeps this state. Since the end is unknown, it is asked for a longer run."""
         while step >= self._horizon:
             self._horizon = max(1024, 2 * self._horizon)
             self._kept = frozenset(list(self._recorder.stored_states(0, self._horizon))[:-1])

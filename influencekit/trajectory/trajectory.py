@@ -59,6 +59,7 @@ class Trajectory:
         self.first = int(self.attrs["start"])
         self.last = int(self.attrs["committed"])
         self._asked: State | None = None
+        self._taped = "tape" in self.attrs
         self._compared = set[int]()  # the starts of stretches that were replayed and compared
 
     @property
@@ -79,7 +80,7 @@ class Trajectory:
 
     @property
     def caution(self) -> str:
-        """What results on this recording must say of it, in one line; nothing as a rule."""
+        """One line that results on this recording must carry; empty as a rule."""
         said = [self.step.caution] if self.step.caution else []
         if not self.lossless:
             said.append(
@@ -125,19 +126,15 @@ class Trajectory:
             self._compared.add(a)
 
     def _close(self, last: State) -> None:
-        """The last state of a stretch was replayed: one step more must end in what is stored there."""
+        """Check the end of a stretch, of which `last` is the last replayed state."""
         place = int(np.searchsorted(self._stored, last.step, side="right"))
         if place == len(self._stored) or self._stored[place] != last.step + 1:
             return
         start = int(self._stored[place - 1])
         asked = self._taped or (self.lossless and self.max_states is None)
         if asked and start < last.step and start not in self._compared:
-            compare_stretch(self, start, self._next(last), replay_tolerance(self))
+            compare_stretch(self, start, self.step.advance(last)[0], replay_tolerance(self))
             self._compared.add(start)
-
-    @property
-    def _taped(self) -> bool:
-        return "tape" in self.attrs
 
     def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
         """The states start ... stop - 1 in lists of consecutive ones, the last list first.
@@ -158,7 +155,9 @@ class Trajectory:
                 yield found
                 del found
             else:
-                lists = backwards(self._states(low, low + 1)[0], high - low, places, self._next)
+                lists = backwards(
+                    self._states(low, low + 1)[0], high - low, places, lambda s: self.step.advance(s)[0]
+                )
                 first = next(lists)
                 self._close(first[-1])
                 yield first
@@ -192,9 +191,6 @@ class Trajectory:
         """The place in the store of the nearest stored state up to t."""
         return int(np.searchsorted(self._stored, t, side="right")) - 1
 
-    def _next(self, state: State) -> State:
-        return self.step.advance(state)[0]
-
     def _states(self, start: int, stop: int) -> list[State]:
         if not self.first <= start < stop <= self.last + 1:
             raise InputError(
@@ -210,7 +206,7 @@ class Trajectory:
             if t > state.step:
                 if t in stored:
                     self._close(state)
-                state = stored[t] if t in stored else self._next(state)
+                state = stored[t] if t in stored else self.step.advance(state)[0]
             if t >= start:
                 found.append(state)
         return found

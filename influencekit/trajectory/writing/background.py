@@ -1,4 +1,4 @@
-"""A thread that works off what it is given, in groups: by size and by time."""
+"""A thread that handles things in groups, by size and by time."""
 
 import threading
 import time
@@ -11,9 +11,9 @@ __all__ = ["Background"]
 class Background:
     """Collects things and hands them, in their order, to `work` in a thread of its own.
 
-    A group is worked off `seconds` after its first thing came, or once its things have `size` bytes, or on
-    `flush`. Who gives more than `room` bytes ahead waits. An exception in the thread ends it, and reaches the
-    caller through `failed` at the next call.
+    A group is handled `seconds` after its first thing came, or once its things have `size` bytes, or on
+    `flush`. `give` waits while more than `room` bytes are not handled yet. An exception ends the thread and
+    is given to `failed` at the next call.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Background:
         self._seconds, self._size, self._room = seconds, size, room
         self._lock = threading.Condition()
         self._waiting: list[Any] = []
-        self._held = 0  # bytes that were given and are not worked off
+        self._held = 0  # bytes that were given and are not handled yet
         self._since = 0.0
         self._asked = self._busy = self._ended = False
         self._error: Exception | None = None
@@ -49,7 +49,7 @@ class Background:
                 self._lock.notify_all()
 
     def flush(self) -> None:
-        """Wait until everything that was given is worked off."""
+        """Wait until everything that was given is handled."""
         with self._lock:
             self._check()
             while self._waiting or self._busy:
@@ -59,7 +59,7 @@ class Background:
                 self._check()
 
     def end(self) -> list[Any]:
-        """Let the thread go, once it has done what it is doing; what it has not come to is returned."""
+        """End the thread after its present group. Returns what it has not handled."""
         with self._lock:
             self._ended = True
             self._lock.notify_all()

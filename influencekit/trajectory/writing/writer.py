@@ -1,4 +1,4 @@
-"""The writer of a run: takes steps and states in their order, and knows what is safe on disk."""
+"""The writer of a run: it takes steps and states in their order and commits them to disk."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ COLUMNS: Mapping[str, Column] = {
 
 
 class Kept(NamedTuple):
-    """A kept state, from which a run is resumed: its number, its tensors by name, what was said of it."""
+    """A stored state, from which a run is resumed: its number, its tensors by name, its snapshot (JSON)."""
 
     number: int
     tensors: dict[str, np.ndarray]
@@ -154,7 +154,7 @@ class Writer:
         return writer
 
     def _return(self, group: zarr.Group) -> None:
-        """Stand where the last kept state was."""
+        """Go to the last stored state."""
         self.committed = int(self._ledger.attrs["committed"])
         said, columns = self._ledger.last, self._ledger.columns
         self._ledger.attrs["status"] = "recording"
@@ -216,7 +216,7 @@ class Writer:
         self._background.flush()
 
     def close(self, status: str = "complete", **attrs: Any) -> None:
-        """Commit everything and let go: `complete`, `stopped` with a `reason`, or `recording`."""
+        """Commit everything and release the store: `complete`, `stopped` with a `reason`, or `recording`."""
         if status == "complete" and self.steps < self._again:
             self.leave()
             raise StoreError(
@@ -231,7 +231,7 @@ class Writer:
         self._release()
 
     def leave(self) -> None:
-        """Let go of the store as it was committed last."""
+        """Release the store as it was committed last."""
         with suppress(StoreError):  # it may have failed already
             self._background.end()
         self._release()
