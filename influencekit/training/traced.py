@@ -37,19 +37,19 @@ class Traced:
 
     def one(self, part: Part, theta: Tensor, coefficients: Tensor) -> Kernel:
         """The gradient of a part, traced where that can be done."""
+        key = (theta.shape, part.losses.autocast, part.shape)
+        if key in self.gradients:
+            return self.gradients[key]
         slow = by_autograd(part, theta, coefficients)
         if not self._serves(part):
             return Untraced(slow, "the model is large or random")
-        key = (theta.shape, part.losses.autocast, part.shape)
-        if key not in self.gradients:
-            checks = [
-                *((theta * 1.01, *tensors_of(batch), weights) for batch, weights in self._others()),
-                (theta, *tensors_of(first_half_twice(part.batch)), coefficients),
-            ]
-            self.gradients[key] = try_trace(
-                by_transform(part.losses, part.batch), theta, *tensors_of(part.batch), coefficients,
-                others=checks, slow=slow,
-            )  # fmt: skip
+        checks = [
+            *((theta * 1.01, *tensors_of(batch), weights) for batch, weights in self._others()),
+            (theta, *tensors_of(first_half_twice(part.batch)), coefficients),
+        ]
+        example = (theta, *tensors_of(part.batch), coefficients)
+        fast = by_transform(part.losses, part.batch)
+        self.gradients[key] = try_trace(fast, *example, others=checks, slow=slow)
         return self.gradients[key]
 
     def many(self, part: Part, thetas: Tensor, coefficients: Tensor) -> Kernel:

@@ -107,7 +107,7 @@ class Products:
     def of(self, inputs: Sequence[tuple[Tensor, Part, Tensor]]) -> list[Pulled]:
         """The products of several parts, each of (z, part, coefficients); at once where `together`."""
         if self.why:
-            return [self._reversed(*each) for each in inputs]
+            return [self._reversed(*args) for args in inputs]
         flat = [(z, *tensors_of(part.batch), coefficients) for z, part, coefficients in inputs]
         if self.together and len(flat) > 1:
             made = self._unstacked([torch.stack(column) for column in zip(*flat, strict=True)])
