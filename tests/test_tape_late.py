@@ -119,10 +119,10 @@ def test_a_run_of_records_own_is_compared_as_well(tmp_path):
 
 def test_where_every_state_is_stored_a_spread_sample_is_replayed():
     pairs = [(t, t + 1) for t in range(1000)] + [(1000, 1007)]
-    some = replay_check.sampled(pairs)
+    some = replay_check.sample_stretches(pairs)
     assert len(some) == 32 and some[0] == (0, 1) and some[-1] == (999, 1000)
     assert sum(start >= 900 for start, _ in some) >= 3
-    assert replay_check.sampled(pairs[:20]) == pairs[:20] and replay_check.sampled([]) == []
+    assert replay_check.sample_stretches(pairs[:20]) == pairs[:20] and replay_check.sample_stretches([]) == []
 
 
 # the tape's own checks ------------------------------------------------------------------------------------
