@@ -10,9 +10,9 @@ from helpers_tape_caught import MEAN, Loop, caught, once
 from torch import nn
 
 import influencekit as ik
+from influencekit._tape import spot_check
+from influencekit._trajectory import replay_check
 from influencekit.errors import StoreError
-from influencekit.tape import spot_check
-from influencekit.trajectory import replay_check
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
 from benchmarks.late_changes import KINDS, Run  # noqa: E402
@@ -94,7 +94,7 @@ def test_an_honest_run_is_not_blamed_and_nothing_is_compared_twice(recorder, mon
     scores = ik.estimate(run).influence.values
     asked = []
     monkeypatch.setattr(
-        "influencekit.trajectory.trajectory.compare_stretch", lambda *some: asked.append(some[1])
+        "influencekit._trajectory.trajectory.compare_stretch", lambda *some: asked.append(some[1])
     )
     assert (ik.estimate(run).influence.values == scores).all()
     stretches = replay_check.stretches(run, 0, run.steps)

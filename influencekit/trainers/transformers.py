@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape import Tape
+from influencekit._tape.loader import IndexedBatch
 from influencekit.errors import InputError
-from influencekit.tape import Tape
-from influencekit.tape.loader import IndexedBatch
 from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
 from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.intercept_loader import intercept_loader

@@ -1,6 +1,0 @@
-"""Record a PyTorch loop of your own, replay it bit for bit, and open it as a workload."""
-
-from influencekit.tape.open_taped import open_taped
-from influencekit.tape.tape import Tape
-
-__all__ = ["Tape", "open_taped"]
