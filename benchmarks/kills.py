@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import influencekit as ik
 from benchmarks.shared.results import RESULTS as FOLDER
 from benchmarks.shared.results import load, machine
-from influencekit.trajectory.store import open_group, read
-from influencekit.trajectory.writing import ledger, writer
+from influencekit._trajectory.store import open_group, read
+from influencekit._trajectory.writing import ledger, writer
 
 TAKES = "1 hour"
 CASES = ("record full", "record every-k:k=7", "tape full", "tape every-k:k=7")

@@ -25,10 +25,10 @@ from benchmarks.shared.processes import alone, count_the_peak_from_here, memory
 from benchmarks.shared.results import each
 from benchmarks.shared.timing import side_by_side
 from benchmarks.shared.training import train_plainly
+from influencekit._training.state import State
+from influencekit._trajectory.binomial_schedule import evaluations
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.metrics import spearman
-from influencekit.training.state import State
-from influencekit.trajectory.binomial_schedule import evaluations
-from influencekit.trajectory.trajectory import Trajectory
 
 TAKES = "10 min"
 CASES = ("time", "exact", "memory", "precision")

@@ -12,7 +12,7 @@ from typing import Any
 import influencekit as ik
 from benchmarks.shared.results import each
 from benchmarks.shared.timing import side_by_side
-from influencekit.training.kernels import simplify, tracing
+from influencekit._training.kernels import simplify, tracing
 
 TAKES = "1 min"
 CASES = {"lr": (21, 9), "dnn": (21, 9), "cnn": (2, 3)}  # epochs, rounds

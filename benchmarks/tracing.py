@@ -13,11 +13,11 @@ from torch import Tensor
 import influencekit as ik
 from benchmarks.shared.results import each, machine
 from benchmarks.shared.timing import side_by_side
-from influencekit.training.batch import select, tensors_of
-from influencekit.training.forward_curvature import FORWARD
-from influencekit.training.kernels.tracing import split, trace
-from influencekit.training.losses import Training
-from influencekit.training.step import Step
+from influencekit._training.batch import select, tensors_of
+from influencekit._training.forward_curvature import FORWARD
+from influencekit._training.kernels.tracing import split, trace
+from influencekit._training.losses import Training
+from influencekit._training.step import Step
 
 TAKES = "1 min"
 CASES = ("mnist-1v7-lr", "mnist-1v7-dnn", "mnist-1v7-cnn")

@@ -21,9 +21,9 @@ from benchmarks.shared.processes import at_once
 from benchmarks.shared.timing import timed
 from benchmarks.shared.training import with_activation
 from benchmarks.smoothness import build
-from influencekit.effects.retrain import Weighting, retrained
+from influencekit._effects.retrain import Weighting, retrained
+from influencekit._verbs.trust import LIMITS
 from influencekit.metrics import agreement, spearman
-from influencekit.verbs.trust import LIMITS
 
 TAKES = "25 min"
 POOLS = ("mnist-1v7", "adult", "20news")

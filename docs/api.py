@@ -88,8 +88,8 @@ def _entry(page: str, module: str, name: str, thing: Any) -> str:
     if inspect.isclass(thing):
         for method, value in vars(thing).items():
             plain = value.fget if isinstance(value, property) else getattr(value, "__wrapped__", value)
-            if not method.startswith("_") and callable(plain) and (text := inspect.getdoc(plain)):
-                lines += [f"### {name}.{method}\n", _markdown(text)]
+            if not method.startswith("_") and callable(plain) and plain.__doc__:
+                lines += [f"### {name}.{method}\n", _markdown(inspect.cleandoc(plain.__doc__))]
     return "\n".join(lines)
 
 

@@ -3,47 +3,47 @@
 The public names are loaded on first use, so that importing the package costs nothing.
 """
 
-from influencekit.lazy import lazily
+from influencekit._lazy import lazily
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
-    "Adam": "training.optimizers",
-    "AdamW": "training.optimizers",
+    "Adam": "_training.optimizers",
+    "AdamW": "_training.optimizers",
     "Claim": "interfaces",
-    "Constant": "training.schedules",
-    "Cosine": "training.schedules",
+    "Constant": "_training.schedules",
+    "Cosine": "_training.schedules",
     "DivergedError": "errors",
     "Estimator": "interfaces",
     "Evaluation": "interfaces",
-    "Factors": "training.schedules",
-    "Group": "training.optimizer",
+    "Factors": "_training.schedules",
+    "Group": "_training.optimizer",
     "InfluenceKitError": "errors",
     "InputError": "errors",
-    "InverseSqrt": "training.schedules",
-    "Optimizer": "training.optimizer",
+    "InverseSqrt": "_training.schedules",
+    "Optimizer": "_training.optimizer",
     "Query": "interfaces",
     "Recorder": "interfaces",
-    "SGD": "training.optimizers",
-    "Schedule": "training.schedules",
+    "SGD": "_training.optimizers",
+    "Schedule": "_training.schedules",
     "StoreError": "errors",
     "Table": "interfaces",
-    "Tape": "tape",
-    "Trajectory": "trajectory.trajectory",
+    "Tape": "_tape",
+    "Trajectory": "_trajectory.trajectory",
     "Window": "windows",
-    "Workload": "training.workload",
-    "compare": "verbs.compare",
-    "contributions": "verbs.contributions",
-    "estimate": "verbs.estimate",
+    "Workload": "_training.workload",
+    "compare": "_verbs.compare",
+    "contributions": "_verbs.contributions",
+    "estimate": "_verbs.estimate",
     "evaluate": "evaluation",
     "make": "registry",
-    "open": "verbs.open",
-    "record": "verbs.record",
-    "remove": "verbs.remove",
+    "open": "_verbs.open",
+    "record": "_verbs.record",
+    "remove": "_verbs.remove",
     "spec": "registry",
-    "trust": "verbs.trust",
-    "verify_top": "verbs.remove",
-    "sum_over_windows": "verbs.contributions",
+    "trust": "_verbs.trust",
+    "verify_top": "_verbs.remove",
+    "sum_over_windows": "_verbs.contributions",
 }
 
 __all__ = sorted(_HOME)

@@ -4,37 +4,37 @@ Public are `influencekit` and the modules directly below it that docs/api docume
 `__all__`. Everything else may be renamed at any time. tests/test_public.py holds our own plugins to this.
 """
 
-from influencekit.lazy import lazily
+from influencekit._lazy import lazily
 
 _HOME = {
     # a batch, the parameters, and what a step changes
-    "Batch": "training.batch",
-    "select": "training.batch",
-    "tensors_of": "training.batch",
-    "with_tensors": "training.batch",
-    "Layout": "training.layout",
-    "State": "training.state",
-    "Step": "training.step",
+    "Batch": "_training.batch",
+    "select": "_training.batch",
+    "tensors_of": "_training.batch",
+    "with_tensors": "_training.batch",
+    "Layout": "_training.layout",
+    "State": "_training.state",
+    "Step": "_training.step",
     "training_time": "estimators.influence_function",
     # gradients, and their products with vectors
-    "example_gradients": "training.gradients",
-    "gradient_products": "training.gradients",
-    "query_gradient": "effects.query_gradient",
-    "step_products": "effects.step_products",
+    "example_gradients": "_training.gradients",
+    "gradient_products": "_training.gradients",
+    "query_gradient": "_effects.query_gradient",
+    "step_products": "_effects.step_products",
     # scores from what every occurrence contributes
     "Contributions": "interfaces",
-    "scores_from_contributions": "effects.backward",
+    "scores_from_contributions": "_effects.backward",
     # retraining with other weights
-    "Strategy": "effects.retrain",
-    "Weighting": "effects.retrain",
-    "capacity": "effects.retrain",
-    "query_at": "effects.retrain",
+    "Strategy": "_effects.retrain",
+    "Weighting": "_effects.retrain",
+    "capacity": "_effects.retrain",
+    "query_at": "_effects.retrain",
     "retraining_effects": "estimators.loo",
-    "strategy_of": "effects.retrain",
-    "train_together": "effects.retrain",
+    "strategy_of": "_effects.retrain",
+    "train_together": "_effects.retrain",
     # results and stores
-    "NewStore": "files",
-    "better_in": "direction",
+    "NewStore": "_files",
+    "better_in": "_direction",
     # commands
     "complain": "cli.console",
     "print_table": "cli.console",

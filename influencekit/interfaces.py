@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from influencekit.direction import Better
+from influencekit._direction import Better
+from influencekit._statistics import format_statistic, of_estimators, several_seeds
+from influencekit._training.gradients import rows_of_jacobian
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
-from influencekit.statistics import format_statistic, of_estimators, several_seeds
-from influencekit.training.gradients import rows_of_jacobian
-from influencekit.training.workload import Workload
 from influencekit.windows import Window
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-    from influencekit.trajectory.trajectory import Trajectory
+    from influencekit._trajectory.trajectory import Trajectory
 
 __all__ = ["Claim", "Contributions", "Estimator", "Evaluation", "Query", "Recorder", "Table"]
 

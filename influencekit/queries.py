@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from influencekit._training.batch import Batch, select, tensors_of
+from influencekit._training.checks.separability import own_losses
+from influencekit._training.gradients import example_gradients, rows_of_jacobian
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
-from influencekit.training.batch import Batch, select, tensors_of
-from influencekit.training.checks.separability import own_losses
-from influencekit.training.gradients import example_gradients, rows_of_jacobian
-from influencekit.training.workload import Workload
 
 __all__ = [
     "FeatureImportance", "FixedVector", "GradientAlignment", "Parameter", "Prediction",

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from influencekit._trajectory.binomial_schedule import binomial_schedule
 from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
-from influencekit.trajectory.binomial_schedule import binomial_schedule
 
 __all__ = ["EveryK", "Full", "Revolve", "Rounded"]
 

@@ -1,6 +1,6 @@
 """What is installed, by name: the built-in table, third parties' entry points, `make` and `spec`.
 
-A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit.specs`.
+A spec is `name` or `name:key=value:key=value`, as in `every-k:k=20`; values as in `influencekit._specs`.
 Specs joined by commas make a list: `dit:curvature=fisher,if,loo`. Nothing is imported before it is asked for.
 
 Third parties use the entry-point groups `influencekit.estimators`, `.queries`, `.recorders`, `.workloads`,
@@ -22,9 +22,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, cast
 
-from influencekit.catalog import BUILTINS, KINDS, PACKAGES
+from influencekit._catalog import BUILTINS, KINDS, PACKAGES
+from influencekit._specs import REQUIRED, options_of, read_options, unknown
 from influencekit.errors import InfluenceKitError, InputError
-from influencekit.specs import REQUIRED, options_of, read_options, unknown
 
 __all__ = [
     "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",

@@ -8,10 +8,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 import influencekit as ik
+from influencekit._verbs.results import windows_of
 from influencekit.evaluation.scoring import estimators_of, ready, scored
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.testing.oracle import perturbed_effect, tiny_workload, weighted_run
-from influencekit.verbs.results import windows_of
 
 WINDOWS = {
     "whole": [ik.Window(0, 6)],

@@ -9,10 +9,10 @@ from torch import nn
 from torch.func import hessian, jacrev
 
 from influencekit import SGD, Workload
+from influencekit._training.batch import select
+from influencekit._training.kernels.tracing import Untraced, try_trace
+from influencekit._training.step import Step
 from influencekit.testing import tiny_workload
-from influencekit.training.batch import select
-from influencekit.training.kernels.tracing import Untraced, try_trace
-from influencekit.training.step import Step
 
 KINDS = {
     "one logit": lambda **o: tiny_workload(**o),
@@ -57,8 +57,8 @@ def as_it_is(fn, *example, others=(), slow=None):
 def untraced():
     """Tracing takes longer than a tiny run; where the optimizer or the query is in question, do without."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("influencekit.training.traced.try_trace", as_it_is)
-        patch.setattr("influencekit.training.kernels.products.try_trace", as_it_is)
+        patch.setattr("influencekit._training.traced.try_trace", as_it_is)
+        patch.setattr("influencekit._training.kernels.products.try_trace", as_it_is)
         yield
 
 
@@ -66,8 +66,8 @@ def untraced():
 def traced():
     """Within `untraced`, for those who ask what tracing finds out, such as whether the model convolves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("influencekit.training.traced.try_trace", try_trace)
-        patch.setattr("influencekit.training.kernels.products.try_trace", try_trace)
+        patch.setattr("influencekit._training.traced.try_trace", try_trace)
+        patch.setattr("influencekit._training.kernels.products.try_trace", try_trace)
         yield
 
 

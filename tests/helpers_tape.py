@@ -204,5 +204,5 @@ def untraced():
     """Tracing takes longer than a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("kernels.products", "traced"):
-            patch.setattr(f"influencekit.training.{module}.try_trace", as_it_is)
+            patch.setattr(f"influencekit._training.{module}.try_trace", as_it_is)
         yield

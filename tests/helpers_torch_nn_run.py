@@ -10,7 +10,7 @@ from helpers_torch_nn import MOMENTUM, NOISE, Row, right
 from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
-from influencekit.trajectory.trajectory import Trajectory
+from influencekit._trajectory.trajectory import Trajectory
 
 ESTIMATORS = ("dit", "loo")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from influencekit.trajectory.store import chunks, open_group, read
-from influencekit.trajectory.writing import COLUMNS, Column, Writer, ledger
+from influencekit._trajectory.store import chunks, open_group, read
+from influencekit._trajectory.writing import COLUMNS, Column, Writer, ledger
 
 STEPS = 9
 COLUMNS_OF_A_RUN = {

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
+from influencekit._training.accuracy import accuracy
 from influencekit.trainers.cross_entropy import CrossEntropy
-from influencekit.training.accuracy import accuracy
 
 N, C, T = 12, 5, 7
 G = torch.Generator().manual_seed(0)
@@ -194,7 +194,7 @@ def test_a_prefix_of_outputs_without_targets():
 
 
 def test_many_outputs_are_asked_about_in_pieces(monkeypatch):
-    monkeypatch.setattr("influencekit.training.accuracy._PIECE", 3 * T * C * 4)
+    monkeypatch.setattr("influencekit._training.accuracy._PIECE", 3 * T * C * 4)
     o, t = randn(N, T, C), labels(N, T)
     t[:6] = -100  # pieces in which nothing is scored
     seen = []

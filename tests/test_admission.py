@@ -11,8 +11,8 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 import influencekit as ik
+from influencekit._training.checks.model import check_model, check_side_doors, copy_model
 from influencekit.errors import InputError
-from influencekit.training.checks.model import check_model, check_side_doors, copy_model
 
 CE = nn.CrossEntropyLoss(reduction="none")
 

@@ -157,7 +157,7 @@ def test_a_bug_is_one_line_that_says_how_to_see_more(monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("influencekit.verbs.compare.compare", broken)
+    monkeypatch.setattr("influencekit._verbs.compare.compare", broken)
     result = CliRunner().invoke(cli, ["compare", TINY])
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
     assert "ZeroDivisionError: division by zero" in result.stderr and "INFLUENCEKIT_DEBUG=1" in result.stderr
@@ -169,7 +169,7 @@ def test_control_c_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("influencekit.verbs.compare.compare", interrupted)
+    monkeypatch.setattr("influencekit._verbs.compare.compare", interrupted)
     result = CliRunner().invoke(cli, ["compare", TINY, "--out", str(tmp_path / "a" / "out")])
     assert result.exit_code == 130 and result.stderr.strip() == "interrupted"
     assert list(tmp_path.iterdir()) == []

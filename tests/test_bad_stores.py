@@ -20,12 +20,12 @@ from click.testing import CliRunner
 from helpers_cli import TINY, fails, workload
 
 import influencekit as ik
+from influencekit._files import Folder
+from influencekit._training.step import Step
+from influencekit._trajectory.store import open_group
+from influencekit._trajectory.writing import writer
 from influencekit.cli import cli
 from influencekit.cli.problems import WorkloadSource
-from influencekit.files import Folder
-from influencekit.training.step import Step
-from influencekit.trajectory.store import open_group
-from influencekit.trajectory.writing import writer
 
 
 @pytest.fixture

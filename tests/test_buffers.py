@@ -15,8 +15,8 @@ from helpers_buffers import MODELS, ORDER, PER_EPOCH, N, close, hand, one, recor
 from torch import nn
 
 import influencekit as ik
-from influencekit.training.buffers import by_formula, flat, packed, seen_through, unpacked, with_flat
-from influencekit.training.functional import called
+from influencekit._training.buffers import by_formula, flat, packed, seen_through, unpacked, with_flat
+from influencekit._training.functional import called
 
 # layers ---------------------------------------------------------------------------------------------------
 

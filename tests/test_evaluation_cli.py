@@ -159,7 +159,7 @@ def test_options_are_found_wanting_before_anything_is_trained(case, monkeypatch)
     def no(*_, **__):
         raise AssertionError("trained")
 
-    monkeypatch.setattr("influencekit.verbs.compare.record", no)
+    monkeypatch.setattr("influencekit._verbs.compare.record", no)
     fails("compare", TINY, *MISTAKES[case][0], code=2)
 
 

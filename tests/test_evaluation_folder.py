@@ -15,9 +15,9 @@ from helpers_evaluation import called, evaluated, tiny
 
 import influencekit as ik
 from influencekit import StoreError
+from influencekit._files import hold
 from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import LDS, LeaveKOut, retraining
-from influencekit.files import hold
 
 
 @pytest.fixture(autouse=True)

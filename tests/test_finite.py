@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import influencekit as ik
+from influencekit._training.checks.non_finite import blamed
 from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import LOO
 from influencekit.queries import FixedVector
-from influencekit.training.checks.non_finite import blamed
 
 CE = nn.CrossEntropyLoss(reduction="none")
 

@@ -9,9 +9,9 @@ from helpers_step import KINDS
 from torch import nn
 
 from influencekit import Query, Workload, make
-from influencekit.training.checks.separability import own_losses
-from influencekit.training.gradients import example_gradients
-from influencekit.training.optimizers import SGD
+from influencekit._training.checks.separability import own_losses
+from influencekit._training.gradients import example_gradients
+from influencekit._training.optimizers import SGD
 
 LOSSES = make("query", "test-losses")
 
@@ -41,7 +41,7 @@ def sequences(*shape):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("room", [1, 1 << 28])
 def test_each_loss_by_itself_equals_the_jacobian(kind, room, monkeypatch):
-    monkeypatch.setattr("influencekit.training.gradients._MEMORY", room)
+    monkeypatch.setattr("influencekit._training.gradients._MEMORY", room)
     workload = KINDS[kind]()
     theta = workload.theta0 + 0.1
     expected = Query.gradient(LOSSES, workload, theta)

@@ -14,43 +14,46 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        lazy errors progress catalog statistics direction specs windows metrics files registry
+        _lazy errors progress _catalog _statistics _direction _specs windows metrics _files registry
     """,
     "a step of training": """
-        training/__init__ training/accuracy training/batch training/buffers training/call
-        training/checks/__init__ training/checks/examples training/checks/model training/checks/non_finite
-        training/checks/separability training/checks/step training/checks/taylor training/checks/workload
-        training/curvature training/forward_curvature training/functional training/gradients training/ids
-        training/in_memory training/kernels/__init__ training/kernels/batched_trace training/kernels/ctc
-        training/kernels/operators training/kernels/products training/kernels/same_trace
-        training/kernels/simplify training/kernels/tracing training/layout training/linear training/losses
-        training/optimizer training/optimizers training/parts training/plan training/push training/reverse
-        training/schedules training/state training/step training/traced training/workload
+        _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
+        _training/checks/__init__ _training/checks/examples _training/checks/model
+        _training/checks/non_finite _training/checks/separability _training/checks/step
+        _training/checks/taylor _training/checks/workload _training/curvature _training/forward_curvature
+        _training/functional _training/gradients _training/ids _training/in_memory
+        _training/kernels/__init__ _training/kernels/batched_trace _training/kernels/ctc
+        _training/kernels/operators _training/kernels/products _training/kernels/same_trace
+        _training/kernels/simplify _training/kernels/tracing _training/layout _training/linear
+        _training/losses _training/optimizer _training/optimizers _training/parts _training/plan
+        _training/push _training/reverse _training/schedules _training/state _training/step
+        _training/traced _training/workload
     """,
     "a recorded run": """
-        trajectory/__init__ trajectory/binomial_schedule trajectory/fingerprint trajectory/replay_check
-        trajectory/store trajectory/trajectory trajectory/writing/__init__ trajectory/writing/background
-        trajectory/writing/growing trajectory/writing/ledger trajectory/writing/writer
+        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/fingerprint _trajectory/replay_check
+        _trajectory/store _trajectory/trajectory _trajectory/writing/__init__
+        _trajectory/writing/background _trajectory/writing/growing _trajectory/writing/ledger
+        _trajectory/writing/writer
     """,
     "what plugins implement": """
         interfaces
     """,
     "effects, and the nouns without derivatives": """
-        effects/__init__ effects/adjoint effects/backward effects/query_gradient effects/retrain
-        effects/step_products effects/sums queries recorders workloads/__init__ workloads/draw
+        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/retrain
+        _effects/step_products _effects/sums queries recorders workloads/__init__ workloads/draw
         workloads/files workloads/mnist workloads/models workloads/problem
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
-        estimators/sgd_influence tape/__init__ tape/change_detector tape/checks/__init__
-        tape/checks/arguments tape/checks/collation tape/checks/model tape/checks/opened tape/fingerprint
-        tape/loader tape/loop_position tape/open_taped tape/optimizer tape/random_draws tape/recorded
-        tape/recording tape/replay_difference tape/replica tape/rng tape/spot_check tape/step_collector
-        tape/tape tape/trainable_state tape/writer
+        estimators/sgd_influence _tape/__init__ _tape/change_detector _tape/checks/__init__
+        _tape/checks/arguments _tape/checks/collation _tape/checks/model _tape/checks/opened
+        _tape/fingerprint _tape/loader _tape/loop_position _tape/open_taped _tape/optimizer
+        _tape/random_draws _tape/recorded _tape/recording _tape/replay_difference _tape/replica _tape/rng
+        _tape/spot_check _tape/step_collector _tape/tape _tape/trainable_state _tape/writer
     """,
     "verbs and pictures": """
-        verbs/__init__ verbs/compare verbs/contributions verbs/estimate verbs/non_finite verbs/open
-        verbs/record verbs/remove verbs/results verbs/trust verbs/verify plot/__init__ plot/agreement
+        _verbs/__init__ _verbs/compare _verbs/contributions _verbs/estimate _verbs/non_finite _verbs/open
+        _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement
         plot/detection plot/examples plot/predicted plot/style trainers/__init__ trainers/cross_entropy
         trainers/extras trainers/intercept_loader trainers/lightning trainers/transformers
     """,
@@ -74,7 +77,7 @@ LAYERS = {
 RANK = {file: rank for rank, files in enumerate(LAYERS.values()) for file in files.split()}
 NOUNS = {"estimators", "queries", "recorders", "workloads"}
 
-OPENS_STORES = {"tape", "trajectory", "verbs", "files"}
+OPENS_STORES = {"_tape", "_trajectory", "_verbs", "_files"}
 NEVER_IN_NOUNS = {"click", "xarray", "zarr", "matplotlib", "pathlib", "os", "shutil"}
 
 FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}

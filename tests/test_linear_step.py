@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influencekit import Adam, InputError, Window, make
+from influencekit._training.curvature import CURVATURES
+from influencekit._training.state import State
+from influencekit._training.step import Step
 from influencekit.testing import tiny_workload
 from influencekit.testing.setting import OPTIMIZERS, recorded
-from influencekit.training.curvature import CURVATURES
-from influencekit.training.state import State
-from influencekit.training.step import Step
 
 # pull ---------------------------------------------------------------------------------------------------
 
@@ -43,7 +43,7 @@ def test_the_number_of_steps_computed_ahead_changes_nothing(memory, monkeypatch)
     linear = step.linear("hessian")
     c = torch.linspace(-1, 1, step.workload.n_params, dtype=torch.float64)[None]
     expected = [here.pull(c, c[:, :0])[:2] for _, here in linear.backwards(states)]
-    monkeypatch.setattr("influencekit.training.linear._BLOCK", memory)
+    monkeypatch.setattr("influencekit._training.linear._BLOCK", memory)
     for (_, here), (product, gradient_products) in zip(linear.backwards(states), expected, strict=True):
         torch.testing.assert_close(here.pull(c, c[:, :0])[0], product, rtol=1e-13, atol=1e-15)
         torch.testing.assert_close(here.pull(c, c[:, :0])[1], gradient_products, rtol=1e-13, atol=1e-15)

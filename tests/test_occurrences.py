@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import influencekit as ik
 from influencekit import InputError, StoreError, Window
+from influencekit._verbs import contributions as occurrences
 from influencekit.testing import oracle
 from influencekit.testing.setting import OPTIMIZERS, queries, recorded
-from influencekit.verbs import contributions as occurrences
 from influencekit.windows import REMOVALS
 
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)

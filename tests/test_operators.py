@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influencekit.training.kernels.operators import REWRITTEN, plain_operators
+from influencekit._training.kernels.operators import REWRITTEN, plain_operators
 
 REDUCTIONS = st.sampled_from(["none", "mean", "sum"])
 SEEDS = st.integers(0, 2**31 - 1)

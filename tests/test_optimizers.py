@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from influencekit import SGD, Adam, AdamW, Group, InputError, Optimizer, Workload
+from influencekit._training import optimizer as optimizer_module
+from influencekit._training.layout import Layout
 from influencekit.testing import torch_optimizer
-from influencekit.training import optimizer as optimizer_module
-from influencekit.training.layout import Layout
 
 
 class Parameters(nn.Module):

@@ -104,12 +104,12 @@ def test_plugins_use_public_names_only(plugin):
 
 
 @pytest.mark.parametrize("code", [
-    "from influencekit.training.batch import select",
-    "import influencekit.training",
+    "from influencekit._training.batch import select",
+    "import influencekit._training",
     "from influencekit import training",
     "from influencekit.plot.style import COLOURS",
     "from influencekit.errors import nothing",
-    "def late():\n    from influencekit.effects import backward",
+    "def late():\n    from influencekit._effects import backward",
 ])  # fmt: skip
 def test_imports_over_the_border_are_seen(code):
     assert all(over_the_border(*found) for found in imports(code))

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import influencekit as ik
+from influencekit._training.step import Step
+from influencekit._verbs.verify import verify
 from influencekit.recorders import Rounded
 from influencekit.testing import tiny_workload
-from influencekit.training.step import Step
-from influencekit.verbs.verify import verify
 
 WORKLOAD = tiny_workload(ik.Adam(lr=0.05), dtype=torch.float32)
 LONG = replace(WORKLOAD, order=WORKLOAD.plan.indices.repeat(4, 1))

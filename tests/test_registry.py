@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influencekit import registry
+from influencekit._specs import Option
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Query
 from influencekit.registry import describe, label, make, names, spec, split
-from influencekit.specs import Option
 
 
 class Side(enum.StrEnum):

@@ -13,9 +13,9 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import SGD, Adam, AdamW, InputError, Window
+from influencekit._verbs.trust import LIMITS, advice
 from influencekit.testing.oracle import plain_run, tiny_workload, weighted_run
 from influencekit.testing.setting import agree
-from influencekit.verbs.trust import LIMITS, advice
 
 pytestmark = pytest.mark.usefixtures("quick")
 QUERY = ik.make("query", "test-loss")
@@ -218,7 +218,7 @@ def test_auto_takes_retraining_where_models_are_batched_and_two_trainings_elsewh
     assert ik.trust(small).attrs["method"] == "retrain"
     with traced():
         assert ik.trust(ik.record(conv_workload())).attrs["method"] == "smooth"
-    monkeypatch.setattr("influencekit.verbs.trust._BATCHED", 3)
+    monkeypatch.setattr("influencekit._verbs.trust._BATCHED", 3)
     assert ik.trust(small).attrs["method"] == "smooth"
 
 

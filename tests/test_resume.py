@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers_writing import contents, same
 
-import influencekit.training.step
+import influencekit._training.step
 from influencekit import Adam, InputError, StoreError, open, record
+from influencekit._trajectory.store import open_group
+from influencekit._trajectory.writing import ledger
 from influencekit.testing import tiny_workload
-from influencekit.trajectory.store import open_group
-from influencekit.trajectory.writing import ledger
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
 from benchmarks import kills  # noqa: E402
@@ -38,15 +38,15 @@ def test_a_run_killed_at_random_moments_loses_no_committed_step_and_ends_as_if_i
 
 
 def interrupt_at(monkeypatch, step: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-    original = influencekit.training.step.Step.advance
+    original = influencekit._training.step.Step.advance
 
     def advance(self, state):
         if state.step == step:
-            monkeypatch.setattr(influencekit.training.step.Step, "advance", original)
+            monkeypatch.setattr(influencekit._training.step.Step, "advance", original)
             raise error
         return original(self, state)
 
-    monkeypatch.setattr(influencekit.training.step.Step, "advance", advance)
+    monkeypatch.setattr(influencekit._training.step.Step, "advance", advance)
 
 
 @pytest.mark.parametrize("window", [None, (2, 5)])
@@ -91,10 +91,10 @@ def test_a_refused_continuation_lets_go_of_the_store(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(StoreError, match="not a run of this workload: the mean loss of step 0"):
             record(double, store=tmp_path / "run.zarr", resume=True)
-    original = influencekit.training.step.Step.advance
+    original = influencekit._training.step.Step.advance
     with monkeypatch.context() as patch:
         shift = lambda self, s: (original(self, s)[0], original(self, s)[1] + (s.step >= 3))  # noqa: E731
-        patch.setattr(influencekit.training.step.Step, "advance", shift)
+        patch.setattr(influencekit._training.step.Step, "advance", shift)
         with pytest.raises(StoreError, match="'loss' of step 3 differs between the recording and the resu"):
             record(WORKLOAD, store=tmp_path / "run.zarr", resume=True)
     assert record(WORKLOAD, store=tmp_path / "run.zarr", resume=True).last == 6

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
+from influencekit._training.state import State
+from influencekit._training.step import Step
+from influencekit._trajectory import binomial_schedule as checkpoints
+from influencekit._trajectory.binomial_schedule import backwards, binomial_schedule, evaluations
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.recorders import Revolve
 from influencekit.testing.oracle import tiny_workload
-from influencekit.training.state import State
-from influencekit.training.step import Step
-from influencekit.trajectory import binomial_schedule as checkpoints
-from influencekit.trajectory.binomial_schedule import backwards, binomial_schedule, evaluations
-from influencekit.trajectory.trajectory import Trajectory
 
 lengths, slots = st.integers(1, 200), st.integers(1, 10)
 
@@ -141,7 +141,7 @@ def test_a_sweep_holds_no_more_states_and_does_no_more_steps_than_it_must(states
     original = Step.advance
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "advance", advance)
-        patch.setattr("influencekit.trajectory.trajectory._BLOCK", room * 3 * run.workload.theta0.nbytes)
+        patch.setattr("influencekit._trajectory.trajectory._BLOCK", room * 3 * run.workload.theta0.nbytes)
         blocks = run.blocks(begin, run.steps)
         while (block := next(blocks, None)) is not None:
             assert [s.step for s in block] == list(range(at - len(block), at))

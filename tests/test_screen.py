@@ -14,7 +14,8 @@ from test_optimizers import adams, sgds
 
 import influencekit as ik
 from influencekit import SGD, AdamW, DivergedError, InputError, Window
-from influencekit.effects.retrain import Weighting
+from influencekit._effects.retrain import Weighting
+from influencekit._training.batch import select
 from influencekit.estimators.loo import retraining_effects
 from influencekit.testing.oracle import (
     quadratic_workload,
@@ -24,7 +25,6 @@ from influencekit.testing.oracle import (
     weighted_run,
     window_weights,
 )
-from influencekit.training.batch import select
 
 pytestmark = pytest.mark.usefixtures("quick")
 LOSSES = ik.make("query", "test-losses")

@@ -9,12 +9,12 @@ from torch import nn
 from torch.func import functional_call
 
 from influencekit import SGD, Adam, AdamW, InputError, Window, Workload, make, record
+from influencekit._training.batch import select
+from influencekit._training.checks.step import check_step
+from influencekit._training.state import State
+from influencekit._training.step import Step
 from influencekit.testing import plain_run, retrained, tiny_workload, unrolled_gradient, weighted_run
 from influencekit.testing.setting import OPTIMIZERS
-from influencekit.training.batch import select
-from influencekit.training.checks.step import check_step
-from influencekit.training.state import State
-from influencekit.training.step import Step
 
 # iterate ------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ from helpers_step import KINDS
 from torch import nn
 
 from influencekit import compare, estimate, make, record
+from influencekit._training.batch import tensors_of, with_tensors
+from influencekit._training.step import Step
 from influencekit.testing import tiny_workload
-from influencekit.training.batch import tensors_of, with_tensors
-from influencekit.training.step import Step
 
 
 def another(workload, seed=5):
@@ -97,7 +97,7 @@ def test_nothing_is_shared_where_the_functions_differ(one, two):
 def test_compare_traces_once_for_all_seeds(monkeypatch):
     made = []
     monkeypatch.setattr(
-        "influencekit.verbs.compare.Step", lambda *a, **k: made.append(Step(*a, **k)) or made[-1]
+        "influencekit._verbs.compare.Step", lambda *a, **k: made.append(Step(*a, **k)) or made[-1]
     )
     both = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(0, 1))
     assert made[0].traced is made[1].traced

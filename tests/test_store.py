@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import influencekit
 from influencekit import SGD, Adam, DivergedError, InputError, StoreError, make, open, record
+from influencekit._trajectory.store import SCHEMA, open_group, read
+from influencekit._trajectory.writing import COLUMNS, Writer, ledger
 from influencekit.testing import tiny_workload
-from influencekit.trajectory.store import SCHEMA, open_group, read
-from influencekit.trajectory.writing import COLUMNS, Writer, ledger
 
 WORKLOAD = tiny_workload(Adam(lr=0.05), dtype=torch.float32)
 recorders = st.one_of(st.just("full"), st.integers(1, 9).map(lambda k: f"every-k:k={k}"))
@@ -220,8 +220,8 @@ def test_an_interrupted_recording_keeps_what_it_had(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, state)
 
-    whole, original = whole_run(), influencekit.training.step.Step.advance
-    monkeypatch.setattr(influencekit.training.step.Step, "advance", interrupt)
+    whole, original = whole_run(), influencekit._training.step.Step.advance
+    monkeypatch.setattr(influencekit._training.step.Step, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         record(WORKLOAD, store=tmp_path / "run.zarr")
     part = open(tmp_path / "run.zarr", WORKLOAD)

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 import influencekit as ik
 from influencekit import SGD, InputError
-from influencekit.effects.sums import verdict
+from influencekit._effects.sums import verdict
 
 pytestmark = pytest.mark.usefixtures("quick")
 

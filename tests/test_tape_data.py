@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 import influencekit as ik
-from influencekit.tape.rng import capture
+from influencekit._tape.rng import capture
 
 N = 12
 

@@ -10,9 +10,9 @@ from helpers_tape_caught import MEAN, Loop, caught, once
 from torch import nn
 
 import influencekit as ik
+from influencekit._tape import spot_check
+from influencekit._trajectory import replay_check
 from influencekit.errors import StoreError
-from influencekit.tape import spot_check
-from influencekit.trajectory import replay_check
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
 from benchmarks.late_changes import KINDS, Run  # noqa: E402
@@ -94,7 +94,7 @@ def test_an_honest_run_is_not_blamed_and_nothing_is_compared_twice(recorder, mon
     scores = ik.estimate(run).influence.values
     asked = []
     monkeypatch.setattr(
-        "influencekit.trajectory.trajectory.compare_stretch", lambda *some: asked.append(some[1])
+        "influencekit._trajectory.trajectory.compare_stretch", lambda *some: asked.append(some[1])
     )
     assert (ik.estimate(run).influence.values == scores).all()
     stretches = replay_check.stretches(run, 0, run.steps)
@@ -119,10 +119,10 @@ def test_a_run_of_records_own_is_compared_as_well(tmp_path):
 
 def test_where_every_state_is_stored_a_spread_sample_is_replayed():
     pairs = [(t, t + 1) for t in range(1000)] + [(1000, 1007)]
-    some = replay_check.sampled(pairs)
+    some = replay_check.sample_stretches(pairs)
     assert len(some) == 32 and some[0] == (0, 1) and some[-1] == (999, 1000)
     assert sum(start >= 900 for start, _ in some) >= 3
-    assert replay_check.sampled(pairs[:20]) == pairs[:20] and replay_check.sampled([]) == []
+    assert replay_check.sample_stretches(pairs[:20]) == pairs[:20] and replay_check.sample_stretches([]) == []
 
 
 # the tape's own checks ------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
 import influencekit as ik
+from influencekit._tape.checks.model import refuse_random_evaluation
+from influencekit._training.ids import checked_ids
 from influencekit.errors import InputError
-from influencekit.tape.checks.model import refuse_random_evaluation
-from influencekit.training.ids import checked_ids
 
 # randomness -----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
 
 import influencekit as ik
-from influencekit.trajectory.store import open_group, read
+from influencekit._trajectory.store import open_group, read
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
 from benchmarks import kills  # noqa: E402

@@ -10,13 +10,13 @@ from torch import fx, nn
 from torch.func import grad, jvp, vmap
 
 import influencekit as ik
+from influencekit._training.curvature import REVERSE
+from influencekit._training.kernels.operators import plain_operators
+from influencekit._training.kernels.tracing import Untraced, agree, has_convolution, split, trace, try_trace
+from influencekit._training.losses import Training, by_backward, by_transform
+from influencekit._training.state import State
+from influencekit._training.step import Step
 from influencekit.errors import InputError
-from influencekit.training.curvature import REVERSE
-from influencekit.training.kernels.operators import plain_operators
-from influencekit.training.kernels.tracing import Untraced, agree, has_convolution, split, trace, try_trace
-from influencekit.training.losses import Training, by_backward, by_transform
-from influencekit.training.state import State
-from influencekit.training.step import Step
 
 
 def mlp(x, w, y):

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
+from influencekit._trajectory import trajectory as trajectories
+from influencekit._verbs.verify import verify
 from influencekit.testing.oracle import tiny_workload
-from influencekit.trajectory import trajectory as trajectories
-from influencekit.verbs.verify import verify
 
 
 @pytest.fixture(scope="module")

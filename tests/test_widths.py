@@ -5,7 +5,7 @@ import torch
 from torch import fx, nn
 from torch.func import vmap
 
-from influencekit.training.kernels.batched_trace import batched_trace
+from influencekit._training.kernels.batched_trace import batched_trace
 
 X, W = torch.linspace(-1, 1, 35 * 7).view(7, 35), torch.linspace(0, 1, 35 * 5).view(5, 35)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influencekit import InputError, Window
-from influencekit.training.plan import Plan
+from influencekit._training.plan import Plan
 from influencekit.windows import REMOVALS, parse_windows
 
 removals = st.sampled_from(REMOVALS)

@@ -13,8 +13,8 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import SGD, AdamW, Constant, Cosine, Factors, Group, InputError, InverseSqrt, Workload
+from influencekit._training.batch import select, tensors_of
 from influencekit.testing import tiny_workload
-from influencekit.training.batch import select, tensors_of
 
 
 def problem(n=6, **options):

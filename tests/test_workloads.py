@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from influencekit._training.optimizers import SGD
+from influencekit._training.schedules import Constant, InverseSqrt
 from influencekit.errors import InputError
 from influencekit.registry import BUILTINS, load, make
-from influencekit.training.optimizers import SGD
-from influencekit.training.schedules import Constant, InverseSqrt
 from influencekit.workloads import draw, mnist
 from influencekit.workloads.problem import Setting, problem
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influencekit import InputError, StoreError
-from influencekit.files import Folder
-from influencekit.trajectory.store import open_group, read
-from influencekit.trajectory.writing import COLUMNS, Writer, ledger, writer
-from influencekit.trajectory.writing.background import Background
+from influencekit._files import Folder
+from influencekit._trajectory.store import open_group, read
+from influencekit._trajectory.writing import COLUMNS, Writer, ledger, writer
+from influencekit._trajectory.writing.background import Background
 
 
 @pytest.fixture(autouse=True)

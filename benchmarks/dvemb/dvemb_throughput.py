@@ -22,7 +22,7 @@ from influencekit_dvemb.sources import Replayed
 import influencekit as ik
 from benchmarks.shared.results import each
 from benchmarks.shared.timing import side_by_side, timed
-from influencekit.training.batch import select
+from influencekit._training.batch import select
 
 TAKES = "3 min"
 CASES = {"mnist-1v7-dnn": 12736, "mnist-1v7-cnn": 4096}  # training examples

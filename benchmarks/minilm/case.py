@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import influencekit as ik
 from benchmarks.shared.results import load, save
 from benchmarks.shared.weights import minilm
-from influencekit.training.batch import Batch
-from influencekit.training.schedules import Factors
-from influencekit.training.workload import Workload
+from influencekit._training.batch import Batch
+from influencekit._training.schedules import Factors
+from influencekit._training.workload import Workload
 
 N_TRAIN, N_VALIDATION, N_TEST, TOKENS, BATCH, EPOCHS, FLIPPED = 256, 256, 384, 24, 16, 2, 0.1
 

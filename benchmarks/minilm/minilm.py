@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.minilm.case import N_TRAIN, about, cached, case
 from benchmarks.minilm.run import Run, after_clean_epoch, example_norms, shares, sweep
 from benchmarks.shared.detection import detection
-from influencekit.training.batch import select
-from influencekit.training.state import State
+from influencekit._training.batch import select
+from influencekit._training.state import State
 
 TAKES = "1 hour"
 RATES = {"sgd": (0.1, 0.03, 0.2), "adamw": (1e-4, 5e-5, 2e-4)}  # the best by validation accuracy first

@@ -13,8 +13,8 @@ from torch import Tensor
 from benchmarks.minilm.case import BATCH, Case, about, cached, case
 from benchmarks.minilm.run import Run, example_gradients, shares, sweep
 from benchmarks.shared.detection import detection
-from influencekit.training.batch import select
-from influencekit.training.state import State
+from influencekit._training.batch import select
+from influencekit._training.state import State
 
 TAKES = "20 min"
 RUN = ("sgd", 0.1, 100)  # optimizer, learning rate, seed

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from benchmarks.minilm.case import BATCH, warm_up
-from influencekit.training.batch import Batch, select
-from influencekit.training.forward_curvature import FORWARD
-from influencekit.training.kernels.tracing import trace
-from influencekit.training.losses import Training
-from influencekit.training.state import State
-from influencekit.training.workload import Workload
+from influencekit._training.batch import Batch, select
+from influencekit._training.forward_curvature import FORWARD
+from influencekit._training.kernels.tracing import trace
+from influencekit._training.losses import Training
+from influencekit._training.state import State
+from influencekit._training.workload import Workload
 
 KEEP = 8  # states between two that are kept
 

@@ -41,7 +41,7 @@ _NAMES = {
 METHODS = [
     Method(
         f"influencekit {spec}",
-        ("influencekit", "influencekit.verbs", "influencekit_baselines"),
+        ("influencekit", "influencekit._verbs", "influencekit_baselines"),
         partial(_scores, spec),
         settings,
         _recorded,

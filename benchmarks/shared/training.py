@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import influencekit as ik
-from influencekit.training.batch import select
+from influencekit._training.batch import select
 
 
 def plain(workload: ik.Workload) -> Iterator[tuple[int, nn.Module]]:

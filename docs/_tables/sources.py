@@ -20,7 +20,7 @@ _COMPARE = (
 _TAPE = (*_SWEEP, "influencekit/tape")
 _DVEMB = (*_SWEEP, "plugins/influencekit-dvemb/src")
 _PAPER = (*_COMPARE, "plugins/influencekit-paper/src")
-_MINILM = (*_TAPE, "influencekit/verbs/trust.py")
+_MINILM = (*_TAPE, "influencekit/_verbs/trust.py")
 
 
 def _benchmark(words: str, *code: str) -> Source:
@@ -42,17 +42,17 @@ SOURCES = {
     "exactness": _benchmark("exactness", *_SWEEP),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(
-        "kills", "influencekit/trajectory/writing", "influencekit/tape", "influencekit/files.py"
+        "kills", "influencekit/_trajectory/writing", "influencekit/tape", "influencekit/_files.py"
     ),
     "late_changes": _benchmark(
-        "late_changes", "influencekit/tape", "influencekit/trajectory/replay_check.py"
+        "late_changes", "influencekit/tape", "influencekit/_trajectory/replay_check.py"
     ),
     "memory": _benchmark("memory", *_SWEEP, "influencekit/recorders.py"),
     "minilm": _benchmark("minilm", *_MINILM),
     "minilm_explore": _benchmark("minilm_explore", *_MINILM),
     "minilm_lds": _benchmark("minilm_lds", *_MINILM),
     "mislabelled": _benchmark("mislabelled", *_TAPE),
-    "passes": _benchmark("passes", "influencekit/training/kernels"),
+    "passes": _benchmark("passes", "influencekit/_training/kernels"),
     "peers": _benchmark("peers", *_COMPARE, "plugins/influencekit-baselines/src"),
     "reproduce-quick": _reproduced("all --quick --workers 2"),
     "reproduce-seeds": _reproduced("seeds --seeds 8"),
@@ -71,7 +71,7 @@ SOURCES = {
     "tape_overhead": _benchmark("tape_overhead", "influencekit/tape"),
     "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
     "tracing": _benchmark("tracing", "influencekit/training"),
-    "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/verbs/trust.py"),
+    "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/_verbs/trust.py"),
     "tune_trained": _benchmark("tune_trained", "influencekit/training", "influencekit/workloads"),
     "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),
 }

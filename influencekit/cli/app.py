@@ -58,8 +58,8 @@ class Commands(click.Group):
         name = args[0]
         if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
             return super().resolve_command(ctx, args)
+        from influencekit._specs import unknown
         from influencekit.registry import load, package_of
-        from influencekit.specs import unknown
 
         if name in self.plugins() or package_of("command", name):
             return name, load("command", name), args[1:]  # type: ignore[return-value]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from influencekit._statistics import format_percent, format_statistic
 from influencekit.cli.console import BEWARE, Part, print_table, say
 from influencekit.cli.summary import undefined, window_name
-from influencekit.statistics import format_percent, format_statistic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,8 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from influencekit._trajectory.trajectory import Trajectory
     from influencekit.interfaces import Estimator, Query
-    from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["estimate"]
 
@@ -102,12 +102,12 @@ def estimate(
     with new_file(out) as path:
         with progress():
             import influencekit as ik
+            from influencekit._direction import better_of, which_end
+            from influencekit._verbs.remove import positions_of
             from influencekit.cli import retrained
             from influencekit.cli.examples import classes
             from influencekit.cli.problems import reopen, use_device
-            from influencekit.direction import better_of, which_end
             from influencekit.registry import make
-            from influencekit.verbs.remove import positions_of
 
             asked, method = make("query", query), make("estimator", estimator)
             which = which_end(which, better_of(asked), f"query {query}")

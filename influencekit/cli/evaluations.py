@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from influencekit._training.workload import Workload
+    from influencekit._trajectory.trajectory import Trajectory
     from influencekit.interfaces import Estimator, Query
-    from influencekit.training.workload import Workload
-    from influencekit.trajectory.trajectory import Trajectory
 
 __all__ = ["Evaluations", "evaluation_file", "print_evaluations", "save_evaluations"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from influencekit.training.workload import Workload
+    from influencekit._training.workload import Workload
 
 __all__ = ["classes", "pictures"]
 
@@ -33,7 +33,7 @@ def classes(workload: Workload) -> list[str] | None:
 
 def pictures(workload: Workload) -> np.ndarray | None:
     """The training examples as pictures [train, row, column] or [train, row, column, 3], if they are such."""
-    from influencekit.training.batch import tensors_of
+    from influencekit._training.batch import tensors_of
 
     x: Any = tensors_of(workload.train)[0].detach().cpu()
     if x.dim() == 4 and x.shape[1] == 3:

@@ -32,8 +32,8 @@ def list_(kind: str | None) -> None:
     Options are given after the name, as in every-k:k=20 or dit:curvature=fisher. What comes from a plugin
     says so, and a plugin that cannot be loaded says why.
     """
+    from influencekit._specs import unknown
     from influencekit.registry import describe
-    from influencekit.specs import unknown
 
     if kind is not None and kind not in PLURALS and kind not in PLURALS.values():
         raise unknown("kind", kind, list(PLURALS), "kinds") if kind else InputError("KIND is empty")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
-    from influencekit.training.workload import Workload
-    from influencekit.trajectory.trajectory import Trajectory
+    from influencekit._training.workload import Workload
+    from influencekit._trajectory.trajectory import Trajectory
 
 __all__ = ["WorkloadSource", "from_attrs", "reopen", "use_device"]
 
@@ -25,9 +25,9 @@ class WorkloadSource:
 
     def __call__(self, seed: int) -> Workload:
         """The workload of this seed. Errors: whatever the spec or the data have wrong."""
+        from influencekit._specs import options_of
+        from influencekit._training.workload import Workload
         from influencekit.registry import load, make
-        from influencekit.specs import options_of
-        from influencekit.training.workload import Workload
 
         name, *pairs = self.spec.split(":")
         known = options_of(load("workload", name))
@@ -95,8 +95,8 @@ def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: s
 
 def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
     """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
-    from influencekit.trajectory.store import open_group
-    from influencekit.verbs.open import open
+    from influencekit._trajectory.store import open_group
+    from influencekit._verbs.open import open
 
     attrs = dict(open_group(store).attrs)
     if code is not None:
@@ -120,7 +120,7 @@ def _from_code(code: str) -> Any:
     import sys
     from pathlib import Path
 
-    from influencekit.training.workload import Workload
+    from influencekit._training.workload import Workload
 
     file, _, name = code.rpartition(":")
     if not file or not name.isidentifier():

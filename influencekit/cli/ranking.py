@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from influencekit._direction import better_in, extremes
+from influencekit._training.linear import FAST
 from influencekit.cli.console import BEWARE, print_tables, say
 from influencekit.cli.summary import window_name
-from influencekit.direction import better_in, extremes
-from influencekit.training.linear import FAST
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -66,8 +66,8 @@ def record(
         raise InfluenceKitError(f"--store {store} cannot be written: {path.parent} is not a folder")
     with progress():
         import influencekit as ik
+        from influencekit._trajectory.store import open_group
         from influencekit.cli.problems import WorkloadSource, use_device
-        from influencekit.trajectory.store import open_group
         from influencekit.windows import parse_windows
 
         problem = WorkloadSource(workload, setting, data_dir, use_device(device, threads))(seed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from influencekit._direction import most
 from influencekit.cli.console import print_table, say
 from influencekit.cli.summary import window_name
-from influencekit.direction import most
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:

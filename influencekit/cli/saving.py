@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from influencekit._direction import better_in, ends, written
 from influencekit.cli.output import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
-from influencekit.direction import better_in, ends, written
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from influencekit.statistics import statistic
+from influencekit._statistics import statistic
 
 if TYPE_CHECKING:
     import xarray as xr

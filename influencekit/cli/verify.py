@@ -35,9 +35,9 @@ def verify(
       influencekit verify run.zarr
       influencekit verify mine.zarr --code train.py:parts
     """
+    from influencekit._trajectory.store import open_group
+    from influencekit._verbs.verify import verify as replayed
     from influencekit.cli.problems import reopen, use_device
-    from influencekit.trajectory.store import open_group
-    from influencekit.verbs.verify import verify as replayed
 
     device = use_device(device, threads)
     group = open_group(store)
@@ -69,8 +69,8 @@ def _say(what: str, text: str) -> None:
 
 def _read_all(group: Any, store: str) -> int:
     """Read every chunk of every array. Errors: which one is missing or corrupted."""
+    from influencekit._trajectory.store import chunks, read
     from influencekit.progress import track
-    from influencekit.trajectory.store import chunks, read
 
     found = list(chunks(group))
     for name, key, rows in track(found, "chunks", len(found)):

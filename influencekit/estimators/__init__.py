@@ -1,6 +1,6 @@
 """Estimators: methods that score training examples. Reached by name through the registry."""
 
-from influencekit.lazy import lazily
+from influencekit._lazy import lazily
 
 _HOME = {
     "DIT": "estimators.dit",

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from influencekit.effects.adjoint import Adjoint, Columns, Gathered, Signs
-from influencekit.effects.backward import evaluations_of, questions, scores_from_contributions
-from influencekit.effects.query_gradient import query_gradient
+from influencekit._effects.adjoint import Adjoint, Columns, Gathered, Signs
+from influencekit._effects.backward import evaluations_of, questions, scores_from_contributions
+from influencekit._effects.query_gradient import query_gradient
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["DIT"]

@@ -9,13 +9,13 @@ from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 from torch.func import vmap
 
+from influencekit._training.curvature import REVERSE
+from influencekit._training.kernels.tracing import agree
+from influencekit._training.losses import Training
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.training.curvature import REVERSE
-from influencekit.training.kernels.tracing import agree
-from influencekit.training.losses import Training
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["InfluenceFunction", "training_time"]

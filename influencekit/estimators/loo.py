@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influencekit.effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
+from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["LOO", "retraining_effects"]

@@ -3,11 +3,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from influencekit._training.optimizers import SGD
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.estimators.dit import DIT
 from influencekit.interfaces import Claim, Estimator, Query
-from influencekit.training.optimizers import SGD
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["SGDInfluence"]

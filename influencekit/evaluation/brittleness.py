@@ -13,17 +13,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from influencekit.direction import better_of, ends, most, written
-from influencekit.effects.retrain import Strategy, Weighting, changes, check_finite
+from influencekit._direction import better_of, ends, most, written
+from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite
+from influencekit._statistics import Statistic, format_percent, over_seeds, several_seeds
+from influencekit._training.batch import select
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, sizes
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, mean_over, new_figure
 from influencekit.progress import track
 from influencekit.queries import Prediction, TestLosses
-from influencekit.statistics import Statistic, format_percent, over_seeds, several_seeds
-from influencekit.training.batch import select
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import numpy as np
 import xarray as xr
 
 from influencekit import __version__
+from influencekit._files import hold, save_zarr, whole
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.results import examples
 from influencekit.errors import StoreError
-from influencekit.files import hold, save_zarr, whole
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.results import examples
 
 __all__ = ["SCHEMA", "Folder"]
 

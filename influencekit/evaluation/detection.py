@@ -9,10 +9,10 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
-from influencekit.direction import better_in
+from influencekit._direction import better_in
+from influencekit._training.batch import Batch, tensors_of, with_tensors
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
-from influencekit.training.batch import Batch, tensors_of, with_tensors
-from influencekit.training.workload import Workload
 
 __all__ = ["detection", "flipped"]
 

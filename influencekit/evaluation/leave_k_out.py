@@ -12,15 +12,15 @@ import torch
 import xarray as xr
 
 from influencekit import plot
-from influencekit.effects.retrain import Strategy
+from influencekit._effects.retrain import Strategy
+from influencekit._statistics import format_statistic, of_estimators, several_seeds
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.evaluation.bootstrap import check_interval, ranked_alike
 from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects, sizes
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.metrics import pearson
 from influencekit.plot.style import figure_of
-from influencekit.statistics import format_statistic, of_estimators, several_seeds
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 if TYPE_CHECKING:

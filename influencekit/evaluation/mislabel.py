@@ -12,15 +12,21 @@ import torch
 import xarray as xr
 
 from influencekit import plot
-from influencekit.direction import better_of, written
+from influencekit._direction import better_of, written
+from influencekit._statistics import (
+    format_percent,
+    format_statistic,
+    of_estimators,
+    over_seeds,
+    several_seeds,
+)
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.record import record
 from influencekit.evaluation.detection import detection, flipped
 from influencekit.evaluation.scoring import require_estimators, scored
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import figure_of
-from influencekit.statistics import format_percent, format_statistic, of_estimators, over_seeds, several_seeds
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.record import record
 from influencekit.windows import Window
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influencekit.effects.retrain import Models, Strategy, Weighting, retrained, spans, strategy_of
+from influencekit._effects.retrain import Models, Strategy, Weighting, retrained, spans, strategy_of
+from influencekit._training.buffers import flat
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError, InputError
 from influencekit.evaluation.cache import Folder
 from influencekit.interfaces import Query
 from influencekit.progress import track
-from influencekit.training.buffers import flat
-from influencekit.trajectory.trajectory import Trajectory
 from influencekit.windows import Window
 
 __all__ = ["check_at_least", "draw_seed", "random_sets", "set_effects", "sizes"]

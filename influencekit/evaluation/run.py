@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._specs import options_of
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.results import Windows, windows_among, windows_of
 from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
 from influencekit.interfaces import Estimator, Evaluation, Query
 from influencekit.progress import track
 from influencekit.registry import label, make, resolve, split
-from influencekit.specs import options_of
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.results import Windows, windows_among, windows_of
 from influencekit.windows import Removal
 
 __all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds", "summary"]

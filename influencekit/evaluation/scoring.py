@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.estimate import estimate
+from influencekit._verbs.results import examples, window_coords
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
 from influencekit.registry import label, resolve
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.estimate import estimate
-from influencekit.verbs.results import examples, window_coords
 from influencekit.windows import Window
 
 __all__ = ["estimators_of", "holes", "ready", "require_estimators", "scored"]

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 import xarray as xr
 
-from influencekit.effects.retrain import Strategy, Weighting
+from influencekit._effects.retrain import Strategy, Weighting
+from influencekit._statistics import format_statistic, of_estimators, several_seeds
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.record import record
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.evaluation.retraining import check_at_least, draw_seed
 from influencekit.evaluation.scoring import require_estimators, scored
 from influencekit.interfaces import Claim, Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, mean_text, new_figure
-from influencekit.statistics import format_statistic, of_estimators, several_seeds
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.record import record
 from influencekit.windows import Window
 
 if TYPE_CHECKING:

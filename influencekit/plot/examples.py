@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from influencekit.direction import better_in, effect_of, ends
-from influencekit.direction import extremes as both_ends
+from influencekit._direction import better_in, effect_of, ends
+from influencekit._direction import extremes as both_ends
 from influencekit.errors import InputError
 from influencekit.plot.style import COLOURS, new_figure, side_colour
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from influencekit.direction import Better
+from influencekit._direction import Better
 
 if TYPE_CHECKING:
     import xarray as xr

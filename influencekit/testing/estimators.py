@@ -10,6 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from influencekit._training.batch import select
+from influencekit._training.optimizers import SGD
+from influencekit._training.state import State
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.contributions import contributions, sum_over_windows
+from influencekit._verbs.estimate import estimate
+from influencekit._verbs.record import record
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.registry import label, make
 from influencekit.testing import oracle
@@ -24,14 +32,6 @@ from influencekit.testing.setting import (
     windows_of,
 )
 from influencekit.testing.untouched import untouched
-from influencekit.training.batch import select
-from influencekit.training.optimizers import SGD
-from influencekit.training.state import State
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.contributions import contributions, sum_over_windows
-from influencekit.verbs.estimate import estimate
-from influencekit.verbs.record import record
 from influencekit.windows import Window
 
 __all__ = ["ESTIMATOR_LAWS"]

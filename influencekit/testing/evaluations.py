@@ -12,16 +12,16 @@ import torch
 import xarray as xr
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from influencekit._training.optimizers import SGD
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.record import record
 from influencekit.errors import InputError
 from influencekit.evaluation.run import evaluate, over_seeds, summary
 from influencekit.interfaces import Estimator, Evaluation, Table
 from influencekit.registry import make
 from influencekit.testing.oracle import TanhNet
 from influencekit.testing.untouched import untouched
-from influencekit.training.optimizers import SGD
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.record import record
 
 __all__ = ["EVALUATION_LAWS"]
 

@@ -1,6 +1,6 @@
 """Small problems and slow, obviously right answers to compare estimators with: float64, plain loops.
 
-Nothing here uses `influencekit.training.step`, a recorder or an adjoint: the first-order oracle
+Nothing here uses `influencekit._training.step`, a recorder or an adjoint: the first-order oracle
 differentiates through a plain training loop, the exact one trains with `torch.optim` and `backward`.
 """
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev
 
+from influencekit._training.batch import Batch, select
+from influencekit._training.optimizer import Optimizer
+from influencekit._training.optimizers import SGD, Adam, AdamW
+from influencekit._training.schedules import InverseSqrt
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
-from influencekit.training.batch import Batch, select
-from influencekit.training.optimizer import Optimizer
-from influencekit.training.optimizers import SGD, Adam, AdamW
-from influencekit.training.schedules import InverseSqrt
-from influencekit.training.workload import Workload
 from influencekit.windows import Window
 
 __all__ = [

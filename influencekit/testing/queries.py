@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.testing.oracle import tiny_workload
 from influencekit.testing.untouched import untouched
-from influencekit.training.workload import Workload
 
 __all__ = ["QUERY_LAWS"]
 

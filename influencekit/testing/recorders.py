@@ -9,15 +9,15 @@ from functools import cache
 import numpy as np
 import torch
 
+from influencekit._training.optimizers import AdamW
+from influencekit._training.state import State
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.record import record
 from influencekit.interfaces import Recorder
 from influencekit.recorders import Full
 from influencekit.testing.oracle import tiny_workload
 from influencekit.testing.untouched import untouched
-from influencekit.training.optimizers import AdamW
-from influencekit.training.state import State
-from influencekit.training.workload import Workload
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.record import record
 
 __all__ = ["RECORDER_LAWS"]
 

@@ -5,14 +5,14 @@ from functools import cache
 
 from torch import Tensor
 
+from influencekit._training.optimizer import Group
+from influencekit._training.optimizers import SGD, Adam, AdamW
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.record import record
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.registry import make
 from influencekit.testing.oracle import tiny_workload
-from influencekit.training.optimizer import Group
-from influencekit.training.optimizers import SGD, Adam, AdamW
-from influencekit.trajectory.trajectory import Trajectory
-from influencekit.verbs.record import record
 from influencekit.windows import Window
 
 __all__ = ["OPTIMIZERS", "TOLERANCE", "accepted", "accepts", "agree", "queries", "recorded", "windows_of"]

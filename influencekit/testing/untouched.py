@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from influencekit.training.batch import tensors_of
-from influencekit.training.workload import Workload
-from influencekit.trajectory.store import read
-from influencekit.trajectory.trajectory import Trajectory
+from influencekit._training.batch import tensors_of
+from influencekit._training.workload import Workload
+from influencekit._trajectory.store import read
+from influencekit._trajectory.trajectory import Trajectory
 
 __all__ = ["untouched"]
 

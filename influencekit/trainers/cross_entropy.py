@@ -49,15 +49,10 @@ class CrossEntropy:
         return pad(labels, (0, 1), value=_IGNORED)[..., 1:] if self.shift else labels
 
 
-_BY_TYPE = {
-    "ForSequenceClassification": CrossEntropy(),
-    "ForImageClassification": CrossEntropy(),
-    "ForAudioClassification": CrossEntropy(),
-    "ForVideoClassification": CrossEntropy(),
-    "ForTokenClassification": CrossEntropy(),
-    "ForMaskedLM": CrossEntropy(),
-    "ForCausalLM": CrossEntropy(shift=True),
-}
+_KINDS = (
+    "ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForVideoClassification",
+    "ForTokenClassification", "ForMaskedLM", "ForCausalLM",
+)  # fmt: skip
 
 
 def own_loss(model: nn.Module, smoothing: float = 0.0) -> CrossEntropy:
@@ -72,11 +67,10 @@ def own_loss(model: nn.Module, smoothing: float = 0.0) -> CrossEntropy:
     single = problem in (None, "single_label_classification")
     if "Classification" in (kind or "") and "Token" not in (kind or ""):
         single = single and getattr(config, "num_labels", 2) > 1
-    if kind not in _BY_TYPE or not single:
+    if kind not in _KINDS or not single:
         what = f" with problem_type {problem!r}" if problem else ""
         raise InputError(
             f"{name}{what}: the loss of one example is known for single-label classification and language "
             "models only; pass loss=, a function (outputs, labels) -> [n]"
         )
-    known = _BY_TYPE[kind]
-    return CrossEntropy(known.shift, smoothing)
+    return CrossEntropy(kind == "ForCausalLM", smoothing)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
-from influencekit.tape.loader import Collate, IndexedBatch, check_loader, index_in_place
+from influencekit._tape.loader import Collate, IndexedBatch, check_loader, index_in_place
 
 __all__ = ["check_trainer_loader", "intercept_loader"]
 

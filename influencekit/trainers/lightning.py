@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape import Tape
+from influencekit._tape.loader import IndexedBatch
 from influencekit.errors import InputError
-from influencekit.tape import Tape
-from influencekit.tape.loader import IndexedBatch
 from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.intercept_loader import check_trainer_loader, intercept_loader
 

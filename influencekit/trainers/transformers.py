@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape import Tape
+from influencekit._tape.loader import IndexedBatch
 from influencekit.errors import InputError
-from influencekit.tape import Tape
-from influencekit.tape.loader import IndexedBatch
 from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
 from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.intercept_loader import intercept_loader
@@ -79,8 +79,7 @@ class InfluenceCallback(TrainerCallback):
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
         self._accumulate = args.gradient_accumulation_steps
         self._epoch = int(state.epoch or 0) - 1
-        double = next(model.parameters()).dtype == torch.float64
-        self._dtype = torch.float64 if double else torch.float32
+        self._dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         self._delivered: deque[IndexedBatch] = deque()
         self._micros: list[_Micro] = []
         self._coefficients: deque[Tensor] = deque()
@@ -124,7 +123,7 @@ class InfluenceCallback(TrainerCallback):
             self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
 
     def on_log(self, *event: Any, **kwargs: Any) -> None:
-        if "train_runtime" in (kwargs.get("logs") or {}):  # the last words, before the best model is loaded
+        if "train_runtime" in (kwargs.get("logs") or {}):  # the last log, before the best model is loaded
             self.close()
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
@@ -162,7 +161,7 @@ class InfluenceCallback(TrainerCallback):
         self._micros[-1].counted = None if counted is None else float(counted)
 
     def _forwarded(self, kwargs: dict[str, Any], outputs: Any) -> None:
-        """Find out from the loss that the model returns by what it has divided."""
+        """Find out by which count the model has divided the loss that it returns."""
         if self._reduction is not None or self._per_target is not None:
             return
         if "labels" not in kwargs and self._smoothed:  # label smoothing, by the Trainer

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from influencekit._specs import options_of, unknown
+from influencekit._training.optimizers import SGD
+from influencekit._training.schedules import Constant, InverseSqrt
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
-from influencekit.specs import options_of, unknown
-from influencekit.training.optimizers import SGD
-from influencekit.training.schedules import Constant, InverseSqrt
-from influencekit.training.workload import Workload
 from influencekit.workloads.draw import Pool, draw, stream
 from influencekit.workloads.models import MODELS
 

@@ -1,0 +1,122 @@
+"""The adjoint of a run on its way back, and the columns that it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from influencekit._training.buffers import flat
+from influencekit._training.linear import Here
+from influencekit._training.state import State
+from influencekit._training.step import Step
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit.interfaces import Contributions
+
+__all__ = ["Adjoint", "Columns", "Gathered", "Signs"]
+
+Signs = tuple[tuple[int, int], ...]  # (state, sign): the signed sum of q's effects at these states
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What each column of an adjoint is for: a signed sum of evaluations of one value of the query.
+
+    Column k is evaluation of[k] of those asked for, `signs[k]` are its {state: sign}, and query[k] is the
+    number of the value. The column whose last evaluation is the latest comes first.
+    """
+
+    of: list[int]
+    query: list[int]
+    signs: list[dict[int, int]]
+
+    @classmethod
+    def passes(cls, evaluations: Sequence[Signs], n_query: int, room: int) -> Iterator[Columns]:
+        """All columns, `room` of them at a time."""
+        order = sorted(range(len(evaluations)), key=lambda k: -evaluations[k][-1][0])
+        pairs = [(k, q) for k in order for q in range(n_query)]
+        for i in range(0, len(pairs), room):
+            of, query = (list(x) for x in zip(*pairs[i : i + room], strict=True))
+            yield cls(of, query, [dict(evaluations[k]) for k in of])
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    @property
+    def last(self) -> int:
+        """The latest state that is evaluated: the sweep begins there."""
+        return max(self.signs[0])
+
+
+class Adjoint:
+    """The columns of the adjoint that have begun, at one state: of theta, optimizer and buffers.
+
+    A column begins where the sweep, on its way back, meets the last of its evaluations; `end` is the state
+    where the first one does. `gradient(state)` is that of the query by theta [query, param] and by the
+    buffers [query, buffer].
+    """
+
+    def __init__(
+        self, trajectory: Trajectory, columns: Columns, end: State,
+        gradient: Callable[[State], tuple[Tensor, Tensor]],
+    ) -> None:  # fmt: skip
+        self._workload, self._plan = trajectory.workload, trajectory.plan
+        self._columns, self._gradient = columns, gradient
+        self._begin, self._states = [max(each) for each in columns.signs], set().union(*columns.signs)
+        theta0 = self._workload.theta0
+        self._theta = theta0.new_zeros(0, len(theta0))
+        self._slots = {name: self._theta for name in self._workload.optimizer.slots}
+        self._buffers = theta0.new_zeros(0, len(flat(end.buffers, theta0)))
+
+    def inject(self, state: State) -> None:
+        """a <- a + sign * (gradient of q) in the columns that evaluate the query at this state."""
+        if state.step not in self._states:
+            return
+        more = self._begin.count(state.step)
+        self._theta, self._buffers, *slots = (
+            torch.cat([x, x.new_zeros(more, x.shape[1])])
+            for x in (self._theta, self._buffers, *self._slots.values())
+        )
+        self._slots = dict(zip(self._slots, slots, strict=True))
+        here = self._columns.signs[: len(self._theta)]
+        sign = self._theta.new_tensor([each.get(state.step, 0) for each in here])[:, None]
+        of_theta, of_buffers = self._gradient(state)
+        which = self._columns.query[: len(here)]
+        self._theta = self._theta + of_theta[which] * sign
+        self._buffers = self._buffers + of_buffers[which] * sign
+
+    def through_optimizer(self, state: State, g: Tensor | None) -> Tensor:
+        """c [column, param], the adjoint of the mean gradient g of the step from `state`; a is that of theta
+        and of the optimizer before it."""
+        t, workload = state.step, self._workload
+        c, self._theta, self._slots = workload.optimizer.pullback(
+            workload.layout, state.theta, state.slots, g, self._plan.updates + t, self._plan.lrs(t),
+            self._theta, self._slots,
+        )  # fmt: skip
+        return c
+
+    def through_gradient(self, here: Here, c: Tensor) -> Tensor:
+        """The products <c, g_j> [column, slot]; a <- a + H c, and the buffers' adjoint before the step."""
+        product, gradient_products, self._buffers = here.pull(c, self._buffers)
+        self._theta = self._theta + product
+        return gradient_products
+
+
+class Gathered:
+    """Contributions of consecutive steps, as the sweep finds them."""
+
+    def __init__(self, step: Step, states: Sequence[State], columns: Columns) -> None:
+        self._columns, self._steps = columns, slice(states[0].step, states[0].step + len(states))
+        self._mean = step.coefficients(self._steps)
+        self._values = self._mean.new_zeros(len(states), len(columns), self._mean.shape[1])
+
+    def add(self, t: int, gradient_products: Tensor) -> None:
+        """The products <c, g_j> [column, slot] of step t, of the columns that have begun."""
+        self._values[t - self._steps.start, : len(gradient_products)] = gradient_products
+
+    def contributions(self) -> Contributions:
+        """C = -<c, g_j> / b, 0 in the columns that begin before their step."""
+        columns = self._columns
+        return Contributions(self._steps, columns.of, columns.query, self._values * -self._mean[:, None])

@@ -1,0 +1,59 @@
+"""What a tape refuses before the loop begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influencekit._training.checks.model import check_model
+from influencekit.errors import InputError
+
+__all__ = ["check_arguments", "refuse_hooks", "refuse_parallel"]
+
+
+def check_arguments(
+    model: nn.Module, trained: Iterable[Tensor], data: Any, accumulate: int, reduction: Any, check: float
+) -> None:
+    """Refuse settings that make no sense, models that give wrong numbers, and loops over several
+    processes."""
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise InputError(
+            f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
+        )
+    check_model(model, trained)
+    refuse_parallel()
+    if accumulate < 1:
+        raise InputError(f"accumulate must be at least 1, got {accumulate}")
+    if isinstance(reduction, str) and reduction not in ("mean", "sum"):
+        raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
+    if not 0 <= check <= 1:
+        raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
+
+
+def refuse_parallel() -> None:
+    """Refuse several processes, whose gradients are averaged where one tape cannot see it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if (count := torch.distributed.get_world_size()) > 1:
+            raise InputError(
+                f"{count} processes train together (torch.distributed), and a tape sees the examples of one "
+                "alone; train in one process, with accumulate= for batches of the same size"
+            )
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse hooks that may change gradients, by the name of what they hang on."""
+    for name, p in model.named_parameters():
+        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise InputError(
+                f"parameter {name} has a gradient hook, which a replay would not see; remove it, or do what "
+                "it does in the loss"
+            )
+    for name, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise InputError(
+                f"module {name or type(module).__name__} has a backward hook, which derivatives would not "
+                "see; remove it"
+            )

@@ -1,0 +1,103 @@
+"""What a store says of a taped run, and by which it knows its model and its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from influencekit._tape.loader import items
+from influencekit._tape.optimizer import UpdateRule
+from influencekit._tape.replica import Call
+from influencekit._tape.rng import fixed
+from influencekit._tape.step_collector import StepCollector
+from influencekit._trajectory.fingerprint import digest, digest_by_name, sampled_rows
+from influencekit.errors import StoreError
+
+__all__ = ["check_fingerprint", "run_attributes"]
+
+
+def run_attributes(
+    model: nn.Module, call: Call, rule: UpdateRule, steps: StepCollector, changing: Sequence[str], *,
+    separable: bool, optimizer: dict[str, Any], tolerance: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Attributes of a store: how its steps are rebuilt, and how its model and data set are recognised."""
+    layout = rule.layout
+    return {
+        "seed": 0,
+        "info": {},
+        "schedule": "as recorded",
+        "l2": 0.0,
+        "tape": {
+            "optimizer": optimizer,
+            "updates": rule.updates,
+            "target_key": call.target_key,
+            "custom_forward": call.forward is not None,
+            "training": [name for name, on in steps.training.items() if on],
+            "autocast": None if steps.autocast is None else str(steps.autocast).removeprefix("torch."),
+            "separable": separable,
+            "tolerance": tolerance,
+        },
+        "fingerprint": {
+            "parameters": [[n, list(s)] for n, s in zip(layout.names, layout.shapes, strict=True)],
+            "dtype": _dtype(model, layout.names),
+            "training examples": len(call.data),
+            "training data": _data_digest(call.data),
+            "frozen parameters and constant buffers": digest_by_name(
+                _constant(model, layout.names, changing)
+            ),
+        },
+    }
+
+
+def check_fingerprint(
+    stored: Mapping[str, Any], model: nn.Module, data: Any, changing: Sequence[str], where: str
+) -> None:
+    """Refuse another model or data set than those of the run, and say what differs."""
+    shapes = {n: list(p.shape) for n, p in model.named_parameters()}
+    for name, shape in stored["parameters"]:
+        if shapes.get(name) != shape:
+            got = f"shape {shapes[name]}" if name in shapes else "no parameter of that name"
+            raise StoreError(
+                f"{where} is a run of another model: its {name} has shape {shape}, this one has {got}; pass "
+                "the model that was recorded, built in the same way"
+            )
+    names = [n for n, _ in stored["parameters"]]
+    if stored["dtype"] != _dtype(model, names):
+        raise StoreError(
+            f"{where} is a run of {stored['dtype']} parameters, and this model's are {_dtype(model, names)}; "
+            "build it as it was for the run"
+        )
+    if stored["training examples"] != len(data):
+        raise StoreError(
+            f"{where} was recorded on {stored['training examples']} training examples, and data has "
+            f"{len(data)}; pass the same data set"
+        )
+    if stored["training data"] != _data_digest(data):
+        raise StoreError(
+            f"{where} was recorded on other training data of the same size (or in another order, or with "
+            "another preprocessing); pass the same data set"
+        )
+    if stored["frozen parameters and constant buffers"] != digest_by_name(_constant(model, names, changing)):
+        raise StoreError(
+            f"{where}: the frozen parameters or constant buffers of the model are not those of the run; load "
+            "the same pretrained weights"
+        )
+
+
+def _data_digest(data: Any) -> str:
+    """A digest of a sample of examples. Random augmentation is drawn from a fixed seed."""
+    with fixed():
+        return digest(items(data, [i])[0] for i in sampled_rows(len(data)))
+
+
+def _dtype(model: nn.Module, names: Sequence[str]) -> str:
+    own = dict(model.named_parameters())
+    return ", ".join(sorted({str(own[n].dtype).removeprefix("torch.") for n in names}))
+
+
+def _constant(model: nn.Module, names: Sequence[str], changing: Sequence[str]) -> dict[str, Tensor]:
+    """What training leaves alone: frozen parameters and constant buffers."""
+    rest = {n: p for n, p in model.named_parameters() if n not in names}
+    return rest | {n: b for n, b in model.named_buffers() if n not in changing}

@@ -1,0 +1,103 @@
+"""The position of a loop: epoch and batch, learning rates, schedulers, random number generators."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from influencekit._tape.optimizer import learning_rates
+from influencekit._tape.rng import capture, restore
+from influencekit.errors import InputError
+
+__all__ = ["LoopPosition"]
+
+
+class LoopPosition:
+    """Says where the loop is, as plain data, and puts a resumed loop there.
+
+    An epoch begins with the global generators, and those that the loader and its samplers own, in some state;
+    they decide its order and seed its workers.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], device: torch.device
+    ) -> None:
+        self._optimizer, self._schedulers, self._device = optimizer, schedulers, device
+        self._began: bytes | None = None
+        self._own: list[str] = []
+        self._loader = ""
+
+    def begin(self, loader: Any) -> None:
+        """An epoch begins: remember the generators that decide its order and seed its workers."""
+        self._began, self._loader = capture(self._device), _described(loader)
+        self._own = [base64.b64encode(g.get_state().numpy().tobytes()).decode() for g in generators(loader)]
+
+    def noted(self, epoch: int, position: int) -> dict[str, Any]:
+        """The present position as JSON, but for the states of global generators, which are bytes."""
+        return {
+            "epoch": epoch,
+            "position": position,
+            "loader": self._loader,
+            "began": self._began,
+            "own": self._own,
+            "now": capture(self._device),
+            "lrs": learning_rates(self._optimizer),
+            "schedulers": [s.state_dict() for s in self._schedulers],
+        }
+
+    def begin_again(self, note: Mapping[str, Any], loader: Any, states: Callable[[int], bytes]) -> None:
+        """The epoch of a note begins again. `states` gives the bytes of a noted global state."""
+        if note["began"] is None:
+            raise InputError("this run was recorded through a trainer; resume it through the same one")
+        if note["loader"] != _described(loader):
+            raise InputError(
+                f"the run that is resumed had {note['loader']}, and this is {_described(loader)}; resume "
+                "it with the same loader"
+            )
+        if getattr(loader, "persistent_workers", False) and note["epoch"]:
+            raise InputError(
+                "the loader has persistent workers, whose random states go on from epoch to epoch and are "
+                "lost with them, so its run cannot be resumed exactly; record with persistent_workers=False"
+            )
+        restore(states(note["began"]), self._device)
+        for generator, state in zip(generators(loader), note["own"], strict=True):
+            generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
+
+    def return_to(self, note: Mapping[str, Any], states: Callable[[int], bytes]) -> None:
+        """Learning rates, schedulers and global generators as they were noted."""
+        for group, lr in zip(self._optimizer.param_groups, note["lrs"], strict=True):
+            group["lr"] = lr
+        for scheduler, state in zip(self._schedulers, note["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        restore(states(note["now"]), self._device)
+
+
+def _described(loader: Any) -> str:
+    """What decides the order and the random numbers of a loader, beside its generators."""
+    if not isinstance(loader, DataLoader):
+        return "pairs of positions and batches"
+    samplers = [type(x).__name__ for x in (loader.sampler, loader.batch_sampler)]
+    own = len(generators(loader))
+    return (
+        f"a loader of batch size {loader.batch_size}, {' and '.join(samplers)}, {loader.num_workers} workers"
+        f", {own or 'no'} generator{'s' * (own != 1)} of its own"
+    )
+
+
+def generators(loader: Any) -> list[torch.Generator]:
+    """The generators that a loader and its samplers own, each once."""
+    found: dict[int, torch.Generator] = {}
+    todo = [loader]
+    while todo:
+        thing = todo.pop()
+        own = getattr(thing, "__dict__", {})
+        for value in (own.get("generator"), own.get("sampler"), own.get("batch_sampler")):
+            if isinstance(value, torch.Generator):
+                found[id(value)] = value
+            elif value is not None:
+                todo.append(value)
+    return list(found.values())

@@ -1,0 +1,179 @@
+"""The parts of a taped run's steps: its micro-batches, fetched again, in the random state of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from influencekit._tape.random_draws import RandomDraws
+from influencekit._tape.replica import Call, Micro, Replica
+from influencekit._tape.rng import preserved_random, setter
+from influencekit._training.batch import Batch, batch_in_float64, select
+from influencekit._training.buffers import buffers_in_float64
+from influencekit._training.checks.separability import BATCH_STATISTICS
+from influencekit._training.losses import Training
+from influencekit._training.parts import Gradient, Part
+from influencekit._training.plan import Plan
+from influencekit._training.state import State
+from influencekit._training.workload import Within, Workload
+
+__all__ = ["Recorded"]
+
+_SMALL = 1 << 20  # parameters up to which kernels are traced and models retrained in batches
+_FEW = 4  # examples on which derivatives are held against differences
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recorded:
+    """The `PartSource` of a taped run. One model is advanced exactly as the loop did, by `backward`; many
+    models, and derivatives, go by plain operators, derivatives without autocast.
+
+    `micros(t)` are the micro-batches of step t, `first()` is the recorded state 0, `autocast` the loop's
+    dtype or None, `changing` are the names of the buffers that training changes. `random`: whether a forward
+    pass draws random numbers; `separable`: whether losses depend on their own example alone.
+    """
+
+    workload: Workload
+    call: Call
+    micros: Callable[[int], list[Micro]]
+    first: Callable[[], State]
+    autocast: torch.dtype | None = None
+    random: bool = False
+    changing: tuple[str, ...] = ()
+    separable: bool = True
+
+    eager = True
+    checked = True
+
+    @property
+    def plan(self) -> Plan:
+        """The recorded plan."""
+        return self.workload.plan
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the loop's losses were computed in lower precision."""
+        return self.autocast is not None
+
+    @property
+    def joint(self) -> bool:
+        """Whether steps hand buffers on. (Parts are never padded, whatever their losses depend on.)"""
+        return bool(self.changing)
+
+    @property
+    def traceable(self) -> bool:
+        """Whether kernels of one micro-batch serve others of its shape."""
+        return not (self.random or self.joint or self.workload.n_params > _SMALL)
+
+    @property
+    def alone(self) -> bool:
+        """Whether models are trained one after the other: low precision rounds otherwise in a batch."""
+        return self.joint or self.rounds or self.workload.n_params > _SMALL
+
+    @property
+    def caution(self) -> str:
+        """What results must say of how losses depend on their batch; nothing as a rule."""
+        said = []
+        if not self.separable:
+            said.append(
+                "the loss of an example depends on the others of its batch: a removed example stays there, "
+                "and only its own loss is left out"
+            )
+        if any("BatchNorm" in type(m).__name__ and m.training for m in self.workload.model.modules()):
+            said.append(BATCH_STATISTICS)
+        return "; ".join(said)
+
+    def start(self) -> State:
+        """The recorded state 0."""
+        return self.first()
+
+    def protected(self) -> AbstractContextManager[None]:
+        """The generators stay as they were: losses put them where the loop had them."""
+        return preserved_random(self.workload.device)
+
+    def _fetched(self, t: int) -> Iterator[tuple[Micro, Batch]]:
+        for micro in self.micros(t):
+            yield micro, self.call.batch(micro, self.workload.device)
+
+    def parts(self, state: State, padded: bool = False) -> Iterator[Part]:
+        """The micro-batches, each with the buffers that the one before left, as derivatives see them."""
+        buffers = state.buffers
+        for micro, batch in self._fetched(state.step):
+            with self.protected():
+                losses = self._losses(micro.forward_rng, state.theta, buffers, batch)
+                yield Part(micro.slots, batch, losses)
+                if buffers:
+                    with torch.no_grad():
+                        buffers = losses.with_buffers_after(losses.z(state.theta), batch)[1]
+
+    def few(self, state: State) -> Part:
+        """A few examples of the first micro-batch, forwarded alone, as no micro-batch was."""
+        micro, batch = next(self._fetched(state.step))
+        some = select(batch, torch.arange(min(_FEW, len(micro.indices)), device=state.theta.device))
+        slots = slice(micro.slots.start, min(micro.slots.start + _FEW, micro.slots.stop))
+        return Part(slots, some, self._losses(micro.forward_rng, state.theta, state.buffers, some))
+
+    @cached_property
+    def _replica(self) -> Replica:
+        return Replica(self.workload.model, self.call)
+
+    def gradient(self, state: State, coefficients: Tensor) -> Gradient:
+        """As the loop took it, and where the loop left the buffers."""
+        fetched = list(self._fetched(state.step))
+        micros = [(batch, coefficients[micro.slots], micro.forward_rng) for micro, batch in fetched]
+        g, found, buffers = self._replica.gradient(
+            self.workload.layout, state.theta, state.buffers, micros, self.autocast
+        )
+        losses = coefficients.new_zeros(coefficients.shape)
+        for (micro, _), values in zip(fetched, found, strict=True):
+            losses[micro.slots] = values.to(losses)
+        return Gradient(g, losses, buffers)
+
+    def _losses(
+        self, rng: bytes | None, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch
+    ) -> Training:
+        """The losses of a micro-batch in training mode, with the random numbers that the loop drew for it.
+
+        `theta` [param] and `buffers` are where the run stands. The generators are left where the noise ended:
+        whoever calls keeps them.
+        """
+        workload, draws, begin = self.workload, None, None
+        if rng is not None and self.random:
+            begin = setter(rng, workload.device)
+            with self.protected():
+                begin()
+                with self._cast(self.autocast):
+                    draws = RandomDraws(
+                        lambda: workload.trained(workload.layout.split(theta), buffers, batch)
+                    )
+
+        def training(autocast: torch.dtype | None) -> Training:
+            def call(
+                theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within
+            ) -> tuple[Any, dict[str, Tensor]]:
+                with self._cast(autocast), draws.replayed() if draws is not None else nullcontext():
+                    if begin is not None:
+                        begin()
+                    return workload.trained(workload.layout.split(theta), buffers, batch, within)
+
+            def loss_of(outputs: Any, batch: Batch) -> Tensor:
+                with self._cast(autocast):
+                    return workload.loss_of(outputs, batch).to(theta.dtype)
+
+            return Training(call, loss_of, workload.n_params, buffers, autocast=autocast)
+
+        def wide() -> Training:
+            double = replace(self, workload=workload.in_double())
+            return double._losses(rng, theta.double(), buffers_in_float64(buffers), batch_in_float64(batch))
+
+        rounded = None if self.autocast is None else partial(training, self.autocast)
+        return replace(training(None), wide=wide, rounded=rounded)
+
+    def _cast(self, dtype: torch.dtype | None) -> torch.autocast:
+        return torch.autocast(self.workload.device.type, dtype=dtype, enabled=dtype is not None)

@@ -1,0 +1,210 @@
+"""A training step done again as the user's loop did it: eagerly, in their model's own mode and randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from influencekit._tape.loader import fetch
+from influencekit._tape.rng import fixed, restored
+from influencekit._training.batch import Batch, tensors_of
+from influencekit._training.call import arguments, one_each
+from influencekit._training.checks.examples import refusing_indices
+from influencekit._training.checks.model import copy_model
+from influencekit._training.checks.separability import fixed_statistics, own_losses
+from influencekit._training.layout import Layout
+from influencekit.errors import InputError
+
+__all__ = [
+    "Call",
+    "RecordedExamples",
+    "Micro",
+    "Replica",
+    "changed_buffers",
+    "modes",
+    "on_device",
+    "put_back",
+    "set_modes",
+]
+
+
+class Micro(NamedTuple):
+    """One micro-batch as it was: its places in the step, its examples, the generators around it."""
+
+    slots: slice
+    indices: list[int]
+    fetch_rng: bytes | None
+    forward_rng: bytes | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a batch becomes outputs and per-example losses; the same for recording, replay and derivatives.
+
+    A batch is a tensor (input and target), a tuple or list (inputs..., target) or a mapping whose
+    `target_key` entry is the target and whose other entries are keyword arguments of the model. With
+    `forward`, outputs are `forward(model, batch)` instead. Losses are `loss(outputs, target)`, one a row.
+    """
+
+    loss: Callable[[Any, Any], Tensor]
+    data: Any
+    collate: Callable[[list[Any]], Any]
+    target_key: str = "labels"
+    forward: Callable[[nn.Module, Any], Any] | None = None
+
+    def batch(self, micro: Micro, device: torch.device) -> Batch:
+        """The batch of a micro-batch, fetched again."""
+        return on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
+
+    def target(self, batch: Any) -> Any:
+        """What the loss compares the outputs with."""
+        if isinstance(batch, Mapping):
+            if self.target_key not in batch:
+                raise InputError(
+                    f"the batch has no entry {self.target_key!r} for the target; it has {', '.join(batch)}; "
+                    "name it with target_key=..."
+                )
+            return batch[self.target_key]
+        return batch[-1] if isinstance(batch, list | tuple) else batch
+
+    def outputs(self, model: nn.Module, batch: Any) -> Any:
+        """The model's outputs on a batch."""
+        if self.forward is not None:
+            return self.forward(model, batch)
+        args, kwargs = arguments(batch, self.target_key)
+        return model(*args, **kwargs)
+
+    def losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
+        """Per-example losses [count]. Errors: another shape."""
+        with refusing_indices():
+            return one_each(self.loss(outputs, self.target(batch)), count)
+
+
+@dataclass(frozen=True)
+class RecordedExamples:
+    """The data set of a taped run as training examples, fetched anew; where it is random, always alike."""
+
+    call: Call
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.call.data)
+
+    def at(self, rows: Tensor) -> Batch:
+        """The examples at these positions, of any shape, one after the other."""
+        with fixed():
+            return self.call.batch(Micro(slice(None), rows.reshape(-1).tolist(), None, None), self.device)
+
+
+def on_device(batch: Any, device: torch.device) -> Batch:
+    """A collated batch as plain tensors on a device: a tensor, a tuple or a dict of them."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    parts: dict[Any, Any] = dict(batch) if isinstance(batch, Mapping) else dict(enumerate(batch))
+    if wrong := [k for k, v in parts.items() if not isinstance(v, Tensor)]:
+        raise InputError(
+            f"entry {wrong[0]!r} of the collated batch is a {type(parts[wrong[0]]).__name__}; leave only "
+            "tensors in it (in the data set or in collate_fn)"
+        )
+    moved = {k: v.to(device) for k, v in parts.items()}
+    return moved if isinstance(batch, Mapping) else tuple(moved.values())
+
+
+def modes(model: nn.Module) -> dict[str, bool]:
+    """Which modules are in training mode, by name."""
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def set_modes(model: nn.Module, training: Mapping[str, bool]) -> None:
+    """Put every module back into its mode."""
+    for name, module in model.named_modules():
+        module.training = training.get(name, module.training)
+
+
+def put_back(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into a model's own tensors, of any shape and dtype, by name."""
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value.reshape(own[name].shape))
+
+
+def changed_buffers(before: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """The buffers that are not what they were."""
+    return [name for name, b in model.named_buffers() if not torch.equal(before[name], b)]
+
+
+class Replica:
+    """A private copy of a model that does recorded steps again, by `backward` as the loop did."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        self.model = copy_model(model)
+        self.call = call
+
+    @contextmanager
+    def at(
+        self, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor]
+    ) -> Iterator[list[nn.Parameter]]:
+        """The copy with these parameters and buffers, no gradients; yields its parameters in order."""
+        own = dict(self.model.named_parameters())
+        params = [own[name] for name in layout.names]
+        put_back(own, layout.split(theta))
+        put_back(dict(self.model.named_buffers()), buffers)
+        for p in self.model.parameters():
+            p.grad = None
+        yield params
+        for p in params:
+            p.grad = None
+
+    def gradient(
+        self,
+        layout: Layout,
+        theta: Tensor,
+        buffers: Mapping[str, Tensor],
+        micros: Sequence[tuple[Batch, Tensor, bytes | None]],
+        autocast: torch.dtype | None,
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Gradient [param] of sum(coefficients * losses) over micro-batches (batch, coefficients, rng).
+
+        Also the losses of each micro-batch, and the buffers after the last.
+        """
+        found = []
+        device = theta.device
+        with self.at(layout, theta, buffers) as params, torch.enable_grad():
+            for batch, coefficients, rng in micros:
+                with (
+                    restored(rng, device),
+                    torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+                ):
+                    losses = self.call.losses(self.call.outputs(self.model, batch), batch, len(coefficients))
+                (coefficients * losses.to(coefficients.dtype)).sum().backward()
+                found.append(losses.detach())
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+            g = torch.cat([grad.reshape(-1) for grad in grads])
+        kept = {n: b.detach().clone() for n, b in self.model.named_buffers() if n in buffers}
+        return g, found, kept
+
+    def separable(self, batch: Batch, rng: bytes | None) -> bool:
+        """Whether the loss of an example is its own, or batch normalisation alone ties it to the others."""
+        device = tensors_of(batch)[0].device
+        before = {name: b.clone() for name, b in self.model.named_buffers()}
+
+        def losses(batch: Batch) -> Tensor:
+            put_back(dict(self.model.named_buffers()), before)  # which a loss may read
+            with restored(rng, device), torch.enable_grad():  # a model may take derivatives itself
+                found = self.call.losses(
+                    self.call.outputs(self.model, batch), batch, len(tensors_of(batch)[0])
+                )
+            return found.detach()
+
+        try:
+            if own_losses(losses, batch, rng is not None):
+                return True
+            with fixed_statistics():
+                return own_losses(losses, batch, rng is not None)
+        finally:
+            put_back(dict(self.model.named_buffers()), before)

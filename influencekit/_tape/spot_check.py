@@ -1,0 +1,212 @@
+"""Replay of steps while the loop runs: a replay must give what the loop did, and do so until the end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from math import log10
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from influencekit._tape.checks.collation import refuse_mixed_rows
+from influencekit._tape.checks.model import (
+    refuse_inseparable,
+    refuse_nondifferentiable,
+    refuse_other_parameters,
+    refuse_side_doors,
+)
+from influencekit._tape.optimizer import UpdateRule
+from influencekit._tape.replay_difference import compare_step, sample_of
+from influencekit._tape.replica import Call, Micro, Replica, set_modes
+from influencekit._tape.rng import preserved_random
+from influencekit._training.state import State
+from influencekit.errors import InfluenceKitError, InputError
+
+__all__ = ["FinishedStep", "SpotCheck"]
+
+_ALLOWANCE = 0.1  # seconds that checks may take in any case: short runs are checked throughout
+
+
+class FinishedStep(NamedTuple):
+    """A step that the loop has done, with the state before it: what a replay needs."""
+
+    before: State
+    rule: UpdateRule
+    micros: list[Micro]
+    coefficients: np.ndarray
+    lrs: list[float]
+    autocast: torch.dtype | None
+    training: dict[str, bool]
+
+
+class SpotCheck:
+    """Replays the first step, and others in a `fraction` of the loop's time (1: all steps; 0: none).
+
+    A check is due whenever the number of steps has grown by an eighth. The time allowed grows with the
+    logarithm of that number. Long runs check random steps in between. A replay of the step just done finds
+    what the loop does besides the step. It cannot find what has changed for loop and replay alike (a number
+    in the loss, a second network, the data). So the first step is replayed again from time to time, and at
+    the end, and must give what it gave.
+    """
+
+    def __init__(
+        self, model: nn.Module, call: Call, fraction: float, tolerance: float, separable: bool
+    ) -> None:
+        self._fraction, self._tolerance, self._separable = fraction, tolerance, separable
+        self._model, self._replica = model, Replica(model, call) if fraction else None
+        self._random = random.Random(0)
+        self._began, self._spent, self._count, self._each = time.perf_counter(), 0.0, 0, 0.0
+        self._due, self._due_again, self._turn = 0, 1, False
+        self._first: tuple[FinishedStep, Tensor] | None = None  # and a sample of what it gave
+        self.wanted, self.again, self.done, self.gap = False, False, 0, 0.0
+
+    def use(self, call: Call) -> None:
+        """Fetch and evaluate in this way from now on."""
+        if self._replica is not None:
+            self._replica.call = call
+
+    def decide(self, step: int) -> bool:
+        """Whether the step that is about to begin will be replayed."""
+        if self._replica is None or self.done == 0:
+            self.wanted, self.again = self._replica is not None, False
+            return self.wanted
+        elapsed = self._fraction * (time.perf_counter() - self._began)
+        early = _ALLOWANCE * min(1.0, (1 + log10(1 + step) / 3) / 2)  # all of it from step 1,000 on
+        left = int((max(elapsed, early) - self._spent) / max(self._each, 1e-9)) - 1  # one is for the end
+        chance = self._each <= elapsed - self._spent and self._random.random() < 0.5
+        pending = self._first is not None and step >= self._due_again
+        self.again = pending and (left > 1 or (left > 0 and self._turn))
+        self.wanted = self._fraction == 1 or ((step >= self._due or chance) and left > int(self.again))
+        return self.wanted
+
+    def _charge(self, began: float) -> None:
+        self._spent += time.perf_counter() - began
+        self._count += 1
+        self._each = self._spent / self._count
+
+    def check(self, done: FinishedStep, reached: State, early: Sequence[Micro] = ()) -> FinishedStep:
+        """Replay the step and compare. Errors: another result than the loop's; losses that are not separable.
+
+        `early`: the same micro-batches, with the generators before `forward=` began. Returns the step with
+        the micro-batches whose replay is right.
+        """
+        assert self._replica is not None
+        step = done.before.step
+        set_modes(self._replica.model, done.training)
+        if self.done:
+            began = time.perf_counter()
+            self.gap = max(self.gap, self._compared(done, reached)[0])
+            self._charge(began)
+        else:
+            with preserved_random(reached.theta.device):
+                done = self._check_first(done, reached, early)
+        self.done += 1
+        self._due, self._turn = step + max(1, step // 8), True
+        return done
+
+    def _check_first(self, done: FinishedStep, reached: State, early: Sequence[Micro]) -> FinishedStep:
+        assert self._replica is not None
+        replica, device, layout, state = self._replica, reached.theta.device, done.rule.layout, done.before
+        micro = done.micros[0]
+        cast = torch.autocast(device.type, dtype=done.autocast, enabled=done.autocast is not None)
+        with replica.at(layout, state.theta, state.buffers):
+            batch = replica.call.batch(micro, device)
+            with cast:
+                refuse_other_parameters(replica, self._model, batch, micro.forward_rng, len(micro.indices))
+        began = time.perf_counter()
+        try:
+            self.gap, gave = self._compared(done, reached)
+        except InputError as error:
+            if not early:
+                raise
+            done = done._replace(micros=list(early))
+            try:
+                self.gap, gave = self._compared(done, reached)
+            except InputError:
+                raise InputError(
+                    f"{error}; between the delivery of the batch and the model's forward random numbers were "
+                    "drawn: let nothing but forward= draw there"
+                ) from None
+        self._each = (time.perf_counter() - began) / 2  # which warmed up, too
+        micro = done.micros[0]
+        rng, count = micro.forward_rng, len(micro.indices)
+        with replica.at(layout, state.theta, state.buffers):
+            if self._separable:
+                refuse_inseparable(replica, replica.call.batch(micro, device), rng)
+            refuse_mixed_rows(replica, micro, device, self._separable)
+            batch = replica.call.batch(micro, device)
+            with torch.autocast(device.type, enabled=False):
+                refuse_side_doors(replica, layout, batch, rng, count)
+                refuse_nondifferentiable(replica, layout, state.theta, state.buffers, batch, rng)
+        self._first = done._replace(before=state._replace(slots={})), gave
+        return done
+
+    def _compared(self, done: FinishedStep, reached: State) -> tuple[float, Tensor]:
+        """How far the replayed step is off, and a sample of what it gave."""
+        rule, before = done.rule, done.before
+        g, losses, buffers = self._replayed(done)
+        theta, slots = rule.optimizer.step(
+            rule.layout, before.theta, before.slots, g, rule.updates + before.step, list(done.lrs)
+        )
+        try:
+            replayed = State(theta, slots, reached.step, buffers)
+            gap = compare_step(rule, before, replayed, reached, self._tolerance)
+        except InputError as error:
+            inside = "; under autocast, a replay computes the loss there, too" if done.autocast else ""
+            raise InputError(f"{error}{inside}") from None
+        return gap, sample_of(rule, g, losses)
+
+    def _replayed(self, done: FinishedStep) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        assert self._replica is not None
+        theta, buffers = done.before.theta, done.before.buffers
+        weights, call = torch.from_numpy(done.coefficients).to(theta), self._replica.call
+        batches = [(call.batch(m, theta.device), weights[m.slots], m.forward_rng) for m in done.micros]
+        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast)
+
+    def repeat(self, step: int) -> None:
+        """Do the first step again after step `step`. Errors: it does not give what it gave at first."""
+        began = time.perf_counter()
+        if self._first is None or self._replica is None:
+            return
+        first, before = self._first
+        set_modes(self._replica.model, first.training)
+        g, losses, _ = self._replayed(first)
+        gave = sample_of(first.rule, g, losses)
+        self.again, self._turn, self._due_again = False, False, 2 * step
+        self._charge(began)
+        if torch.equal(gave, before):
+            return
+        count = sum(len(x) for x in losses)
+        for part, what in ((slice(count), "its losses"), (slice(count, None), "its gradient")):
+            a, b = gave[part].double(), before[part].double()
+            gap = float((a - b).norm() / b.norm().clamp(min=1e-30))
+            if not gap <= max(self._tolerance, 1e-6):
+                raise InputError(
+                    f"step {first.before.step}, replayed again after step {step}, is no longer what it was: "
+                    f"{what} differ by {gap:.1e} of their size; something outside the model has changed in "
+                    "between (a schedule in the loss, a second network, the data), and a replay would take "
+                    "its present value for every step; keep it fixed during the run, or make it a part of "
+                    "the model"
+                )
+
+    def last(self, steps: int) -> None:
+        """The loop is over: once more, if there is time for it and anything was done since."""
+        time_left = self._fraction * (time.perf_counter() - self._began) - self._spent
+        if steps > 1 and self._each <= max(_ALLOWANCE / 2, time_left):
+            try:
+                self.repeat(steps - 1)
+            except InfluenceKitError:
+                raise
+            except Exception:  # the loop's data may be gone by now
+                return
+
+    def summary(self) -> str:
+        """What the checks have shown."""
+        if not self.done:
+            return "not checked"
+        how = "bit for bit" if self.gap == 0 else f"to {self.gap:.1e} of the update"
+        return f"{self.done} steps replayed, equal {how}"

@@ -1,0 +1,142 @@
+"""Record a PyTorch training loop of your own: batches, learning rates, random states, some of the states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.open_taped import open_taped
+from influencekit._tape.optimizer import hyperparameters
+from influencekit._tape.recording import Recording
+from influencekit._tape.replica import Call
+from influencekit._tape.step_collector import Reduction
+from influencekit._training.ids import checked_ids
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit.interfaces import Recorder
+from influencekit.registry import resolve
+
+__all__ = ["Tape"]
+
+
+class Tape:
+    """Records a training loop while it runs, so that it can be replayed and attributed afterwards.
+
+        with ik.Tape("run.zarr", model, optimizer, loss=per_example, data=train_set) as tape:
+            for epoch in range(3):
+                for ids, batch in tape.batches(loader):
+                    ...  # forward, backward, clip, optimizer.step(), scheduler.step() as before
+
+    store: a new path, or None for memory. loss(outputs, target) -> [n]: one loss per example; a step of the
+    loop must minimise their mean over each micro-batch, divided by `accumulate` (`reduction="sum"`: their
+    sum; a function of the batch: the coefficient of every example, for instance 1 / number of tokens).
+    `data`: the map-style data set; `collate`: what the loader collates with (default: the loader's).
+    `forward(model, batch)` gives the outputs where they are not `model(*inputs)` or `model(**inputs)`.
+    `target_key`: the target's entry in batches that are dicts. `accumulate`: micro-batches in a step.
+    `clip_norm`: the loop clips the global norm of the gradient. `separable=False` admits losses that depend
+    on the other examples of a batch (contrastive ones; not batch norm), and marks the results. `ids`: your
+    own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
+    run. `check`: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none,
+    1 = every step); `tolerance`: how far, relative to the update, a replay may be off where it is not
+    bitwise.
+
+    On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does. Cross entropy's
+    does, that of binary cross entropy only for batch sizes that are powers of 2, else to 1e-6 of an update.
+
+    Errors: whatever cannot be recorded exactly, by name, at the step where it is met. Cost: docs/tape.md.
+
+    Example:
+
+        >>> import torch
+        >>> import influencekit as ik
+        >>> data = torch.utils.data.TensorDataset(torch.randn(12, 3), torch.randint(2, (12,)))
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+        >>> losses = torch.nn.CrossEntropyLoss(reduction="none")
+        >>> with ik.Tape(None, model, optimizer, loss=losses, data=data) as tape:
+        ...     for ids, (x, y) in tape.batches(loader):
+        ...         optimizer.zero_grad()
+        ...         losses(model(x), y).mean().backward()
+        ...         optimizer.step()
+        >>> run = tape.trajectory(test=data)
+        >>> ik.estimate(run).influence.shape
+        (1, 1, 12)
+    """
+
+    def __init__(
+        self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
+        loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
+        recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
+        target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
+        clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
+        scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
+        name: str = "taped",
+    ) -> None:  # fmt: skip
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        check_arguments(model, params, data, accumulate, reduction, check)
+        self.model, self.optimizer = model, optimizer
+        self._store = store
+        call = Call(loss, data, collate or default_collate, target_key, forward)
+        self._begin = partial(
+            Recording, store, model, optimizer, call, collate_given=collate is not None,
+            recorder=resolve("recorder", recorder),
+            hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
+            clip_norm=clip_norm, separable=separable,
+            ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
+            schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
+            resume=resume, check=check, tolerance=tolerance, name=name,
+        )  # fmt: skip
+
+    def __enter__(self) -> Tape:
+        self._recording = self._begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
+        self._recording.close(error)
+
+    open = __enter__
+
+    def close(self, error: BaseException | None = None) -> None:
+        """What leaving the `with` block does. `error`: what ended the loop."""
+        self._recording.close(error)
+
+    def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
+        """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
+        call = self._recording.call
+        return open_taped(
+            self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
+            loss=call.loss, data=call.data, test=test, collate=call.collate, forward=call.forward, **more,
+        )  # fmt: skip
+
+    @property
+    def committed(self) -> int:
+        """The number of steps that are safe on disk, whatever happens to the process."""
+        writer = self._recording.writer.writer
+        return 0 if writer is None else writer.committed
+
+    def batches(
+        self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]
+    ) -> Iterator[tuple[list[Hashable], Any]]:
+        """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.
+
+        `loader` is a torch DataLoader over the tape's data set, or pairs (positions, batch) of your own
+        making. In a resumed run the batches that were done are skipped.
+        """
+        return self._recording.batches(loader)
+
+    # for callbacks of trainers, in the place of `batches` ------------------------------------------
+
+    def boundary(self, *, epoch: int) -> None:
+        """A step is about to begin."""
+        self._recording.boundary(epoch)
+
+    def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
+        """The micro-batch of these positions is forwarded next (first come, first served)."""
+        self._recording.push(indices, rng, batch)

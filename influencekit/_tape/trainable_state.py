@@ -1,0 +1,102 @@
+"""What training changes of a model and its optimizer: read it, watch it, put it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from influencekit._tape.change_detector import ChangeDetector, ConstantTensors
+from influencekit._tape.optimizer import UpdateRule, read_slots, write_slots
+from influencekit._tape.replica import put_back
+from influencekit._training.buffers import unpacked
+from influencekit._training.state import State
+from influencekit.errors import InputError
+
+__all__ = ["TrainableState", "copied"]
+
+
+class TrainableState:
+    """Trained parameters, their optimizer slots, and the buffers that training changes."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter],
+        buffers: Sequence[str], rule: UpdateRule, constant: ConstantTensors,
+    ) -> None:  # fmt: skip
+        self.params, self.buffers, self.rule = dict(params), list(buffers), rule
+        self._model, self._optimizer = model, optimizer
+        self._parameters, self._buffers = ChangeDetector(lambda: self.params), ChangeDetector(self._changing)
+        self._constant = constant
+        constant.narrow(self.buffers, self.params.values())
+
+    def state(self, step: int) -> State:
+        """A copy of state `step`, which is the present one."""
+        slots, _ = read_slots(self._optimizer, self.rule, self.params)
+        return State(self.rule.layout.join(self.params), slots, step, copied(self._model, self.buffers))
+
+    def load(self, tensors: Mapping[str, np.ndarray], number: int) -> None:
+        """Put back what was stored of state `number`."""
+        device = next(iter(self.params.values())).device
+        values = {name: torch.from_numpy(x).to(device) for name, x in tensors.items()}
+        put_back(self.params, self.rule.layout.split(values["theta"]))
+        if self.buffers:
+            own = self._changing()
+            put_back(own, unpacked(tensors["buffers"], own))
+        slots = {name: values[name] for name in self.rule.optimizer.slots}
+        write_slots(self._optimizer, self.rule, self.params, slots, self.rule.updates + number)
+        self.mark()
+
+    def mark(self) -> None:
+        """A step has been done: nothing may change until the next."""
+        self._parameters.take()
+        if self.buffers:
+            self._buffers.take()
+
+    def finite(self) -> bool:
+        """Whether the parameters were finite at the last mark."""
+        return self._parameters.finite()
+
+    def check_parameters(self, step: int) -> None:
+        """Refuse a parameter that was changed since the last mark."""
+        if name := self._parameters.changed():
+            raise InputError(
+                f"step {step}: parameter {name} was changed since the last step by something else than the "
+                "optimizer, which a replay would not do; leave it out, or do it inside the model"
+            )
+
+    def check_constant(self, step: int, thorough: bool = False) -> None:
+        """Refuse a change of what is not recorded; `thorough`: also of one that torch does not count."""
+        name = self._constant.changed(thorough)
+        if name is None:
+            return
+        if name in self._constant.parameters:
+            raise InputError(
+                f"step {step}: parameter {name}, which this optimizer does not train, was changed (by a "
+                "second optimizer, or by hand), and a replay would not do that; train all by one optimizer, "
+                "or leave it alone"
+            )
+        raise InputError(
+            f"step {step}: buffer {name}, which the first step did not change, was changed (by a layer that "
+            "came into training mode later, a counter, or by hand), and a replay would not do that; let it "
+            "change from the first step on, or not at all"
+        )
+
+    def check_buffers(self, step: int) -> None:
+        """Refuse a buffer that was changed since the last mark, and not by the forward pass of a step."""
+        if name := self._buffers.changed():
+            raise InputError(
+                f"step {step}: buffer {name} was changed since the last step, which a replay would not do; "
+                "evaluate in eval mode"
+            )
+
+    def _changing(self) -> dict[str, Tensor]:
+        own = dict(self._model.named_buffers()) if self.buffers else {}
+        return {name: own[name] for name in self.buffers}
+
+
+def copied(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Copies of a model's buffers."""
+    own = dict(model.named_buffers()) if names else {}
+    return {name: own[name].detach().clone() for name in names}

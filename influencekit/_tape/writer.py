@@ -1,0 +1,160 @@
+"""Write a taped run: rows of steps, stored states, and what is needed to resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from influencekit import __version__
+from influencekit._tape.optimizer import UpdateRule
+from influencekit._tape.replica import Micro
+from influencekit._training.buffers import packed
+from influencekit._training.state import State
+from influencekit._trajectory.store import open_group, read
+from influencekit._trajectory.writing import COLUMNS, Column, Writer
+from influencekit.errors import InputError
+from influencekit.interfaces import Recorder
+from influencekit.registry import label
+
+__all__ = ["TapeWriter"]
+
+_COLUMNS = {
+    **COLUMNS,
+    "fetch_rng": Column(("step", "micro"), "i8", -1),
+    "forward_rng": Column(("step", "micro"), "i8", -1),
+    "rng": Column(("generators", "byte"), "u1"),
+}
+
+
+class TapeWriter:
+    """The store of a taped run, from its first step on."""
+
+    def __init__(self, store: str | Path | None, recorder: Recorder) -> None:
+        problem = "must know the length of the run, which a tape does not"
+        if recorder.open_ended:
+            problem = "is not lossless, and a tape returns to the states that it keeps"
+        if not (recorder.open_ended and recorder.lossless):
+            raise InputError(f"recorder {label(recorder)} {problem}; use every-k:k=50")
+        self.store, self._recorder = store, recorder
+        self.writer: Writer | None = None
+        self._numbers: dict[bytes, int] = {}
+        self._last = b"", -1  # mostly the same state comes again and again
+        self._horizon, self._kept = 0, frozenset[int]()
+
+    @property
+    def opened(self) -> Writer:
+        """The writer of the store. Errors: no step was recorded yet."""
+        if self.writer is None:
+            raise InputError("the tape has recorded nothing yet")
+        return self.writer
+
+    def begin(
+        self, rule: UpdateRule, first: State, ids: Sequence[Hashable], about: Mapping[str, Any]
+    ) -> None:
+        """Create the store. `about`: further attributes."""
+        names = np.array(list(ids))
+        if names.dtype.kind not in "iu":
+            names = np.array([str(i) for i in ids], dtype=np.dtypes.StringDType())
+        changing = {"buffers": Column(("kept", "buffer"), "f8")} if first.buffers else {}
+        self.writer = Writer.create(
+            self.store,
+            size=rule.layout.size,
+            dtype=str(first.theta.dtype).removeprefix("torch."),
+            slots=list(rule.optimizer.slots),
+            columns={**_COLUMNS, **changing},
+            fixed={"train": (("train",), names)},
+            attrs={
+                "recorder": label(self._recorder),
+                "optimizer": repr(rule.optimizer),
+                "device": str(first.theta.device),
+                "threads": torch.get_num_threads(),
+                "influencekit_version": __version__,
+                "torch_version": torch.__version__,
+                "buffers": [[n, list(b.shape)] for n, b in first.buffers.items()],
+                **about,
+            },
+        )
+
+    def reopen(self) -> dict[str, Any]:
+        """Continue the store of a run that was interrupted. Returns its attributes."""
+        assert self.store is not None
+        group = open_group(self.store)
+        attrs: dict[str, Any] = dict(group.attrs)
+        if "tape" not in attrs:
+            raise InputError(f"{self.store} is not a taped run; resume it with record(..., resume=True)")
+        if attrs["recorder"] != label(self._recorder):
+            raise InputError(
+                f"{self.store} was recorded by {attrs['recorder']}, not by {label(self._recorder)}; resume "
+                f"it with recorder={attrs['recorder']!r}"
+            )
+        self.writer = Writer.resume(self.store)
+        return attrs
+
+    def generators(self, number: int) -> bytes:
+        """A row of the table of generator states."""
+        return read(self.opened.group, "rng", slice(number, number + 1))[0].tobytes()
+
+    def remember_generators(self) -> None:
+        """After `reopen`: the table as it was when the state was kept, so that it grows in the same way."""
+        if count := self.opened.placed("rng"):
+            table = read(self.opened.group, "rng", slice(0, count))
+            self._numbers = {_digest(row.tobytes()): number for number, row in enumerate(table)}
+
+    def number(self, state: bytes | None) -> int:
+        """The row of the table that holds a generator state; -1 for None."""
+        if state is None:
+            return -1
+        if state != self._last[0]:
+            key = _digest(state)
+            if key not in self._numbers:
+                self._numbers[key] = self.opened.rows("rng", np.frombuffer(state, np.uint8)[None])
+            self._last = state, self._numbers[key]
+        return self._last[1]
+
+    def keeps(self, step: int) -> bool:
+        """Whether the recorder keeps this state. Since the end is unknown, it is asked for a longer run."""
+        while step >= self._horizon:
+            self._horizon = max(1024, 2 * self._horizon)
+            self._kept = frozenset(list(self._recorder.stored_states(0, self._horizon))[:-1])
+        return step in self._kept
+
+    def state(self, state: State, snapshot: Mapping[str, Any]) -> None:
+        """Keep a state, with what a resumed loop needs."""
+        tensors = {"theta": state.theta, **state.slots}
+        arrays = {name: x.detach().cpu().numpy() for name, x in tensors.items()}
+        if state.buffers:
+            arrays["buffers"] = packed(state.buffers)
+        said = {k: self.number(v) if isinstance(v, bytes) else v for k, v in snapshot.items()}
+        try:
+            json.dumps(said)
+        except TypeError as error:
+            raise InputError(f"scheduler: its state cannot be saved as plain data ({error})") from error
+        self.opened.state(state.step, arrays, said)
+
+    def step(
+        self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray, lrs: list[float],
+        epoch: int,
+    ) -> None:  # fmt: skip
+        """The row of a step that was done."""
+        self.opened.step(
+            {
+                "batch": [i for m in micros for i in m.indices],
+                "part": [k for k, m in enumerate(micros) for _ in m.indices],
+                "coefficient": coefficients,
+                "loss": losses,
+                "lr": lrs,
+                "epoch": epoch,
+                "fetch_rng": [self.number(m.fetch_rng) for m in micros],
+                "forward_rng": [self.number(m.forward_rng) for m in micros],
+            }
+        )
+
+
+def _digest(state: bytes) -> bytes:
+    return hashlib.blake2b(state, digest_size=16).digest()

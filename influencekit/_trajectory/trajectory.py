@@ -1,0 +1,237 @@
+"""A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+import zarr
+from torch import Tensor
+
+from influencekit._training.buffers import unpacked
+from influencekit._training.state import State
+from influencekit._training.step import Step
+from influencekit._training.workload import Workload
+from influencekit._trajectory.binomial_schedule import backwards
+from influencekit._trajectory.replay_check import (
+    compare_stretch,
+    replay_stretch,
+    replay_tolerance,
+    sample_stretches,
+    stretches,
+)
+from influencekit._trajectory.store import read
+from influencekit.errors import InputError
+from influencekit.progress import track
+
+__all__ = ["Trajectory"]
+
+_BLOCK = 64 << 20  # bytes of states that a sweep reads at once
+_HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
+
+
+class Trajectory:
+    """One recorded run of one workload.
+
+    State t is the state before update t; states `first` ... `last` can be had. `step` is the training step
+    that made it. Whatever is asked for is read from the store, or replayed from the nearest stored state.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> run.first, run.last, run.state(1).theta.shape
+        (0, 2, torch.Size([785]))
+        >>> run.dataset.batch.dims
+        ('step', 'slot')
+    """
+
+    def __init__(self, group: zarr.Group, workload: Workload, step: Step | None = None) -> None:
+        self.group = group
+        self.workload = workload
+        self.step = step or Step(workload)
+        self.attrs: Mapping[str, Any] = dict(group.attrs)
+        self.plan = self.step.plan
+        kept = read(group, "kept")
+        self._stored = kept[kept <= self.attrs["committed"]]
+        self.first = int(self.attrs["start"])
+        self.last = int(self.attrs["committed"])
+        self._asked: State | None = None
+        self._taped = "tape" in self.attrs
+        self._compared = set[int]()  # the starts of stretches that were replayed and compared
+
+    @property
+    def stored_states(self) -> list[int]:
+        """The numbers of the stored states, ascending."""
+        return self._stored.tolist()
+
+    @property
+    def max_states(self) -> int | None:
+        """How many states a sweep may hold, as the recorder says (`Recorder.max_states`)."""
+        held: Any = self.attrs.get("held")
+        return held
+
+    @property
+    def lossless(self) -> bool:
+        """Whether stored states are those of the run, bit for bit."""
+        return bool(self.attrs.get("lossless", True))
+
+    @property
+    def caution(self) -> str:
+        """One line that results on this recording must carry; empty as a rule."""
+        said = [self.step.caution] if self.step.caution else []
+        if not self.lossless:
+            said.append(
+                f"the states were stored by {self.attrs['recorder']}, which is not lossless: scores are "
+                "those of nearby states"
+            )
+        return "; ".join(said)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the whole run, recorded or not."""
+        return self.plan.steps
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        """The store as xarray sees it, lazily."""
+        return xr.open_zarr(self.group.store)
+
+    def state(self, t: int) -> State:
+        """The state before update t (t = steps gives the final one)."""
+        if self._taped and t not in self._stored:
+            self.check_replay(t, t + 1)
+        if self._asked is None or self._asked.step != t:  # every method asks for the final state
+            self._asked = self._states(t, t + 1)[0]
+        return self._asked
+
+    def check_replay(self, start: int, stop: int) -> None:
+        """Check that the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
+
+        Every stretch between stored states is trained again and compared with the state at its end; where all
+        states are stored, a sample of about 32 steps. Nothing is compared twice. Runs that `record` trained
+        need none of this. Errors: `StoreError`, which names the steps, the tensor and what to look for. Cost:
+        at most one training run.
+        """
+        if self._taped:
+            pairs = stretches(self, start, stop)
+            self._replay([(a, b) for a, b in pairs if b > a + 1] + sample_stretches(pairs))
+
+    def _replay(self, pairs: list[tuple[int, int]]) -> None:
+        pairs = [(a, b) for a, b in pairs if a not in self._compared]
+        for a, b in track(pairs, "replay", len(pairs)) if pairs else ():
+            compare_stretch(self, a, replay_stretch(self, a, b), replay_tolerance(self))
+            self._compared.add(a)
+
+    def _close(self, last: State) -> None:
+        """Check the end of a stretch, of which `last` is the last replayed state."""
+        place = int(np.searchsorted(self._stored, last.step, side="right"))
+        if place == len(self._stored) or self._stored[place] != last.step + 1:
+            return
+        start = int(self._stored[place - 1])
+        asked = self._taped or (self.lossless and self.max_states is None)
+        if asked and start < last.step and start not in self._compared:
+            compare_stretch(self, start, self.step.advance(last)[0], replay_tolerance(self))
+            self._compared.add(start)
+
+    def blocks(self, start: int, stop: int, what: str = "sweep") -> Iterator[list[State]]:
+        """The states start ... stop - 1 in lists of consecutive ones, the last list first.
+
+        Where stored states are close, a list is read; where they are far apart, it is what lies between two
+        of them, replayed once, or by the optimal binomial schedule where that does not fit the memory set
+        aside, or the number of states that the recorder allows. Let go of a list before you take the next.
+        Errors: `StoreError` where a replay does not end in the state that is stored next (`check_replay`).
+        """
+        if self._taped and start < stop:  # what the sweep itself does not replay to its end
+            within = stretches(self, start, stop)
+            self._replay(sample_stretches(within) + [(a, b) for a, b in within if b > max(stop, a + 1)])
+        pairs = list(self._stretches(start, stop))[::-1]
+        for low, high, places in track(pairs, what, len(pairs)):
+            if high - low <= places + 1:
+                found = self._states(low, high)
+                self._close(found[-1])
+                yield found
+                del found
+            else:
+                lists = backwards(
+                    self._states(low, low + 1)[0], high - low, places, lambda s: self.step.advance(s)[0]
+                )
+                first = next(lists)
+                self._close(first[-1])
+                yield first
+                del first
+                yield from lists
+
+    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(low, high, places): what to read or replay at once, and how many states may be held meanwhile.
+
+        One more state is in hand, so a list has up to places + 1 of them.
+        """
+        bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
+        dense = len(self._stored) == self.last - self.first + 1
+        chunk = self.group["theta"].chunks[0] if dense else 1  # type: ignore[union-attr]
+        room = max(1, min(max(128, chunk), _BLOCK // bytes_each))
+        whole = room // chunk * chunk  # a chunk is read once, where one fits
+        memory = max(2, room, _HELD // bytes_each) - 1
+        below, low = self._below(start), start
+        while low < stop:
+            at = self._below(low)
+            # stored states that the sweep has still to come to have places of their own
+            places = memory if self.max_states is None else max(1, self.max_states - (at - below))
+            far = min(stop, low + min(whole - at % chunk if whole else room, places + 1))
+            high = far if far == stop else int(self._stored[self._below(far)])
+            if high <= low:
+                high = min(stop, int(self._stored[at + 1]) if at + 1 < len(self._stored) else stop)
+            yield low, high, places
+            low = high
+
+    def _below(self, t: int) -> int:
+        """The place in the store of the nearest stored state up to t."""
+        return int(np.searchsorted(self._stored, t, side="right")) - 1
+
+    def _states(self, start: int, stop: int) -> list[State]:
+        if not self.first <= start < stop <= self.last + 1:
+            raise InputError(
+                f"states {start} to {stop - 1} are asked for, but the trajectory holds {self.first} to "
+                f"{self.last}; record a run that covers them"
+            )
+        low = self._below(start)
+        high = int(np.searchsorted(self._stored, stop, side="left"))
+        stored = self._read(low, max(high, low + 1))
+        found: list[State] = []
+        state = stored[int(self._stored[low])]
+        for t in range(state.step, stop):
+            if t > state.step:
+                if t in stored:
+                    self._close(state)
+                state = stored[t] if t in stored else self.step.advance(state)[0]
+            if t >= start:
+                found.append(state)
+        return found
+
+    def _read(self, low: int, high: int) -> dict[int, State]:
+        names = ("theta", *self.workload.optimizer.slots)
+        device = self.workload.device
+        arrays = [torch.from_numpy(read(self.group, n, slice(low, high))).to(device) for n in names]
+        buffers, changing = None, dict[str, Tensor]()
+        if "buffers" in self.group:
+            own, described = dict(self.workload.model.named_buffers()), self.attrs["buffers"]
+            buffers = read(self.group, "buffers", slice(low, high))
+            changing = {name: own[name] for name, _ in described}
+        rows = {}
+        for k, t in enumerate(self._stored[low:high]):
+            theta, *slots = (array[k] for array in arrays)
+            mine = {} if buffers is None else unpacked(buffers[k], changing)
+            rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), mine)
+        return rows
+
+    def workload_at(self, t: int) -> Workload:
+        """The workload, its queries evaluated with the buffers (running statistics) of state t."""
+        return self.workload.with_buffers(self.state(t).buffers) if "buffers" in self.group else self.workload
+
+    @property
+    def final(self) -> State:
+        """The state after the last update; an error when the recording does not reach it."""
+        return self.state(self.steps)

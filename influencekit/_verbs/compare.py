@@ -1,0 +1,205 @@
+"""Record runs, score their examples by several estimators, and compare those with ground truth."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from influencekit import __version__
+from influencekit._direction import better_of, sign, written
+from influencekit._training.step import Step
+from influencekit._training.workload import Workload
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.estimate import estimate
+from influencekit._verbs.record import record
+from influencekit._verbs.results import Windows, check_windows, examples, windows_among
+from influencekit.errors import InputError
+from influencekit.interfaces import Claim, Estimator, Query, Recorder
+from influencekit.metrics import METRICS, Top, agreement, border_ties, top_words
+from influencekit.progress import track
+from influencekit.registry import label, make, resolve
+from influencekit.windows import Removal, Window
+
+__all__ = ["compare", "last_digits"]
+
+
+def compare(
+    workload: Workload | str | Callable[[int], Workload],
+    estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
+    reference: Estimator | str = "loo",
+    query: Query | str = "test-loss",
+    windows: Windows = None,
+    removal: Removal = "global",
+    seeds: Sequence[int] = (0,),
+    recorder: Recorder | str = "full",
+    each: Callable[[int, Trajectory, xr.Dataset], object] | None = None,
+    top: Top = "signed",
+) -> xr.Dataset:
+    """Record a run per seed, score its examples with every estimator, and compare with the reference.
+
+    `workload` is a `Workload` (then seeds change nothing but its batch order), a function seed -> Workload,
+    or the spec of a registered one, such as "mnist-1v7-lr:setting=trained".
+
+    The result has `influence` [estimator, seed, query, window, train], `agreement` [estimator, metric, seed,
+    query, window] over the examples that all have scored; `ties` [estimator, seed, query, window], how many
+    examples stand so near the border of the top 30 % that Jaccard compares that rounding decides who is in
+    (`metrics.border_ties`); `seconds` [estimator, seed], `accuracy` [seed] on
+    the test set, and the examples' own ids as `example` [seed, train].
+
+    `top`: the Jaccard similarity is that of the highest 30 % by signed value, unless you ask for "abs", by
+    absolute value, or "harmful", the most harmful ones.
+
+    `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
+    which is what `influencekit.evaluation` takes.
+
+    Cost: a training run a seed, and each estimator's own. Errors: those of `record` and `estimate`; seeds
+    that are not different whole numbers; top="harmful" for a query of which neither way is better.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> found = ik.compare("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "if"], seeds=(0, 1))
+        >>> found.agreement.sel(estimator="dit", metric="pearson").mean().item() > 0.99
+        True
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
+    if any(not 0 <= s < 2**63 for s in seeds):
+        raise InputError(f"seeds must be from 0 to 2**63 - 1; got {list(seeds)}")
+    methods = {label(e): e for e in (resolve("estimator", e) for e in (*estimators, reference))}
+    truth = label(resolve("estimator", reference))
+    query = resolve("query", query)
+    words, side = top_words(top), _side(query, top)
+    rows: list[list[xr.DataArray]] = []
+    seconds, accuracy, names, notes, digits, beware = [], [], [], {}, [], list[str]()
+    step = None
+    for seed in track(seeds, "seeds", len(seeds)):
+        problem = _problem(workload, seed)
+        began = time.perf_counter()
+        step = Step(problem, like=step)
+        trajectory = record(problem, recorder, step=step)
+        training = time.perf_counter() - began
+        chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
+        for method in methods.values():  # whoever cannot do it says so before the others have worked
+            check_windows(trajectory, method, chosen)
+        accuracy.append(trajectory.attrs["accuracy"])
+        names.append([str(i) for i in examples(problem)])
+        found, spent = [], []
+        for name, method in track(methods.items(), "estimators", len(methods)):
+            began = time.perf_counter()
+            result = estimate(trajectory, query, method, chosen)
+            spent.append(time.perf_counter() - began)
+            found.append(result.influence)
+            notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
+            if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):
+                beware.append(f"{name}, seed {seed}: {zero}")
+        rows.append(found)
+        seconds.append([*spent, training])
+        digits.append(last_digits(trajectory, query, chosen))
+        if each is not None:
+            together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
+            whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
+            each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
+    result = _assemble(
+        rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query, side
+    )
+    exact = [Claim.EXACT in method.claims for method in methods.values()]
+    result["ties"] = _ties(result, exact, torch.stack(digits), side)
+    if trajectory.caution:
+        beware.insert(0, trajectory.caution)
+    return result.assign_attrs(jaccard=words, **({"caution": "; ".join(beware)} if beware else {}))
+
+
+def _assemble(
+    rows: list[list[xr.DataArray]], names: list[str], truth: str, seeds: Sequence[int],
+    seconds: list[list[float]], accuracy: list[float], examples: list[list[str]],
+    notes: Mapping[str, Any], workload: Workload, query: Query, top: Top,
+) -> xr.Dataset:  # fmt: skip
+    scores = torch.stack([torch.stack([torch.from_numpy(a.values) for a in row]) for row in rows], 1)
+    scores = scores.to(workload.device)  # [estimator, seed, query, window, train]
+    reference = scores[names.index(truth)]
+    known = scores.isfinite().flatten(0, -2).all(0)  # the examples that nobody left out
+    matched = agreement(scores[..., known], reference[..., known].expand_as(scores[..., known]), top)
+    first = rows[0][0]
+    same = all(row[0]["query"].values.tolist() == first["query"].values.tolist() for row in rows)
+    return xr.Dataset(
+        {
+            "influence": (
+                ("estimator", "seed", "query", "window", "train"),
+                scores.cpu().numpy(),
+                written(better_of(query)),
+            ),
+            "agreement": (
+                ("estimator", "metric", "seed", "query", "window"),
+                matched.movedim(-1, 1).cpu().numpy(),
+            ),
+            "seconds": (("estimator", "seed"), np.array(seconds).T[:-1]),
+            "training_seconds": (("seed",), np.array(seconds).T[-1]),
+            "accuracy": (("seed",), np.array(accuracy)),
+        },
+        coords={
+            "estimator": names,
+            "metric": list(METRICS),
+            "seed": list(seeds),
+            "query": first["query"].values if same else np.arange(first.sizes["query"]),
+            **{k: first.coords[k] for k in ("start", "stop", "removal")},
+            "example": (("seed", "train"), np.array(examples)),
+        },
+        attrs={
+            "sign": sign(better_of(query)),
+            **written(better_of(query)),
+            "workload": workload.name,
+            "setting": str(workload.info.get("setting", "custom")),
+            "reference": truth,
+            "query": label(query),
+            "device": str(workload.device),
+            "compared_examples": int(known.sum()),
+            "notes": "; ".join(f"{k}: {v}" for k, v in notes.items()),
+            "influencekit_version": __version__,
+        },
+    )
+
+
+def last_digits(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> torch.Tensor:
+    """How well an effect can be known by retraining, [query, window]: the last digit of the query's values at
+    the states between which it is a difference."""
+    values = {}
+    for t in {t for window in windows for t in window.evaluations(trajectory.steps)}:
+        theta = trajectory.state(t).theta
+        with torch.no_grad():
+            values[t] = query.at(trajectory.workload_at(t), theta)(theta).abs()
+    sums = [sum(values[t] for t in window.evaluations(trajectory.steps)) for window in windows]
+    return torch.finfo(theta.dtype).eps * torch.stack(sums, -1)  # type: ignore[arg-type]
+
+
+def _ties(
+    result: xr.Dataset, exact: Sequence[bool], digits: torch.Tensor, top: Top
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """`ties` of `compare`; digits [seed, query, window] are of retraining."""
+    scores = torch.from_numpy(result.influence.values)
+    scores = scores[..., scores.isfinite().flatten(0, -2).all(0)]
+    own = torch.finfo(scores.dtype).eps * scores.abs().amax(-1)
+    known = torch.stack(
+        [torch.maximum(o, digits.cpu().to(o)) if e else o for o, e in zip(own, exact, strict=True)]
+    )
+    return ("estimator", "seed", "query", "window"), border_ties(scores, top=top, resolution=known).numpy()
+
+
+def _side(query: Query, top: Top) -> Top:
+    """`top` by the sign of the scores: where more of the query is better, the highest ones are harmful."""
+    better = better_of(query)
+    if top == "harmful" and better is None:
+        raise InputError(
+            f"top: of {label(query)} neither way is better, so nobody is harmful; take signed or abs"
+        )
+    return "signed" if top == "harmful" and better == "higher" else top
+
+
+def _problem(workload: Workload | str | Callable[[int], Workload], seed: int) -> Workload:
+    if isinstance(workload, str):
+        return make("workload", workload, seed=seed)
+    return replace(workload, seed=seed) if isinstance(workload, Workload) else workload(seed)

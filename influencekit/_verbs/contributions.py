@@ -1,0 +1,217 @@
+"""Contributions: what every occurrence of an example adds to the effect at every evaluation time."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from influencekit._files import NewStore
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.results import Windows, about, examples, window_coords, windows_among, windows_of
+from influencekit.errors import InputError, StoreError
+from influencekit.interfaces import Claim, Contributions, Estimator, Query
+from influencekit.registry import label, resolve
+from influencekit.windows import Removal
+
+__all__ = ["contributions", "sum_over_windows"]
+
+_DIMS = ("query", "evaluation", "step", "slot")
+
+_CHUNK = 4 << 20  # bytes of a chunk on disk
+_HELD = 256 << 20  # bytes of chunks that are gathered before they are written
+
+
+def contributions(
+    trajectory: Trajectory,
+    query: Query | str = "test-loss",
+    estimator: Estimator | str = "dit",
+    at: str | Sequence[int] = "each-epoch",
+    store: str | Path | None = None,
+) -> xr.Dataset:
+    """C: the part of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
+
+        Q_j over a window = signed sums of C[e, t, slots that hold j]       (`sum_over_windows` takes them)
+
+    `contribution` [query, evaluation, step, slot] is 0 for steps after the evaluation and where padded;
+    `batch` [step, slot] is the example's position in `train`, -1 where padded. `evaluation` is the number of
+    the state at which the query's effect is measured: the ends of epochs or of other windows (a text as for
+    `estimate`), or the states listed in `at`. With `store`, a path, C is written there in chunks (zarr),
+    whole or not at all, and comes back lazily; memory then does not grow with the number of steps.
+    Sign: removal minus full. Cost: one sweep, one adjoint column per query and evaluation.
+    Errors: an estimator without contributions, a run not recorded from step 0, a path that exists.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.contributions(run, at=[1, 2])
+        >>> found.contribution.dims
+        ('query', 'evaluation', 'step', 'slot')
+    """
+    query, estimator = resolve("query", query), resolve("estimator", estimator)
+    if Claim.ADDITIVE not in estimator.claims:
+        raise InputError(f"{label(estimator)} does not tell occurrences apart; use dit")
+    states = _states(trajectory, at)
+    found = _described(trajectory, query, estimator, states)
+    shape, dtype = tuple(found.sizes[d] for d in _DIMS), trajectory.workload.theta0.cpu().numpy().dtype
+    if store is None:
+        values = np.zeros(shape, dtype)
+        _fill(values, estimator.contributions(trajectory, query, states), shape[2])
+        return found.assign(contribution=(_DIMS, values))
+    row = shape[3] * dtype.itemsize
+    long = max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
+    new = NewStore(store)
+    try:
+        array = new.array("contribution", shape, _DIMS, dtype, (1, 1, long, shape[3]))
+        for e, last in enumerate(states):
+            array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
+        _fill(array, estimator.contributions(trajectory, query, states), long)
+        new.commit(found)
+    except OSError as error:
+        raise StoreError(f"{store} cannot be written: {error.strerror or error}") from error
+    finally:
+        new.discard()
+    return xr.open_zarr(store)
+
+
+def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Removal = "global") -> xr.Dataset:
+    """Scores over any windows, as `estimate` gives them, by sums of contributions: no sweep, model or run.
+
+        global [t1, t2):  sum_{t < t2} C[t2, t] - sum_{t < t1} C[t1, t]
+        window:           sum_{t1 <= t < t2} C[t2, t]
+        occurrence:       sum_{t1 <= t < t2} C[end of the run, t]
+
+    `found` is what `contributions` gave, or a store of it, opened by xarray; `windows` as for `estimate`.
+    Or it is what `estimate` gave for adjoining windows, of which larger ones, a list of `Window`s, are made
+    (not under `window` removal: such windows do not add up, as each is evaluated at its own end).
+    Sign: removal minus full, as of what is summed. Cost: reading the contributions once. Errors: a window
+    that needs an evaluation, or a smaller window, which is not there; lost chunks.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.contributions(run, at=[1, 2])
+        >>> ik.sum_over_windows(found, [ik.Window(0, 2), ik.Window(1, 2)]).influence.shape
+        (1, 2, 24)
+    """
+    if "contribution" not in found:
+        return _joined(found, windows)
+    epochs = found.epoch.values.tolist()
+    steps, known = len(epochs), found.evaluation.values.tolist()
+    chosen = windows_among(epochs, windows, removal)
+    needed = sorted({t for w in chosen for t in w.evaluations(steps)})
+    for window in chosen:
+        if absent := [t for t in window.evaluations(steps) if t not in known]:
+            raise InputError(
+                f"window {window} with {window.removal} removal needs the effect at state {absent[0]}; these "
+                f"contributions have evaluations at {known[0]} ... {known[-1]}, {len(known)} in all: pass "
+                f"contributions(..., at=[..., {absent[0]}])"
+            )
+    n_query, n_train = found.sizes["query"], found.sizes["train"]
+    influence = np.zeros((n_query, len(chosen), n_train))
+    for e in needed:
+        mine = [(k, w) for k, w in enumerate(chosen) if e in w.evaluations(steps)]
+        cuts = sorted({min(t, e) for _, w in mine for t in w.absent()})
+        between = {cuts[0]: np.zeros((n_query, n_train))}  # sums from the first cut on
+        for low, high in zip(cuts, cuts[1:], strict=False):
+            between[high] = between[low] + _summed(found, e, slice(low, high))
+        for k, window in mine:
+            start, stop = (min(t, e) for t in window.absent())
+            influence[:, k] += window.evaluations(steps)[e] * (between[stop] - between[start])
+    if not np.isfinite(influence).all():
+        raise StoreError("these contributions have gaps: a chunk of them was lost; compute them again")
+    return xr.Dataset(
+        {"influence": (("query", "window", "train"), influence.astype(found.contribution.dtype))},
+        coords={"query": found["query"], "train": found.train, **window_coords(chosen)},
+        attrs=found.attrs,
+    )
+
+
+def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
+    """Windows as sums of the adjoining ones that they are made of."""
+    if "influence" not in found or windows is None or isinstance(windows, str):
+        raise InputError(
+            "sum_over_windows: expected contributions(...), or what estimate(...) gave and a list of Windows"
+        )
+    known = windows_of(found)
+    place = {w: k for k, w in enumerate(known)}
+    sums = []
+    for window in windows:
+        by_start = {w.start: w for w in known if w.removal == window.removal and w.stop <= window.stop}
+        parts, t = [window] if window in place else [], window.start
+        while not parts or parts[-1].stop < window.stop:
+            if t not in by_start or window.removal == "window":
+                raise InputError(
+                    f"window {window} with {window.removal} removal is not a sum of the windows that these "
+                    "scores have; take contributions(...), of which every window is a sum"
+                )
+            parts.append(by_start[t])
+            t = parts[-1].stop
+        sums.append(found.influence.isel(window=[place[w] for w in parts]).sum("window"))
+    joined = xr.concat(sums, "window").transpose(*found.influence.dims)
+    return (
+        joined.assign_coords(window_coords(list(windows)))
+        .to_dataset(name="influence")
+        .assign_attrs(found.attrs)
+    )
+
+
+def _summed(found: xr.Dataset, evaluation: int, steps: slice) -> np.ndarray:
+    """Sums [query, train] of what the steps contribute to an evaluation."""
+    some = found.isel(step=steps)
+    values = some.contribution.sel(evaluation=evaluation).values.reshape(some.sizes["query"], -1)
+    rows, n_train = some.batch.values.ravel(), found.sizes["train"]
+    there = rows >= 0
+    return np.stack([np.bincount(rows[there], row[there], minlength=n_train) for row in values])
+
+
+def _states(trajectory: Trajectory, at: str | Sequence[int]) -> list[int]:
+    """The states to evaluate at, ascending."""
+    if isinstance(at, str):
+        chosen = windows_among(trajectory.plan.epoch.tolist(), at, "global")
+        at = [t for w in chosen for t in (w.start, w.stop) if t]
+    states, first = sorted({int(t) for t in at}), trajectory.first
+    if first or not states or states[0] < 1 or states[-1] > trajectory.last:
+        got = f"states {states[0]} to {states[-1]}" if states else "none"
+        raise InputError(
+            f"contributions: expected states to evaluate at, from 1 to {trajectory.last}, of a run recorded "
+            f"from step 0; got {got} of one recorded from step {first}"
+        )
+    return states
+
+
+def _described(trajectory: Trajectory, query: Query, estimator: Estimator, states: list[int]) -> xr.Dataset:
+    """Everything but C itself."""
+    plan = trajectory.plan
+    return xr.Dataset(
+        {"batch": (("step", "slot"), plan.indices.cpu().numpy())},
+        coords={
+            "query": list(query.labels(trajectory.workload)),
+            "evaluation": states,
+            "step": np.arange(plan.steps),
+            "epoch": ("step", plan.epoch.cpu().numpy()),
+            "train": examples(trajectory.workload),
+        },
+        attrs=about(trajectory, query, estimator),
+    )
+
+
+def _fill(array: Any, parts: Iterator[Contributions], long: int) -> None:
+    """Put C [query, evaluation, step, slot] into an array, `long` steps at once, the last steps first."""
+    gathered: np.ndarray | None = None
+    for part in parts:
+        values = part.values.transpose(0, 1).cpu().numpy()  # [column, step, slot]
+        first, last = part.steps.start, part.steps.stop
+        for begin in range((last - 1) // long * long, first // long * long - 1, -long):
+            low, high = max(first, begin), min(last, begin + long)
+            room = min(long, array.shape[2] - begin)
+            if gathered is None:
+                gathered = np.zeros((len(values), room, array.shape[3]), values.dtype)
+            gathered[:, low - begin : high - begin] = values[:, low - first : high - first]
+            if low == begin:
+                for k, (e, q) in enumerate(zip(part.of, part.query, strict=True)):
+                    array[q, e, begin : begin + room] = gathered[k]
+                gathered = None

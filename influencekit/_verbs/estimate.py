@@ -1,0 +1,65 @@
+"""Scores of every training example of a run, by one estimator."""
+
+import xarray as xr
+
+from influencekit._direction import better_of, written
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.non_finite import naming_the_query, zero_words
+from influencekit._verbs.results import Windows, about, check_windows, examples, window_coords, windows_among
+from influencekit.errors import DivergedError
+from influencekit.interfaces import Estimator, Query
+from influencekit.registry import label, resolve
+from influencekit.windows import Removal
+
+__all__ = ["estimate"]
+
+
+def estimate(
+    trajectory: Trajectory,
+    query: Query | str = "test-loss",
+    estimator: Estimator | str = "dit",
+    windows: Windows = None,
+    removal: Removal = "global",
+) -> xr.Dataset:
+    """Scores of every training example: `influence` [query, window, train], labelled.
+
+    `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
+    Sign: removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
+    better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
+    Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
+    it, scores that are not finite.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> scores = ik.estimate(run, "test-loss", "dit", "each-epoch")
+        >>> scores.influence.dims, scores.influence.shape
+        (('query', 'window', 'train'), (1, 2, 24))
+    """
+    query, estimator = resolve("query", query), resolve("estimator", estimator)
+    better = written(better_of(query))
+    chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
+    check_windows(trajectory, estimator, chosen)
+    workload = trajectory.workload
+    labels = list(query.labels(workload))
+    with naming_the_query(trajectory, query, chosen):
+        scores = estimator.scores(trajectory, query, chosen).detach()
+        nan = scores.isnan()
+        left_out = nan.all(0).all(0)  # on request, for every query and window
+        if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
+            raise DivergedError(
+                f"{label(estimator)} gave scores that are NaN or infinite, and does not say why"
+            )
+    attrs = about(trajectory, query, estimator)
+    said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
+    attrs |= {"caution": "; ".join(said)} if said else {}
+    return xr.Dataset(
+        {"influence": (("query", "window", "train"), scores.cpu().numpy(), better)},
+        coords={
+            "query": labels,
+            "train": examples(workload),
+            **window_coords(chosen),
+        },
+        attrs=attrs,
+    )

@@ -1,0 +1,60 @@
+"""Open a recorded run together with what made it."""
+
+from pathlib import Path
+from typing import Any
+
+from influencekit._tape import open_taped
+from influencekit._training.workload import Workload
+from influencekit._trajectory.fingerprint import check_match
+from influencekit._trajectory.replay_check import check_losses
+from influencekit._trajectory.store import open_group
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import InputError, StoreError
+
+__all__ = ["open"]
+
+
+def open(
+    store: str | Path, workload: Workload | None = None, *, model: Any = None, loss: Any = None,
+    data: Any = None, test: Any = None, **more: Any,
+) -> Trajectory:  # fmt: skip
+    """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
+
+    model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
+    -> [n]; data: the same data set; test: a batch or a data set for queries on test examples. And, where the
+    tape was given them, `collate` and `forward`; `test_ids`. Nothing is unpickled. A run that was stopped
+    (diverged), or is being recorded, or was cut off, opens too and has the states that were committed.
+    Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
+    the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
+    again. Cost: one traced step.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from tempfile import mkdtemp
+        >>> work, store = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"), mkdtemp() + "/run.zarr"
+        >>> _ = ik.record(work, store=store)
+        >>> ik.open(store, work).steps
+        2
+    """
+    group = open_group(store)
+    if "tape" in group.attrs:
+        if model is None or loss is None or data is None:
+            raise InputError(
+                f"{store} is a taped run; open it with the model, loss and data that were recorded: "
+                "open(store, model=..., loss=..., data=..., test=...)"
+            )
+        if odd := set(more) - {"collate", "forward", "test_ids"}:
+            raise InputError(f"open: no option {sorted(odd)[0]!r}; it takes collate, forward and test_ids")
+        return open_taped(group, str(store), model=model, loss=loss, data=data, test=test, **more)
+    if workload is None:
+        raise InputError(f"{store} was made by record(); open it with its workload: open(store, workload)")
+    check_match(group, workload, str(store))
+    trajectory = Trajectory(group, workload)
+    if not trajectory.stored_states:
+        raise StoreError(
+            f"{store} holds no state yet: its recording was cut off before the first was committed; record "
+            "again, or resume it"
+        )
+    check_losses(trajectory, str(store))
+    return trajectory

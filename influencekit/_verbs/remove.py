@@ -1,0 +1,280 @@
+"""Screen and verify: what a cheap estimator says of a few examples, or of a set, beside exact retraining."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from influencekit._direction import Which, better_in, better_of, side, which_end
+from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
+from influencekit._effects.sums import part_sizes, worst_verdict
+from influencekit._training.workload import Workload, evaluated_with
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.estimate import estimate
+from influencekit._verbs.results import Windows, window_coords, windows_of
+from influencekit.errors import InputError
+from influencekit.estimators.loo import retraining_effects
+from influencekit.interfaces import Estimator, Query
+from influencekit.metrics import METRICS, agreement
+from influencekit.registry import label, resolve
+from influencekit.windows import Removal, Window
+
+__all__ = ["ranked", "remove", "verify_top"]
+
+
+def verify_top(
+    trajectory: Trajectory,
+    query: Query | str = "test-loss",
+    estimator: Estimator | str | xr.Dataset = "dit",
+    top: int = 20,
+    which: Which | None = None,
+    windows: Windows = None,
+    removal: Removal = "global",
+    strategy: Strategy = "auto",
+) -> xr.Dataset:
+    """The most harmful (or helpful) examples by an estimator, and what retraining without each of them shows.
+
+    `estimator` may be the result of `estimate` on this run, which brings its windows. The examples are ranked
+    by the mean over queries and windows, and are the coordinate `train`, in that order. `which` is "harmful"
+    (unless you say) or "helpful", for a query that says which way is better (`Query.better`): for a loss the
+    most harmful have the most negative scores, for a margin the most positive ones. Whatever the query,
+    "lowers" (most negative first) and "raises" say what removal does to it; "lowers" is the default where
+    neither way is better. The result has `estimate` and `retrained` [query, window, train], both as removal
+    minus full; `before` [query, window], the query's value in the recorded run at the end of the window, and
+    `after` = before + retrained; `agreement` [metric, query, window] of the two over these examples (NaN
+    where it is undefined), and `same_sign`, the share of them of which the estimate has the sign right.
+
+    Sign: removal minus full. Cost: the estimate, and at most a training run for each of the examples, divided
+    by what batching gains. Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which
+    way is better; scores of another run or query.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.verify_top(run, top=3)
+        >>> found.estimate.shape == found.retrained.shape == (1, 1, 3)
+        True
+    """
+    if top < 1:
+        raise InputError(f"top must be at least 1, got {top}")
+    query = resolve("query", query)
+    better = better_of(query)
+    which = which_end(which, better, f"query {label(query)}")
+    query, scores, among = scored(trajectory, query, estimator, windows, removal)
+    positions = _ordered(scores, side(which, better))[:top]
+    truth = retraining_effects(
+        trajectory, query, [Weighting(torch.tensor([p])) for p in positions], among, strategy
+    )
+    found = scores.influence.isel(train=positions)
+    before = _values(trajectory, query, among)
+    return xr.Dataset(
+        {
+            "estimate": (("query", "window", "train"), found.values),
+            "retrained": (("query", "window", "train"), truth.cpu().numpy()),
+            "before": (("query", "window"), before.cpu().numpy()),
+            "after": (("query", "window", "train"), (before[:, :, None] + truth).cpu().numpy()),
+            "agreement": (("metric", "query", "window"), _agreement(found.values, truth)),
+            "same_sign": (
+                ("query", "window"),
+                (np.sign(found.values) == np.sign(truth.cpu().numpy())).mean(-1),
+            ),
+        },
+        coords={"metric": list(METRICS), **_coords(scores, found.train.values, among)},
+        attrs={**_attrs(scores), "which": which, "strategy": strategy_of(trajectory, strategy)},
+    )
+
+
+def remove(
+    trajectory: Trajectory,
+    query: Query | str = "test-loss",
+    ids: Iterable[Hashable] = (),
+    estimator: Estimator | str | xr.Dataset = "dit",
+    windows: Windows = None,
+    removal: Removal = "global",
+    parts: int = 3,
+) -> xr.Dataset:
+    """What being without a whole set of examples does: the sum of their scores, and retraining without all.
+
+    `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order. The
+    result has `influence` [query, window, train], the score of each, the strongest first; `estimate` [query,
+    window], their sum, which is what first order says of the set; `retrained` [query, window]; `before` and
+    `after` [query, window], the query's values at the end of the window (where a window of global removal
+    starts later, `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
+
+    How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
+    for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
+    it; `parts` says how many sizes, each half of the next. Attr `verdict` says it in words, of the mean over
+    queries and the window that is worst: "the sum has the wrong sign from 50 examples on".
+
+    Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
+    batching is faster; parts=1 trains only without the whole set. Batches keep their divisor: a step that
+    loses all its examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that
+    no example has, none at all, a set that leaves nothing to train on.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.remove(run, ids=run.workload.train_ids[:4])
+        >>> found.part.values.tolist()
+        [1, 2, 4]
+        >>> found.verdict
+        'the sum holds to within ... % for 1, 2 and all 4 examples'
+    """
+    if parts < 1:
+        raise InputError(f"parts must be at least 1, got {parts}")
+    workload = trajectory.workload
+    positions = positions_of(workload, ids)
+    left = torch.ones(workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
+    if not left[trajectory.plan.indices.clamp(min=0)][trajectory.plan.indices >= 0].any():
+        raise InputError(
+            f"these {len(positions)} examples are all that the run trains on; leave some of them in"
+        )
+    query, scores, among = scored(trajectory, query, estimator, windows, removal)
+    strength = np.abs(scores.influence.mean(("query", "window"), skipna=False).values[positions.numpy()])
+    positions = positions[np.argsort(-strength, kind="stable")]
+    found = scores.influence.isel(train=positions.numpy()).transpose("query", "window", "train").values
+    sizes = part_sizes(len(positions), parts)
+    estimates = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
+    before = _values(trajectory, query, among)
+    truth, accuracy = _without(trajectory, query, [positions[:n] for n in sizes], among)
+    check_finite(truth[..., -1:], [Weighting(positions)])
+    shown = truth.cpu().numpy()
+    return xr.Dataset(
+        {
+            "influence": (("query", "window", "train"), found),
+            "estimate": (("query", "window"), estimates[..., -1]),
+            "retrained": (("query", "window"), shown[..., -1]),
+            "before": (("query", "window"), before.cpu().numpy()),
+            "after": (("query", "window"), (before + truth[..., -1]).cpu().numpy()),
+            "accuracy_before": (("window",), accuracy[0]),
+            "accuracy_after": (("window",), accuracy[1]),
+            "part_estimate": (("query", "window", "part"), estimates),
+            "part_retrained": (("query", "window", "part"), shown),
+        },
+        coords={**_coords(scores, scores.train.values[positions.numpy()], among), "part": sizes},
+        attrs={**_attrs(scores), "verdict": worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)},
+    )
+
+
+def _without(
+    trajectory: Trajectory, query: Query, sets: Sequence[Tensor], windows: Sequence[Window]
+) -> tuple[Tensor, np.ndarray]:
+    """Effects [query, window, set] of training without each of nested sets, and the test accuracies [2,
+    window] with all examples and without the last set."""
+    workload, last = trajectory.workload, len(sets) - 1
+    shape = (len(query.labels(workload)), len(windows), len(sets))
+    truth = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
+    accuracy = np.full((2, len(windows)), np.nan)
+    ends = [max(window.evaluations(trajectory.steps)) for window in windows]
+    if workload.test is not None:  # of the recorded run, and of a run that no batch of changes
+        accuracy[:] = [trajectory.workload_at(t).accuracy(trajectory.state(t).theta) for t in ends]
+    for models, values, signs in changes(trajectory, query, [Weighting(p) for p in sets], windows):
+        for k, sign in signs.items():
+            truth[:, k, models.members] += sign * values
+            if last in models.members and models.state == ends[k] and workload.test is not None:
+                theta, buffers = models.one(models.members.index(last))
+                with evaluated_with(buffers):
+                    accuracy[1, k] = trajectory.workload_at(ends[k]).accuracy(theta)
+    return truth, accuracy
+
+
+def scored(
+    trajectory: Trajectory,
+    query: Query | str,
+    estimator: Estimator | str | xr.Dataset,
+    windows: Windows,
+    removal: Removal,
+) -> tuple[Query, xr.Dataset, list[Window]]:
+    """The query, the scores and their windows. Errors: ready scores of another run or query."""
+    query = resolve("query", query)
+    if isinstance(estimator, xr.DataArray):
+        raise InputError("the scores are the whole result of estimate, not its influence alone; pass that")
+    if not isinstance(estimator, xr.Dataset):
+        scores = estimate(trajectory, query, estimator, windows, removal)
+        return query, scores, windows_of(scores)
+    if windows is not None:
+        raise InputError("the scores bring their own windows; give windows to estimate, or an estimator here")
+    mine = {"query": label(query), "workload": trajectory.workload.name, "seed": trajectory.workload.seed}
+    for name, value in mine.items():
+        if estimator.attrs.get(name) != value:
+            raise InputError(
+                f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
+                f"them, {value!r} here; estimate them anew"
+            )
+    return query, estimator, windows_of(estimator)
+
+
+def ranked(scores: xr.Dataset, which: Which | None = None) -> list[int]:
+    """Positions of the scored examples, the most harmful first; `which` as in `verify_top`.
+
+    By the mean over queries and windows. Which way is better is what the result says of its query.
+    """
+    better = better_in(scores.attrs)
+    which = which_end(which, better, f"query {scores.attrs.get('query', 'of these scores')}")
+    return _ordered(scores, side(which, better))
+
+
+def _ordered(scores: xr.Dataset, sign: int) -> list[int]:
+    """Positions of the scored examples, the most negative mean first (sign -1), or the most positive."""
+    mean = scores.influence.mean(("query", "window"), skipna=False).values
+    order = mean.argsort(kind="stable")
+    order = order[np.isfinite(mean[order])].tolist()
+    return order[::-1] if sign > 0 else order
+
+
+def positions_of(workload: Workload, ids: Iterable[Hashable]) -> Tensor:
+    """Positions in the training set, ascending and each once, of examples named by their own ids.
+
+    A text stands for the id that is written like it, so that ids may come from a file. Errors: as `remove`.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"expected a list of example ids, got {ids!r}")
+    own: Sequence[Any] = workload.train_ids or range(workload.n_train)
+    exact = {name: k for k, name in enumerate(own)}
+    written = {str(name): k for name, k in exact.items()}
+    found = set()
+    for name in ids:
+        name = name.item() if isinstance(name, np.generic) else name
+        position = exact.get(name, written.get(name) if isinstance(name, str) else None)
+        if position is None:
+            near = get_close_matches(str(name), written, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise InputError(
+                f"no training example '{name}'; {hint}there are {len(own)}, '{own[0]}' to '{own[-1]}'"
+            )
+        found.add(position)
+    if not found:
+        raise InputError("no example to remove: expected at least one id")
+    return torch.tensor(sorted(found))
+
+
+def _values(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+    """The query's values [query, window] in the recorded run at the end of each window's evaluation."""
+    values = {}
+    for t in {max(w.evaluations(trajectory.steps)) for w in windows}:
+        theta = trajectory.state(t).theta
+        with torch.no_grad():
+            values[t] = query.at(trajectory.workload_at(t), theta)(theta)
+    return torch.stack([values[max(w.evaluations(trajectory.steps))] for w in windows], 1)
+
+
+def _agreement(estimate: np.ndarray, truth: Tensor) -> np.ndarray:
+    if truth.shape[-1] < 2:
+        return np.full((len(METRICS), *truth.shape[:-1]), np.nan)
+    found = agreement(torch.tensor(estimate).contiguous(), truth.cpu().contiguous())
+    return found.movedim(-1, 0).numpy()
+
+
+def _coords(scores: xr.Dataset, train: np.ndarray, windows: Sequence[Window]) -> dict[str, Any]:
+    return {"query": scores["query"].values, "train": train, **window_coords(windows)}
+
+
+def _attrs(scores: xr.Dataset) -> dict[str, Any]:
+    same = ("sign", "better", "estimator", "query", "workload", "seed", "optimizer", "influencekit_version")
+    return {name: scores.attrs[name] for name in (*same, "caution") if name in scores.attrs}
