@@ -47,7 +47,7 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     }
 
 
-@click.option("--rounds", default=15)
+@click.option("--rounds", default=21)
 def answer(rounds: int, cases: list[str]) -> dict:
     return {
         "machine": f"{machine()}, one thread",
