@@ -122,11 +122,13 @@ class Adam(Optimizer):
         m = slots["exp_avg"].lerp(g, 1 - beta1)
         root = slots["exp_avg_sq"].mul(beta2).addcmul_(g, g, value=1 - beta2).sqrt_()
         rho1, rho2 = 1 - beta1 ** (t + 1), (1 - beta2 ** (t + 1)) ** 0.5
-        denominator = root.div(rho2).add_(self.eps)
-        to_m = denominator.reciprocal().mul_(-lr / rho1)
-        to_v = m.mul_(to_m).div_(denominator.mul_(root)).mul_(-0.5 / rho2).masked_fill_(root == 0, 0.0)
-        b_m = torch.addcmul(a_slots["exp_avg"], a, to_m)
-        b_v = torch.addcmul(a_slots["exp_avg_sq"], a, to_v)
+        scaled = root.add(rho2 * self.eps)  # the denominator of the update, times rho2
+        rate, a_m, a_v = lr * rho2 / rho1, a_slots["exp_avg"], a_slots["exp_avg_sq"]
+        b_m = torch.addcdiv(a_m, a, scaled, value=-rate)
+        ratio = m.div_(scaled)
+        b_v = torch.addcdiv(
+            a_v, a * ratio, scaled.mul_(root).masked_fill_(root == 0, torch.inf), value=rate / 2
+        )
         c = torch.addcmul(b_m * (1 - beta1), b_v, g, value=2 * (1 - beta2))
         if self.weight_decay:
             a = a * (1 - lr * self.weight_decay) if self.decoupled else a + self.weight_decay * c

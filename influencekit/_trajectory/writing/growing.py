@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
-from influencekit._files import Files
+from influencekit._files import Files, Memory
 
 __all__ = ["Column", "Growing"]
 
@@ -43,7 +43,8 @@ class Growing:
         self._encoded: dict[str, Any] = {}
         text = column.dtype is str
         large = column.dims[0] == "kept" and long == 1  # one state a chunk
-        cname: Literal["lz4", "zstd"] = "lz4" if large else "zstd"  # which is slow, and finds no more there
+        # zstd is slow: it finds no more in single states, and in memory a sweep reads what was just written
+        cname: Literal["lz4", "zstd"] = "lz4" if large or isinstance(files, Memory) else "zstd"
         if by_column is None:
             by_column = column.dims[0] == "kept" and wide is not None and long > 1
         # one chunk in memory, into which zarr encodes: it defines the format, and the metadata
