@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._training.accuracy import Accuracy, accuracy
-from influencekit._training.batch import Batch, Examples, batch_in_float64, mapped, select, tensors_of
+from influencekit._training.batch import (
+    Batch,
+    Examples,
+    batch_in_float64,
+    mapped,
+    require_test,
+    select,
+    tensors_of,
+)
 from influencekit._training.buffers import buffers_in_float64
 from influencekit._training.call import Call, Calls
 from influencekit._training.checks.model import check_model, copy_model
@@ -272,7 +280,8 @@ class Workload:
             return self._calls.losses(outputs, batch, len(tensors_of(batch)[0]))
 
     def target(self, batch: Batch) -> Any:
-        """What the loss compares the outputs with."""
+        """What the loss compares the outputs with. Errors: `InputError` for no batch (no test set)."""
+        require_test(batch)
         return self._calls.target(batch)
 
     def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:
