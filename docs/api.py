@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -86,11 +86,31 @@ def _entry(page: str, module: str, name: str, thing: Any) -> str:
         return f"## {name}\n\n```text\n{full} = {_value(thing)}\n```\n\n{text_of(page, name)}\n"
     lines = [f"## {name}\n", f"```text\n{full}{_signature(thing)}\n```\n", _markdown(text_of(page, name))]
     if inspect.isclass(thing):
+        if rows := list(_attributes(thing)):
+            lines.append("| attribute | type | what |\n|---|---|---|\n" + "\n".join(rows) + "\n")
         for method, value in vars(thing).items():
-            plain = value.fget if isinstance(value, property) else getattr(value, "__wrapped__", value)
+            plain = getattr(value, "__wrapped__", value)
             if not method.startswith("_") and callable(plain) and plain.__doc__:
-                lines += [f"### {name}.{method}\n", _markdown(inspect.cleandoc(plain.__doc__))]
+                call = re.sub(r"\((\s*)(?:self|cls)(?:,\s*|(?=\)))", r"(\1", _signature(plain))
+                lines += [f"### {name}.{method}\n", f"```text\n{name}.{method}{call}\n```\n"]
+                lines.append(_markdown(inspect.cleandoc(plain.__doc__)))
     return "\n".join(lines)
+
+
+def _attributes(cls: type) -> Iterator[str]:
+    """A row for every public property, and for every annotated name with a string below it."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    found: dict[str, tuple[str, str]] = {}
+    for node, after in zip(body, body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+            found[ast.unparse(node.target)] = (ast.unparse(node.annotation), ast.literal_eval(after.value))
+    for name, value in vars(cls).items():
+        getter = getattr(value, "fget", None) or getattr(value, "func", None)
+        if getter is not None and getter.__doc__ and not name.startswith("_"):
+            found[name] = (_bare(str(inspect.signature(getter).return_annotation)), getter.__doc__)
+    for name, (kind, text) in found.items():
+        cells = (" ".join(cell.split()).replace("|", "\\|") for cell in (f"`{kind}`", text))
+        yield f"| `{name}` | " + " | ".join(cells) + " |"
 
 
 def has_docstring(thing: Any) -> bool:
@@ -127,13 +147,19 @@ def _signature(thing: Any) -> str:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(signature)).replace("influencekit.", "")
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations that are text
-    text = re.sub(r"(?:[a-z_]+\.)+([A-Z]\w*)", r"\1", text)
+    text = _bare(re.sub(r" at 0x[0-9a-f]+", "", str(signature)))
     if len(text) <= 90:
         return text
     body, _, after = text[1:].rpartition(")")
     return "(\n    " + _one_a_line(body) + ",\n)" + after
+
+
+def _bare(text: str) -> str:
+    """An annotation, or a signature, without modules and quotes."""
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text.replace("influencekit.", ""))
+    text = re.sub(r"<class '([^']*)'>", r"\1", text)
+    text = re.sub(r"(?:[a-z_]+\.)+([A-Z]\w*|dtype|device)", r"\1", text)
+    return text.replace("Tensor | tuple[Tensor, ...] | dict[str, Tensor]", "Batch")
 
 
 def _plain(cls: type) -> bool:

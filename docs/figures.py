@@ -84,7 +84,7 @@ def _legend(ax, y: float) -> None:
         ax.text(x + 0.8, y, words, va="center", fontsize=9)
     ax.plot(12.3, y, marker="o", markersize=10, color="black", markerfacecolor="white")
     ax.text(12.3, y, "\N{PLUS SIGN}", ha="center", va="center", fontsize=8)
-    ax.text(12.8, y, "q is read here (added)", va="center", fontsize=9)
+    ax.text(12.8, y, "q is read: + added, \N{MINUS SIGN} subtracted", va="center", fontsize=9)
 
 
 def pictures(page: Path, section: str, folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ import influencekit as ik
 
 RUN = "mnist-1v7-dnn:setting=trained"
 SCALE, UNIT = 1e3, "× 10⁻³"
-MIDDLE = 0.11  # half the width of the part that is drawn larger, after scaling
+MIDDLE = 0.103  # half the width of the part that is drawn larger, after scaling; no dot is on its edge
 COLOURS = {  # ink, faint lines, paper, helpful, harmful
     "light": ("#1f2328", "#8c959f", "#ffffff", "#0072B2", "#D55E00"),
     "dark": ("#e6edf3", "#6e7681", "#0d1117", "#56B4E9", "#FF8A3D"),
@@ -38,15 +39,18 @@ def picture(result, ink: str, faint: str, paper: str, helpful: str, harmful: str
     inset = ax.inset_axes((0.66, 0.1, 0.335, 0.42))
     for part, size, limits in ((ax, 26, reach), (inset, 17, (-MIDDLE, MIDDLE))):
         part.plot(limits, limits, color=faint, linewidth=1, zorder=0)
-        for side, colour in ((truth >= 0, helpful), (truth < 0, harmful)):
+        inside = np.maximum(abs(estimate), abs(truth)) < limits[1]
+        for side, colour in ((inside & (truth >= 0), helpful), (inside & (truth < 0), harmful)):
             part.scatter(estimate[side], truth[side], s=size, color=colour, alpha=0.75, linewidth=0)
         _dress(part, ink, faint, paper)
         part.set(xlim=limits, ylim=limits)
     inset.set(xticks=[-0.1, 0, 0.1], yticks=[-0.1, 0, 0.1])
     inset.tick_params(labelsize=8.5)
     inset.spines[:].set_visible(True)
-    inset.set_title("the crowded middle, larger", color=ink, fontsize=9.5, pad=5)
-    ax.indicate_inset_zoom(inset, edgecolor=faint, alpha=1, linewidth=0.8)
+    inset.set_title("the small box, larger", color=ink, fontsize=9.5, pad=5)
+    frame = ax.indicate_inset_zoom(inset, edgecolor=ink, alpha=1, linewidth=0.8)
+    for line in frame.connectors:  # beside the diagonal it looks like a fit
+        line.set_visible(False)
     ax.set_xlabel(f"estimated by dit, all examples in one sweep  ({UNIT})", color=ink, fontsize=10.5)
     ax.set_ylabel(f"retrained exactly, without the example  ({UNIT})", color=ink, fontsize=10.5)
     values = dict(
@@ -59,8 +63,12 @@ def picture(result, ink: str, faint: str, paper: str, helpful: str, harmful: str
     title = "How the test loss changes without each of 256 training examples"
     ax.set_title(title, color=ink, fontsize=12.5, loc="left", pad=10)
     ax.text(0.025, 0.965, words, transform=ax.transAxes, color=ink, fontsize=11, va="top", linespacing=1.5)
-    ax.text(0.155, 0.085, "harmful", transform=ax.transAxes, color=harmful, fontsize=11)
-    ax.text(0.41, 0.63, "helpful", transform=ax.transAxes, color=helpful, fontsize=11)
+    for y, text, colour in (
+        (0.8, "helpful: retrained without it, the loss is higher", helpful),
+        (0.745, "harmful: retrained without it, the loss is lower", harmful),
+        (0.69, "above the line, the loss rises more than estimated", ink),
+    ):
+        ax.text(0.025, y, text, transform=ax.transAxes, color=colour, fontsize=9.5, va="top")
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ __all__ = [
 
 Statistic = dict[str, float]
 
-_MEANT = {"estimator", "seed", "query", "window"}  # dimensions that a figure of an estimator may have
+_MEANT = {"estimator", "seed", "query", "window"}  # dimensions that are no columns of a table
+_COLUMNS = 12  # the most that one variable gets by itself
 
 
 def statistic(values: np.ndarray) -> Statistic:
@@ -46,17 +48,36 @@ def several_seeds(result: xr.Dataset) -> bool:
 
 
 def of_estimators(result: xr.Dataset, names: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """{estimator: {figure: `over_seeds`}} of these variables of a result.
-
-    Without `names`: of all variables with the dimension `estimator` and none but seed, query and window.
-    """
-    if names is None:
-        every = result.data_vars.items()
-        names = [str(n) for n, v in every if "estimator" in v.dims and {*v.dims} <= _MEANT]
+    """{estimator: {figure: `over_seeds`}} of these variables; without `names`, of the `_columns`."""
+    figures = _columns(result) if names is None else {name: result[name] for name in names}
     return {
-        each: {name: over_seeds(result[name].sel(estimator=each)) for name in names}
+        each: {name: over_seeds(values.sel(estimator=each)) for name, values in figures.items()}
         for each in result.estimator.values.tolist()
     }
+
+
+def _columns(result: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The figures that a result shows by itself, sorted by name: stores do not keep the order of variables.
+
+    Every numeric variable with the dimension `estimator` is one; with dimensions of its own, one for every
+    label, such as "precision k=2". A variable with more than 12 labels is left out, or, where all have more,
+    its mean is taken.
+    """
+    numeric = {
+        str(n): v for n, v in result.data_vars.items() if "estimator" in v.dims and v.dtype.kind in "fiub"
+    }
+    figures = {name: numeric[name].astype(float) for name in sorted(numeric)}
+    own = {name: [d for d in v.dims if d not in _MEANT] for name, v in figures.items()}
+    shown = [n for n, v in figures.items() if math.prod(v.sizes[d] for d in own[n]) <= _COLUMNS]
+    if not shown:
+        return {name: v.mean(own[name]) for name, v in figures.items()}
+    found = {}
+    for name in shown:
+        for place in product(*(range(figures[name].sizes[d]) for d in own[name])):
+            at = dict(zip(own[name], place, strict=True))
+            label = "".join(f" {d}={figures[name][d].values[j]}" for d, j in at.items())
+            found[name + label] = figures[name].isel(at)
+    return found
 
 
 def format_statistic(value: Statistic, deviation: bool) -> str:

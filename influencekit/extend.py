@@ -13,6 +13,7 @@ _HOME = {
     "tensors_of": "_training.batch",
     "with_tensors": "_training.batch",
     "Layout": "_training.layout",
+    "Plan": "_training.plan",
     "State": "_training.state",
     "Step": "_training.step",
     "training_time": "estimators.influence_function",

@@ -110,9 +110,10 @@ class Query(ABC):
         """The values [query] at parameters theta [param]: pure, differentiable, vmap-able."""
 
     def at(self, workload: Workload, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """The query as a function of parameters alone, when the recorded run stands at `theta`.
+        """The query as a function of parameters alone; `theta` [param] is a state of the recorded run.
 
-        Override it for a query that depends on the recorded run itself, such as a direction fixed by it.
+        Override it for a query that is defined by the recorded run, such as the change along a direction
+        computed at `theta`. The returned function is then read at parameters of other runs, too.
         """
         return partial(self.evaluate, workload)
 
@@ -152,8 +153,8 @@ class Estimator(ABC):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         """Effects [query, window, train]: value of the query without the example minus with it.
 
-        Called with checked windows by `estimate`; NaN stands for an example that was left out on request,
-        never for a number that could not be computed.
+        `estimate` calls it with checked windows. NaN means that the user asked to leave the example out
+        (`loo:examples=32`). For a number that cannot be computed, raise `InputError`.
         """
 
     def contributions(
@@ -250,8 +251,9 @@ class Evaluation(ABC):
     `check`, `refuses` and `run`; results of several seeds are joined along `seed`. What is shown of a result
     depends on the result alone, so that a saved one can be shown again.
 
-    Class attribute `folder_options`: the options that decide which models `run` retrains. They name the
-    folder for these models that `run` is given; without any it is given none.
+    Class attribute `folder_options`: the options that decide which models `run` retrains. `run` may store
+    these models in its argument `folder`, whose name has these options. With no `folder_options`, `folder` is
+    None.
 
     Example:
 
@@ -273,8 +275,9 @@ class Evaluation(ABC):
     folder_options: ClassVar[tuple[str, ...]] = ()
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
-        """Find mistakes before anything is trained; no `estimators` where only their scores are at hand.
+        """Find mistakes in the options before anything is trained.
 
+        `estimators` {label: estimator} is empty if `evaluate` was given scores instead of estimators.
         Errors: `InputError` for options that do not fit the data, or estimators of which it can take none.
         """
         refused = {name: why for name, method in estimators.items() if (why := self.refuses(method))}
@@ -306,8 +309,10 @@ class Evaluation(ABC):
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
         """The plain numbers of a result [seed, ...]: `{"estimators": {NAME: {figure: {"mean", "std"}}}}`.
 
-        Mean and deviation are over seeds, of the mean over queries and windows. Override it to choose the
-        figures, or to add some that are of no estimator.
+        Mean and deviation (divided by n) are over seeds, of the mean over queries and windows. By default
+        every numeric variable with the dimension `estimator` is a figure, sorted by name; one with a
+        dimension of its own is a figure for each label ("precision k=2"), up to 12, or left out; if all have
+        more labels, the mean over them. Override it to choose the figures, or to add some of no estimator.
         """
         return {"estimators": of_estimators(result)}
 

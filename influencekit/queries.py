@@ -238,9 +238,9 @@ class FixedVector(Query):
 class GradientAlignment(Query):
     """Movement along the unit gradient of the mean test loss, <u_t, theta>, u_t fixed by the recorded run.
 
-    A positive effect: without the example the model would stand further up the loss's slope, so the example
-    helped. Shapes: values [1]. Cost: one gradient of the test loss. Errors: `InputError` for a run that was
-    opened without a test set.
+    u_t points where the test loss grows. A positive effect: without the example the parameters would lie
+    further in that direction, so the example helped. Shapes: values [1]. Cost: one gradient of the test loss.
+    Errors: `InputError` for a run that was opened without a test set.
 
     Example:
 

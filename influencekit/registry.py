@@ -171,6 +171,8 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
 def resolve(kind: str, given: T | str) -> T:
     """The object itself, or the one that a spec describes: what every verb does with its arguments.
 
+    Errors: those of `make`; a class in place of an object.
+
     Example:
 
         >>> from influencekit.registry import resolve
@@ -179,6 +181,8 @@ def resolve(kind: str, given: T | str) -> T:
         >>> resolve("recorder", resolve("recorder", "full"))
         Full()
     """
+    if isinstance(given, type):
+        raise InputError(f"expected an object, got the class {given.__name__}; write {given.__name__}()")
     return cast(T, make(kind, given)) if isinstance(given, str) else given
 
 

@@ -175,6 +175,30 @@ def test_the_checks_raise_and_name_the_law():
         check_estimator(Slow("Hessian times batch size"))
 
 
+@dataclass(frozen=True)
+class Heuristic(Estimator):
+    """Claims nothing that fixes the sign."""
+
+    shape: str = "qwt"
+    claims = frozenset()
+
+    def scores(self, trajectory, query, windows):
+        scores = -DIT().scores(trajectory, query, windows)
+        return {"qwt": scores, "qt": scores[:, 0], "list": scores.tolist()}[self.shape]
+
+
+def test_the_checks_say_which_laws_ran_and_what_was_not_tested():
+    with pytest.warns(UserWarning, match="claims neither FIRST_ORDER nor EXACT: no law tested the sign"):
+        ran = check_estimator(Heuristic())
+    assert ran == [law.__name__ for law in laws(Heuristic())] and "taylor_test" not in ran
+
+
+@pytest.mark.parametrize(("shape", "came"), [("qt", r"got torch.float64 \[\d+, \d+\]"), ("list", "got list")])
+def test_scores_of_a_wrong_shape_are_named(shape, came):
+    with pytest.raises(AssertionError, match=rf"^labelled: .*\[query, window, train\].*{came}"):
+        check_estimator(Heuristic(shape))
+
+
 def test_an_estimator_that_claims_exactness_must_be_exact():
     with pytest.raises(AssertionError, match="^equals retraining"):
         check_estimator(Slow(claims_made=(Claim.EXACT,)))
@@ -268,6 +292,35 @@ def test_a_query_that_cannot_be_mapped_is_found():
 
 
 @dataclass(frozen=True)
+class OfTargets(Query):
+    """Written without a thought of runs that have no test set."""
+
+    careless: str = ""
+
+    def labels(self, workload):
+        return ["mean target"]
+
+    def evaluate(self, workload, theta):
+        batch = workload.test
+        count = batch.shape[0] if self.careless and isinstance(batch, Tensor) else 0
+        if self.careless and not isinstance(batch, Tensor):
+            count = next(iter(batch.values() if isinstance(batch, dict) else batch)).shape[0]
+        value = workload.target(batch).double().mean().to(theta) * theta.sum() + count
+        return value.item() if self.careless == "float" else value[None]
+
+
+def test_a_query_without_a_test_set_is_refused_in_one_line():
+    check_query(OfTargets())  # `target` refuses
+    with pytest.raises(AssertionError, match="^a missing test set is refused in one line: .*TypeError"):
+        check_query(OfTargets("count"))
+
+
+def test_a_query_that_returns_a_number_is_named():
+    with pytest.raises(AssertionError, match=r"values must be a tensor \[query\], got float"):
+        check_query(OfTargets("float"))
+
+
+@dataclass(frozen=True)
 class WrongRecorder(Recorder):
     def stored_states(self, start, stop):
         return range(start + 1, stop + 1)
@@ -280,7 +333,12 @@ def test_a_wrong_recorder_is_found():
 
 def test_the_checks_take_specs_and_refuse_other_kinds():
     check_recorder("every-k:k=2")
-    with pytest.raises(InputError, match="expected a subclass of influencekit.Query"):
+    with pytest.raises(InputError, match="expected an object of a subclass of influencekit.Query"):
         check_query(make("recorder", "full"))
+    for check in (check_query, laws, lambda cls: parametrize_with_checks([cls])):
+        with pytest.raises(
+            InputError, match=r"expected an object, got the class WrongQuery; write WrongQuery\(\)"
+        ):
+            check(WrongQuery)
     with pytest.raises(InputError, match="no estimator named"):
         parametrize_with_checks(["dti"])

@@ -128,6 +128,24 @@ class OfItsOptions(Fine):
 
 
 @dataclass(frozen=True)
+class Columnless(Fine):
+    def figures(self, result):
+        return {"estimators": {name: {} for name in result.estimator.values.tolist()}}
+
+
+@dataclass(frozen=True)
+class InOrder(Fine):
+    def run(self, *args, **named):
+        found = super().run(*args, **named)
+        return found.assign(a=found.largest)
+
+    def figures(self, result):
+        names = list(result.data_vars)
+        one = {name: {"mean": 1.0, "std": 0.0} for name in names}
+        return {"estimators": dict.fromkeys(result.estimator.values.tolist(), one)}
+
+
+@dataclass(frozen=True)
 class Needy(Fine):
     scale: float = None  # type: ignore[assignment]
 
@@ -144,7 +162,9 @@ class Needy(Fine):
         (Ranked(), "estimators do not change each other"),
         (Lost(), "seeds are joined and shown: figures"),
         (Bare(), "seeds are joined and shown: expected a Table"),
-        (OfItsOptions(scale=3.0), "a saved result is shown alike"),
+        (Columnless(), "the table has columns in one order: the table has no column"),
+        (InOrder(), r"order of the variables.* columns \['a', 'largest'\], expected \['largest', 'a'\]"),
+        (OfItsOptions(scale=3.0), "a saved result is shown alike: the table: with default options"),
         (Needy(scale=3.0), "a saved result is shown alike: every option must have a default"),
     ],
 )
@@ -154,7 +174,45 @@ def test_a_broken_law_is_named(broken, law):
         check_evaluation(broken)
 
 
+@dataclass(frozen=True)
+class Largest(ik.Evaluation):
+    """The k largest scores of each estimator."""
+
+    k: tuple[int, ...] = (1, 10)
+    labels: int = 0  # as many more, so that no label gets a column of its own
+
+    def run(self, trajectory, query, scores, estimators, windows, folder=None) -> xr.Dataset:
+        ks = [*self.k, *range(2, 2 + self.labels)]
+        ordered = -np.sort(-scores.influence.values, -1)
+        means = np.stack([ordered[..., :k].mean(-1) for k in ks], -1)
+        dims = ("estimator", "query", "window", "k")
+        return xr.Dataset(
+            {"size": (dims, means), "all": (dims[:3], ordered.mean(-1))}, {**scores.coords, "k": ks}
+        )
+
+
+def test_a_dimension_of_its_own_gives_a_column_for_every_label():
+    (found,) = ik.evaluate(ik.record(WorkloadSource(TINY)(0)), Largest(), estimators=["dit"]).values()
+    for result in (found, found[["size", "all"]], found[["all", "size"]]):
+        assert list(Largest().table(result).rows) == ["all", "size k=1", "size k=10"]
+    figure = Largest().figures(found)["estimators"]["dit"]["size k=10"]
+    assert figure["mean"] == pytest.approx(found["size"].sel(k=10).item())
+    check_evaluation(Largest())
+
+
+def test_a_long_dimension_is_averaged_where_nothing_else_is_shown():
+    (found,) = ik.evaluate(
+        ik.record(WorkloadSource(TINY)(0)), Largest(labels=12), estimators=["dit"]
+    ).values()
+    assert list(Largest().table(found).rows) == ["all"]
+    assert list(Largest().table(found[["size"]]).rows) == ["size"]
+    mean = Largest().figures(found[["size"]])["estimators"]["dit"]["size"]["mean"]
+    assert mean == pytest.approx(found["size"].mean().item())
+
+
 def test_laws_are_of_evaluations_and_specs():
     assert [law.__name__ for law in laws(Fine())][-1] == "written_as_a_spec"
-    with pytest.raises(ik.InputError, match="expected a subclass of influencekit.Evaluation, got TestLoss"):
+    with pytest.raises(
+        ik.InputError, match="expected an object of a subclass of influencekit.Evaluation, got one of"
+    ):
         check_evaluation(ik.make("query", "test-loss"))

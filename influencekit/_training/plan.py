@@ -17,6 +17,13 @@ class Plan:
     indices: [step, slot] positions in the training set, -1 where a short batch has no example;
     lr: [step, group] float64; epoch: [step]; coefficient: [step, slot] derivative of the step's loss by each
     example's loss, None = 1/b; updates: how many the optimizer had made before step 0.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> plan = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2").plan
+        >>> plan.steps, plan.batch(0).shape, len(plan.lrs(0))
+        (2, torch.Size([24]), 1)
     """
 
     indices: Tensor
@@ -27,6 +34,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
+        """The number of steps."""
         return len(self.indices)
 
     def batch(self, t: int) -> Tensor:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._training.accuracy import Accuracy, accuracy
-from influencekit._training.batch import Batch, Examples, batch_in_float64, mapped, select, tensors_of
+from influencekit._training.batch import (
+    Batch,
+    Examples,
+    batch_in_float64,
+    mapped,
+    require_test,
+    select,
+    tensors_of,
+)
 from influencekit._training.buffers import buffers_in_float64
 from influencekit._training.call import Call, Calls
 from influencekit._training.checks.model import check_model, copy_model
@@ -119,14 +127,17 @@ class Workload:
 
     @property
     def n_train(self) -> int:
+        """The number of training examples."""
         return len(tensors_of(self.train)[0] if self._fetched is None else self._fetched)
 
     @property
     def n_test(self) -> int:
+        """The number of test examples. Errors: `InputError` where there is no test set."""
         return len(tensors_of(self.test)[0])
 
     @cached_property
     def layout(self) -> Layout:
+        """Which named tensor stands where in theta [param]."""
         whole = Layout.of(self.model)
         if isinstance(self.order, Plan) or not self.decays or self.l2:
             return whole
@@ -155,6 +166,7 @@ class Workload:
 
     @property
     def n_params(self) -> int:
+        """The number of trainable parameters, the length of theta."""
         return self.layout.size
 
     @cached_property
@@ -164,10 +176,12 @@ class Workload:
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the parameters, and of scores."""
         return self.theta0.dtype
 
     @property
     def device(self) -> torch.device:
+        """That of parameters and data: make new tensors there."""
         return self.theta0.device
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Workload":
@@ -208,7 +222,10 @@ class Workload:
         return deepcopy(self.model, shared).eval()
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
-        """The model's outputs in evaluation mode at theta [param]; pure, differentiable, vmap-able."""
+        """The model's outputs in evaluation mode at theta [param]; pure, differentiable, vmap-able.
+
+        Shape: what the model gives, such as [n, class]; [n] of one logit for the bundled two-class problems.
+        """
         tensors_of(batch)  # which says what to do where there is no test set
         given = _EVALUATED.get()
         buffers, within = (self.buffers, nullcontext) if given is None else given
@@ -272,7 +289,8 @@ class Workload:
             return self._calls.losses(outputs, batch, len(tensors_of(batch)[0]))
 
     def target(self, batch: Batch) -> Any:
-        """What the loss compares the outputs with."""
+        """What the loss compares the outputs with. Errors: `InputError` for no batch (no test set)."""
+        require_test(batch)
         return self._calls.target(batch)
 
     def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:

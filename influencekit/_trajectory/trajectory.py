@@ -11,6 +11,7 @@ import zarr
 from torch import Tensor
 
 from influencekit._training.buffers import unpacked
+from influencekit._training.plan import Plan
 from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
@@ -48,11 +49,24 @@ class Trajectory:
         ('step', 'slot')
     """
 
+    workload: Workload
+    """The problem: model, loss, data."""
+    plan: Plan
+    """Batches, learning rates and epochs."""
+    step: Step
+    """The training step, with its derivatives."""
+    first: int
+    """The first state that can be had."""
+    last: int
+    """The last one."""
+    attrs: Mapping[str, Any]
+    """What the store says of the run."""
+
     def __init__(self, group: zarr.Group, workload: Workload, step: Step | None = None) -> None:
         self.group = group
         self.workload = workload
         self.step = step or Step(workload)
-        self.attrs: Mapping[str, Any] = dict(group.attrs)
+        self.attrs = dict(group.attrs)
         self.plan = self.step.plan
         kept = read(group, "kept")
         self._stored = kept[kept <= self.attrs["committed"]]

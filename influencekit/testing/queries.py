@@ -1,6 +1,7 @@
 """The laws of queries, on problems with one logit, with three classes in dicts, and with no labels at all."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import cache
 
 import torch
@@ -31,10 +32,15 @@ def accepted(query: Query) -> Iterator[tuple[str, Workload, Tensor]]:
     for k, (name, workload) in enumerate(_problems().items()):
         try:
             query.labels(workload)
-            query.evaluate(workload, workload.theta0)
+            values = query.evaluate(workload, workload.theta0)
         except InputError as refusal:
             refusals.append(f"{name}: {refusal}")
             continue
+        if not isinstance(values, Tensor):
+            raise AssertionError(
+                f"labels are unique and match the values: {name}: values must be a tensor [query], got "
+                f"{type(values).__name__}; stack them, or write value[None]"
+            )
         noise = torch.randn(
             3, workload.n_params, generator=torch.Generator().manual_seed(k), dtype=workload.dtype
         )
@@ -109,6 +115,23 @@ def vmap_over_parameters_equals_a_loop(query: Query) -> None:
             )
 
 
+def a_missing_test_set_is_refused_in_one_line(query: Query) -> None:
+    """A run may be opened without a test set: the query does without it, or raises `InputError`."""
+    for name, workload, thetas in accepted(query):
+        without = copy(workload)
+        object.__setattr__(without, "test", None)  # as `influencekit.open` makes it
+        try:
+            query.labels(without)
+            query.evaluate(without, thetas[0])
+        except InputError:
+            continue
+        except Exception as reason:
+            raise AssertionError(
+                f"a missing test set is refused in one line: {name}: {type(reason).__name__}: {reason}; ask "
+                "`workload.target`, `outputs` or `losses` first, which refuse it"
+            ) from reason
+
+
 def pure(query: Query) -> None:
     """Twice the same bits; model, data, random state, dtypes, gradient and train/eval mode untouched."""
     for name, workload, thetas in accepted(query):
@@ -132,5 +155,6 @@ QUERY_LAWS: list[Callable[[Query], None]] = [
     gradient_equals_central_differences,
     at_the_recorded_parameters_equals_evaluate,
     vmap_over_parameters_equals_a_loop,
+    a_missing_test_set_is_refused_in_one_line,
     pure,
 ]

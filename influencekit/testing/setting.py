@@ -77,12 +77,20 @@ def accepted(estimator: Estimator) -> Iterator[tuple[str, Trajectory]]:
 @cache
 def accepts(estimator: Estimator, name: str) -> bool:
     trajectory = recorded(name)
+    workload, windows = trajectory.workload, windows_of(estimator, trajectory.steps)
     try:
-        estimator.scores(trajectory, queries(), windows_of(estimator, trajectory.steps))
+        scores = estimator.scores(trajectory, queries(), windows)
     except InputError:
         if name == "sgd":
             raise
         return False
+    shape = (workload.n_test, len(windows), workload.n_train)
+    if not isinstance(scores, Tensor) or scores.shape != shape or scores.dtype != workload.dtype:
+        came = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise AssertionError(
+            f"labelled: {name}: scores must be a tensor [query, window, train] = {list(shape)} of "
+            f"{workload.dtype}, got {came}"
+        )
     return True
 
 
