@@ -8,16 +8,16 @@ class Source(NamedTuple):
     code: tuple[str, ...]  # files and folders, from the root of the checkout
 
 
-_STEP = ("influencekit/training", "influencekit/trajectory")
-_SWEEP = (*_STEP, "influencekit/effects", "influencekit/estimators/dit.py")
+_STEP = ("influencekit/_training", "influencekit/_trajectory")
+_SWEEP = (*_STEP, "influencekit/_effects", "influencekit/estimators/dit.py")
 _COMPARE = (
     *_STEP,
-    "influencekit/effects",
+    "influencekit/_effects",
     "influencekit/estimators",
     "influencekit/metrics.py",
-    "influencekit/verbs",
+    "influencekit/_verbs",
 )
-_TAPE = (*_SWEEP, "influencekit/tape")
+_TAPE = (*_SWEEP, "influencekit/_tape")
 _DVEMB = (*_SWEEP, "plugins/influencekit-dvemb/src")
 _PAPER = (*_COMPARE, "plugins/influencekit-paper/src")
 _MINILM = (*_TAPE, "influencekit/_verbs/trust.py")
@@ -42,10 +42,10 @@ SOURCES = {
     "exactness": _benchmark("exactness", *_SWEEP),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(
-        "kills", "influencekit/_trajectory/writing", "influencekit/tape", "influencekit/_files.py"
+        "kills", "influencekit/_trajectory/writing", "influencekit/_tape", "influencekit/_files.py"
     ),
     "late_changes": _benchmark(
-        "late_changes", "influencekit/tape", "influencekit/_trajectory/replay_check.py"
+        "late_changes", "influencekit/_tape", "influencekit/_trajectory/replay_check.py"
     ),
     "memory": _benchmark("memory", *_SWEEP, "influencekit/recorders.py"),
     "minilm": _benchmark("minilm", *_MINILM),
@@ -68,10 +68,10 @@ SOURCES = {
     "table2-paper": _benchmark("table2 --setting paper", *_COMPARE),
     "table2-trained": _benchmark("table2 --setting trained", *_COMPARE),
     "tape_exactness": _benchmark("tape_exactness", *_TAPE),
-    "tape_overhead": _benchmark("tape_overhead", "influencekit/tape"),
+    "tape_overhead": _benchmark("tape_overhead", "influencekit/_tape"),
     "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
-    "tracing": _benchmark("tracing", "influencekit/training"),
+    "tracing": _benchmark("tracing", "influencekit/_training"),
     "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/_verbs/trust.py"),
-    "tune_trained": _benchmark("tune_trained", "influencekit/training", "influencekit/workloads"),
+    "tune_trained": _benchmark("tune_trained", "influencekit/_training", "influencekit/workloads"),
     "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),
 }

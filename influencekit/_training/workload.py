@@ -192,7 +192,7 @@ class Workload:
 
         return replace(
             self,
-            model=deepcopy(self.model).to(device=device, dtype=dtype),
+            model=copy_model(self.model).to(device=device, dtype=dtype),
             train=mapped(self.train, move),
             test=mapped(self.test, move),
             validation=None if self.validation is None else mapped(self.validation, move),
@@ -218,8 +218,7 @@ class Workload:
     @cached_property
     def evaluator(self) -> nn.Module:
         """The model in evaluation mode, sharing every tensor with `model`: queries ask it."""
-        shared = {id(x): x for x in (*self.model.parameters(), *self.model.buffers())}
-        return deepcopy(self.model, shared).eval()
+        return copy_model(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         """The model's outputs in evaluation mode at theta [param]; pure, differentiable, vmap-able.

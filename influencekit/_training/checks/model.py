@@ -144,15 +144,16 @@ def _overlapping(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return None
 
 
-def copy_model(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """A copy in which whatever shared memory with a parameter still does; torch's own cuts such ties.
 
-    Errors: a model that cannot be copied.
+    `shared`: parameters and buffers that the copy has in common with the model. Errors: a model that cannot be
+    copied.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(x): x for x in shared}
     try:
         for p in model.parameters():
-            if type(p) is nn.Parameter:
+            if type(p) is nn.Parameter and id(p) not in memo:
                 memo[id(p)] = nn.Parameter(deepcopy(p.data, memo), p.requires_grad)
         for module in model.modules():  # weights that a hook computes are no leaves, which torch refuses
             for x in vars(module).values():
