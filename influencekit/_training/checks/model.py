@@ -147,8 +147,8 @@ def _overlapping(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """A copy in which whatever shared memory with a parameter still does; torch's own cuts such ties.
 
-    `shared`: parameters and buffers that the copy has in common with the model. Errors: a model that cannot be
-    copied.
+    `shared`: parameters and buffers that the copy has in common with the model. Errors: a model that cannot
+    be copied.
     """
     memo: dict[int, Any] = {id(x): x for x in shared}
     try:
