@@ -49,12 +49,13 @@ def install(tmp_path, monkeypatch):
 
     before = set(sys.modules)
 
-    def install(distribution, source, attributes, group="influencekit.queries"):
+    def install(distribution, source, attributes, group="influencekit.queries", summary=""):
         module = distribution.replace("-", "_")
         (tmp_path / f"{module}.py").write_text(source)
         info = tmp_path / f"{module}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        about = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n"
+        (info / "METADATA").write_text(about + (f"Summary: {summary}\n" if summary else ""))
         points = "".join(f"{name} = {module}:{attribute}\n" for name, attribute in attributes.items())
         (info / "entry_points.txt").write_text(f"[{group}]\n{points}")
         registry._entries.cache_clear()

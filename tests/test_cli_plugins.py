@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,30 +26,13 @@ def hello(name):
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """install(distribution, module source, {name: attribute}): a plugin on sys.path, gone after the test."""
-
-    def install(distribution, source, attributes):
-        module = distribution.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source)
-        info = tmp_path / f"{module}-1.2.dist-info"
-        info.mkdir()
-        about = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\nSummary: Greets politely.\n"
-        (info / "METADATA").write_text(about)
-        points = "".join(f"{name} = {module}:{attribute}\n" for name, attribute in attributes.items())
-        (info / "entry_points.txt").write_text(f"[influencekit.commands]\n{points}")
-        registry._entries.cache_clear()
-        return module
-
-    monkeypatch.syspath_prepend(tmp_path)
-    yield install
-    registry._entries.cache_clear()
-    for module in [name for name in sys.modules if name.startswith("acme")]:
-        del sys.modules[module]
+def install_command(install):
+    """The fixture `install`, of commands."""
+    return partial(install, group="influencekit.commands", summary="Greets politely.")
 
 
-def test_a_command_is_listed_without_its_import_and_runs(install):
-    module = install("acme-hello", COMMAND, {"hello": "hello"})
+def test_a_command_is_listed_without_its_import_and_runs(install_command):
+    module = install_command("acme-hello", COMMAND, {"hello": "hello"})
     shown = run("--help").stdout
     assert any(line.split() == ["hello", "Greets", "politely."] for line in shown.splitlines())
     run("compare", "--help")
@@ -71,23 +55,23 @@ def test_a_command_is_listed_without_its_import_and_runs(install):
         ("hello = print", "expected a click.Command"),
     ],
 )
-def test_a_broken_command_is_one_line_for_its_user_and_nothing_to_others(install, source, reason):
-    install("acme-broken", source, {"hello": "hello"})
+def test_a_broken_command_is_one_line_for_its_user_and_nothing_to_others(install_command, source, reason):
+    install_command("acme-broken", source, {"hello": "hello"})
     assert "hello" in run("--help").stdout and run("list", "recorders").stderr == ""
     assert reason in run("list", "commands").stdout and "COMMANDS" in run("list").stdout
     line = fails("hello", code=1)
     assert "command 'hello' (acme-broken 1.2, acme_broken:hello) is broken" in line and reason in line
 
 
-def test_two_owners_are_an_error_for_whoever_uses_the_name(install):
-    install("acme-one", COMMAND, {"hello": "hello"})
-    install("acme-two", COMMAND, {"hello": "hello", "bye": "hello"})
+def test_two_owners_are_an_error_for_whoever_uses_the_name(install_command):
+    install_command("acme-one", COMMAND, {"hello": "hello"})
+    install_command("acme-two", COMMAND, {"hello": "hello", "bye": "hello"})
     assert "'hello' has 2 owners: acme-one 1.2 (acme_one:hello) and acme-two 1.2" in fails("hello", code=2)
     assert run("bye").stdout == "hello you\n"
 
 
-def test_a_plugin_cannot_replace_a_command_of_ours(install):
-    install("acme-bold", COMMAND, {"list": "hello"})
+def test_a_plugin_cannot_replace_a_command_of_ours(install_command):
+    install_command("acme-bold", COMMAND, {"list": "hello"})
     shown = run("--help")
     assert shown.stdout.count("  list ") == 1
     assert (
@@ -96,9 +80,9 @@ def test_a_plugin_cannot_replace_a_command_of_ours(install):
     assert "RECORDERS" in run("list", "recorders").stdout
 
 
-def test_the_reference_has_a_plugins_command_on_its_own_page_only(install):
+def test_the_reference_has_a_plugins_command_on_its_own_page_only(install_command):
     before = reference()
-    install("acme-hello", COMMAND, {"hello": "hello"})
+    install_command("acme-hello", COMMAND, {"hello": "hello"})
     assert reference() == before and "hello" not in before
     page = reference_of("hello")
     assert page.startswith("<!-- generated: python -m influencekit.cli.reference hello -->\n\n## hello\n")

@@ -283,11 +283,11 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
     workload = trajectory.workload
     chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
 
-    def changes(models: Models) -> Tensor:
+    def change_of(models: Models) -> Tensor:
         with torch.no_grad():
             return models.changes(asked[models.state], chunk)
 
-    return changes
+    return change_of
 
 
 def check_finite(values: Tensor, weightings: Sequence[Weighting]) -> None:

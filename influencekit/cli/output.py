@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,34 +52,25 @@ def new_file(path: str | None, option: str = "--out", replace: bool = False) -> 
 
 @contextmanager
 def _beside(goal: Path, option: str) -> Iterator[Path]:
-    import shutil
-    import tempfile
+    from influencekit._files import whole
 
     parents = [p for p in goal.absolute().parents if not p.exists()]
     scratch = None
     try:
-        try:
-            goal.absolute().parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(
-                tempfile.mkdtemp(prefix=f".{goal.name}-", suffix=".partial", dir=goal.absolute().parent)
-            )
-        except OSError as error:
-            raise InfluenceKitError(
-                f"{option} {goal} cannot be written: {error.strerror or error}"
-            ) from error
-        try:
-            yield scratch / goal.name
-            os.replace(scratch / goal.name, goal)
-        except OSError as error:
-            if error.filename is not None and not str(error.filename).startswith(str(scratch)):
-                raise
-            raise InfluenceKitError(
-                f"{option} {goal} cannot be written: {error.strerror or error}; nothing was left there"
-            ) from error
+        goal.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with whole(goal) as partial:
+            scratch = partial.parent
+            yield partial
         parents = []
+    except OSError as error:
+        if scratch is not None and error.filename is not None:
+            if not str(error.filename).startswith(str(scratch)):
+                raise
+        left = "" if scratch is None else "; nothing was left there"
+        raise InfluenceKitError(
+            f"{option} {goal} cannot be written: {error.strerror or error}{left}"
+        ) from error
     finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
         for parent in parents:  # made above, innermost first, for something that did not come to be
             with suppress(OSError):
                 parent.rmdir()

@@ -8,7 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influencekit._effects.retrain import Models, Strategy, Weighting, retrained, spans, strategy_of
+from influencekit._effects.retrain import (
+    Models,
+    Strategy,
+    Weighting,
+    capacity,
+    check_finite,
+    query_at,
+    retrained,
+    spans,
+    strategy_of,
+)  # fmt: skip
 from influencekit._training.buffers import flat
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError, InputError
@@ -20,7 +30,6 @@ from influencekit.windows import Window
 __all__ = ["check_at_least", "draw_seed", "random_sets", "set_effects", "sizes"]
 
 _PIECE = 64  # sets that are retrained, and kept, at once; 4 where models are trained one after the other
-_MEMORY = 1 << 30  # bytes that they may take
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
@@ -81,8 +90,7 @@ def set_effects(
             states[(*absent, t)] = None
     recorded = {t: trajectory.state(t) for _, _, t in states}
     own = {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
-    asked = {t: query.at(trajectory.workload_at(t), state.theta) for t, state in recorded.items()}
-    chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
+    change_of = query_at(trajectory, query, list(recorded))
     out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))
     for rows, theta in _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {}):
         changes = {}
@@ -90,8 +98,7 @@ def set_effects(
             each, state = theta[:, place].to(own[t]), recorded[t]
             size = len(state.theta)
             models = Models([*rows], t, each[:, :size], state.theta, each[:, size:], state.buffers)
-            with torch.no_grad():
-                changes[key] = models.changes(asked[t], chunk).double().cpu().numpy()
+            changes[key] = change_of(models).double().cpu().numpy()
         for absent, members in spans(windows, steps).items():
             for k in members:
                 signs = windows[k].evaluations(steps).items()
@@ -112,7 +119,7 @@ def _pieces(
 ) -> Iterator[tuple[range, Tensor]]:
     """(numbers of sets, their parameters [set, state, param]), from the folder or retrained now."""
     together = strategy_of(trajectory, strategy) == "batch"
-    size = min(_PIECE, trajectory.step.capacity(_MEMORY)) if together else 4
+    size = capacity(trajectory, _PIECE) if together else 4
     if store is None:
         whole = range(0, len(left_out), size)
         for first in track(whole, "sets left out", len(whole)):
@@ -146,11 +153,7 @@ def _retrained(
         for models in retrained(trajectory, weightings, absent, when, strategy):
             place = states.index((*absent, models.state))
             theta[models.members, place] = _packed(models.theta, models.buffers).detach()
-    bad = (~theta.isfinite()).flatten(1).any(1).nonzero()
-    if len(bad):
-        raise DivergedError(
-            f"retraining {weightings[int(bad[0])]} gave NaN or infinity; lower the learning rate"
-        )
+    check_finite(theta.movedim(0, -1), weightings)
     return theta
 
 
