@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "recorded.md"
 sys.path.insert(0, str(ROOT / "tests" / "loops"))
 
-from loop_style import GROUPS, MARK, STYLES, Style  # noqa: E402
+from loop_style import GROUPS, MARK, STYLES, WAS, Style  # noqa: E402
 
 FEW = 6  # lines
 
@@ -85,20 +85,20 @@ def folded(style: Style) -> str:
 def difference(style: Style) -> Iterator[str]:
     """What a style defines and its loop, with + and - at the lines that change."""
     yield "+import influencekit as ik"
-    for text in (*style.definitions, textwrap.dedent(style.body("taped")), *asking(style)):
+    for text in (
+        *(f"{text}\n\n" for text in style.definitions),
+        textwrap.dedent(style.body("taped")),
+        *asking(style),
+    ):
         for line in text.splitlines():
             line = re.sub(r"\s*# (fmt: skip|noqa.*)$", "", line)
-            if not (mark := MARK.search(line)):
+            if found := WAS.fullmatch(line):
+                if not found[2].startswith("return "):
+                    yield f"-{found[1]}{found[2]}"
+            elif mark := MARK.search(line):
+                yield "+" + line[: mark.start()].replace("return ik.open(", "run = ik.open(")
+            else:
                 yield f" {line}".rstrip()
-                continue
-            indent = line[: len(line) - len(line.lstrip())]
-            new = line[: mark.start()].strip()
-            if new.startswith("return "):  # the frame's way to hand over the run
-                yield f"+{indent}run = {new.removeprefix('return ')}"
-                continue
-            if mark[1]:
-                yield f"-{indent}{mark[1]}"
-            yield f"+{indent}{new}"
 
 
 def asking(style: Style) -> list[str]:

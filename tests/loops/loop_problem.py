@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 N, TEST = 12, 5
 per_example = nn.CrossEntropyLoss(reduction="none")  # for the hand loops; a style makes its own
@@ -21,6 +21,19 @@ def sample(n=N, seed=0):
 x, y = sample()
 x_test, y_test = sample(TEST, seed=1)
 data, test = TensorDataset(x, y), TensorDataset(x_test, y_test)
+
+
+class Numbered(Dataset):
+    """A data set whose examples bring their numbers, for the hand loops: (number, *example)."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        return i, *self.data[i]
 
 
 def network(dropout=0.0, dtype=torch.float64):

@@ -9,16 +9,17 @@ docs/recorded.md (`python docs/loops.py` writes it), further paragraphs are rema
                 the same loop in PyTorch alone, `weights` [n] on the losses of the examples (a batch keeps its
                 divisor); returns the model that is asked. It never calls influencekit.
 
-Each line of `taped` that the user adds or changes for the tape ends in a comment: `# tape`, or
-`# tape, was: LINE` where it replaces one (the last line: `return ik.open(...)  # tape, was: return model`).
-Without these lines the file must run and end with the same weights: so a style shows its cost honestly.
-A statement of several lines is marked on each of them; the block of a marked `with` stays where it is.
+Each line of `taped`, or of what it uses, that the user adds or changes for the tape ends in the comment
+`# tape`. The lines that it replaces stand above it in comments `# was: LINE`; the last line is always
+`return ik.open(...)  # tape`, below `# was: return model`. Without the marked lines, and with those that
+were, the file must run and end with the same weights: so a style shows its cost honestly. A statement of
+several lines is marked on each of them; the block of a marked `with` stays where it is.
 
 Optional: `asked(model)`, the number that is asked (default: the mean test loss of loop_problem.py), and
 `ask(run, estimator)`, how a user asks it (default: `ik.estimate(run, "test-loss", estimator)`); constants
-NEEDS (libraries, a tuple), FLOAT32 = True (runs in float32: only `loo` is compared, to 1e-3), REPLAY =
-"rounded" (equal to rounding, not in every bit), H (where central differences begin), IDS (names of the
-examples where they are not 0..n-1).
+NEEDS (libraries, a tuple), FLOAT32 = True (runs in float32: only `loo` is compared, to 1e-3), REPLAY (a
+pattern of what the run says of its replays, where they are not all equal bit for bit), H (where central
+differences begin), IDS (names of the examples where they are not 0..n-1).
 
 A loop that is refused has `REFUSED`, the whole line of the error, and `taped` alone.
 """
@@ -38,7 +39,7 @@ GROUPS = (
     "Averaged and best weights", "Trainers", "Runs that go on",
 )  # fmt: skip
 ROLES = ("taped", "plain", "ask", "asked")
-MARK = re.compile(r"\s*# tape(?:, was: (.*\S))?\s*$")
+MARK, WAS = re.compile(r"\s*# tape$"), re.compile(r"(\s*)# was: (.*)")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Style:
             nodes = [own.get(name) or function(self.tree, name) for name in new]
             names = {n.id for node in nodes if node for n in ast.walk(node) if isinstance(n, ast.Name)}
             new = (names & set(own)) - used
-        return [self._lines(node, node) + "\n" for name, node in own.items() if name in used]
+        return [self._lines(node, node) for name, node in own.items() if name in used]
 
     def _lines(self, first: ast.stmt, last: ast.stmt) -> str:
         decorators = getattr(first, "decorator_list", [])
@@ -118,10 +119,11 @@ class Style:
         """The file as it was before its marked lines came."""
         lines = []
         for line in self.text.splitlines():
-            if found := MARK.search(line):
+            if found := WAS.fullmatch(line):
+                line = found[1] + found[2]
+            elif MARK.search(line):
                 indent = line[: len(line) - len(line.lstrip())]
-                begins = line.lstrip().startswith("with ")
-                line = indent + (found[1] or ("if True:" if begins else ""))
+                line = f"{indent}if True:" if line.lstrip().startswith("with ") else ""
             lines.append(line)
         text = "\n".join(lines)
         found = function(ast.parse(text), "taped")

@@ -18,7 +18,8 @@ def taped():
     loader = DataLoader(data, batch_size=4, shuffle=True)
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=data) as tape:  # tape
         for _epoch in range(3):
-            for _, (inputs, target) in tape.batches(loader):  # tape, was: for inputs, target in loader:
+            # was: for inputs, target in loader:
+            for _, (inputs, target) in tape.batches(loader):  # tape
 
                 def closure(inputs=inputs, target=target):
                     optimizer.zero_grad()
@@ -27,4 +28,5 @@ def taped():
                     return loss
 
                 optimizer.step(closure)
-    return ik.open("run.zarr", model=network(), loss=losses, data=data, test=test)  # tape, was: return model
+    # was: return model
+    return ik.open("run.zarr", model=network(), loss=losses, data=data, test=test)  # tape
