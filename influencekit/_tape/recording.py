@@ -13,6 +13,7 @@ from torch import nn
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, run_attributes
+from influencekit._tape.hooks import Hook
 from influencekit._tape.loader import IndexedBatch, IndexedLoaders
 from influencekit._tape.loop_position import LoopPosition
 from influencekit._tape.optimizer import (
@@ -71,12 +72,12 @@ class Recording:
                     f"{store} exists already; choose another path, delete it, or continue it with resume=True"
                 )
             self._resume()
-        steps = self._steps  # functions, since a copy of the model copies the objects of bound methods
+        steps = self._steps
         self._hooks = [
-            model.register_forward_pre_hook(lambda *event: steps.before_forward()),
-            model.register_forward_hook(lambda *event: steps.after_forward(event[-1])),
-            optimizer.register_step_pre_hook(lambda *event: self._before_step(*event[1:])),
-            optimizer.register_step_post_hook(lambda *event: self._after_step()),
+            model.register_forward_pre_hook(Hook(lambda *event: steps.before_forward())),
+            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1]))),
+            optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
+            optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
         ]
 
     def close(self, error: BaseException | None) -> None:
