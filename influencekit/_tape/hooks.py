@@ -10,17 +10,19 @@ __all__ = ["Hook"]
 
 
 class Hook:
-    """Calls `act` with what a hook of torch is given. Its copies, deep or pickled, do nothing.
+    """Calls `act` with what a hook of torch is given, and `copied` when it is copied, as the model is.
 
-    So a model can be saved and copied while a tape listens to it. A pickled copy is a method of the standard
-    library that takes anything and returns None: it loads where this package is not installed.
+    Copies, deep or pickled, do nothing, so a model can be saved and copied while a tape listens to it. A
+    pickled copy is a method of the standard library that takes anything and returns None: it loads where
+    this package is not installed.
     """
 
-    def __init__(self, act: Callable[..., None]) -> None:
-        self._act = act
+    def __init__(self, act: Callable[..., None], copied: Callable[[], None] = lambda: None) -> None:
+        self._act, self._copied = act, copied
 
     def __call__(self, *event: Any) -> None:
         self._act(*event)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._copied()
         return getattr, (nullcontext(), "__exit__")
