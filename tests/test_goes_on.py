@@ -251,7 +251,7 @@ def test_other_weights_at_the_end_are_refused(tmp_path):
     average = AveragedModel(network()).module.state_dict()
     refused(
         lambda: act(lambda model: model.load_state_dict(average)),
-        "weights into the model that are no state of this run known to the tape .* load others after the tape",
+        "weights into the model that are no state of the run known to the tape .* load others after the tape",
     )
     assert run.open().steps == 3 and run.open().attrs["status"] == "complete"
     run = Run()

@@ -116,11 +116,11 @@ class Recording:
             except BaseException:
                 writer.close("recording")
                 raise
-            known = {} if reloaded in (None, -1) else {"reloaded": reloaded}
+            known: dict[str, Any] = {} if reloaded in (None, -1) else {"reloaded": reloaded}
             writer.close(replay=self._spot.summary(), **known)
             if reloaded == -1:
                 raise InputError(
-                    "after the last step load_state_dict put weights into the model that are no state of this "
+                    "after the last step load_state_dict put weights into the model that are no state of the "
                     "run known to the tape (those at ends of epochs, and those that state_dict() or a copy "
                     "was taken of); the run is recorded as far as its last step: load others after the tape"
                 )
