@@ -163,7 +163,7 @@ class StepCollector:
             batch = pending.batch
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
-            given = torch.as_tensor(self._reduction(batch)).double().cpu().expand(n)
+            given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
             return given.numpy() / self._accumulate
         if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
             value = torch.ones((), dtype=self._dtype) / self._accumulate
