@@ -33,8 +33,8 @@ class Tape:
                 for ids, batch in tape.batches(loader):
                     ...  # forward, backward, clip, optimizer.step(), scheduler.step() as before
 
-    store: a new path, or None for memory. loss(outputs, target) -> [n]: one loss per example; a step of the
-    loop must minimise their mean over each micro-batch, divided by `accumulate` (`reduction="sum"`: their
+    store: a new path, or None for memory. loss(outputs, target) -> [n]: one loss per example (with a
+    parameter `batch` it gets the batch, too: sample weights, masks, several targets); a step of the loop must minimise their mean over each micro-batch, divided by `accumulate` (`reduction="sum"`: their
     sum; a function of the batch: the coefficient of every example, for instance 1 / number of tokens).
     `data`: the map-style data set; `collate`: what the loader collates with (default: the loader's).
     `forward(model, batch)` gives the outputs where they are not `model(*inputs)` or `model(**inputs)`.
