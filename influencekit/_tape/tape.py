@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
 from influencekit._tape.open_taped import open_taped
 from influencekit._tape.optimizer import hyperparameters
@@ -95,6 +96,7 @@ class Tape:
         )  # fmt: skip
 
     def __enter__(self) -> Tape:
+        refuse_training()
         self._recording = self._begin()
         return self
 
