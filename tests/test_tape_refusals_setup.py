@@ -202,7 +202,7 @@ def test_a_store_that_exists(tmp_path):
     Loop().run(tmp_path / "run.zarr")
     caught(
         Loop(),
-        "run.zarr exists already; choose another path, delete it, or continue",
+        "run.zarr exists already; choose another path, or continue",
         store=tmp_path / "run.zarr",
     )
 

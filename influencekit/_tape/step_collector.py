@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -76,9 +75,7 @@ class StepCollector:
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(
-        self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def before_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
@@ -108,8 +105,9 @@ class StepCollector:
         pending, delivered = self.queue.popleft()
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
             self.index_entry = find_index(
-                self.model, args, kwargs, pending.batch, self.call.target_key, pending.indices, self.call.data
-            )
+                self.model, args, kwargs, pending.batch, self.call.loss, self.call.target_key,
+                pending.indices, self.call.data,
+            )  # fmt: skip
             if self.index_entry is not None:
                 self.drop_entry()
         if self.index_entry is not None:
@@ -174,7 +172,7 @@ class StepCollector:
             batch = pending.batch
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
-            given = torch.as_tensor(self._reduction(batch)).double().cpu().expand(n)
+            given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
             return given.numpy() / self._accumulate
         if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
             value = torch.ones((), dtype=self._dtype) / self._accumulate

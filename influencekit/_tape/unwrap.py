@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from influencekit._tape.hooks import Hook
 from influencekit._training.checks.model import copy_model
 
 __all__ = [
@@ -43,9 +44,11 @@ def optimizer_behind(optimizer: Any) -> Any:
 
 
 def watch_forward(
-    model: nn.Module, before: Callable[[tuple[Any, ...], dict[str, Any]], None], after: Callable[[Any], None]
-) -> list[Callable[[], None]]:
-    """Call `before(args, kwargs)` and `after(outputs)` around every forward pass; returns what undoes this.
+    model: nn.Module, before: Callable[[tuple[Any, ...], dict[str, Any]], None],
+    after: Callable[[Any], None], copied: Callable[[], None],
+) -> list[Callable[[], None]]:  # fmt: skip
+    """Call `before(args, kwargs)` and `after(outputs)` around every forward pass, and `copied` where the
+    model is copied; returns what undoes this.
 
     A compiled model is watched from outside, so that nothing of this is compiled. The autocast that
     accelerate hides in `forward` is entered before, so that it shows.
@@ -54,15 +57,11 @@ def watch_forward(
     cast, inside = _hidden_autocast(watched), ExitStack()
 
     def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module is not watched:  # copies of a model have its hooks, too
-            return
         if cast is not None:
             inside.enter_context(torch.autocast(_device(watched).type, dtype=cast))
         before(args, kwargs)
 
     def post(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        if module is not watched:
-            return
         inside.close()
         if outputs is not None:  # None: the forward pass has failed
             after(outputs)
@@ -83,8 +82,10 @@ def watch_forward(
         return [lambda: setattr(watched, "_compiled_call_impl", compiled)]
     outside = torch.compiler.disable if "torch._dynamo" in sys.modules else lambda hook: hook
     return [
-        watched.register_forward_pre_hook(outside(pre), with_kwargs=True).remove,
-        watched.register_forward_hook(outside(post), with_kwargs=True, always_call=cast is not None).remove,
+        watched.register_forward_pre_hook(Hook(outside(pre), copied), with_kwargs=True).remove,
+        watched.register_forward_hook(
+            Hook(outside(post)), with_kwargs=True, always_call=cast is not None
+        ).remove,
     ]
 
 
