@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
@@ -21,6 +21,7 @@ from influencekit._tape.optimizer import rebuild_optimizer
 from influencekit._tape.recorded import Recorded
 from influencekit._tape.replica import Call, Micro, RecordedExamples, on_device, put_back, set_modes
 from influencekit._tape.rng import capture, fixed
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch
 from influencekit._training.checks.model import copy_model
@@ -52,6 +53,11 @@ def open_taped(
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
     if about["custom_forward"] and forward is None:
         raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
+    if data is None or isinstance(data, IterableDataset):
+        data = StreamExamples()
+        data.dropped = key
+        if attrs["fingerprint"]["training examples"] is None:
+            data.load(group)
     check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
     call = Call(loss, data, collate, about["target_key"], forward)
     rows = slice(0, steps)
@@ -65,7 +71,7 @@ def open_taped(
         test=None if test is None else _whole(test, plain, key, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
-        train_ids=read(group, "train").tolist(),
+        train_ids=data.ids if isinstance(data, StreamExamples) else read(group, "train").tolist(),
         test_ids=test_ids,
         target_key=about["target_key"],
         call=call,
@@ -115,6 +121,7 @@ def _micros(
 ) -> Callable[[int], list[Micro]]:
     """The micro-batches of a step; generator states are read from the store when needed."""
     fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
+    kept = read(group, "row", rows) if "row" in group else None
 
     @lru_cache(maxsize=64)
     def generators(number: int) -> bytes | None:
@@ -125,9 +132,9 @@ def _micros(
         for k in range(int(part[t].max()) + 1):
             places = np.flatnonzero((part[t] == k) & (batch[t] >= 0))
             slots = slice(int(places[0]), int(places[-1]) + 1)
-            found.append(
-                Micro(slots, batch[t, slots].tolist(), generators(fetched[t, k]), generators(forwarded[t, k]))
-            )
+            generators_of = generators(fetched[t, k]), generators(forwarded[t, k])
+            mine = None if kept is None else kept[t, slots].tolist()
+            found.append(Micro(slots, batch[t, slots].tolist(), *generators_of, mine))
         return found
 
     return micros
