@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit._training.batch import tensors_of
-from influencekit._training.optimizers import Adam
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.remove import scored
@@ -145,7 +144,7 @@ def advice(workload: Workload) -> str:
     if corners:
         ideas.append(f"a smooth activation, such as GELU, in place of {' and '.join(sorted(corners))}")
     rules = list(workload.optimizer.members())
-    eps = [rule.eps for rule in rules if isinstance(rule, Adam)]
+    eps = [rule.eps for rule in rules if isinstance(getattr(rule, "eps", None), float)]
     if eps and min(eps) < 1e-2:
         ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
     width = workload.plan.indices.shape[1]
