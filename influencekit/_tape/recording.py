@@ -12,7 +12,7 @@ from torch import nn
 
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
-from influencekit._tape.fingerprint import check_fingerprint, run_attributes
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
 from influencekit._tape.loader import IndexedBatch, IndexedLoaders
 from influencekit._tape.loop_position import LoopPosition
 from influencekit._tape.optimizer import (
@@ -216,7 +216,7 @@ class Recording:
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:
                 steps.forward_draws = found is not done
-            micros = found.micros
+            micros, losses = found.micros, self._spot.with_penalties(losses)
         if self._spot.again:
             self._spot.repeat(step)
         self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
@@ -255,6 +255,7 @@ class Recording:
         changing = [n for n, _ in attrs["buffers"]]
         try:
             check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
+            check_penalty(attrs["tape"], self.call.penalty, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise

@@ -126,7 +126,7 @@ class StepCollector:
         found, start = [], 0
         for micro in self.forwarded:
             indices, rng, _ = micro.pending
-            slots = slice(start, start + len(indices))
+            slots = slice(start, start + len(indices) + (self.call.penalty is not None))
             found.append(Micro(slots, indices, rng, micro.drawn_from(early)))
             start = slots.stop
         return found
@@ -144,9 +144,12 @@ class StepCollector:
                 if not np.isfinite(losses[-1]).all():
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
+            if self.call.penalty is not None:
+                coefficients.append(np.full(1, 1 / self._accumulate))
+                losses.append(np.full(1, np.nan))
         self.forwarded = []
         self.step += 1
-        if len(micros) == 1:
+        if len(coefficients) == 1:
             return micros, coefficients[0], losses[0]
         return micros, np.concatenate(coefficients), np.concatenate(losses)
 
