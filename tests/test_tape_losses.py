@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers_tape import sample, untraced
 from helpers_tape_losses import Case, N, check, plain_data, plain_model, recorded
 from torch import nn
@@ -195,6 +196,131 @@ def test_a_teacher_that_is_trained_or_changes_is_caught():
         recorded(changing("trained"))
     with pytest.raises(ik.InputError):
         recorded(changing("changed"))
+
+
+# losses that the model computes itself, and recipes -----------------------------------------------------
+
+
+class WithLoss(nn.Module):
+    """As in many repositories: `model.loss(x, y)`, which does not call the model, or `model.training_step`."""
+
+    def __init__(self, bare=False):
+        super().__init__()
+        self.net, self.bare = plain_model(), bare
+        self.shift = nn.Parameter(torch.full((3,), 0.1, dtype=torch.float64))
+
+    def loss(self, x, y, reduction="mean"):
+        noise = 0.1 * torch.randn(x.shape, dtype=x.dtype) if self.training else 0.0
+        out = x[:, :3] * self.shift if self.bare else self.net(x + noise) + self.shift
+        return F.cross_entropy(out, y, reduction=reduction)
+
+    def training_step(self, batch):
+        return self.loss(*batch)
+
+
+def own_loss(**more):
+    return Case(
+        value=lambda m, b, w: m.training_step(b) if bool((w == 1).all()) else (w * m.loss(*b, "none")).mean(),
+        query=lambda m, b: m.loss(*b, reduction="none"),
+        told={
+            "forward": lambda model, batch: model.loss(*batch, reduction="none"),
+            "loss": lambda outputs, target: outputs,
+        },
+        **more,
+    )
+
+
+balanced = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]).double(), label_smoothing=0.1)
+each_balanced = nn.CrossEntropyLoss(weight=balanced.weight, label_smoothing=0.1, reduction="none")
+
+
+def mean_unless_weighted(mean, each, divisor=lambda b: len(b[0])):
+    """What the loop minimises: torch's own mean where all weights are 1."""
+
+    def value(m, b, w):
+        if bool((w == 1).all()):
+            return mean(m(b[0]), b[1])
+        return (w * each(m(b[0]), b[1])).sum() / divisor(b)
+
+    return value
+
+
+def triplets(seed=0, n=N, dtype=torch.float64):
+    x, _ = sample(3 * n, seed, dtype)
+    return TensorDataset(*x.view(3, n, 4))
+
+
+def apart(outputs, target):
+    return F.triplet_margin_loss(*outputs, margin=2.0, swap=False, reduction="none")
+
+
+def of_three(model, batch):
+    return tuple(model(x) for x in batch)
+
+
+def groups(seed=0, n=N, dtype=torch.float64):
+    """An example is a group: an anchor, two positives and two negatives."""
+    x, _ = sample(5 * n, seed, dtype)
+    return TensorDataset(x.view(n, 5, 4), torch.zeros(n))
+
+
+def of_group(outputs, target):
+    anchor, good, bad = outputs[:, :1], outputs[:, 1:3], outputs[:, 3:]
+    gap = (anchor - good).pow(2).sum(-1)[:, :, None] - (anchor - bad).pow(2).sum(-1)[:, None]
+    return F.softplus(1 + gap).mean((1, 2))
+
+
+def info_nce(codes, right):
+    return F.cross_entropy(codes @ right.mT / 0.5, torch.arange(len(right)), reduction="none")
+
+
+RECIPES = {
+    "model.training_step": own_loss(model=lambda dtype=torch.float64: WithLoss()),
+    "model.training_step, accumulated": own_loss(model=lambda dtype=torch.float64: WithLoss(), accumulate=3),
+    "model.loss without any module": own_loss(model=lambda dtype=torch.float64: WithLoss(bare=True)),
+    "class weights and label smoothing": Case(
+        value=mean_unless_weighted(balanced, each_balanced, lambda b: balanced.weight[b[1]].sum()),
+        query=lambda m, b: each_balanced(m(b[0]), b[1]),
+        told={"loss": each_balanced},
+        taped={"reduction": lambda batch: 1 / float(balanced.weight[batch[1]].sum())},
+        replayed="",
+    ),
+    "label smoothing": Case(
+        value=mean_unless_weighted(
+            nn.CrossEntropyLoss(label_smoothing=0.1),
+            nn.CrossEntropyLoss(label_smoothing=0.1, reduction="none"),
+        ),
+        query=lambda m, b: F.cross_entropy(m(b[0]), b[1], label_smoothing=0.1, reduction="none"),
+        told={"loss": nn.CrossEntropyLoss(label_smoothing=0.1, reduction="none")},
+        replayed="",
+    ),
+    "triplets": Case(
+        value=lambda m, b, w: (w * apart(of_three(m, b), None)).mean(),
+        query=lambda m, b: apart(of_three(m, b), None),
+        told={"forward": of_three, "loss": apart},
+        data=triplets,
+    ),
+    "groups": Case(
+        value=lambda m, b, w: (w * of_group(m(b[0]), None)).mean(),
+        query=lambda m, b: of_group(m(b[0]), None),
+        told={"loss": of_group},
+        data=groups,
+    ),
+    "contrastive": Case(
+        value=lambda m, b, w: (w * info_nce(m(b[0]), b[1])).mean(),
+        query=lambda m, b: info_nce(m(b[0]), b[1]),
+        told={"loss": info_nce},
+        taped={"separable": False},
+        data=lambda seed=0, n=N, dtype=torch.float64: TensorDataset(
+            sample(n, seed, dtype)[0], sample(n, seed + 5, dtype)[0][:, :3]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES.values(), ids=RECIPES)
+def test_recipes(case):
+    check(case)
 
 
 # penalties ----------------------------------------------------------------------------------------------

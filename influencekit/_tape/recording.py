@@ -78,6 +78,9 @@ class Recording:
             optimizer.register_step_pre_hook(lambda *event: self._before_step(*event[1:])),
             optimizer.register_step_post_hook(lambda *event: self._after_step()),
         ]
+        if call.forward is not None:  # which may run a method of the model, or modules inside it
+            inside = [m for m in model.modules() if m is not model]
+            self._hooks += [m.register_forward_pre_hook(lambda *event: steps.inside()) for m in inside]
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
@@ -175,6 +178,7 @@ class Recording:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
+        self._steps.assume_forwarded()
         if not self._steps.forwarded:
             raise InputError(
                 f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
