@@ -109,7 +109,7 @@ class Gathered:
 
     def __init__(self, step: Step, states: Sequence[State], columns: Columns) -> None:
         self._columns, self._steps = columns, slice(states[0].step, states[0].step + len(states))
-        self._mean = step.coefficients(self._steps)
+        self._mean = step.of_examples(self._steps)
         self._values = self._mean.new_zeros(len(states), len(columns), self._mean.shape[1])
 
     def add(self, t: int, gradient_products: Tensor) -> None:
@@ -117,6 +117,6 @@ class Gathered:
         self._values[t - self._steps.start, : len(gradient_products)] = gradient_products
 
     def contributions(self) -> Contributions:
-        """C = -<c, g_j> / b, 0 in the columns that begin before their step."""
+        """C = -<c, g_j> / b, 0 in the columns that begin before their step, and where there is no example."""
         columns = self._columns
         return Contributions(self._steps, columns.of, columns.query, self._values * -self._mean[:, None])

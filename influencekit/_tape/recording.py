@@ -13,7 +13,7 @@ from torch import nn
 
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
-from influencekit._tape.fingerprint import check_fingerprint, run_attributes
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
 from influencekit._tape.hooks import Hook
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.loader import IndexedBatch
@@ -104,6 +104,9 @@ class Recording:
             model.register_load_state_dict_pre_hook(Hook(loading)),
             optimizer.register_load_state_dict_pre_hook(Hook(optimizer_loading)),
         ]
+        if self.call.forward is not None:  # which may run a method of the model, or modules inside it
+            inside = [m for m in model.modules() if m is not model]
+            handles += [m.register_forward_pre_hook(Hook(lambda *event: steps.inside())) for m in inside]
         watched = watch_forward(
             self._called, lambda *given: steps.before_forward(*given), lambda out: steps.after_forward(out), note
         )
@@ -228,6 +231,7 @@ class Recording:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
+        self._steps.assume_forwarded()
         if not self._steps.forwarded:
             compiled = "; give the tape what torch.compile returned" if "torch._dynamo" in sys.modules else ""
             raise InputError(
@@ -271,7 +275,7 @@ class Recording:
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:
                 steps.forward_draws = found is not done
-            micros = found.micros
+            micros, losses = found.micros, self._spot.with_penalties(losses)
         if self._spot.again:
             self._spot.repeat(step)
         self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
@@ -310,6 +314,7 @@ class Recording:
         changing = [n for n, _ in attrs["buffers"]]
         try:
             check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
+            check_penalty(attrs["tape"], self.call.penalty, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise

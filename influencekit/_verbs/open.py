@@ -22,8 +22,9 @@ def open(
 
     model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
     -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set; test: a batch or a data set for
-    queries on test examples. And, where the tape was given them, `collate` and `forward`; `test_ids`. Nothing is unpickled. A run that was stopped
-    (diverged), or is being recorded, or was cut off, opens too and has the states that were committed.
+    queries on test examples. And, where the tape was given them, `collate`, `forward` and `penalty`;
+    `test_ids`. Nothing is unpickled. A run that was stopped (diverged), or is being recorded, or was cut off,
+    opens too and has the states that were committed.
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
     the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
     again. Cost: one traced step.
@@ -44,8 +45,10 @@ def open(
                 f"{store} is a taped run; open it with the model, loss and data that were recorded: "
                 "open(store, model=..., loss=..., data=..., test=...)"
             )
-        if odd := set(more) - {"collate", "forward", "test_ids"}:
-            raise InputError(f"open: no option {sorted(odd)[0]!r}; it takes collate, forward and test_ids")
+        if odd := set(more) - {"collate", "forward", "penalty", "test_ids"}:
+            raise InputError(
+                f"open: no option {sorted(odd)[0]!r}; it takes collate, forward, penalty and test_ids"
+            )
         return open_taped(group, str(store), model=model, loss=loss, data=data, test=test, **more)
     if workload is None:
         raise InputError(f"{store} was made by record(); open it with its workload: open(store, workload)")
