@@ -10,6 +10,7 @@ __version__ = "0.2.0"
 _HOME = {
     "Adam": "_training.optimizers",
     "AdamW": "_training.optimizers",
+    "Average": "interfaces",
     "Claim": "interfaces",
     "Constant": "_training.schedules",
     "Cosine": "_training.schedules",
