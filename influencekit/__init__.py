@@ -14,6 +14,7 @@ _HOME = {
     "Adam": "_training.optimizers",
     "AdamW": "_training.optimizers",
     "Adamax": "_training.optimizers",
+    "Average": "interfaces",
     "Claim": "interfaces",
     "Constant": "_training.schedules",
     "Cosine": "_training.schedules",
