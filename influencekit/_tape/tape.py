@@ -95,7 +95,11 @@ class Tape:
         )  # fmt: skip
 
     def __enter__(self) -> Tape:
-        self._recording = self._begin()
+        before: Recording | None = getattr(self, "_recording", None)
+        if before is not None and before.finished:
+            before.go_on()
+        else:
+            self._recording = self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
