@@ -429,3 +429,35 @@ def test_a_finished_run_and_a_loop_without_more_epochs(tmp_path):
         act, "is complete: there is nothing to resume; it has 3 epochs, .* the loop had 2: loop over 3 and as"
     )
     assert opened(path, run).attrs["status"] == "complete"
+
+
+# runs that have not ended ---------------------------------------------------------------------------------
+
+
+def test_a_run_still_going_says_so(tmp_path):
+    path, run = tmp_path / "run.zarr", Scheduled()
+    with run.taped(path, **run.options) as tape:
+        run.epoch(tape, after_step=lambda k: "stop")
+        with pytest.raises(
+            ik.StoreError, match="is being written, and no step is committed yet: open it again"
+        ):
+            opened(path, run)
+        run.loop(tape, 1)
+        tape._recording.writer.opened.flush()
+        with pytest.warns(
+            UserWarning, match="is still being written: 4 steps are committed so far, and what"
+        ):
+            found = opened(path, run)
+        assert found.steps == 4
+        assert ik.estimate(found, "test-loss", "grad-dot").attrs["caution"] == (
+            "the run has not ended: these are its first 4 steps"
+        )
+
+
+def test_a_run_that_was_cut_off_says_so(tmp_path):
+    path, run = tmp_path / "run.zarr", Scheduled()
+    with pytest.raises(KeyboardInterrupt), run.taped(path, **run.options) as tape:
+        run.loop(tape, 1)
+        raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match="was cut off: 3 steps are committed, .* with resume=True"):
+        assert opened(path, run).steps == 3

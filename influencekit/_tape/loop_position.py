@@ -94,9 +94,9 @@ def refuse_nothing_new(note: Mapping[str, Any], epoch: int, store: Any) -> None:
     """Refuse a loop that ended with this epoch, although the run was longer, and complete."""
     epochs = note["epoch"] + 1
     raise InputError(
-        f"{store} is complete: there is nothing to resume; it has {epochs} epochs, which are skipped, and the "
-        f"loop had {epoch + 1}: loop over {epochs} and as many as you want to add, or go on with the model and "
-        "the optimizer as they were at its end"
+        f"{store} is complete: there is nothing to resume; it has {epochs} epochs, which are skipped, and "
+        f"the loop had {epoch + 1}: loop over {epochs} and as many as you want to add, or go on with the "
+        "model and the optimizer as they were at its end"
     )
 
 

@@ -141,8 +141,8 @@ class Recording:
         self._state.check_constant(step, thorough=True)
         if self._state.digest_slots() != self._ends:
             raise InputError(
-                f"step {step}: the state of the optimizer was changed since the tape was closed, which a replay "
-                "would not do; go on with the optimizer as it was"
+                f"step {step}: the state of the optimizer was changed since the tape was closed, and a "
+                "replay would not do that; go on with the optimizer as it was"
             )
         self.writer.opened.reopen()
         self.finished = False

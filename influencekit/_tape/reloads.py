@@ -80,6 +80,6 @@ def refuse_unknown(reloaded: int | None) -> None:
     if reloaded == -1:
         raise InputError(
             "after the last step load_state_dict put weights into the model that are no state of the run "
-            "known to the tape (those at ends of epochs, and those that state_dict() or a copy was taken of); "
-            "the run is recorded as far as its last step: load others after the tape"
+            "known to the tape (those at ends of epochs, and those that state_dict() or a copy was taken "
+            "of); the run is recorded as far as its last step: load others after the tape"
         )
