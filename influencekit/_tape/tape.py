@@ -44,7 +44,7 @@ class Tape:
     reduction: "mean"; "sum"; or a function of the batch: the coefficient of every example's loss, for
         instance 1 / number of tokens.
     penalty(model), or penalty(model, outputs, batch) by these names: a scalar that the loop adds to each
-        micro-batch's mean (L1, L2, the balance of experts), divided by `accumulate`. It belongs to no example.
+        micro-batch's mean (L1, L2, balance of experts), divided by `accumulate`. It belongs to no example.
     data: the map-style data set.
     collate: what the loader collates with (default: the loader's).
     forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
@@ -114,7 +114,10 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
-        self._opened = self._begin()
+        if self._opened is not None and self._opened.finished:
+            self._opened.go_on()
+        else:
+            self._opened = self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
