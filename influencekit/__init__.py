@@ -42,6 +42,7 @@ _HOME = {
     "remove": "_verbs.remove",
     "spec": "registry",
     "trust": "_verbs.trust",
+    "verify": "_verbs.verify",
     "verify_top": "_verbs.remove",
     "sum_over_windows": "_verbs.contributions",
 }

@@ -2,6 +2,7 @@
 
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.non_finite import naming_the_query, zero_words
@@ -22,6 +23,7 @@ from influencekit.windows import Removal
 __all__ = ["estimate"]
 
 
+@with_progress
 def estimate(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
