@@ -24,7 +24,7 @@ FOLDER = ROOT / "docs" / "api"
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, module, names; all if none)
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
-        ("record", "open", "estimate", "compare", "contributions", "sum_over_windows", "verify_top", "remove",
+        ("record", "open", "estimate", "compare", "contributions", "sum_over_windows", "verify_top", "remove", "verify",
          "trust", "evaluate", "make", "spec"),
     ),
     "objects": (

@@ -52,6 +52,7 @@ _HOME = {
     "spec": "registry",
     "sum_over_windows": "_verbs.contributions",
     "trust": "_verbs.trust",
+    "verify": "_verbs.verify",
     "verify_top": "_verbs.remove",
 }
 

@@ -40,6 +40,7 @@ def open_taped(
     test: Any = None, test_ids: Sequence[Hashable] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None, penalty: Penalty | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Trajectory:  # fmt: skip
     """The recorded run as a `Trajectory`. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
@@ -66,6 +67,7 @@ def open_taped(
         test=None if test is None else _whole(test, plain, key, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
+        info=_named_classes(model, data, about["target_key"], class_names),
         train_ids=read(group, "train").tolist(),
         test_ids=test_ids,
         target_key=about["target_key"],
@@ -109,6 +111,31 @@ def _at_start(group: zarr.Group, model: nn.Module) -> nn.Module:
     theta = torch.from_numpy(read(group, "theta", slice(0, 1))[0])
     put_back(dict(own.named_parameters()), Layout.of(own).split(theta))
     return own
+
+
+def _named_classes(
+    model: nn.Module, data: Any, target_key: str, given: Sequence[str] | None
+) -> dict[str, Any]:
+    """`info` with what the classes are called: as given, or as the data set or the model says; empty if none.
+
+    A data set says so by `classes`, as those of torchvision do, or by `features` of its target, as those of
+    Hugging Face do; a model by `config.id2label`. Behind a `Subset` is the data set that it is of.
+    """
+    found: Any = given
+    for _ in range(8):
+        if found is not None or data is None:
+            break
+        found, features = getattr(data, "classes", None), getattr(data, "features", None)
+        if found is None and isinstance(features, Mapping):
+            each = (getattr(features.get(key), "names", None) for key in (target_key, "label"))
+            found = next((names for names in each if names), None)
+        data = getattr(data, "dataset", None)
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if found is None and isinstance(named, Mapping) and sorted(named) == list(range(len(named))):
+        words = [named[k] for k in range(len(named))]
+        found = None if words == [f"LABEL_{k}" for k in range(len(words))] else words
+    listed = isinstance(found, Sequence) and not isinstance(found, str)
+    return {"classes": [str(name) for name in found]} if listed else {}
 
 
 def _micros(

@@ -4,6 +4,7 @@ from typing import Any
 
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
@@ -25,6 +26,7 @@ from influencekit.windows import Removal
 __all__ = ["estimate"]
 
 
+@with_progress
 def estimate(
     trajectory: Trajectory,
     query: Query | str = "test-loss",

@@ -28,6 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit._training.batch import tensors_of
 from influencekit._training.workload import Workload
@@ -56,6 +57,7 @@ _FEW = 4  # examples whose weight is halved and then taken away
 _CORNERS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid)
 
 
+@with_progress
 def trust(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
