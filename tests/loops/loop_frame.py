@@ -39,7 +39,7 @@ def check_recorded(style: Style) -> None:
         check_replay(style, run)
         ask = getattr(module, "ask", lambda run, estimator: ik.estimate(run, "test-loss", estimator))
         ids = style.constant("IDS") or list(range(run.workload.n_train))
-        final = run.final.theta
+        final = end(run).theta
         dit, loo = (ask(run, name).influence.sel(train=ids).values[0, 0] for name in ("dit", "loo"))
 
     def f(weights: torch.Tensor) -> float:
@@ -47,7 +47,7 @@ def check_recorded(style: Style) -> None:
             return getattr(module, "asked", test_loss)(module.plain(weights))
 
     ones = torch.ones(len(ids), dtype=torch.float64)
-    if not hasattr(module, "ask"):  # else other weights may be asked than the last ones
+    if not hasattr(module, "ask") or "reloaded" in run.attrs:  # else averaged weights are asked
         with alone():
             model = module.plain(ones)
         theta = torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
@@ -71,9 +71,14 @@ def check_unchanged(style: Style, run: ik.Trajectory) -> None:
         model = style.module(style.without_tape()).taped()
     names = run.workload.layout.names
     theta = run.workload.layout.join({n: p.detach() for n, p in model.named_parameters() if n in names})
-    assert torch.equal(run.final.theta, theta), "the tape changed the loop, or missed its end"
+    assert torch.equal(end(run).theta, theta), "the tape changed the loop, or missed its end"
     buffers = dict(model.named_buffers())
-    assert all(torch.equal(value, buffers[name]) for name, value in run.final.buffers.items())
+    assert all(torch.equal(value, buffers[name]) for name, value in end(run).buffers.items())
+
+
+def end(run: ik.Trajectory):
+    """The state that the loop ends with: the last one, or an earlier one that it loaded."""
+    return run.state(run.attrs.get("reloaded", run.steps))
 
 
 def check_replay(style: Style, run: ik.Trajectory) -> None:
