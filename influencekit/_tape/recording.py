@@ -14,8 +14,8 @@ from torch import nn
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
-from influencekit._tape.hooks import Hook
 from influencekit._tape.index_entry import WithoutEntry
+from influencekit._tape.listen import listen
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition, at_end, refuse_nothing_new
@@ -34,7 +34,7 @@ from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.trainable_state import TrainableState, copied
-from influencekit._tape.unwrap import find_loader, model_behind, watch_forward
+from influencekit._tape.unwrap import find_loader, model_behind
 from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.layout import Layout
@@ -86,33 +86,16 @@ class Recording:
         self._removers = self._listen()
 
     def _listen(self) -> list[Callable[[], None]]:
-        """Hooks on model and optimizer; returns what removes them."""
-        model, optimizer, steps, reloads = self._model, self._optimizer, self._steps, self._reloads
+        def copied() -> None:
+            self._reloads.note(self._state, self._steps.step)
 
-        def note(*event: Any) -> None:
-            reloads.note(self._state, steps.step)
+        def loading(optimizer: bool) -> None:
+            self._reloads.loading(self._state, self._steps.step, optimizer)
 
-        def loading(*event: Any) -> None:
-            reloads.loading(self._state, steps.step)
-
-        def optimizer_loading(*event: Any) -> None:
-            reloads.loading(self._state, steps.step, optimizer=True)
-
-        handles = [
-            optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
-            optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
-            model.register_state_dict_pre_hook(Hook(note)),
-            model.register_load_state_dict_pre_hook(Hook(loading)),
-            optimizer.register_load_state_dict_pre_hook(Hook(optimizer_loading)),
-        ]
-        if self.call.forward is not None:  # which may run a method of the model, or modules inside it
-            inside = [m for m in model.modules() if m is not model]
-            handles += [m.register_forward_pre_hook(Hook(lambda *event: steps.inside())) for m in inside]
-        watched = watch_forward(
-            self._called, lambda *given: steps.before_forward(*given),
-            lambda outputs: steps.after_forward(outputs), note,
-        )
-        return [*watched, *(handle.remove for handle in handles)]
+        return listen(
+            self._called, self._optimizer, self._steps, before_step=self._before_step,
+            after_step=self._after_step, copied=copied, loading=loading,
+        )  # fmt: skip
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""

@@ -54,7 +54,8 @@ def open(
             )
         if odd := set(more) - {"collate", "forward", "penalty", "test_ids", "class_names"}:
             raise InputError(
-                f"open: no option {sorted(odd)[0]!r}; it takes collate, forward, penalty, test_ids and class_names"
+                f"open: no option {sorted(odd)[0]!r}; it takes collate, forward, penalty, test_ids and "
+                "class_names"
             )
         return open_taped(group, str(store), model=model, loss=loss, data=data, test=test, **more)
     if workload is None:
