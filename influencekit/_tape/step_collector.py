@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape.causes import loss_fails
 from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch, StoredBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
 from influencekit._training.checks.non_finite import LOWER_RATE, blamed, diverged
-from influencekit.errors import InputError
+from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["Reduction", "StepCollector"]
 
@@ -122,7 +123,23 @@ class StepCollector:
         if micro.loss is None and micro.pending.batch is not None:
             with torch.no_grad():
                 batch = on_device(micro.pending.batch, self._device)
-                micro.loss = self.call.losses(outputs, batch, len(micro.pending.indices))
+                try:
+                    micro.loss = self.call.losses(outputs, batch, len(micro.pending.indices))
+                except InfluenceKitError:
+                    raise
+                except Exception as error:  # the user's loss, on what it was not made for
+                    raise InputError(loss_fails(self.step, error)) from error
+
+    def inside(self) -> None:
+        """A module of the model is about to run: where `forward=` says what the loop runs of it, a batch that
+        was delivered is forwarded now, whether the model itself is called or not."""
+        if self.queue:
+            self.before_forward()
+
+    def assume_forwarded(self) -> None:
+        """An optimizer step comes: the batch that was delivered has been forwarded without any module."""
+        if self.call.forward is not None and self.queue and not self.forwarded:
+            self.before_forward()
 
     def note_random(self) -> None:
         """Note whether the last micro-batch has drawn random numbers."""
@@ -135,7 +152,7 @@ class StepCollector:
         found, start = [], 0
         for micro in self.forwarded:
             indices, rng = micro.pending.indices, micro.pending.rng
-            slots = slice(start, start + len(indices))
+            slots = slice(start, start + len(indices) + (self.call.penalty is not None))
             rows = getattr(micro.pending, "rows", None)
             found.append(Micro(slots, indices, rng, micro.drawn_from(early), rows))
             start = slots.stop
@@ -154,9 +171,12 @@ class StepCollector:
                 if not np.isfinite(losses[-1]).all():
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
+            if self.call.penalty is not None:
+                coefficients.append(np.full(1, 1 / self._accumulate))
+                losses.append(np.full(1, np.nan))
         self.forwarded = []
         self.step += 1
-        if len(micros) == 1:
+        if len(coefficients) == 1:
             return micros, coefficients[0], losses[0]
         return micros, np.concatenate(coefficients), np.concatenate(losses)
 

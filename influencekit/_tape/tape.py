@@ -18,7 +18,7 @@ from influencekit._tape.loop_batches import Batches
 from influencekit._tape.open_taped import open_taped
 from influencekit._tape.optimizer import hyperparameters
 from influencekit._tape.recording import Recording
-from influencekit._tape.replica import Call
+from influencekit._tape.replica import Call, Penalty
 from influencekit._tape.step_collector import Reduction
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import model_behind, optimizer_behind
@@ -44,6 +44,8 @@ class Tape:
         of the loop must minimise their mean over each micro-batch, divided by `accumulate`.
     reduction: "mean"; "sum"; or a function of the batch: the coefficient of every example's loss, for
         instance 1 / number of tokens.
+    penalty(model), or penalty(model, outputs, batch) by these names: a scalar that the loop adds to each
+        micro-batch's mean (L1, L2, balance of experts), divided by `accumulate`. It belongs to no example.
     data: the map-style data set, or the tensors of all examples, as in (x, y); None for a loop without one
         (a stream, batches made as it goes): then the store keeps the examples, each content once.
     collate: what the loader collates with (default: the loader's).
@@ -89,8 +91,9 @@ class Tape:
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
-        target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
-        clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | str | None = None,
+        penalty: Penalty | None = None, target_key: str = "labels", reduction: Reduction = "mean",
+        accumulate: int = 1, clip_norm: float | None = None, separable: bool = True,
+        ids: Sequence[Hashable] | str | None = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
@@ -103,7 +106,7 @@ class Tape:
         self.model, self.optimizer = model, optimizer
         self._store = store
         self._opened: Recording | None = None
-        call = Call(loss, data, collate or default_collate, target_key, forward)
+        call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
         self._begin = partial(
             Recording, store, called, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
@@ -116,7 +119,10 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
-        self._opened = self._begin()
+        if self._opened is not None and self._opened.finished:
+            self._opened.go_on()
+        else:
+            self._opened = self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
@@ -143,7 +149,8 @@ class Tape:
         data = None if isinstance(call.data, StreamExamples) else call.data
         return open_taped(
             self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
-            loss=call.loss, data=data, test=test, collate=call.collate, forward=call.forward, **more,
+            loss=call.loss, data=data, test=test, collate=call.collate, forward=call.forward,
+            penalty=call.penalty, **more,
         )  # fmt: skip
 
     @property

@@ -148,14 +148,14 @@ class TapeWriter:
         epoch: int, stream: StreamExamples | None = None,
     ) -> None:  # fmt: skip
         """The row of a step that was done."""
-        kept = [row for m in micros for row in m.rows or ()]
+        kept = [row for m in micros for row in _slots(m, m.rows or [])]
         if stream is not None:
             stream.hand_over(self.opened)
         self.opened.step(
             {
                 **({} if stream is None else {"row": kept}),
-                "batch": [i for m in micros for i in m.indices],
-                "part": [k for k, m in enumerate(micros) for _ in m.indices],
+                "batch": [i for m in micros for i in _slots(m, m.indices)],
+                "part": [k for k, m in enumerate(micros) for _ in _slots(m, m.indices)],
                 "coefficient": coefficients,
                 "loss": losses,
                 "lr": lrs,
@@ -164,6 +164,11 @@ class TapeWriter:
                 "forward_rng": [self.number(m.forward_rng) for m in micros],
             }
         )
+
+
+def _slots(micro: Micro, values: list[int]) -> list[int]:
+    """One value for each slot of a micro-batch: -1 for that of the penalty, which is no example's."""
+    return values + [-1] * (micro.slots.stop - micro.slots.start - len(values))
 
 
 def _digest(state: bytes) -> bytes:
