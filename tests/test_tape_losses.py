@@ -202,7 +202,7 @@ def test_a_teacher_that_is_trained_or_changes_is_caught():
 
 
 class WithLoss(nn.Module):
-    """As in many repositories: `model.loss(x, y)`, which does not call the model, or `model.training_step`."""
+    """As in many repositories: `model.loss(x, y)`, which does not call the model, or `training_step`."""
 
     def __init__(self, bare=False):
         super().__init__()

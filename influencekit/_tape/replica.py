@@ -24,6 +24,7 @@ from influencekit.errors import InputError
 
 __all__ = [
     "Call",
+    "NOT_TENSORS",
     "RecordedExamples",
     "Micro",
     "Penalty",
@@ -34,6 +35,8 @@ __all__ = [
     "put_back",
     "set_modes",
 ]
+
+NOT_TENSORS = "a taped run has no training tensors"
 
 
 Penalty = Callable[..., Tensor]
@@ -135,6 +138,12 @@ class RecordedExamples:
 
     def __len__(self) -> int:
         return len(self.call.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise InputError(f"{NOT_TENSORS} in workload.train; ask workload.examples(rows) for a batch of them")
+
+    def __getitem__(self, key: Any) -> Any:
+        return iter(self)
 
     def at(self, rows: Tensor) -> Batch:
         """The examples at these positions, of any shape, one after the other."""

@@ -61,10 +61,6 @@ class StepCollector:
         n = len(self.call.data)
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
             raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
-        if len(set(pending.indices)) != len(pending.indices):
-            raise InputError(
-                f"step {self.step}: an example stands twice in one batch; draw without replacement"
-            )
         watched = self.call.forward is not None and self.forward_draws is not False
         self.queue.append((pending, capture(self._device) if watched else None))
 

@@ -19,7 +19,7 @@ from influencekit._training.batch import Batch, mapped
 from influencekit._training.call import Loss, values_of
 from influencekit.errors import InfluenceKitError
 
-__all__ = ["Accuracy", "accuracy"]
+__all__ = ["Accuracy", "accuracy", "logits_of"]
 
 _PIECE = 64 << 20  # bytes of outputs that the loss is asked about at once
 
@@ -85,6 +85,20 @@ def _joined(parts: list[_Reading]) -> _Reading:
 
 
 # the outputs, and the loss asked about others -----------------------------------------------------------
+
+
+def logits_of(outputs: Any) -> Tensor | None:
+    """The floating-point tensor in a model's outputs: they themselves, their entry or attribute `logits`, or
+    the first of a tuple. None where there is none.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import logits_of
+        >>> logits_of({"logits": torch.zeros(4, 3), "hidden": None}).shape
+        torch.Size([4, 3])
+    """
+    return _logits(outputs)[0]
 
 
 def _logits(outputs: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:

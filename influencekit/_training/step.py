@@ -273,8 +273,8 @@ class Step:
         which those of slots without an example count for nothing."""
         t, mean = state.step, self.coefficients(state.step)
         weights = weights * self._valid[t]
-        dg, buffers = pushed(self.source.parts(state), state, tangent, mean, weights, self.workload.l2)
-        primal = (state.theta, state.slots, self.gradient(state, mean)[0])
+        g, dg, buffers = pushed(self.source.parts(state), state, tangent, mean, weights, self.workload.l2)
+        primal = (state.theta, state.slots, g)
         along = (tangent.theta, tangent.slots, dg)
         _, (theta, slots) = jvp(lambda *args: self._update(t, *args), primal, along)  # type: ignore[misc]
         return State(theta, slots, t + 1, buffers)

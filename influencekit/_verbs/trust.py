@@ -30,11 +30,10 @@ from torch import Tensor, nn
 
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit._training.batch import tensors_of
-from influencekit._training.optimizers import Adam
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.remove import scored
-from influencekit._verbs.results import Windows
+from influencekit._verbs.results import Windows, require_run
 from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Estimator, Query
@@ -98,6 +97,7 @@ def trust(
         >>> found.method, found.trust.item() > found.limit
         ('retrain', True)
     """
+    require_run(trajectory)
     if method not in ("auto", "retrain", "smooth"):
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
     if examples < 3:
@@ -144,7 +144,7 @@ def advice(workload: Workload) -> str:
     if corners:
         ideas.append(f"a smooth activation, such as GELU, in place of {' and '.join(sorted(corners))}")
     rules = list(workload.optimizer.members())
-    eps = [rule.eps for rule in rules if isinstance(rule, Adam)]
+    eps = [rule.eps for rule in rules if isinstance(getattr(rule, "eps", None), float)]
     if eps and min(eps) < 1e-2:
         ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
     width = workload.plan.indices.shape[1]
