@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from influencekit._tape.causes import no_step
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
@@ -88,8 +89,10 @@ class Recording:
         if self.call.forward is not None:  # which may run a method of the model, or modules inside it
             inside = [m for m in model.modules() if m is not model]
         return [
-            model.register_forward_pre_hook(Hook(lambda *event: steps.before_forward(), copied=note)),
-            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1]))),
+            model.register_forward_pre_hook(
+                Hook(lambda *event: steps.before_forward(*event[1:]), copied=note), with_kwargs=True
+            ),
+            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1], event[1]))),
             optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
             optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
             model.register_state_dict_pre_hook(Hook(note)),
@@ -184,7 +187,7 @@ class Recording:
                 return
             done += 1
             self._batches_done = done
-            self._steps.queue.clear()  # a batch that the loop skipped
+            self._steps.pass_over()
             self._steps.push(found)
             yield [self._ids[i] for i in found.indices], found.batch
             self._steps.check_done()
@@ -203,7 +206,8 @@ class Recording:
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
                 self.writer.state(state.state(step), self._noted(epoch, position))
-        if self._spot.decide(step) or state is None:
+        self._steps.watch_left = self._spot.decide(step)
+        if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None, batch: Any) -> None:
@@ -216,10 +220,8 @@ class Recording:
         step = self._steps.step
         self._steps.assume_forwarded()
         if not self._steps.forwarded:
-            raise InputError(
-                f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
-                "step needs a forward pass on a batch of tape.batches"
-            )
+            waiting, forward = bool(self._steps.queue), self.call.forward is not None
+            raise InputError(no_step(step, self._steps.delivered, waiting, forward))
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
         state = self._state
@@ -246,13 +248,15 @@ class Recording:
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
         early = steps.micros(True) if steps.forward_draws is None and self._spot.wanted else []
+        passed_over = steps.passed_over_now
         micros, coefficients, losses = steps.finish_step()
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
             done = FinishedStep(
-                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training
-            )
+                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
+                losses, list(state.params.values()), steps.left, steps.accumulate, passed_over,
+            )  # fmt: skip
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import loss_fails
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
+from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
@@ -21,6 +23,9 @@ from influencekit.errors import InfluenceKitError, InputError
 __all__ = ["Reduction", "StepCollector"]
 
 Reduction = str | Callable[[Any], Tensor]
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -50,7 +55,11 @@ class StepCollector:
         self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
-        self._reduction, self._accumulate = reduction, accumulate
+        self.watch_left = False  # the step will be replayed
+        self.delivered, self.passed_over = 0, 0  # batches, so far
+        self.passed_over_now = 0  # since the last step
+        self.left: Tensor | None = None  # of the gradients that were there when the step began
+        self._reduction, self.accumulate = reduction, accumulate
         self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
@@ -62,28 +71,35 @@ class StepCollector:
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
             raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
         watched = self.call.forward is not None and self.forward_draws is not False
+        self.delivered += 1
         self.queue.append((pending, capture(self._device) if watched else None))
+
+    def pass_over(self) -> None:
+        """The loop has gone on without forwarding what was delivered."""
+        self.passed_over += len(self.queue)
+        self.passed_over_now += len(self.queue)
+        self.queue.clear()
 
     def check_done(self) -> None:
         """Refuse to go on while a whole batch waits for its optimizer step."""
-        if len(self.forwarded) >= self._accumulate:
+        if len(self.forwarded) >= self.accumulate:
             raise InputError(
                 f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
-                f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
+                f"accumulates gradients over more than {self.accumulate}, pass accumulate=..., and call "
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(self) -> None:
-        """The model is about to run."""
+    def before_forward(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = _NOTHING) -> None:
+        """The model is about to run, with these arguments."""
         if not torch.is_grad_enabled():
             return
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
-            raise InputError(
-                f"step {self.step}: the model ran forward, with gradients, on no new batch of tape.batches; "
-                "evaluate under torch.no_grad(); if the loss calls the model several times, pass forward=..."
-            )
+            rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
+            shape, here, backward = Forward.shape_of(args, kwargs), len(self.forwarded), inside_backward()
+            seen = Forward(shape, self.delivered, self.passed_over, here, rows, backward)
+            raise InputError(no_batch(self.step, seen))
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -99,11 +115,14 @@ class StepCollector:
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.note_random()
+        if not self.forwarded and self.watch_left:
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.left = some_entries(grads) if grads else None
         pending, delivered = self.queue.popleft()
         self.forwarded.append(_Forwarded(pending, capture(self._device), delivered))
 
-    def after_forward(self, outputs: Any) -> None:
-        """The model has run: keep the losses where they follow from its outputs."""
+    def after_forward(self, outputs: Any, args: tuple[Any, ...] = ()) -> None:
+        """The model has run on these arguments: keep the losses where they follow from its outputs."""
         if not (self.forwarded and torch.is_grad_enabled()) or self.call.forward is not None:
             return
         micro = self.forwarded[-1]
@@ -115,7 +134,8 @@ class StepCollector:
                 except InfluenceKitError:
                     raise
                 except Exception as error:  # the user's loss, on what it was not made for
-                    raise InputError(loss_fails(self.step, error)) from error
+                    rows = (Forward.shape_of(args, {}) or [0])[0], len(micro.pending.indices)
+                    raise InputError(loss_fails(self.step, error, *rows)) from error
 
     def inside(self) -> None:
         """A module of the model is about to run: where `forward=` says what the loop runs of it, a batch that
@@ -158,9 +178,9 @@ class StepCollector:
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
             if self.call.penalty is not None:
-                coefficients.append(np.full(1, 1 / self._accumulate))
+                coefficients.append(np.full(1, 1 / self.accumulate))
                 losses.append(np.full(1, np.nan))
-        self.forwarded = []
+        self.forwarded, self.passed_over_now = [], 0
         self.step += 1
         if len(coefficients) == 1:
             return micros, coefficients[0], losses[0]
@@ -180,8 +200,8 @@ class StepCollector:
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
             given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
-            return given.numpy() / self._accumulate
+            return given.numpy() / self.accumulate
         if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
-            value = torch.ones((), dtype=self._dtype) / self._accumulate
+            value = torch.ones((), dtype=self._dtype) / self.accumulate
             self._equal[n] = np.full(n, float(value / n if self._reduction == "mean" else value))
         return self._equal[n]
