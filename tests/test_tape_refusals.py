@@ -183,7 +183,7 @@ def test_clipping_that_the_tape_does_not_know():
             nn.utils.clip_grad_norm_(loop.model.parameters(), 0.01)
 
     text = caught(Loop(clip), "step 0, replayed, is not what the loop did")
-    assert "check reduction=, accumulate= and clip_norm=" in text
+    assert "it fits if the loop clips its norm to 0.01: write clip_norm=0.01" in text
 
 
 def test_clipping_that_the_loop_does_not_do():

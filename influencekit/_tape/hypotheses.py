@@ -18,6 +18,7 @@ __all__ = ["Evidence", "explained", "some_entries"]
 
 _FITS = 1e-3  # how far, relative to the loop's gradient, a cause may be off
 _EXAMPLES = 64  # so many, at most, are differentiated one by one
+_NUMBERS = 1 << 26  # in as many gradients, of all parameters, as are held at once
 
 
 class Evidence(NamedTuple):
@@ -177,7 +178,7 @@ def _combined(e: Evidence, rows: Sequence[slice | list[int]]) -> Tensor | None:
 
 
 def _micros(e: Evidence) -> str | None:
-    if len(e.sizes) < 2 or len(e.a) < 2 * len(e.sizes):
+    if len(e.sizes) < 2 or not 2 * len(e.sizes) <= len(e.a) <= _NUMBERS / len(e.sizes):
         return None
     found = _combined(e, e.slots)
     if found is None:
@@ -192,7 +193,7 @@ def _micros(e: Evidence) -> str | None:
 
 def _examples(e: Evidence) -> str | None:
     n = sum(e.sizes)
-    if n > _EXAMPLES or len(e.a) < 2 * n or n < 2:
+    if not 2 <= n <= _EXAMPLES or not 2 * n <= len(e.a) <= _NUMBERS / n:
         return None
     rows = [[s.start + k] for s, size in zip(e.slots, e.sizes, strict=True) for k in range(size)]
     found = _combined(e, rows)

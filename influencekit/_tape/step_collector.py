@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
 from influencekit._tape.hypotheses import some_entries
+from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
@@ -23,9 +24,6 @@ from influencekit.errors import InfluenceKitError, InputError
 __all__ = ["Reduction", "StepCollector"]
 
 Reduction = str | Callable[[Any], Tensor]
-
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -64,6 +62,9 @@ class StepCollector:
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
+        self._shape: list[int] | None = None  # of what the model was called with
+        self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
+        self.drop_entry: Callable[[], None] = lambda: None
 
     def push(self, pending: IndexedBatch) -> None:
         """This is forwarded next, after what was pushed before."""
@@ -89,21 +90,25 @@ class StepCollector:
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = _NOTHING) -> None:
-        """The model is about to run, with these arguments."""
+    def before_forward(
+        self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
+        self._shape = Forward.shape_of(args, kwargs)
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
             rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
-            shape, here, backward = Forward.shape_of(args, kwargs), len(self.forwarded), inside_backward()
-            seen = Forward(shape, self.delivered, self.passed_over, here, rows, backward)
+            here, backward = len(self.forwarded), inside_backward()
+            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, backward)
             raise InputError(no_batch(self.step, seen))
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        if self._first:
+        first = self._first
+        if first:
             self.training, self.autocast, self._first = modes(self.model), cast, False
         if [module.training for module in self._modules] != list(self.training.values()):
             now = modes(self.model)
@@ -119,10 +124,18 @@ class StepCollector:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             self.left = some_entries(grads) if grads else None
         pending, delivered = self.queue.popleft()
+        if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
+            self.index_entry = find_index(
+                self.model, args, kwargs, pending.batch, self.call.target_key, pending.indices, self.call.data
+            )
+            if self.index_entry is not None:
+                self.drop_entry()
+        if self.index_entry is not None:
+            pending = pending._replace(batch=without(pending.batch, self.index_entry))
         self.forwarded.append(_Forwarded(pending, capture(self._device), delivered))
 
-    def after_forward(self, outputs: Any, args: tuple[Any, ...] = ()) -> None:
-        """The model has run on these arguments: keep the losses where they follow from its outputs."""
+    def after_forward(self, outputs: Any) -> None:
+        """The model has run: keep the losses where they follow from its outputs."""
         if not (self.forwarded and torch.is_grad_enabled()) or self.call.forward is not None:
             return
         micro = self.forwarded[-1]
@@ -134,7 +147,7 @@ class StepCollector:
                 except InfluenceKitError:
                     raise
                 except Exception as error:  # the user's loss, on what it was not made for
-                    rows = (Forward.shape_of(args, {}) or [0])[0], len(micro.pending.indices)
+                    rows = (self._shape or [0])[0], len(micro.pending.indices)
                     raise InputError(loss_fails(self.step, error, *rows)) from error
 
     def inside(self) -> None:

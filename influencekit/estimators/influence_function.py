@@ -44,7 +44,7 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
     """
     workload, layout = trajectory.workload, trajectory.workload.layout
     gains = [rule.gain for rule in workload.optimizer.members()]
-    groups = [rate * gain for rate, gain in zip(trajectory.plan.lr.sum(0).tolist(), gains, strict=True)]
+    groups = [rate * gain for rate, gain in zip(_rates(trajectory).tolist(), gains, strict=True)]
     owners = workload.optimizer.owners(layout)
     times = [groups[k] for k in owners]
     if not any(times) or not all(isfinite(t) for t in times):
@@ -54,6 +54,17 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
         )
     each = [workload.theta0.new_full((size,), t) for size, t in zip(layout.sizes, times, strict=True)]
     return torch.cat(each)
+
+
+def _rates(trajectory: Trajectory) -> Tensor:
+    """The sum of the learning rates [group] up to the model that is asked: of an average, the mean sum."""
+    lr = trajectory.plan.lr
+    if trajectory.ending is None:
+        return lr.sum(0)
+    counts = lr.new_zeros(len(lr) + 1)
+    for t, weight in trajectory.ending.weights.items():
+        counts[t] = weight
+    return counts.flip(0).cumsum(0).flip(0)[1:] @ lr  # step t counts in all states after it
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,11 @@ class InfluenceFunction(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset({Claim.LINEAR})
+        return frozenset({Claim.LINEAR, Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
+        last = trajectory.steps
+        workload, theta = trajectory.workload_at(last), trajectory.evaluated(last).theta
         n = workload.n_train
         curvature, view = REVERSE[self.curvature], Training.evaluated(workload)
         # (H + 1/time)^-1 = root (root H root + 1)^-1 root, also where a group's rate and time are 0
