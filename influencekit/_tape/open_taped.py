@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
 from influencekit._tape.fingerprint import check_fingerprint
+from influencekit._tape.hyperparameters import settings_of
 from influencekit._tape.loader import fetch
 from influencekit._tape.optimizer import rebuild_optimizer
 from influencekit._tape.recorded import Recorded
@@ -70,6 +71,10 @@ def open_taped(
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
+            settings_of(
+                about["optimizer"]["groups"],
+                [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps],
+            ),
         ),
     )
     source = Recorded(

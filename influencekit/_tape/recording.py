@@ -13,11 +13,11 @@ from torch import nn
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, run_attributes
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import IndexedBatch, IndexedLoaders
 from influencekit._tape.loop_position import LoopPosition
 from influencekit._tape.optimizer import (
     UpdateRule,
-    check_hyperparameters,
     describe_optimizer,
     learning_rates,
     read_slots,
@@ -45,7 +45,7 @@ class Recording:
 
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
-        collate_given: bool, recorder: Recorder, hyperparameters: list[dict[str, Any]], reduction: Reduction,
+        collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
         accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str,
     ) -> None:  # fmt: skip
@@ -53,13 +53,13 @@ class Recording:
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
-        self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
+        self._settings, self._clip_norm, self._separable = settings, clip_norm, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
         self._steps = StepCollector(model, call, reduction, accumulate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = IndexedLoaders(call.data)
         device = next(model.parameters()).device
-        self._position = LoopPosition(optimizer, schedulers, device)
+        self._position = LoopPosition(optimizer, schedulers, device, settings)
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
@@ -193,7 +193,9 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        check_hyperparameters(self._hyperparameters, self._optimizer, step)
+        changed = self._settings.changed(step)
+        if changed is not None:
+            self.writer.settings(changed)
         state.check_parameters(step)
         state.check_constant(step, thorough=self._spot.wanted)
         self._lrs = learning_rates(self._optimizer)
@@ -209,8 +211,11 @@ class Recording:
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
+            rule = state.rule
+            if self._settings.now != self._settings.first:
+                rule = rule._replace(optimizer=rule.optimizer.with_settings(self._settings.now))
             done = FinishedStep(
-                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training
+                self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training
             )
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
@@ -225,6 +230,7 @@ class Recording:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
+        self._settings.begin()
         description = describe_optimizer(self._optimizer, params, self._clip_norm)
         state = self._trainable(params, changing, description, 0)
         slots, updates = read_slots(self._optimizer, state.rule, params)
@@ -265,6 +271,7 @@ class Recording:
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
+        self._settings.begin(about["optimizer"]["groups"])
         self._resumed, self._steps.step = kept, kept.number
         self.writer.remember_generators()
         state.load(kept.tensors, kept.number)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.open_taped import open_taped
-from influencekit._tape.optimizer import hyperparameters
 from influencekit._tape.recording import Recording
 from influencekit._tape.replica import Call
 from influencekit._tape.step_collector import Reduction
@@ -87,7 +87,7 @@ class Tape:
         self._begin = partial(
             Recording, store, model, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
-            hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
+            settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
             clip_norm=clip_norm, separable=separable,
             ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
             schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Literal
 
@@ -42,8 +43,12 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
         (torch.Size([785]), True)
     """
     workload, layout = trajectory.workload, trajectory.workload.layout
-    gains = [rule.gain for rule in workload.optimizer.members()]
-    groups = [rate * gain for rate, gain in zip(trajectory.plan.lr.sum(0).tolist(), gains, strict=True)]
+    plan, step = trajectory.plan, trajectory.step
+    bounds = [0, *(first for first, _ in plan.settings), plan.steps]  # between which the gains stay
+    groups = [0.0] * plan.lr.shape[1]
+    for start, stop in pairwise(bounds):
+        gains, rates = step.optimizer_at(start).members(), plan.lr[start:stop].sum(0).tolist()
+        groups = [g + rate * rule.gain for g, rate, rule in zip(groups, rates, gains, strict=True)]
     owners = workload.optimizer.owners(layout)
     times = [groups[k] for k in owners]
     if not any(times) or not all(isfinite(t) for t in times):
