@@ -37,13 +37,24 @@ def _known_rules(rule: type[Optimizer] = Optimizer) -> list[type[Optimizer]]:
     return [found for each in rule.__subclasses__() for found in (each, *_known_rules(each))]
 
 
+def _standing() -> dict[str, type[Optimizer]]:
+    """The rules that stand for an optimizer of torch, by name."""
+    found: dict[str, type[Optimizer]] = {}
+    for rule in _known_rules():
+        if vars(rule).get("stands_for"):
+            if rule.__name__ in _built_in.__all__ and rule is not getattr(_built_in, rule.__name__):
+                raise InputError(f"{rule.__name__} is the name of an optimizer of influencekit; use another")
+            found[rule.__name__] = rule
+    return found
+
+
 def rule_for(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
     """The rule that stands for the optimizer's class, or for a parent whose `step` it takes unchanged.
 
     Errors: no such rule.
     """
     kind = type(optimizer)
-    rules = {rule.stands_for: rule for rule in _known_rules() if vars(rule).get("stands_for")}
+    rules = {rule.stands_for: rule for rule in _standing().values()}
     for parent in kind.__mro__:
         if parent in rules and all(_same(kind, parent, name) for name in ("step", "_init_group")):
             decoupled = {bool(g.get("decoupled_weight_decay")) for g in optimizer.param_groups}
@@ -57,10 +68,19 @@ def rule_for(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
             return rules[parent]
         if parent in rules:
             break
+    if issubclass(kind, torch.optim.LBFGS):
+        what = (
+            f"{kind.__name__} evaluates the loss several times in a step, which a tape does not record; use "
+            "an optimizer that takes one gradient a step"
+        )
+    else:
+        what = (
+            f"the tape does not know how {kind.__name__} steps; write its rule as an ik.Optimizer with "
+            f"stands_for = {kind.__name__} (docs/extending.md, An optimizer)"
+        )
     raise InputError(
-        f"the tape does not know how {kind.__name__} steps; write its rule as an ik.Optimizer with "
-        f"stands_for = {kind.__name__} (docs/extending.md, An optimizer); or, for a model that is trained "
-        "already, attribute by gradients alone: if, tracin, grad-dot (docs/tape.md, Without a tape)"
+        f"{what}; a model that is trained already can be asked by its gradients, with if or grad-dot "
+        "(docs/tape.md, Optimizers)"
     )
 
 
@@ -150,7 +170,7 @@ def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
         exact = tuple(name.replace("[", "[[]") for name in group["params"])
         groups.append((exact, values))
     name = description["rule"]
-    rule = {rule.__name__: rule for rule in _known_rules()}.get(name)
+    rule = _standing().get(name)
     if rule is None:
         raise InputError(
             f"the run was trained with the update rule {name}, an ik.Optimizer of your own; import the "
