@@ -16,12 +16,26 @@ from influencekit._training.optimizer import Group, Optimizer, Slots
 from influencekit.errors import InputError
 
 __all__ = [
-    "UpdateRule", "describe_optimizer", "hyperparameters", "learning_rates", "read_slots",
+    "Clip", "UpdateRule", "describe_optimizer", "hyperparameters", "learning_rates", "read_slots",
     "rebuild_optimizer", "rule_for", "trained_parameters", "write_slots",
 ]  # fmt: skip
 
 _OWN = {f.name for f in fields(Optimizer)} - {"maximize"}  # what the tape knows by other ways
 _HOW = {"foreach", "fused", "capturable", "decoupled_weight_decay"}  # flags that do not change the rule
+
+
+class Clip(NamedTuple):
+    """How the loop clips the gradient: its norm, of this kind, or its entries."""
+
+    norm: float | None = None
+    kind: float = 2.0
+    value: float | None = None
+
+    def described(self) -> dict[str, Any]:
+        """As JSON, which has no infinity."""
+        rare: dict[str, Any] = {} if self.kind == 2 else {"clip_norm_type": str(self.kind)}
+        rare |= {} if self.value is None else {"clip_value": self.value}
+        return {"clip_norm": self.norm, **rare}
 
 
 class UpdateRule(NamedTuple):
@@ -147,7 +161,7 @@ def trained_parameters(
 
 
 def describe_optimizer(
-    optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], clip_norm: float | None
+    optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], clip: Clip
 ) -> dict[str, Any]:
     """The update rule as JSON: `rebuild_optimizer` makes our `Optimizer` of it."""
     owner = {id(p): k for k, group in enumerate(optimizer.param_groups) for p in group["params"]}
@@ -157,7 +171,7 @@ def describe_optimizer(
         lr = optimizer.param_groups[k].get("initial_lr", optimizer.param_groups[k]["lr"])
         groups.append({"params": members, "lr": float(lr), **values})
     kind = rule_for(optimizer).__name__
-    return {"rule": kind, "clip_norm": clip_norm, "groups": groups}
+    return {"rule": kind, **clip.described(), "groups": groups}
 
 
 def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
@@ -177,7 +191,10 @@ def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
             "module that defines it, and open the run again"
         )
     rest = tuple(Group(names, values) for names, values in groups[1:])
-    return rule(**groups[0][1], clip_norm=description["clip_norm"], groups=rest)
+    clip = {k: v for k, v in description.items() if k.startswith("clip_")}
+    if "clip_norm_type" in clip:
+        clip["clip_norm_type"] = float(clip["clip_norm_type"])
+    return rule(**groups[0][1], **clip, groups=rest)
 
 
 def read_slots(

@@ -19,6 +19,7 @@ from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import IndexedBatch, IndexedLoaders
 from influencekit._tape.loop_position import LoopPosition
 from influencekit._tape.optimizer import (
+    Clip,
     UpdateRule,
     describe_optimizer,
     learning_rates,
@@ -49,14 +50,14 @@ class Recording:
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
-        accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
+        accumulate: int, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str,
     ) -> None:  # fmt: skip
         refuse_hooks(model)
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
-        self._settings, self._clip_norm, self._separable = settings, clip_norm, separable
+        self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
         self._steps = StepCollector(model, call, reduction, accumulate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
@@ -219,7 +220,7 @@ class Recording:
         used = [p.grad is not None for p in self._parameters]
         state = self._state
         if state is None or self._spot.wanted or used != self._used:
-            params = trained_parameters(self._model, self._optimizer, self._clip_norm)
+            params = trained_parameters(self._model, self._optimizer, self._clip.norm)
             state = self._state or self._begin(params)
             if list(params) != list(state.params):
                 odd = sorted(set(params) ^ set(state.params))[0]
@@ -266,7 +267,7 @@ class Recording:
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
         self._settings.begin()
-        description = describe_optimizer(self._optimizer, params, self._clip_norm)
+        description = describe_optimizer(self._optimizer, params, self._clip)
         state = self._trainable(params, changing, description, 0)
         slots, updates = read_slots(self._optimizer, state.rule, params)
         state.rule = state.rule._replace(updates=updates)

@@ -15,6 +15,7 @@ from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.open_taped import open_taped
+from influencekit._tape.optimizer import Clip
 from influencekit._tape.recording import Recording
 from influencekit._tape.replica import Call
 from influencekit._tape.step_collector import Reduction
@@ -44,7 +45,8 @@ class Tape:
     forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
     target_key: the target's entry in batches that are dicts.
     accumulate: micro-batches in a step.
-    clip_norm: the loop clips the global norm of the gradient.
+    clip_norm, clip_norm_type, clip_value: the loop clips the gradient, as `torch.nn.utils.clip_grad_norm_`
+        (of this norm) or `clip_grad_value_` does.
     separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
         norm), and marks the results.
     ids: your own names of the examples.
@@ -83,7 +85,8 @@ class Tape:
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
         target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
-        clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
+        clip_norm: float | None = None, clip_norm_type: float = 2.0, clip_value: float | None = None,
+        separable: bool = True, ids: Sequence[Hashable] | None = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
@@ -96,7 +99,7 @@ class Tape:
             Recording, store, model, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
             settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
-            clip_norm=clip_norm, separable=separable,
+            clip=Clip(clip_norm, clip_norm_type, clip_value), separable=separable,
             ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
             schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
             resume=resume, check=check, tolerance=tolerance, name=name,
