@@ -17,15 +17,8 @@ def taped():
     losses = nn.CrossEntropyLoss(reduction="none")  # tape
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     loader = DataLoader(data, batch_size=4, shuffle=True)
-    with ik.Tape(  # tape
-        "run.zarr",
-        model,
-        optimizer,
-        loss=losses,
-        data=data,
-        clip_norm=0.1,
-        clip_norm_type=math.inf,  # tape
-    ) as tape:  # tape
+    clip = {"clip_norm": 0.1, "clip_norm_type": math.inf}  # tape
+    with ik.Tape("run.zarr", model, optimizer, loss=losses, data=data, **clip) as tape:  # tape
         for _epoch in range(3):
             # was: for inputs, target in loader:
             for _, (inputs, target) in tape.batches(loader):  # tape
