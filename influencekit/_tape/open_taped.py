@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty
+from influencekit._tape.hyperparameters import settings_of
 from influencekit._tape.index_entry import WithoutEntry, without
 from influencekit._tape.loader import as_data_set, fetch
 from influencekit._tape.optimizer import rebuild_optimizer
@@ -78,6 +79,10 @@ def open_taped(
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
+            settings_of(
+                about["optimizer"]["groups"],
+                [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps],
+            ),
         ),
     )
     source = Recorded(

@@ -14,14 +14,15 @@ from influencekit._tape.causes import no_step
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.listen import listen
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition, at_end, refuse_nothing_new
 from influencekit._tape.optimizer import (
+    Clip,
     UpdateRule,
-    check_hyperparameters,
     describe_optimizer,
     learning_rates,
     read_slots,
@@ -51,8 +52,8 @@ class Recording:
 
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
-        collate_given: bool, recorder: Recorder, hyperparameters: list[dict[str, Any]], reduction: Reduction,
-        accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
+        collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
+        accumulate: int, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
@@ -60,14 +61,14 @@ class Recording:
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
-        self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
+        self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
         self._steps = StepCollector(model, call, reduction, accumulate)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data)
         device = next(model.parameters()).device
-        self._position = LoopPosition(optimizer, schedulers, device)
+        self._position = LoopPosition(optimizer, schedulers, device, settings)
         self._reloads = Reloads()
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._noted_epoch = 0
@@ -248,7 +249,7 @@ class Recording:
         used = [p.grad is not None for p in self._parameters]
         state = self._state
         if state is None or self._spot.wanted or used != self._used:
-            params = trained_parameters(self._model, self._optimizer, self._clip_norm)
+            params = trained_parameters(self._model, self._optimizer, self._clip.norm)
             state = self._state or self._begin(params)
             if list(params) != list(state.params):
                 odd = sorted(set(params) ^ set(state.params))[0]
@@ -257,7 +258,8 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        check_hyperparameters(self._hyperparameters, self._optimizer, step)
+        if (changed := self._settings.changed(step)) is not None:
+            self.writer.settings(changed)
         self._reloads.check(state, step)
         state.check_parameters(step)
         state.check_constant(step, thorough=self._spot.wanted)
@@ -275,8 +277,11 @@ class Recording:
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
+            rule = state.rule
+            if self._settings.now != self._settings.first:
+                rule = rule._replace(optimizer=rule.optimizer.with_settings(self._settings.now))
             done = FinishedStep(
-                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
+                self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
                 losses, list(state.params.values()), steps.left, steps.accumulate, passed_over,
             )  # fmt: skip
             del self._before
@@ -292,7 +297,8 @@ class Recording:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
-        description = describe_optimizer(self._optimizer, params, self._clip_norm)
+        self._settings.begin()
+        description = describe_optimizer(self._optimizer, params, self._clip)
         state = self._trainable(params, changing, description, 0)
         slots, updates = read_slots(self._optimizer, state.rule, params)
         state.rule = state.rule._replace(updates=updates)
@@ -336,6 +342,7 @@ class Recording:
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
+        self._settings.begin(about["optimizer"]["groups"])
         self._steps.step, self._was_finished = kept.number, attrs["status"] == "complete"
         self._reloads.remember(kept.snapshot.get("known", {}))
         self.writer.remember_generators()

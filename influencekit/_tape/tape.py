@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, default_collate
 
 from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import as_data_set
 from influencekit._tape.loop_batches import Batches
 from influencekit._tape.open_taped import open_taped
-from influencekit._tape.optimizer import hyperparameters
+from influencekit._tape.optimizer import Clip
 from influencekit._tape.recording import Recording
 from influencekit._tape.replica import Call, Penalty
 from influencekit._tape.step_collector import Reduction
@@ -50,7 +51,8 @@ class Tape:
     forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
     target_key: the target's entry in batches that are dicts.
     accumulate: micro-batches in a step.
-    clip_norm: the loop clips the global norm of the gradient.
+    clip_norm, clip_norm_type, clip_value: the loop clips the gradient, as `torch.nn.utils.clip_grad_norm_`
+        (of this norm) or `clip_grad_value_` does.
     separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
         norm), and marks the results.
     ids: your own names of the examples.
@@ -89,8 +91,8 @@ class Tape:
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
         penalty: Penalty | None = None, target_key: str = "labels", reduction: Reduction = "mean",
-        accumulate: int = 1,
-        clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
+        accumulate: int | None = 1, clip_norm: float | None = None, clip_norm_type: float = 2.0,
+        clip_value: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
@@ -105,8 +107,8 @@ class Tape:
         self._begin = partial(
             Recording, store, called, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
-            hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
-            clip_norm=clip_norm, separable=separable,
+            settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
+            clip=Clip(clip_norm, clip_norm_type, clip_value), separable=separable,
             ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
             schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
             resume=resume, check=check, tolerance=tolerance, name=name,

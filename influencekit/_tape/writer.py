@@ -29,6 +29,7 @@ _COLUMNS = {
     "fetch_rng": Column(("step", "micro"), "i8", -1),
     "forward_rng": Column(("step", "micro"), "i8", -1),
     "rng": Column(("generators", "byte"), "u1"),
+    "settings": Column(("change", "setting"), "f8", np.nan),
 }
 
 
@@ -136,6 +137,10 @@ class TapeWriter:
         except TypeError as error:
             raise InputError(f"scheduler: its state cannot be saved as plain data ({error})") from error
         self.opened.state(state.step, arrays, said)
+
+    def settings(self, row: np.ndarray) -> None:
+        """The hyper-parameters change: the first step with the new ones, and all that are numbers."""
+        self.opened.rows("settings", row[None])
 
     def step(
         self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray, lrs: list[float],
