@@ -123,8 +123,8 @@ class Stream(IterableDataset):
 
 
 def test_data_without_positions():
-    with pytest.raises(InputError, match="data: expected a map-style data set .* got Stream"):
-        feed(DataLoader(Stream(), batch_size=4))
+    with pytest.raises(InputError, match="data: expected a map-style data set .* got int; pass data=None"):
+        feed(DataLoader(Stream(), batch_size=4), 7)
     with pytest.raises(InputError, match="reads an IterableDataset, whose examples have no positions"):
         feed(DataLoader(Stream(), batch_size=4), Examples())
 

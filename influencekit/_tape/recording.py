@@ -34,6 +34,7 @@ from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.trainable_state import TrainableState, copied
 from influencekit._tape.unwrap import find_loader, model_behind
 from influencekit._tape.writer import TapeWriter
@@ -53,8 +54,8 @@ class Recording:
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
-        accumulate: int, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
-        resume: bool, check: float, tolerance: float, name: str,
+        accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
+        resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
@@ -66,7 +67,8 @@ class Recording:
         self._steps = StepCollector(model, call, reduction, accumulate)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._loaders = LoopBatches(call.data)
+        self._stream = call.data if isinstance(call.data, StreamExamples) else None
+        self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
         self._reloads = Reloads()
@@ -200,12 +202,14 @@ class Recording:
             self._batches_done = done
             self._steps.pass_over()
             self._steps.push(found)
-            yield [self._ids[i] for i in found.indices], found.batch
+            yield [self._ids[i] for i in found.indices], getattr(found, "given", found.batch)
             self._steps.check_done()
 
     def _use(self, collate: Any) -> None:
         """Collate in this way from now on, without an entry that numbers the examples."""
         key = self._steps.index_entry
+        if self._stream is not None:
+            self._stream.dropped = key
         self.call = replace(self.call, collate=collate if key is None else WithoutEntry(collate, key))
         self._steps.call = self.call
         self._spot.use(self.call)
@@ -291,7 +295,7 @@ class Recording:
             micros, losses = found.micros, self._spot.with_penalties(losses)
         if self._spot.again:
             self._spot.repeat(step)
-        self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
+        self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0), self._stream)
 
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """Begin the store at the first step, whose gradients show what is trained."""
@@ -309,7 +313,8 @@ class Recording:
                 self._model, self.call, state.rule, self._steps, changing, separable=self._separable,
                 optimizer=description, tolerance=self._tolerance,
             )  # fmt: skip
-            self.writer.begin(state.rule, first, self._ids, {"workload": self._name, **about})
+            names = self._ids if self._stream is None else self._stream
+            self.writer.begin(state.rule, first, names, {"workload": self._name, **about})
         self.writer.state(first, self._snapshot)
         return state
 
@@ -338,6 +343,9 @@ class Recording:
         if (key := about.get("index_entry")) is not None:
             self._steps.index_entry = key
             self._use(self.call.collate)
+        if self._stream is not None:
+            self._stream.load(writer.group, writer.placed)
+            self._ids = self._stream.ids
         params = {n: own[n] for n, _ in fingerprint["parameters"]}
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)

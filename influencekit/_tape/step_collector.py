@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
 from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
-from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.loader import IndexedBatch, StoredBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
 from influencekit._training.checks.non_finite import LOWER_RATE, blamed, diverged
@@ -30,7 +29,7 @@ Reduction = str | Callable[[Any], Tensor]
 class _Forwarded:
     """A micro-batch that was forwarded, the generators before it, its losses, and whether it was random."""
 
-    pending: IndexedBatch
+    pending: IndexedBatch | StoredBatch
     rng: bytes
     delivered: bytes | None  # the generators when the loop got the batch, where `forward=` may draw first
     loss: Tensor | None = None
@@ -50,7 +49,7 @@ class StepCollector:
         self.model, self.call, self.step = model, call, 0
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
-        self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
+        self.queue: deque[tuple[IndexedBatch | StoredBatch, bytes | None]] = deque()
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
         self.watch_left = False  # the step will be replayed
@@ -66,7 +65,7 @@ class StepCollector:
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
 
-    def push(self, pending: IndexedBatch) -> None:
+    def push(self, pending: IndexedBatch | StoredBatch) -> None:
         """This is forwarded next, after what was pushed before."""
         n = len(self.call.data)
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
@@ -90,9 +89,7 @@ class StepCollector:
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(
-        self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def before_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
@@ -126,8 +123,9 @@ class StepCollector:
         pending, delivered = self.queue.popleft()
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
             self.index_entry = find_index(
-                self.model, args, kwargs, pending.batch, self.call.target_key, pending.indices, self.call.data
-            )
+                self.model, args, kwargs, pending.batch, self.call.loss, self.call.target_key,
+                pending.indices, self.call.data,
+            )  # fmt: skip
             if self.index_entry is not None:
                 self.drop_entry()
         if self.index_entry is not None:
@@ -171,9 +169,10 @@ class StepCollector:
         self.note_random()
         found, start = [], 0
         for micro in self.forwarded:
-            indices, rng, _ = micro.pending
+            indices, rng = micro.pending.indices, micro.pending.rng
             slots = slice(start, start + len(indices) + (self.call.penalty is not None))
-            found.append(Micro(slots, indices, rng, micro.drawn_from(early)))
+            rows = getattr(micro.pending, "rows", None)
+            found.append(Micro(slots, indices, rng, micro.drawn_from(early), rows))
             start = slots.stop
         return found
 
@@ -206,7 +205,7 @@ class StepCollector:
         batch = on_device(micro.pending.batch, self._device)
         return blamed(batch, self.call.target(batch), micro.loss, micro.pending.indices)
 
-    def _coefficients(self, pending: IndexedBatch) -> np.ndarray:
+    def _coefficients(self, pending: IndexedBatch | StoredBatch) -> np.ndarray:
         n = len(pending.indices)
         if not isinstance(self._reduction, str):
             batch = pending.batch
