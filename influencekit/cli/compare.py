@@ -37,7 +37,7 @@ __all__ = ["compare"]
     metavar="SPEC",
     help="The ground truth.",
 )
-@shared("query", "window", "removal")
+@shared("query", "window", "removal", "average")
 @click.option(
     "--seeds",
     type=Seeds(),
@@ -86,10 +86,10 @@ __all__ = ["compare"]
 )
 @shared("data-dir", "threads")
 def compare(
-    workload: str, estimators: str, reference: str, query: str, window: str, removal: Any, seeds: list[int],
-    setting: str | None, recorder: str, device: str, loo_examples: int | None,
-    evaluate: str | None, subsets: str | None, top: Any, out: str | None, json_file: str | None,
-    data_dir: str | None, threads: int,
+    workload: str, estimators: str, reference: str, query: str, window: str, removal: Any,
+    average: str | None, seeds: list[int], setting: str | None, recorder: str, device: str,
+    loo_examples: int | None, evaluate: str | None, subsets: str | None, top: Any, out: str | None,
+    json_file: str | None, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD, estimate the influence of every training example, retrain without each of them, and
     say how well the estimates agree with that.
@@ -116,12 +116,15 @@ def compare(
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
             asked, keeps = make("query", query), make("recorder", recorder)
+            end = average and make("average", average)
             source = WorkloadSource(workload, setting, data_dir, use_device(device, threads))
             build = _Memory(source)
             problem = build(seeds[0])
             _check(problem, asked, window, removal)
             evaluating = _evaluating(evaluate, [*methods, truth], subsets, asked, problem)
-            result = ik.compare(build, methods, truth, asked, window, removal, seeds, keeps, evaluating, top)
+            result = ik.compare(
+                build, methods, truth, asked, window, removal, seeds, keeps, evaluating, top, end
+            )
             result = build.describe(_named(result, typed))
             found = summarise(result)
             evaluations = evaluating.results(typed) if evaluating else {}

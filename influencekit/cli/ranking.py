@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from influencekit._direction import better_in, extremes
 from influencekit._training.linear import FAST
 from influencekit.cli.console import BEWARE, print_tables, say
-from influencekit.cli.summary import window_name
+from influencekit.cli.summary import asked_of, window_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     attrs = result.attrs
     queries = result.sizes["query"]
     what = attrs["query"] + (f" (mean over {queries})" if queries > 1 else "")
+    what += asked_of(attrs)
     say((f"{attrs['workload']}, seed {attrs['seed']}: influence on {what}", "bold"))
     say(_setting(result))
     if "trust" in attrs:
