@@ -13,7 +13,8 @@ from influencekit._verbs.averaging import averaged, check_average
 from influencekit._verbs.results import (
     Windows,
     about,
-    examples,
+    example_coords,
+    require_run,
     window_coords,
     windows_among,
     windows_of,
@@ -61,6 +62,7 @@ def contributions(
         >>> found.contribution.dims
         ('query', 'evaluation', 'step', 'slot')
     """
+    require_run(trajectory)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     trajectory = averaged(trajectory, average)
     if Claim.ADDITIVE not in estimator.claims:
@@ -139,7 +141,11 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
         raise StoreError("these contributions have gaps: a chunk of them was lost; compute them again")
     return xr.Dataset(
         {"influence": (("query", "window", "train"), influence.astype(found.contribution.dtype))},
-        coords={"query": found["query"], "train": found.train, **window_coords(chosen)},
+        coords={
+            "query": found["query"],
+            **{name: found[name] for name in ("train", "label") if name in found.coords},
+            **window_coords(chosen),
+        },
         attrs=found.attrs,
     )
 
@@ -207,7 +213,7 @@ def _described(trajectory: Trajectory, query: Query, estimator: Estimator, state
             "evaluation": states,
             "step": np.arange(plan.steps),
             "epoch": ("step", plan.epoch.cpu().numpy()),
-            "train": examples(trajectory.workload),
+            **example_coords(trajectory.workload),
         },
         attrs=about(trajectory, query, estimator),
     )

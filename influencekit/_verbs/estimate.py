@@ -8,7 +8,15 @@ from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
 from influencekit._verbs.non_finite import naming_the_query, zero_words
-from influencekit._verbs.results import Windows, about, check_windows, examples, window_coords, windows_among
+from influencekit._verbs.results import (
+    Windows,
+    about,
+    check_windows,
+    example_coords,
+    require_run,
+    window_coords,
+    windows_among,
+)
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Average, Estimator, Query
 from influencekit.registry import label, resolve
@@ -31,7 +39,8 @@ def estimate(
     `average`: the query is asked of an average of states, not of the last: "ema:decay=0.999", "swa:start=5",
     "after:epoch=3" (the model after that epoch), {state: weight}, or an `Average`; the windows then read the
     query at the end of the run only. Attrs `average` and `average_states` say which.
-    Sign: removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
+    Examples are named by the coordinate `train`, and by `label`, their class, where they have one. Sign:
+    removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
     better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
     it, scores that are not finite.
@@ -44,6 +53,7 @@ def estimate(
         >>> scores.influence.dims, scores.influence.shape
         (('query', 'window', 'train'), (1, 2, 24))
     """
+    require_run(trajectory)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     trajectory = averaged(trajectory, average)
     better = written(better_of(query))
@@ -66,7 +76,7 @@ def estimate(
         {"influence": (("query", "window", "train"), scores.cpu().numpy(), better)},
         coords={
             "query": labels,
-            "train": examples(workload),
+            **example_coords(workload),
             **window_coords(chosen),
         },
         attrs=attrs,
