@@ -104,10 +104,9 @@ def open_taped(
     trajectory = Trajectory(group, workload, Step(workload, source=source))
     check_opened(trajectory, where, source.rounds)
     if test is not None:
-        final = trajectory.final
-        there = workload.with_buffers(final.buffers)
+        end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
-        trajectory.attrs = {**attrs, **there.judge(final.theta).attrs()}
+        trajectory.attrs = {**attrs, **there.judge(end.theta).attrs()}
     return trajectory
 
 
