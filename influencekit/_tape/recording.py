@@ -49,8 +49,8 @@ class Recording:
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
         collate_given: bool, recorder: Recorder, hyperparameters: list[dict[str, Any]], reduction: Reduction,
-        accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
-        resume: bool, check: float, tolerance: float, name: str,
+        accumulate: int | None, clip_norm: float | None, separable: bool, ids: list[Hashable],
+        schedulers: list[Any], resume: bool, check: float, tolerance: float, name: str,
     ) -> None:  # fmt: skip
         refuse_hooks(model)
         refuse_parallel()
@@ -58,7 +58,8 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._steps = StepCollector(model, call, reduction, accumulate)
+        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
+        self._steps.dropped = self._check_dropped
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = IndexedLoaders(call.data)
         device = next(model.parameters()).device
@@ -98,6 +99,14 @@ class Recording:
                 Hook(lambda *event: reloads.loading(self._state, steps.step, optimizer=True))
             ),
         ]
+
+    def _optimized(self) -> Iterator[nn.Parameter]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
+    def _check_dropped(self) -> None:
+        """The last batches of an epoch were in no step: refuse what they have changed."""
+        if self._state is not None:
+            self._state.check_buffers(self._steps.step)
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
@@ -155,7 +164,7 @@ class Recording:
         """
         assert self._state is not None
         step = self._steps.step
-        self._steps.check_done()
+        self._steps.check_done(ended=True)
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
         if self._resumed is not None and not at_end(self._resumed.snapshot, self._epoch):
@@ -180,6 +189,7 @@ class Recording:
             self._put_back(resumed)
             self._position.begin_again(resumed.snapshot, loader, self.writer.generators)
         self._position.begin(loader)
+        self._steps.begin_epoch()
         if hasattr(loader, "collate_fn") and not self._collate_given:
             self.call = self._steps.call = replace(self.call, collate=loader.collate_fn)
             self._spot.use(self.call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,10 @@ class _Forwarded:
 class StepCollector:
     """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
 
-    def __init__(self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int) -> None:
+    def __init__(
+        self, model: nn.Module, trained: Callable[[], Iterable[Tensor]], call: Call, reduction: Reduction,
+        accumulate: int | None,
+    ) -> None:  # fmt: skip
         self.model, self.call, self.step = model, call, 0
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
@@ -50,7 +53,10 @@ class StepCollector:
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
         self._reduction, self._accumulate = reduction, accumulate
-        self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
+        self._trained, self._had_gradient = trained, False  # the optimizer's parameters
+        self._carried, self._new_epoch = 0, False  # micro-batches of the epoch before
+        self.dropped: Callable[[], None] = lambda: None  # called when these turn out to be in no step
+        self._equal: dict[tuple[int, int], np.ndarray] = {}  # coefficients by the sizes of batch and step
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
@@ -67,9 +73,35 @@ class StepCollector:
         watched = self.call.forward is not None and self.forward_draws is not False
         self.queue.append((pending, capture(self._device) if watched else None))
 
-    def check_done(self) -> None:
-        """Refuse to go on while a whole batch waits for its optimizer step."""
-        if len(self.forwarded) >= self._accumulate:
+    def begin_epoch(self) -> None:
+        """Micro-batches that wait for their step may come into the first one of the new epoch."""
+        self._carried, self._new_epoch = len(self.forwarded), True
+
+    def _gradient(self) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in self._trained())
+
+    def _carry(self) -> None:
+        """The first forward pass of an epoch: have the gradients of the last one been dropped?"""
+        self._new_epoch = False
+        if self._carried and not self._gradient():
+            self.forwarded, self._carried, self._had_gradient = [], 0, False
+            self.dropped()
+
+    def check_done(self, ended: bool = False) -> None:
+        """Refuse to go on while a whole batch waits for its optimizer step. `ended`: the loop is over."""
+        if ended and self.forwarded and not self._gradient():  # forwarded alone
+            self.forwarded = []
+            self.dropped()
+        if self._accumulate is None:
+            there = any(p.grad is not None for p in self._trained()) if self.forwarded else False
+            if self.forwarded and (ended or (self._had_gradient and not there)):
+                raise InputError(
+                    f"step {self.step}: a batch was forwarded, and no optimizer step followed; call "
+                    "optimizer.step() before gradients are zeroed, and after the last batch"
+                )
+            self._had_gradient = there
+            return
+        if len(self.forwarded) >= self._accumulate + self._carried:
             raise InputError(
                 f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
                 f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
@@ -87,6 +119,8 @@ class StepCollector:
                 f"step {self.step}: the model ran forward, with gradients, on no new batch of tape.batches; "
                 "evaluate under torch.no_grad(); if the loss calls the model several times, pass forward=..."
             )
+        if self._new_epoch:
+            self._carry()
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -134,9 +168,10 @@ class StepCollector:
     def finish_step(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
         """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
         micros, coefficients, losses = self.micros(bool(self.forward_draws)), [], []
+        divisor = self._accumulate or len(self.forwarded)
         for micro in self.forwarded:
             n = len(micro.pending.indices)
-            coefficients.append(self._coefficients(micro.pending))
+            coefficients.append(self._coefficients(micro.pending, divisor))
             if micro.loss is None:
                 losses.append(np.full(n, np.nan))
             else:
@@ -144,7 +179,7 @@ class StepCollector:
                 if not np.isfinite(losses[-1]).all():
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
-        self.forwarded = []
+        self.forwarded, self._carried, self._had_gradient = [], 0, False
         self.step += 1
         if len(micros) == 1:
             return micros, coefficients[0], losses[0]
@@ -157,15 +192,15 @@ class StepCollector:
         batch = on_device(micro.pending.batch, self._device)
         return blamed(batch, self.call.target(batch), micro.loss, micro.pending.indices)
 
-    def _coefficients(self, pending: IndexedBatch) -> np.ndarray:
+    def _coefficients(self, pending: IndexedBatch, divisor: int) -> np.ndarray:
         n = len(pending.indices)
         if not isinstance(self._reduction, str):
             batch = pending.batch
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
             given = torch.as_tensor(self._reduction(batch)).double().cpu().expand(n)
-            return given.numpy() / self._accumulate
-        if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
-            value = torch.ones((), dtype=self._dtype) / self._accumulate
-            self._equal[n] = np.full(n, float(value / n if self._reduction == "mean" else value))
-        return self._equal[n]
+            return given.numpy() / divisor
+        if (n, divisor) not in self._equal:  # rounded as backward of `losses.mean() / divisor` rounds
+            value = torch.ones((), dtype=self._dtype) / divisor
+            self._equal[n, divisor] = np.full(n, float(value / n if self._reduction == "mean" else value))
+        return self._equal[n, divisor]

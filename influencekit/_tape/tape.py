@@ -38,7 +38,9 @@ class Tape:
     sum; a function of the batch: the coefficient of every example, for instance 1 / number of tokens).
     `data`: the map-style data set; `collate`: what the loader collates with (default: the loader's).
     `forward(model, batch)` gives the outputs where they are not `model(*inputs)` or `model(**inputs)`.
-    `target_key`: the target's entry in batches that are dicts. `accumulate`: micro-batches in a step.
+    `target_key`: the target's entry in batches that are dicts. `accumulate`: the micro-batches of a
+    step, by which each loss is divided; left-over ones may make a smaller step (None: divided by the number
+    that the step has).
     `clip_norm`: the loop clips the global norm of the gradient. `separable=False` admits losses that depend
     on the other examples of a batch (contrastive ones; not batch norm), and marks the results. `ids`: your
     own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
@@ -74,7 +76,7 @@ class Tape:
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
-        target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
+        target_key: str = "labels", reduction: Reduction = "mean", accumulate: int | None = 1,
         clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
