@@ -179,5 +179,5 @@ def test_a_batch_that_was_only_forwarded_before_the_loop_ends():
 
 
 def test_accumulate_must_be_a_number():
-    with pytest.raises(ik.InputError, match="accumulate must be at least 1, or None, got 0"):
+    with pytest.raises(ik.InputError, match="accumulate must be at least 1 .or None., got 0"):
         forgetting({0}, 0)

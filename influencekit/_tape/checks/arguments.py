@@ -31,7 +31,7 @@ def check_arguments(
     check_model(model, trained)
     refuse_parallel()
     if accumulate is not None and accumulate < 1:
-        raise InputError(f"accumulate must be at least 1, or None, got {accumulate}")
+        raise InputError(f"accumulate must be at least 1 (or None), got {accumulate}")
     if isinstance(reduction, str) and reduction not in ("mean", "sum"):
         raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
     if not 0 <= check <= 1:
