@@ -70,7 +70,7 @@ class NewStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.exists():
-            raise InputError(f"{path} exists already; choose another path, or delete it first")
+            raise InputError(f"{path} exists already; choose another path")
         try:
             self._scratch = _scratch(self.path)
         except OSError as error:

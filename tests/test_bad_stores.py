@@ -268,7 +268,7 @@ def test_output_that_exists(tmp_path, recorded):
         ("estimate", recorded, "--out", file),
     ):
         line = fails(*args, code=2)
-        assert "delete it first" in line
+        assert "choose a" in line and "delete" not in line
     assert file.read_text() == (folder / "mine").read_text() == "precious"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file.csv", "folder", "mine"]
     with pytest.raises(ik.InputError, match="exists already"):

@@ -75,7 +75,7 @@ class Recording:
         if store is not None and Path(store).exists():
             if not resume:
                 raise InputError(
-                    f"{store} exists already; choose another path, delete it, or continue it with resume=True"
+                    f"{store} exists already; choose another path, or continue it with resume=True"
                 )
             self._resume()
         self._hooks = self._listen()

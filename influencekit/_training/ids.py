@@ -1,6 +1,7 @@
 """The users' own names of examples: what may be one, and that no two look the same."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from influencekit.errors import InputError
 
-__all__ = ["checked_ids"]
+__all__ = ["checked_ids", "positions_among"]
 
 
 def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:
@@ -47,3 +48,27 @@ def _twins(ids: list[Hashable]) -> str:
                 return f"{each!r} appears twice"
         seen[each] = seen[str(each)] = each
     return ""
+
+
+def positions_among(ids: Iterable[Hashable], own: Sequence[Any]) -> list[int]:
+    """Positions of the examples of these ids among their `own` ids, in the order asked for.
+
+    A text stands for the id that is written like it, so that ids may come from a file. Errors: what is no
+    list of ids; an id that no example has.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InputError(f"expected a list of example ids, got {ids!r}")
+    exact = {name: k for k, name in enumerate(own)}
+    written = {str(name): k for name, k in exact.items()}
+    found = []
+    for name in ids:
+        name = name.item() if isinstance(name, np.generic) else name
+        position = exact.get(name, written.get(name) if isinstance(name, str) else None)
+        if position is None:
+            near = get_close_matches(str(name), written, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise InputError(
+                f"no training example '{name}'; {hint}there are {len(own)}, '{own[0]}' to '{own[-1]}'"
+            )
+        found.append(position)
+    return found

@@ -1,7 +1,7 @@
 """Record runs, score their examples by several estimators, and compare those with ground truth."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,14 @@ from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
-from influencekit._verbs.results import Windows, check_windows, examples, windows_among
+from influencekit._verbs.results import (
+    Windows,
+    check_windows,
+    class_labels,
+    examples,
+    require_run,
+    windows_among,
+)
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query, Recorder
 from influencekit.metrics import METRICS, Top, agreement, border_ties, top_words
@@ -28,27 +35,30 @@ __all__ = ["compare", "last_digits"]
 
 
 def compare(
-    workload: Workload | str | Callable[[int], Workload],
+    workload: Workload | str | Callable[[int], Workload] | Trajectory,
     estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
     reference: Estimator | str = "loo",
     query: Query | str = "test-loss",
     windows: Windows = None,
     removal: Removal = "global",
-    seeds: Sequence[int] = (0,),
-    recorder: Recorder | str = "full",
+    seeds: Sequence[int] | None = None,
+    recorder: Recorder | str | None = None,
     each: Callable[[int, Trajectory, xr.Dataset], object] | None = None,
     top: Top = "signed",
 ) -> xr.Dataset:
-    """Record a run per seed, score its examples with every estimator, and compare with the reference.
+    """Score the examples of a run, or of a run per seed, with every estimator; compare with the reference.
 
-    `workload` is a `Workload` (then seeds change nothing but its batch order), a function seed -> Workload,
-    or the spec of a registered one, such as "mnist-1v7-lr:setting=trained".
+    `workload` is a recorded run, taped or not: it is scored as it is. Or what is trained first: a `Workload`
+    (then seeds change nothing but its batch order), a function seed -> Workload, or the spec of a registered
+    one, such as "mnist-1v7-lr:setting=trained". `seeds` (0 unless you say) and `recorder` ("full") are for
+    those.
 
     The result has `influence` [estimator, seed, query, window, train], `agreement` [estimator, metric, seed,
     query, window] over the examples that all have scored; `ties` [estimator, seed, query, window], how many
     examples stand so near the border of the top 30 % that Jaccard compares that rounding decides who is in
-    (`metrics.border_ties`); `seconds` [estimator, seed], `accuracy` [seed] on
-    the test set, and the examples' own ids as `example` [seed, train].
+    (`metrics.border_ties`); `seconds` [estimator, seed], `training_seconds` [seed] (NaN for a recorded run),
+    `accuracy` [seed] on the test set, and `label` [seed, train], the examples' classes, where they have some.
+    Their ids are the coordinate `train`; where seeds draw different examples, `example` [seed, train].
 
     `top`: the Jaccard similarity is that of the highest 30 % by signed value, unless you ask for "abs", by
     absolute value, or "harmful", the most harmful ones.
@@ -57,7 +67,8 @@ def compare(
     which is what `influencekit.evaluation` takes.
 
     Cost: a training run a seed, and each estimator's own. Errors: those of `record` and `estimate`; seeds
-    that are not different whole numbers; top="harmful" for a query of which neither way is better.
+    that are not different whole numbers; seeds or a recorder for a run; top="harmful" for a query of which
+    neither way is better.
 
     Example:
 
@@ -66,28 +77,22 @@ def compare(
         >>> found.agreement.sel(estimator="dit", metric="pearson").mean().item() > 0.99
         True
     """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
-    if any(not 0 <= s < 2**63 for s in seeds):
-        raise InputError(f"seeds must be from 0 to 2**63 - 1; got {list(seeds)}")
     methods = {label(e): e for e in (resolve("estimator", e) for e in (*estimators, reference))}
     truth = label(resolve("estimator", reference))
     query = resolve("query", query)
     words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
-    seconds, accuracy, names, notes, digits, beware = [], [], [], {}, [], list[str]()
-    step = None
-    for seed in track(seeds, "seeds", len(seeds)):
-        problem = _problem(workload, seed)
-        began = time.perf_counter()
-        step = Step(problem, like=step)
-        trajectory = record(problem, recorder, step=step)
-        training = time.perf_counter() - began
+    seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
+    used = list[int]()
+    for seed, trajectory, training in _runs(workload, seeds, recorder):
+        problem = trajectory.workload
+        used.append(seed)
         chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
         for method in methods.values():  # whoever cannot do it says so before the others have worked
             check_windows(trajectory, method, chosen)
-        accuracy.append(trajectory.attrs["accuracy"])
-        names.append([str(i) for i in examples(problem)])
+        accuracy.append(trajectory.attrs.get("accuracy", np.nan))
+        names.append(examples(problem))
+        labels.append(class_labels(problem))
         found, spent = [], []
         for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
@@ -96,7 +101,7 @@ def compare(
             found.append(result.influence)
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
             if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):
-                beware.append(f"{name}, seed {seed}: {zero}")
+                beware.append(f"{name}{_which(workload, seed)}: {zero}")
         rows.append(found)
         seconds.append([*spent, training])
         digits.append(last_digits(trajectory, query, chosen))
@@ -105,7 +110,7 @@ def compare(
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
             each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
     result = _assemble(
-        rows, list(methods), truth, seeds, seconds, accuracy, names, notes, problem, query, side
+        rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
     )
     exact = [Claim.EXACT in method.claims for method in methods.values()]
     result["ties"] = _ties(result, exact, torch.stack(digits), side)
@@ -116,8 +121,8 @@ def compare(
 
 def _assemble(
     rows: list[list[xr.DataArray]], names: list[str], truth: str, seeds: Sequence[int],
-    seconds: list[list[float]], accuracy: list[float], examples: list[list[str]],
-    notes: Mapping[str, Any], workload: Workload, query: Query, top: Top,
+    seconds: list[list[float]], accuracy: list[float], ids: list[list[Any]],
+    labels: list[list[str] | None], notes: Mapping[str, Any], workload: Workload, query: Query, top: Top,
 ) -> xr.Dataset:  # fmt: skip
     scores = torch.stack([torch.stack([torch.from_numpy(a.values) for a in row]) for row in rows], 1)
     scores = scores.to(workload.device)  # [estimator, seed, query, window, train]
@@ -147,7 +152,7 @@ def _assemble(
             "seed": list(seeds),
             "query": first["query"].values if same else np.arange(first.sizes["query"]),
             **{k: first.coords[k] for k in ("start", "stop", "removal")},
-            "example": (("seed", "train"), np.array(examples)),
+            **_named(ids, labels),
         },
         attrs={
             "sign": sign(better_of(query)),
@@ -199,7 +204,53 @@ def _side(query: Query, top: Top) -> Top:
     return "signed" if top == "harmful" and better == "higher" else top
 
 
+def _runs(
+    workload: Workload | str | Callable[[int], Workload] | Trajectory,
+    seeds: Sequence[int] | None,
+    recorder: Recorder | str | None,
+) -> Iterator[tuple[int, Trajectory, float]]:
+    """(seed, run, seconds of its training): runs recorded one after the other, or the one that is there."""
+    if isinstance(workload, Trajectory):
+        for name, given in (("seeds", seeds), ("recorder", recorder)):
+            if given is not None:
+                raise InputError(
+                    f"compare: {name}= is for workloads, which are trained anew, and this run is recorded; "
+                    "leave it out"
+                )
+        yield workload.workload.seed, workload, np.nan
+        return
+    seeds, recorder = (0,) if seeds is None else seeds, "full" if recorder is None else recorder
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
+    if any(not 0 <= s < 2**63 for s in seeds):
+        raise InputError(f"seeds must be from 0 to 2**63 - 1; got {list(seeds)}")
+    step = None
+    for seed in track(seeds, "seeds", len(seeds)):
+        problem = _problem(workload, seed)
+        began = time.perf_counter()
+        step = Step(problem, like=step)
+        trajectory = record(problem, recorder, step=step)
+        yield seed, trajectory, time.perf_counter() - began
+
+
+def _which(workload: object, seed: int) -> str:
+    return "" if isinstance(workload, Trajectory) else f", seed {seed}"
+
+
+def _named(ids: list[list[Any]], labels: list[list[str] | None]) -> dict[str, Any]:
+    """The examples' coordinates: ids, by seed where seeds differ, and classes."""
+    same = all(each == ids[0] for each in ids)
+    found: dict[str, Any] = {"train": ids[0]} if same else {}
+    if not same:
+        found["example"] = ("seed", "train"), np.array([[str(i) for i in each] for each in ids])
+    if all(each is not None for each in labels):
+        found["label"] = ("seed", "train"), np.array(labels)
+    return found
+
+
 def _problem(workload: Workload | str | Callable[[int], Workload], seed: int) -> Workload:
     if isinstance(workload, str):
         return make("workload", workload, seed=seed)
-    return replace(workload, seed=seed) if isinstance(workload, Workload) else workload(seed)
+    if isinstance(workload, Workload):
+        return replace(workload, seed=seed)
+    return workload(seed) if callable(workload) else require_run(workload)

@@ -9,7 +9,15 @@ import xarray as xr
 
 from influencekit._files import NewStore
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.results import Windows, about, examples, window_coords, windows_among, windows_of
+from influencekit._verbs.results import (
+    Windows,
+    about,
+    example_coords,
+    require_run,
+    window_coords,
+    windows_among,
+    windows_of,
+)
 from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
 from influencekit.registry import label, resolve
@@ -50,6 +58,7 @@ def contributions(
         >>> found.contribution.dims
         ('query', 'evaluation', 'step', 'slot')
     """
+    require_run(trajectory)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     if Claim.ADDITIVE not in estimator.claims:
         raise InputError(f"{label(estimator)} does not tell occurrences apart; use dit")
@@ -125,7 +134,11 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
         raise StoreError("these contributions have gaps: a chunk of them was lost; compute them again")
     return xr.Dataset(
         {"influence": (("query", "window", "train"), influence.astype(found.contribution.dtype))},
-        coords={"query": found["query"], "train": found.train, **window_coords(chosen)},
+        coords={
+            "query": found["query"],
+            **{name: found[name] for name in ("train", "label") if name in found.coords},
+            **window_coords(chosen),
+        },
         attrs=found.attrs,
     )
 
@@ -193,7 +206,7 @@ def _described(trajectory: Trajectory, query: Query, estimator: Estimator, state
             "evaluation": states,
             "step": np.arange(plan.steps),
             "epoch": ("step", plan.epoch.cpu().numpy()),
-            "train": examples(trajectory.workload),
+            **example_coords(trajectory.workload),
         },
         attrs=about(trajectory, query, estimator),
     )

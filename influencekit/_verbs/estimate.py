@@ -5,7 +5,15 @@ import xarray as xr
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.non_finite import naming_the_query, zero_words
-from influencekit._verbs.results import Windows, about, check_windows, examples, window_coords, windows_among
+from influencekit._verbs.results import (
+    Windows,
+    about,
+    check_windows,
+    example_coords,
+    require_run,
+    window_coords,
+    windows_among,
+)
 from influencekit.errors import DivergedError
 from influencekit.interfaces import Estimator, Query
 from influencekit.registry import label, resolve
@@ -24,7 +32,8 @@ def estimate(
     """Scores of every training example: `influence` [query, window, train], labelled.
 
     `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
-    Sign: removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
+    Examples are named by the coordinate `train`, and by `label`, their class, where they have one. Sign:
+    removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
     better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
     it, scores that are not finite.
@@ -37,6 +46,7 @@ def estimate(
         >>> scores.influence.dims, scores.influence.shape
         (('query', 'window', 'train'), (1, 2, 24))
     """
+    require_run(trajectory)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     better = written(better_of(query))
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
@@ -58,7 +68,7 @@ def estimate(
         {"influence": (("query", "window", "train"), scores.cpu().numpy(), better)},
         coords={
             "query": labels,
-            "train": examples(workload),
+            **example_coords(workload),
             **window_coords(chosen),
         },
         attrs=attrs,

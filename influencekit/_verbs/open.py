@@ -23,10 +23,10 @@ def open(
     """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
 
     model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
-    -> [n]; data: the same data set; test: a batch or a data set for queries on test examples. And, where the
-    tape was given them, `collate` and `forward`; `test_ids`. Nothing is unpickled. A run that was stopped
-    (diverged) opens too. So does one that is still being written, or was cut off: it ends with what was
-    committed, and a warning and the results' `caution` say so.
+    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set; test: a batch or a data set for
+    queries on test examples. And, where the tape was given them, `collate` and `forward`; `test_ids`. Nothing
+    is unpickled. A run that was stopped (diverged) opens too. So does one that is still being written, or was
+    cut off: it ends with what was committed, and a warning and the results' `caution` say so.
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
     the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
     again. Cost: one traced step.

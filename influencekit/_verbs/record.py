@@ -7,10 +7,12 @@ import numpy as np
 import torch
 
 from influencekit import __version__
+from influencekit._code import refuse_training
 from influencekit._training.buffers import packed, unpacked
 from influencekit._training.checks.examples import check_examples
 from influencekit._training.checks.non_finite import diverged, step_blamed
 from influencekit._training.checks.step import check_step
+from influencekit._training.plan import Plan
 from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
@@ -59,6 +61,8 @@ def record(
         >>> run.steps, run.stored_states
         (2, [0, 2])
     """
+    refuse_training()
+    _check(workload)
     check_examples(workload)
     step = step or Step(workload)
     check_step(step)
@@ -83,6 +87,21 @@ def record(
         raise
     writer.close(**accuracy)
     return Trajectory(writer.group, workload, step)
+
+
+def _check(workload: Any) -> None:
+    """Errors: no workload, or one that is trained already."""
+    if isinstance(workload, Trajectory) or (
+        isinstance(workload, Workload) and isinstance(workload.order, Plan)
+    ):
+        raise InputError(
+            "this run is recorded already; estimate, compare and the other verbs take it as it is"
+        )
+    if not isinstance(workload, Workload):
+        raise InputError(
+            f"record: expected a Workload, got {type(workload).__name__}; make one, or record a loop of your "
+            "own with a Tape"
+        )
 
 
 def _train(

@@ -1,7 +1,6 @@
 """Screen and verify: what a cheap estimator says of a few examples, or of a set, beside exact retraining."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from torch import Tensor
 from influencekit._direction import Which, better_in, better_of, side, which_end
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit._effects.sums import part_sizes, worst_verdict
+from influencekit._training.ids import positions_among
 from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import Windows, window_coords, windows_of
+from influencekit._verbs.results import Windows, require_run, window_coords, windows_of
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Estimator, Query
@@ -60,6 +60,7 @@ def verify_top(
         >>> found.estimate.shape == found.retrained.shape == (1, 1, 3)
         True
     """
+    require_run(trajectory)
     if top < 1:
         raise InputError(f"top must be at least 1, got {top}")
     query = resolve("query", query)
@@ -84,7 +85,7 @@ def verify_top(
                 (np.sign(found.values) == np.sign(truth.cpu().numpy())).mean(-1),
             ),
         },
-        coords={"metric": list(METRICS), **_coords(scores, found.train.values, among)},
+        coords={"metric": list(METRICS), **_coords(scores, positions, among)},
         attrs={**_attrs(scores), "which": which, "strategy": strategy_of(trajectory, strategy)},
     )
 
@@ -126,6 +127,7 @@ def remove(
         >>> found.verdict
         'the sum holds to within ... % for 1, 2 and all 4 examples'
     """
+    require_run(trajectory)
     if parts < 1:
         raise InputError(f"parts must be at least 1, got {parts}")
     workload = trajectory.workload
@@ -157,7 +159,7 @@ def remove(
             "part_estimate": (("query", "window", "part"), estimates),
             "part_retrained": (("query", "window", "part"), shown),
         },
-        coords={**_coords(scores, scores.train.values[positions.numpy()], among), "part": sizes},
+        coords={**_coords(scores, positions.tolist(), among), "part": sizes},
         attrs={**_attrs(scores), "verdict": worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)},
     )
 
@@ -233,22 +235,7 @@ def positions_of(workload: Workload, ids: Iterable[Hashable]) -> Tensor:
 
     A text stands for the id that is written like it, so that ids may come from a file. Errors: as `remove`.
     """
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise InputError(f"expected a list of example ids, got {ids!r}")
-    own: Sequence[Any] = workload.train_ids or range(workload.n_train)
-    exact = {name: k for k, name in enumerate(own)}
-    written = {str(name): k for name, k in exact.items()}
-    found = set()
-    for name in ids:
-        name = name.item() if isinstance(name, np.generic) else name
-        position = exact.get(name, written.get(name) if isinstance(name, str) else None)
-        if position is None:
-            near = get_close_matches(str(name), written, n=1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            raise InputError(
-                f"no training example '{name}'; {hint}there are {len(own)}, '{own[0]}' to '{own[-1]}'"
-            )
-        found.add(position)
+    found = set(positions_among(ids, workload.train_ids or range(workload.n_train)))
     if not found:
         raise InputError("no example to remove: expected at least one id")
     return torch.tensor(sorted(found))
@@ -271,8 +258,9 @@ def _agreement(estimate: np.ndarray, truth: Tensor) -> np.ndarray:
     return found.movedim(-1, 0).numpy()
 
 
-def _coords(scores: xr.Dataset, train: np.ndarray, windows: Sequence[Window]) -> dict[str, Any]:
-    return {"query": scores["query"].values, "train": train, **window_coords(windows)}
+def _coords(scores: xr.Dataset, positions: list[int], windows: Sequence[Window]) -> dict[str, Any]:
+    some = {n: ("train", scores[n].values[positions]) for n in ("train", "label") if n in scores.coords}
+    return {"query": scores["query"].values, **some, **window_coords(windows)}
 
 
 def _attrs(scores: xr.Dataset) -> dict[str, Any]:

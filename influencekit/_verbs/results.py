@@ -1,12 +1,16 @@
 """What results of all verbs share: their windows, coordinates and attributes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 import xarray as xr
 
 from influencekit import __version__
 from influencekit._direction import better_of, sign, written
+from influencekit._training.plan import Plan
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError, StoreError
@@ -14,9 +18,39 @@ from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
-__all__ = ["Windows", "about", "check_windows", "examples", "window_coords", "windows_among", "windows_of"]
+__all__ = [
+    "Windows",
+    "about",
+    "check_windows",
+    "class_labels",
+    "example_coords",
+    "examples",
+    "require_run",
+    "window_coords",
+    "windows_among",
+    "windows_of",
+]
 
 Windows = str | Sequence[Window] | None
+
+_BATCH = 256  # examples that are fetched at once, for their classes
+_LABELS: WeakKeyDictionary[Workload, list[str] | None] = WeakKeyDictionary()
+
+
+def require_run(run: Any) -> Any:
+    """`run` itself, if it is a recorded run. Errors: anything else that a user may take for one."""
+    if isinstance(run, Trajectory):
+        return run
+    what, then = f"got {type(run).__name__}", "record it with record(...)"
+    if isinstance(run, Workload) and not isinstance(run.order, Plan):
+        what = "got a workload, which was not trained"
+    elif isinstance(run, Workload):
+        what, then = "got the workload of a run that a tape recorded", "pass the run that it belongs to"
+    elif isinstance(run, str | Path):
+        what, then = f"got {str(run)!r}", "open it with open(store, ...)"
+    elif hasattr(run, "trajectory"):
+        what, then = "got the tape", "take tape.trajectory(test=...) once it is closed"
+    raise InputError(f"expected a recorded run, {what}; {then}")
 
 
 def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> list[Window]:
@@ -71,6 +105,43 @@ def window_coords(windows: Sequence[Window]) -> dict[str, Any]:
 def examples(workload: Workload) -> list[Any]:
     """The training examples' own ids, in their order."""
     return list(workload.train_ids or range(workload.n_train))
+
+
+def example_coords(workload: Workload) -> dict[str, Any]:
+    """Coordinates of the dimension `train`: the examples' own ids, and their classes, if they have some."""
+    labels = class_labels(workload)
+    return {"train": examples(workload)} | ({} if labels is None else {"label": ("train", labels)})
+
+
+def class_labels(workload: Workload) -> list[str] | None:
+    """The class of every training example in words, by its name where it has one; None where there is none.
+
+    Names are those in `info`: `classes`, a list, or `class_0`, `class_1`, ... A target that is no whole
+    number is written as it is. There is no class where the target is not one number an example, or cannot be
+    had.
+    Cost: of a taped run, every example is fetched, once for each opened run.
+    """
+    if workload not in _LABELS:
+        _LABELS[workload] = _class_labels(workload)
+    return _LABELS[workload]
+
+
+def _class_labels(workload: Workload) -> list[str] | None:
+    values: list[float] = []
+    for rows in torch.arange(workload.n_train, device=workload.device).split(_BATCH):
+        try:
+            target = workload.target(workload.examples(rows))
+        except Exception:  # the user's own data set, on examples that no batch may have held
+            return None
+        if not isinstance(target, torch.Tensor) or target.numel() != len(rows) or target.is_complex():
+            return None
+        values += target.detach().cpu().reshape(-1).tolist()
+    if not all(float(v).is_integer() for v in values):
+        return [f"{v:g}" for v in values]
+    names, info = workload.info.get("classes", ()), workload.info
+    return [
+        str(names[int(v)] if 0 <= v < len(names) else info.get(f"class_{int(v)}", int(v))) for v in values
+    ]
 
 
 def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[str, Any]:

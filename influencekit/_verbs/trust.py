@@ -34,7 +34,7 @@ from influencekit._training.optimizers import Adam
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.remove import scored
-from influencekit._verbs.results import Windows
+from influencekit._verbs.results import Windows, require_run
 from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Estimator, Query
@@ -98,6 +98,7 @@ def trust(
         >>> found.method, found.trust.item() > found.limit
         ('retrain', True)
     """
+    require_run(trajectory)
     if method not in ("auto", "retrain", "smooth"):
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
     if examples < 3:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from influencekit.cli.console import write
+from influencekit.cli.examples import described
 from influencekit.cli.output import new_file, new_folder, to_json
 from influencekit.cli.parameters import Seeds, shared
 from influencekit.cli.progress import progress
@@ -15,6 +16,7 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from influencekit._trajectory.trajectory import Trajectory
     from influencekit.cli.problems import WorkloadSource
     from influencekit.interfaces import Estimator, Query
 
@@ -22,7 +24,7 @@ __all__ = ["compare"]
 
 
 @click.command(short_help="How well do estimators agree with ground truth?")
-@click.argument("workload", default="mnist-1v7-dnn")
+@click.argument("workload", default="mnist-1v7-dnn", metavar="[WORKLOAD|STORE]")
 @click.option(
     "--estimators",
     default="dit,if,loo",
@@ -84,18 +86,19 @@ __all__ = ["compare"]
 @click.option(
     "--json", "json_file", metavar="FILE", help="The figures as JSON; - is stdout, and no table then."
 )
-@shared("data-dir", "threads")
+@shared("code", "data-dir", "threads")
+@click.pass_context
 def compare(
-    workload: str, estimators: str, reference: str, query: str, window: str, removal: Any, seeds: list[int],
-    setting: str | None, recorder: str, device: str, loo_examples: int | None,
+    ctx: click.Context, workload: str, estimators: str, reference: str, query: str, window: str,
+    removal: Any, seeds: list[int], setting: str | None, recorder: str, device: str, loo_examples: int | None,
     evaluate: str | None, subsets: str | None, top: Any, out: str | None, json_file: str | None,
-    data_dir: str | None, threads: int,
+    code: str | None, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
-    """Train WORKLOAD, estimate the influence of every training example, retrain without each of them, and
-    say how well the estimates agree with that.
+    """Train WORKLOAD, or take the run in STORE; estimate the influence of every training example, retrain
+    without each of them, and say how well the estimates agree with that.
 
     WORKLOAD is mnist-1v7-dnn unless you name another (influencekit list workloads), and may have options,
-    as in mnist-1v7-lr:epochs=5. Examples:
+    as in mnist-1v7-lr:epochs=5. STORE is the path of a recorded run, such as that of your own loop. Examples:
 
     \b
       influencekit compare --estimators dit,if,loo
@@ -103,35 +106,43 @@ def compare(
       influencekit compare mnist-1v7-cnn --loo-examples 32
       influencekit compare --estimators dit --window each-epoch --removal window
       influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets
+      influencekit compare run.zarr --code train.py:parts
     """
     file = None if json_file == "-" else json_file
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
         with progress():
-            import influencekit as ik
+            from influencekit._verbs.compare import compare as verb
             from influencekit.cli.evaluations import save_evaluations
-            from influencekit.cli.problems import WorkloadSource, use_device
+            from influencekit.cli.problems import WorkloadSource, is_store, reopen, use_device
             from influencekit.cli.summary import summarise
             from influencekit.evaluation import summary
             from influencekit.registry import make
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
-            asked, keeps = make("query", query), make("recorder", recorder)
-            source = WorkloadSource(workload, setting, data_dir, use_device(device, threads))
-            build = _Memory(source)
-            problem = build(seeds[0])
+            asked, chip = make("query", query), use_device(device, threads)
+            if is_store(workload, code):
+                _refuse_training_options(ctx, workload)
+                run = reopen(workload, data_dir, chip, code)
+                source: _Recorded | _Memory = _Recorded(workload, run)
+                problem, training = run.workload, dict[str, Any]()
+            else:
+                training = {"seeds": seeds, "recorder": make("recorder", recorder)}
+                source = build = _Memory(WorkloadSource(workload, setting, data_dir, chip))
+                problem = build(seeds[0])
             _check(problem, asked, window, removal)
             evaluating = _evaluating(evaluate, [*methods, truth], subsets, asked, problem)
-            result = ik.compare(build, methods, truth, asked, window, removal, seeds, keeps, evaluating, top)
-            result = build.describe(_named(result, typed))
+            result = verb(
+                source.compared, methods, truth, asked, window, removal, each=evaluating, top=top, **training
+            )
+            result = source.describe(_named(result, typed))
             found = summarise(result)
             evaluations = evaluating.results(typed) if evaluating else {}
             if evaluations:
                 found["evaluation"] = {k: summary(one) for k, one in evaluations.items()}
             if folder:
-                from influencekit.cli.examples import pictures
                 from influencekit.cli.saving import save_comparison
 
-                save_comparison(result, found, pictures(problem), folder)
+                save_comparison(result, found, problem, folder)
                 save_evaluations(evaluations, folder)
         if json_path:
             json_path.write_text(to_json(found), encoding="utf-8")
@@ -157,26 +168,42 @@ def _evaluating(
 
 
 class _Memory:
-    """Builds workloads, and remembers of each seed's what the result should say of its examples."""
+    """Builds workloads, and remembers of each seed's what the result should say of it."""
 
     def __init__(self, source: WorkloadSource) -> None:
-        self._source, self._labels, self._info = source, {}, {}  # type: ignore[var-annotated]
+        self._source, self._info = source, dict[int, dict[str, Any]]()
+        self.compared = self
 
     def __call__(self, seed: int) -> Any:
-        from influencekit.cli.examples import classes
-
         workload = self._source(seed)
-        self._labels[seed] = classes(workload)
         self._info[seed] = {**workload.info, "steps": workload.plan.steps}
         return workload
 
     def describe(self, result: xr.Dataset) -> xr.Dataset:
-        """`result` with the examples' `label` [seed, train] and what rebuilds the first seed's workload."""
-        labels = [self._labels[int(s)] for s in result.seed.values]
-        info = self._info[int(result.seed[0])]
-        if all(label is not None for label in labels):
-            result = result.assign_coords(label=(("seed", "train"), labels))
-        return result.assign_attrs({f"info_{k}": v for k, v in info.items()})
+        """`result` with its ids by seed, and with what rebuilds the first seed's workload."""
+        return described(result, self._info[int(result.seed[0])])
+
+
+class _Recorded:
+    """A recorded run, in the place of workloads that are trained."""
+
+    def __init__(self, store: str, run: Trajectory) -> None:
+        self._store, self.compared = store, run
+
+    def describe(self, result: xr.Dataset) -> xr.Dataset:
+        """`result` with its ids by seed, and with the store that it is of."""
+        run = self.compared
+        return described(result, {**run.workload.info, "steps": run.steps}, self._store)
+
+
+def _refuse_training_options(ctx: click.Context, store: str) -> None:
+    """Errors: options of training, typed for a run that was trained."""
+    for option in ("seeds", "setting", "recorder"):
+        if ctx.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(
+                f"--{option} is for workloads, which are trained anew, and {store} is a recorded run; leave "
+                "it out"
+            )
 
 
 def _named(result: xr.Dataset, typed: dict[str, str]) -> xr.Dataset:

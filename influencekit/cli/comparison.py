@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from influencekit._statistics import format_percent, format_statistic
 from influencekit.cli.console import BEWARE, Part, print_table, say
 from influencekit.cli.summary import undefined, window_name
+from influencekit.plot.style import subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,13 +43,16 @@ def facts(result: xr.Dataset) -> list[str]:
     setting = "" if attrs["setting"] == "custom" else f", {attrs['setting']} setting"
     data = f" ({attrs['info_data']})" if "info_data" in attrs else ""
     training = float(result.training_seconds.mean())
-    times = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({_ranges(seeds)})"
+    times = f"seed {seeds[0]}; " if len(seeds) == 1 else f"{len(seeds)} seeds ({_ranges(seeds)}); "
+    trained = f"trained in {training:.2g} s on {attrs['device']}"
+    if math.isnan(training):  # a run that was there
+        trained = f"recorded earlier, scored on {attrs['device']}"
     n, compared = result.sizes["train"], attrs["compared_examples"]
     which = f"all {n} training examples" if n == compared else f"{compared} of {n} training examples"
     queries = f" ({result.sizes['query']} of them)" if result.sizes["query"] > 1 else ""
     return [
-        f"{attrs['workload']}{setting}{data}",
-        f"{times}; {attrs['info_steps']} steps, trained in {training:.2g} s on {attrs['device']}",
+        f"{subject(attrs)}{setting}{data}",
+        f"{'' if 'store' in attrs else times}{attrs['info_steps']} steps, {trained}",
         f"query {attrs['query']}{queries}; {_windows(result)}; {which}",
         f"agreement with {attrs['reference']}"
         + (f", mean ± deviation over the {len(seeds)} seeds" if len(seeds) > 1 else "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from influencekit.cli.examples import by_seed
 from influencekit.cli.output import new_file, save_dataset
 from influencekit.cli.parameters import shared
 from influencekit.cli.progress import progress
@@ -105,7 +106,6 @@ def estimate(
             from influencekit._direction import better_of, which_end
             from influencekit._verbs.remove import positions_of
             from influencekit.cli import retrained
-            from influencekit.cli.examples import classes
             from influencekit.cli.problems import reopen, use_device
             from influencekit.registry import make
 
@@ -125,7 +125,7 @@ def estimate(
             if ids:
                 removed = ik.remove(trajectory, asked, ids, scores)
                 removed.attrs["seconds"] = time.perf_counter() - began
-            result = _labelled(scores, classes(trajectory.workload), dict(trajectory.workload.info))
+            result = by_seed(scores, trajectory, store)
             result = retrained.attach(result, verified, removed)
         if path and path.suffix == ".csv":
             from influencekit.cli.saving import write_ranking
@@ -161,16 +161,3 @@ def _trust(
     about = {f"trust_{name}": value for name, value in found.attrs.items()}
     about |= {f"trust_{n}": found[n].item() for n in ("pearson", "spearman", "scale") if n in found}
     return {"trust": found.trust.item(), **about, "trust_seconds": time.perf_counter() - began}
-
-
-def _labelled(scores: xr.Dataset, labels: list[str] | None, info: dict[str, Any]) -> xr.Dataset:
-    """The scores with the dims of a comparison, which has estimator and seed, too: one of each."""
-    import numpy as np
-
-    ids = [str(i) for i in scores.train.values.tolist()]
-    seed = int(info.get("draw_seed", 0))  # a run recorded in Python has none
-    result = scores.drop_vars("train").expand_dims(estimator=[scores.attrs["estimator"]], seed=[seed])
-    result = result.assign_coords(example=(("seed", "train"), np.array([ids])))
-    if labels is not None:
-        result = result.assign_coords(label=(("seed", "train"), np.array([labels])))
-    return result.assign_attrs({f"info_{k}": v for k, v in info.items()} | {"seed": seed})

@@ -29,7 +29,7 @@ def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]
     goal = Path(path)
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
         kind = "a folder that is not empty" if goal.is_dir() else "a file"
-        raise InputError(f"{option} {path} is {kind}; choose a new one, or delete it first")
+        raise InputError(f"{option} {path} is {kind}; choose a new one")
     with _beside(goal, option) as partial:
         partial.mkdir()
         yield partial
@@ -45,7 +45,7 @@ def new_file(path: str | None, option: str = "--out", replace: bool = False) -> 
         return
     goal = Path(path)
     if goal.is_dir() or (goal.exists() and not replace):
-        raise InputError(f"{option} {path} exists already; choose another name, or delete it first")
+        raise InputError(f"{option} {path} exists already; choose another name")
     with _beside(goal, option) as partial:
         yield partial
 

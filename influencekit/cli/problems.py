@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from influencekit.errors import InfluenceKitError, InputError
@@ -11,7 +15,7 @@ if TYPE_CHECKING:
     from influencekit._training.workload import Workload
     from influencekit._trajectory.trajectory import Trajectory
 
-__all__ = ["WorkloadSource", "from_attrs", "reopen", "use_device"]
+__all__ = ["WorkloadSource", "from_attrs", "is_store", "reopen", "use_device"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,11 @@ def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: s
     return WorkloadSource(info["spec"], data_dir=data_dir, device=device)(int(info["draw_seed"]))
 
 
+def is_store(text: str, code: str | None = None) -> bool:
+    """Whether what was typed is the store of a run, and not the name of a workload."""
+    return code is not None or text.endswith(".zarr") or (Path(text) / "zarr.json").is_file()
+
+
 def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
     """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
     from influencekit._trajectory.store import open_group
@@ -127,9 +136,8 @@ def _quietly(store: str, *made: Any, **parts: Any) -> Trajectory:
 def _from_code(code: str) -> Any:
     """What the named function of a file of the user's returns, or the named value."""
     import runpy
-    import sys
-    from pathlib import Path
 
+    from influencekit._code import running
     from influencekit._training.workload import Workload
 
     file, _, name = code.rpartition(":")
@@ -137,22 +145,41 @@ def _from_code(code: str) -> Any:
         raise InputError(f"--code {code}: expected a file and a name in it, such as train.py:parts")
     if not Path(file).is_file():
         raise InputError(f"--code {code}: there is no file {file}")
-    sys.path.insert(0, str(Path(file).absolute().parent))  # as for `python FILE.py`
-    try:
-        names = runpy.run_path(file, run_name="influencekit_code")
+    with _script(code, Path(file)):
+        with running(
+            f"--code {code}: {file} trains when it is imported; put the training under `if __name__ == "
+            f"'__main__':`, so that {name} can be had without it"
+        ):
+            names = runpy.run_path(file, run_name="influencekit_code")
         if name not in names:
             raise InputError(f"--code {code}: {file} defines no {name}")
-        found = names[name]() if callable(names[name]) else names[name]
-    except InfluenceKitError:
-        raise
-    except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--code {code}: running it failed with {type(error).__name__}: {line}") from error
-    finally:
-        sys.path.pop(0)
+        with running(f"--code {code}: {name} records a run; let it only make the model, loss and data"):
+            found = names[name]() if callable(names[name]) else names[name]
     if not isinstance(found, dict | Workload):
         raise InputError(
             f"--code {code}: expected a Workload, or a dict of the arguments of influencekit.open (model, "
             f"loss, data, test), got {type(found).__name__}"
         )
     return found
+
+
+@contextmanager
+def _script(code: str, file: Path) -> Iterator[None]:
+    """Around code of the user's, as for `python FILE.py`: its folder, its arguments; errors in one line."""
+    path, argv = sys.path[:], sys.argv
+    sys.path.insert(0, str(file.absolute().parent))
+    sys.argv = [str(file)]
+    try:
+        yield
+    except InfluenceKitError:
+        raise
+    except SystemExit as error:
+        raise InputError(
+            f"--code {code}: {file} ends the program when it is imported (SystemExit: {error}); put what "
+            "reads arguments or runs under `if __name__ == '__main__':`"
+        ) from error
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--code {code}: running it failed with {type(error).__name__}: {line}") from error
+    finally:
+        sys.path[:], sys.argv = path, argv

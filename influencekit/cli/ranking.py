@@ -11,6 +11,7 @@ from influencekit._direction import better_in, extremes
 from influencekit._training.linear import FAST
 from influencekit.cli.console import BEWARE, print_tables, say
 from influencekit.cli.summary import window_name
+from influencekit.plot.style import subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,8 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     attrs = result.attrs
     queries = result.sizes["query"]
     what = attrs["query"] + (f" (mean over {queries})" if queries > 1 else "")
-    say((f"{attrs['workload']}, seed {attrs['seed']}: influence on {what}", "bold"))
+    whose = "" if "store" in attrs else f", seed {attrs['seed']}"
+    say((f"{subject(attrs)}{whose}: influence on {what}", "bold"))
     say(_setting(result))
     if "trust" in attrs:
         say(_trust(attrs))

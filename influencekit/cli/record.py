@@ -59,8 +59,8 @@ def record(
     path = Path(store)
     if path.exists() and not resume:
         raise InputError(
-            f"--store {store} exists already; choose another name, or delete it first (or continue it, if it "
-            "was cut off: --resume)"
+            f"--store {store} exists already; choose another name, or continue it with --resume, if it was "
+            "cut off"
         )
     if not path.absolute().parent.is_dir():
         raise InfluenceKitError(f"--store {store} cannot be written: {path.parent} is not a folder")

@@ -6,27 +6,29 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influencekit._direction import better_in, ends, written
+from influencekit._direction import better_in, ends, extremes, written
+from influencekit.cli.examples import PICTURES, pictures
 from influencekit.cli.output import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import xarray as xr
+
+    from influencekit._training.workload import Workload
 
 __all__ = ["draw", "save_comparison", "write_ranking"]
 
 
 def save_comparison(
-    result: xr.Dataset, found: dict[str, Any], pictures: np.ndarray | None, folder: Path
+    result: xr.Dataset, found: dict[str, Any], workload: Workload | None, folder: Path
 ) -> None:
     """scores.zarr, ranking.csv, agreement.csv, compare.json and the plots, into a folder that is there."""
     save_dataset(result, folder / "scores.zarr")
     write_ranking(result, folder / "ranking.csv")
     write_csv(_agreement(result), folder / "agreement.csv")
     (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
-    draw(result, pictures, folder)
+    draw(result, workload, folder)
 
 
 def _agreement(result: xr.Dataset) -> pd.DataFrame:
@@ -74,13 +76,15 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
     write_csv(pd.concat(frames), path)
 
 
-def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[str]:
+def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[str]:
     """Draw what can be drawn of a result [estimator, seed, query, window, train]; the names of the files.
 
-    `agreement.png` where there is ground truth; `extremes-NAME.png` for the first seed, where the examples
-    are pictures; `timeline-NAME.png` where there are several windows. Several queries are averaged.
+    `agreement.png` where there is ground truth; `extremes-NAME.png` for the first seed, where the examples of
+    its workload are pictures; `timeline-NAME.png` where there are several windows. Several queries are
+    averaged.
     """
     from influencekit import plot
+    from influencekit.plot.style import subject
 
     drawn: list[str] = []
 
@@ -102,11 +106,14 @@ def draw(result: xr.Dataset, pictures: np.ndarray | None, folder: Path) -> list[
     for name in names:
         file = re.sub(r"[^\w.=-]+", "_", name)
         each = scores.sel(estimator=name).assign_attrs(better)
-        if pictures is not None:
-            mean = f", mean of {result.sizes['window']} windows" if several else ""
-            axes = plot.extremes(each.mean("window", skipna=False).assign_attrs(better), pictures)
-            save(axes, f"extremes-{file}.png", f"{result.attrs['workload']}: {name}{some}{mean}")
+        mean = each.mean("window", skipna=False).assign_attrs(better)
+        both = extremes(mean.values, better_in(better), PICTURES)
+        rows = sorted({int(k) for _, _, chosen in both for k in chosen})
+        if workload is not None and rows and (shown := pictures(workload, rows)) is not None:
+            axes = plot.extremes(mean.isel(train=rows), shown, PICTURES)
+            over = f", mean of {result.sizes['window']} windows" if several else ""
+            save(axes, f"extremes-{file}.png", f"{subject(result.attrs)}: {name}{some}{over}")
         if several:
             line = plot.timeline(each.transpose("window", "train"))
-            save(line, f"timeline-{file}.png", f"{result.attrs['workload']}: {name}{some}")
+            save(line, f"timeline-{file}.png", f"{subject(result.attrs)}: {name}{some}")
     return drawn

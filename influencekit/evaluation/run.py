@@ -10,7 +10,7 @@ import xarray as xr
 from influencekit._specs import options_of
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.results import Windows, windows_among, windows_of
+from influencekit._verbs.results import Windows, require_run, windows_among, windows_of
 from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
 from influencekit.interfaces import Estimator, Evaluation, Query
@@ -60,6 +60,7 @@ def evaluate(
         >>> list(LDS().table(found["lds:m=12"]).rows)
         ['lds', 'from', 'to']
     """
+    require_run(trajectory)
     asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators
     methods = {} if given is None else estimators_of(given)
@@ -181,6 +182,8 @@ def _numbered(one: xr.Dataset, every: Sequence[xr.Dataset]) -> xr.Dataset:
     for name in ("train", "query"):
         if name in one.coords and not all(np.array_equal(one[name], other[name]) for other in every):
             one = one.assign_coords({name: np.arange(one.sizes[name])})
+    if "label" in one.coords and not all(np.array_equal(one.label, other.label) for other in every):
+        one = one.drop_vars("label")
     return one
 
 

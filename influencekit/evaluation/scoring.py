@@ -8,7 +8,7 @@ import xarray as xr
 
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import examples, window_coords
+from influencekit._verbs.results import example_coords, examples, window_coords
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
@@ -33,7 +33,7 @@ def scored(
         coords={
             "estimator": list(methods),
             "query": each[0]["query"].values,
-            "train": examples(trajectory.workload),
+            **example_coords(trajectory.workload),
             **window_coords(windows),
         },
     )
@@ -98,7 +98,7 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
         coords={
             "estimator": values.estimator.values,
             "query": list(query.labels(workload)),
-            "train": examples(workload),
+            **example_coords(workload),
             **{name: ("window", scores[name].values) for name in ("start", "stop", "removal")},
         },
     )

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, new_figure
+from influencekit.plot.style import COLOURS, new_figure, subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,6 +111,6 @@ def _agreement(result: xr.Dataset, estimator: str, metric: str) -> str:
 
 def _subject(result: xr.Dataset) -> str:
     setting = result.attrs.get("setting", "custom")
-    words = result.attrs["workload"] + ("" if setting == "custom" else f", {setting}")
+    words = subject(result.attrs) + ("" if setting == "custom" else f", {setting}")
     accuracy = float(result.accuracy.mean())
     return words + ("" if math.isnan(accuracy) else f": test accuracy {100 * accuracy:.1f} %")

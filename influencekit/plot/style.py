@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "mean_text",
     "new_figure",
     "side_colour",
+    "subject",
     "whole_numbers",
 ]
 
@@ -52,6 +54,11 @@ def figure_of(axes: Axes | list[Axes]) -> Figure:
     found = (axes[0] if isinstance(axes, list) else axes).get_figure(root=True)
     assert found is not None
     return found
+
+
+def subject(attrs: Mapping[Any, Any]) -> str:
+    """What a picture is about: the store of a run, if the result names one, or its workload."""
+    return str(attrs.get("store", attrs.get("workload", "")))
 
 
 def line_look(k: int, count: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Writer:
             **attrs,
         }
         if path is not None and Path(path).exists():
-            raise InputError(f"{path} exists already; choose another path, or delete it first")
+            raise InputError(f"{path} exists already; choose another path")
         # a store appears at its path once it can be opened: a killed process leaves a whole one, or none
         target = None if path is None else Path(path)
         beside = None if target is None else target.with_name(f".{target.name}.influencekit")
