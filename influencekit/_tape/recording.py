@@ -58,6 +58,7 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
+        self._own_names = ids == list(range(len(ids)))  # positions
         self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
         self._steps.dropped = self._check_dropped
         self._spot = SpotCheck(model, call, check, tolerance, separable)
@@ -211,8 +212,11 @@ class Recording:
             self._batches_done = done
             self._steps.queue.clear()  # a batch that the loop skipped
             self._steps.push(found)
-            yield [self._ids[i] for i in found.indices], found.batch
+            yield self._named(found.indices), found.batch
             self._steps.check_done()
+
+    def _named(self, indices: list[int]) -> list[Hashable]:
+        return list(indices) if self._own_names else [self._ids[i] for i in indices]
 
     def _put_back(self, kept: Kept) -> None:
         assert self._state is not None

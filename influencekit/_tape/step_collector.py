@@ -64,8 +64,10 @@ class StepCollector:
     def push(self, pending: IndexedBatch) -> None:
         """This is forwarded next, after what was pushed before."""
         n = len(self.call.data)
-        if wrong := [i for i in pending.indices if not 0 <= i < n]:
-            raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
+        least, most = min(pending.indices, default=0), max(pending.indices, default=0)
+        if least < 0 or most >= n:
+            wrong = least if least < 0 else most
+            raise InputError(f"position {wrong} is outside the data set, which has 0 to {n - 1}")
         watched = self.call.forward is not None and self.forward_draws is not False
         self.queue.append((pending, capture(self._device) if watched else None))
 

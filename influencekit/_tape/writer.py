@@ -144,8 +144,8 @@ class TapeWriter:
         """The row of a step that was done."""
         self.opened.step(
             {
-                "batch": [i for m in micros for i in m.indices],
-                "part": [k for k, m in enumerate(micros) for _ in m.indices],
+                "batch": np.concatenate([np.asarray(m.indices, dtype=np.int64) for m in micros]),
+                "part": np.repeat(np.arange(len(micros)), [len(m.indices) for m in micros]),
                 "coefficient": coefficients,
                 "loss": losses,
                 "lr": lrs,
