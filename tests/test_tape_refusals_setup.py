@@ -171,7 +171,7 @@ def test_a_batch_without_the_target():
 
 
 BAD = {
-    "accumulate must be at least 1, got 0": {"accumulate": 0},
+    "accumulate must be at least 1 \(or None\), got 0": {"accumulate": 0},
     "reduction must be 'mean', 'sum' or a function of the batch, got 'max'": {"reduction": "max"},
     "check must be from 0": {"check": 2.0},
     "ids: expected 12 different example ids; got 3 ids": {"ids": ["a", "b", "c"]},

@@ -64,7 +64,9 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._steps = StepCollector(model, call, reduction, accumulate)
+        self._own_names = ids == list(range(len(ids)))  # positions
+        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
+        self._steps.dropped = self._check_dropped
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._stream = call.data if isinstance(call.data, StreamExamples) else None
@@ -99,6 +101,14 @@ class Recording:
             self._called, self._optimizer, self._steps, before_step=self._before_step,
             after_step=self._after_step, copied=copied, loading=loading,
         )  # fmt: skip
+
+    def _optimized(self) -> Iterator[nn.Parameter]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
+    def _check_dropped(self) -> None:
+        """The last batches of an epoch were in no step: refuse what they have changed."""
+        if self._state is not None:
+            self._state.check_buffers(self._steps.step)
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
@@ -156,7 +166,7 @@ class Recording:
         """
         assert self._state is not None
         step = self._steps.step
-        self._steps.check_done()
+        self._steps.check_done(ended=True)
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
         if self._resumed is not None and not at_end(self._resumed.snapshot, self._epoch):
@@ -182,6 +192,7 @@ class Recording:
             self._put_back(resumed)
             self._position.begin_again(resumed.snapshot, inner, self.writer.generators)
         self._position.begin(inner)
+        self._steps.begin_epoch()
         if hasattr(inner, "collate_fn") and not self._collate_given:
             self._use(inner.collate_fn)
         source, done = self._loaders.batches(loader), 0
@@ -202,8 +213,11 @@ class Recording:
             self._batches_done = done
             self._steps.pass_over()
             self._steps.push(found)
-            yield [self._ids[i] for i in found.indices], getattr(found, "given", found.batch)
+            yield self._named(found.indices), getattr(found, "given", found.batch)
             self._steps.check_done()
+
+    def _named(self, indices: list[int]) -> list[Hashable]:
+        return list(indices) if self._own_names else [self._ids[i] for i in indices]
 
     def _use(self, collate: Any) -> None:
         """Collate in this way from now on, without an entry that numbers the examples."""
@@ -276,7 +290,7 @@ class Recording:
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
         early = steps.micros(True) if steps.forward_draws is None and self._spot.wanted else []
-        passed_over = steps.passed_over_now
+        passed_over, divisor = steps.passed_over_now, steps.divisor
         micros, coefficients, losses = steps.finish_step()
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
@@ -286,7 +300,7 @@ class Recording:
                 rule = rule._replace(optimizer=rule.optimizer.with_settings(self._settings.now))
             done = FinishedStep(
                 self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
-                losses, list(state.params.values()), steps.left, steps.accumulate, passed_over,
+                losses, list(state.params.values()), steps.left, divisor, passed_over,
             )  # fmt: skip
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())

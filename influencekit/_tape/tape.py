@@ -52,7 +52,8 @@ class Tape:
     collate: what the loader collates with (default: the loader's).
     forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
     target_key: the target's entry in batches that are dicts.
-    accumulate: micro-batches in a step.
+    accumulate: the micro-batches of a step, by which each loss is divided; left-over ones may make a smaller
+        step (None: divided by the number that the step has).
     clip_norm, clip_norm_type, clip_value: the loop clips the gradient, as `torch.nn.utils.clip_grad_norm_`
         (of this norm) or `clip_grad_value_` does.
     separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
@@ -60,7 +61,7 @@ class Tape:
     ids: your own names of the examples. Without a data set they come with the batches, as pairs (ids, batch),
         or in an entry of dicts that `ids` names; else examples are numbered by content as they come.
     scheduler: one or more, saved for `resume`.
-    resume: continue an interrupted run.
+    resume: continue an interrupted run, or append to a finished one.
     check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
         every step).
     tolerance: how far, relative to the update, a replay may be off where it is not bitwise.
