@@ -12,6 +12,7 @@ _HOME = {
     "select": "_training.batch",
     "tensors_of": "_training.batch",
     "with_tensors": "_training.batch",
+    "logits_of": "_training.accuracy",
     "Layout": "_training.layout",
     "Plan": "_training.plan",
     "State": "_training.state",

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from influencekit._training.accuracy import logits_of
 from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.checks.separability import own_losses
 from influencekit._training.gradients import example_gradients, rows_of_jacobian
@@ -81,9 +82,10 @@ class TestLosses(Query):
 class Prediction(Query):
     """One output of the model for one test example: a logit, or whatever the model returns.
 
-    `example` is its position in the test set, `output` the class for models with several outputs. Shapes:
-    values [1]. A positive effect: the output is larger without the example; neither way is better. Cost: one
-    forward pass of one example. Errors: `InputError` for an example or an output that is not there.
+    Of outputs that are a dict or an object, their `logits`. `example` is its position in the test set,
+    `output` the class for models with several outputs. Shapes: values [1]. A positive effect: the output is
+    larger without the example; neither way is better. Cost: one forward pass of one example. Errors:
+    `InputError` for an example or an output that is not there.
 
     Example:
 
@@ -97,8 +99,7 @@ class Prediction(Query):
     output: int = 0
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
-        outputs = workload.outputs(workload.theta0, _test_example("prediction", workload, self.example))
-        width = outputs.numel() if isinstance(outputs, Tensor) else 0
+        width = self._logits(workload, workload.theta0).numel()
         if not 0 <= self.output < width:
             raise InputError(
                 f"prediction: output {self.output} is not one of the model's {width} outputs for an example"
@@ -106,9 +107,17 @@ class Prediction(Query):
         return [f"prediction[{self.example},{self.output}]"]
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
-        return workload.outputs(theta, _test_example("prediction", workload, self.example)).reshape(-1)[
-            self.output : self.output + 1
-        ]
+        return self._logits(workload, theta).reshape(-1)[self.output : self.output + 1]
+
+    def _logits(self, workload: Workload, theta: Tensor) -> Tensor:
+        outputs = workload.outputs(theta, _test_example("prediction", workload, self.example))
+        logits = logits_of(outputs)
+        if logits is None:
+            raise InputError(
+                f"prediction: the model returns a {type(outputs).__name__} without logits; expected a "
+                "tensor, or a tensor named logits in it"
+            )
+        return logits
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, hessian, vmap
+from torch.func import hessian, jacrev
 
 from influencekit import SGD, Claim, Estimator, InputError, Query, Recorder, Trajectory, Window, make
 from influencekit.estimators.dit import DIT
+from influencekit.extend import select
 from influencekit.registry import describe
 from influencekit.testing import check_estimator, check_query, check_recorder, laws, parametrize_with_checks
 from influencekit.testing.estimators import recorded
@@ -73,19 +74,16 @@ class Slow(Estimator):
         """lr H [param, param] and lr g_j / b [train, param] of one step."""
         workload, theta = trajectory.workload, trajectory.state(t).theta
         rows, lr = trajectory.plan.batch(t), trajectory.plan.lrs(t)[0]
-        x, y = workload.train
+        batch = workload.examples(rows)
 
-        def loss(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            return workload.losses(theta, (x[None], y[None]))[0] + 0.5 * workload.l2 * theta @ theta
-
-        def mean_loss(theta: Tensor) -> Tensor:
-            return vmap(loss, in_dims=(None, 0, 0))(theta, x[rows], y[rows]).mean()
+        def losses(theta: Tensor) -> Tensor:
+            return workload.losses(theta, batch) + 0.5 * workload.l2 * theta @ theta
 
         b = len(rows)
         scale = {"Hessian dropped": 0.0, "Hessian times batch size": b, "sum instead of mean": b}.get(
             self.fault, 1.0
         )
-        g = vmap(grad(loss), in_dims=(None, 0, 0))(theta, x[rows], y[rows])
+        g = jacrev(losses)(theta)
         if self.fault == "no penalty":
             g = g - workload.l2 * theta
         if self.fault == "depends on example order":
@@ -94,7 +92,7 @@ class Slow(Estimator):
             self.fault, b
         )
         shares = g.new_zeros(workload.n_train, len(theta)).index_add(0, rows, lr / divisor * g)
-        return lr * scale * hessian(mean_loss)(theta), shares
+        return lr * scale * hessian(lambda theta: losses(theta).mean())(theta), shares
 
     def _window(self, trajectory: Trajectory, steps: list, gradients: list[Tensor], window: Window) -> Tensor:
         if self.fault == "global removal in the window only" and window.removal == "global":
@@ -154,6 +152,52 @@ def test_a_planted_bug_is_found_by_the_taylor_test_and_the_oracle(fault):
 def test_a_planted_bug_is_found_by_the_law_it_breaks(fault, law):
     with pytest.raises(AssertionError):
         law_named(Slow(fault), law)(Slow(fault))
+
+
+@dataclass(frozen=True)
+class OnTapes(Estimator):
+    """What an author does with the training set of a taped run; elsewhere right."""
+
+    how: str
+    claims = frozenset()
+
+    def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        workload = trajectory.workload
+        on_tape = not isinstance(workload.train, tuple | dict)
+        if self.how == "select":
+            select(workload.train, torch.arange(2))
+        elif self.how == "unpack":
+            _, _ = workload.train
+        elif self.how == "index":
+            workload.train[0]
+        elif self.how == "target":
+            workload.examples(torch.arange(2))["y"]
+        elif self.how == "refuse" and on_tape:
+            raise InputError("ontapes: expected tensors; record the run in memory")
+        elif self.how == "refuse at length" and on_tape:
+            raise InputError("ontapes: expected tensors\nrecord the run in memory")
+        scores = Slow().scores(trajectory, query, windows)
+        return scores * (1.1 if self.how == "another number" and on_tape else 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("select", r"a taped run with dicts: .* ask workload.examples\(rows\)"),
+        ("unpack", r"a taped run with dicts: .* ask workload.examples\(rows\)"),
+        ("index", r"a taped run with dicts: .* ask workload.examples\(rows\)"),
+        ("target", r"a taped run with dicts: KeyError: 'y'; ask workload.examples\(rows\), .target\(batch\)"),
+        ("refuse at length", "refused in 2 lines, expected one"),
+        ("another number", "off by 1.00e-01"),
+    ],
+)
+def test_an_estimator_that_fails_on_a_taped_run_is_told_what_to_ask(how, said):
+    with pytest.raises(AssertionError, match=f"^scored on taped runs: .*{said}"):
+        law_named(OnTapes(how), "scored_on_taped_runs")(OnTapes(how))
+
+
+def test_an_estimator_may_refuse_a_taped_run_in_one_line():
+    law_named(OnTapes("refuse"), "scored_on_taped_runs")(OnTapes("refuse"))
 
 
 @dataclass(frozen=True)
@@ -315,9 +359,31 @@ def test_a_query_without_a_test_set_is_refused_in_one_line():
         check_query(OfTargets("count"))
 
 
+def test_a_query_that_takes_batches_for_tuples_is_told_what_to_ask():
+    with pytest.raises(AssertionError, match="^a result or one line: three classes in dicts: .* .target"):
+        check_query(Unpacking())
+
+
+def test_a_query_that_fails_on_a_taped_run_is_told_what_to_ask():
+    with pytest.raises(AssertionError, match="^queried on taped runs: a taped run with dicts: TypeError"):
+        law_named(Unpacking(), "queried_on_taped_runs")(Unpacking())
+
+
 def test_a_query_that_returns_a_number_is_named():
     with pytest.raises(AssertionError, match=r"values must be a tensor \[query\], got float"):
         check_query(OfTargets("float"))
+
+
+@dataclass(frozen=True)
+class Unpacking(Query):
+    """Mean loss of a class, by someone who has seen tuples only."""
+
+    def labels(self, workload):
+        return ["class"]
+
+    def evaluate(self, workload, theta):
+        target = workload.test[-1] if isinstance(workload.test, tuple) else list(workload.test)[-1]
+        return workload.losses(theta, workload.test)[target + 0 == 0].mean()[None]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Blocks of a page run in order, in one temporary directory:
 - ```bash blocks hold `influencekit` commands; a ```console block also shows what each of them prints.
 - `<!-- needs LIBRARY -->`: the blocks of its section (above the first one: all) run only where this
   library, an extra or a plugin, is installed.
+- ```diff blocks are loop styles, which tests/loops runs.
 - A bash block that installs something or runs a benchmark has the line
   `<!-- not run by tests/test_docs.py: REASON -->` above it, and the reason says what covers it instead.
 
@@ -144,7 +145,7 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
                 if output is not None:
                     same_words(printed_text, output)
         else:
-            assert block.language in ("text", "toml", "bibtex"), (
+            assert block.language in ("text", "toml", "bibtex", "diff"), (
                 f"{page.name}, line {block.line}: which language?"
             )
     if missing:

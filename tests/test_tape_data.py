@@ -100,6 +100,9 @@ LOADERS = {
     "weighted, without replacement": lambda: DataLoader(
         plain, batch_size=4, sampler=WeightedRandomSampler(weights, N, replacement=False)
     ),
+    "weighted, with replacement": lambda: DataLoader(
+        augmented, batch_size=4, sampler=WeightedRandomSampler(weights**2, N, generator=own())
+    ),
     "weighted, some never": lambda: DataLoader(
         plain, batch_size=4, sampler=WeightedRandomSampler(weights, 8, replacement=False, generator=own())
     ),

@@ -161,8 +161,6 @@ def test_pairs_that_name_the_wrong_examples():
     data = Examples()
     with pytest.raises(InputError, match="position 12 is outside the data set, which has 0 to 11"):
         feed([([11, 12], (data.x[:2], data.y[:2]))], data)
-    with pytest.raises(InputError, match="an example stands twice in one batch"):
-        feed([([3, 3], (data.x[:2], data.y[:2]))], data)
     with pytest.raises(InputError, match="step 0, replayed, is not what the loop did"):
         feed([([2, 3], (data.x[:2], data.y[:2]))], data)
     with pytest.raises(InputError, match=r"shape \[3\], got \[2\]"):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ChangeDetector", "ConstantTensors"]
+__all__ = ["ChangeDetector", "ConstantTensors", "bit_sum", "sampled"]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLE = 512  # entries of a parameter that are watched; of a smaller one, all
@@ -76,9 +76,9 @@ class ConstantTensors:
         values = {name: own[key] for name, (own, key) in self._places.items()}
         self.parameters = {name for name, x in values.items() if isinstance(x, nn.Parameter)}
         self._versions = {name: _version(x) for name, x in values.items()}
-        self._samples = {name: _sample(x) for name, x in values.items()}
+        self._samples = {name: sampled(x) for name, x in values.items()}
         # of what a second optimizer may train in a few rows only, all entries count
-        self._sums = {n: _sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
+        self._sums = {n: bit_sum(x) for n, x in values.items() if x.requires_grad or n not in self.parameters}
 
     def narrow(self, recorded: Iterable[str], tensors: Iterable[Tensor]) -> None:
         """Do not watch these names, nor these tensors, whatever their names."""
@@ -100,10 +100,10 @@ class ConstantTensors:
 
     def _same(self, name: str, value: Any) -> bool:
         known = self._samples[name]
-        if not isinstance(value, Tensor) or not torch.equal(_sample(value).to(known.device), known):
+        if not isinstance(value, Tensor) or not torch.equal(sampled(value).to(known.device), known):
             return False
         counted = name in self._sums and _version(value) != self._versions[name]
-        return not counted or _sum(value) == self._sums[name]
+        return not counted or bit_sum(value) == self._sums[name]
 
 
 def _version(value: Any) -> tuple[int, int]:
@@ -112,12 +112,13 @@ def _version(value: Any) -> tuple[int, int]:
     return id(value), value._version if known else 0
 
 
-def _sample(value: Tensor) -> Tensor:
+def sampled(value: Tensor) -> Tensor:
+    """A copy of some entries of a tensor, all of a small one."""
     flat = value.detach().reshape(-1)
     return flat[:: max(1, len(flat) // _SAMPLE)].nan_to_num().clone()
 
 
-def _sum(value: Tensor) -> int:
+def bit_sum(value: Tensor) -> int:
     """The sum of the bits of all entries, as integers."""
     bits = value.detach().contiguous().reshape(-1).view(_BITS.get(value.element_size(), torch.uint8))
     return int(bits.sum(dtype=torch.int64))

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, run_attributes
+from influencekit._tape.hooks import Hook
 from influencekit._tape.loader import IndexedBatch, IndexedLoaders
 from influencekit._tape.loop_position import LoopPosition
 from influencekit._tape.optimizer import (
@@ -24,6 +26,7 @@ from influencekit._tape.optimizer import (
     rebuild_optimizer,
     trained_parameters,
 )
+from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
@@ -60,7 +63,9 @@ class Recording:
         self._loaders = IndexedLoaders(call.data)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device)
+        self._reloads = Reloads()
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
+        self._noted_epoch = 0
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
@@ -71,12 +76,26 @@ class Recording:
                     f"{store} exists already; choose another path, or continue it with resume=True"
                 )
             self._resume()
-        steps = self._steps  # functions, since a copy of the model copies the objects of bound methods
-        self._hooks = [
-            model.register_forward_pre_hook(lambda *event: steps.before_forward()),
-            model.register_forward_hook(lambda *event: steps.after_forward(event[-1])),
-            optimizer.register_step_pre_hook(lambda *event: self._before_step(*event[1:])),
-            optimizer.register_step_post_hook(lambda *event: self._after_step()),
+        self._hooks = self._listen()
+
+    def _listen(self) -> list[RemovableHandle]:
+        model, optimizer, steps, reloads = self._model, self._optimizer, self._steps, self._reloads
+
+        def note(*event: Any) -> None:
+            reloads.note(self._state, steps.step)
+
+        return [
+            model.register_forward_pre_hook(Hook(lambda *event: steps.before_forward(), copied=note)),
+            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1]))),
+            optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
+            optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
+            model.register_state_dict_pre_hook(Hook(note)),
+            model.register_load_state_dict_pre_hook(
+                Hook(lambda *event: reloads.loading(self._state, steps.step))
+            ),
+            optimizer.register_load_state_dict_pre_hook(
+                Hook(lambda *event: reloads.loading(self._state, steps.step, optimizer=True))
+            ),
         ]
 
     def close(self, error: BaseException | None) -> None:
@@ -91,31 +110,45 @@ class Recording:
                 )
         elif error is None:
             try:
-                end = self._last_state()
-                self.writer.state(end, self._position.noted(self._epoch, self._batches_done))
+                end, reloaded = self._last_state()
+                self.writer.state(end, self._noted(self._epoch, self._batches_done))
                 self._spot.last(end.step)
             except BaseException:
                 writer.close("recording")
                 raise
-            writer.close(replay=self._spot.summary())
+            known: dict[str, Any] = {} if reloaded in (None, -1) else {"reloaded": reloaded}
+            writer.close(replay=self._spot.summary(), **known)
+            if reloaded == -1:
+                raise InputError(
+                    "after the last step load_state_dict put weights into the model that are no state of the "
+                    "run known to the tape (those at ends of epochs, and those that state_dict() or a copy "
+                    "was taken of); the run is recorded as far as its last step: load others after the tape"
+                )
         elif isinstance(error, DivergedError):
             writer.close("stopped", reason=str(error))
         else:  # what was recorded stays, and may be resumed
             writer.close("recording")
 
-    def _last_state(self) -> State:
-        """The last state. Errors: the loop ended within a step, or before where a resumed run was."""
+    def _last_state(self) -> tuple[State, int | None]:
+        """The last state, and the number of the one whose weights were loaded since.
+
+        Errors: the loop ended within a step, or before where a resumed run was.
+        """
         assert self._state is not None
         step = self._steps.step
         self._steps.check_done()
-        self._state.check_parameters(step)
+        found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
         if self._resumed is not None:
             raise InputError(
                 f"the loop ended before epoch {self._resumed.snapshot['epoch']}, where the run that it "
                 "resumes was cut off; pass every epoch's loader to tape.batches again"
             )
-        return self._state.state(step)
+        return found
+
+    def _noted(self, epoch: int, position: int) -> dict[str, Any]:
+        """What a resumed loop needs, as JSON but for generators."""
+        return {**self._position.noted(epoch, position), "known": self._reloads.known}
 
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
@@ -154,16 +187,18 @@ class Recording:
 
     def boundary(self, epoch: int, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: store the state if the recorder does."""
-        self._epoch = epoch
         step, state = self._steps.step, self._state
+        if epoch != self._noted_epoch:  # where loops evaluate, and keep the best weights
+            self._reloads.note(state, step)
+        self._epoch = self._noted_epoch = epoch
         if state is None:
-            self._snapshot = self._position.noted(epoch, position)  # stored with state 0, at its first step
+            self._snapshot = self._noted(epoch, position)  # stored with state 0, at its first step
             self._constant = ConstantTensors(self._model)
         else:
             state.check_buffers(step)
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
-                self.writer.state(state.state(step), self._position.noted(epoch, position))
+                self.writer.state(state.state(step), self._noted(epoch, position))
         if self._spot.decide(step) or state is None:
             self._buffers = copied(self._model, list(self._buffers))
 
@@ -194,6 +229,7 @@ class Recording:
                 )
             self._used = used
         check_hyperparameters(self._hyperparameters, self._optimizer, step)
+        self._reloads.check(state, step)
         state.check_parameters(step)
         state.check_constant(step, thorough=self._spot.wanted)
         self._lrs = learning_rates(self._optimizer)
@@ -266,5 +302,6 @@ class Recording:
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
         self._resumed, self._steps.step = kept, kept.number
+        self._reloads.remember(kept.snapshot.get("known", {}))
         self.writer.remember_generators()
         state.load(kept.tensors, kept.number)

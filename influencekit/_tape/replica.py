@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from influencekit._tape.loader import fetch
 from influencekit._tape.rng import fixed, restored
 from influencekit._training.batch import Batch, tensors_of
-from influencekit._training.call import arguments, one_each
+from influencekit._training.call import Loss, arguments, one_each, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
 from influencekit._training.checks.model import copy_model
 from influencekit._training.checks.separability import fixed_statistics, own_losses
@@ -22,6 +22,7 @@ from influencekit.errors import InputError
 
 __all__ = [
     "Call",
+    "NOT_TENSORS",
     "RecordedExamples",
     "Micro",
     "Replica",
@@ -31,6 +32,8 @@ __all__ = [
     "put_back",
     "set_modes",
 ]
+
+NOT_TENSORS = "a taped run has no training tensors"
 
 
 class Micro(NamedTuple):
@@ -48,10 +51,11 @@ class Call:
 
     A batch is a tensor (input and target), a tuple or list (inputs..., target) or a mapping whose
     `target_key` entry is the target and whose other entries are keyword arguments of the model. With
-    `forward`, outputs are `forward(model, batch)` instead. Losses are `loss(outputs, target)`, one a row.
+    `forward`, outputs are `forward(model, batch)` instead. Losses are `loss(outputs, target)`, one a row, or
+    `loss(outputs, target, batch=batch)` where it has such a parameter.
     """
 
-    loss: Callable[[Any, Any], Tensor]
+    loss: Loss
     data: Any
     collate: Callable[[list[Any]], Any]
     target_key: str = "labels"
@@ -62,15 +66,8 @@ class Call:
         return on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
 
     def target(self, batch: Any) -> Any:
-        """What the loss compares the outputs with."""
-        if isinstance(batch, Mapping):
-            if self.target_key not in batch:
-                raise InputError(
-                    f"the batch has no entry {self.target_key!r} for the target; it has {', '.join(batch)}; "
-                    "name it with target_key=..."
-                )
-            return batch[self.target_key]
-        return batch[-1] if isinstance(batch, list | tuple) else batch
+        """What the loss compares the outputs with; None where it takes that from the batch itself."""
+        return target_of(batch, self.target_key, self.loss)
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:
         """The model's outputs on a batch."""
@@ -82,7 +79,7 @@ class Call:
     def losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
         """Per-example losses [count]. Errors: another shape."""
         with refusing_indices():
-            return one_each(self.loss(outputs, self.target(batch)), count)
+            return one_each(values_of(self.loss, outputs, self.target(batch), batch), count)
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,12 @@ class RecordedExamples:
 
     def __len__(self) -> int:
         return len(self.call.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise InputError(f"{NOT_TENSORS} in workload.train; ask workload.examples(rows) for a batch of them")
+
+    def __getitem__(self, key: Any) -> Any:
+        return iter(self)
 
     def at(self, rows: Tensor) -> Batch:
         """The examples at these positions, of any shape, one after the other."""

@@ -62,6 +62,7 @@ class SpotCheck:
         self._began, self._spent, self._count, self._each = time.perf_counter(), 0.0, 0, 0.0
         self._due, self._due_again, self._turn = 0, 1, False
         self._first: tuple[FinishedStep, Tensor] | None = None  # and a sample of what it gave
+        self._rows_checked = False
         self.wanted, self.again, self.done, self.gap = False, False, 0, 0.0
 
     def use(self, call: Call) -> None:
@@ -101,6 +102,9 @@ class SpotCheck:
             began = time.perf_counter()
             self.gap = max(self.gap, self._compared(done, reached)[0])
             self._charge(began)
+            if not self._rows_checked:
+                with preserved_random(reached.theta.device):
+                    self._check_rows(done)
         else:
             with preserved_random(reached.theta.device):
                 done = self._check_first(done, reached, early)
@@ -134,16 +138,28 @@ class SpotCheck:
         self._each = (time.perf_counter() - began) / 2  # which warmed up, too
         micro = done.micros[0]
         rng, count = micro.forward_rng, len(micro.indices)
+        self._check_rows(done)
         with replica.at(layout, state.theta, state.buffers):
-            if self._separable:
-                refuse_inseparable(replica, replica.call.batch(micro, device), rng)
-            refuse_mixed_rows(replica, micro, device, self._separable)
             batch = replica.call.batch(micro, device)
             with torch.autocast(device.type, enabled=False):
                 refuse_side_doors(replica, layout, batch, rng, count)
                 refuse_nondifferentiable(replica, layout, state.theta, state.buffers, batch, rng)
         self._first = done._replace(before=state._replace(slots={})), gave
         return done
+
+    def _check_rows(self, done: FinishedStep) -> None:
+        """Refuse losses of several examples, if it is not each its own. Of one example, even several times in
+        a batch, this cannot be seen: then at a later step."""
+        assert self._replica is not None
+        replica, state, device = self._replica, done.before, done.before.theta.device
+        micro = next((m for m in done.micros if len(set(m.indices)) > 1), None)
+        if micro is None:
+            return
+        self._rows_checked = True
+        with replica.at(done.rule.layout, state.theta, state.buffers):
+            if self._separable:
+                refuse_inseparable(replica, replica.call.batch(micro, device), micro.forward_rng)
+            refuse_mixed_rows(replica, micro, device, self._separable)
 
     def _compared(self, done: FinishedStep, reached: State) -> tuple[float, Tensor]:
         """How far the replayed step is off, and a sample of what it gave."""

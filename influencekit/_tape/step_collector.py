@@ -60,10 +60,6 @@ class StepCollector:
         n = len(self.call.data)
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
             raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
-        if len(set(pending.indices)) != len(pending.indices):
-            raise InputError(
-                f"step {self.step}: an example stands twice in one batch; draw without replacement"
-            )
         watched = self.call.forward is not None and self.forward_draws is not False
         self.queue.append((pending, capture(self._device) if watched else None))
 
@@ -163,7 +159,7 @@ class StepCollector:
             batch = pending.batch
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
-            given = torch.as_tensor(self._reduction(batch)).double().cpu().expand(n)
+            given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
             return given.numpy() / self._accumulate
         if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
             value = torch.ones((), dtype=self._dtype) / self._accumulate

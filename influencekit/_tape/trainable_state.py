@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.change_detector import ChangeDetector, ConstantTensors
+from influencekit._tape.change_detector import ChangeDetector, ConstantTensors, bit_sum, sampled
 from influencekit._tape.optimizer import UpdateRule, read_slots, write_slots
 from influencekit._tape.replica import put_back
 from influencekit._training.buffers import unpacked
 from influencekit._training.state import State
+from influencekit._trajectory.fingerprint import digest
 from influencekit.errors import InputError
 
 __all__ = ["TrainableState", "copied"]
@@ -57,6 +58,14 @@ class TrainableState:
     def finite(self) -> bool:
         """Whether the parameters were finite at the last mark."""
         return self._parameters.finite()
+
+    def changed(self) -> bool:
+        """Whether a parameter was changed since the last mark."""
+        return self._parameters.changed() is not None
+
+    def digest(self) -> str:
+        """A digest of the parameters: a sample of each, and the sum of all its bits. Cost: one pass."""
+        return digest([sampled(p), bit_sum(p)] for p in self.params.values())
 
     def check_parameters(self, step: int) -> None:
         """Refuse a parameter that was changed since the last mark."""

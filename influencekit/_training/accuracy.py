@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import is_dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from influencekit._training.batch import Batch, mapped
+from influencekit._training.call import Loss, values_of
 from influencekit.errors import InfluenceKitError
 
-__all__ = ["Accuracy", "accuracy"]
+__all__ = ["Accuracy", "accuracy", "logits_of"]
 
 _PIECE = 64 << 20  # bytes of outputs that the loss is asked about at once
 
@@ -42,8 +45,10 @@ class _Reading(NamedTuple):
     sure: int
 
 
-def accuracy(outputs: Any, target: Any, loss: Callable[[Any, Any], Tensor]) -> Accuracy:
+def accuracy(outputs: Any, target: Any, loss: Loss, batch: Batch | None = None) -> Accuracy:
     """Accuracy of a model's outputs under `loss(outputs, target)`, which gives one loss an example.
+
+    `batch` is what a loss sees that asks for it.
 
     Several outputs a position (example, pixel, token): the largest wins. One: above 0 means class 1, or above
     0.5 where the loss takes probabilities. Several labels an example count one by one. Cost: one to three
@@ -57,7 +62,8 @@ def accuracy(outputs: Any, target: Any, loss: Callable[[Any, Any], Tensor]) -> A
         return Accuracy(float("nan"), f"{said} do not belong together")
     try:
         found = [
-            _readings(z, t, partial(_asked, loss, put, z, t)) for z, t in _pieces(logits.detach(), target)
+            _readings(z, t, partial(_asked, partial(values_of, loss), put, z, t, some))
+            for z, t, some in _pieces(logits.detach(), target, batch)
         ]
     except InfluenceKitError:
         raise
@@ -79,6 +85,20 @@ def _joined(parts: list[_Reading]) -> _Reading:
 
 
 # the outputs, and the loss asked about others -----------------------------------------------------------
+
+
+def logits_of(outputs: Any) -> Tensor | None:
+    """The floating-point tensor in a model's outputs: they themselves, their entry or attribute `logits`, or
+    the first of a tuple. None where there is none.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import logits_of
+        >>> logits_of({"logits": torch.zeros(4, 3), "hidden": None}).shape
+        torch.Size([4, 3])
+    """
+    return _logits(outputs)[0]
 
 
 def _logits(outputs: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:
@@ -114,18 +134,21 @@ def _logits(outputs: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:
     return (logits if isinstance(logits, Tensor) and logits.is_floating_point() else None), put
 
 
-def _pieces(logits: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _pieces(logits: Tensor, target: Tensor, batch: Batch | None) -> Iterator[tuple[Tensor, Tensor, Any]]:
     size = max(1, _PIECE // logits[0].nbytes)
-    return zip(logits.split(size), target.split(size), strict=True)
+    for k in range(0, len(logits), size):
+        rows = slice(k, k + size)
+        yield logits[rows], target[rows], None if batch is None else mapped(batch, itemgetter(rows))
 
 
 def _asked(
-    loss: Callable[[Any, Any], Tensor], put: Callable[[Tensor], Any], z: Tensor, t: Tensor, value: float
-) -> Tensor | None:
+    values: Callable[[Any, Tensor, Any], Tensor], put: Callable[[Tensor], Any], z: Tensor, t: Tensor,
+    batch: Any, value: float,
+) -> Tensor | None:  # fmt: skip
     """Gradient of the summed losses by the outputs where all are `value`; None where it is not finite."""
     with torch.enable_grad():
         constant = torch.full_like(z, value).requires_grad_()
-        total = loss(put(constant.clone()), t).sum()
+        total = values(put(constant.clone()), t, batch).sum()
         g = torch.autograd.grad(total, constant, allow_unused=True)[0] if total.requires_grad else None
     return g if g is not None and bool(g.isfinite().all()) else None
 

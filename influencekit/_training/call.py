@@ -1,5 +1,6 @@
 """How a batch becomes a model's outputs, and these become losses."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 from influencekit._training.batch import Batch, require_test
 from influencekit.errors import InputError
 
-__all__ = ["Call", "Calls", "arguments", "one_each"]
+__all__ = ["Call", "Calls", "Loss", "arguments", "one_each", "sees_batch", "target_of", "values_of"]
+
+Loss = Callable[..., Tensor]
+"""`loss(outputs, target)`, or `loss(outputs, target, batch=batch)` where it has a parameter of that name."""
 
 
 class Calls(Protocol):
@@ -19,7 +23,7 @@ class Calls(Protocol):
         """The model's outputs on a batch."""
 
     def target(self, batch: Any) -> Any:
-        """What the loss compares the outputs with."""
+        """What the loss compares the outputs with; None where it takes that from the batch itself."""
 
     def losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
         """Per-example losses [count] of given outputs. Errors: another shape."""
@@ -30,7 +34,7 @@ class Call:
     """The convention of a `Workload`: a batch is a tensor (input and target), a tuple (inputs..., target), or
     a dict whose `target_key` entry is the target and whose other entries are keyword arguments."""
 
-    loss: Callable[[Any, Any], Tensor]
+    loss: Loss
     target_key: str
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
@@ -39,15 +43,41 @@ class Call:
         return model(*args, **kwargs)
 
     def target(self, batch: Batch) -> Any:
-        """What the loss compares the outputs with."""
-        require_test(batch)
-        if isinstance(batch, dict):
-            return batch[self.target_key]
-        return batch if isinstance(batch, Tensor) else batch[-1]
+        """What the loss compares the outputs with; None where it takes that from the batch itself."""
+        return target_of(batch, self.target_key, self.loss)
 
     def losses(self, outputs: Any, batch: Batch, count: int) -> Tensor:
         """Per-example losses [count] of given outputs; one dimension per token and the like is refused."""
-        return one_each(self.loss(outputs, self.target(batch)), count)
+        return one_each(values_of(self.loss, outputs, self.target(batch), batch), count)
+
+
+def sees_batch(loss: Loss) -> bool:
+    """Whether a loss has a parameter `batch` besides the two of outputs and target."""
+    try:
+        function = type(loss).forward if isinstance(loss, nn.Module) else loss
+        names = list(inspect.signature(function).parameters.values())[isinstance(loss, nn.Module) :]
+    except (TypeError, ValueError):  # builtins
+        return False
+    return any(p.name == "batch" and (k > 1 or p.kind is p.KEYWORD_ONLY) for k, p in enumerate(names))
+
+
+def values_of(loss: Loss, outputs: Any, target: Any, batch: Any) -> Any:
+    """What a loss gives: `loss(outputs, target)`, and the batch where it has a parameter of that name."""
+    return loss(outputs, target, batch=batch) if sees_batch(loss) else loss(outputs, target)
+
+
+def target_of(batch: Any, target_key: str, loss: Loss) -> Any:
+    """The target in a batch: itself, the last of a tuple, or an entry of a dict, where a loss that sees the
+    batch can do without. Errors: no such entry."""
+    require_test(batch)
+    if not isinstance(batch, Mapping):
+        return batch[-1] if isinstance(batch, list | tuple) else batch
+    if target_key not in batch and not sees_batch(loss):
+        raise InputError(
+            f"the batch has no entry {target_key!r} for the target; it has {', '.join(batch)}; name it with "
+            "target_key=..., or let loss(outputs, target, batch) take it from the batch"
+        )
+    return batch.get(target_key)
 
 
 def arguments(batch: Any, target_key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:

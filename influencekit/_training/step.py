@@ -258,8 +258,8 @@ class Step:
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """The tangent of the next state from those of state (buffers by name) and weights [slot]."""
         t, mean = state.step, self.coefficients(state.step)
-        dg, buffers = pushed(self.source.parts(state), state, tangent, mean, weights, self.workload.l2)
-        primal = (state.theta, state.slots, self.gradient(state, mean)[0])
+        g, dg, buffers = pushed(self.source.parts(state), state, tangent, mean, weights, self.workload.l2)
+        primal = (state.theta, state.slots, g)
         along = (tangent.theta, tangent.slots, dg)
         _, (theta, slots) = jvp(lambda *args: self._update(t, *args), primal, along)  # type: ignore[misc]
         return State(theta, slots, t + 1, buffers)

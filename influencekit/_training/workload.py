@@ -22,7 +22,7 @@ from influencekit._training.batch import (
     tensors_of,
 )
 from influencekit._training.buffers import buffers_in_float64
-from influencekit._training.call import Call, Calls
+from influencekit._training.call import Call, Calls, Loss
 from influencekit._training.checks.model import check_model, copy_model
 from influencekit._training.checks.workload import check_set, check_settings
 from influencekit._training.functional import called
@@ -32,6 +32,7 @@ from influencekit._training.layout import Layout
 from influencekit._training.optimizer import Optimizer
 from influencekit._training.plan import Plan, drawn, ordered
 from influencekit._training.schedules import Constant, Schedule
+from influencekit.errors import InputError
 
 __all__ = ["Workload", "evaluated_with"]
 
@@ -61,7 +62,8 @@ class Workload:
     The model's parameters as passed are the initial ones and its train/eval mode is the mode it trains
     in; it is copied, never modified. A batch is a tensor (the model's input and its own target), a tuple
     (inputs..., target) or a dict whose `target_key` entry is the target and whose other entries are the
-    model's keyword arguments; the first dimension counts examples.
+    model's keyword arguments; the first dimension counts examples. A loss with a parameter `batch`, as in
+    `loss(outputs, target, batch)`, gets the batch, too.
 
     A step minimises L = (1/b) sum_i w_i [loss_i(theta) + (l2/2) |theta|^2] over the batch, all w_i = 1 in
     ordinary training: the mean of per-example losses, the penalty being part of each example's loss.
@@ -91,7 +93,7 @@ class Workload:
     """
 
     model: nn.Module
-    loss: Callable[[Any, Any], Tensor]
+    loss: Loss
     train: Batch
     test: Batch
     optimizer: Optimizer
@@ -243,10 +245,11 @@ class Workload:
 
     def run(self, model: nn.Module, batch: Batch) -> Any:
         """`model` called with the inputs of a batch."""
-        return self._calls.outputs(model, batch)
+        return self.calls.outputs(model, batch)
 
     @property
-    def _calls(self) -> Calls:
+    def calls(self) -> Calls:
+        """How a batch becomes outputs and losses."""
         return Call(self.loss, self.target_key) if self.call is None else self.call
 
     @property
@@ -285,12 +288,19 @@ class Workload:
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
         with plain_operators():
-            return self._calls.losses(outputs, batch, len(tensors_of(batch)[0]))
+            return self.calls.losses(outputs, batch, len(tensors_of(batch)[0]))
 
     def target(self, batch: Batch) -> Any:
-        """What the loss compares the outputs with. Errors: `InputError` for no batch (no test set)."""
+        """What the loss compares the outputs with. Errors: `InputError` for no batch (no test set), or for a
+        loss that takes its targets from the batch itself."""
         require_test(batch)
-        return self._calls.target(batch)
+        target = self.calls.target(batch)
+        if target is None:
+            raise InputError(
+                f"this needs one target an example, and the batch has no entry {self.target_key!r}: the loss "
+                "takes its targets from the batch itself; name the one that is meant with target_key=..."
+            )
+        return target
 
     def accuracy(self, theta: Tensor, batch: Batch | None = None) -> float:
         """Fraction of what the loss scores that is classified rightly (test set by default), or NaN."""
@@ -300,7 +310,7 @@ class Workload:
         """`accuracy`, and a note that says why where it is NaN."""
         batch = self.test if batch is None else batch
         with torch.no_grad():
-            return accuracy(self.outputs(theta, batch), self.target(batch), self.loss)
+            return accuracy(self.outputs(theta, batch), self.calls.target(batch), self.loss, batch)
 
     # the plan ---------------------------------------------------------------------------------------
 

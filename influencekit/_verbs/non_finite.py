@@ -47,7 +47,7 @@ def _query_blamed(trajectory: Trajectory, query: Query, windows: Sequence[Window
             with torch.no_grad():
                 losses = again(workload.test)
             ids = workload.test_ids or range(workload.n_test)
-            target = workload.target(workload.test)
+            target = workload.calls.target(workload.test)
             said = blamed(workload.test, target, losses, ids, again, "test example")
         said = said or f"{LOOK_FOR} in the model, the loss or the query"
         return f"{what} is NaN or infinite at state {t}: {said}"

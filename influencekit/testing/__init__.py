@@ -28,6 +28,7 @@ from influencekit.testing.suite import (
     laws,
     parametrize_with_checks,
 )
+from influencekit.testing.taped import taped
 
 __all__ = [
     "OPTIMIZERS",
@@ -40,6 +41,7 @@ __all__ = [
     "plain_run",
     "recorded",
     "retrained",
+    "taped",
     "tiny_workload",
     "torch_optimizer",
     "unrolled_gradient",

@@ -12,6 +12,7 @@ from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.testing.oracle import tiny_workload
+from influencekit.testing.setting import ASK
 from influencekit.testing.untouched import untouched
 
 __all__ = ["QUERY_LAWS"]
@@ -36,6 +37,11 @@ def accepted(query: Query) -> Iterator[tuple[str, Workload, Tensor]]:
         except InputError as refusal:
             refusals.append(f"{name}: {refusal}")
             continue
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise AssertionError(
+                f"a result or one line: {name}: {type(error).__name__}: {first}; {ASK}, or raise InputError"
+            ) from error
         if not isinstance(values, Tensor):
             raise AssertionError(
                 f"labels are unique and match the values: {name}: values must be a tensor [query], got "

@@ -15,7 +15,17 @@ from influencekit.registry import make
 from influencekit.testing.oracle import tiny_workload
 from influencekit.windows import Window
 
-__all__ = ["OPTIMIZERS", "TOLERANCE", "accepted", "accepts", "agree", "queries", "recorded", "windows_of"]
+__all__ = [
+    "ASK",
+    "OPTIMIZERS",
+    "TOLERANCE",
+    "accepted",
+    "accepts",
+    "agree",
+    "queries",
+    "recorded",
+    "windows_of",
+]
 
 # clip_norm is below the gradient norms met, so clipping is active; a large eps keeps Adam smooth
 OPTIMIZERS = {
@@ -29,6 +39,10 @@ OPTIMIZERS = {
 }
 """The optimizers that the laws of estimators are tested with, by name."""
 TOLERANCE = 1e-10  # of the largest score: rounding is about 1e-15, wrong formulas are off by 1e-3 or more
+ASK = (
+    "ask workload.examples(rows), .target(batch), .outputs(theta, batch) and .losses(theta, batch) for what "
+    "a batch holds"
+)
 
 
 @cache

@@ -12,6 +12,7 @@ from influencekit.testing.estimators import ESTIMATOR_LAWS
 from influencekit.testing.evaluations import EVALUATION_LAWS
 from influencekit.testing.queries import QUERY_LAWS
 from influencekit.testing.recorders import RECORDER_LAWS
+from influencekit.testing.taped import TAPED_LAWS
 
 __all__ = [
     "check_estimator",
@@ -115,14 +116,15 @@ def laws(subject: Subject) -> list[Law]:
     if isinstance(subject, Estimator):
         return [
             *(law for law, claims in ESTIMATOR_LAWS.items() if claims <= subject.claims),
+            TAPED_LAWS[Estimator],
             written_as_a_spec,
         ]
     if isinstance(subject, Query):
-        return [*QUERY_LAWS, written_as_a_spec]
+        return [*QUERY_LAWS, TAPED_LAWS[Query], written_as_a_spec]
     if isinstance(subject, Recorder):
-        return [*RECORDER_LAWS, written_as_a_spec]
+        return [*RECORDER_LAWS, TAPED_LAWS[Recorder], written_as_a_spec]
     if isinstance(subject, Evaluation):
-        return [*EVALUATION_LAWS, written_as_a_spec]
+        return [*EVALUATION_LAWS, TAPED_LAWS[Evaluation], written_as_a_spec]
     resolve("estimator", subject)  # which says what to write for a class
     raise InputError(
         f"expected an estimator, a query, a recorder or an evaluation, got {type(subject).__name__}"

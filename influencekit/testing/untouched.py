@@ -30,7 +30,7 @@ def untouched(law: str, subject: Trajectory | Workload) -> Iterator[None]:
 
 def _facts(subject: Trajectory | Workload) -> dict[str, Any]:
     workload = subject.workload if isinstance(subject, Trajectory) else subject
-    model = workload.model
+    model, every = workload.model, torch.arange(workload.n_train, device=workload.device)
     facts = {
         "the model's parameters": _digest(*model.parameters()),
         "the model's buffers": _digest(*model.buffers()),
@@ -38,7 +38,7 @@ def _facts(subject: Trajectory | Workload) -> dict[str, Any]:
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "train/eval mode": [m.training for m in model.modules()],
         "the initial parameters": _digest(workload.theta0),
-        "the training data": _digest(*tensors_of(workload.train)),
+        "the training data": _digest(*tensors_of(workload.examples(every))),
         "the test data": _digest(*tensors_of(workload.test)),
         "the plan": _digest(workload.plan.indices, workload.plan.lr, workload.plan.epoch),
         "torch's random state": _digest(torch.get_rng_state()),

@@ -40,7 +40,7 @@ class Forward(ik.Estimator):
             def push(moved, slots, weights, state=state):
                 return step.push(state, State(moved, slots, state.step), weights)[:2]
 
-            moved, slots = torch.vmap(push)(moved, slots, weights)
+            moved, slots = torch.vmap(push, randomness="same")(moved, slots, weights)
             if t + 1 in signs:
                 total += signs[t + 1] * query.gradient(workload, trajectory.state(t + 1).theta) @ moved.T
         return total

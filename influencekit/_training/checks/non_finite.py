@@ -83,7 +83,7 @@ def step_blamed(step: Step, state: State, losses: Tensor) -> str:
     mine = losses[step.plan.indices[t].to(losses.device) >= 0]
     said = blamed(
         batch,
-        workload.target(batch),
+        workload.calls.target(batch),
         mine,
         [ids[i] for i in rows.tolist()],
         partial(workload.losses, state.theta),

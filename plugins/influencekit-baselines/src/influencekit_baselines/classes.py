@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from influencekit import InputError, Workload
+from influencekit.extend import logits_of
 
 __all__ = ["check_classifier", "log_probabilities", "logits_and_labels", "margin", "misses"]
 
@@ -27,7 +28,7 @@ def check_classifier(workload: Workload, who: str) -> int:
 
 def logits_and_labels(outputs: object, y: object, who: str) -> tuple[Tensor, Tensor]:
     """Logits, [n] for one logit or [n, class], and labels [n]."""
-    z = getattr(outputs, "logits", outputs)  # as the models of transformers call them
+    z = logits_of(outputs)
     if isinstance(z, Tensor) and isinstance(y, Tensor):
         if z.dim() == 2 and z.shape[1] > 1 and y.dim() == 1 and not y.is_floating_point():
             return z, y

@@ -102,7 +102,7 @@ class EKFAC(Estimator):
         class Task(base):  # type: ignore[misc, valid-type]
             def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
                 examples = workload.examples(batch[0].to(theta.device))
-                return loss(workload, _call(model, examples, workload.target_key), examples, batch[1])
+                return loss(workload, workload.run(model, examples), examples, batch[1])
 
             def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
                 return self.compute_train_loss(batch, model)
@@ -185,14 +185,6 @@ def _layers(workload: Workload) -> dict[str, list[slice]]:
         if type(module) in (nn.Linear, nn.Conv2d) and all(p in places for p in parts):  # no subclass
             found[name] = [places[p] for p in parts]
     return found
-
-
-def _call(model: nn.Module, batch: Batch, target_key: str) -> Any:
-    if isinstance(batch, Tensor):
-        return model(batch)
-    if isinstance(batch, dict):
-        return model(**{k: v for k, v in batch.items() if k != target_key})
-    return model(*batch[:-1])
 
 
 def _data_loss(workload: Workload, outputs: Any, batch: Batch, _: Tensor) -> Tensor:

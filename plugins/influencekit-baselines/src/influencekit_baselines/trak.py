@@ -100,9 +100,10 @@ class TRAK(Estimator):
                 return margins(theta, batch, alone=False).neg().sigmoid()
 
         def margins(theta: Tensor, parts: Sequence[Tensor], alone: bool = True) -> Tensor:
-            batch = with_tensors(workload.train, [x[None] for x in parts] if alone else parts)
+            batch = with_tensors(form, [x[None] for x in parts] if alone else parts)
             return margin(*logits_and_labels(workload.outputs(theta, batch), workload.target(batch), "trak"))
 
+        form = workload.examples(torch.zeros(1, dtype=torch.long, device=theta.device))
         model = deepcopy(workload.evaluator)
         model.load_state_dict({k: v.detach() for k, v in layout.split(theta).items()}, strict=False)
         found = computer(model, Margin(), len(theta), theta.dtype, theta.device, [*layout.names])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from influencekit import InputError, Query, Workload
-from influencekit.extend import select
+from influencekit.extend import logits_of, select
 
 __all__ = ["Margin"]
 
@@ -36,8 +36,8 @@ class Margin(Query):
         """[param] -> [1]."""
         at = torch.tensor([self._position(workload)], device=workload.device)
         batch = select(workload.test, at)
-        z, y = workload.outputs(theta, batch), workload.target(batch)
-        if not isinstance(z, Tensor) or not isinstance(y, Tensor):
+        z, y = logits_of(workload.outputs(theta, batch)), workload.target(batch)
+        if z is None or not isinstance(y, Tensor):
             raise InputError("margin expects a classifier: a model with one tensor of logits")
         z = z.reshape(-1)
         if len(z) > 1 and y.numel() == 1 and not y.is_floating_point():
