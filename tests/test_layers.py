@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        _lazy errors progress _catalog _statistics _direction _specs windows metrics _files registry
+        _lazy errors progress _catalog _statistics _direction _specs windows metrics _files registry _code
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
@@ -47,9 +47,10 @@ LAYERS = {
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
         estimators/sgd_influence _tape/__init__ _tape/change_detector _tape/checks/__init__
         _tape/checks/arguments _tape/checks/collation _tape/checks/model _tape/checks/opened
-        _tape/fingerprint _tape/loader _tape/loop_position _tape/open_taped _tape/optimizer
-        _tape/random_draws _tape/recorded _tape/recording _tape/replay_difference _tape/replica _tape/rng
-        _tape/spot_check _tape/step_collector _tape/tape _tape/trainable_state _tape/writer
+        _tape/fingerprint _tape/hooks _tape/loader _tape/loop_position _tape/open_taped _tape/optimizer
+        _tape/random_draws _tape/recorded _tape/recording _tape/reloads _tape/replay_difference
+        _tape/replica _tape/rng _tape/spot_check _tape/step_collector _tape/tape _tape/trainable_state
+        _tape/writer
     """,
     "verbs and pictures": """
         _verbs/__init__ _verbs/compare _verbs/contributions _verbs/estimate _verbs/non_finite _verbs/open
@@ -64,7 +65,7 @@ LAYERS = {
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
-        testing/recorders testing/setting testing/suite testing/untouched extend
+        testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
     """,
     "the command line, and the public names": """
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate

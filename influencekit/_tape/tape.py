@@ -34,18 +34,25 @@ class Tape:
                 for ids, batch in tape.batches(loader):
                     ...  # forward, backward, clip, optimizer.step(), scheduler.step() as before
 
-    store: a new path, or None for memory. loss(outputs, target) -> [n]: one loss per example (with a
-    parameter `batch` it gets the batch, too: sample weights, masks, several targets); a step of the loop must minimise their mean over each micro-batch, divided by `accumulate` (`reduction="sum"`: their
-    sum; a function of the batch: the coefficient of every example, for instance 1 / number of tokens).
-    `data`: the map-style data set; `collate`: what the loader collates with (default: the loader's).
-    `forward(model, batch)` gives the outputs where they are not `model(*inputs)` or `model(**inputs)`.
-    `target_key`: the target's entry in batches that are dicts. `accumulate`: micro-batches in a step.
-    `clip_norm`: the loop clips the global norm of the gradient. `separable=False` admits losses that depend
-    on the other examples of a batch (contrastive ones; not batch norm), and marks the results. `ids`: your
-    own names of the examples. `scheduler`: one or more, saved for `resume`, which continues an interrupted
-    run. `check`: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none,
-    1 = every step); `tolerance`: how far, relative to the update, a replay may be off where it is not
-    bitwise.
+    store: a new path, or None for memory.
+    loss(outputs, target) -> [n]: one loss per example; a parameter named `batch` gets the batch, too. A step
+        of the loop must minimise their mean over each micro-batch, divided by `accumulate`.
+    reduction: "mean"; "sum"; or a function of the batch: the coefficient of every example's loss, for
+        instance 1 / number of tokens.
+    data: the map-style data set.
+    collate: what the loader collates with (default: the loader's).
+    forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
+    target_key: the target's entry in batches that are dicts.
+    accumulate: micro-batches in a step.
+    clip_norm: the loop clips the global norm of the gradient.
+    separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
+        norm), and marks the results.
+    ids: your own names of the examples.
+    scheduler: one or more, saved for `resume`.
+    resume: continue an interrupted run.
+    check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
+        every step).
+    tolerance: how far, relative to the update, a replay may be off where it is not bitwise.
 
     On the CPU a replay is bitwise where the loop's mean rounds as `loss(...).mean()` does. Cross entropy's
     does, that of binary cross entropy only for batch sizes that are powers of 2, else to 1e-6 of an update.

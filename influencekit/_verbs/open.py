@@ -21,8 +21,8 @@ def open(
     """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
 
     model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
-    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set; test: a batch or a data set for queries on test examples. And, where the
-    tape was given them, `collate` and `forward`; `test_ids`. Nothing is unpickled. A run that was stopped
+    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set; test: a batch or a data set for
+    queries on test examples. And, where the tape was given them, `collate` and `forward`; `test_ids`. Nothing is unpickled. A run that was stopped
     (diverged), or is being recorded, or was cut off, opens too and has the states that were committed.
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
     the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
