@@ -38,6 +38,7 @@ def run_attributes(
             "autocast": None if steps.autocast is None else str(steps.autocast).removeprefix("torch."),
             "separable": separable,
             "tolerance": tolerance,
+            **({} if steps.index_entry is None else {"index_entry": steps.index_entry}),
         },
         "fingerprint": {
             "parameters": [[n, list(s)] for n, s in zip(layout.names, layout.shapes, strict=True)],

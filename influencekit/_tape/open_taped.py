@@ -15,11 +15,13 @@ from torch.utils.data import default_collate
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
 from influencekit._tape.fingerprint import check_fingerprint
-from influencekit._tape.loader import fetch
+from influencekit._tape.index_entry import WithoutEntry, without
+from influencekit._tape.loader import as_data_set, fetch
 from influencekit._tape.optimizer import rebuild_optimizer
 from influencekit._tape.recorded import Recorded
 from influencekit._tape.replica import Call, Micro, RecordedExamples, on_device, put_back, set_modes
 from influencekit._tape.rng import capture, fixed
+from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch
 from influencekit._training.checks.model import copy_model
 from influencekit._training.layout import Layout
@@ -41,7 +43,10 @@ def open_taped(
 ) -> Trajectory:  # fmt: skip
     """The recorded run as a `Trajectory`. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
-    about, collate = attrs["tape"], collate or default_collate
+    about, model, data = attrs["tape"], plain_copy(model), as_data_set(data)
+    plain = collate or default_collate
+    key = about.get("index_entry")
+    collate = plain if key is None else WithoutEntry(plain, key)
     steps = int(attrs["committed"])
     if not steps:
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
@@ -57,7 +62,7 @@ def open_taped(
         model=_at_start(group, model),
         loss=loss,
         train=RecordedExamples(call, device),  # type: ignore[arg-type]
-        test=None if test is None else _whole(test, collate, device),  # type: ignore[arg-type]
+        test=None if test is None else _whole(test, plain, key, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
         train_ids=read(group, "train").tolist(),
@@ -128,8 +133,13 @@ def _micros(
     return micros
 
 
-def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device) -> Batch:
-    """A test set as one batch: a batch as it is, a data set collated."""
+def _whole(
+    test: Any, collate: Callable[[list[Any]], Any], key: int | str | None, device: torch.device
+) -> Batch:
+    """A test set as one batch: a batch as it is, a data set collated, a DataLoader's data set by its own
+    collation. `key`: the entry that numbers the examples of a batch, if there is one."""
+    if (place := find_loader(test)) is not None:
+        test, collate = place.loader.dataset, place.loader.collate_fn
     if isinstance(test, Tensor | Mapping) or (
         isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
     ):
@@ -137,4 +147,5 @@ def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device)
     if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
         raise InputError(f"test: expected a batch of tensors or a data set, got {type(test).__name__}")
     with fixed():
-        return on_device(fetch(test, collate, range(len(test)), capture()), device)
+        batch = fetch(test, collate, range(len(test)), capture())
+    return on_device(batch if key is None else without(batch, key), device)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, run_attributes
 from influencekit._tape.hooks import Hook
-from influencekit._tape.loader import IndexedBatch, IndexedLoaders
+from influencekit._tape.index_entry import WithoutEntry
+from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition
 from influencekit._tape.optimizer import (
     UpdateRule,
@@ -32,6 +34,7 @@ from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.trainable_state import TrainableState, copied
+from influencekit._tape.unwrap import find_loader, model_behind, watch_forward
 from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.layout import Layout
@@ -52,6 +55,7 @@ class Recording:
         accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str,
     ) -> None:  # fmt: skip
+        called, model = model, model_behind(model)
         refuse_hooks(model)
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
@@ -59,8 +63,9 @@ class Recording:
         self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
         self._steps = StepCollector(model, call, reduction, accumulate)
+        self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._loaders = IndexedLoaders(call.data)
+        self._loaders = LoopBatches(call.data)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device)
         self._reloads = Reloads()
@@ -76,17 +81,16 @@ class Recording:
                     f"{store} exists already; choose another path, or continue it with resume=True"
                 )
             self._resume()
-        self._hooks = self._listen()
+        self._hooks = self._listen(called)
 
-    def _listen(self) -> list[RemovableHandle]:
+    def _listen(self, called: nn.Module) -> list[Callable[[], None]]:
+        """Hear of what the loop does; returns what ends that. `called`: the model as the loop calls it."""
         model, optimizer, steps, reloads = self._model, self._optimizer, self._steps, self._reloads
 
         def note(*event: Any) -> None:
             reloads.note(self._state, steps.step)
 
-        return [
-            model.register_forward_pre_hook(Hook(lambda *event: steps.before_forward(), copied=note)),
-            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1]))),
+        handles = [
             optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
             optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
             model.register_state_dict_pre_hook(Hook(note)),
@@ -97,11 +101,13 @@ class Recording:
                 Hook(lambda *event: reloads.loading(self._state, steps.step, optimizer=True))
             ),
         ]
+        watched = watch_forward(called, steps.before_forward, steps.after_forward, copied=note)
+        return [*watched, *(handle.remove for handle in handles)]
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
-        for hook in self._hooks:
-            hook.remove()
+        for remove in self._hooks:
+            remove()
         writer = self.writer.writer
         if writer is None:
             if error is None:
@@ -153,15 +159,15 @@ class Recording:
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
         self._epoch += 1
-        resumed = self._resumed
+        resumed, place = self._resumed, find_loader(loader)
+        inner = loader if place is None else place.loader
         if resumed is not None:
             if self._epoch < resumed.snapshot["epoch"]:
                 return
-            self._position.begin_again(resumed.snapshot, loader, self.writer.generators)
-        self._position.begin(loader)
-        if hasattr(loader, "collate_fn") and not self._collate_given:
-            self.call = self._steps.call = replace(self.call, collate=loader.collate_fn)
-            self._spot.use(self.call)
+            self._position.begin_again(resumed.snapshot, inner, self.writer.generators)
+        self._position.begin(inner)
+        if hasattr(inner, "collate_fn") and not self._collate_given:
+            self._use(inner.collate_fn)
         source, done = self._loaders.batches(loader), 0
         if resumed is not None:
             assert self._state is not None
@@ -184,6 +190,13 @@ class Recording:
             self._steps.push(found)
             yield [self._ids[i] for i in found.indices], found.batch
             self._steps.check_done()
+
+    def _use(self, collate: Any) -> None:
+        """Collate in this way from now on, without an entry that numbers the examples."""
+        key = self._steps.index_entry
+        self.call = replace(self.call, collate=collate if key is None else WithoutEntry(collate, key))
+        self._steps.call = self.call
+        self._spot.use(self.call)
 
     def boundary(self, epoch: int, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: store the state if the recorder does."""
@@ -211,9 +224,10 @@ class Recording:
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
         if not self._steps.forwarded:
+            compiled = "; give the tape what torch.compile returned" if "torch._dynamo" in sys.modules else ""
             raise InputError(
                 f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
-                "step needs a forward pass on a batch of tape.batches"
+                f"step needs a forward pass on a batch of tape.batches{compiled}"
             )
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
@@ -297,6 +311,9 @@ class Recording:
         if kept is None:  # cut off before a state was there: begin
             return
         own, about = dict(self._model.named_parameters()), attrs["tape"]
+        if (key := about.get("index_entry")) is not None:
+            self._steps.index_entry = key
+            self._use(self.call.collate)
         params = {n: own[n] for n, _ in fingerprint["parameters"]}
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
@@ -54,6 +55,8 @@ class StepCollector:
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
+        self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
+        self.drop_entry: Callable[[], None] = lambda: None
 
     def push(self, pending: IndexedBatch) -> None:
         """This is forwarded next, after what was pushed before."""
@@ -72,8 +75,8 @@ class StepCollector:
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(self) -> None:
-        """The model is about to run."""
+    def before_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
         if not self.queue:
@@ -86,7 +89,8 @@ class StepCollector:
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        if self._first:
+        first = self._first
+        if first:
             self.training, self.autocast, self._first = modes(self.model), cast, False
         if [module.training for module in self._modules] != list(self.training.values()):
             now = modes(self.model)
@@ -99,6 +103,15 @@ class StepCollector:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.note_random()
         pending, delivered = self.queue.popleft()
+        if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
+            self.index_entry = find_index(
+                self.model, args, kwargs, pending.batch, self.call.loss, self.call.target_key,
+                pending.indices, self.call.data,
+            )  # fmt: skip
+            if self.index_entry is not None:
+                self.drop_entry()
+        if self.index_entry is not None:
+            pending = pending._replace(batch=without(pending.batch, self.index_entry))
         self.forwarded.append(_Forwarded(pending, capture(self._device), delivered))
 
     def after_forward(self, outputs: Any) -> None:

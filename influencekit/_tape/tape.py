@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from torch.utils.data import DataLoader, default_collate
 
 from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.loader import as_data_set
+from influencekit._tape.loop_batches import Batches
 from influencekit._tape.open_taped import open_taped
 from influencekit._tape.optimizer import hyperparameters
 from influencekit._tape.recording import Recording
 from influencekit._tape.replica import Call
 from influencekit._tape.step_collector import Reduction
+from influencekit._tape.unwrap import model_behind, optimizer_behind
 from influencekit._training.ids import checked_ids
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
 from influencekit.registry import resolve
 
@@ -87,13 +91,16 @@ class Tape:
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
+        called, data = model, as_data_set(data)
+        model, optimizer = model_behind(model), optimizer_behind(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         check_arguments(model, params, data, accumulate, reduction, check)
         self.model, self.optimizer = model, optimizer
         self._store = store
+        self._opened: Recording | None = None
         call = Call(loss, data, collate or default_collate, target_key, forward)
         self._begin = partial(
-            Recording, store, model, optimizer, call, collate_given=collate is not None,
+            Recording, store, called, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
             hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
             clip_norm=clip_norm, separable=separable,
@@ -104,7 +111,7 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
-        self._recording = self._begin()
+        self._opened = self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
@@ -115,6 +122,15 @@ class Tape:
     def close(self, error: BaseException | None = None) -> None:
         """What leaving the `with` block does. `error`: what ended the loop."""
         self._recording.close(error)
+
+    @property
+    def _recording(self) -> Recording:
+        if self._opened is None:
+            raise InputError(
+                "the tape is not open; write `with ik.Tape(...) as tape:` around the loop, or call "
+                "tape.open() before it and tape.close() after it"
+            )
+        return self._opened
 
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
@@ -130,15 +146,14 @@ class Tape:
         writer = self._recording.writer.writer
         return 0 if writer is None else writer.committed
 
-    def batches(
-        self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]
-    ) -> Iterator[tuple[list[Hashable], Any]]:
+    def batches(self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]) -> Batches:
         """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.
 
-        `loader` is a torch DataLoader over the tape's data set, or pairs (positions, batch) of your own
-        making. In a resumed run the batches that were done are skipped.
+        `loader` is a torch DataLoader over the tape's data set or a subset of it, an object around one (tqdm,
+        accelerate's, Fabric's), or pairs (positions, batch) of your own making. In a resumed run the batches
+        that were done are skipped. What comes back has the loader's length: `tqdm(tape.batches(loader))`.
         """
-        return self._recording.batches(loader)
+        return Batches(self._recording.batches, loader)
 
     # for callbacks of trainers, in the place of `batches` ------------------------------------------
 

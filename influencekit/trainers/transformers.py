@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape import Tape
+from influencekit._tape.intercept_loader import intercept_loader
 from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.unwrap import remove_autocast
 from influencekit._training.call import sees_batch, values_of
 from influencekit.errors import InputError
 from influencekit.trainers.extras import missing_extra
-from influencekit.trainers.intercept_loader import intercept_loader
 from influencekit.trainers.model_losses import Answers, CrossEntropy, SquaredError, own_forward, own_loss
 
 try:
@@ -259,8 +260,7 @@ def reopen_with(trainer: Trainer, loss: Callable[..., Tensor] | None = None) -> 
 def _plain(model: nn.Module) -> nn.Module:
     """A copy without what the Trainer and accelerate put around a model that they train."""
     copy: Any = deepcopy(model)
-    if "_original_forward" in copy.__dict__:  # bf16
-        del copy.__dict__["forward"], copy.__dict__["_original_forward"]
+    remove_autocast(copy)  # bf16
     for module in copy.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False
