@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from influencekit._tape.causes import no_step
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
@@ -197,7 +197,7 @@ class Recording:
                 return
             done += 1
             self._batches_done = done
-            self._steps.queue.clear()  # a batch that the loop skipped
+            self._steps.pass_over()
             self._steps.push(found)
             yield [self._ids[i] for i in found.indices], found.batch
             self._steps.check_done()
@@ -228,7 +228,8 @@ class Recording:
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
                 self.writer.state(state.state(step), self._noted(epoch, position))
-        if self._spot.decide(step) or state is None:
+        self._steps.watch_left = self._spot.decide(step)
+        if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None, batch: Any) -> None:
@@ -241,11 +242,8 @@ class Recording:
         step = self._steps.step
         self._steps.assume_forwarded()
         if not self._steps.forwarded:
-            compiled = "; give the tape what torch.compile returned" if "torch._dynamo" in sys.modules else ""
-            raise InputError(
-                f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
-                f"step needs a forward pass on a batch of tape.batches{compiled}"
-            )
+            forward = self.call.forward is not None
+            raise InputError(no_step(step, self._steps.delivered, bool(self._steps.queue), forward))
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
         state = self._state
@@ -272,13 +270,15 @@ class Recording:
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
         early = steps.micros(True) if steps.forward_draws is None and self._spot.wanted else []
+        passed_over = steps.passed_over_now
         micros, coefficients, losses = steps.finish_step()
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
             done = FinishedStep(
-                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training
-            )
+                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
+                losses, list(state.params.values()), steps.left, steps.accumulate, passed_over,
+            )  # fmt: skip
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import loss_fails
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
+from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
@@ -52,11 +53,16 @@ class StepCollector:
         self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
-        self._reduction, self._accumulate = reduction, accumulate
+        self.watch_left = False  # the step will be replayed
+        self.delivered, self.passed_over = 0, 0  # batches, so far
+        self.passed_over_now = 0  # since the last step
+        self.left: Tensor | None = None  # of the gradients that were there when the step began
+        self._reduction, self.accumulate = reduction, accumulate
         self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
+        self._shape: list[int] | None = None  # of what the model was called with
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
 
@@ -66,14 +72,21 @@ class StepCollector:
         if wrong := [i for i in pending.indices if not 0 <= i < n]:
             raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
         watched = self.call.forward is not None and self.forward_draws is not False
+        self.delivered += 1
         self.queue.append((pending, capture(self._device) if watched else None))
+
+    def pass_over(self) -> None:
+        """The loop has gone on without forwarding what was delivered."""
+        self.passed_over += len(self.queue)
+        self.passed_over_now += len(self.queue)
+        self.queue.clear()
 
     def check_done(self) -> None:
         """Refuse to go on while a whole batch waits for its optimizer step."""
-        if len(self.forwarded) >= self._accumulate:
+        if len(self.forwarded) >= self.accumulate:
             raise InputError(
                 f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
-                f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
+                f"accumulates gradients over more than {self.accumulate}, pass accumulate=..., and call "
                 "optimizer.step() after every such group"
             )
 
@@ -83,13 +96,14 @@ class StepCollector:
         """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
+        self._shape = Forward.shape_of(args, kwargs)
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
-            raise InputError(
-                f"step {self.step}: the model ran forward, with gradients, on no new batch of tape.batches; "
-                "evaluate under torch.no_grad(); if the loss calls the model several times, pass forward=..."
-            )
+            rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
+            here, backward = len(self.forwarded), inside_backward()
+            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, backward)
+            raise InputError(no_batch(self.step, seen))
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -106,6 +120,9 @@ class StepCollector:
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.note_random()
+        if not self.forwarded and self.watch_left:
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.left = some_entries(grads) if grads else None
         pending, delivered = self.queue.popleft()
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
             self.index_entry = find_index(
@@ -130,7 +147,8 @@ class StepCollector:
                 except InfluenceKitError:
                     raise
                 except Exception as error:  # the user's loss, on what it was not made for
-                    raise InputError(loss_fails(self.step, error)) from error
+                    rows = (self._shape or [0])[0], len(micro.pending.indices)
+                    raise InputError(loss_fails(self.step, error, *rows)) from error
 
     def inside(self) -> None:
         """A module of the model is about to run: where `forward=` says what the loop runs of it, a batch that
@@ -173,9 +191,9 @@ class StepCollector:
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
             if self.call.penalty is not None:
-                coefficients.append(np.full(1, 1 / self._accumulate))
+                coefficients.append(np.full(1, 1 / self.accumulate))
                 losses.append(np.full(1, np.nan))
-        self.forwarded = []
+        self.forwarded, self.passed_over_now = [], 0
         self.step += 1
         if len(coefficients) == 1:
             return micros, coefficients[0], losses[0]
@@ -195,8 +213,8 @@ class StepCollector:
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
             given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
-            return given.numpy() / self._accumulate
+            return given.numpy() / self.accumulate
         if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
-            value = torch.ones((), dtype=self._dtype) / self._accumulate
+            value = torch.ones((), dtype=self._dtype) / self.accumulate
             self._equal[n] = np.full(n, float(value / n if self._reduction == "mean" else value))
         return self._equal[n]
