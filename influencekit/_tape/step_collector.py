@@ -193,12 +193,12 @@ class StepCollector:
         """A module of the model is about to run: where `forward=` says what the loop runs of it, a batch that
         was delivered is forwarded now, whether the model itself is called or not."""
         if self.queue:
-            self.before_forward()
+            self.before_forward((), {})
 
     def assume_forwarded(self) -> None:
         """An optimizer step comes: the batch that was delivered has been forwarded without any module."""
         if self.call.forward is not None and self.queue and not self.forwarded:
-            self.before_forward()
+            self.before_forward((), {})
 
     def note_random(self) -> None:
         """Note whether the last micro-batch has drawn random numbers."""

@@ -166,9 +166,10 @@ class Tape:
     def batches(self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]) -> Batches:
         """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.
 
-        Without a data set `loader` gives batches, or pairs (ids, batch). Else it is a torch DataLoader over the tape's data set or a subset of it, an object around one (tqdm,
-        accelerate's, Fabric's), or pairs (positions, batch) of your own making. In a resumed run the batches
-        that were done are skipped. What comes back has the loader's length: `tqdm(tape.batches(loader))`.
+        `loader` is a torch DataLoader over the tape's data set or a subset of it, an object around one (tqdm,
+        accelerate's, Fabric's), or pairs (positions, batch) of your own making. Without a data set it gives
+        batches, or pairs (ids, batch). In a resumed run the batches that were done are skipped. What comes
+        back has the loader's length: `tqdm(tape.batches(loader))`.
         """
         return Batches(self._recording.batches, loader)
 
