@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, default_collate
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty
+from influencekit._tape.hyperparameters import settings_of
 from influencekit._tape.index_entry import WithoutEntry, without
 from influencekit._tape.loader import as_data_set, fetch
 from influencekit._tape.optimizer import rebuild_optimizer
@@ -54,12 +55,12 @@ def open_taped(
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
     if about["custom_forward"] and forward is None:
         raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
+    check_penalty(about, penalty, where)
     if data is None or isinstance(data, IterableDataset):
         data = StreamExamples()
         data.dropped = key
         if attrs["fingerprint"]["training examples"] is None:
             data.load(group)
-    check_penalty(about, penalty, where)
     check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
     call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
@@ -84,6 +85,10 @@ def open_taped(
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
+            settings_of(
+                about["optimizer"]["groups"],
+                [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps],
+            ),
         ),
     )
     source = Recorded(
@@ -99,10 +104,9 @@ def open_taped(
     trajectory = Trajectory(group, workload, Step(workload, source=source))
     check_opened(trajectory, where, source.rounds)
     if test is not None:
-        final = trajectory.final
-        there = workload.with_buffers(final.buffers)
+        end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
-        trajectory.attrs = {**attrs, **there.judge(final.theta).attrs()}
+        trajectory.attrs = {**attrs, **there.judge(end.theta).attrs()}
     return trajectory
 
 

@@ -47,7 +47,7 @@ def watch_forward(
     model: nn.Module, before: Callable[[tuple[Any, ...], dict[str, Any]], None], after: Callable[[Any], None],
     copied: Callable[[], None],
 ) -> list[Callable[[], None]]:  # fmt: skip
-    """Call `before(args, kwargs)` and `after(outputs)` around every forward pass, and `copied()` when the
+    """Call `before(args, kwargs)` and `after(outputs)` around every forward pass, and `copied` where the
     model is copied; returns what undoes this.
 
     A compiled model is watched from outside, so that nothing of this is compiled. The autocast that

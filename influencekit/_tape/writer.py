@@ -30,6 +30,7 @@ _COLUMNS = {
     "fetch_rng": Column(("step", "micro"), "i8", -1),
     "forward_rng": Column(("step", "micro"), "i8", -1),
     "rng": Column(("generators", "byte"), "u1"),
+    "settings": Column(("change", "setting"), "f8", np.nan),
 }
 
 
@@ -143,19 +144,24 @@ class TapeWriter:
             raise InputError(f"scheduler: its state cannot be saved as plain data ({error})") from error
         self.opened.state(state.step, arrays, said)
 
+    def settings(self, row: np.ndarray) -> None:
+        """The hyper-parameters change: the first step with the new ones, and all that are numbers."""
+        self.opened.rows("settings", row[None])
+
     def step(
         self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray, lrs: list[float],
         epoch: int, stream: StreamExamples | None = None,
     ) -> None:  # fmt: skip
         """The row of a step that was done."""
-        kept = [row for m in micros for row in _slots(m, m.rows or [])]
+        kept = {}
         if stream is not None:
             stream.hand_over(self.opened)
+            kept["row"] = np.concatenate([_slots(m, m.rows or []) for m in micros])
         self.opened.step(
             {
-                **({} if stream is None else {"row": kept}),
-                "batch": [i for m in micros for i in _slots(m, m.indices)],
-                "part": [k for k, m in enumerate(micros) for _ in _slots(m, m.indices)],
+                **kept,
+                "batch": np.concatenate([_slots(m, m.indices) for m in micros]),
+                "part": np.repeat(np.arange(len(micros)), [m.slots.stop - m.slots.start for m in micros]),
                 "coefficient": coefficients,
                 "loss": losses,
                 "lr": lrs,
@@ -166,9 +172,11 @@ class TapeWriter:
         )
 
 
-def _slots(micro: Micro, values: list[int]) -> list[int]:
-    """One value for each slot of a micro-batch: -1 for that of the penalty, which is no example's."""
-    return values + [-1] * (micro.slots.stop - micro.slots.start - len(values))
+def _slots(micro: Micro, values: list[int]) -> np.ndarray:
+    """Values of a micro-batch's slots: -1 for that of the penalty, which is no example's."""
+    found = np.full(micro.slots.stop - micro.slots.start, -1)
+    found[: len(values)] = values
+    return found
 
 
 def _digest(state: bytes) -> bytes:

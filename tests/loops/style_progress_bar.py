@@ -1,4 +1,4 @@
-"""A progress bar around the loader."""
+"""A progress bar around the loader: tqdm(loader), its length, enumerate."""
 
 import torch
 from loop_problem import Numbered, data, network, per_example, test
@@ -19,12 +19,14 @@ def taped():
     loader = DataLoader(data, batch_size=4, shuffle=True)
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=data) as tape:  # tape
         for epoch in range(3):
-            bar = tqdm(loader, desc=f"epoch {epoch}", disable=None)
-            # was: for inputs, target in bar:
-            for _, (inputs, target) in tape.batches(bar):  # tape
+            bar = tqdm(loader, desc=f"epoch {epoch}", disable=True)
+            # was: for step, (inputs, target) in enumerate(bar):
+            for step, (_, (inputs, target)) in enumerate(tape.batches(bar)):  # tape
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(model(inputs), target).backward()
+                loss = nn.functional.cross_entropy(model(inputs), target)
+                loss.backward()
                 optimizer.step()
+                bar.set_postfix(loss=loss.item(), done=step / len(loader))
     # was: return model
     return ik.open("run.zarr", model=network(), loss=losses, data=data, test=test)  # tape
 
@@ -32,9 +34,8 @@ def taped():
 def plain(weights):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    loader = DataLoader(Numbered(data), batch_size=4, shuffle=True)
     for _epoch in range(3):
-        for rows, inputs, target in loader:
+        for rows, inputs, target in DataLoader(Numbered(data), batch_size=4, shuffle=True):
             optimizer.zero_grad()
             (weights[rows] * per_example(model(inputs), target)).mean().backward()
             optimizer.step()

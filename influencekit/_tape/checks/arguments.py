@@ -16,7 +16,12 @@ __all__ = ["check_arguments", "refuse_hooks", "refuse_parallel"]
 
 
 def check_arguments(
-    model: nn.Module, trained: Iterable[Tensor], data: Any, accumulate: int, reduction: Any, check: float
+    model: nn.Module,
+    trained: Iterable[Tensor],
+    data: Any,
+    accumulate: int | None,
+    reduction: Any,
+    check: float,
 ) -> None:
     """Refuse settings that make no sense, models that give wrong numbers, and loops over several
     processes."""
@@ -27,8 +32,8 @@ def check_arguments(
         )
     check_model(model, trained)
     refuse_parallel()
-    if accumulate < 1:
-        raise InputError(f"accumulate must be at least 1, got {accumulate}")
+    if accumulate is not None and accumulate < 1:
+        raise InputError(f"accumulate must be at least 1 (or None), got {accumulate}")
     if isinstance(reduction, str) and reduction not in ("mean", "sum"):
         raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
     if not 0 <= check <= 1:
