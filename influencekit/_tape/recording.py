@@ -64,12 +64,12 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._own_names = ids == list(range(len(ids)))  # positions
+        self._stream = call.data if isinstance(call.data, StreamExamples) else None
+        self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
         self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
         self._steps.dropped = self._check_dropped
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
