@@ -11,7 +11,8 @@ GROUP = "Loops"
 REFUSED = (
     "step 0, replayed, is not what the loop did: parameter 0.weight differs by up to 4.76e-03, where the "
     "recorded update is up to 2.28e-02; the outputs are the loop's and the gradient is not: the loop "
-    "minimises another loss than loss= (or adds something: penalty=), or changes gradients before the step"
+    "minimises another loss than loss= (or adds something: penalty=), or changes gradients before the "
+    "step"
 )
 
 
