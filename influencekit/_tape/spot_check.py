@@ -216,13 +216,17 @@ class SpotCheck:
         def gradient(only: Tensor) -> Tensor:
             return self._replayed(done._replace(coefficients=only.double().cpu().numpy()))[0]
 
-        return explained(
-            Evidence(
-                done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
-                gradient, torch.from_numpy(done.losses[places]),
-                torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over, done.left,
-            )
-        )  # fmt: skip
+        try:
+            return explained(
+                Evidence(
+                    done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
+                    gradient, torch.from_numpy(done.losses[places]),
+                    torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over,
+                    done.left,
+                )
+            )  # fmt: skip
+        except Exception:  # a hint is not worth an error of its own: too little memory, the user's own code
+            return None
 
     def with_penalties(self, losses: np.ndarray) -> np.ndarray:
         """The losses [slot] of the step just replayed, which the loop shows, and the penalties, which it does

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch, part_of
 from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch, StoredBatch
@@ -136,9 +136,12 @@ class StepCollector:
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
-            rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
+            last = self.forwarded[-1].pending if self.forwarded else None
+            rows, part = (
+                (0, False) if last is None else (len(last.indices), part_of(args, kwargs, last.batch))
+            )
             here, backward = len(self.forwarded), inside_backward()
-            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, backward)
+            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, part, backward)
             raise InputError(no_batch(self.step, seen))
         if self._new_epoch:
             self._carry()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev
 
 from influencekit._training.batch import Batch, select
+from influencekit._training.call import values_of
 from influencekit._training.optimizer import Optimizer
 from influencekit._training.optimizers import SGD
 from influencekit._training.schedules import InverseSqrt
@@ -301,6 +302,7 @@ def plain_run(
         gone = without is not None and absent[0] <= t < absent[1]
         left = rows[rows != without] if gone else rows
         batch = select(workload.train, left.to(workload.device))
+        whole = dict(batch) if isinstance(batch, dict) else batch
         if isinstance(batch, dict):
             target = batch.pop(workload.target_key)
             outputs = model(**batch)
@@ -308,7 +310,8 @@ def plain_run(
             outputs = model(batch) if isinstance(batch, Tensor) else model(*batch[:-1])
             target = batch if isinstance(batch, Tensor) else batch[-1]
         penalty = sum(parameters[name].square().sum() for name in workload.layout.names)
-        loss = (workload.loss(outputs, target) + 0.5 * workload.l2 * penalty).sum() / len(rows)
+        losses = values_of(workload.loss, outputs, target, whole) + 0.5 * workload.l2 * penalty
+        loss = losses.sum() / len(rows)
         for group, lr in zip(optimizer.param_groups, plan.lrs(t), strict=True):
             group["lr"] = lr
         optimizer.zero_grad()
