@@ -51,7 +51,7 @@ class Recording:
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
         accumulate: int, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
-        resume: bool, check: float, tolerance: float, name: str,
+        resume: bool, check: float, tolerance: float, name: str, scaler: Any = None,
     ) -> None:  # fmt: skip
         refuse_hooks(model)
         refuse_parallel()
@@ -59,7 +59,7 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._steps = StepCollector(model, call, reduction, accumulate)
+        self._steps = StepCollector(model, call, reduction, accumulate, scaler)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = IndexedLoaders(call.data)
         device = next(model.parameters()).device
@@ -138,6 +138,11 @@ class Recording:
         assert self._state is not None
         step = self._steps.step
         self._steps.check_done()
+        if self._steps.forwarded and self._steps.nothing_due():
+            raise InputError(
+                f"after step {step - 1} a GradScaler skipped the last update, and the forward pass before it "
+                "changed buffers; end the loop with a step that is made"
+            )
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
         if self._resumed is not None:
@@ -192,6 +197,9 @@ class Recording:
         if epoch != self._noted_epoch:  # where loops evaluate, and keep the best weights
             self._reloads.note(state, step)
         self._epoch = self._noted_epoch = epoch
+        self._steps.check_done()
+        if self._steps.forwarded:  # of a step that was skipped: the present one goes on
+            return
         if state is None:
             self._snapshot = self._noted(epoch, position)  # stored with state 0, at its first step
             self._constant = ConstantTensors(self._model)
@@ -210,7 +218,10 @@ class Recording:
     def _before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
-        step = self._steps.step
+        step, found_inf = self._steps.step, getattr(self._optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):  # a fused optimizer, which does nothing then
+            self._steps.skip()
+            return
         if not self._steps.forwarded:
             raise InputError(
                 f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
@@ -229,7 +240,7 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        if (changed := self._settings.changed(step)) is not None:
+        if (changed := self._settings.changed(step, self._steps.scale)) is not None:
             self.writer.settings(changed)
         self._reloads.check(state, step)
         state.check_parameters(step)
@@ -239,6 +250,8 @@ class Recording:
             self._before = state.state(step)._replace(buffers=self._buffers)
 
     def _after_step(self) -> None:
+        if self._steps.nothing_due():
+            return
         assert self._state is not None
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
@@ -251,7 +264,14 @@ class Recording:
             if self._settings.now != self._settings.first:
                 rule = rule._replace(optimizer=rule.optimizer.with_settings(self._settings.now))
             done = FinishedStep(
-                self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training
+                self._before,
+                rule,
+                micros,
+                coefficients,
+                self._lrs,
+                steps.autocast,
+                steps.training,
+                steps.scale,
             )
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
@@ -266,6 +286,7 @@ class Recording:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
+        self._steps.keep_skipped = bool(changing)
         self._settings.begin()
         description = describe_optimizer(self._optimizer, params, self._clip)
         state = self._trainable(params, changing, description, 0)
@@ -308,6 +329,7 @@ class Recording:
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
         self._settings.begin(about["optimizer"]["groups"])
+        self._steps.keep_skipped = bool(changing)
         self._resumed, self._steps.step = kept, kept.number
         self._reloads.remember(kept.snapshot.get("known", {}))
         self.writer.remember_generators()

@@ -31,6 +31,7 @@ class _Forwarded:
     delivered: bytes | None  # the generators when the loop got the batch, where `forward=` may draw first
     loss: Tensor | None = None
     random: bool | None = None
+    skipped: bool = False  # no update followed, since its gradients were not finite
 
     def drawn_from(self, early: bool) -> bytes | None:
         """The generators from which the pass began; None where it has drawn nothing."""
@@ -42,14 +43,18 @@ class _Forwarded:
 class StepCollector:
     """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
 
-    def __init__(self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int) -> None:
+    def __init__(
+        self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int, scaler: Any = None
+    ) -> None:
         self.model, self.call, self.step = model, call, 0
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
         self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
-        self._reduction, self._accumulate = reduction, accumulate
+        self._reduction, self._accumulate, self._scaler = reduction, accumulate, scaler
+        self.keep_skipped = False  # whether batches without an update change buffers, so that they count
+        self.scale = 1.0  # by which the scaler multiplies the loss of the present step
         self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
@@ -64,13 +69,42 @@ class StepCollector:
         self.queue.append((pending, capture(self._device) if watched else None))
 
     def check_done(self) -> None:
-        """Refuse to go on while a whole batch waits for its optimizer step."""
-        if len(self.forwarded) >= self._accumulate:
-            raise InputError(
-                f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
-                f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
-                "optimizer.step() after every such group"
-            )
+        """Refuse to go on while a whole batch waits for its optimizer step, which no GradScaler skipped."""
+        if sum(not micro.skipped for micro in self.forwarded) < self._accumulate:
+            return
+        if self._was_skipped():
+            self.skip()
+            return
+        scaled = "" if self._scaler is not None or self._has_gradients() else (
+            "; if a GradScaler skipped it, pass scaler=... to the tape, since the gradients are gone"
+        )  # fmt: skip
+        raise InputError(
+            f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
+            f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
+            f"optimizer.step() after every such group{scaled}"
+        )
+
+    def skip(self) -> None:
+        """No update follows what was forwarded: leave it out, or let it change the buffers alone."""
+        for micro in self.forwarded:
+            micro.skipped = True
+        if not self.keep_skipped:
+            self.forwarded = []
+
+    def nothing_due(self) -> bool:
+        """Whether no batch waits for an update."""
+        return all(micro.skipped for micro in self.forwarded)
+
+    def _was_skipped(self) -> bool:
+        """Whether the scaler found infinite gradients, upon which it lowers its scale; without the scaler,
+        whether they still stand there."""
+        if self._scaler is not None:
+            return float(self._scaler.get_scale()) < self.scale
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return not all(bool(g.isfinite().all()) for g in grads)
+
+    def _has_gradients(self) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in self.model.parameters())
 
     def before_forward(self) -> None:
         """The model is about to run."""
@@ -98,6 +132,8 @@ class StepCollector:
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.note_random()
+        if self._scaler is not None and self.nothing_due():
+            self.scale = float(self._scaler.get_scale())
         pending, delivered = self.queue.popleft()
         self.forwarded.append(_Forwarded(pending, capture(self._device), delivered))
 
@@ -132,7 +168,7 @@ class StepCollector:
         micros, coefficients, losses = self.micros(bool(self.forward_draws)), [], []
         for micro in self.forwarded:
             n = len(micro.pending.indices)
-            coefficients.append(self._coefficients(micro.pending))
+            coefficients.append(np.zeros(n) if micro.skipped else self._coefficients(micro.pending))
             if micro.loss is None:
                 losses.append(np.full(n, np.nan))
             else:

@@ -50,6 +50,7 @@ class Tape:
     separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
         norm), and marks the results.
     ids: your own names of the examples.
+    scaler: the loop's `torch.amp.GradScaler`. Its skipped steps are left out, and its scale is recorded.
     scheduler: one or more, saved for `resume`.
     resume: continue an interrupted run.
     check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
@@ -86,7 +87,7 @@ class Tape:
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
         target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
         clip_norm: float | None = None, clip_norm_type: float = 2.0, clip_value: float | None = None,
-        separable: bool = True, ids: Sequence[Hashable] | None = None,
+        separable: bool = True, ids: Sequence[Hashable] | None = None, scaler: Any = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
@@ -94,6 +95,7 @@ class Tape:
         check_arguments(model, params, data, accumulate, reduction, check)
         self.model, self.optimizer = model, optimizer
         self._store = store
+        scaling = [] if scaler is None or not scaler.is_enabled() else [scaler]
         call = Call(loss, data, collate or default_collate, target_key, forward)
         self._begin = partial(
             Recording, store, model, optimizer, call, collate_given=collate is not None,
@@ -101,8 +103,8 @@ class Tape:
             settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
             clip=Clip(clip_norm, clip_norm_type, clip_value), separable=separable,
             ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
-            schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
-            resume=resume, check=check, tolerance=tolerance, name=name,
+            schedulers=[*(scheduler if isinstance(scheduler, list | tuple) else [scheduler]), *scaling],
+            resume=resume, check=check, tolerance=tolerance, name=name, scaler=next(iter(scaling), None),
         )  # fmt: skip
 
     def __enter__(self) -> Tape:
