@@ -14,6 +14,7 @@ _HOME = {
     "Adam": "_training.optimizers",
     "AdamW": "_training.optimizers",
     "Adamax": "_training.optimizers",
+    "Average": "interfaces",
     "Claim": "interfaces",
     "Constant": "_training.schedules",
     "Cosine": "_training.schedules",
@@ -51,6 +52,7 @@ _HOME = {
     "spec": "registry",
     "sum_over_windows": "_verbs.contributions",
     "trust": "_verbs.trust",
+    "verify": "_verbs.verify",
     "verify_top": "_verbs.remove",
 }
 

@@ -337,16 +337,14 @@ def torch_optimizer(workload: Workload, model: nn.Module) -> torch.optim.Optimiz
         'SGD'
     """
     own = workload.optimizer
-    kind = own.stands_for
-    if kind is None:
+    if (kind := own.stands_for) is None:
         raise InputError(f"expected an optimizer that torch.optim has, got {type(own).__name__}")
     known = signature(kind).parameters
     groups: list[dict[str, Any]] = []
     for rule in own.members():
-        options = {k: v for k, v in vars(rule).items() if k in known}
-        groups.append({"params": [], **options})
+        groups.append({"params": [], **{k: v for k, v in vars(rule).items() if k in known}})
     for name, p in model.named_parameters():
+        hits = [any(fnmatchcase(name, pattern) for pattern in group.params) for group in own.groups]
         if p.requires_grad:
-            hits = [any(fnmatchcase(name, pattern) for pattern in group.params) for group in own.groups]
             groups[hits.index(True) + 1 if True in hits else 0]["params"].append(p)
     return kind(groups, **{k: v for k, v in groups[0].items() if k != "params"})  # Adagrad reads these

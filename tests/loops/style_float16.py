@@ -24,7 +24,7 @@ def taped():
     model = single()
     losses = nn.CrossEntropyLoss(reduction="none")  # tape
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**19)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**19, backoff_factor=2.0**-4)
     loader = DataLoader(train_set, batch_size=4, shuffle=True)
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=train_set, scaler=scaler) as tape:  # tape
         for _epoch in range(3):
@@ -43,7 +43,7 @@ def taped():
 def plain(weights):
     model = single()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**19)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**19, backoff_factor=2.0**-4)
     for _epoch in range(3):
         for rows, inputs, target in DataLoader(Numbered(train_set), batch_size=4, shuffle=True):
             optimizer.zero_grad()
