@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
-from influencekit._tape.fingerprint import check_fingerprint, run_attributes
-from influencekit._tape.hooks import Hook
-from influencekit._tape.loader import IndexedBatch, IndexedLoaders
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
+from influencekit._tape.index_entry import WithoutEntry
+from influencekit._tape.listen import listen
+from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition, at_end, refuse_nothing_new
 from influencekit._tape.optimizer import (
     UpdateRule,
@@ -32,6 +34,7 @@ from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.trainable_state import TrainableState, copied
+from influencekit._tape.unwrap import find_loader, model_behind
 from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.layout import Layout
@@ -52,17 +55,19 @@ class Recording:
         accumulate: int | None, clip_norm: float | None, separable: bool, ids: list[Hashable],
         schedulers: list[Any], resume: bool, check: float, tolerance: float, name: str,
     ) -> None:  # fmt: skip
+        called, model = model, model_behind(model)
         refuse_hooks(model)
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._own_names = ids == list(range(len(ids)))  # positions
-        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
+        self._plain_ids = ids == list(range(len(ids)))
+        self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
         self._steps.dropped = self._check_dropped
+        self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._loaders = IndexedLoaders(call.data)
+        self._loaders = LoopBatches(call.data)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device)
         self._reloads = Reloads()
@@ -79,30 +84,20 @@ class Recording:
                     f"{store} exists already; choose another path, or continue it with resume=True"
                 )
             self._resume()
-        self._hooks = self._listen()
+        self._called = called
+        self._removers = self._listen()
 
-    def _listen(self) -> list[RemovableHandle]:
-        model, optimizer, steps, reloads = self._model, self._optimizer, self._steps, self._reloads
+    def _listen(self) -> list[Callable[[], None]]:
+        def copied() -> None:
+            self._reloads.note(self._state, self._steps.step)
 
-        def note(*event: Any) -> None:
-            reloads.note(self._state, steps.step)
+        def loading(optimizer: bool) -> None:
+            self._reloads.loading(self._state, self._steps.step, optimizer)
 
-        return [
-            model.register_forward_pre_hook(Hook(lambda *event: steps.before_forward(), copied=note)),
-            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1]))),
-            optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
-            optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
-            model.register_state_dict_pre_hook(Hook(note)),
-            model.register_load_state_dict_pre_hook(
-                Hook(lambda *event: reloads.loading(self._state, steps.step))
-            ),
-            optimizer.register_load_state_dict_pre_hook(
-                Hook(lambda *event: reloads.loading(self._state, steps.step, optimizer=True))
-            ),
-        ]
-
-    def _optimized(self) -> Iterator[nn.Parameter]:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
+        return listen(
+            self._called, self._optimizer, self._steps, before_step=self._before_step,
+            after_step=self._after_step, copied=copied, loading=loading,
+        )  # fmt: skip
 
     def _check_dropped(self) -> None:
         """The last batches of an epoch were in no step: refuse what they have changed."""
@@ -111,8 +106,8 @@ class Recording:
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
-        for hook in self._hooks:
-            hook.remove()
+        for remove in self._removers:
+            remove()
         writer = self.writer.writer
         if writer is not None and self._resumed is not None and self._was_finished:
             writer.leave()
@@ -145,18 +140,10 @@ class Recording:
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
         assert self._state is not None
-        step = self._steps.step
-        self._state.check_parameters(step)
-        self._state.check_buffers(step)
-        self._state.check_constant(step, thorough=True)
-        if self._state.digest_slots() != self._ends:
-            raise InputError(
-                f"step {step}: the state of the optimizer was changed since the tape was closed, and a "
-                "replay would not do that; go on with the optimizer as it was"
-            )
+        self._state.check_unchanged(self._steps.step, self._ends)
         self.writer.opened.reopen()
         self.finished = False
-        self._hooks = self._listen()
+        self._removers = self._listen()
 
     def _last_state(self) -> tuple[State, int | None]:
         """The last state, and the number of the one whose weights were loaded since.
@@ -182,18 +169,18 @@ class Recording:
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
         self._epoch += 1
-        resumed = self._resumed
+        resumed, place = self._resumed, find_loader(loader)
+        inner = loader if place is None else place.loader
         ended = resumed is not None and bool(resumed.snapshot.get("ended"))
         if resumed is not None:
             if self._epoch < resumed.snapshot["epoch"] + ended:
                 return
             self._put_back(resumed)
-            self._position.begin_again(resumed.snapshot, loader, self.writer.generators)
-        self._position.begin(loader)
+            self._position.begin_again(resumed.snapshot, inner, self.writer.generators)
+        self._position.begin(inner)
         self._steps.begin_epoch()
-        if hasattr(loader, "collate_fn") and not self._collate_given:
-            self.call = self._steps.call = replace(self.call, collate=loader.collate_fn)
-            self._spot.use(self.call)
+        if hasattr(inner, "collate_fn") and not self._collate_given:
+            self._use(inner.collate_fn)
         source, done = self._loaders.batches(loader), 0
         if resumed is not None and not ended:
             done = resumed.snapshot["position"]
@@ -212,11 +199,16 @@ class Recording:
             self._batches_done = done
             self._steps.queue.clear()  # a batch that the loop skipped
             self._steps.push(found)
-            yield self._named(found.indices), found.batch
+            positions = found.indices
+            yield [*positions] if self._plain_ids else [self._ids[i] for i in positions], found.batch
             self._steps.check_done()
 
-    def _named(self, indices: list[int]) -> list[Hashable]:
-        return list(indices) if self._own_names else [self._ids[i] for i in indices]
+    def _use(self, collate: Any) -> None:
+        """Collate in this way from now on, without an entry that numbers the examples."""
+        key = self._steps.index_entry
+        self.call = replace(self.call, collate=collate if key is None else WithoutEntry(collate, key))
+        self._steps.call = self.call
+        self._spot.use(self.call)
 
     def _put_back(self, kept: Kept) -> None:
         assert self._state is not None
@@ -248,10 +240,12 @@ class Recording:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
+        self._steps.assume_forwarded()
         if not self._steps.forwarded:
+            compiled = "; give the tape what torch.compile returned" if "torch._dynamo" in sys.modules else ""
             raise InputError(
                 f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
-                "step needs a forward pass on a batch of tape.batches"
+                f"step needs a forward pass on a batch of tape.batches{compiled}"
             )
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
@@ -290,7 +284,7 @@ class Recording:
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:
                 steps.forward_draws = found is not done
-            micros = found.micros
+            micros, losses = found.micros, self._spot.with_penalties(losses)
         if self._spot.again:
             self._spot.repeat(step)
         self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
@@ -329,12 +323,16 @@ class Recording:
         changing = [n for n, _ in attrs["buffers"]]
         try:
             check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
+            check_penalty(attrs["tape"], self.call.penalty, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise
         if kept is None:  # cut off before a state was there: begin
             return
         own, about = dict(self._model.named_parameters()), attrs["tape"]
+        if (key := about.get("index_entry")) is not None:
+            self._steps.index_entry = key
+            self._use(self.call.collate)
         params = {n: own[n] for n, _ in fingerprint["parameters"]}
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)

@@ -144,8 +144,8 @@ class TapeWriter:
         """The row of a step that was done."""
         self.opened.step(
             {
-                "batch": np.concatenate([np.asarray(m.indices, dtype=np.int64) for m in micros]),
-                "part": np.repeat(np.arange(len(micros)), [len(m.indices) for m in micros]),
+                "batch": np.concatenate([np.asarray(_indices(m), dtype=np.int64) for m in micros]),
+                "part": np.repeat(np.arange(len(micros)), [len(_indices(m)) for m in micros]),
                 "coefficient": coefficients,
                 "loss": losses,
                 "lr": lrs,
@@ -154,6 +154,11 @@ class TapeWriter:
                 "forward_rng": [self.number(m.forward_rng) for m in micros],
             }
         )
+
+
+def _indices(micro: Micro) -> list[int]:
+    """Positions of a micro-batch's slots: -1 for that of the penalty, which is no example's."""
+    return micro.indices + [-1] * (micro.slots.stop - micro.slots.start - len(micro.indices))
 
 
 def _digest(state: bytes) -> bytes:
