@@ -44,12 +44,6 @@ def overlapping():
     return model
 
 
-def compiled_in_place():
-    model = nn.Sequential(nn.Linear(4, 3))
-    model[0].compile()
-    return model
-
-
 def distributed():
     """As torch makes it, but for the process group."""
     ddp = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
@@ -78,7 +72,6 @@ REFUSED = {
         nn.Linear(4, 3), batch()[0]
     ),
     r"\(OptimizedModule\) is compiled": lambda: torch.compile(nn.Linear(4, 3)),
-    r"module 0 \(Linear\) is compiled": compiled_in_place,
     r"module 1 \(Linear\) is quantized": quantized,
     r"weight is on the meta device": lambda: nn.Linear(4, 3, device="meta"),
     r"parameters 0.weight and 1.weight are two, yet share memory": overlapping,

@@ -114,12 +114,6 @@ def test_running_statistics_that_something_else_moves():
     caught(loop, "step 6: buffer 1.running_mean was changed since the last step.*evaluate in eval mode")
 
 
-def test_a_compiled_model():
-    loop = Loop()
-    loop.model = torch.compile(loop.model)
-    caught(loop, "record the model uncompiled")
-
-
 # the data -----------------------------------------------------------------------------------------------
 
 
@@ -150,7 +144,7 @@ def test_data_without_positions():
 def test_a_loader_of_other_data():
     data = Examples()
     with pytest.raises(InputError, match="reads another data set than data=.*data=loader.dataset"):
-        feed(DataLoader(Subset(data, range(6)), batch_size=3), data)
+        feed(DataLoader(Subset(Examples(), range(6)), batch_size=3), data)
     with pytest.raises(InputError, match="expected a torch DataLoader, got Subset; for batches of your own"):
         feed(Subset(data, range(6)), data)
     with pytest.raises(InputError, match="batch_size=None.*batch_sampler="):

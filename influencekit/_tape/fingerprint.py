@@ -13,9 +13,9 @@ from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
 from influencekit._trajectory.fingerprint import digest, digest_by_name, sampled_rows
-from influencekit.errors import StoreError
+from influencekit.errors import InputError, StoreError
 
-__all__ = ["check_fingerprint", "run_attributes"]
+__all__ = ["check_fingerprint", "check_penalty", "run_attributes"]
 
 
 def run_attributes(
@@ -34,10 +34,12 @@ def run_attributes(
             "updates": rule.updates,
             "target_key": call.target_key,
             "custom_forward": call.forward is not None,
+            **({} if call.penalty is None else {"penalty": True}),
             "training": [name for name, on in steps.training.items() if on],
             "autocast": None if steps.autocast is None else str(steps.autocast).removeprefix("torch."),
             "separable": separable,
             "tolerance": tolerance,
+            **({} if steps.index_entry is None else {"index_entry": steps.index_entry}),
         },
         "fingerprint": {
             "parameters": [[n, list(s)] for n, s in zip(layout.names, layout.shapes, strict=True)],
@@ -84,6 +86,13 @@ def check_fingerprint(
             f"{where}: the frozen parameters or constant buffers of the model are not those of the run; load "
             "the same pretrained weights"
         )
+
+
+def check_penalty(about: Mapping[str, Any], penalty: Any, where: str) -> None:
+    """Refuse a penalty where there was none, and none where there was one."""
+    if about.get("penalty", False) != (penalty is not None):
+        was, do = ("without", "leave out") if penalty is not None else ("with", "pass")
+        raise InputError(f"{where} was recorded {was} a penalty; {do} penalty=...")
 
 
 def _data_digest(data: Any) -> str:

@@ -14,12 +14,14 @@ from torch.utils.data import default_collate
 
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
-from influencekit._tape.fingerprint import check_fingerprint
-from influencekit._tape.loader import fetch
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty
+from influencekit._tape.index_entry import WithoutEntry, without
+from influencekit._tape.loader import as_data_set, fetch
 from influencekit._tape.optimizer import rebuild_optimizer
 from influencekit._tape.recorded import Recorded
-from influencekit._tape.replica import Call, Micro, RecordedExamples, on_device, put_back, set_modes
+from influencekit._tape.replica import Call, Micro, Penalty, RecordedExamples, on_device, put_back, set_modes
 from influencekit._tape.rng import capture, fixed
+from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch
 from influencekit._training.checks.model import copy_model
 from influencekit._training.layout import Layout
@@ -37,27 +39,32 @@ def open_taped(
     group: zarr.Group, where: str, *, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Any,
     test: Any = None, test_ids: Sequence[Hashable] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
-    forward: Callable[[nn.Module, Any], Any] | None = None, class_names: Sequence[str] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None, penalty: Penalty | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Trajectory:  # fmt: skip
     """The recorded run as a `Trajectory`. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
-    about, collate = attrs["tape"], collate or default_collate
+    about, model, data = attrs["tape"], plain_copy(model), as_data_set(data)
+    plain = collate or default_collate
+    key = about.get("index_entry")
+    collate = plain if key is None else WithoutEntry(plain, key)
     steps = int(attrs["committed"])
     if not steps:
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
     if about["custom_forward"] and forward is None:
         raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
+    check_penalty(about, penalty, where)
     check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
-    call = Call(loss, data, collate, about["target_key"], forward)
+    call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
-    micros = _micros(group, rows, columns["batch"], columns["part"])
+    micros = _micros(group, rows, columns["batch"], columns["part"], penalty is not None)
     device = next(model.parameters()).device
     workload = Workload(
         model=_at_start(group, model),
         loss=loss,
         train=RecordedExamples(call, device),  # type: ignore[arg-type]
-        test=None if test is None else _whole(test, collate, device),  # type: ignore[arg-type]
+        test=None if test is None else _whole(test, plain, key, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
         info=_named_classes(model, data, about["target_key"], class_names),
@@ -132,9 +139,12 @@ def _named_classes(
 
 
 def _micros(
-    group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray
+    group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray, penalty: bool
 ) -> Callable[[int], list[Micro]]:
-    """The micro-batches of a step; generator states are read from the store when needed."""
+    """The micro-batches of a step; generator states are read from the store when needed.
+
+    `penalty`: each ends with a slot that is no example's.
+    """
     fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
 
     @lru_cache(maxsize=64)
@@ -145,17 +155,21 @@ def _micros(
         found = []
         for k in range(int(part[t].max()) + 1):
             places = np.flatnonzero((part[t] == k) & (batch[t] >= 0))
-            slots = slice(int(places[0]), int(places[-1]) + 1)
-            found.append(
-                Micro(slots, batch[t, slots].tolist(), generators(fetched[t, k]), generators(forwarded[t, k]))
-            )
+            slots = slice(int(places[0]), int(places[-1]) + 1 + penalty)
+            rng = generators(fetched[t, k]), generators(forwarded[t, k])
+            found.append(Micro(slots, batch[t, places].tolist(), *rng))
         return found
 
     return micros
 
 
-def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device) -> Batch:
-    """A test set as one batch: a batch as it is, a data set collated."""
+def _whole(
+    test: Any, collate: Callable[[list[Any]], Any], key: int | str | None, device: torch.device
+) -> Batch:
+    """A test set as one batch: a batch as it is, a data set collated, a DataLoader's data set by its own
+    collation. `key`: the entry that numbers the examples of a batch, if there is one."""
+    if (place := find_loader(test)) is not None:
+        test, collate = place.loader.dataset, place.loader.collate_fn
     if isinstance(test, Tensor | Mapping) or (
         isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
     ):
@@ -163,4 +177,5 @@ def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device)
     if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
         raise InputError(f"test: expected a batch of tensors or a data set, got {type(test).__name__}")
     with fixed():
-        return on_device(fetch(test, collate, range(len(test)), capture()), device)
+        batch = fetch(test, collate, range(len(test)), capture())
+    return on_device(batch if key is None else without(batch, key), device)

@@ -64,6 +64,7 @@ class SpotCheck:
         self._first: tuple[FinishedStep, Tensor] | None = None  # and a sample of what it gave
         self._rows_checked = False
         self.wanted, self.again, self.done, self.gap = False, False, 0, 0.0
+        self._losses: list[Tensor] = []  # [slot] of each micro-batch, as they were replayed last
 
     def use(self, call: Call) -> None:
         """Fetch and evaluate in this way from now on."""
@@ -165,6 +166,7 @@ class SpotCheck:
         """How far the replayed step is off, and a sample of what it gave."""
         rule, before = done.rule, done.before
         g, losses, buffers = self._replayed(done)
+        self._losses = losses
         theta, slots = rule.optimizer.step(
             rule.layout, before.theta, before.slots, g, rule.updates + before.step, list(done.lrs)
         )
@@ -175,6 +177,17 @@ class SpotCheck:
             inside = "; under autocast, a replay computes the loss there, too" if done.autocast else ""
             raise InputError(f"{error}{inside}") from None
         return gap, sample_of(rule, g, losses)
+
+    def with_penalties(self, losses: np.ndarray) -> np.ndarray:
+        """The losses [slot] of the step just replayed, which the loop shows, and the penalties, which it does
+        not."""
+        if self._replica is None or self._replica.call.penalty is None:
+            return losses
+        replayed = torch.cat(self._losses).double().cpu().numpy()
+        ends = np.cumsum([len(x) for x in self._losses]) - 1
+        losses = losses.copy()
+        losses[ends] = replayed[ends]
+        return losses
 
     def _replayed(self, done: FinishedStep) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         assert self._replica is not None

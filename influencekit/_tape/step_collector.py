@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape.causes import loss_fails
+from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
 from influencekit._training.checks.non_finite import LOWER_RATE, blamed, diverged
-from influencekit.errors import InputError
+from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["Reduction", "StepCollector"]
 
@@ -54,6 +57,8 @@ class StepCollector:
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
+        self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
+        self.drop_entry: Callable[[], None] = lambda: None
 
     def push(self, pending: IndexedBatch) -> None:
         """This is forwarded next, after what was pushed before."""
@@ -72,8 +77,10 @@ class StepCollector:
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(self) -> None:
-        """The model is about to run."""
+    def before_forward(
+        self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
         if not self.queue:
@@ -86,7 +93,8 @@ class StepCollector:
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        if self._first:
+        first = self._first
+        if first:
             self.training, self.autocast, self._first = modes(self.model), cast, False
         if [module.training for module in self._modules] != list(self.training.values()):
             now = modes(self.model)
@@ -99,6 +107,14 @@ class StepCollector:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.note_random()
         pending, delivered = self.queue.popleft()
+        if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
+            self.index_entry = find_index(
+                self.model, args, kwargs, pending.batch, self.call.target_key, pending.indices, self.call.data
+            )
+            if self.index_entry is not None:
+                self.drop_entry()
+        if self.index_entry is not None:
+            pending = pending._replace(batch=without(pending.batch, self.index_entry))
         self.forwarded.append(_Forwarded(pending, capture(self._device), delivered))
 
     def after_forward(self, outputs: Any) -> None:
@@ -109,7 +125,23 @@ class StepCollector:
         if micro.loss is None and micro.pending.batch is not None:
             with torch.no_grad():
                 batch = on_device(micro.pending.batch, self._device)
-                micro.loss = self.call.losses(outputs, batch, len(micro.pending.indices))
+                try:
+                    micro.loss = self.call.losses(outputs, batch, len(micro.pending.indices))
+                except InfluenceKitError:
+                    raise
+                except Exception as error:  # the user's loss, on what it was not made for
+                    raise InputError(loss_fails(self.step, error)) from error
+
+    def inside(self) -> None:
+        """A module of the model is about to run: where `forward=` says what the loop runs of it, a batch that
+        was delivered is forwarded now, whether the model itself is called or not."""
+        if self.queue:
+            self.before_forward()
+
+    def assume_forwarded(self) -> None:
+        """An optimizer step comes: the batch that was delivered has been forwarded without any module."""
+        if self.call.forward is not None and self.queue and not self.forwarded:
+            self.before_forward()
 
     def note_random(self) -> None:
         """Note whether the last micro-batch has drawn random numbers."""
@@ -122,7 +154,7 @@ class StepCollector:
         found, start = [], 0
         for micro in self.forwarded:
             indices, rng, _ = micro.pending
-            slots = slice(start, start + len(indices))
+            slots = slice(start, start + len(indices) + (self.call.penalty is not None))
             found.append(Micro(slots, indices, rng, micro.drawn_from(early)))
             start = slots.stop
         return found
@@ -140,9 +172,12 @@ class StepCollector:
                 if not np.isfinite(losses[-1]).all():
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
+            if self.call.penalty is not None:
+                coefficients.append(np.full(1, 1 / self._accumulate))
+                losses.append(np.full(1, np.nan))
         self.forwarded = []
         self.step += 1
-        if len(micros) == 1:
+        if len(coefficients) == 1:
             return micros, coefficients[0], losses[0]
         return micros, np.concatenate(coefficients), np.concatenate(losses)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from torch.utils.data import DataLoader, default_collate
 
 from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.loader import as_data_set
+from influencekit._tape.loop_batches import Batches
 from influencekit._tape.open_taped import open_taped
 from influencekit._tape.optimizer import hyperparameters
 from influencekit._tape.recording import Recording
-from influencekit._tape.replica import Call
+from influencekit._tape.replica import Call, Penalty
 from influencekit._tape.step_collector import Reduction
+from influencekit._tape.unwrap import model_behind, optimizer_behind
 from influencekit._training.ids import checked_ids
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
 from influencekit.registry import resolve
 
@@ -39,6 +43,8 @@ class Tape:
         of the loop must minimise their mean over each micro-batch, divided by `accumulate`.
     reduction: "mean"; "sum"; or a function of the batch: the coefficient of every example's loss, for
         instance 1 / number of tokens.
+    penalty(model), or penalty(model, outputs, batch) by these names: a scalar that the loop adds to each
+        micro-batch's mean (L1, L2, balance of experts), divided by `accumulate`. It belongs to no example.
     data: the map-style data set.
     collate: what the loader collates with (default: the loader's).
     forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
@@ -82,18 +88,22 @@ class Tape:
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
-        target_key: str = "labels", reduction: Reduction = "mean", accumulate: int = 1,
+        penalty: Penalty | None = None, target_key: str = "labels", reduction: Reduction = "mean",
+        accumulate: int = 1,
         clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
+        called, data = model, as_data_set(data)
+        model, optimizer = model_behind(model), optimizer_behind(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         check_arguments(model, params, data, accumulate, reduction, check)
         self.model, self.optimizer = model, optimizer
         self._store = store
-        call = Call(loss, data, collate or default_collate, target_key, forward)
+        self._opened: Recording | None = None
+        call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
         self._begin = partial(
-            Recording, store, model, optimizer, call, collate_given=collate is not None,
+            Recording, store, called, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
             hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
             clip_norm=clip_norm, separable=separable,
@@ -104,7 +114,10 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
-        self._recording = self._begin()
+        if self._opened is not None and self._opened.finished:
+            self._opened.go_on()
+        else:
+            self._opened = self._begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
@@ -116,12 +129,22 @@ class Tape:
         """What leaving the `with` block does. `error`: what ended the loop."""
         self._recording.close(error)
 
+    @property
+    def _recording(self) -> Recording:
+        if self._opened is None:
+            raise InputError(
+                "the tape is not open; write `with ik.Tape(...) as tape:` around the loop, or call "
+                "tape.open() before it and tape.close() after it"
+            )
+        return self._opened
+
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
         call = self._recording.call
         return open_taped(
             self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
-            loss=call.loss, data=call.data, test=test, collate=call.collate, forward=call.forward, **more,
+            loss=call.loss, data=call.data, test=test, collate=call.collate, forward=call.forward,
+            penalty=call.penalty, **more,
         )  # fmt: skip
 
     @property
@@ -130,15 +153,14 @@ class Tape:
         writer = self._recording.writer.writer
         return 0 if writer is None else writer.committed
 
-    def batches(
-        self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]
-    ) -> Iterator[tuple[list[Hashable], Any]]:
+    def batches(self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]) -> Batches:
         """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.
 
-        `loader` is a torch DataLoader over the tape's data set, or pairs (positions, batch) of your own
-        making. In a resumed run the batches that were done are skipped.
+        `loader` is a torch DataLoader over the tape's data set or a subset of it, an object around one (tqdm,
+        accelerate's, Fabric's), or pairs (positions, batch) of your own making. In a resumed run the batches
+        that were done are skipped. What comes back has the loader's length: `tqdm(tape.batches(loader))`.
         """
-        return self._recording.batches(loader)
+        return Batches(self._recording.batches, loader)
 
     # for callbacks of trainers, in the place of `batches` ------------------------------------------
 

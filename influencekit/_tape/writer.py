@@ -144,8 +144,8 @@ class TapeWriter:
         """The row of a step that was done."""
         self.opened.step(
             {
-                "batch": [i for m in micros for i in m.indices],
-                "part": [k for k, m in enumerate(micros) for _ in m.indices],
+                "batch": [i for m in micros for i in _indices(m)],
+                "part": [k for k, m in enumerate(micros) for _ in _indices(m)],
                 "coefficient": coefficients,
                 "loss": losses,
                 "lr": lrs,
@@ -154,6 +154,11 @@ class TapeWriter:
                 "forward_rng": [self.number(m.forward_rng) for m in micros],
             }
         )
+
+
+def _indices(micro: Micro) -> list[int]:
+    """Positions of a micro-batch's slots: -1 for that of the penalty, which is no example's."""
+    return micro.indices + [-1] * (micro.slots.stop - micro.slots.start - len(micro.indices))
 
 
 def _digest(state: bytes) -> bytes:

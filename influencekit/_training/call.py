@@ -85,7 +85,7 @@ def arguments(batch: Any, target_key: str) -> tuple[tuple[Any, ...], dict[str, A
     require_test(batch)
     if isinstance(batch, Mapping):
         return (), {k: v for k, v in batch.items() if k != target_key}
-    return (tuple(batch[:-1]) if isinstance(batch, list | tuple) else (batch,)), {}
+    return (tuple(batch[: max(1, len(batch) - 1)]) if isinstance(batch, list | tuple) else (batch,)), {}
 
 
 def one_each(losses: Any, count: int) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape import Tape
+from influencekit._tape.intercept_loader import check_trainer_loader, intercept_loader
 from influencekit._tape.loader import IndexedBatch
 from influencekit.errors import InputError
 from influencekit.trainers.extras import missing_extra
-from influencekit.trainers.intercept_loader import check_trainer_loader, intercept_loader
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

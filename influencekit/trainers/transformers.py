@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape import Tape
+from influencekit._tape.intercept_loader import intercept_loader
 from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.unwrap import remove_autocast
 from influencekit.errors import InputError
 from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
 from influencekit.trainers.extras import missing_extra
-from influencekit.trainers.intercept_loader import intercept_loader
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -227,8 +228,7 @@ def reopen_with(trainer: Trainer, loss: Callable[[Any, Any], Tensor] | None = No
 def _plain(model: nn.Module) -> nn.Module:
     """A copy without what the Trainer and accelerate put around a model that they train."""
     copy: Any = deepcopy(model)
-    if "_original_forward" in copy.__dict__:  # bf16
-        del copy.__dict__["forward"], copy.__dict__["_original_forward"]
+    remove_autocast(copy)  # bf16
     for module in copy.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False

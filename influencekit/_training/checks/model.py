@@ -101,7 +101,7 @@ def _module_problem(module: nn.Module) -> str | None:
         return f"spreads training over devices ({wrapper.pop()}); pass {inside}, trained on one device"
     if isinstance(module, torch.jit.ScriptModule):
         return "is a ScriptModule, which takes no other parameters; pass the Python module it was made of"
-    if "OptimizedModule" in kinds or getattr(module, "_compiled_call_impl", None) is not None:
+    if "OptimizedModule" in kinds:  # what is compiled in place is not so in copies
         return (
             "is compiled, and the kernels of torch.compile cannot be replayed or differentiated twice; "
             "record the model uncompiled (model._orig_mod)"

@@ -44,9 +44,7 @@ class Source(ABC):
 
 def check_plain_sgd(optimizer: Any) -> None:
     """Refuse what the embedding is not derived for."""
-    plain = isinstance(optimizer, SGD) and not (
-        optimizer.momentum or optimizer.weight_decay or optimizer.clip_norm or optimizer.groups
-    )
+    plain = isinstance(optimizer, SGD) and optimizer == SGD(lr=optimizer.lr)
     if not plain:
         raise InputError(
             "dvemb is derived for plain SGD (no momentum, weight decay, clipping or groups); this run has "
