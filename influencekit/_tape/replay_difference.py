@@ -66,5 +66,5 @@ def _hint(update: Tensor, gap: Tensor) -> str:
         )
     return (
         "the loop does something that the tape cannot see: another loss than loss=, clipping without "
-        "clip_norm=, a changed gradient, or random numbers from a generator of its own"
+        "clip_norm= or clip_value=, a changed gradient, or random numbers from a generator of its own"
     )

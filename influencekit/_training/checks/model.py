@@ -85,8 +85,8 @@ def refuse_hidden_ties(model: nn.Module) -> None:
             raise InputError(
                 f"module {name} ({type(module).__name__}) has padding_idx={module.padding_idx}, and its "
                 f"weight is {others[0]}, too, which trains the padding row: torch hides that from "
-                "derivatives, so "
-                "first-order scores would be wrong; use loo, or build it without padding_idx and mask"
+                f"derivatives, so first-order scores would be wrong; set model.{name}.padding_idx = None "
+                "before training (where padding is masked it changes no number), or use loo"
             )
 
 
