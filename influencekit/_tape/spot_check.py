@@ -48,6 +48,7 @@ class FinishedStep(NamedTuple):
     left: Tensor | None  # of the gradients before the step, `some_entries`
     accumulate: int
     passed_over: int  # batches before the step that the loop did not forward
+    scale: float = 1.0  # of a GradScaler
 
 
 class SpotCheck:
@@ -216,13 +217,17 @@ class SpotCheck:
         def gradient(only: Tensor) -> Tensor:
             return self._replayed(done._replace(coefficients=only.double().cpu().numpy()))[0]
 
-        return explained(
-            Evidence(
-                done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
-                gradient, torch.from_numpy(done.losses[places]),
-                torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over, done.left,
-            )
-        )  # fmt: skip
+        try:
+            return explained(
+                Evidence(
+                    done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
+                    gradient, torch.from_numpy(done.losses[places]),
+                    torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over,
+                    done.left,
+                )
+            )  # fmt: skip
+        except Exception:  # a hint is not worth an error of its own: too little memory, the user's own code
+            return None
 
     def with_penalties(self, losses: np.ndarray) -> np.ndarray:
         """The losses [slot] of the step just replayed, which the loop shows, and the penalties, which it does
@@ -240,7 +245,7 @@ class SpotCheck:
         theta, buffers = done.before.theta, done.before.buffers
         weights, call = torch.from_numpy(done.coefficients).to(theta), self._replica.call
         batches = [(call.batch(m, theta.device), weights[m.slots], m.forward_rng) for m in done.micros]
-        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast)
+        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast, done.scale)
 
     def repeat(self, step: int) -> None:
         """Do the first step again after step `step`. Errors: it does not give what it gave at first."""
