@@ -179,6 +179,7 @@ def test_accelerates_autocast_is_seen():
             accelerator.backward(per_example(model(x), y).mean())
             optimizer.step()
     run = tape.trajectory(test=held_out(torch.float32))
+    assert not torch.is_autocast_enabled("cpu")
     assert run.attrs["tape"]["autocast"] == "bfloat16" and torch.equal(run.final.theta, vector(model))
     with untraced():
         assert np.isfinite(ik.estimate(run).influence).all()
