@@ -185,6 +185,15 @@ def test_accelerates_autocast_is_seen():
         assert np.isfinite(ik.estimate(run).influence).all()
 
 
+def test_a_refusal_leaves_no_autocast_behind():
+    accelerator, data = accelerated(mixed_precision="bf16"), Examples(torch.float32)
+    model = network(torch.float32)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.3))
+    with pytest.raises(InputError), ik.Tape(None, model, optimizer, loss=per_example, data=data):
+        model(data.x)
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_what_fabric_sets_up():
     fabric = pytest.importorskip("lightning.fabric").Fabric(accelerator="cpu", devices=1)
 

@@ -67,7 +67,11 @@ def watch_forward(
         kind = _device(watched).type
         if cast is not None and not torch.is_autocast_enabled(kind):  # else a callback of ours has entered it
             inside.enter_context(torch.autocast(kind, dtype=cast))
-        before(args, kwargs)
+        try:
+            before(args, kwargs)
+        except BaseException:
+            inside.close()
+            raise
 
     def post(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         inside.close()
