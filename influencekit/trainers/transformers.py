@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape import Tape
+from influencekit._tape.hooks import Hook
 from influencekit._tape.intercept_loader import intercept_loader
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.unwrap import remove_autocast
@@ -31,7 +32,7 @@ __all__ = ["Answers", "CrossEntropy", "InfluenceCallback", "SquaredError", "own_
 _OWN = (CrossEntropy, SquaredError, Answers)
 
 _SWITCHES = (
-    "fp16", "deepspeed", "fsdp", "torch_compile", "use_liger_kernel", "auto_find_batch_size",
+    "deepspeed", "fsdp", "use_liger_kernel", "auto_find_batch_size",
     "neftune_noise_alpha", "parallelism_config",
 )  # fmt: skip
 
@@ -101,7 +102,7 @@ class InfluenceCallback(TrainerCallback):
             clip_norm=args.max_grad_norm or None,
             **{"name": type(model).__name__, **self.called_as(model), **self._options},
         )
-        self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
+        self._undo = _around(model, self._forward, self._forwarded)  # hooks ahead of the tape's own
         try:
             self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._delivered))
             self._tape = tape.open()
@@ -270,34 +271,21 @@ def _plain(model: nn.Module) -> nn.Module:
 
 
 def _around(
-    model: nn.Module, before: Callable[[Any], None], after: Callable[[Any, Any], None],
-    args: TrainingArguments,
-) -> list[Callable[[], None]]:  # fmt: skip
-    """Call back around training forwards, in the autocast that accelerate hides in `forward`.
-
-    The tape sees that autocast then. Returns functions that undo this.
-    """
-    cast = torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16))
-    inside = False
+    model: nn.Module, before: Callable[[Any], None], after: Callable[[Any, Any], None]
+) -> list[Callable[[], None]]:
+    """Call back around training forwards, also of a model that is compiled, and not of copies."""
 
     def pre(module: nn.Module, positional: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal inside
-        if module is model and module.training and torch.is_grad_enabled():  # copies have these hooks, too
+        if module.training and torch.is_grad_enabled():
             before(kwargs)
-            cast.__enter__()
-            inside = True
 
     def post(module: nn.Module, positional: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        nonlocal inside
-        if module is model and inside:
-            inside = False
-            cast.__exit__(None, None, None)
-            if outputs is not None:  # None: the forward pass has failed
-                after(kwargs, outputs)
+        if module.training and torch.is_grad_enabled():
+            after(kwargs, outputs)
 
     handles = [
-        model.register_forward_pre_hook(pre, with_kwargs=True),
-        model.register_forward_hook(post, with_kwargs=True, always_call=True),
+        model.register_forward_pre_hook(Hook(torch.compiler.disable(pre)), with_kwargs=True),
+        model.register_forward_hook(Hook(torch.compiler.disable(post)), with_kwargs=True),
     ]
     return [handle.remove for handle in handles]
 
