@@ -25,7 +25,7 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
         ("record", "open", "estimate", "compare", "contributions", "sum_over_windows", "verify_top", "remove",
-         "trust", "evaluate", "make", "spec"),
+         "verify", "trust", "evaluate", "make", "spec"),
     ),
     "objects": (
         "What verbs take and give: workloads, runs, windows, optimizers, schedules, errors.", "influencekit",
@@ -35,12 +35,13 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
     ),
     "interfaces": (
         "What a plugin implements.", "influencekit",
-        ("Estimator", "Claim", "Query", "Recorder", "Evaluation", "Table"),
+        ("Estimator", "Claim", "Query", "Recorder", "Evaluation", "Average", "Table"),
     ),
     "extend": ("What plugins use beside the other public names.", "influencekit.extend", ()),
     "estimators": ("Methods that score training examples.", "influencekit.estimators", ()),
     "queries": ("Numbers of the model whose change is asked for.", "influencekit.queries", ()),
     "recorders": ("Which states of a run are stored.", "influencekit.recorders", ()),
+    "averages": ("Which average of states a query is asked of.", "influencekit.averages", ()),
     "evaluation": ("What scores are worth, found by retraining.", "influencekit.evaluation", ()),
     "metrics": ("How well two sets of scores agree.", "influencekit.metrics", ()),
     "plot": ("Pictures of results.", "influencekit.plot", ()),

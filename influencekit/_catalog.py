@@ -12,6 +12,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "recorder": "influencekit.recorders",
         "workload": "influencekit.workloads",
         "evaluation": "influencekit.evaluations",
+        "average": "influencekit.averages",
     }
 )
 """{kind: the entry-point group in which others add to it}."""
@@ -50,6 +51,13 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "brittleness": "influencekit.evaluation.brittleness:Brittleness",
             "mislabel-auc": "influencekit.evaluation.mislabel:MislabelAUC",
             "taylor": "influencekit.evaluation.taylor:TaylorSlope",
+        },
+        "average": {
+            "ema": "influencekit.averages:EMA",
+            "swa": "influencekit.averages:SWA",
+            "after": "influencekit.averages:After",
+            "reloaded": "influencekit.averages:Reloaded",
+            "last": "influencekit.averages:Last",
         },
     }
 )

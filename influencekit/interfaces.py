@@ -1,4 +1,4 @@
-"""The four nouns that plugins implement: Recorder, Query, Estimator and Evaluation."""
+"""The nouns that plugins implement: Recorder, Query, Estimator, Evaluation and Average."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from influencekit._average import Average
 from influencekit._direction import Better
 from influencekit._statistics import format_statistic, of_estimators, several_seeds
 from influencekit._training.gradients import rows_of_jacobian
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from influencekit._trajectory.trajectory import Trajectory
 
-__all__ = ["Claim", "Contributions", "Estimator", "Evaluation", "Query", "Recorder", "Table"]
+__all__ = ["Average", "Claim", "Contributions", "Estimator", "Evaluation", "Query", "Recorder", "Table"]
 
 
 class Claim(StrEnum):
@@ -35,13 +36,14 @@ class Claim(StrEnum):
     EXACT: equals retraining. FIRST_ORDER: the derivative with respect to example weights (Taylor slope 2).
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
-    ADDITIVE: a sum over occurrences, which `contributions` gives one by one.
+    ADDITIVE: a sum over occurrences, which `contributions` gives one by one. AVERAGED: takes queries at an
+    average of states, or at a state before the last: at what `Trajectory.evaluated(steps)` gives.
 
     Example:
 
         >>> import influencekit as ik
-        >>> sorted(ik.make("estimator", "loo").claims)
-        [<Claim.EXACT: 'exact'>, <Claim.LOCAL: 'local'>, <Claim.WINDOWED: 'windowed'>]
+        >>> ik.Claim.EXACT in ik.make("estimator", "loo").claims
+        True
     """
 
     EXACT = "exact"
@@ -50,6 +52,7 @@ class Claim(StrEnum):
     LOCAL = "local"
     WINDOWED = "windowed"
     ADDITIVE = "additive"
+    AVERAGED = "averaged"
 
 
 class Contributions(NamedTuple):

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists())
 # the public modules; everything else of the package may be renamed at any time
 PUBLIC = {
-    "errors", "estimators", "evaluation", "extend", "interfaces", "metrics", "plot", "progress", "queries",
-    "recorders", "registry", "testing", "trainers", "windows", "workloads",
+    "averages", "errors", "estimators", "evaluation", "extend", "interfaces", "metrics", "plot", "progress",
+    "queries", "recorders", "registry", "testing", "trainers", "windows", "workloads",
 }  # fmt: skip
 RETURNS_SCORES = {"estimate", "contributions", "sum_over_windows", "verify_top", "remove"}
 

@@ -170,7 +170,7 @@ def retrained(
     Cost: at most one training run for each, divided by what batching gains.
     """
     step = trajectory.step
-    first, last = changed(trajectory, weightings, absent), max(when)
+    first, last = changed(trajectory, weightings, absent), max(map(trajectory.last_read, when))
     order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
     if order:
         trajectory.check_replay(first[order[0]], last)
@@ -198,7 +198,8 @@ def train_together(
     `coefficients(t)` [run, slot] weighs the losses of step t (`Step.coefficients` of the recorded run are 1 /
     b). Where there are several runs, the recorded one is trained with them, so that both sides of a
     difference round alike. Each yield has `members`, the numbers of the runs; `state`; `theta` [run, param];
-    and `own` [param], the recorded run's. Cost: a training step of every run and step.
+    and `own` [param], the recorded run's. At the end of a run of which an average is asked (`Claim.AVERAGED`)
+    they are averages, added up on the way, and come last. Cost: a training step of every run and step.
 
     Example:
 
@@ -212,25 +213,35 @@ def train_together(
         >>> [(models.state, models.theta.shape) for models in train_together(run, without, 0, {2})]
         [(2, torch.Size([2, 785]))]
     """
-    step, state = trajectory.step, trajectory.state(start)
+    step, state, end = trajectory.step, trajectory.state(start), trajectory.steps
     count = len(coefficients(start))
     members = list(range(count))
+    averaged = trajectory.ending is not None and end in when
+    total = trajectory.partial_sum(start) if averaged else None
     if count > 1:
         slots = {k: v.expand(count + 1, -1).clone() for k, v in state.slots.items()}
         state = State(state.theta.expand(count + 1, -1).clone(), slots, start)
-    for t in range(start, max(when)):
+        total = None if total is None else total.copied(count + 1)
+
+    def models(state: State) -> Models:
+        t = state.step
+        if count > 1:
+            return Models(members, t, state.theta[:-1], state.theta[-1])
+        recorded = trajectory.evaluated(t)
+        buffers = flat(state.buffers, state.theta)[None] if state.buffers else None
+        return Models(members, t, state.theta[None], recorded.theta, buffers, recorded.buffers)
+
+    for t in range(start, max(map(trajectory.last_read, when))):
         own = coefficients(t)
         own = torch.cat([own, step.coefficients(t)[None]]) if count > 1 else own[0]
         with torch.no_grad():  # not around the loop: the caller's own mode holds between two states
             state = step.advance_with(state, own)[0]
-        if t + 1 not in when:
-            continue
-        if count > 1:
-            yield Models(members, t + 1, state.theta[:-1], state.theta[-1])
-        else:
-            recorded = trajectory.state(t + 1)
-            buffers = flat(state.buffers, state.theta)[None] if state.buffers else None
-            yield Models(members, t + 1, state.theta[None], recorded.theta, buffers, recorded.buffers)
+            if total is not None:
+                total.add(state)
+        if t + 1 in when and not (averaged and t + 1 == end):
+            yield models(state)
+    if total is not None:
+        yield models(total.value(end))
 
 
 def spans(windows: Sequence[Window], steps: int) -> dict[tuple[int, int], list[int]]:
@@ -279,7 +290,7 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
         >>> change(models).shape
         torch.Size([1, 1])
     """
-    asked = {t: query.at(trajectory.workload_at(t), trajectory.state(t).theta) for t in when}
+    asked = {t: query.at(trajectory.workload_at(t), trajectory.evaluated(t).theta) for t in when}
     workload = trajectory.workload
     chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
 
@@ -312,4 +323,5 @@ def capacity(trajectory: Trajectory, most: int) -> int:
         >>> capacity(run, 256)
         256
     """
-    return min(most, trajectory.step.capacity(_MEMORY))
+    memory = _MEMORY if trajectory.ending is None else _MEMORY // 2  # an average is another vector a model
+    return min(most, trajectory.step.capacity(memory))

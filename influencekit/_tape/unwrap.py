@@ -44,8 +44,8 @@ def optimizer_behind(optimizer: Any) -> Any:
 
 
 def watch_forward(
-    model: nn.Module, before: Callable[[tuple[Any, ...], dict[str, Any]], None],
-    after: Callable[[Any], None], copied: Callable[[], None],
+    model: nn.Module, before: Callable[[tuple[Any, ...], dict[str, Any]], None], after: Callable[[Any], None],
+    copied: Callable[[], None],
 ) -> list[Callable[[], None]]:  # fmt: skip
     """Call `before(args, kwargs)` and `after(outputs)` around every forward pass, and `copied` where the
     model is copied; returns what undoes this.

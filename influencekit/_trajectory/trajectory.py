@@ -1,8 +1,9 @@
 """A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.binomial_schedule import backwards
+from influencekit._trajectory.ending import Ending, PartialSum
 from influencekit._trajectory.replay_check import (
     compare_stretch,
     replay_stretch,
@@ -61,6 +63,8 @@ class Trajectory:
     """The last one."""
     attrs: Mapping[str, Any]
     """What the store says of the run."""
+    ending: Ending | None
+    """What queries read at the end of the run, where it is not the last state."""
 
     def __init__(self, group: zarr.Group, workload: Workload, step: Step | None = None) -> None:
         self.group = group
@@ -75,6 +79,12 @@ class Trajectory:
         self._asked: State | None = None
         self._taped = "tape" in self.attrs
         self._compared = set[int]()  # the starts of stretches that were replayed and compared
+        self.ending = None
+        self._sum: PartialSum | None = None
+        self._average: State | None = None
+        again = self.attrs.get("reloaded")
+        if again is not None and again != self.steps:  # the loop's own model at its end
+            self.ending = Ending({int(again): 1.0}, {int(again): 1.0}, "reloaded", asked=False)
 
     @property
     def stored_states(self) -> list[int]:
@@ -101,6 +111,8 @@ class Trajectory:
                 f"the states were stored by {self.attrs['recorder']}, which is not lossless: scores are "
                 "those of nearby states"
             )
+        if self.attrs["status"] == "recording":
+            said.append(f"the run has not ended: these are its first {self.last} steps")
         return "; ".join(said)
 
     @property
@@ -241,9 +253,68 @@ class Trajectory:
             rows[int(t)] = State(theta, dict(zip(names[1:], slots, strict=True)), int(t), mine)
         return rows
 
+    def with_ending(self, ending: Ending | None) -> Self:
+        """The same run, of which queries read this model at the end; None = the last state."""
+        if ending is not None and not self.first <= ending.first <= ending.last <= self.last:
+            raise InputError(
+                f"average: it needs the states {ending.first} to {ending.last}, and the recording holds "
+                f"{self.first} to {self.last}"
+            )
+        other = copy(self)
+        other.ending, other._sum, other._average = ending, None, None
+        if self.workload.test is not None and "accuracy" in self.attrs:
+            kept = {k: v for k, v in self.attrs.items() if k != "accuracy_note"}
+            there = other.workload_at(self.steps), other.evaluated(self.steps).theta
+            other.attrs = {**kept, **there[0].judge(there[1]).attrs()}
+        return other
+
+    def weights(self, t: int) -> tuple[Mapping[int, float], Mapping[int, float]]:
+        """{state: weight} of the parameters and of the buffers that queries read at `t`: those of state t,
+        or at the end of the run those of `ending`."""
+        if t == self.steps and self.ending is not None:
+            return self.ending.weights, self.ending.of_buffers
+        return {t: 1.0}, {t: 1.0}
+
+    def last_read(self, t: int) -> int:
+        """The last state that counts for what queries read at `t`."""
+        return self.ending.last if t == self.steps and self.ending is not None else t
+
+    def evaluated(self, t: int) -> State:
+        """What queries read at `t`: state t, or at the end of the run what `ending` makes of its states."""
+        if t != self.steps or self.ending is None:
+            return self.state(t)
+        if self._average is None:
+            self._average = self.partial_sum(self.ending.last).value(t)
+        return self._average
+
+    def partial_sum(self, upto: int) -> PartialSum:
+        """The part of the average at the end that states 0 ... upto give. Cost: reading, or replaying, the
+        states between this one and the one that was asked for before."""
+        assert self.ending is not None
+        ending, upto = self.ending, min(upto, self.ending.last)
+        before = self._sum.upto if self._sum is not None else ending.last + 1
+        far = len(ending.states(min(before, upto) + 1, max(before, upto) + 1))
+        if self._sum is None or far > len(ending.states(0, upto + 1)):
+            self._sum = PartialSum(ending, self.state(ending.first))
+        self._sum.move(upto, self._some)
+        return self._sum.copied()
+
+    def _some(self, numbers: list[int]) -> Iterable[State]:
+        """The states of these numbers, in any order."""
+        low, high = numbers[0], numbers[-1] + 1
+        few = len(self._stored) <= self.last - self.first or 16 * len(numbers) < high - low
+        if len(numbers) == 1 or (few and set(numbers) <= set(self.stored_states)):
+            yield from map(self.state, numbers)
+            return
+        wanted = set(numbers)
+        for block in self.blocks(low, high, "average"):
+            yield from (state for state in block if state.step in wanted)
+
     def workload_at(self, t: int) -> Workload:
-        """The workload, its queries evaluated with the buffers (running statistics) of state t."""
-        return self.workload.with_buffers(self.state(t).buffers) if "buffers" in self.group else self.workload
+        """The workload, its queries evaluated with the buffers (running statistics) that are read at `t`."""
+        if "buffers" not in self.group:
+            return self.workload
+        return self.workload.with_buffers(self.evaluated(t).buffers)
 
     @property
     def final(self) -> State:

@@ -10,10 +10,12 @@ import torch
 import xarray as xr
 
 from influencekit import __version__
+from influencekit._bars import with_progress
 from influencekit._direction import better_of, sign, written
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import asked, averaged
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
 from influencekit._verbs.results import (
@@ -25,7 +27,7 @@ from influencekit._verbs.results import (
     windows_among,
 )
 from influencekit.errors import InputError
-from influencekit.interfaces import Claim, Estimator, Query, Recorder
+from influencekit.interfaces import Average, Claim, Estimator, Query, Recorder
 from influencekit.metrics import METRICS, Top, agreement, border_ties, top_words
 from influencekit.progress import track
 from influencekit.registry import label, make, resolve
@@ -34,6 +36,7 @@ from influencekit.windows import Removal, Window
 __all__ = ["compare", "last_digits"]
 
 
+@with_progress
 def compare(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
     estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
@@ -45,6 +48,7 @@ def compare(
     recorder: Recorder | str | None = None,
     each: Callable[[int, Trajectory, xr.Dataset], object] | None = None,
     top: Top = "signed",
+    average: Average | str | Any = None,
 ) -> xr.Dataset:
     """Score the examples of a run, or of a run per seed, with every estimator; compare with the reference.
 
@@ -64,7 +68,7 @@ def compare(
     absolute value, or "harmful", the most harmful ones.
 
     `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
-    which is what `influencekit.evaluation` takes.
+    which is what `influencekit.evaluation` takes. `average`: as of `estimate`.
 
     Cost: a training run a seed, and each estimator's own. Errors: those of `record` and `estimate`; seeds
     that are not different whole numbers; seeds or a recorder for a run; top="harmful" for a query of which
@@ -84,7 +88,8 @@ def compare(
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
     used = list[int]()
-    for seed, trajectory, training in _runs(workload, seeds, recorder):
+    for seed, recorded, training in _runs(workload, seeds, recorder):
+        trajectory = averaged(recorded, average)
         problem = trajectory.workload
         used.append(seed)
         chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
@@ -108,6 +113,7 @@ def compare(
         if each is not None:
             together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
+            whose |= asked(trajectory)
             each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
     result = _assemble(
         rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
@@ -116,6 +122,7 @@ def compare(
     result["ties"] = _ties(result, exact, torch.stack(digits), side)
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
+    result = result.assign_attrs(asked(trajectory))
     return result.assign_attrs(jaccard=words, **({"caution": "; ".join(beware)} if beware else {}))
 
 
@@ -174,7 +181,7 @@ def last_digits(trajectory: Trajectory, query: Query, windows: Sequence[Window])
     the states between which it is a difference."""
     values = {}
     for t in {t for window in windows for t in window.evaluations(trajectory.steps)}:
-        theta = trajectory.state(t).theta
+        theta = trajectory.evaluated(t).theta
         with torch.no_grad():
             values[t] = query.at(trajectory.workload_at(t), theta)(theta).abs()
     sums = [sum(values[t] for t in window.evaluations(trajectory.steps)) for window in windows]

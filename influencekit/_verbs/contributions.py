@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._files import NewStore
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import averaged, check_average
 from influencekit._verbs.results import (
     Windows,
     about,
@@ -19,9 +21,9 @@ from influencekit._verbs.results import (
     windows_of,
 )
 from influencekit.errors import InputError, StoreError
-from influencekit.interfaces import Claim, Contributions, Estimator, Query
+from influencekit.interfaces import Average, Claim, Contributions, Estimator, Query
 from influencekit.registry import label, resolve
-from influencekit.windows import Removal
+from influencekit.windows import Removal, Window
 
 __all__ = ["contributions", "sum_over_windows"]
 
@@ -31,12 +33,14 @@ _CHUNK = 4 << 20  # bytes of a chunk on disk
 _HELD = 256 << 20  # bytes of chunks that are gathered before they are written
 
 
+@with_progress
 def contributions(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
     estimator: Estimator | str = "dit",
-    at: str | Sequence[int] = "each-epoch",
+    at: str | Sequence[int] | None = None,
     store: str | Path | None = None,
+    average: Average | str | Any = None,
 ) -> xr.Dataset:
     """C: the part of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
 
@@ -44,9 +48,11 @@ def contributions(
 
     `contribution` [query, evaluation, step, slot] is 0 for steps after the evaluation and where padded;
     `batch` [step, slot] is the example's position in `train`, -1 where padded. `evaluation` is the number of
-    the state at which the query's effect is measured: the ends of epochs or of other windows (a text as for
-    `estimate`), or the states listed in `at`. With `store`, a path, C is written there in chunks (zarr),
-    whole or not at all, and comes back lazily; memory then does not grow with the number of steps.
+    the state at which the query's effect is measured: the ends of epochs (unless you say) or of other windows
+    (a text as for `estimate`), or the states listed in `at`. With `average` (as of `estimate`) there is one
+    evaluation, the end of the run, which is that average. With `store`, a path, C is written there in
+    chunks (zarr), whole or not at all, and comes back lazily; memory then does not grow with the number of
+    steps.
     Sign: removal minus full. Cost: one sweep, one adjoint column per query and evaluation.
     Errors: an estimator without contributions, a run not recorded from step 0, a path that exists.
 
@@ -60,9 +66,12 @@ def contributions(
     """
     require_run(trajectory)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
+    trajectory = averaged(trajectory, average)
     if Claim.ADDITIVE not in estimator.claims:
         raise InputError(f"{label(estimator)} does not tell occurrences apart; use dit")
-    states = _states(trajectory, at)
+    ends = trajectory.ending is not None and trajectory.ending.asked
+    states = _states(trajectory, ("full" if ends else "each-epoch") if at is None else at)
+    check_average(trajectory, estimator, [Window(0, t) for t in states])
     found = _described(trajectory, query, estimator, states)
     shape, dtype = tuple(found.sizes[d] for d in _DIMS), trajectory.workload.theta0.cpu().numpy().dtype
     if store is None:
@@ -74,7 +83,7 @@ def contributions(
     new = NewStore(store)
     try:
         array = new.array("contribution", shape, _DIMS, dtype, (1, 1, long, shape[3]))
-        for e, last in enumerate(states):
+        for e, last in enumerate(map(trajectory.last_read, states)):
             array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
         _fill(array, estimator.contributions(trajectory, query, states), long)
         new.commit(found)

@@ -1,9 +1,13 @@
 """Scores of every training example of a run, by one estimator."""
 
+from typing import Any
+
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import averaged
 from influencekit._verbs.non_finite import naming_the_query, zero_words
 from influencekit._verbs.results import (
     Windows,
@@ -15,24 +19,29 @@ from influencekit._verbs.results import (
     windows_among,
 )
 from influencekit.errors import DivergedError
-from influencekit.interfaces import Estimator, Query
+from influencekit.interfaces import Average, Estimator, Query
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal
 
 __all__ = ["estimate"]
 
 
+@with_progress
 def estimate(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
     estimator: Estimator | str = "dit",
     windows: Windows = None,
     removal: Removal = "global",
+    average: Average | str | Any = None,
 ) -> xr.Dataset:
     """Scores of every training example: `influence` [query, window, train], labelled.
 
     `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
-    Examples are named by the coordinate `train`, and by `label`, their class, where they have one. Sign:
+    `average`: the query is asked of an average of states, not of the last: "ema:decay=0.999", "swa:start=5",
+    "after:epoch=3" (the model after that epoch), {state: weight}, or an `Average`; the windows then read the
+    query at the end of the run only. Attrs `average` and `average_states` say which. Examples are named by
+    the coordinate `train`, and by `label`, their class, where they have one. Sign:
     removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
     better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
@@ -48,6 +57,7 @@ def estimate(
     """
     require_run(trajectory)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
+    trajectory = averaged(trajectory, average)
     better = written(better_of(query))
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     check_windows(trajectory, estimator, chosen)

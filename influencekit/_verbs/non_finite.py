@@ -35,7 +35,7 @@ def naming_the_query(trajectory: Trajectory, query: Query, windows: Sequence[Win
 
 def _query_blamed(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> str | None:
     for t in sorted({t for w in windows for t in w.evaluations(trajectory.steps)}):
-        theta, workload = trajectory.state(t).theta, trajectory.workload_at(t)
+        theta, workload = trajectory.evaluated(t).theta, trajectory.workload_at(t)
         with torch.no_grad():
             finite = bool(query.at(workload, theta)(theta).isfinite().all())
         if finite and bool(query.gradient(workload, theta).isfinite().all()):
@@ -70,7 +70,7 @@ def _cause(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> s
     if bool((plan.lr[steps] == 0).all()):
         return "the learning rate is 0 in every step of the window"
     for t in sorted({t for w in windows for t in w.evaluations(trajectory.steps)}):
-        theta = trajectory.state(t).theta
+        theta = trajectory.evaluated(t).theta
         if bool(query.gradient(trajectory.workload_at(t), theta).any()):
             break
     else:

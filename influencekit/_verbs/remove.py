@@ -8,17 +8,19 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit._bars import with_progress
 from influencekit._direction import Which, better_in, better_of, side, which_end
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit._effects.sums import part_sizes, worst_verdict
 from influencekit._training.ids import positions_among
 from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import Windows, require_run, window_coords, windows_of
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
-from influencekit.interfaces import Estimator, Query
+from influencekit.interfaces import Average, Estimator, Query
 from influencekit.metrics import METRICS, agreement
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
@@ -26,6 +28,7 @@ from influencekit.windows import Removal, Window
 __all__ = ["ranked", "remove", "verify_top"]
 
 
+@with_progress
 def verify_top(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -35,6 +38,7 @@ def verify_top(
     windows: Windows = None,
     removal: Removal = "global",
     strategy: Strategy = "auto",
+    average: Average | str | Any = None,
 ) -> xr.Dataset:
     """The most harmful (or helpful) examples by an estimator, and what retraining without each of them shows.
 
@@ -47,6 +51,7 @@ def verify_top(
     minus full; `before` [query, window], the query's value in the recorded run at the end of the window, and
     `after` = before + retrained; `agreement` [metric, query, window] of the two over these examples (NaN
     where it is undefined), and `same_sign`, the share of them of which the estimate has the sign right.
+    `average`: as of `estimate`.
 
     Sign: removal minus full. Cost: the estimate, and at most a training run for each of the examples, divided
     by what batching gains. Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which
@@ -66,6 +71,7 @@ def verify_top(
     query = resolve("query", query)
     better = better_of(query)
     which = which_end(which, better, f"query {label(query)}")
+    trajectory = averaged_as(trajectory, average, estimator)
     query, scores, among = scored(trajectory, query, estimator, windows, removal)
     positions = _ordered(scores, side(which, better))[:top]
     truth = retraining_effects(
@@ -90,6 +96,7 @@ def verify_top(
     )
 
 
+@with_progress
 def remove(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -98,6 +105,7 @@ def remove(
     windows: Windows = None,
     removal: Removal = "global",
     parts: int = 3,
+    average: Average | str | Any = None,
 ) -> xr.Dataset:
     """What being without a whole set of examples does: the sum of their scores, and retraining without all.
 
@@ -110,7 +118,8 @@ def remove(
     How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
     for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
     it; `parts` says how many sizes, each half of the next. Attr `verdict` says it in words, of the mean over
-    queries and the window that is worst: "the sum has the wrong sign from 50 examples on".
+    queries and the window that is worst: "the sum has the wrong sign from 50 examples on". `average`: as of
+    `estimate`.
 
     Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
     batching is faster; parts=1 trains only without the whole set. Batches keep their divisor: a step that
@@ -137,6 +146,7 @@ def remove(
         raise InputError(
             f"these {len(positions)} examples are all that the run trains on; leave some of them in"
         )
+    trajectory = averaged_as(trajectory, average, estimator)
     query, scores, among = scored(trajectory, query, estimator, windows, removal)
     strength = np.abs(scores.influence.mean(("query", "window"), skipna=False).values[positions.numpy()])
     positions = positions[np.argsort(-strength, kind="stable")]
@@ -175,7 +185,7 @@ def _without(
     accuracy = np.full((2, len(windows)), np.nan)
     ends = [max(window.evaluations(trajectory.steps)) for window in windows]
     if workload.test is not None:  # of the recorded run, and of a run that no batch of changes
-        accuracy[:] = [trajectory.workload_at(t).accuracy(trajectory.state(t).theta) for t in ends]
+        accuracy[:] = [trajectory.workload_at(t).accuracy(trajectory.evaluated(t).theta) for t in ends]
     for models, values, signs in changes(trajectory, query, [Weighting(p) for p in sets], windows):
         for k, sign in signs.items():
             truth[:, k, models.members] += sign * values
@@ -203,6 +213,7 @@ def scored(
     if windows is not None:
         raise InputError("the scores bring their own windows; give windows to estimate, or an estimator here")
     mine = {"query": label(query), "workload": trajectory.workload.name, "seed": trajectory.workload.seed}
+    mine["average"] = asked(trajectory).get("average")
     for name, value in mine.items():
         if estimator.attrs.get(name) != value:
             raise InputError(
@@ -245,7 +256,7 @@ def _values(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> 
     """The query's values [query, window] in the recorded run at the end of each window's evaluation."""
     values = {}
     for t in {max(w.evaluations(trajectory.steps)) for w in windows}:
-        theta = trajectory.state(t).theta
+        theta = trajectory.evaluated(t).theta
         with torch.no_grad():
             values[t] = query.at(trajectory.workload_at(t), theta)(theta)
     return torch.stack([values[max(w.evaluations(trajectory.steps))] for w in windows], 1)
@@ -264,5 +275,16 @@ def _coords(scores: xr.Dataset, positions: list[int], windows: Sequence[Window])
 
 
 def _attrs(scores: xr.Dataset) -> dict[str, Any]:
-    same = ("sign", "better", "estimator", "query", "workload", "seed", "optimizer", "influencekit_version")
+    same = (
+        "sign",
+        "better",
+        "average",
+        "average_states",
+        "estimator",
+        "query",
+        "workload",
+        "seed",
+        "optimizer",
+        "influencekit_version",
+    )
     return {name: scores.attrs[name] for name in (*same, "caution") if name in scores.attrs}

@@ -13,23 +13,16 @@ from influencekit._direction import better_of, sign, written
 from influencekit._training.plan import Plan
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import asked, check_average
 from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows",
-    "about",
-    "check_windows",
-    "class_labels",
-    "example_coords",
-    "examples",
-    "require_run",
-    "window_coords",
-    "windows_among",
-    "windows_of",
-]
+    "Windows", "about", "check_windows", "class_labels", "example_coords", "examples", "require_run",
+    "window_coords", "windows_among", "windows_of",
+]  # fmt: skip
 
 Windows = str | Sequence[Window] | None
 
@@ -66,6 +59,7 @@ def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> 
 
 def check_windows(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Window]) -> None:
     """Refuse windows that the estimator cannot do, or that reach beyond what the run has recorded."""
+    check_average(trajectory, estimator, windows)
     steps = trajectory.steps
     for window in windows:
         whole = window.removal == "global" and (window.start, window.stop) == (0, steps)
@@ -74,7 +68,8 @@ def check_windows(trajectory: Trajectory, estimator: Estimator, windows: Sequenc
                 f"{label(estimator)} cannot do window {window} with {window.removal} removal: it knows "
                 f"only the whole run, [0, {steps}) with global removal; use dit or loo"
             )
-        needs = min(window.absent()[0], *window.evaluations(steps)), max(window.evaluations(steps))
+        read = {s for t in window.evaluations(steps) for part in trajectory.weights(t) for s in part}
+        needs = min(window.absent()[0], *read), max(read)
         if needs[0] < trajectory.first or needs[1] > trajectory.last:
             raise StoreError(
                 f"window {window} with {window.removal} removal needs the states {needs[0]} to {needs[1]}, "
@@ -154,6 +149,7 @@ def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[st
         "query": label(query),
         "workload": workload.name,
         "seed": workload.seed,
+        **asked(trajectory),
         "accuracy": trajectory.attrs.get("accuracy", float("nan")),
         **{k: v for k, v in trajectory.attrs.items() if k == "accuracy_note"},
         "optimizer": repr(workload.optimizer),

@@ -21,23 +21,24 @@ with outputs for parameters and a cosine for the weighted agreement of signs.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit._training.batch import tensors_of
-from influencekit._training.optimizers import Adam
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import averaged_as
 from influencekit._verbs.remove import scored
 from influencekit._verbs.results import Windows, require_run
 from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import retraining_effects
-from influencekit.interfaces import Estimator, Query
+from influencekit.interfaces import Average, Estimator, Query
 from influencekit.metrics import spearman
 from influencekit.windows import Removal, Window
 
@@ -56,6 +57,7 @@ _FEW = 4  # examples whose weight is halved and then taken away
 _CORNERS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid)
 
 
+@with_progress
 def trust(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -66,6 +68,7 @@ def trust(
     windows: Windows = None,
     removal: Removal = "global",
     strategy: Strategy = "auto",
+    average: Average | str | Any = None,
 ) -> xr.Dataset:
     """The figure `trust`, at most 1, of an estimator's scores of a run; 1 = exact retraining agrees.
 
@@ -87,7 +90,7 @@ def trust(
     `smooth`. Attrs: `method`, `how` in words, `limit` (below it most rankings agree with retraining to less
     than .9), `trainings`, and `warning`: what to do about a figure below the limit or a scale that is off,
     empty if there is neither. The figure is NaN where nothing can be said, such as when a retraining
-    diverges; the warning says why. Errors: an unknown `method`, fewer than 3
+    diverges; the warning says why. `average`: as of `estimate`. Errors: an unknown `method`, fewer than 3
     examples, and what `estimate` refuses.
 
     Example:
@@ -103,6 +106,7 @@ def trust(
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
     if examples < 3:
         raise InputError(f"examples must be at least 3, got {examples}")
+    trajectory = averaged_as(trajectory, average, estimator)
     query, scores, chosen = scored(trajectory, query, estimator, windows, removal)
     if method == "auto":
         small = trajectory.workload.n_params <= _BATCHED and strategy_of(trajectory, strategy) == "batch"
@@ -145,7 +149,7 @@ def advice(workload: Workload) -> str:
     if corners:
         ideas.append(f"a smooth activation, such as GELU, in place of {' and '.join(sorted(corners))}")
     rules = list(workload.optimizer.members())
-    eps = [rule.eps for rule in rules if isinstance(rule, Adam)]
+    eps = [x for rule in rules if isinstance(x := vars(rule).get("eps"), float)]
     if eps and min(eps) < 1e-2:
         ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
     width = workload.plan.indices.shape[1]

@@ -17,17 +17,18 @@ PLURALS = {
     "recorders": "recorder",
     "workloads": "workload",
     "evaluations": "evaluation",
+    "averages": "average",
     "commands": "command",
 }
 
 
 @click.command(
-    "list", short_help="What is installed: estimators, queries, recorders, workloads, evaluations."
+    "list", short_help="What is installed: estimators, queries, recorders, workloads, evaluations, averages."
 )
 @click.argument("kind", required=False, metavar="[KIND]")
 def list_(kind: str | None) -> None:
     """List everything installed, or one KIND of it (estimators, queries, recorders, workloads, evaluations,
-    and the commands that plugins bring), with its options and their defaults.
+    averages, and the commands that plugins bring), with its options and their defaults.
 
     Options are given after the name, as in every-k:k=20 or dit:curvature=fisher. What comes from a plugin
     says so, and a plugin that cannot be loaded says why.

@@ -50,7 +50,9 @@ class DIT(Estimator):
     @property
     def claims(self) -> frozenset[Claim]:
         exact_derivative = {Claim.FIRST_ORDER} if self.curvature == "hessian" else set()
-        return frozenset({Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.ADDITIVE} | exact_derivative)
+        return frozenset(
+            {Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.ADDITIVE, Claim.AVERAGED} | exact_derivative
+        )
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         evaluations = evaluations_of(windows, trajectory.steps)
@@ -87,7 +89,7 @@ class DIT(Estimator):
         step = trajectory.step
         linear, n_query = step.linear(self.curvature), len(query.labels(trajectory.workload))
         gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
-        for columns in Columns.passes(evaluations, n_query, step.capacity(_MEMORY)):
+        for columns in Columns.passes(trajectory, evaluations, n_query, step.capacity(_MEMORY)):
             ask = questions(trajectory, query, self.curvature, begin, columns.last)
             after = trajectory.state(columns.last)
             a = Adjoint(trajectory, columns, after, gradient)

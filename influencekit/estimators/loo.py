@@ -47,7 +47,7 @@ class LOO(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset({Claim.EXACT, Claim.LOCAL, Claim.WINDOWED})
+        return frozenset({Claim.EXACT, Claim.LOCAL, Claim.WINDOWED, Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         workload = trajectory.workload

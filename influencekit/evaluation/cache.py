@@ -64,12 +64,16 @@ class Folder:
         `states`: (absent from, absent to, state); `recorded` [state, param]: those of the run. Errors: a
         folder of something else, of another run, of sets drawn otherwise; one that another process writes.
         """
+        ending = trajectory.ending
         head = {
             "influencekit_sets": SCHEMA,
             "influencekit_version": __version__,
             "workload": trajectory.workload.name,
             "run": trajectory.attrs["fingerprint"],
-            "states": [list(state) for state in states],
+            "states": [
+                [*state, *([ending.average] if ending and state[2] == trajectory.steps else [])]
+                for state in states
+            ],
             "sets": dict(drawn),
         }
         try:

@@ -75,12 +75,13 @@ class MislabelAUC(Evaluation):
         windows: Sequence[Window], folder: Path | None = None,
     ) -> xr.Dataset:  # fmt: skip
         problem, mask = flipped(trajectory.workload, self.fraction, self.seed + trajectory.workload.seed)
-        run = record(problem)
+        run = record(problem).with_ending(trajectory.ending)
+        theta = run.evaluated(run.steps).theta
         better = written(better_of(query))
         found = detection(scored(run, query, estimators, windows).influence.assign_attrs(better), mask)
         rows = torch.arange(problem.n_train, device=problem.device).split(1024)
         with torch.no_grad():
-            parts = [problem.losses(run.final.theta, problem.examples(r)).cpu().numpy() for r in rows]
+            parts = [problem.losses(theta, problem.examples(r)).cpu().numpy() for r in rows]
         control = detection(xr.DataArray(-np.concatenate(parts), dims="train"), mask)
         return found.assign(
             flipped=("train", mask),

@@ -88,7 +88,7 @@ def set_effects(
     for absent, members in spans(windows, steps).items():
         for t in sorted({t for k in members for t in windows[k].evaluations(steps)}):
             states[(*absent, t)] = None
-    recorded = {t: trajectory.state(t) for _, _, t in states}
+    recorded = {t: trajectory.evaluated(t) for _, _, t in states}
     own = {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
     change_of = query_at(trajectory, query, list(recorded))
     out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._specs import options_of
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import averaged
 from influencekit._verbs.results import Windows, require_run, windows_among, windows_of
 from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
-from influencekit.interfaces import Estimator, Evaluation, Query
+from influencekit.interfaces import Average, Estimator, Evaluation, Query
 from influencekit.progress import track
 from influencekit.registry import label, make, resolve, split
 from influencekit.windows import Removal
@@ -23,6 +25,7 @@ __all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds",
 Evaluations = str | Evaluation | Sequence[str | Evaluation]
 
 
+@with_progress
 def evaluate(
     trajectory: Trajectory,
     evaluations: Evaluations | Mapping[str, Evaluation] = "lds",
@@ -31,6 +34,7 @@ def evaluate(
     windows: Windows = None,
     removal: Removal = "global",
     *,
+    average: Average | str | Any = None,
     scores: xr.Dataset | None = None,
     subsets: str | Path | None = None,
 ) -> dict[str, xr.Dataset]:
@@ -43,8 +47,8 @@ def evaluate(
     each evaluation that keeps some.
 
     An estimator that an evaluation cannot take is left out of it, and the result's attr `left_out` says why:
-    scores of some examples only (loo:examples=32); no claim of first order (taylor). Windows and removals are
-    those of `estimate`. Cost: the scores once, and what each evaluation says.
+    scores of some examples only (loo:examples=32); no claim of first order (taylor). Windows, removals and
+    `average` are those of `estimate`. Cost: the scores once, and what each evaluation says.
 
     Errors: names and options; an evaluation that none of the estimators can take, or that needs them and was
     given scores alone; scores of another run or query; those of the evaluations.
@@ -64,7 +68,7 @@ def evaluate(
     asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators
     methods = {} if given is None else estimators_of(given)
-    query = resolve("query", query)
+    query, trajectory = resolve("query", query), averaged(trajectory, average)
     if scores is not None and windows is not None:
         raise InputError("the scores bring their own windows; give windows, or scores, not both")
     check(asked, methods, trajectory.workload)

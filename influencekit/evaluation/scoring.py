@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import asked
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import example_coords, examples, window_coords
 from influencekit.errors import InputError
@@ -84,6 +85,7 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
             [str(i) for i in examples(workload)],
         ),
     }
+    mine["average"] = (scores.attrs.get("average"), asked(trajectory).get("average"))
     if "seed" in scores.attrs:
         mine["seed"] = (scores.attrs["seed"], workload.seed)
     for name, (theirs, own) in mine.items():

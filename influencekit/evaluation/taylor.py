@@ -96,7 +96,7 @@ class TaylorSlope(Evaluation):
         workload = trajectory.workload
         if self.precision == "double" and workload.dtype != torch.float64 and "tape" not in trajectory.attrs:
             workload = workload.to(dtype=torch.float64)
-            trajectory = record(workload)
+            trajectory = record(workload).with_ending(trajectory.ending)
         scores = scored(trajectory, query, estimators, windows)
         count = 1 + round(2 * np.log10(self.largest / self.smallest))
         steps = np.geomspace(self.largest, self.smallest, max(2, count))
@@ -186,7 +186,7 @@ def _resolution(trajectory: Trajectory, query: Query, windows: Sequence[Window])
     """The last digit of the query's values at the states at which the windows read it."""
     values = []
     for t in {t for window in windows for t in window.evaluations(trajectory.steps)}:
-        theta = trajectory.state(t).theta
+        theta = trajectory.evaluated(t).theta
         with torch.no_grad():
             values.append(query.at(trajectory.workload_at(t), theta)(theta).norm())
     return torch.finfo(theta.dtype).eps * float(torch.stack(values).norm())

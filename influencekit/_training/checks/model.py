@@ -243,9 +243,9 @@ def _compare(
 
 def _side_door(what: str) -> str:
     return (
-        f"the training loss reaches {what} by a side door (a Python list, a closure, its .data, or "
-        "the loss function itself), where influence cannot follow it; use it as an attribute of its module "
-        "(nn.ParameterList for lists), an L2 penalty as l2="
+        f"the training loss reaches {what} not as an attribute of its module (but by a Python list, a "
+        "closure, .data kept at construction, or the loss function itself), where influence cannot follow "
+        "it; use that attribute (nn.ParameterList for lists), an L2 penalty as l2=, or penalty= of a tape"
     )
 
 
