@@ -81,6 +81,8 @@ class InfluenceCallback(TrainerCallback):
         state: TrainerState = event[1]
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
         _refuse(args, loader, state.global_step)
+        if args.torch_compile:
+            _refuse_compiled_dropout(model)
         self._loss = self.loss_of(model, args)
         self._smoothed = args.label_smoothing_factor != 0
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
@@ -129,12 +131,8 @@ class InfluenceCallback(TrainerCallback):
         if self._tape is not None:  # now that the step's micro-batches are complete
             self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
 
-    def on_log(self, *event: Any, **kwargs: Any) -> None:
-        if "train_runtime" in (kwargs.get("logs") or {}):  # the last log, before the best model is loaded
-            self.close()
-
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
-        self.close()
+        self.close()  # after the best model was loaded, which the tape understands
 
     def close(self) -> None:
         """End the recording. The Trainer does it, but not where an exception ended the training."""
@@ -288,6 +286,18 @@ def _around(
         model.register_forward_hook(Hook(torch.compiler.disable(post)), with_kwargs=True),
     ]
     return [handle.remove for handle in handles]
+
+
+def _refuse_compiled_dropout(model: nn.Module) -> None:
+    """A compiled model draws its dropout masks in a way that no replay can repeat, unless it is told to."""
+    from torch._inductor import config
+
+    drops = any("Dropout" in type(m).__name__ and getattr(m, "p", 0) for m in model.modules())
+    if drops and not config.fallback_random:
+        raise InputError(
+            "torch_compile=True draws dropout masks of its own, which cannot be replayed; set "
+            "torch._inductor.config.fallback_random = True before training, or the model's dropout to 0"
+        )
 
 
 def _refuse(args: TrainingArguments, loader: Any, done: int) -> None:
