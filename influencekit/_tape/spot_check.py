@@ -48,6 +48,7 @@ class FinishedStep(NamedTuple):
     left: Tensor | None  # of the gradients before the step, `some_entries`
     accumulate: int
     passed_over: int  # batches before the step that the loop did not forward
+    scale: float = 1.0  # of a GradScaler
 
 
 class SpotCheck:
@@ -223,7 +224,7 @@ class SpotCheck:
         theta, buffers = done.before.theta, done.before.buffers
         weights, call = torch.from_numpy(done.coefficients).to(theta), self._replica.call
         batches = [(call.batch(m, theta.device), weights[m.slots], m.forward_rng) for m in done.micros]
-        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast)
+        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast, done.scale)
 
     def repeat(self, step: int) -> None:
         """Do the first step again after step `step`. Errors: it does not give what it gave at first."""
