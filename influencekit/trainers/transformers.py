@@ -57,9 +57,10 @@ class InfluenceCallback(TrainerCallback):
     "items": 1 / the targets of the whole step; "mean": 1 / the examples of the micro-batch; or a function of
     the batch. Other options are the tape's (`recorder`, `ids`, `separable`, `check`, ...).
 
-    Everything else is read off the Trainer: optimizer, learning rates, clipping, accumulation, bf16, the
-    examples of every batch. What cannot be recorded is refused by name when training begins. A run that goes
-    on from a checkpoint of the Trainer's is recorded from there. Cost: that of the tape.
+    Everything else is read off the Trainer: optimizer, learning rates, clipping, accumulation, fp16 and bf16,
+    the examples of every batch. What cannot be recorded is refused by name when training begins. A run that
+    goes on from a checkpoint of the Trainer's is recorded from there; where the best model is loaded at the
+    end, the run's attribute `reloaded` is the number of that state. Cost: that of the tape.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class InfluenceCallback(TrainerCallback):
             reduction=lambda batch: self._coefficients.popleft(),
             accumulate=self._accumulate,
             clip_norm=args.max_grad_norm or None,
+            scaler=getattr(optimizer, "scaler", None),
             **{"name": type(model).__name__, **self.called_as(model), **self._options},
         )
         self._undo = _around(model, self._forward, self._forwarded)  # hooks ahead of the tape's own
