@@ -123,6 +123,7 @@ class InfluenceCallback(TrainerCallback):
         if self._tape is not None:
             self._micros.clear()
             self._tape.boundary(epoch=self._epoch)
+            self._coefficients.clear()  # of a step that a GradScaler skipped
             self._push()
 
     def on_substep_end(self, *event: Any, **kwargs: Any) -> None:
