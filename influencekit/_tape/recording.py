@@ -75,6 +75,9 @@ class Recording:
         self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
+        if id_entry is not None and self._stream is None:  # no input of the model
+            self._steps.index_entry = id_entry
+            self._use(call.collate)
         self._reloads = Reloads()
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._noted_epoch = 0
