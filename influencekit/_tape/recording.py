@@ -66,12 +66,12 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._own_names = ids == list(range(len(ids)))  # positions
-        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
+        self._stream = call.data if isinstance(call.data, StreamExamples) else None
+        self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
+        self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
         self._steps.dropped, self._steps.scaling = self._check_dropped, Scaling(scaler)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
@@ -103,9 +103,6 @@ class Recording:
             self._called, self._optimizer, self._steps, before_step=self._before_step,
             after_step=self._after_step, copied=copied, loading=loading,
         )  # fmt: skip
-
-    def _optimized(self) -> Iterator[nn.Parameter]:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
 
     def _check_dropped(self) -> None:
         """The last batches of an epoch were in no step: refuse what they have changed."""
@@ -148,15 +145,7 @@ class Recording:
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
         assert self._state is not None
-        step = self._steps.step
-        self._state.check_parameters(step)
-        self._state.check_buffers(step)
-        self._state.check_constant(step, thorough=True)
-        if self._state.digest_slots() != self._ends:
-            raise InputError(
-                f"step {step}: the state of the optimizer was changed since the tape was closed, and a "
-                "replay would not do that; go on with the optimizer as it was"
-            )
+        self._state.check_unchanged(self._steps.step, self._ends)
         self.writer.opened.reopen()
         self.finished = False
         self._removers = self._listen()

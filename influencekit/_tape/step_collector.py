@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch, part_of
 from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch, StoredBatch
@@ -48,7 +48,7 @@ class StepCollector:
     """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
 
     def __init__(
-        self, model: nn.Module, trained: Callable[[], Iterable[Tensor]], call: Call, reduction: Reduction,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, reduction: Reduction,
         accumulate: int | None,
     ) -> None:  # fmt: skip
         self.model, self.call, self.step = model, call, 0
@@ -62,7 +62,7 @@ class StepCollector:
         self.passed_over_now = 0  # since the last step
         self.left: Tensor | None = None  # of the gradients that were there when the step began
         self._reduction, self._accumulate = reduction, accumulate
-        self._trained, self._had_gradient = trained, False  # the optimizer's parameters
+        self._optimizer, self._had_gradient = optimizer, False
         self._carried, self._new_epoch = 0, False  # micro-batches of the epoch before
         self.dropped: Callable[[], None] = lambda: None  # called when these turn out to be in no step
         self.scaling = Scaling()
@@ -118,6 +118,9 @@ class StepCollector:
         """Micro-batches that wait for their step may come into the first one of the new epoch."""
         self._carried, self._new_epoch = self._due, True
 
+    def _trained(self) -> Iterable[Tensor]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
     def _gradient(self) -> bool:
         return any(p.grad is not None and bool(p.grad.any()) for p in self._trained())
 
@@ -165,9 +168,12 @@ class StepCollector:
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
-            rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
+            last = self.forwarded[-1].pending if self.forwarded else None
+            rows, part = (
+                (0, False) if last is None else (len(last.indices), part_of(args, kwargs, last.batch))
+            )
             here, backward = len(self.forwarded), inside_backward()
-            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, backward)
+            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, part, backward)
             raise InputError(no_batch(self.step, seen))
         if self._new_epoch:
             self._carry()
