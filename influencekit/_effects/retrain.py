@@ -140,7 +140,7 @@ def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
         raise InputError("torch cannot train this model in batches: use the strategy 'auto' or 'loop'")
     if strategy != "auto":
         return strategy
-    return "loop" if step.prefers_loop else "batch"
+    return "loop" if step.prefers_loop or step.workload.optimizer.rounds else "batch"
 
 
 def changed(trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int]) -> list[int]:
