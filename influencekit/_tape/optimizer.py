@@ -62,7 +62,8 @@ def check_hyperparameters(
     """Refuse hyper-parameters that changed during the run, other than the learning rate."""
     if len(optimizer.param_groups) != len(before):
         raise InputError(
-            f"the optimizer got another parameter group before step {step}; add it before the run"
+            f"the optimizer got another parameter group before step {step}; add it before the "
+            "run, with lr = 0 until it is to be trained"
         )
     for k, (old, group) in enumerate(zip(before, optimizer.param_groups, strict=True)):
         for name, value in old.items():
