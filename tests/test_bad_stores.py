@@ -290,4 +290,4 @@ def test_scores_that_are_none(tmp_path, recorded):
     assert "expected a name that ends in .zarr, .nc, .csv" in fails(
         "estimate", recorded, "--out", "x.txt", code=2
     )
-    assert [p.name for p in tmp_path.iterdir()] == ["text"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["text", "x.zarr"]

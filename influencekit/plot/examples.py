@@ -12,7 +12,7 @@ from influencekit._direction import better_in, effect_of, ends
 from influencekit._direction import extremes as both_ends
 from influencekit._training.ids import positions_among
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, new_figure, side_colour
+from influencekit.plot.style import COLOURS, new_figure, side_colour, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,9 +95,9 @@ def timeline(
     first = ends(better)[0][1]
     drawn = {first: 0, -first: 0}
     shown = _both_sides(total, count, first) if ids is None else positions_among(ids, own)
-    for k in shown:
+    for number, k in enumerate(shown):
         sign = first if total[k] * first > 0 else -first
-        colour = COLOURS[drawn[sign] % len(COLOURS)]
+        colour = COLOURS[(drawn[sign] if ids is None else number) % len(COLOURS)]
         drawn[sign] += 1
         label = f"{scores.label.values[k]}, " if "label" in scores.coords else ""
         name = f"{own[k]} ({label}{effect_of(total[k], better)})"
@@ -106,6 +106,7 @@ def timeline(
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     removal = str(scores.removal.values[0]) if "removal" in scores.coords else "global"
     ax.set(xlabel="step at the end of the window", ylabel=f"effect ({removal} removal)")
+    whole_numbers(ax)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax

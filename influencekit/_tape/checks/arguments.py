@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape.stream import StreamExamples
 from influencekit._training.checks.model import check_model
 from influencekit.errors import InputError
 
@@ -24,9 +25,10 @@ def check_arguments(
 ) -> None:
     """Refuse settings that make no sense, models that give wrong numbers, and loops over several
     processes."""
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if not (hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, StreamExamples))):
         raise InputError(
-            f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
+            f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}; pass "
+            "data=None for a loop without one"
         )
     check_model(model, trained)
     refuse_parallel()
