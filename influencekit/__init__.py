@@ -8,8 +8,12 @@ from influencekit._lazy import lazily
 __version__ = "0.2.0"
 
 _HOME = {
+    "Adadelta": "_training.optimizers",
+    "Adafactor": "_training.optimizers",
+    "Adagrad": "_training.optimizers",
     "Adam": "_training.optimizers",
     "AdamW": "_training.optimizers",
+    "Adamax": "_training.optimizers",
     "Average": "interfaces",
     "Claim": "interfaces",
     "Constant": "_training.schedules",
@@ -22,8 +26,12 @@ _HOME = {
     "InfluenceKitError": "errors",
     "InputError": "errors",
     "InverseSqrt": "_training.schedules",
+    "Muon": "_training.optimizers",
+    "NAdam": "_training.optimizers",
     "Optimizer": "_training.optimizer",
     "Query": "interfaces",
+    "RAdam": "_training.optimizers",
+    "RMSprop": "_training.optimizers",
     "Recorder": "interfaces",
     "SGD": "_training.optimizers",
     "Schedule": "_training.schedules",
@@ -42,9 +50,10 @@ _HOME = {
     "record": "_verbs.record",
     "remove": "_verbs.remove",
     "spec": "registry",
-    "trust": "_verbs.trust",
-    "verify_top": "_verbs.remove",
     "sum_over_windows": "_verbs.contributions",
+    "trust": "_verbs.trust",
+    "verify": "_verbs.verify",
+    "verify_top": "_verbs.remove",
 }
 
 __all__ = sorted(_HOME)

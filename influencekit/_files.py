@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["Files", "Folder", "Memory", "NewStore", "hold", "save_zarr", "whole"]
+__all__ = ["Files", "Folder", "Memory", "NewStore", "hold", "is_held", "save_zarr", "whole"]
 
 _PARTIAL = ".partial"  # the end of the name of what is being written
 
@@ -185,3 +185,21 @@ def hold(folder: Path) -> Callable[[], None]:
     # a worker that was forked would keep it after this process was killed
     os.register_at_fork(after_in_child=release)
     return release
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process or another is writing there. Where the system has no such locks, False."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    looked = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(looked, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(looked)
+    return False

@@ -41,7 +41,7 @@ _HOME = {
     "complain": "cli.console",
     "print_table": "cli.console",
     "say": "cli.console",
-    "progress": "cli.progress",
+    "progress": "_bars",
     "shared": "cli.parameters",
     "use_device": "cli.problems",
 }

@@ -35,6 +35,11 @@ def listen(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def listening() -> bool:
+    """Whether somebody listens here."""
+    return _listener.get() is not None
+
+
 def announce(what: str, done: int, total: int) -> None:
     """Tell the listener, if any, that the loop `what` has done so many: for work that is no loop of ours.
 

@@ -285,8 +285,9 @@ def test_scores_that_are_none(tmp_path, recorded):
     assert "no scores at" in fails("plot", tmp_path / "none", code=2)
     (tmp_path / "text").write_text("hello")
     assert "cannot be read as scores" in fails("plot", tmp_path / "text", code=2)
-    assert "holds no influence scores" in fails("plot", recorded, code=2)
+    xr.Dataset({"x": ("train", [1.0])}).to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
+    assert "holds no influence scores" in fails("plot", tmp_path / "x.zarr", code=2)
     assert "expected a name that ends in .zarr, .nc, .csv" in fails(
         "estimate", recorded, "--out", "x.txt", code=2
     )
-    assert [p.name for p in tmp_path.iterdir()] == ["text"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["text", "x.zarr"]

@@ -11,9 +11,9 @@ import pytest
 from click import unstyle
 
 import influencekit
+from influencekit._bars import Loops, progress
 from influencekit.cli.comparison import print_agreement
 from influencekit.cli.console import complain, print_table, print_tables, say
-from influencekit.cli.progress import Loops, progress
 from influencekit.progress import announce, listen, track
 
 PACKAGE = Path(influencekit.__file__).parent

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from helpers_tape import Examples, network, per_example, seed, vector
+from helpers_tape import Examples, network, per_example, seed, untraced, vector
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -256,3 +256,208 @@ def test_other_weights_at_the_end_are_refused(tmp_path):
     assert run.open().steps == 3 and run.open().attrs["status"] == "complete"
     run = Run()
     refused(lambda: act(lambda model: model[0].weight.data.zero_()), "step 3: parameter 0.weight was changed")
+
+
+# runs that go on ------------------------------------------------------------------------------------------
+
+
+class Scheduled(Run):
+    """With a schedule by epoch and a loader that has a generator of its own."""
+
+    def __init__(self, number=3, **options):
+        super().__init__(tape=False)
+        seed(number)
+        self.loader = DataLoader(
+            self.data, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(number)
+        )
+        self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.7)
+        self.number, self.options = number, {"scheduler": self.scheduler, **options}
+
+    def loop(self, tape, epochs):
+        for _ in range(epochs):
+            self.epoch(tape)
+            self.scheduler.step()
+
+
+def assert_goes_on(found, whole):
+    """States, plan and scores are bit for bit those of one long run."""
+    assert found.steps == whole.steps == 15
+    found.check_replay(0, 15)
+    for t in range(16):
+        mine, theirs = found.state(t), whole.state(t)
+        assert torch.equal(mine.theta, theirs.theta), t
+        assert all(torch.equal(mine.slots[name], theirs.slots[name]) for name in theirs.slots)
+    for name in ("indices", "lr", "epoch", "coefficient"):
+        assert torch.equal(getattr(found.plan, name), getattr(whole.plan, name)), name
+    with untraced():
+        scores = [ik.estimate(run, "test-loss", "dit", "full,each-epoch").influence for run in (found, whole)]
+    assert scores[0].equals(scores[1])
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The long run, and the plain loop's weights at its end."""
+    run, plain = Scheduled(), Scheduled()
+    run.tape = run.taped(**run.options)
+    plain.loop(None, 5)
+    seed()
+    with run.tape:
+        run.loop(run.tape, 5)
+    assert torch.equal(vector(run.model), vector(plain.model))
+    return run.open()
+
+
+def began(path, **options):
+    run = Scheduled()
+    with run.taped(path, **run.options, **options) as run.tape:
+        run.loop(run.tape, 3)
+    return run
+
+
+def opened(path, run):
+    return ik.open(
+        path, model=network(dropout=0.2), loss=per_example, data=run.data, test=(run.data.x, run.data.y)
+    )
+
+
+def test_more_epochs_by_the_same_program_in_another_process(tmp_path, whole):
+    """What was done is skipped; weights, optimizer, schedule and generators are put back."""
+    path = tmp_path / "run.zarr"
+    began(path)
+    other = Scheduled(number=77)
+    other.model.apply(lambda m: nn.init.normal_(m.weight) if hasattr(m, "weight") else None)
+    with other.taped(path, resume=True, **other.options) as tape:
+        other.loop(tape, 5)
+    assert_goes_on(opened(path, other), whole)
+    assert torch.equal(vector(other.model), whole.final.theta)
+
+
+@pytest.mark.parametrize("kill", ["exception", "killed before it is complete"])
+def test_more_epochs_are_cut_off_and_resumed(tmp_path, whole, kill, monkeypatch):
+    path = tmp_path / "run.zarr"
+    run = began(path)
+    with pytest.raises(KeyboardInterrupt), run.taped(path, resume=True, **run.options) as tape:
+        if kill == "exception":
+            run.epoch(tape)
+            run.scheduler.step()
+            for _ in tape.batches(run.loader):
+                raise KeyboardInterrupt
+        run.loop(tape, 2)
+        writer = tape._recording.writer.opened
+        close = writer.close
+        monkeypatch.setattr(writer, "close", lambda *_, **more: close("recording") or stop())
+    other = Scheduled(number=77)
+    with other.taped(path, resume=True, **other.options) as tape:
+        other.loop(tape, 5)
+    assert_goes_on(opened(path, other), whole)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_more_epochs_with_the_live_model(tmp_path, whole):
+    path = tmp_path / "run.zarr"
+    run = began(path)
+    with run.taped(path, resume=True, **run.options) as tape:
+        run.loop(tape, 2)
+    assert_goes_on(opened(path, run), whole)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_several_blocks_on_one_tape(tmp_path, whole, stored):
+    """Between them the model is evaluated, with gradients, and the run can be read."""
+    run = Scheduled()
+    tape = run.tape = run.taped(tmp_path / "run.zarr" if stored else None, **run.options)
+    for epochs in (1, 2, 2):
+        with tape:
+            run.loop(tape, epochs)
+        per_example(run.model.eval()(run.data.x), run.data.y).sum().backward()
+        run.model.train()
+        run.optimizer.zero_grad()
+        assert tape.committed == run.open().steps
+    assert_goes_on(run.open(), whole)
+    assert run.open().attrs["status"] == "complete"
+
+
+def test_what_was_reloaded_is_no_part_of_the_longer_run(tmp_path, whole):
+    path, run = tmp_path / "run.zarr", Scheduled()
+    with run.taped(path, **run.options) as tape:
+        run.loop(tape, 1)
+        best = copy.deepcopy(run.model.state_dict())
+        run.loop(tape, 2)
+        run.model.load_state_dict(best)
+    assert opened(path, run).attrs["reloaded"] == 3
+    other = Scheduled(number=77)
+    with other.taped(path, resume=True, **other.options) as tape:
+        other.loop(tape, 5)
+        other.model.load_state_dict(best)  # of an epoch that another process did
+    found = opened(path, other)
+    assert_goes_on(found, whole)
+    assert found.attrs["reloaded"] == 3
+
+
+def test_changes_between_blocks_are_refused():
+    def act(change):
+        run = Scheduled()
+        run.tape = run.taped(**run.options)
+        with run.tape:
+            run.loop(run.tape, 1)
+        change(run)
+        with run.tape:
+            run.loop(run.tape, 1)
+
+    refused(
+        lambda: act(lambda run: run.model[0].weight.data.mul_(2)), "step 3: parameter 0.weight was changed"
+    )
+    refused(
+        lambda: act(lambda run: run.optimizer.state[run.model[0].weight]["exp_avg"].zero_()),
+        "step 3: the state of the optimizer was changed since the tape was closed",
+    )
+
+
+def test_a_finished_run_and_a_loop_without_more_epochs(tmp_path):
+    path = tmp_path / "run.zarr"
+    began(path)
+    run = Scheduled(number=77)
+
+    def act():
+        with run.taped(path, resume=True, **run.options) as tape:
+            run.loop(tape, 2)
+
+    refused(
+        act, "is complete: there is nothing to resume; it has 3 epochs, .* the loop had 2: loop over 3 and as"
+    )
+    assert opened(path, run).attrs["status"] == "complete"
+
+
+# runs that have not ended ---------------------------------------------------------------------------------
+
+
+def test_a_run_still_going_says_so(tmp_path):
+    path, run = tmp_path / "run.zarr", Scheduled()
+    with run.taped(path, **run.options) as tape:
+        run.epoch(tape, after_step=lambda k: "stop")
+        with pytest.raises(
+            ik.StoreError, match="is being written, and no step is committed yet: open it again"
+        ):
+            opened(path, run)
+        run.loop(tape, 1)
+        tape._recording.writer.opened.flush()
+        with pytest.warns(
+            UserWarning, match="is still being written: 4 steps are committed so far, and what"
+        ):
+            found = opened(path, run)
+        assert found.steps == 4
+        assert ik.estimate(found, "test-loss", "grad-dot").attrs["caution"] == (
+            "the run has not ended: these are its first 4 steps"
+        )
+
+
+def test_a_run_that_was_cut_off_says_so(tmp_path):
+    path, run = tmp_path / "run.zarr", Scheduled()
+    with pytest.raises(KeyboardInterrupt), run.taped(path, **run.options) as tape:
+        run.loop(tape, 1)
+        raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match="was cut off: 3 steps are committed, .* with resume=True"):
+        assert opened(path, run).steps == 3

@@ -15,48 +15,52 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = {
     "words": """
         _lazy errors progress _catalog _statistics _direction _specs windows metrics _files registry _code
+        _bars
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
         _training/checks/__init__ _training/checks/examples _training/checks/model
         _training/checks/non_finite _training/checks/separability _training/checks/step
-        _training/checks/taylor _training/checks/workload _training/curvature _training/forward_curvature
-        _training/functional _training/gradients _training/ids _training/in_memory
-        _training/kernels/__init__ _training/kernels/batched_trace _training/kernels/ctc
-        _training/kernels/operators _training/kernels/products _training/kernels/same_trace
-        _training/kernels/simplify _training/kernels/tracing _training/layout _training/linear
-        _training/losses _training/optimizer _training/optimizers _training/parts _training/plan
-        _training/push _training/reverse _training/schedules _training/state _training/step
+        _training/checks/taylor _training/checks/workload _training/clipping _training/curvature
+        _training/forward_curvature _training/functional _training/gradients _training/ids
+        _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
+        _training/kernels/ctc _training/kernels/operators _training/kernels/products
+        _training/kernels/same_trace _training/kernels/simplify _training/kernels/tracing _training/layout
+        _training/linear _training/losses _training/optimizer _training/optimizers/__init__
+        _training/optimizers/adam _training/optimizers/matrices _training/optimizers/moments
+        _training/optimizers/root _training/optimizers/sgd _training/optimizers/squares _training/parts
+        _training/plan _training/push _training/reverse _training/schedules _training/state _training/step
         _training/traced _training/workload
     """,
     "a recorded run": """
-        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/fingerprint _trajectory/replay_check
-        _trajectory/store _trajectory/trajectory _trajectory/writing/__init__
-        _trajectory/writing/background _trajectory/writing/growing _trajectory/writing/ledger
-        _trajectory/writing/writer
+        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/ending _trajectory/fingerprint
+        _trajectory/replay_check _trajectory/store _trajectory/trajectory _trajectory/unfinished
+        _trajectory/writing/__init__ _trajectory/writing/background _trajectory/writing/growing
+        _trajectory/writing/ledger _trajectory/writing/writer
     """,
     "what plugins implement": """
-        interfaces
+        interfaces _average
     """,
     "effects, and the nouns without derivatives": """
         _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/retrain
         _effects/step_products _effects/sums queries recorders workloads/__init__ workloads/draw
-        workloads/files workloads/mnist workloads/models workloads/problem
+        workloads/files workloads/mnist workloads/models workloads/problem averages
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
-        estimators/sgd_influence _tape/__init__ _tape/change_detector _tape/checks/__init__
+        estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector _tape/checks/__init__
         _tape/checks/arguments _tape/checks/collation _tape/checks/model _tape/checks/opened
-        _tape/fingerprint _tape/hooks _tape/loader _tape/loop_position _tape/open_taped _tape/optimizer
-        _tape/random_draws _tape/recorded _tape/recording _tape/reloads _tape/replay_difference
-        _tape/replica _tape/rng _tape/spot_check _tape/step_collector _tape/tape _tape/trainable_state
-        _tape/writer
+        _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
+        _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
+        _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording _tape/reloads
+        _tape/replay_difference _tape/replica _tape/rng _tape/spot_check _tape/step_collector _tape/stream
+        _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/compare _verbs/contributions _verbs/estimate _verbs/non_finite _verbs/open
-        _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement
-        plot/detection plot/examples plot/predicted plot/style trainers/__init__ trainers/cross_entropy
-        trainers/extras trainers/intercept_loader trainers/lightning trainers/transformers
+        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
+        _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify
+        plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
+        trainers/__init__ trainers/extras trainers/lightning trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
@@ -70,8 +74,7 @@ LAYERS = {
     "the command line, and the public names": """
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/listing cli/output cli/parameters cli/plotting cli/problems
-        cli/progress cli/ranking cli/record cli/reference cli/retrained cli/saving cli/summary cli/verify
-        __init__
+        cli/ranking cli/record cli/reference cli/retrained cli/saving cli/summary cli/verify __init__
     """,
 }
 

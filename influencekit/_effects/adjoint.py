@@ -67,7 +67,7 @@ class Adjoint:
         self, trajectory: Trajectory, columns: Columns, end: State,
         gradient: Callable[[State], tuple[Tensor, Tensor]],
     ) -> None:  # fmt: skip
-        self._workload, self._plan = trajectory.workload, trajectory.plan
+        self._workload, self._plan, self._step = trajectory.workload, trajectory.plan, trajectory.step
         self._columns, self._gradient = columns, gradient
         self._at: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
         for t in sorted(set().union(*columns.signs)):
@@ -115,7 +115,7 @@ class Adjoint:
         """c [column, param], the adjoint of the mean gradient g of the step from `state`; a is that of theta
         and of the optimizer before it."""
         t, workload = state.step, self._workload
-        c, self._theta, self._slots = workload.optimizer.pullback(
+        c, self._theta, self._slots = self._step.optimizer_at(t).pullback(
             workload.layout, state.theta, state.slots, g, self._plan.updates + t, self._plan.lrs(t),
             self._theta, self._slots,
         )  # fmt: skip
@@ -133,7 +133,7 @@ class Gathered:
 
     def __init__(self, step: Step, states: Sequence[State], columns: Columns) -> None:
         self._columns, self._steps = columns, slice(states[0].step, states[0].step + len(states))
-        self._mean = step.coefficients(self._steps)
+        self._mean = step.of_examples(self._steps)
         self._values = self._mean.new_zeros(len(states), len(columns), self._mean.shape[1])
 
     def add(self, t: int, gradient_products: Tensor) -> None:
@@ -141,6 +141,6 @@ class Gathered:
         self._values[t - self._steps.start, : len(gradient_products)] = gradient_products
 
     def contributions(self) -> Contributions:
-        """C = -<c, g_j> / b, 0 in the columns that begin before their step."""
+        """C = -<c, g_j> / b, 0 in the columns that begin before their step, and where there is no example."""
         columns = self._columns
         return Contributions(self._steps, columns.of, columns.query, self._values * -self._mean[:, None])

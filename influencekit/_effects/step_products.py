@@ -20,7 +20,7 @@ def step_products(
     `vectors(state)` gives c_t [row, param] at state t, as many rows at every step. g_j is the gradient of an
     example's own loss with its L2 penalty, as the step computes it; b is the size of the batch.
 
-    Shapes: yields (steps, values [step, row, slot]) of consecutive steps; 0 where a slot is padded.
+    Shapes: yields (steps, values [step, row, slot]) of consecutive steps; 0 where a slot is no example's.
     Sign: none is changed; a vector that lowers the query belongs to a score with a minus. Cost: one forward
     and backward pass of a batch a step, for all rows; what it takes to replay the run. Errors: `StoreError`
     where the run cannot be replayed.
@@ -43,6 +43,6 @@ def step_products(
                 c = vectors(state)
                 nothing = c.new_zeros(len(c), len(flat(state.buffers, c)))  # the adjoint of the buffers
                 values[state.step - steps.start] = here.pull(c, nothing)[1]
-            found = torch.stack(values) * step.coefficients(steps)[:, None]
+            found = torch.stack(values) * step.of_examples(steps)[:, None]
             del block, here, state, values  # before the next states are computed
         yield steps, found

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from influencekit._tape.rng import capture, restored
 from influencekit.errors import InputError
 
 __all__ = [
-    "Collate", "IndexedBatch", "IndexedDataset", "IndexedLoaders", "check_loader", "fetch", "index_in_place",
-    "indexed_loader", "items",
+    "Collate", "IndexedBatch", "IndexedDataset", "StoredBatch", "as_data_set", "check_loader",
+    "fetch", "index_in_place", "indexed_loader", "items", "positions_in",
 ]  # fmt: skip
 
 
@@ -28,6 +28,17 @@ class IndexedBatch(NamedTuple):
     indices: list[int]
     rng: bytes
     batch: Any
+
+
+class StoredBatch(NamedTuple):
+    """The same of a loop without a data set. `rows` are the contents of the examples in the store, `given` is
+    the batch as the loop gets it."""
+
+    indices: list[int]
+    rng: bytes | None
+    batch: Any
+    rows: list[int]
+    given: Any
 
 
 def check_loader(loader: Any, name: str, advice: str) -> None:
@@ -54,10 +65,10 @@ def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     that the data set makes itself.
     """
     check_loader(loader, "batches", "for batches of your own making pass pairs (positions, batch)")
-    if loader.dataset is not data:
+    if not _within(loader.dataset, data):
         raise InputError(
             "the loader reads another data set than data=..., so positions in it would name other examples; "
-            "pass data=loader.dataset (a Subset is a data set of its own)"
+            "pass data=loader.dataset"
         )
     if loader.batch_sampler is None:
         raise InputError(
@@ -67,6 +78,71 @@ def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
     indexed = copy(loader)
     index_in_place(indexed, Collate(loader.collate_fn))
     return indexed
+
+
+def as_data_set(data: Any) -> Any:
+    """A data set of tensors of examples, as in data=(X, Y) or data={"input": X, "labels": Y}."""
+    if isinstance(data, tuple) and len(data) > 0 and all(isinstance(x, Tensor) for x in data):
+        sizes = {len(x) if x.dim() else 0 for x in data}
+        if len(sizes) > 1:
+            raise InputError(f"data: the tensors have {sorted(sizes)} rows; give one row an example in each")
+        return TensorDataset(*data)
+    if isinstance(data, Mapping) and data and all(isinstance(x, Tensor) and x.dim() for x in data.values()):
+        if len(sizes := {len(x) for x in data.values()}) > 1:
+            raise InputError(f"data: the tensors have {sorted(sizes)} rows; give one row an example in each")
+        return _Rows(data)
+    return data
+
+
+class _Rows:
+    """Rows of named tensors: items are dicts."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def __len__(self) -> int:
+        return len(next(iter(self._tensors.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: x[index] for name, x in self._tensors.items()}
+
+
+def _within(dataset: Any, data: Any) -> bool:
+    """Whether a loader's data set is the tape's, or a subset of it."""
+    while not _alike(dataset, data):
+        if not isinstance(dataset, Subset):
+            return False
+        dataset = dataset.dataset
+    return True
+
+
+def _alike(dataset: Any, data: Any) -> bool:
+    if dataset is data:
+        return True
+    both = isinstance(dataset, TensorDataset) and isinstance(data, TensorDataset)
+    return (
+        both
+        and len(dataset.tensors) == len(data.tensors)
+        and all(a is b for a, b in zip(dataset.tensors, data.tensors, strict=True))
+    )
+
+
+def positions_in(data: Any, dataset: Any) -> Callable[[Sequence[int]], list[int]] | None:
+    """What turns positions in a subset into those in `data`; None where they are the same."""
+    if _alike(dataset, data) or not isinstance(dataset, Subset) or not _within(dataset, data):
+        return None
+    chain = []
+    while not _alike(dataset, data):
+        chain.append(dataset.indices)
+        dataset = dataset.dataset
+
+    def moved(indices: Sequence[int]) -> list[int]:
+        found = list(indices)
+        for table in chain:
+            found = [int(table[i]) for i in found]
+        return found
+
+    return moved
 
 
 def fetch(data: Any, collate: Any, indices: Sequence[int], rng: bytes | None) -> Any:
@@ -115,22 +191,3 @@ class Collate:
     def __call__(self, item: tuple[list[int], bytes, Any]) -> tuple[list[int], bytes, Any]:
         indices, rng, items = item
         return indices, rng, self._collate(items)
-
-
-class IndexedLoaders:
-    """The loop's own loaders, each with one indexed copy, so that its workers may persist."""
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-        self._copies: WeakKeyDictionary[Any, DataLoader[Any]] = WeakKeyDictionary()
-
-    def batches(self, loader: Any) -> Iterator[IndexedBatch]:
-        """Of a DataLoader, or of pairs (positions, batch)."""
-        if not hasattr(loader, "dataset"):
-            for indices, batch in loader:
-                yield IndexedBatch([int(i) for i in indices], capture(), batch)
-            return
-        if loader not in self._copies:
-            self._copies[loader] = indexed_loader(loader, self._data)
-        for indices, rng, batch in self._copies[loader]:
-            yield IndexedBatch(list(indices), rng, batch)

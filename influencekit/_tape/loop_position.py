@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.optimizer import learning_rates
 from influencekit._tape.rng import capture, restore
 from influencekit.errors import InputError
 
-__all__ = ["LoopPosition"]
+__all__ = ["LoopPosition", "at_end", "refuse_nothing_new"]
 
 
 class LoopPosition:
@@ -24,17 +25,20 @@ class LoopPosition:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], device: torch.device
-    ) -> None:
+        self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], device: torch.device,
+        settings: HyperParameters,
+    ) -> None:  # fmt: skip
         self._optimizer, self._schedulers, self._device = optimizer, schedulers, device
+        self._settings = settings
         self._began: bytes | None = None
         self._own: list[str] = []
-        self._loader = ""
+        self._loader, self._generators = "", list[torch.Generator]()
 
     def begin(self, loader: Any) -> None:
         """An epoch begins: remember the generators that decide its order and seed its workers."""
         self._began, self._loader = capture(self._device), _described(loader)
-        self._own = [base64.b64encode(g.get_state().numpy().tobytes()).decode() for g in generators(loader)]
+        self._generators = generators(loader)
+        self._own = [_text(g) for g in self._generators]
 
     def noted(self, epoch: int, position: int) -> dict[str, Any]:
         """The present position as JSON, but for the states of global generators, which are bytes."""
@@ -47,18 +51,27 @@ class LoopPosition:
             "now": capture(self._device),
             "lrs": learning_rates(self._optimizer),
             "schedulers": [s.state_dict() for s in self._schedulers],
+            **self._settings.noted(),
         }
+
+    def ended(self, epoch: int, position: int) -> dict[str, Any]:
+        """The position after a run, as JSON: where another epoch would begin."""
+        note = self.noted(epoch, position)
+        began = None if self._began is None else note["now"]
+        return {**note, "began": began, "own": [_text(g) for g in self._generators], "ended": True}
 
     def begin_again(self, note: Mapping[str, Any], loader: Any, states: Callable[[int], bytes]) -> None:
         """The epoch of a note begins again. `states` gives the bytes of a noted global state."""
         if note["began"] is None:
             raise InputError("this run was recorded through a trainer; resume it through the same one")
         if note["loader"] != _described(loader):
+            if note.get("ended"):  # another loader, whose generators are the loop's own affair
+                return
             raise InputError(
                 f"the run that is resumed had {note['loader']}, and this is {_described(loader)}; resume "
                 "it with the same loader"
             )
-        if getattr(loader, "persistent_workers", False) and note["epoch"]:
+        if getattr(loader, "persistent_workers", False) and note["epoch"] and not note.get("ended"):
             raise InputError(
                 "the loader has persistent workers, whose random states go on from epoch to epoch and are "
                 "lost with them, so its run cannot be resumed exactly; record with persistent_workers=False"
@@ -71,9 +84,29 @@ class LoopPosition:
         """Learning rates, schedulers and global generators as they were noted."""
         for group, lr in zip(self._optimizer.param_groups, note["lrs"], strict=True):
             group["lr"] = lr
+        self._settings.return_to(note)
         for scheduler, state in zip(self._schedulers, note["schedulers"], strict=True):
             scheduler.load_state_dict(state)
         restore(states(note["now"]), self._device)
+
+
+def at_end(note: Mapping[str, Any], epoch: int) -> bool:
+    """Whether a loop that has come to this epoch is where the run of a note had ended."""
+    return bool(note.get("ended")) and epoch >= note["epoch"]
+
+
+def refuse_nothing_new(note: Mapping[str, Any], epoch: int, store: Any) -> None:
+    """Refuse a loop that ended with this epoch, although the run was longer, and complete."""
+    epochs = note["epoch"] + 1
+    raise InputError(
+        f"{store} is complete: there is nothing to resume; it has {epochs} epochs, which are skipped, and "
+        f"the loop had {epoch + 1}: loop over {epochs} and as many as you want to add, or go on with the "
+        "model and the optimizer as they were at its end"
+    )
+
+
+def _text(generator: torch.Generator) -> str:
+    return base64.b64encode(generator.get_state().numpy().tobytes()).decode()
 
 
 def _described(loader: Any) -> str:

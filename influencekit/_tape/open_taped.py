@@ -10,16 +10,20 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
-from influencekit._tape.fingerprint import check_fingerprint
-from influencekit._tape.loader import fetch
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty
+from influencekit._tape.hyperparameters import settings_of
+from influencekit._tape.index_entry import WithoutEntry, without
+from influencekit._tape.loader import as_data_set, fetch
 from influencekit._tape.optimizer import rebuild_optimizer
 from influencekit._tape.recorded import Recorded
-from influencekit._tape.replica import Call, Micro, RecordedExamples, on_device, put_back, set_modes
+from influencekit._tape.replica import Call, Micro, Penalty, RecordedExamples, on_device, put_back, set_modes
 from influencekit._tape.rng import capture, fixed
+from influencekit._tape.stream import StreamExamples
+from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch
 from influencekit._training.checks.model import copy_model
 from influencekit._training.layout import Layout
@@ -37,30 +41,41 @@ def open_taped(
     group: zarr.Group, where: str, *, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Any,
     test: Any = None, test_ids: Sequence[Hashable] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None, penalty: Penalty | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Trajectory:  # fmt: skip
     """The recorded run as a `Trajectory`. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
-    about, collate = attrs["tape"], collate or default_collate
+    about, model, data = attrs["tape"], plain_copy(model), as_data_set(data)
+    plain = collate or default_collate
+    key = about.get("index_entry")
+    collate = plain if key is None else WithoutEntry(plain, key)
     steps = int(attrs["committed"])
     if not steps:
         raise StoreError(f"{where} holds no committed step; resume the run, or record it again")
     if about["custom_forward"] and forward is None:
         raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
+    check_penalty(about, penalty, where)
+    if data is None or isinstance(data, IterableDataset):
+        data = StreamExamples()
+        data.dropped = key
+        if attrs["fingerprint"]["training examples"] is None:
+            data.load(group)
     check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
-    call = Call(loss, data, collate, about["target_key"], forward)
+    call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
-    micros = _micros(group, rows, columns["batch"], columns["part"])
+    micros = _micros(group, rows, columns["batch"], columns["part"], penalty is not None)
     device = next(model.parameters()).device
     workload = Workload(
         model=_at_start(group, model),
         loss=loss,
         train=RecordedExamples(call, device),  # type: ignore[arg-type]
-        test=None if test is None else _whole(test, collate, device),  # type: ignore[arg-type]
+        test=None if test is None else _whole(test, plain, key, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
-        train_ids=read(group, "train").tolist(),
+        info=_named_classes(model, data, about["target_key"], class_names),
+        train_ids=data.ids if isinstance(data, StreamExamples) else read(group, "train").tolist(),
         test_ids=test_ids,
         target_key=about["target_key"],
         call=call,
@@ -70,6 +85,10 @@ def open_taped(
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
+            settings_of(
+                about["optimizer"]["groups"],
+                [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps],
+            ),
         ),
     )
     source = Recorded(
@@ -104,11 +123,40 @@ def _at_start(group: zarr.Group, model: nn.Module) -> nn.Module:
     return own
 
 
+def _named_classes(
+    model: nn.Module, data: Any, target_key: str, given: Sequence[str] | None
+) -> dict[str, Any]:
+    """`info` with what the classes are called: as given, or as the data set or the model says; empty if none.
+
+    A data set says so by `classes`, as those of torchvision do, or by `features` of its target, as those of
+    Hugging Face do; a model by `config.id2label`. Behind a `Subset` is the data set that it is of.
+    """
+    found: Any = given
+    for _ in range(8):
+        if found is not None or data is None:
+            break
+        found, features = getattr(data, "classes", None), getattr(data, "features", None)
+        if found is None and isinstance(features, Mapping):
+            each = (getattr(features.get(key), "names", None) for key in (target_key, "label"))
+            found = next((names for names in each if names), None)
+        data = getattr(data, "dataset", None)
+    named = getattr(getattr(model, "config", None), "id2label", None)
+    if found is None and isinstance(named, Mapping) and sorted(named) == list(range(len(named))):
+        words = [named[k] for k in range(len(named))]
+        found = None if words == [f"LABEL_{k}" for k in range(len(words))] else words
+    listed = isinstance(found, Sequence) and not isinstance(found, str)
+    return {"classes": [str(name) for name in found]} if listed else {}
+
+
 def _micros(
-    group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray
+    group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray, penalty: bool
 ) -> Callable[[int], list[Micro]]:
-    """The micro-batches of a step; generator states are read from the store when needed."""
+    """The micro-batches of a step; generator states are read from the store when needed.
+
+    `penalty`: each ends with a slot that is no example's.
+    """
     fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
+    kept = read(group, "row", rows) if "row" in group else None
 
     @lru_cache(maxsize=64)
     def generators(number: int) -> bytes | None:
@@ -118,17 +166,22 @@ def _micros(
         found = []
         for k in range(int(part[t].max()) + 1):
             places = np.flatnonzero((part[t] == k) & (batch[t] >= 0))
-            slots = slice(int(places[0]), int(places[-1]) + 1)
-            found.append(
-                Micro(slots, batch[t, slots].tolist(), generators(fetched[t, k]), generators(forwarded[t, k]))
-            )
+            slots = slice(int(places[0]), int(places[-1]) + 1 + penalty)
+            rng = generators(fetched[t, k]), generators(forwarded[t, k])
+            mine = None if kept is None else kept[t, places].tolist()
+            found.append(Micro(slots, batch[t, places].tolist(), *rng, mine))
         return found
 
     return micros
 
 
-def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device) -> Batch:
-    """A test set as one batch: a batch as it is, a data set collated."""
+def _whole(
+    test: Any, collate: Callable[[list[Any]], Any], key: int | str | None, device: torch.device
+) -> Batch:
+    """A test set as one batch: a batch as it is, a data set collated, a DataLoader's data set by its own
+    collation. `key`: the entry that numbers the examples of a batch, if there is one."""
+    if (place := find_loader(test)) is not None:
+        test, collate = place.loader.dataset, place.loader.collate_fn
     if isinstance(test, Tensor | Mapping) or (
         isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
     ):
@@ -136,4 +189,5 @@ def _whole(test: Any, collate: Callable[[list[Any]], Any], device: torch.device)
     if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
         raise InputError(f"test: expected a batch of tensors or a data set, got {type(test).__name__}")
     with fixed():
-        return on_device(fetch(test, collate, range(len(test)), capture()), device)
+        batch = fetch(test, collate, range(len(test)), capture())
+    return on_device(batch if key is None else without(batch, key), device)

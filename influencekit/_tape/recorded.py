@@ -14,9 +14,11 @@ from torch import Tensor
 from influencekit._tape.random_draws import RandomDraws
 from influencekit._tape.replica import Call, Micro, Replica
 from influencekit._tape.rng import preserved_random, setter
-from influencekit._training.batch import Batch, batch_in_float64, select
+from influencekit._training.batch import Batch, batch_in_float64, select, tensors_of
 from influencekit._training.buffers import buffers_in_float64
 from influencekit._training.checks.separability import BATCH_STATISTICS
+from influencekit._training.functional import called
+from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.losses import Training
 from influencekit._training.parts import Gradient, Part
 from influencekit._training.plan import Plan
@@ -115,8 +117,10 @@ class Recorded:
     def few(self, state: State) -> Part:
         """A few examples of the first micro-batch, forwarded alone, as no micro-batch was."""
         micro, batch = next(self._fetched(state.step))
-        some = select(batch, torch.arange(min(_FEW, len(micro.indices)), device=state.theta.device))
-        slots = slice(micro.slots.start, min(micro.slots.start + _FEW, micro.slots.stop))
+        rows = torch.arange(min(_FEW, len(micro.indices)), device=state.theta.device)
+        some, slots = select(batch, rows), rows + micro.slots.start
+        if self.call.penalty is not None:
+            slots = torch.cat([slots, slots.new_tensor([micro.slots.stop - 1])])
         return Part(slots, some, self._losses(micro.forward_rng, state.theta, state.buffers, some))
 
     @cached_property
@@ -143,15 +147,20 @@ class Recorded:
         `theta` [param] and `buffers` are where the run stands. The generators are left where the noise ended:
         whoever calls keeps them.
         """
-        workload, draws, begin = self.workload, None, None
+        workload, draws, begin, penalty = self.workload, None, None, self.call.penalty
+
+        def run(
+            theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within = nullcontext
+        ) -> tuple[Any, dict[str, Tensor]]:
+            parameters, of_batch = workload.layout.split(theta), partial(self.call.penalised, batch=batch)
+            return called(workload.model, parameters, buffers, of_batch, within)
+
         if rng is not None and self.random:
             begin = setter(rng, workload.device)
             with self.protected():
                 begin()
                 with self._cast(self.autocast):
-                    draws = RandomDraws(
-                        lambda: workload.trained(workload.layout.split(theta), buffers, batch)
-                    )
+                    draws = RandomDraws(lambda: run(theta, buffers, batch))
 
         def training(autocast: torch.dtype | None) -> Training:
             def call(
@@ -160,13 +169,16 @@ class Recorded:
                 with self._cast(autocast), draws.replayed() if draws is not None else nullcontext():
                     if begin is not None:
                         begin()
-                    return workload.trained(workload.layout.split(theta), buffers, batch, within)
+                    return run(theta, buffers, batch, within)
 
             def loss_of(outputs: Any, batch: Batch) -> Tensor:
-                with self._cast(autocast):
-                    return workload.loss_of(outputs, batch).to(theta.dtype)
+                with self._cast(autocast), plain_operators():
+                    count = len(tensors_of(batch)[0])
+                    return self.call.penalised_losses(outputs, batch, count).to(theta.dtype)
 
-            return Training(call, loss_of, workload.n_params, buffers, autocast=autocast)
+            return Training(
+                call, loss_of, workload.n_params, buffers, autocast=autocast, penalty=penalty is not None
+            )
 
         def wide() -> Training:
             double = replace(self, workload=workload.in_double())

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
+from influencekit._tape.causes import no_step
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
-from influencekit._tape.fingerprint import check_fingerprint, run_attributes
-from influencekit._tape.hooks import Hook
-from influencekit._tape.loader import IndexedBatch, IndexedLoaders
-from influencekit._tape.loop_position import LoopPosition
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
+from influencekit._tape.hyperparameters import HyperParameters
+from influencekit._tape.index_entry import WithoutEntry
+from influencekit._tape.listen import listen
+from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.loop_batches import LoopBatches
+from influencekit._tape.loop_position import LoopPosition, at_end, refuse_nothing_new
 from influencekit._tape.optimizer import (
+    Clip,
     UpdateRule,
-    check_hyperparameters,
     describe_optimizer,
     learning_rates,
     read_slots,
     rebuild_optimizer,
     trained_parameters,
 )
-from influencekit._tape.reloads import Reloads
+from influencekit._tape.reloads import Reloads, refuse_unknown
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.trainable_state import TrainableState, copied
+from influencekit._tape.unwrap import find_loader, model_behind
 from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.layout import Layout
@@ -48,27 +53,33 @@ class Recording:
 
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
-        collate_given: bool, recorder: Recorder, hyperparameters: list[dict[str, Any]], reduction: Reduction,
-        accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
-        resume: bool, check: float, tolerance: float, name: str,
+        collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
+        accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
+        resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
     ) -> None:  # fmt: skip
+        called, model = model, model_behind(model)
         refuse_hooks(model)
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
-        self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
+        self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._steps = StepCollector(model, call, reduction, accumulate)
+        self._own_names = ids == list(range(len(ids)))  # positions
+        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
+        self._steps.dropped = self._check_dropped
+        self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._loaders = IndexedLoaders(call.data)
+        self._stream = call.data if isinstance(call.data, StreamExamples) else None
+        self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
-        self._position = LoopPosition(optimizer, schedulers, device)
+        self._position = LoopPosition(optimizer, schedulers, device, settings)
         self._reloads = Reloads()
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._noted_epoch = 0
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
+        self.finished, self._was_finished, self._ends = False, False, ""
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
             if not resume:
@@ -76,33 +87,39 @@ class Recording:
                     f"{store} exists already; choose another path, or continue it with resume=True"
                 )
             self._resume()
-        self._hooks = self._listen()
+        self._called = called
+        self._removers = self._listen()
 
-    def _listen(self) -> list[RemovableHandle]:
-        model, optimizer, steps, reloads = self._model, self._optimizer, self._steps, self._reloads
+    def _listen(self) -> list[Callable[[], None]]:
+        def copied() -> None:
+            self._reloads.note(self._state, self._steps.step)
 
-        def note(*event: Any) -> None:
-            reloads.note(self._state, steps.step)
+        def loading(optimizer: bool) -> None:
+            self._reloads.loading(self._state, self._steps.step, optimizer)
 
-        return [
-            model.register_forward_pre_hook(Hook(lambda *event: steps.before_forward(), copied=note)),
-            model.register_forward_hook(Hook(lambda *event: steps.after_forward(event[-1]))),
-            optimizer.register_step_pre_hook(Hook(lambda *event: self._before_step(*event[1:]))),
-            optimizer.register_step_post_hook(Hook(lambda *event: self._after_step())),
-            model.register_state_dict_pre_hook(Hook(note)),
-            model.register_load_state_dict_pre_hook(
-                Hook(lambda *event: reloads.loading(self._state, steps.step))
-            ),
-            optimizer.register_load_state_dict_pre_hook(
-                Hook(lambda *event: reloads.loading(self._state, steps.step, optimizer=True))
-            ),
-        ]
+        return listen(
+            self._called, self._optimizer, self._steps, before_step=self._before_step,
+            after_step=self._after_step, copied=copied, loading=loading,
+        )  # fmt: skip
+
+    def _optimized(self) -> Iterator[nn.Parameter]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
+    def _check_dropped(self) -> None:
+        """The last batches of an epoch were in no step: refuse what they have changed."""
+        if self._state is not None:
+            self._state.check_buffers(self._steps.step)
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
-        for hook in self._hooks:
-            hook.remove()
+        for remove in self._removers:
+            remove()
         writer = self.writer.writer
+        if writer is not None and self._resumed is not None and self._was_finished:
+            writer.leave()
+            if error is None:
+                refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
+            return
         if writer is None:
             if error is None:
                 raise InputError(
@@ -111,23 +128,36 @@ class Recording:
         elif error is None:
             try:
                 end, reloaded = self._last_state()
-                self.writer.state(end, self._noted(self._epoch, self._batches_done))
+                note = self._position.ended(self._epoch, self._batches_done)
+                self.writer.state(end, {**note, "known": self._reloads.known})
                 self._spot.last(end.step)
             except BaseException:
                 writer.close("recording")
                 raise
             known: dict[str, Any] = {} if reloaded in (None, -1) else {"reloaded": reloaded}
-            writer.close(replay=self._spot.summary(), **known)
-            if reloaded == -1:
-                raise InputError(
-                    "after the last step load_state_dict put weights into the model that are no state of the "
-                    "run known to the tape (those at ends of epochs, and those that state_dict() or a copy "
-                    "was taken of); the run is recorded as far as its last step: load others after the tape"
-                )
+            writer.close(may_go_on=True, replay=self._spot.summary(), **known)
+            self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
+            refuse_unknown(reloaded)
         elif isinstance(error, DivergedError):
             writer.close("stopped", reason=str(error))
         else:  # what was recorded stays, and may be resumed
             writer.close("recording")
+
+    def go_on(self) -> None:
+        """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
+        assert self._state is not None
+        step = self._steps.step
+        self._state.check_parameters(step)
+        self._state.check_buffers(step)
+        self._state.check_constant(step, thorough=True)
+        if self._state.digest_slots() != self._ends:
+            raise InputError(
+                f"step {step}: the state of the optimizer was changed since the tape was closed, and a "
+                "replay would not do that; go on with the optimizer as it was"
+            )
+        self.writer.opened.reopen()
+        self.finished = False
+        self._removers = self._listen()
 
     def _last_state(self) -> tuple[State, int | None]:
         """The last state, and the number of the one whose weights were loaded since.
@@ -136,10 +166,10 @@ class Recording:
         """
         assert self._state is not None
         step = self._steps.step
-        self._steps.check_done()
+        self._steps.check_done(ended=True)
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
-        if self._resumed is not None:
+        if self._resumed is not None and not at_end(self._resumed.snapshot, self._epoch):
             raise InputError(
                 f"the loop ended before epoch {self._resumed.snapshot['epoch']}, where the run that it "
                 "resumes was cut off; pass every epoch's loader to tape.batches again"
@@ -153,24 +183,25 @@ class Recording:
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
         self._epoch += 1
-        resumed = self._resumed
+        resumed, place = self._resumed, find_loader(loader)
+        inner = loader if place is None else place.loader
+        ended = resumed is not None and bool(resumed.snapshot.get("ended"))
         if resumed is not None:
-            if self._epoch < resumed.snapshot["epoch"]:
+            if self._epoch < resumed.snapshot["epoch"] + ended:
                 return
-            self._position.begin_again(resumed.snapshot, loader, self.writer.generators)
-        self._position.begin(loader)
-        if hasattr(loader, "collate_fn") and not self._collate_given:
-            self.call = self._steps.call = replace(self.call, collate=loader.collate_fn)
-            self._spot.use(self.call)
+            self._put_back(resumed)
+            self._position.begin_again(resumed.snapshot, inner, self.writer.generators)
+        self._position.begin(inner)
+        self._steps.begin_epoch()
+        if hasattr(inner, "collate_fn") and not self._collate_given:
+            self._use(inner.collate_fn)
         source, done = self._loaders.batches(loader), 0
-        if resumed is not None:
-            assert self._state is not None
+        if resumed is not None and not ended:
             done = resumed.snapshot["position"]
             for _ in range(done):
                 next(source, None)
-            self._state.load(resumed.tensors, resumed.number)
-            self._position.return_to(resumed.snapshot, self.writer.generators)
-            self._resumed = None
+            self._put_back(resumed)
+        self._resumed = None
         while True:
             if not self._steps.forwarded:
                 self.boundary(self._epoch, done)
@@ -180,10 +211,27 @@ class Recording:
                 return
             done += 1
             self._batches_done = done
-            self._steps.queue.clear()  # a batch that the loop skipped
+            self._steps.pass_over()
             self._steps.push(found)
-            yield [self._ids[i] for i in found.indices], found.batch
+            yield self._named(found.indices), getattr(found, "given", found.batch)
             self._steps.check_done()
+
+    def _named(self, indices: list[int]) -> list[Hashable]:
+        return list(indices) if self._own_names else [self._ids[i] for i in indices]
+
+    def _use(self, collate: Any) -> None:
+        """Collate in this way from now on, without an entry that numbers the examples."""
+        key = self._steps.index_entry
+        if self._stream is not None:
+            self._stream.dropped = key
+        self.call = replace(self.call, collate=collate if key is None else WithoutEntry(collate, key))
+        self._steps.call = self.call
+        self._spot.use(self.call)
+
+    def _put_back(self, kept: Kept) -> None:
+        assert self._state is not None
+        self._state.load(kept.tensors, kept.number)
+        self._position.return_to(kept.snapshot, self.writer.generators)
 
     def boundary(self, epoch: int, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: store the state if the recorder does."""
@@ -199,7 +247,8 @@ class Recording:
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
                 self.writer.state(state.state(step), self._noted(epoch, position))
-        if self._spot.decide(step) or state is None:
+        self._steps.watch_left = self._spot.decide(step)
+        if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None, batch: Any) -> None:
@@ -210,16 +259,15 @@ class Recording:
         if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
+        self._steps.assume_forwarded()
         if not self._steps.forwarded:
-            raise InputError(
-                f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
-                "step needs a forward pass on a batch of tape.batches"
-            )
+            forward = self.call.forward is not None
+            raise InputError(no_step(step, self._steps.delivered, bool(self._steps.queue), forward))
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
         state = self._state
         if state is None or self._spot.wanted or used != self._used:
-            params = trained_parameters(self._model, self._optimizer, self._clip_norm)
+            params = trained_parameters(self._model, self._optimizer, self._clip.norm)
             state = self._state or self._begin(params)
             if list(params) != list(state.params):
                 odd = sorted(set(params) ^ set(state.params))[0]
@@ -228,7 +276,8 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        check_hyperparameters(self._hyperparameters, self._optimizer, step)
+        if (changed := self._settings.changed(step)) is not None:
+            self.writer.settings(changed)
         self._reloads.check(state, step)
         state.check_parameters(step)
         state.check_constant(step, thorough=self._spot.wanted)
@@ -241,27 +290,33 @@ class Recording:
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
         early = steps.micros(True) if steps.forward_draws is None and self._spot.wanted else []
+        passed_over, divisor = steps.passed_over_now, steps.divisor
         micros, coefficients, losses = steps.finish_step()
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
+            rule = state.rule
+            if self._settings.now != self._settings.first:
+                rule = rule._replace(optimizer=rule.optimizer.with_settings(self._settings.now))
             done = FinishedStep(
-                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training
-            )
+                self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
+                losses, list(state.params.values()), steps.left, divisor, passed_over,
+            )  # fmt: skip
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:
                 steps.forward_draws = found is not done
-            micros = found.micros
+            micros, losses = found.micros, self._spot.with_penalties(losses)
         if self._spot.again:
             self._spot.repeat(step)
-        self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
+        self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0), self._stream)
 
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
-        description = describe_optimizer(self._optimizer, params, self._clip_norm)
+        self._settings.begin()
+        description = describe_optimizer(self._optimizer, params, self._clip)
         state = self._trainable(params, changing, description, 0)
         slots, updates = read_slots(self._optimizer, state.rule, params)
         state.rule = state.rule._replace(updates=updates)
@@ -272,7 +327,8 @@ class Recording:
                 self._model, self.call, state.rule, self._steps, changing, separable=self._separable,
                 optimizer=description, tolerance=self._tolerance,
             )  # fmt: skip
-            self.writer.begin(state.rule, first, self._ids, {"workload": self._name, **about})
+            names = self._ids if self._stream is None else self._stream
+            self.writer.begin(state.rule, first, names, {"workload": self._name, **about})
         self.writer.state(first, self._snapshot)
         return state
 
@@ -291,17 +347,30 @@ class Recording:
         changing = [n for n, _ in attrs["buffers"]]
         try:
             check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
+            check_penalty(attrs["tape"], self.call.penalty, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise
         if kept is None:  # cut off before a state was there: begin
             return
         own, about = dict(self._model.named_parameters()), attrs["tape"]
+        if (key := about.get("index_entry")) is not None:
+            self._steps.index_entry = key
+            self._use(self.call.collate)
+        if self._stream is not None:
+            self._stream.load(writer.group, writer.placed)
+            self._ids = self._stream.ids
         params = {n: own[n] for n, _ in fingerprint["parameters"]}
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
-        self._resumed, self._steps.step = kept, kept.number
+        self._settings.begin(about["optimizer"]["groups"])
+        self._steps.step, self._was_finished = kept.number, attrs["status"] == "complete"
         self._reloads.remember(kept.snapshot.get("known", {}))
         self.writer.remember_generators()
-        state.load(kept.tensors, kept.number)
+        if kept.snapshot.get("ended") and state.equals(kept.tensors):  # the loop is there, and goes on
+            self._epoch = self._noted_epoch = kept.snapshot["epoch"]
+            state.mark()
+        else:
+            self._resumed = kept
+            state.load(kept.tensors, kept.number)

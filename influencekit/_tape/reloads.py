@@ -10,7 +10,7 @@ from influencekit._tape.trainable_state import TrainableState
 from influencekit._training.state import State
 from influencekit.errors import InputError
 
-__all__ = ["Reloads"]
+__all__ = ["Reloads", "refuse_unknown"]
 
 _MOST = 1000  # states that a snapshot remembers
 
@@ -73,3 +73,13 @@ class Reloads:
             state.check_parameters(step)
             return state.state(step), None
         return replaced, self._known.get(state.digest(), -1) if state.changed() else step
+
+
+def refuse_unknown(reloaded: int | None) -> None:
+    """Refuse weights that are no state of the run, once what came before them is stored."""
+    if reloaded == -1:
+        raise InputError(
+            "after the last step load_state_dict put weights into the model that are no state of the run "
+            "known to the tape (those at ends of epochs, and those that state_dict() or a copy was taken "
+            "of); the run is recorded as far as its last step: load others after the tape"
+        )

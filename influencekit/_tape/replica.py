@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from influencekit._tape.loader import fetch
 from influencekit._tape.rng import fixed, restored
+from influencekit._tape.stream import StreamExamples
 from influencekit._training.batch import Batch, tensors_of
 from influencekit._training.call import Loss, arguments, one_each, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
@@ -25,6 +28,7 @@ __all__ = [
     "NOT_TENSORS",
     "RecordedExamples",
     "Micro",
+    "Penalty",
     "Replica",
     "changed_buffers",
     "modes",
@@ -36,13 +40,22 @@ __all__ = [
 NOT_TENSORS = "a taped run has no training tensors"
 
 
+Penalty = Callable[..., Tensor]
+"""`penalty(model)`, or `penalty(model, outputs=..., batch=...)` where it has parameters of these names."""
+
+
 class Micro(NamedTuple):
-    """One micro-batch as it was: its places in the step, its examples, the generators around it."""
+    """One micro-batch as it was: its places in the step, its examples, the generators around it; in a run
+    without a data set also the stored contents of its examples.
+
+    With a penalty there is one more place than there are examples: the last is the penalty's.
+    """
 
     slots: slice
     indices: list[int]
     fetch_rng: bytes | None
     forward_rng: bytes | None
+    rows: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class Call:
     A batch is a tensor (input and target), a tuple or list (inputs..., target) or a mapping whose
     `target_key` entry is the target and whose other entries are keyword arguments of the model. With
     `forward`, outputs are `forward(model, batch)` instead. Losses are `loss(outputs, target)`, one a row, or
-    `loss(outputs, target, batch=batch)` where it has such a parameter.
+    `loss(outputs, target, batch=batch)` where it has such a parameter. What a step minimises may have a
+    `penalty`, a scalar of the model, or of the model, the outputs and the batch, which is no example's.
     """
 
     loss: Loss
@@ -60,9 +74,12 @@ class Call:
     collate: Callable[[list[Any]], Any]
     target_key: str = "labels"
     forward: Callable[[nn.Module, Any], Any] | None = None
+    penalty: Penalty | None = None
 
     def batch(self, micro: Micro, device: torch.device) -> Batch:
-        """The batch of a micro-batch, fetched again."""
+        """The batch of a micro-batch, fetched again, or as it was stored."""
+        if isinstance(self.data, StreamExamples):
+            return on_device(self.data.batch(micro.indices, micro.rows), device)
         return on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
 
     def target(self, batch: Any) -> Any:
@@ -80,6 +97,41 @@ class Call:
         """Per-example losses [count]. Errors: another shape."""
         with refusing_indices():
             return one_each(values_of(self.loss, outputs, self.target(batch), batch), count)
+
+    @cached_property
+    def penalty_takes(self) -> frozenset[str]:
+        """Which of `outputs` and `batch` the penalty asks for."""
+        names = {} if self.penalty is None else inspect.signature(self.penalty).parameters
+        return frozenset(names) & {"outputs", "batch"}
+
+    def penalty_of(self, model: nn.Module, outputs: Any, batch: Any) -> Tensor:
+        """The penalty [1] of a micro-batch. Errors: no scalar."""
+        assert self.penalty is not None
+        given = {"outputs": outputs, "batch": batch}
+        found = self.penalty(model, **{name: given[name] for name in self.penalty_takes})
+        if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
+            got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"penalty must return one number as a tensor, got {got}; sum over parameters, and use sum() "
+                "of tensors, not of their .item()"
+            )
+        return found.reshape(1)
+
+    def penalised(self, model: nn.Module, batch: Any) -> Any:
+        """The model's outputs, and beside them the penalty [1] where there is one."""
+        outputs = self.outputs(model, batch)
+        return outputs if self.penalty is None else (outputs, self.penalty_of(model, outputs, batch))
+
+    def penalised_losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
+        """Losses [slot] of what `penalised` gave: of `count` examples, then the penalty if there is one."""
+        if self.penalty is None:
+            return self.losses(outputs, batch, count)
+        outputs, penalty = outputs
+        return torch.cat([self.losses(outputs, batch, count), penalty])
+
+    def slot_losses(self, model: nn.Module, batch: Any, count: int) -> Tensor:
+        """The losses [slot] of a micro-batch of `count` examples at once."""
+        return self.penalised_losses(self.penalised(model, batch), batch, count)
 
 
 @dataclass(frozen=True)
@@ -173,7 +225,7 @@ class Replica:
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """Gradient [param] of sum(coefficients * losses) over micro-batches (batch, coefficients, rng).
 
-        Also the losses of each micro-batch, and the buffers after the last.
+        Also the losses [slot] of each micro-batch, and the buffers after the last.
         """
         found = []
         device = theta.device
@@ -183,7 +235,7 @@ class Replica:
                     restored(rng, device),
                     torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
                 ):
-                    losses = self.call.losses(self.call.outputs(self.model, batch), batch, len(coefficients))
+                    losses = self.call.slot_losses(self.model, batch, len(tensors_of(batch)[0]))
                 (coefficients * losses.to(coefficients.dtype)).sum().backward()
                 found.append(losses.detach())
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]

@@ -67,6 +67,15 @@ class TrainableState:
         """A digest of the parameters: a sample of each, and the sum of all its bits. Cost: one pass."""
         return digest([sampled(p), bit_sum(p)] for p in self.params.values())
 
+    def digest_slots(self) -> str:
+        """A digest of what the optimizer knows."""
+        return digest([sampled(x), bit_sum(x)] for x in self.state(0).slots.values())
+
+    def equals(self, tensors: Mapping[str, np.ndarray]) -> bool:
+        """Whether parameters and slots are those that were stored."""
+        now = self.state(0)
+        return all(np.array_equal(x.detach().cpu().numpy(), tensors[n]) for n, x in _tensors(now).items())
+
     def check_parameters(self, step: int) -> None:
         """Refuse a parameter that was changed since the last mark."""
         if name := self._parameters.changed():
@@ -103,6 +112,10 @@ class TrainableState:
     def _changing(self) -> dict[str, Tensor]:
         own = dict(self._model.named_buffers()) if self.buffers else {}
         return {name: own[name] for name in self.buffers}
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    return {"theta": state.theta, **state.slots}
 
 
 def copied(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ class Losses(Protocol):
 
     @property
     def l2(self) -> float: ...
+    @property
+    def penalty(self) -> bool: ...
 
     def outputs(self, z: Tensor, batch: Batch) -> Any:
         """The model's outputs."""
@@ -68,6 +70,7 @@ def hessian(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product
 
 def gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
     """J^T (d2 loss / d outputs2) J: the model linearised, the loss's curvature kept."""
+    _refuse_penalty(w, "gauss-newton")
     with torch.enable_grad():
         z, weights = leaf(z), leaf(coefficients)
         outputs, tree = _parts(w.outputs(z, batch))
@@ -90,6 +93,7 @@ def gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Pr
 
 def fisher(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
     """Empirical Fisher (1/b) sum_i g_i g_i^T, the outer products of the paper's Eq. 12."""
+    _refuse_penalty(w, "fisher")
     with torch.enable_grad():
         z = leaf(z)
         losses = w.losses(z, batch)
@@ -115,6 +119,15 @@ def none(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
         lambda c: (torch.zeros_like(c), forward(c)[0] + w.l2 * (flat @ c)),
         lambda: _mean_gradient(w, losses, z, coefficients),
     )
+
+
+def _refuse_penalty(w: Losses, curvature: str) -> None:
+    """Refuse curvatures that are made of the examples' losses alone, and would leave out the penalty's."""
+    if w.penalty:
+        raise InputError(
+            f"the curvature {curvature} is that of losses, and this run has a penalty=, which would be left "
+            "out of it; use curvature=hessian"
+        )
 
 
 def gradient(loss: Tensor, z: Tensor, create_graph: bool = False) -> Tensor:

@@ -29,7 +29,7 @@ class Training:
     buffers after; `loss_of(outputs, batch)` the losses [slot]; `buffers` are those before the step, empty for
     most models, where z is theta itself. `l2` is the penalty's factor, `size` the length of theta; `wide`
     gives the same of a copy in float64, `rounded` the same in the precision of the recorded loop, which is
-    the `autocast` of those.
+    the `autocast` of those. `penalty`: the last loss is that of a penalty, and no example's.
     """
 
     call: Call
@@ -40,6 +40,7 @@ class Training:
     wide: Callable[[], Training] | None = None
     rounded: Callable[[], Training] | None = None
     autocast: torch.dtype | None = None
+    penalty: bool = False
 
     def in_double(self) -> Training:
         """The same losses, of a copy of the model in float64."""

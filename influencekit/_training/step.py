@@ -1,6 +1,7 @@
 """One training step, F(state, weights) -> state, and its four readings: iterate, replicate, pull, push.
 
     L_t(theta, w) = (1/b) sum_{i in S_t} w_i [ loss(z_i; theta) + (l2/2) |theta|^2 ],   b = |S_t|
+    (a tape may add a penalty, in a slot of its own that is no example's: index -1, weight always 1)
     F_t(state, w) = optimizer(state, grad L_t(theta, w)), and the buffers as the forward pass leaves them
 
 A step is a sum of parts, which a `PartSource` gives: the batch of a workload, or a tape's micro-batches.
@@ -22,7 +23,7 @@ from influencekit._training.in_memory import InMemory
 from influencekit._training.kernels.same_trace import same_trace
 from influencekit._training.kernels.tracing import has_convolution
 from influencekit._training.linear import LinearStep
-from influencekit._training.optimizer import Slots
+from influencekit._training.optimizer import Optimizer, Slots
 from influencekit._training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit._training.push import pushed
 from influencekit._training.state import State
@@ -63,12 +64,14 @@ class Step:
         mean = self.plan.coefficient
         self._mean = valid / valid.sum(1, keepdim=True) if mean is None else mean.to(valid)
         self._valid = valid
+        self._penalised = bool(((self._mean != 0) & (valid == 0)).any())
         self._linear: dict[str, LinearStep] = {}
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
         self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
         self._like = like
+        self._changed: tuple[int, Optimizer] = 0, workload.optimizer
 
     # what a step reads ------------------------------------------------------------------------------
 
@@ -77,12 +80,22 @@ class Step:
         return self.source.start()
 
     def coefficients(self, t: int | slice, weights: Tensor | None = None) -> Tensor:
-        """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] say otherwise."""
+        """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] say otherwise.
+
+        The weight of a slot that is no example's (a penalty) is 1 whatever they say.
+        """
         mean = self._mean[t]
-        return mean if weights is None else mean * weights[..., self._rows[t]]
+        if weights is None:
+            return mean
+        given = weights[..., self._rows[t]]
+        return mean * (torch.where(self._valid[t] > 0, given, 1.0) if self._penalised else given)
+
+    def of_examples(self, t: int | slice) -> Tensor:
+        """The coefficients 1/b of the examples of step t, [slot]: 0 in slots that are no example's."""
+        return self._mean[t] * self._valid[t] if self._penalised else self._mean[t]
 
     def rows(self, t: int | slice) -> Tensor:
-        """Positions in the training set of every slot of step t (0 where padded)."""
+        """Positions in the training set of every slot of step t (0 where it is no example's)."""
         return self._rows[t]
 
     @property
@@ -94,6 +107,15 @@ class Step:
     def caution(self) -> str:
         """What results must say of the run; nothing as a rule."""
         return self.source.caution
+
+    def optimizer_at(self, t: int) -> Optimizer:
+        """The optimizer of step t, whose hyper-parameters may change during a run."""
+        if not (number := self.plan.changes(t)):
+            return self.workload.optimizer
+        if self._changed[0] != number:
+            changed = self.workload.optimizer.with_settings(self.plan.settings[number - 1][1])
+            self._changed = number, changed
+        return self._changed[1]
 
     # how it is computed -----------------------------------------------------------------------------
 
@@ -181,7 +203,8 @@ class Step:
     # iterate and replicate --------------------------------------------------------------------------
 
     def advance(self, state: State) -> tuple[State, Tensor]:
-        """The next state, and the losses [slot] of the batch before the update (0 where padded).
+        """The next state, and the losses [slot] of the batch before the update (0 where a slot is no
+        example's).
 
         Deterministic: on the CPU the same state gives the same bits, which is what makes replay exact.
         """
@@ -218,7 +241,7 @@ class Step:
         return summed(self.source.parts(state), state.theta, self._mean[state.step], by_autograd)[:2]
 
     def _update(self, t: int, theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
-        return self.workload.optimizer.step(
+        return self.optimizer_at(t).step(
             self.workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t)
         )
 
@@ -256,8 +279,10 @@ class Step:
         return part, state.theta, self._mean[state.step][part.slots]
 
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
-        """The tangent of the next state from those of state (buffers by name) and weights [slot]."""
+        """The tangent of the next state from those of state (buffers by name) and weights [slot], of
+        which those of slots without an example count for nothing."""
         t, mean = state.step, self.coefficients(state.step)
+        weights = weights * self._valid[t]
         g, dg, buffers = pushed(self.source.parts(state), state, tangent, mean, weights, self.workload.l2)
         primal = (state.theta, state.slots, g)
         along = (tangent.theta, tangent.slots, dg)

@@ -10,6 +10,7 @@ import zarr
 from torch import Tensor
 
 from influencekit._training.batch import select, tensors_of
+from influencekit._training.optimizer import description
 from influencekit._training.workload import Workload
 from influencekit.errors import StoreError
 
@@ -81,7 +82,7 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
         "initial parameters": digest([workload.theta0]),
         "order of batches": digest([plan.indices]),
         "learning rates": digest([plan.lr]),
-        "optimizer": repr(workload.optimizer),
+        "optimizer": description(workload.optimizer),
         "l2": workload.l2,
     }
 

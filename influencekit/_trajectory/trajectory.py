@@ -111,6 +111,8 @@ class Trajectory:
                 f"the states were stored by {self.attrs['recorder']}, which is not lossless: scores are "
                 "those of nearby states"
             )
+        if self.attrs["status"] == "recording":
+            said.append(f"the run has not ended: these are its first {self.last} steps")
         return "; ".join(said)
 
     @property

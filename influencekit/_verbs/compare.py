@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from influencekit import __version__
+from influencekit._bars import with_progress
 from influencekit._direction import better_of, sign, written
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
@@ -35,6 +36,7 @@ from influencekit.windows import Removal, Window
 __all__ = ["compare", "last_digits"]
 
 
+@with_progress
 def compare(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
     estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
@@ -86,8 +88,8 @@ def compare(
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
     used = list[int]()
-    for seed, trajectory, training in _runs(workload, seeds, recorder):
-        trajectory = averaged(trajectory, average)
+    for seed, recorded, training in _runs(workload, seeds, recorder):
+        trajectory = averaged(recorded, average)
         problem = trajectory.workload
         used.append(seed)
         chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._files import NewStore
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged, check_average
@@ -32,6 +33,7 @@ _CHUNK = 4 << 20  # bytes of a chunk on disk
 _HELD = 256 << 20  # bytes of chunks that are gathered before they are written
 
 
+@with_progress
 def contributions(
     trajectory: Trajectory,
     query: Query | str = "test-loss",

@@ -4,6 +4,7 @@ from typing import Any
 
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
@@ -25,6 +26,7 @@ from influencekit.windows import Removal
 __all__ = ["estimate"]
 
 
+@with_progress
 def estimate(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -38,8 +40,8 @@ def estimate(
     `windows` is a list of `Window`, a text such as "each-epoch" (with `removal`), or None for the whole run.
     `average`: the query is asked of an average of states, not of the last: "ema:decay=0.999", "swa:start=5",
     "after:epoch=3" (the model after that epoch), {state: weight}, or an `Average`; the windows then read the
-    query at the end of the run only. Attrs `average` and `average_states` say which.
-    Examples are named by the coordinate `train`, and by `label`, their class, where they have one. Sign:
+    query at the end of the run only. Attrs `average` and `average_states` say which. Examples are named by
+    the coordinate `train`, and by `label`, their class, where they have one. Sign:
     removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
     better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do

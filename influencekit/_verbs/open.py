@@ -1,19 +1,23 @@
 """Open a recorded run together with what made it."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+from influencekit._bars import with_progress
 from influencekit._tape import open_taped
 from influencekit._training.workload import Workload
 from influencekit._trajectory.fingerprint import check_match
 from influencekit._trajectory.replay_check import check_losses
 from influencekit._trajectory.store import open_group
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._trajectory.unfinished import describe_unfinished
 from influencekit.errors import InputError, StoreError
 
 __all__ = ["open"]
 
 
+@with_progress
 def open(
     store: str | Path, workload: Workload | None = None, *, model: Any = None, loss: Any = None,
     data: Any = None, test: Any = None, **more: Any,
@@ -21,9 +25,12 @@ def open(
     """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
 
     model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
-    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set; test: a batch or a data set for
-    queries on test examples. And, where the tape was given them, `collate` and `forward`; `test_ids`. Nothing is unpickled. A run that was stopped
-    (diverged), or is being recorded, or was cut off, opens too and has the states that were committed.
+    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set (none where the store keeps the
+    examples); test: a batch, a data set or a DataLoader for queries on test examples. And, where the tape was
+    given them, `collate`, `forward` and `penalty`; `test_ids`; `class_names`, a list, where the data set has
+    no attribute `classes`. Nothing is unpickled. A run that was stopped (diverged) opens too. So does one
+    that is still being written, or was cut off: it ends with what was committed, and a warning and the
+    results' `caution` say so.
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
     the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
     again. Cost: one traced step.
@@ -38,14 +45,20 @@ def open(
         2
     """
     group = open_group(store)
+    if said := describe_unfinished(group, store):
+        warnings.warn(said, UserWarning, stacklevel=2)
     if "tape" in group.attrs:
-        if model is None or loss is None or data is None:
+        about: Any = group.attrs["fingerprint"]
+        if model is None or loss is None or (data is None and about["training examples"] is not None):
             raise InputError(
                 f"{store} is a taped run; open it with the model, loss and data that were recorded: "
                 "open(store, model=..., loss=..., data=..., test=...)"
             )
-        if odd := set(more) - {"collate", "forward", "test_ids"}:
-            raise InputError(f"open: no option {sorted(odd)[0]!r}; it takes collate, forward and test_ids")
+        if odd := set(more) - {"collate", "forward", "penalty", "test_ids", "class_names"}:
+            raise InputError(
+                f"open: no option {sorted(odd)[0]!r}; it takes collate, forward, penalty, test_ids and "
+                "class_names"
+            )
         return open_taped(group, str(store), model=model, loss=loss, data=data, test=test, **more)
     if workload is None:
         raise InputError(f"{store} was made by record(); open it with its workload: open(store, workload)")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from influencekit import __version__
+from influencekit._bars import with_progress
 from influencekit._code import refuse_training
 from influencekit._training.buffers import packed, unpacked
 from influencekit._training.checks.examples import check_examples
@@ -29,6 +30,7 @@ from influencekit.windows import Window
 __all__ = ["record"]
 
 
+@with_progress
 def record(
     workload: Workload,
     recorder: Recorder | str | None = None,

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit._bars import with_progress
 from influencekit._direction import Which, better_in, better_of, side, which_end
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit._effects.sums import part_sizes, worst_verdict
@@ -27,6 +28,7 @@ from influencekit.windows import Removal, Window
 __all__ = ["ranked", "remove", "verify_top"]
 
 
+@with_progress
 def verify_top(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -94,6 +96,7 @@ def verify_top(
     )
 
 
+@with_progress
 def remove(
     trajectory: Trajectory,
     query: Query | str = "test-loss",

@@ -20,17 +20,9 @@ from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows",
-    "about",
-    "check_windows",
-    "class_labels",
-    "example_coords",
-    "examples",
-    "require_run",
-    "window_coords",
-    "windows_among",
-    "windows_of",
-]
+    "Windows", "about", "check_windows", "class_labels", "example_coords", "examples", "require_run",
+    "window_coords", "windows_among", "windows_of",
+]  # fmt: skip
 
 Windows = str | Sequence[Window] | None
 

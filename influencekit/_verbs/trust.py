@@ -28,9 +28,9 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit._training.batch import tensors_of
-from influencekit._training.optimizers import Adam
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged_as
@@ -57,6 +57,7 @@ _FEW = 4  # examples whose weight is halved and then taken away
 _CORNERS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid)
 
 
+@with_progress
 def trust(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -148,7 +149,7 @@ def advice(workload: Workload) -> str:
     if corners:
         ideas.append(f"a smooth activation, such as GELU, in place of {' and '.join(sorted(corners))}")
     rules = list(workload.optimizer.members())
-    eps = [rule.eps for rule in rules if isinstance(rule, Adam)]
+    eps = [x for rule in rules if isinstance(x := vars(rule).get("eps"), float)]
     if eps and min(eps) < 1e-2:
         ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
     width = workload.plan.indices.shape[1]

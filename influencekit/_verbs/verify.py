@@ -1,12 +1,15 @@
-"""Does a store replay? Train its steps again, from each kept state to the next, and compare."""
+"""Is a store whole, and does it replay? Read its chunks, train its steps again, and compare."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+import zarr
 from torch import Tensor
 
+from influencekit._bars import with_progress
 from influencekit._training.state import State
 from influencekit._trajectory.replay_check import (
     compare_stretch,
@@ -16,13 +19,16 @@ from influencekit._trajectory.replay_check import (
     replay_stretch,
     replay_tolerance,
 )
+from influencekit._trajectory.store import chunks, read
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit.errors import StoreError
+from influencekit._verbs.open import open
+from influencekit._verbs.results import require_run
+from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Recorder
 from influencekit.progress import track
 from influencekit.registry import make
 
-__all__ = ["NearReplay", "Replay", "verify"]
+__all__ = ["NearReplay", "Replay", "read_all", "replayed", "verify"]
 
 
 class Replay(NamedTuple):
@@ -51,15 +57,50 @@ class NearReplay(NamedTuple):
         )
 
 
-def verify(trajectory: Trajectory, spans: int | None = None) -> Replay | NearReplay:
-    """Train again from every kept state (or from `spans` of them, evenly spread) to the next one.
+@with_progress
+def verify(run: Trajectory | str | Path, spans: int | None = None, **opened: Any) -> Replay | NearReplay:
+    """Read every chunk, and train again from every kept state to the next (or from `spans` of them).
 
-    Errors: `StoreError` that names the steps, the tensor and the difference where a replay is not what was
-    recorded. Bit for bit is asked of runs on a CPU; of taped runs and of others on a GPU, no more than the
-    tape's tolerance relative to the update. Of a store that is not lossless the first `spans` are trained
-    again in one go from the first state, which is exact, and each kept state must be what the recorder makes
-    of the run's. Cost: one training run, less for fewer spans.
+    `run` is a recorded run, or a store, which is opened with `opened`, the other arguments of
+    `influencekit.open`: `workload=`, or `model=`, `loss=` and `data=` of a taped run. The result has `steps`,
+    how many were trained again, and `gap`, the largest difference relative to the update, 0 for bit for bit;
+    `print` says it in words.
+
+    Errors: `StoreError` that names a chunk which is missing or corrupted, or the steps, the tensor and the
+    difference where a replay is not what was recorded. Bit for bit is asked of runs on a CPU; of taped runs
+    and of others on a GPU, no more than the tape's tolerance relative to the update. Of a store that is not
+    lossless the first `spans` are trained again in one go from the first state, which is exact, and each kept
+    state must be what the recorder makes of the run's. Cost: one training run, less for fewer spans.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> print(ik.verify(run))
+        2 steps trained again, each bit for bit as recorded
     """
+    if isinstance(run, str | Path):
+        run = open(run, **opened)
+    elif opened:
+        raise InputError(f"verify: {sorted(opened)[0]}= is for a store that is opened, and this run is open")
+    trajectory: Trajectory = require_run(run)
+    read_all(trajectory.group)
+    return replayed(trajectory, spans)
+
+
+def read_all(group: zarr.Group) -> int:
+    """Read every chunk of every array; their number. Errors: which one is missing or corrupted."""
+    found = list(chunks(group))
+    for name, key, rows in track(found, "chunks", len(found)):
+        try:
+            read(group, name, rows)
+        except StoreError as error:
+            raise StoreError(f"{error} (chunk {key})") from error
+    return len(found)
+
+
+def replayed(trajectory: Trajectory, spans: int | None) -> Replay | NearReplay:
+    """`verify` without reading the chunks."""
     kept = trajectory.stored_states
     pairs = list(zip(kept, kept[1:], strict=False))
     if not trajectory.lossless:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from influencekit._bars import progress
 from influencekit.cli.console import write
 from influencekit.cli.examples import described
 from influencekit.cli.output import new_file, new_folder, to_json
 from influencekit.cli.parameters import Seeds, shared
-from influencekit.cli.progress import progress
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:

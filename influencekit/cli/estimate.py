@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from influencekit._bars import progress
 from influencekit.cli.examples import by_seed
 from influencekit.cli.output import new_file, save_dataset
 from influencekit.cli.parameters import shared
-from influencekit.cli.progress import progress
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from influencekit._bars import progress
 from influencekit.cli.console import say
 from influencekit.cli.output import new_folder
 from influencekit.cli.parameters import shared
-from influencekit.cli.progress import progress
 from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:

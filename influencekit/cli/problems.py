@@ -105,22 +105,32 @@ def is_store(text: str, code: str | None = None) -> bool:
 def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
     """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
     from influencekit._trajectory.store import open_group
-    from influencekit._verbs.open import open
 
     attrs = dict(open_group(store).attrs)
     if code is not None:
         found = _from_code(code)
         if isinstance(found, dict):
             model = found.get("model")
-            return open(store, **{**found, "model": model.to(device) if model is not None else None})
-        return open(store, found.to(device))
+            return _quietly(store, **{**found, "model": model.to(device) if model is not None else None})
+        return _quietly(store, found.to(device))
     if "tape" in attrs:
         raise InputError(
             f"{store} is a taped run; say where its model, loss and data are made: --code train.py:parts, "
             "a function that returns dict(model=..., loss=..., data=..., test=...)"
         )
     info: Any = attrs["info"]
-    return open(store, from_attrs(info, store, data_dir, device))
+    return _quietly(store, from_attrs(info, store, data_dir, device))
+
+
+def _quietly(store: str, *made: Any, **parts: Any) -> Trajectory:
+    """The run, opened. That it has not ended is told with the results."""
+    import warnings
+
+    from influencekit._verbs.open import open
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return open(store, *made, **parts)
 
 
 def _from_code(code: str) -> Any:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from influencekit._bars import progress
 from influencekit.cli.console import complain, say
 from influencekit.cli.parameters import shared
-from influencekit.cli.progress import progress
 from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["record"]

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
+from influencekit._bars import progress
 from influencekit.cli.console import say
 from influencekit.cli.parameters import shared
-from influencekit.cli.progress import progress
-from influencekit.errors import StoreError
 
 __all__ = ["verify"]
 
@@ -36,7 +35,7 @@ def verify(
       influencekit verify mine.zarr --code train.py:parts
     """
     from influencekit._trajectory.store import open_group
-    from influencekit._verbs.verify import verify as replayed
+    from influencekit._verbs.verify import read_all, replayed
     from influencekit.cli.problems import reopen, use_device
 
     device = use_device(device, threads)
@@ -54,7 +53,7 @@ def verify(
     near = "" if attrs.get("lossless", True) else ", which is not lossless"
     _say("states", f"{attrs['start']} to {attrs['committed']}, recorder {attrs['recorder']}{near}")
     with progress():
-        chunks = _read_all(group, store)
+        chunks = read_all(group)
     _say("chunks", f"{chunks} read, all checksums right")
     with progress():
         trajectory = reopen(store, data_dir, device, code)
@@ -65,17 +64,3 @@ def verify(
 
 def _say(what: str, text: str) -> None:
     say((f"{what:<9}", "bold"), " ", text)
-
-
-def _read_all(group: Any, store: str) -> int:
-    """Read every chunk of every array. Errors: which one is missing or corrupted."""
-    from influencekit._trajectory.store import chunks, read
-    from influencekit.progress import track
-
-    found = list(chunks(group))
-    for name, key, rows in track(found, "chunks", len(found)):
-        try:
-            read(group, name, rows)
-        except StoreError as error:
-            raise StoreError(f"{error} (chunk {key})") from error
-    return len(found)

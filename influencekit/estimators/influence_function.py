@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Literal
 
@@ -9,7 +10,8 @@ from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 from torch.func import vmap
 
-from influencekit._training.curvature import REVERSE
+from influencekit._training.curvature import REVERSE, gradient, leaf
+from influencekit._training.functional import called
 from influencekit._training.kernels.tracing import agree
 from influencekit._training.losses import Training
 from influencekit._training.workload import Workload
@@ -42,8 +44,13 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
         (torch.Size([785]), True)
     """
     workload, layout = trajectory.workload, trajectory.workload.layout
-    gains = [rule.gain for rule in workload.optimizer.members()]
-    groups = [rate * gain for rate, gain in zip(_rates(trajectory).tolist(), gains, strict=True)]
+    plan, step = trajectory.plan, trajectory.step
+    bounds = [0, *(first for first, _ in plan.settings), plan.steps]  # between which the gains stay
+    rates, groups = _rates(trajectory), [0.0] * plan.lr.shape[1]
+    for start, stop in pairwise(bounds):
+        gains = step.optimizer_at(start).members()
+        summed = rates[start:stop].sum(0).tolist()
+        groups = [g + rate * rule.gain for g, rate, rule in zip(groups, summed, gains, strict=True)]
     owners = workload.optimizer.owners(layout)
     times = [groups[k] for k in owners]
     if not any(times) or not all(isfinite(t) for t in times):
@@ -56,14 +63,15 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
 
 
 def _rates(trajectory: Trajectory) -> Tensor:
-    """The sum of the learning rates [group] up to the model that is asked: of an average, the mean sum."""
+    """The learning rates [step, group], each times its share in the model that is asked: in an average a step
+    counts in all states after it."""
     lr = trajectory.plan.lr
     if trajectory.ending is None:
-        return lr.sum(0)
+        return lr
     counts = lr.new_zeros(len(lr) + 1)
     for t, weight in trajectory.ending.weights.items():
         counts[t] = weight
-    return counts.flip(0).cumsum(0).flip(0)[1:] @ lr  # step t counts in all states after it
+    return counts.flip(0).cumsum(0).flip(0)[1:, None] * lr
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,15 @@ class InfluenceFunction(Estimator):
 
     effect_j ~ (1/n) <grad q, (H + damping I)^{-1} g_j>,   H = curvature of the mean training loss
 
-    with the L2 penalty in both H and g_j. `curvature` is the Gauss-Newton matrix by default, which equals the
-    Hessian for linear models and stays positive for networks that have not converged, where the true Hessian
-    ("hessian", as in the original paper) makes the inverse erratic. `damping` defaults to 1 / (the time of
-    training), the sum of lr (1 - dampening) / (1 - momentum) over the run (`training_time`; every parameter
-    group has its own): SGD that stops after so much time is a ridge regression of about that strength. For
-    Adam it is 1 / (sum of the learning rates), which has no such reason: give your own. Up to `exact_limit`
-    parameters the system is solved exactly, beyond by conjugate gradients, and by MINRES where H + damping I
-    turns out indefinite; an error says so when neither converges, or when the matrix is singular.
+    with the L2 penalty in both H and g_j, and a tape's `penalty=` in H, by its Hessian. `curvature` is the
+    Gauss-Newton matrix by default, which equals the Hessian for linear models and stays positive for networks
+    that have not converged, where the true Hessian ("hessian", as in the original paper) makes the inverse
+    erratic. `damping` defaults to 1 / (the time of training), the sum of lr (1 - dampening) / (1 - momentum)
+    over the run (`training_time`; every parameter group has its own): SGD that stops after so much time is a
+    ridge regression of about that strength. For Adam it is 1 / (sum of the learning rates), which has no such
+    reason: give your own. Up to `exact_limit` parameters the system is solved exactly, beyond by conjugate
+    gradients, and by MINRES where H + damping I turns out indefinite; an error says so when neither
+    converges, or when the matrix is singular.
 
     Knows no time: whole run, global removal only. Shapes [query, 1, train]; removal minus full. Cost: `param`
     curvature products, or one an iteration and query.
@@ -118,9 +127,14 @@ class InfluenceFunction(Estimator):
         rows = torch.arange(n, device=workload.device).split(1024)  # pieces that fit in memory
         pulls = [curvature(view, theta, workload.examples(r), theta.new_full((len(r),), 1 / n)) for r in rows]
 
+        of_penalty = _penalty_product(trajectory, workload, theta)
+
         def product(vectors: Tensor) -> Tensor:
             """(root H root + damping I) v of every row v, H the curvature of the mean loss plus penalty."""
-            curved = [torch.stack([pull(root * v)[0] for pull in pulls]).sum(0) for v in vectors]
+            curved = [
+                torch.stack([*(pull(root * v)[0] for pull in pulls), *of_penalty(root * v)]).sum(0)
+                for v in vectors
+            ]
             return damping * vectors + root * torch.stack(curved)
 
         def products(v: Tensor) -> Tensor:
@@ -168,6 +182,37 @@ class InfluenceFunction(Estimator):
         if self.solver != "auto":
             return self.solver
         return "exact" if workload.n_params <= self.exact_limit else "cg"
+
+
+def _penalty_product(
+    trajectory: Trajectory, workload: Workload, theta: Tensor
+) -> Callable[[Tensor], list[Tensor]]:
+    """v -> [H v], H the Hessian of a tape's penalty; v -> [] without one.
+
+    In the units of the mean training loss: all coefficients of the penalty, over all those of examples.
+    Errors: a penalty of outputs or of the batch.
+    """
+    call, every = workload.calls, slice(0, trajectory.plan.steps)
+    if getattr(call, "penalty", None) is None:
+        return lambda v: []
+    if call.penalty_takes:  # type: ignore[attr-defined]
+        raise InputError(
+            "if: the penalty= of this run depends on outputs or batches, so it has no value at the final "
+            "parameters alone; use dit or loo"
+        )
+    own = trajectory.step.of_examples(every).sum()
+    scale = (trajectory.step.coefficients(every).sum() - own) / own
+    with torch.enable_grad():
+        z = leaf(theta)
+        value = called(workload.evaluator, workload.layout.split(z), {}, call.penalty)[0]  # type: ignore[attr-defined]
+        g = gradient(scale * value.sum(), z, create_graph=True)
+
+    def product(v: Tensor) -> list[Tensor]:
+        if not g.requires_grad:
+            return []
+        return [torch.autograd.grad(g, z, v, retain_graph=True, materialize_grads=True)[0]]
+
+    return product
 
 
 def _solved(matrix: Tensor, rhs: Tensor) -> Tensor:

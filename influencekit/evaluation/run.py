@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._bars import with_progress
 from influencekit._specs import options_of
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
@@ -24,6 +25,7 @@ __all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds",
 Evaluations = str | Evaluation | Sequence[str | Evaluation]
 
 
+@with_progress
 def evaluate(
     trajectory: Trajectory,
     evaluations: Evaluations | Mapping[str, Evaluation] = "lds",

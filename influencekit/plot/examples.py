@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import xarray as xr
 
 from influencekit._direction import better_in, effect_of, ends
 from influencekit._direction import extremes as both_ends
+from influencekit._training.ids import positions_among
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, new_figure, side_colour
+from influencekit.plot.style import COLOURS, new_figure, side_colour, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,7 @@ def extremes(
 ) -> list[Axes]:
     """The most harmful (above) and the most helpful training examples (below) as pictures.
 
-    `scores` [train] with coordinates `example` or `train` (ids) and, if there are any, `label`; `pictures`
+    `scores` [train] with coordinates `train` (ids) and, if there are any, `label` (classes); `pictures`
     [train, row, column] or [train, row, column, 3] in the same order, in any range: each is stretched to its
     own. Under each stand its id, its class and its score. The attr `better` of the scores, which `estimate`
     and `compare` set, says which sign is harmful; without it the rows say that removal lowers or raises the
@@ -62,13 +64,16 @@ def extremes(
     return [ax for row, (_, _, chosen) in zip(axes, rows, strict=True) for ax in row[: len(chosen)]]
 
 
-def timeline(scores: xr.DataArray, count: int = 4, ax: Axes | None = None) -> Axes:
+def timeline(
+    scores: xr.DataArray, count: int = 4, ax: Axes | None = None, ids: Iterable[Hashable] | None = None
+) -> Axes:
     """Influence over training: a line for each of the most harmful and most helpful examples, by their sum.
 
-    `scores` [window, train] with coordinates `start`, `stop` and `example` or `train`. `count` examples of
-    each sign; where one sign has fewer, more of the other, so that 2 `count` lines are drawn if there are as
-    many examples. Each is called by its own sign and the attr `better` of the scores, as in `extremes`. Lines
-    of the first kind (harmful) are dashed. The grey band holds the middle half of all examples.
+    `scores` [window, train] with coordinates `start`, `stop` and `train` (ids). `count` examples of each
+    sign; where one sign has fewer, more of the other, so that 2 `count` lines are drawn if there are as many
+    examples. Or the examples of these `ids`, your own names. Each is called by its own sign and the attr
+    `better` of the scores, as in `extremes`, and by its class. Lines of the first kind (harmful) are dashed.
+    The grey band holds the middle half of all examples. Errors: an id that no example has, by name.
 
     Example:
 
@@ -83,22 +88,25 @@ def timeline(scores: xr.DataArray, count: int = 4, ax: Axes | None = None) -> Ax
     if scores.dims != ("window", "train"):
         raise InputError(f"timeline: expected scores [window, train], got {dict(scores.sizes)}")
     ax = ax if ax is not None else new_figure(7.0, 3.8).subplots()
-    when, better, ids = scores.stop.values, better_in(scores.attrs), _ids(scores)
+    when, better, own = scores.stop.values, better_in(scores.attrs), _ids(scores)
     low, high = np.nanquantile(scores.values, [0.25, 0.75], axis=1)
     ax.fill_between(when, low, high, color="0.85", linewidth=0, label="middle half")
     total = scores.sum("window", skipna=False).values
     first = ends(better)[0][1]
     drawn = {first: 0, -first: 0}
-    for k in _both_sides(total, count, first):
+    shown = _both_sides(total, count, first) if ids is None else positions_among(ids, own)
+    for number, k in enumerate(shown):
         sign = first if total[k] * first > 0 else -first
-        colour = COLOURS[drawn[sign] % len(COLOURS)]
+        colour = COLOURS[(drawn[sign] if ids is None else number) % len(COLOURS)]
         drawn[sign] += 1
-        name = f"{ids[k]} ({effect_of(total[k], better)})"
+        label = f"{scores.label.values[k]}, " if "label" in scores.coords else ""
+        name = f"{own[k]} ({label}{effect_of(total[k], better)})"
         style = "--" if sign == first else "-"
         ax.plot(when, scores.values[:, k], style, color=colour, linewidth=1.4, marker=".", label=name)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     removal = str(scores.removal.values[0]) if "removal" in scores.coords else "global"
     ax.set(xlabel="step at the end of the window", ylabel=f"effect ({removal} removal)")
+    whole_numbers(ax)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -116,8 +124,8 @@ def _both_sides(total: np.ndarray, count: int, first: int) -> list[int]:
 
 
 def _ids(scores: xr.DataArray) -> list[Any]:
-    """The examples' names: those of `compare` and of saved files, those of `estimate`, or positions."""
-    for name in ("example", "train"):
+    """The examples' names: `train`, or one seed's `example` where seeds differ, or positions."""
+    for name in ("train", "example"):
         if name in scores.coords:
             return scores[name].values.tolist()
     return list(range(scores.sizes["train"]))

@@ -7,6 +7,7 @@ differentiates through a plain training loop, the exact one trains with `torch.o
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch.func import grad, jacrev
 
 from influencekit._training.batch import Batch, select
 from influencekit._training.optimizer import Optimizer
-from influencekit._training.optimizers import SGD, Adam, AdamW
+from influencekit._training.optimizers import SGD
 from influencekit._training.schedules import InverseSqrt
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
@@ -312,9 +313,11 @@ def plain_run(
             group["lr"] = lr
         optimizer.zero_grad()
         loss.backward()
-        if workload.optimizer.clip_norm is not None:
-            trained = [p for p in model.parameters() if p.requires_grad]
-            nn.utils.clip_grad_norm_(trained, workload.optimizer.clip_norm)
+        own, trained = workload.optimizer, [p for p in model.parameters() if p.requires_grad]
+        if own.clip_norm is not None:
+            nn.utils.clip_grad_norm_(trained, own.clip_norm, own.clip_norm_type)
+        if own.clip_value is not None:
+            nn.utils.clip_grad_value_(trained, own.clip_value)
         optimizer.step()
         states.append(workload.layout.join(parameters))
     return states
@@ -334,17 +337,14 @@ def torch_optimizer(workload: Workload, model: nn.Module) -> torch.optim.Optimiz
         'SGD'
     """
     own = workload.optimizer
-    kinds = {SGD: torch.optim.SGD, Adam: torch.optim.Adam, AdamW: torch.optim.AdamW}
-    if type(own) not in kinds:
-        raise InputError(
-            f"expected SGD, Adam or AdamW, which torch.optim has as well; got {type(own).__name__}"
-        )
+    if (kind := own.stands_for) is None:
+        raise InputError(f"expected an optimizer that torch.optim has, got {type(own).__name__}")
+    known = signature(kind).parameters
     groups: list[dict[str, Any]] = []
     for rule in own.members():
-        options = {k: v for k, v in vars(rule).items() if k not in ("clip_norm", "groups")}
-        groups.append({"params": [], **options})
+        groups.append({"params": [], **{k: v for k, v in vars(rule).items() if k in known}})
     for name, p in model.named_parameters():
+        hits = [any(fnmatchcase(name, pattern) for pattern in group.params) for group in own.groups]
         if p.requires_grad:
-            hits = [any(fnmatchcase(name, pattern) for pattern in group.params) for group in own.groups]
             groups[hits.index(True) + 1 if True in hits else 0]["params"].append(p)
-    return kinds[type(own)](groups)
+    return kind(groups, **{k: v for k, v in groups[0].items() if k != "params"})  # Adagrad reads these

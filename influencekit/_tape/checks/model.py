@@ -43,7 +43,7 @@ def refuse_other_parameters(
     """
     batch = copy(batch)  # forward= may take entries out
     with restored(rng, tensors_of(batch)[0].device), torch.enable_grad():
-        losses = replica.call.losses(replica.call.outputs(replica.model, batch), batch, count)
+        losses = replica.call.slot_losses(replica.model, batch, count)
     if not losses.requires_grad:
         raise InputError(
             "the loss that loss= gives does not depend on the model's parameters: it is detached (no_grad, "
@@ -56,9 +56,9 @@ def refuse_other_parameters(
             continue
         if id(leaf) in loops:
             raise InputError(
-                f"loss= or forward= reaches parameter {loops[id(leaf)]} of the loop's model, not of the one "
-                "that it is given, so a replay would see other weights than the step's; use the model that "
-                "forward(model, batch) is given, and leave penalties to weight_decay"
+                f"loss=, forward= or penalty= reaches parameter {loops[id(leaf)]} of the loop's model, not "
+                "of the one that it is given, so a replay would see other weights than the step's; use the "
+                "model that forward(model, batch) is given, and L1 or L2 as penalty=lambda model: ..."
             )
         raise InputError(
             f"the loss depends on a parameter of shape {list(leaf.shape)} that is not the model's: a second "
@@ -74,7 +74,7 @@ def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes
     def losses(model: nn.Module) -> Tensor:
         with restored(rng, device):
             some = copy(batch)
-            return replica.call.losses(replica.call.outputs(model, some), some, count)
+            return replica.call.slot_losses(model, some, count)
 
     check_side_doors(replica.model, losses, layout.names)
 
@@ -92,13 +92,13 @@ def refuse_nondifferentiable(
 
     def losses_of(model: nn.Module, buffers: Mapping[str, Tensor]) -> Training:
         def call(theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within) -> Any:
-            run = partial(replica.call.outputs, batch=copy(batch))
+            run = partial(replica.call.penalised, batch=copy(batch))
             with restored(rng, theta.device):
                 return called(model, layout.split(theta), buffers, run, within)
 
         def loss_of(outputs: Any, batch: Batch) -> Tensor:
             with plain_operators():
-                return replica.call.losses(outputs, batch, len(rows))
+                return replica.call.penalised_losses(outputs, batch, len(rows))
 
         def wide() -> Training:
             return losses_of(copy_model(model).double(), buffers_in_float64(buffers))
@@ -108,7 +108,10 @@ def refuse_nondifferentiable(
     try:
         refuse_hidden_ties(replica.model)
         part = Part(slice(None), some, losses_of(replica.model, buffers))
-        check_pull(part, theta, theta.new_full((len(rows),), 1 / len(rows)))
+        if replica.call.penalty is not None:  # |theta| has a corner where theta is 0, as it often is at first
+            theta = torch.where(theta == 0, 1e-2 * theta.norm() / len(theta) ** 0.5, theta)
+        slots = len(rows) + (replica.call.penalty is not None)
+        check_pull(part, theta, theta.new_full((slots,), 1 / len(rows)))
     except InputError as error:
         raise InputError(f"{error} (to record for loo alone, pass check=0)") from error
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from influencekit._training.state import State
 from influencekit._trajectory.replay_check import check_losses
+from influencekit._trajectory.store import read
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InfluenceKitError, StoreError
 
@@ -29,6 +33,7 @@ def check_opened(trajectory: Trajectory, where: str, rounds: bool) -> None:
             f"{line}); pass those of the run, and its collate= and forward="
         ) from error
     check_losses(trajectory, where, losses, made_by, rtol=rtol, atol=rtol / 10)
+    _check_penalty(trajectory, where, state, rtol)
     slots = trajectory.plan.indices[t] >= 0
     g, derived = step.derived(state)
     mine, derived = losses.cpu().double()[slots], derived.cpu().double()[slots]
@@ -43,6 +48,21 @@ def check_opened(trajectory: Trajectory, where: str, rounds: bool) -> None:
     if not (g - own).norm() <= 10 * rtol * own.norm():
         raise StoreError(
             f"{where}: the gradient of step {t} by the parameters alone is not that of the loop; the model "
-            "reaches parameters by a side door (a Python list, a closure, .data kept at construction): reach "
-            "them as attributes of their modules"
+            "reaches parameters not as attributes of their modules (a Python list, a closure, .data kept at "
+            "construction): reach them so"
+        )
+
+
+def _check_penalty(trajectory: Trajectory, where: str, state: State, rtol: float) -> None:
+    """Refuse another penalty than that of the run, where the store has its value."""
+    step, t = trajectory.step, state.step
+    theirs = (trajectory.plan.indices[t] < 0).numpy() & (step.coefficients(t) != 0).cpu().numpy()
+    stored = read(trajectory.group, "loss", slice(t, t + 1))[0].astype(float)[theirs]
+    if np.isnan(stored).all():  # also where there is none
+        return
+    mine = step.gradient(state, step.coefficients(t))[1].double().cpu().numpy()[theirs]
+    if not np.allclose(mine, stored, rtol=rtol, atol=rtol / 10, equal_nan=True):
+        raise StoreError(
+            f"{where} was recorded with another penalty: at step {t} it was {stored[0]:.6g}, and penalty= "
+            f"gives {mine[0]:.6g}; pass that of the run"
         )

@@ -37,6 +37,7 @@ class Ledger:
         self.files: Files = files
         self.columns, self.attrs = dict(columns), dict(attrs)
         self._expected = expected
+        self.may_go_on = False  # whether a complete run says how to continue it, too
         self._docs: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._grown: dict[str, Growing] = {}
@@ -110,7 +111,7 @@ class Ledger:
             along, (steps, states) = column.dims[0], self._expected
             each = np.dtype(column.dtype).itemsize * (width or 1)
             if along == "step":
-                long = min(_ROWS, steps or _ROWS)
+                long = min(_ROWS, steps or _ROWS, _TABLE // each)  # the last chunk is written again and again
             elif along == "kept":
                 long = min(_ROWS, states or _ROWS, _BLOCK // max(1, each))
             else:
@@ -148,7 +149,7 @@ class Ledger:
         columns = {n: [c.dims, np.dtype(c.dtype).str, _number(c.fill)] for n, c in self.columns.items()}
         resume = {"columns": columns, "expected": self._expected, **self.last}
         root = {
-            "attributes": self.attrs if whole else {**self.attrs, "resume": resume},
+            "attributes": self.attrs if whole and not self.may_go_on else {**self.attrs, "resume": resume},
             "zarr_format": 3,
             "node_type": "group",
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self._docs},

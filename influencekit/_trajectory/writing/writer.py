@@ -66,9 +66,10 @@ class Writer:
         }
         self._again = 0  # steps that the store had when it was resumed
         self._release: Callable[[], None] = lambda: None
-        self._background = Background(
-            self._work, self._fail, seconds=SECONDS, size=BYTES, room=_MEMORY
-        )  # fmt: skip
+        self._background = self._thread()
+
+    def _thread(self) -> Background:
+        return Background(self._work, self._fail, seconds=SECONDS, size=BYTES, room=_MEMORY)
 
     @classmethod
     def create(
@@ -133,14 +134,15 @@ class Writer:
         """Continue the store at `path` from its last kept state, which is `resumed` (None: from the start).
 
         The steps since that state are to be handed over again; what the store has of them stays, and is
-        compared: another batch or another loss is refused. Errors: no store of ours there, a complete one,
-        one that another process is writing.
+        compared: another batch or another loss is refused. Errors: no store of ours there, a complete one
+        (unless it was closed as one that may go on), one that another process is writing.
         """
         path = Path(path)
         open_group(path)
         release = hold(path)
         try:
-            if open_group(path).attrs["status"] == "complete":
+            attrs = open_group(path).attrs
+            if attrs["status"] == "complete" and "resume" not in attrs:
                 raise StoreError(f"{path} is complete: there is nothing to resume")
             Folder(path).tidy()
             writer = cls(path, Ledger.resume(path), fresh=False)
@@ -157,8 +159,7 @@ class Writer:
         """Go to the last stored state."""
         self.committed = int(self._ledger.attrs["committed"])
         said, columns = self._ledger.last, self._ledger.columns
-        self._ledger.attrs["status"] = "recording"
-        self._ledger.attrs.pop("reason", None)
+        self._begin_again()
         if (number := said["state"]) is not None:
             last = len(read(group, "kept")) - 1
             states = [n for n, c in columns.items() if c.dims[0] == "kept" and n != "kept" and n in group]
@@ -171,6 +172,22 @@ class Writer:
                 along = column.dims[0] == "step"
                 rows = slice(self.steps, self.committed) if along else slice(self._place.get(name, 0), None)
                 self._known[name], self._first[name] = read(group, name, rows), rows.start
+
+    def _begin_again(self) -> None:
+        self._ledger.attrs["status"] = "recording"
+        self._ledger.may_go_on = False
+        for said in ("reason", "reloaded"):
+            self._ledger.attrs.pop(said, None)
+
+    def reopen(self) -> None:
+        """Go on after `close`, in the same process. Errors: the store was changed in between."""
+        if self.path is not None:
+            self._release = hold(self.path)
+            if open_group(self.path).attrs["committed"] != self.committed:
+                self._release()
+                raise StoreError(f"{self.path} has been continued by another recording; open it anew")
+        self._begin_again()
+        self._background = self._thread()
 
     # what the run hands over ------------------------------------------------------------------------
 
@@ -201,7 +218,10 @@ class Writer:
         first = self._place.get(name, 0)
         self._place[name] = first + len(values)
         known = self._known.get(name, values[:0])[first - self._first.get(name, 0) :][: len(values)]
-        if not np.array_equal(known, values[: len(known)]):
+        again = values[: len(known)]
+        if known.ndim > 1 and values.shape[1] < known.shape[1]:  # wider rows came later
+            again = np.pad(again, ((0, 0), (0, known.shape[1] - values.shape[1])))
+        if len(known) and not np.array_equal(known, again):
             self._refuse(f"row {first} of {name!r}")
         if len(known) < len(values):
             self._background.give(("rows", name, values[len(known) :]), values.nbytes)
@@ -215,8 +235,11 @@ class Writer:
         """Wait until everything that was handed over is committed."""
         self._background.flush()
 
-    def close(self, status: str = "complete", **attrs: Any) -> None:
-        """Commit everything and release the store: `complete`, `stopped` with a `reason`, or `recording`."""
+    def close(self, status: str = "complete", may_go_on: bool = False, **attrs: Any) -> None:
+        """Commit everything and release the store: `complete`, `stopped` with a `reason`, or `recording`.
+
+        may_go_on: a complete run says how it is continued.
+        """
         if status == "complete" and self.steps < self._again:
             self.leave()
             raise StoreError(
@@ -224,6 +247,7 @@ class Writer:
                 "it for as many epochs as it was begun with"
             )
         left = self._background.end()
+        self._ledger.may_go_on = may_go_on
         try:
             self._work(left, status=status, **attrs)  # in one act with the status
         except Exception as error:

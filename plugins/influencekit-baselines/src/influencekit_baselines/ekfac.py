@@ -66,6 +66,8 @@ class EKFAC(Estimator):
         factors = self._factors(workload, theta)
         gradients = query.gradient(workload, theta).detach()
         solved = torch.zeros_like(gradients)
+        if getattr(workload.calls, "penalty", None) is not None:
+            raise InputError("ekfac: its curvature leaves out the penalty= of this run; use if or dit")
         shift = self._damping(trajectory) + workload.l2
         for places, (by_output, by_input), spectrum in factors:
             parts = [gradients[:, s].reshape(len(gradients), len(by_output), -1) for s in places]

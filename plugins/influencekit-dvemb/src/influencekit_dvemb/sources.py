@@ -44,9 +44,7 @@ class Source(ABC):
 
 def check_plain_sgd(optimizer: Any) -> None:
     """Refuse what the embedding is not derived for."""
-    plain = isinstance(optimizer, SGD) and not (
-        optimizer.momentum or optimizer.weight_decay or optimizer.clip_norm or optimizer.groups
-    )
+    plain = isinstance(optimizer, SGD) and optimizer == SGD(lr=optimizer.lr)
     if not plain:
         raise InputError(
             "dvemb is derived for plain SGD (no momentum, weight decay, clipping or groups); this run has "
@@ -59,6 +57,8 @@ class Replayed(Source):
 
     def __init__(self, trajectory: Trajectory, dim: int | None, seed: int) -> None:
         check_plain_sgd(trajectory.workload.optimizer)
+        for _, (settings, *_) in trajectory.plan.settings:  # which may have changed during the run
+            check_plain_sgd(replace(trajectory.workload.optimizer, **settings))
         self._trajectory, self._twin = trajectory, replace(trajectory.workload)  # which copies the model
         self.projection = Projection(layers_of(self._twin.evaluator, dim), seed, trajectory.workload.theta0)
         theta = trajectory.workload.theta0

@@ -1,4 +1,8 @@
-"""Progress on a terminal: one line on stderr with the time left, from the third second on, then gone."""
+"""Progress on a terminal or in a notebook: one line with the time left, from the third second on, then gone.
+
+Verbs show it by themselves, and so do commands. Nothing is drawn where stderr is no terminal, where the
+environment says INFLUENCEKIT_PROGRESS=0, while a bar of tqdm stands, or where somebody listens already.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,26 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from functools import wraps
+from typing import ParamSpec, TextIO, TypeVar
 
-from influencekit.progress import listen
+from influencekit.progress import listen, listening
 
-__all__ = ["Loops", "progress"]
+__all__ = ["Loops", "progress", "with_progress"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @contextmanager
 def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]:
     """Within the block, draw what the long loops announce; nothing unless `stream` (stderr) is a terminal.
 
-    Loops announce by `influencekit.progress.track`; they are drawn once `after` seconds have passed.
+    Loops announce by `influencekit.progress.track`; they are drawn once `after` seconds have passed. Inside
+    of another such block, or of a bar of tqdm, nothing is drawn. INFLUENCEKIT_PROGRESS=0 in the environment
+    switches it off.
 
     Example:
 
@@ -28,11 +38,15 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
         ...     pass  # whatever takes long
     """
     stream = stream or sys.stderr
-    if not stream.isatty():
+    if listening() or os.environ.get("INFLUENCEKIT_PROGRESS") == "0" or _tqdm_stands():
+        yield
+        return
+    draw = _draw if stream.isatty() else _draw_in_notebook if _notebook() else None
+    if draw is None:
         yield
         return
     loops, done = Loops(), threading.Event()
-    thread = threading.Thread(target=_draw, args=(loops, stream, after, done), daemon=True)
+    thread = threading.Thread(target=draw, args=(loops, stream, after, done), daemon=True)
     thread.start()
     try:
         with listen(loops.update):
@@ -40,6 +54,17 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
     finally:
         done.set()
         thread.join()
+
+
+def with_progress(verb: Callable[P, T]) -> Callable[P, T]:
+    """The verb, with progress drawn while it works."""
+
+    @wraps(verb)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> T:
+        with progress():
+            return verb(*args, **kwargs)
+
+    return shown
 
 
 class Loops:
@@ -103,3 +128,28 @@ def _clock(seconds: float) -> str:
     """`42 s`, `12 min 5 s`."""
     whole = int(seconds)
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
+
+
+def _draw_in_notebook(loops: Loops, stream: TextIO, after: float, done: threading.Event) -> None:
+    """One line that is written over, which is all that a notebook's output can do without a library."""
+    width = 0
+    while not done.wait(after):
+        after, text = 0.5, loops.now()[1]
+        stream.write("\r" + text.ljust(width))
+        stream.flush()
+        width = len(text)
+    if width:
+        stream.write("\r" + " " * width + "\r")
+        stream.flush()
+
+
+def _notebook() -> bool:
+    """Whether this runs in a Jupyter kernel, whose stderr is no terminal and is seen all the same."""
+    interactive = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(interactive).__name__ == "ZMQInteractiveShell"
+
+
+def _tqdm_stands() -> bool:
+    """Whether a bar of tqdm is on the screen: two would write over each other."""
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    return any(not getattr(bar, "disable", False) for bar in list(bars))

@@ -1,0 +1,44 @@
+"""The hooks by which a tape hears what a loop does with its model and its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from influencekit._tape.hooks import Hook
+from influencekit._tape.step_collector import StepCollector
+from influencekit._tape.unwrap import model_behind, watch_forward
+
+__all__ = ["listen"]
+
+
+def listen(
+    called: nn.Module, optimizer: torch.optim.Optimizer, steps: StepCollector, *,
+    before_step: Callable[..., None], after_step: Callable[[], None],
+    copied: Callable[[], None], loading: Callable[[bool], None],
+) -> list[Callable[[], None]]:  # fmt: skip
+    """Listen to the model that the loop calls, and to its optimizer. Returns what ends it.
+
+    `copied()`: the weights may be kept somewhere; `loading(optimizer)`: others are about to be loaded.
+    """
+    model = model_behind(called)
+    handles = [
+        optimizer.register_step_pre_hook(Hook(lambda *event: before_step(*event[1:]))),
+        optimizer.register_step_post_hook(Hook(lambda *event: after_step())),
+        model.register_state_dict_pre_hook(Hook(lambda *event: copied())),
+        model.register_load_state_dict_pre_hook(Hook(lambda *event: loading(False))),
+        optimizer.register_load_state_dict_pre_hook(Hook(lambda *event: loading(True))),
+    ]
+    if steps.call.forward is not None:  # which may run a method of the model, or modules inside it
+        inside: list[Any] = [m for m in model.modules() if m is not model]
+        handles += [m.register_forward_pre_hook(Hook(lambda *event: steps.inside())) for m in inside]
+    watched = watch_forward(
+        called,
+        lambda *given: steps.before_forward(*given),
+        lambda outputs: steps.after_forward(outputs),
+        copied,
+    )
+    return [*watched, *(handle.remove for handle in handles)]
