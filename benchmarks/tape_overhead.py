@@ -29,7 +29,7 @@ from benchmarks.shared.weights import minilm
 
 TAKES = "15 min"
 MERGES = True
-LIMIT = 1.05
+LIMIT = {"table": 1.2, "cnn": 1.05, "minilm": 1.03}
 
 
 @dataclass
@@ -75,7 +75,17 @@ def whole_minilm() -> Problem:
     return Problem(model, rows, loss, 16, 3, 3e-5)
 
 
-CASES = {"cnn": cnn, "minilm": whole_minilm}
+def table() -> Problem:
+    """Batches of 1,024 rows of 20 features, two layers, AdamW: most of the step is fetching rows."""
+    x = torch.randn(16 * 1024, 20, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 2))
+    loss = nn.CrossEntropyLoss(reduction="none")
+    return Problem(model, TensorDataset(x, (x[:, :3].sum(1) > 0).long()), loss, 1024, 60, 1e-3)
+
+
+CASES = {"table": table, "cnn": cnn, "minilm": whole_minilm}
 QUICK = {"rounds": 1, "cases": ["cnn"], "epochs": 1}
 
 
@@ -129,7 +139,7 @@ def measure(name: str, rounds: int, epochs: int | None) -> dict[str, Any]:
         "wall-clock ratio": times.ratio_of_fastest("taped", "plain"),
         "processor ratio": times.ratio_of_fastest("taped", "plain", "cpu"),
         "processor ratio, median of the rounds": times.ratio("taped", "plain", "cpu"),
-        "limit": LIMIT,
+        "limit": LIMIT[name],
         "checks": checks,
         "rounds": rounds,
     }

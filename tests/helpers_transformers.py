@@ -3,10 +3,18 @@
 import torch
 from torch.utils.data import Dataset
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -19,8 +27,8 @@ N = 22
 class Sentences(Dataset):
     """Token 1 of an example is its position, so that a batch shows which examples it holds."""
 
-    def __init__(self, language: bool = False, noise: bool = False) -> None:
-        self.language, self.noise = language, noise
+    def __init__(self, kind: str = "bert", noise: bool = False) -> None:
+        self.kind, self.noise = kind, noise
 
     def __len__(self):
         return N
@@ -32,11 +40,22 @@ class Sentences(Dataset):
         if self.noise:
             ids[-1] = int(torch.randint(N, ()))
         pad = [0] * (7 - len(ids))
-        labels = ids + [-100] * len(pad) if self.language else i % 3 % 2
+        words = ids + [-100] * len(pad)
+        outside = 99 if i == 5 else 0  # an answer that the input does not hold
+        targets = {
+            "llama": words, "t5": words, "bart": words,
+            "masked": [w if k % 2 else -100 for k, w in enumerate(words)],
+            "tokens": [w if w < 0 else w % 2 for w in words], "regression": i / N,
+            "several": [float(i % k == 0) for k in (2, 3, 5)],
+            "llama several": [float(i % k == 0) for k in (2, 3, 5)],
+        }  # fmt: skip
+        target = {"labels": targets.get(self.kind, i % 3 % 2)}
+        if self.kind == "answers":
+            target = {"start_positions": outside + i % 2, "end_positions": outside + 2}
         return {
             "input_ids": ids + pad,
             "attention_mask": [1] * len(ids) + pad,
-            "labels": labels,
+            **target,
             "text": f"sentence {i}",  # which the Trainer removes
         }
 
@@ -61,10 +80,49 @@ def sizes(**more):
     }  # fmt: skip
 
 
+def unpadded(model):
+    """Its padding is masked, and trained where the embedding is the output layer, too."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
+    return model
+
+
 MODELS = {
     "bert": lambda: BertForSequenceClassification(BertConfig(**sizes(num_labels=2))),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes())),
     "plain": Plain,
+    "regression": lambda: BertForSequenceClassification(BertConfig(**sizes(num_labels=1))),
+    "several": lambda: BertForSequenceClassification(BertConfig(**sizes(num_labels=3))),
+    "llama several": lambda: LlamaForSequenceClassification(
+        LlamaConfig(**sizes(num_labels=3, pad_token_id=0))
+    ),
+    "answers": lambda: BertForQuestionAnswering(BertConfig(**sizes())),
+    "tokens": lambda: BertForTokenClassification(BertConfig(**sizes(num_labels=2))),
+    "masked": lambda: unpadded(BertForMaskedLM(BertConfig(**sizes()))),
+    "bart": lambda: unpadded(
+        BartForConditionalGeneration(
+            BartConfig(
+                vocab_size=N + 1,
+                d_model=8,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                encoder_ffn_dim=8,
+                decoder_ffn_dim=8,
+                max_position_embeddings=16,
+                pad_token_id=0,
+                decoder_start_token_id=1,
+                attn_implementation="eager",
+            )
+        )
+    ),  # fmt: skip
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=N + 1, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
+    ),
 }
 
 
@@ -91,7 +149,7 @@ def flat(model):
     return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
 
 
-def trainer(folder, *callbacks, kind="bert", noise=False, double=False, more=None, **changes):
+def trainer(folder, *callbacks, kind="bert", noise=False, double=False, more=None, made=Trainer, **changes):
     """A Trainer that is the same every time."""
     set_seed(0)
     settings = {
@@ -99,8 +157,8 @@ def trainer(folder, *callbacks, kind="bert", noise=False, double=False, more=Non
         "learning_rate": 1e-2, "optim": "adamw_torch", "report_to": [], "disable_tqdm": True, "use_cpu": True,
         "save_strategy": "no", "logging_steps": 1, "log_level": "error", **changes,
     }  # fmt: skip
-    model, data = MODELS[kind](), Sentences(kind == "llama", noise)
-    return Trainer(
+    model, data = MODELS[kind](), Sentences(kind, noise)
+    return made(
         model=model.double() if double else model,
         args=TrainingArguments(**settings),
         train_dataset=data,

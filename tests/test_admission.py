@@ -145,7 +145,7 @@ def test_what_cannot_be_copied():
     refused(lambda: copy_model(model), r"the model \(Linear\) cannot be copied \(cannot pickle")
 
 
-# side doors ---------------------------------------------------------------------------------------------
+# not as attributes -----------------------------------------------------------------------------------------
 
 
 class Net(nn.Module):
@@ -185,19 +185,19 @@ def closed_over(self):
 
 
 DOORS = {
-    "parameter l.weight by a side door": lambda: Net(
+    "parameter l.weight not as an attribute of its module": lambda: Net(
         lambda self, x: x @ self.ws[0].T * self.scale, keep("ws", lambda self: list(self.l.parameters()))
     ),
-    "parameter l.(weight|bias) by a side door": lambda: Net(
+    "parameter l.(weight|bias) not as an attribute of its module": lambda: Net(
         lambda self, x: self.apply_layer(x) * self.scale, closed_over
     ),
-    "parameter l.bias by a side door": lambda: Net(
+    "parameter l.bias not as an attribute of its module": lambda: Net(
         lambda self, x: plain(self, x) + self.old, keep("old", lambda self: self.l.bias.data)
     ),
-    "parameter scale by a side door": lambda: Net(
+    "parameter scale not as an attribute of its module": lambda: Net(
         lambda self, x: self.l(x) * self.views[0], keep("views", lambda self: (self.scale.detach(),))
     ),
-    "the tensor t, which is no nn.Parameter, by a side door": lambda: Net(
+    "the tensor t, which is no nn.Parameter, not as an attribute of its module": lambda: Net(
         lambda self, x: plain(self, x) + self.t,
         keep("t", lambda self: torch.ones(3, requires_grad=True)),
     ),
@@ -218,8 +218,11 @@ def test_a_loss_with_parameters_of_its_own_or_of_the_model():
     )
     assert "the loss function itself" in text
     penalty = lambda o, t: CE(o, t) + model.l.weight.square().sum()  # noqa: E731
-    refused(lambda: looked_at(model, penalty), "parameter l.weight by a side door")
-    text = refused(lambda: looked_at(copy.deepcopy(model), penalty), "parameter l.weight by a side door")
+    refused(lambda: looked_at(model, penalty), "parameter l.weight not as an attribute of its module")
+    text = refused(
+        lambda: looked_at(copy.deepcopy(model), penalty),
+        "parameter l.weight not as an attribute of its module",
+    )
     assert "l2=" in text
 
 
@@ -306,4 +309,4 @@ def test_inputs_that_require_a_gradient_are_no_parameters():
 def test_what_is_not_trained_may_come_by_any_door():
     model = Net(lambda self, x: self.l(x) * self.ws[0], keep("ws", lambda self: [self.scale]))
     looked_at(model, names=["l.weight", "l.bias"])
-    refused(lambda: looked_at(model), "parameter scale by a side door")
+    refused(lambda: looked_at(model), "parameter scale not as an attribute of its module")

@@ -120,6 +120,7 @@ def opened(path, **more):
 SETTINGS = {
     "as it comes": {},
     "accumulation, a short last group, clipping": {"accumulate_grad_batches": 4, "gradient_clip_val": 0.1},
+    "clipping by value": {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"},
     "workers, random examples": {"loader": {"num_workers": 2}, "noise": 0.1, "accumulate_grad_batches": 3},
     "persistent workers, whole batches, validation within": {
         "loader": {"num_workers": 2, "persistent_workers": True, "drop_last": True}, "val_check_interval": 2,
@@ -280,7 +281,6 @@ REFUSED = {
     "not trained on": (Skipping, {}),
     "training_step returned no loss": (Silent, {}),
     "step 3, replayed, is not what the loop did": (Doubling, {}),
-    "gradient_clip_algorithm='value'": (Net, {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.1}),
     "precision '64-true'": (Net, {"precision": "64-true"}),
     "callback StochasticWeightAveraging": (Net, {"more": L.pytorch.callbacks.StochasticWeightAveraging(0.1)}),
     "callback GradientAccumulationScheduler": (

@@ -16,9 +16,8 @@ from influencekit.errors import InputError
 
 
 OPTIMIZERS = {
-    "the tape knows torch.optim.SGD, Adam and AdamW, and got RMSprop": torch.optim.RMSprop,
-    "Adam, group 0: amsgrad=True is not supported": lambda p: torch.optim.Adam(p, amsgrad=True),
-    "SGD, group 0: maximize=True is not supported": lambda p: torch.optim.SGD(p, lr=0.1, maximize=True),
+    "the tape does not know how Rprop steps; write its rule as an ik.Optimizer": torch.optim.Rprop,
+    "Adam, group 0: differentiable=True is not": lambda p: torch.optim.Adam(p, differentiable=True),
 }
 
 
@@ -32,17 +31,6 @@ def test_a_closure():
         loop.optimizer.step(lambda: torch.tensor(0.0))
 
     caught(Loop(once("backward", closure)), r"optimizer.step\(closure\) cannot be recorded")
-
-
-def test_momentum_that_a_scheduler_changes():
-    def cycle(event, loop):
-        if event == "open":
-            loop.scheduler = torch.optim.lr_scheduler.OneCycleLR(loop.optimizer, 0.1, total_steps=9)
-        if event == "stepped":
-            loop.scheduler.step()
-
-    text = caught(Loop(cycle), r"momentum of parameter group 0 changed from 0\.9 to 0\.95 before step 0")
-    assert "cycle_momentum=False" in text
 
 
 def test_another_parameter_group():
@@ -135,8 +123,8 @@ class Stream(IterableDataset):
 
 
 def test_data_without_positions():
-    with pytest.raises(InputError, match="data: expected a map-style data set .* got Stream"):
-        feed(DataLoader(Stream(), batch_size=4))
+    with pytest.raises(InputError, match="data: expected a map-style data set .* got int; pass data=None"):
+        feed(DataLoader(Stream(), batch_size=4), 7)
     with pytest.raises(InputError, match="reads an IterableDataset, whose examples have no positions"):
         feed(DataLoader(Stream(), batch_size=4), Examples())
 
@@ -183,7 +171,7 @@ def test_a_batch_without_the_target():
 
 
 BAD = {
-    "accumulate must be at least 1, got 0": {"accumulate": 0},
+    "accumulate must be at least 1 \(or None\), got 0": {"accumulate": 0},
     "reduction must be 'mean', 'sum' or a function of the batch, got 'max'": {"reduction": "max"},
     "check must be from 0": {"check": 2.0},
     "ids: expected 12 different example ids; got 3 ids": {"ids": ["a", "b", "c"]},

@@ -67,7 +67,7 @@ class Adjoint:
         self, trajectory: Trajectory, columns: Columns, end: State,
         gradient: Callable[[State], tuple[Tensor, Tensor]],
     ) -> None:  # fmt: skip
-        self._workload, self._plan = trajectory.workload, trajectory.plan
+        self._workload, self._plan, self._step = trajectory.workload, trajectory.plan, trajectory.step
         self._columns, self._gradient = columns, gradient
         self._at: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
         for t in sorted(set().union(*columns.signs)):
@@ -115,7 +115,7 @@ class Adjoint:
         """c [column, param], the adjoint of the mean gradient g of the step from `state`; a is that of theta
         and of the optimizer before it."""
         t, workload = state.step, self._workload
-        c, self._theta, self._slots = workload.optimizer.pullback(
+        c, self._theta, self._slots = self._step.optimizer_at(t).pullback(
             workload.layout, state.theta, state.slots, g, self._plan.updates + t, self._plan.lrs(t),
             self._theta, self._slots,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from influencekit._tape.optimizer import UpdateRule
 from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
+from influencekit._tape.stream import StreamExamples
 from influencekit._trajectory.fingerprint import digest, digest_by_name, sampled_rows
 from influencekit.errors import InputError, StoreError
 
@@ -23,7 +24,7 @@ def run_attributes(
     separable: bool, optimizer: dict[str, Any], tolerance: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Attributes of a store: how its steps are rebuilt, and how its model and data set are recognised."""
-    layout = rule.layout
+    layout, stream = rule.layout, isinstance(call.data, StreamExamples)
     return {
         "seed": 0,
         "info": {},
@@ -44,8 +45,8 @@ def run_attributes(
         "fingerprint": {
             "parameters": [[n, list(s)] for n, s in zip(layout.names, layout.shapes, strict=True)],
             "dtype": _dtype(model, layout.names),
-            "training examples": len(call.data),
-            "training data": _data_digest(call.data),
+            "training examples": None if stream else len(call.data),
+            "training data": None if stream else _data_digest(call.data),
             "frozen parameters and constant buffers": digest_by_name(
                 _constant(model, layout.names, changing)
             ),
@@ -71,12 +72,18 @@ def check_fingerprint(
             f"{where} is a run of {stored['dtype']} parameters, and this model's are {_dtype(model, names)}; "
             "build it as it was for the run"
         )
-    if stored["training examples"] != len(data):
+    stream = stored["training examples"] is None
+    if stream != isinstance(data, StreamExamples):
+        raise StoreError(
+            f"{where} was recorded with{'out' if stream else ''} a data set; pass data="
+            f"{'None' if stream else 'the same data set'}"
+        )
+    if not stream and stored["training examples"] != len(data):
         raise StoreError(
             f"{where} was recorded on {stored['training examples']} training examples, and data has "
             f"{len(data)}; pass the same data set"
         )
-    if stored["training data"] != _data_digest(data):
+    if not stream and stored["training data"] != _data_digest(data):
         raise StoreError(
             f"{where} was recorded on other training data of the same size (or in another order, or with "
             "another preprocessing); pass the same data set"

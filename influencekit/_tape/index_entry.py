@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from influencekit._training.call import Loss, sees_batch
 from influencekit.errors import InputError
 
 __all__ = ["WithoutEntry", "find_index", "without"]
@@ -35,14 +36,17 @@ def without(batch: Any, key: Key) -> Any:
 
 
 def find_index(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: Any, target_key: str,
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch: Any, loss: Loss, target_key: str,
     indices: Sequence[int], data: Any,
 ) -> Key | None:  # fmt: skip
-    """The entry of a batch that numbers its examples and that the loop does not give to the model.
+    """The entry of a batch that numbers its examples, where the loop gives it neither to the model nor to the
+    loss. The loop has called `model(*args, **kwargs)`.
 
-    The loop has called `model(*args, **kwargs)`. Errors: batches with other inputs than those of the loop.
+    Errors: batches with other inputs than those of the loop.
     """
     given = len(args) + len(kwargs)
+    if sees_batch(loss):
+        indices = []
     if isinstance(batch, Mapping):
         rest = [k for k in batch if k != target_key and k not in kwargs]
         found = [k for k in rest if _numbers(batch[k], indices, data)]

@@ -14,8 +14,8 @@ from influencekit._tape.rng import capture, restored
 from influencekit.errors import InputError
 
 __all__ = [
-    "Collate", "IndexedBatch", "IndexedDataset", "as_data_set", "check_loader", "fetch", "index_in_place",
-    "indexed_loader", "items", "positions_in",
+    "Collate", "IndexedBatch", "IndexedDataset", "StoredBatch", "as_data_set", "check_loader",
+    "fetch", "index_in_place", "indexed_loader", "items", "positions_in",
 ]  # fmt: skip
 
 
@@ -28,6 +28,17 @@ class IndexedBatch(NamedTuple):
     indices: list[int]
     rng: bytes
     batch: Any
+
+
+class StoredBatch(NamedTuple):
+    """The same of a loop without a data set. `rows` are the contents of the examples in the store, `given` is
+    the batch as the loop gets it."""
+
+    indices: list[int]
+    rng: bytes | None
+    batch: Any
+    rows: list[int]
+    given: Any
 
 
 def check_loader(loader: Any, name: str, advice: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,11 +15,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader
 
+from influencekit._tape.index_entry import without
 from influencekit._tape.intercept_loader import intercept_loader
-from influencekit._tape.loader import IndexedBatch, indexed_loader, positions_in
+from influencekit._tape.loader import IndexedBatch, StoredBatch, indexed_loader, positions_in
 from influencekit._tape.rng import capture
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import LoaderPlace, find_loader
 from influencekit.errors import InputError
+from influencekit.progress import announce
 
 __all__ = ["Batches", "LoopBatches"]
 
@@ -50,16 +54,20 @@ class Batches:
 class LoopBatches:
     """The loop's own loaders, each with one indexed copy, so that its workers may persist."""
 
-    def __init__(self, data: Any) -> None:
-        self._data = data
+    def __init__(self, data: Any, id_entry: str | None = None) -> None:
+        self._data, self._id_entry, self._said = data, id_entry, False
         self._copies: WeakKeyDictionary[Any, DataLoader[Any]] = WeakKeyDictionary()
         self._noting: WeakKeyDictionary[Any, tuple[DataLoader[Any], deque[IndexedBatch]]] = (
             WeakKeyDictionary()
         )
 
-    def batches(self, loader: Any) -> Iterator[IndexedBatch]:
-        """Of a DataLoader, of an object around one, or of pairs (positions, batch)."""
+    def batches(self, loader: Any) -> Iterator[IndexedBatch | StoredBatch]:
+        """Of a DataLoader, of an object around one, or of pairs (positions, batch); without a data set of
+        anything that gives batches, or pairs (ids, batch)."""
         place = find_loader(loader)
+        if isinstance(self._data, StreamExamples):
+            yield from self._stored(loader, self._data, place is not None)
+            return
         if place is None and not hasattr(loader, "dataset"):
             yield from _pairs(loader)
             return
@@ -68,6 +76,26 @@ class LoopBatches:
         found = self._plain(inner) if place is None or place.owner is None else self._wrapped(loader, place)
         for each in found:
             yield each if moved is None else each._replace(indices=moved(each.indices))
+
+    def _stored(self, loader: Any, examples: StreamExamples, bare: bool) -> Iterator[StoredBatch]:
+        """Batches of a loop without a data set; `bare`: without ids."""
+        try:
+            items = iter(loader)
+        except TypeError:
+            raise InputError(
+                f"batches: expected something that gives batches, got {type(loader).__name__}"
+            ) from None
+        for item in items:
+            ids, given, batch = _split(item, bare)
+            if self._id_entry is not None:
+                if not isinstance(given, Mapping) or self._id_entry not in given:
+                    raise InputError(f"ids={self._id_entry!r}: the batch has no entry of that name")
+                ids, batch = list(given[self._id_entry]), without(given, self._id_entry)
+            found = examples.register(ids, batch, given)
+            if not self._said:
+                self._said = True
+                _announce(examples, found, loader)
+            yield found
 
     def _plain(self, loader: Any) -> Iterator[IndexedBatch]:
         if loader not in self._copies:
@@ -97,6 +125,47 @@ class LoopBatches:
                 yield delivered.popleft()._replace(batch=batch)
         finally:
             setattr(place.owner, place.name, inner)
+
+
+def _split(item: Any, bare: bool) -> tuple[Sequence[Any] | None, Any, Any]:
+    """(ids or None, what the loop gets, the batch) of what a loop without a data set iterates over.
+
+    A pair has ids, a list or tuple, and where the batch beside them is no tensor also an array or a tensor.
+    What a DataLoader gives (`bare`) is a batch; text in its first entry is ids.
+    """
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        return None, item, item
+    first, rest = item[0], item[1] if len(item) == 2 else tuple(item[1:])
+    listed = isinstance(first, list | tuple | range)
+    if listed and len(first) and all(isinstance(x, str) for x in first):
+        return list(first), item if bare or len(item) > 2 else rest, rest
+    if bare or len(item) > 2:
+        return None, item, item
+    if listed and not any(isinstance(x, Tensor) and x.dim() for x in first):
+        return list(first), rest, rest
+    if isinstance(first, Tensor | np.ndarray) and first.ndim == 1 and not isinstance(rest, Tensor):
+        return first.tolist(), rest, rest
+    return None, item, item
+
+
+def _announce(examples: StreamExamples, found: StoredBatch, loader: Any) -> None:
+    """Say how much room the examples will take, before the first is stored."""
+    each, batch = examples.bytes_of(found.rows[0]), len(found.rows)
+    try:
+        whole = f", {_size(each * batch * len(loader))} for an epoch in which none repeats"
+    except TypeError:  # nobody knows how long it is
+        whole = f", {_size(each * batch)} for a batch"
+    text = f"without a data set the tape keeps the examples in its store: {_size(each)} for each{whole}"
+    announce(text, 0, 1)
+    warnings.warn(text, UserWarning, stacklevel=2)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} GB"
 
 
 def _same(mine: Any, given: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.optimizer import learning_rates
 from influencekit._tape.rng import capture, restore
 from influencekit.errors import InputError
@@ -24,9 +25,11 @@ class LoopPosition:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], device: torch.device
-    ) -> None:
+        self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], device: torch.device,
+        settings: HyperParameters,
+    ) -> None:  # fmt: skip
         self._optimizer, self._schedulers, self._device = optimizer, schedulers, device
+        self._settings = settings
         self._began: bytes | None = None
         self._own: list[str] = []
         self._loader, self._generators = "", list[torch.Generator]()
@@ -48,6 +51,7 @@ class LoopPosition:
             "now": capture(self._device),
             "lrs": learning_rates(self._optimizer),
             "schedulers": [s.state_dict() for s in self._schedulers],
+            **self._settings.noted(),
         }
 
     def ended(self, epoch: int, position: int) -> dict[str, Any]:
@@ -80,6 +84,7 @@ class LoopPosition:
         """Learning rates, schedulers and global generators as they were noted."""
         for group, lr in zip(self._optimizer.param_groups, note["lrs"], strict=True):
             group["lr"] = lr
+        self._settings.return_to(note)
         for scheduler, state in zip(self._schedulers, note["schedulers"], strict=True):
             scheduler.load_state_dict(state)
         restore(states(note["now"]), self._device)

@@ -10,17 +10,19 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty
+from influencekit._tape.hyperparameters import settings_of
 from influencekit._tape.index_entry import WithoutEntry, without
 from influencekit._tape.loader import as_data_set, fetch
 from influencekit._tape.optimizer import rebuild_optimizer
 from influencekit._tape.recorded import Recorded
 from influencekit._tape.replica import Call, Micro, Penalty, RecordedExamples, on_device, put_back, set_modes
 from influencekit._tape.rng import capture, fixed
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch
 from influencekit._training.checks.model import copy_model
@@ -54,6 +56,11 @@ def open_taped(
     if about["custom_forward"] and forward is None:
         raise InputError(f"{where} was recorded with a forward function of your own; pass forward=... again")
     check_penalty(about, penalty, where)
+    if data is None or isinstance(data, IterableDataset):
+        data = StreamExamples()
+        data.dropped = key
+        if attrs["fingerprint"]["training examples"] is None:
+            data.load(group)
     check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
     call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
@@ -68,7 +75,7 @@ def open_taped(
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
         info=_named_classes(model, data, about["target_key"], class_names),
-        train_ids=read(group, "train").tolist(),
+        train_ids=data.ids if isinstance(data, StreamExamples) else read(group, "train").tolist(),
         test_ids=test_ids,
         target_key=about["target_key"],
         call=call,
@@ -78,6 +85,10 @@ def open_taped(
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
+            settings_of(
+                about["optimizer"]["groups"],
+                [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps],
+            ),
         ),
     )
     source = Recorded(
@@ -93,10 +104,9 @@ def open_taped(
     trajectory = Trajectory(group, workload, Step(workload, source=source))
     check_opened(trajectory, where, source.rounds)
     if test is not None:
-        final = trajectory.final
-        there = workload.with_buffers(final.buffers)
+        end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
-        trajectory.attrs = {**attrs, **there.judge(final.theta).attrs()}
+        trajectory.attrs = {**attrs, **there.judge(end.theta).attrs()}
     return trajectory
 
 
@@ -146,6 +156,7 @@ def _micros(
     `penalty`: each ends with a slot that is no example's.
     """
     fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
+    kept = read(group, "row", rows) if "row" in group else None
 
     @lru_cache(maxsize=64)
     def generators(number: int) -> bytes | None:
@@ -157,7 +168,8 @@ def _micros(
             places = np.flatnonzero((part[t] == k) & (batch[t] >= 0))
             slots = slice(int(places[0]), int(places[-1]) + 1 + penalty)
             rng = generators(fetched[t, k]), generators(forwarded[t, k])
-            found.append(Micro(slots, batch[t, places].tolist(), *rng))
+            mine = None if kept is None else kept[t, places].tolist()
+            found.append(Micro(slots, batch[t, places].tolist(), *rng, mine))
         return found
 
     return micros

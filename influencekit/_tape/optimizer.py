@@ -1,30 +1,41 @@
-"""Optimizers of `torch.optim`: their hyper-parameters, their update rule, and their slots."""
+"""Torch optimizers: the rule that stands for each, its description in the store, and its slots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields
+from inspect import unwrap
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from influencekit._training import optimizers as _built_in  # whose rules `known_rules` finds
 from influencekit._training.layout import Layout
 from influencekit._training.optimizer import Group, Optimizer, Slots
-from influencekit._training.optimizers import SGD, Adam, AdamW
 from influencekit.errors import InputError
 
 __all__ = [
-    "UpdateRule", "check_hyperparameters", "describe_optimizer", "hyperparameters", "learning_rates",
-    "read_slots", "rebuild_optimizer", "trained_parameters", "write_slots",
+    "Clip", "UpdateRule", "describe_optimizer", "hyperparameters", "learning_rates", "read_slots",
+    "rebuild_optimizer", "rule_for", "trained_parameters", "write_slots",
 ]  # fmt: skip
 
-_RULES: dict[type, tuple[Any, tuple[str, ...]]] = {
-    torch.optim.SGD: (SGD, ("momentum", "dampening", "nesterov", "weight_decay")),
-    torch.optim.Adam: (Adam, ("betas", "eps", "weight_decay")),
-    torch.optim.AdamW: (AdamW, ("betas", "eps", "weight_decay")),
-}
-_REFUSED = ("maximize", "amsgrad", "differentiable")
-_BY_NAME = {rule.__name__: rule for rule, _ in _RULES.values()}
+_OWN = {f.name for f in fields(Optimizer)} - {"maximize"}  # what the tape knows by other ways
+_HOW = {"foreach", "fused", "capturable", "decoupled_weight_decay"}  # flags that do not change the rule
+
+
+class Clip(NamedTuple):
+    """How the loop clips the gradient: its norm, of this kind, or its entries."""
+
+    norm: float | None = None
+    kind: float = 2.0
+    value: float | None = None
+
+    def described(self) -> dict[str, Any]:
+        """As JSON, which has no infinity."""
+        rare: dict[str, Any] = {} if self.kind == 2 else {"clip_norm_type": str(self.kind)}
+        rare |= {} if self.value is None else {"clip_value": self.value}
+        return {"clip_norm": self.norm, **rare}
 
 
 class UpdateRule(NamedTuple):
@@ -35,43 +46,86 @@ class UpdateRule(NamedTuple):
     updates: int
 
 
+def _known_rules(rule: type[Optimizer] = Optimizer) -> list[type[Optimizer]]:
+    """Every update rule that was defined, in this order."""
+    return [found for each in rule.__subclasses__() for found in (each, *_known_rules(each))]
+
+
+def _standing() -> dict[str, type[Optimizer]]:
+    """The rules that stand for an optimizer of torch, by name."""
+    found: dict[str, type[Optimizer]] = {}
+    for rule in _known_rules():
+        if vars(rule).get("stands_for"):
+            if rule.__name__ in _built_in.__all__ and rule is not getattr(_built_in, rule.__name__):
+                raise InputError(f"{rule.__name__} is the name of an optimizer of influencekit; use another")
+            found[rule.__name__] = rule
+    return found
+
+
+def rule_for(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
+    """The rule that stands for the optimizer's class, or for a parent whose `step` it takes unchanged.
+
+    Errors: no such rule.
+    """
+    kind = type(optimizer)
+    rules = {rule.stands_for: rule for rule in _standing().values()}
+    for parent in kind.__mro__:
+        if parent in rules and all(_same(kind, parent, name) for name in ("step", "_init_group")):
+            decoupled = {bool(g.get("decoupled_weight_decay")) for g in optimizer.param_groups}
+            if rules[parent] in (_built_in.Adam, _built_in.AdamW):
+                if len(decoupled) > 1:
+                    raise InputError(
+                        f"{kind.__name__}: decoupled_weight_decay is True in some parameter groups and False "
+                        "in others; use one of them"
+                    )
+                return _built_in.AdamW if True in decoupled else _built_in.Adam
+            return rules[parent]
+        if parent in rules:
+            break
+    if issubclass(kind, torch.optim.LBFGS):
+        what = (
+            f"{kind.__name__} evaluates the loss several times in a step, which a tape does not record; use "
+            "an optimizer that takes one gradient a step"
+        )
+    else:
+        what = (
+            f"the tape does not know how {kind.__name__} steps; write its rule as an ik.Optimizer with "
+            f"stands_for = {kind.__name__} (docs/extending.md, An optimizer)"
+        )
+    raise InputError(
+        f"{what}; a model that is trained already can be asked by its gradients, with if or grad-dot "
+        "(docs/tape.md, Optimizers)"
+    )
+
+
+def _same(kind: type, parent: type, method: str) -> bool:
+    """Whether a class has its parent's method. (torch wraps `step` in every class.)"""
+    mine, its = (getattr(c, method, None) for c in (kind, parent))
+    return mine is its or (mine is not None and its is not None and unwrap(mine) is unwrap(its))
+
+
 def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The hyper-parameters of every parameter group but its learning rate. Errors: an unknown optimizer."""
-    if type(optimizer) not in _RULES:
-        raise InputError(
-            f"the tape knows torch.optim.SGD, Adam and AdamW, and got {type(optimizer).__name__}; train with "
-            "one of these"
-        )
+    rule = rule_for(optimizer)
+    names = [f.name for f in fields(rule) if f.name not in _OWN]
     found = []
     for k, group in enumerate(optimizer.param_groups):
-        if wrong := [name for name in _REFUSED if group.get(name)]:
+        wrong = [n for n, v in group.items() if v is True and n not in names and n not in _HOW]
+        if wrong:
             raise InputError(f"{type(optimizer).__name__}, group {k}: {wrong[0]}=True is not supported")
-        names = _RULES[type(optimizer)][1]
-        found.append({n: tuple(v) if isinstance(v := group[n], list | tuple) else v for n in names})
+        found.append({n: _plain(group[n]) for n in names if n in group})
     return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_plain(v) for v in value)
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
     """The learning rate of every group, now."""
     return [float(group["lr"]) for group in optimizer.param_groups]
-
-
-def check_hyperparameters(
-    before: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    """Refuse hyper-parameters that changed during the run, other than the learning rate."""
-    if len(optimizer.param_groups) != len(before):
-        raise InputError(
-            f"the optimizer got another parameter group before step {step}; add it before the run"
-        )
-    for k, (old, group) in enumerate(zip(before, optimizer.param_groups, strict=True)):
-        for name, value in old.items():
-            now = tuple(group[name]) if isinstance(group[name], list) else group[name]
-            if now != value:
-                raise InputError(
-                    f"{name} of parameter group {k} changed from {value} to {now} before step {step}; only "
-                    "the learning rate may change during a run (for OneCycleLR: cycle_momentum=False)"
-                )
 
 
 def trained_parameters(
@@ -107,7 +161,7 @@ def trained_parameters(
 
 
 def describe_optimizer(
-    optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], clip_norm: float | None
+    optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], clip: Clip
 ) -> dict[str, Any]:
     """The update rule as JSON: `rebuild_optimizer` makes our `Optimizer` of it."""
     owner = {id(p): k for k, group in enumerate(optimizer.param_groups) for p in group["params"]}
@@ -116,10 +170,8 @@ def describe_optimizer(
         members = [name for name, p in params.items() if owner[id(p)] == k]
         lr = optimizer.param_groups[k].get("initial_lr", optimizer.param_groups[k]["lr"])
         groups.append({"params": members, "lr": float(lr), **values})
-    kind = _RULES[type(optimizer)][0].__name__
-    if any(group.get("decoupled_weight_decay") for group in optimizer.param_groups):
-        kind = "AdamW"
-    return {"rule": kind, "clip_norm": clip_norm, "groups": groups}
+    kind = rule_for(optimizer).__name__
+    return {"rule": kind, **clip.described(), "groups": groups}
 
 
 def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
@@ -131,22 +183,36 @@ def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
         }
         exact = tuple(name.replace("[", "[[]") for name in group["params"])
         groups.append((exact, values))
-    rule = _BY_NAME[description["rule"]]
+    name = description["rule"]
+    rule = _standing().get(name)
+    if rule is None:
+        raise InputError(
+            f"the run was trained with the update rule {name}, an ik.Optimizer of your own; import the "
+            "module that defines it, and open the run again"
+        )
     rest = tuple(Group(names, values) for names, values in groups[1:])
-    return rule(**groups[0][1], clip_norm=description["clip_norm"], groups=rest)
+    clip = {k: v for k, v in description.items() if k.startswith("clip_")}
+    if "clip_norm_type" in clip:
+        clip["clip_norm_type"] = float(clip["clip_norm_type"])
+    return rule(**groups[0][1], **clip, groups=rest)
 
 
 def read_slots(
     optimizer: torch.optim.Optimizer, rule: UpdateRule, params: Mapping[str, nn.Parameter]
 ) -> tuple[Slots, int]:
-    """The optimizer's slots [param], zero where it has none yet, and the number of its updates so far."""
-    slots = {}
-    for name in rule.optimizer.slots:
-        found = {n: optimizer.state.get(p, {}).get(name) for n, p in params.items()}
-        slots[name] = rule.layout.join(
-            {n: torch.zeros_like(p) if found[n] is None else found[n] for n, p in params.items()}
-        )
-    counts = {_updates(optimizer.state.get(p, {})) for p in _with_slots(optimizer, params).values()}
+    """The optimizer's slots [param], as at first where it has none yet, and the number of its updates."""
+    found, counts = [], set()
+    members = _members(rule)
+    for name, p in params.items():
+        state = optimizer.state.get(p, {})
+        found.append(members[name].slots_of(state, p.detach()))
+        if members[name].slots:
+            counts.add(_updates(state))
+    slots = {
+        slot: torch.cat([(each[slot] if slot in each else torch.zeros_like(p)).reshape(-1)
+                         for each, p in zip(found, params.values(), strict=True)])
+        for slot in rule.optimizer.slots
+    }  # fmt: skip
     if len(counts) > 1:
         raise InputError(
             f"the optimizer has updated its parameters a different number of times ({sorted(counts)}); a "
@@ -155,20 +221,16 @@ def read_slots(
     return slots, counts.pop() if counts else 0
 
 
-def _with_slots(
-    optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter]
-) -> dict[str, nn.Parameter]:
-    """The parameters that have slots: not those of groups without momentum."""
-    without = {
-        id(p) for group in optimizer.param_groups if not group.get("momentum", 1) for p in group["params"]
-    }
-    return {name: p for name, p in params.items() if id(p) not in without}
+def _members(rule: UpdateRule) -> dict[str, Optimizer]:
+    """The rule of every parameter's group."""
+    members, owners = rule.optimizer.members(), rule.optimizer.owners(rule.layout)
+    return {name: members[k] for name, k in zip(rule.layout.names, owners, strict=True)}
 
 
 def _updates(state: Mapping[str, Any]) -> int:
     if "step" in state:
         return int(state["step"])
-    return int(state.get("momentum_buffer") is not None)
+    return int(any(value is not None for value in state.values()))
 
 
 def write_slots(
@@ -177,8 +239,9 @@ def write_slots(
 ) -> None:  # fmt: skip
     """Put slots back, after so many updates: the inverse of `read_slots`."""
     parts = {name: rule.layout.split(values) for name, values in slots.items()}
-    for name, p in _with_slots(optimizer, params).items():
-        state: dict[str, Any] = {slot: parts[slot][name].clone() for slot in parts} if updates else {}
-        if "exp_avg" in state:
-            state["step"] = torch.tensor(float(updates))
-        optimizer.state[p] = state
+    members = _members(rule)
+    for name, p in params.items():
+        own = {slot: parts[slot][name] for slot in members[name].slots}
+        if own and (updates or optimizer.state.get(p)):  # Adagrad has its slots before the first update
+            state = members[name].state_of(own, updates)
+            optimizer.state[p] = {n: x.clone() if isinstance(x, Tensor) else x for n, x in state.items()}

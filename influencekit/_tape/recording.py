@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from influencekit._tape.causes import no_step
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.listen import listen
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition, at_end, refuse_nothing_new
 from influencekit._tape.optimizer import (
+    Clip,
     UpdateRule,
-    check_hyperparameters,
     describe_optimizer,
     learning_rates,
     read_slots,
@@ -33,6 +34,7 @@ from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.trainable_state import TrainableState, copied
 from influencekit._tape.unwrap import find_loader, model_behind
 from influencekit._tape.writer import TapeWriter
@@ -51,23 +53,26 @@ class Recording:
 
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, *,
-        collate_given: bool, recorder: Recorder, hyperparameters: list[dict[str, Any]], reduction: Reduction,
-        accumulate: int, clip_norm: float | None, separable: bool, ids: list[Hashable], schedulers: list[Any],
-        resume: bool, check: float, tolerance: float, name: str,
+        collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
+        accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
+        resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
         refuse_parallel()
         self.call, self.writer = call, TapeWriter(store, recorder)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
-        self._hyperparameters, self._clip_norm, self._separable = hyperparameters, clip_norm, separable
+        self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._steps = StepCollector(model, call, reduction, accumulate)
+        self._own_names = ids == list(range(len(ids)))  # positions
+        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
+        self._steps.dropped = self._check_dropped
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._loaders = LoopBatches(call.data)
+        self._stream = call.data if isinstance(call.data, StreamExamples) else None
+        self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
-        self._position = LoopPosition(optimizer, schedulers, device)
+        self._position = LoopPosition(optimizer, schedulers, device, settings)
         self._reloads = Reloads()
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._noted_epoch = 0
@@ -96,6 +101,14 @@ class Recording:
             self._called, self._optimizer, self._steps, before_step=self._before_step,
             after_step=self._after_step, copied=copied, loading=loading,
         )  # fmt: skip
+
+    def _optimized(self) -> Iterator[nn.Parameter]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
+    def _check_dropped(self) -> None:
+        """The last batches of an epoch were in no step: refuse what they have changed."""
+        if self._state is not None:
+            self._state.check_buffers(self._steps.step)
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
@@ -153,7 +166,7 @@ class Recording:
         """
         assert self._state is not None
         step = self._steps.step
-        self._steps.check_done()
+        self._steps.check_done(ended=True)
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
         if self._resumed is not None and not at_end(self._resumed.snapshot, self._epoch):
@@ -179,6 +192,7 @@ class Recording:
             self._put_back(resumed)
             self._position.begin_again(resumed.snapshot, inner, self.writer.generators)
         self._position.begin(inner)
+        self._steps.begin_epoch()
         if hasattr(inner, "collate_fn") and not self._collate_given:
             self._use(inner.collate_fn)
         source, done = self._loaders.batches(loader), 0
@@ -197,14 +211,19 @@ class Recording:
                 return
             done += 1
             self._batches_done = done
-            self._steps.queue.clear()  # a batch that the loop skipped
+            self._steps.pass_over()
             self._steps.push(found)
-            yield [self._ids[i] for i in found.indices], found.batch
+            yield self._named(found.indices), getattr(found, "given", found.batch)
             self._steps.check_done()
+
+    def _named(self, indices: list[int]) -> list[Hashable]:
+        return list(indices) if self._own_names else [self._ids[i] for i in indices]
 
     def _use(self, collate: Any) -> None:
         """Collate in this way from now on, without an entry that numbers the examples."""
         key = self._steps.index_entry
+        if self._stream is not None:
+            self._stream.dropped = key
         self.call = replace(self.call, collate=collate if key is None else WithoutEntry(collate, key))
         self._steps.call = self.call
         self._spot.use(self.call)
@@ -228,7 +247,8 @@ class Recording:
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
                 self.writer.state(state.state(step), self._noted(epoch, position))
-        if self._spot.decide(step) or state is None:
+        self._steps.watch_left = self._spot.decide(step)
+        if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))
 
     def push(self, indices: Sequence[int], rng: bytes | None, batch: Any) -> None:
@@ -241,16 +261,13 @@ class Recording:
         step = self._steps.step
         self._steps.assume_forwarded()
         if not self._steps.forwarded:
-            compiled = "; give the tape what torch.compile returned" if "torch._dynamo" in sys.modules else ""
-            raise InputError(
-                f"optimizer.step() was called without a new batch, after step {step - 1} was done; every "
-                f"step needs a forward pass on a batch of tape.batches{compiled}"
-            )
+            forward = self.call.forward is not None
+            raise InputError(no_step(step, self._steps.delivered, bool(self._steps.queue), forward))
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
         state = self._state
         if state is None or self._spot.wanted or used != self._used:
-            params = trained_parameters(self._model, self._optimizer, self._clip_norm)
+            params = trained_parameters(self._model, self._optimizer, self._clip.norm)
             state = self._state or self._begin(params)
             if list(params) != list(state.params):
                 odd = sorted(set(params) ^ set(state.params))[0]
@@ -259,7 +276,8 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        check_hyperparameters(self._hyperparameters, self._optimizer, step)
+        if (changed := self._settings.changed(step)) is not None:
+            self.writer.settings(changed)
         self._reloads.check(state, step)
         state.check_parameters(step)
         state.check_constant(step, thorough=self._spot.wanted)
@@ -272,13 +290,18 @@ class Recording:
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
         early = steps.micros(True) if steps.forward_draws is None and self._spot.wanted else []
+        passed_over, divisor = steps.passed_over_now, steps.divisor
         micros, coefficients, losses = steps.finish_step()
         if not state.finite():
             raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
         if self._spot.wanted:
+            rule = state.rule
+            if self._settings.now != self._settings.first:
+                rule = rule._replace(optimizer=rule.optimizer.with_settings(self._settings.now))
             done = FinishedStep(
-                self._before, state.rule, micros, coefficients, self._lrs, steps.autocast, steps.training
-            )
+                self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
+                losses, list(state.params.values()), steps.left, divisor, passed_over,
+            )  # fmt: skip
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
             if steps.forward_draws is None:
@@ -286,13 +309,14 @@ class Recording:
             micros, losses = found.micros, self._spot.with_penalties(losses)
         if self._spot.again:
             self._spot.repeat(step)
-        self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0))
+        self.writer.step(micros, coefficients, losses, self._lrs, max(self._epoch, 0), self._stream)
 
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
-        description = describe_optimizer(self._optimizer, params, self._clip_norm)
+        self._settings.begin()
+        description = describe_optimizer(self._optimizer, params, self._clip)
         state = self._trainable(params, changing, description, 0)
         slots, updates = read_slots(self._optimizer, state.rule, params)
         state.rule = state.rule._replace(updates=updates)
@@ -303,7 +327,8 @@ class Recording:
                 self._model, self.call, state.rule, self._steps, changing, separable=self._separable,
                 optimizer=description, tolerance=self._tolerance,
             )  # fmt: skip
-            self.writer.begin(state.rule, first, self._ids, {"workload": self._name, **about})
+            names = self._ids if self._stream is None else self._stream
+            self.writer.begin(state.rule, first, names, {"workload": self._name, **about})
         self.writer.state(first, self._snapshot)
         return state
 
@@ -332,10 +357,14 @@ class Recording:
         if (key := about.get("index_entry")) is not None:
             self._steps.index_entry = key
             self._use(self.call.collate)
+        if self._stream is not None:
+            self._stream.load(writer.group, writer.placed)
+            self._ids = self._stream.ids
         params = {n: own[n] for n, _ in fingerprint["parameters"]}
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
+        self._settings.begin(about["optimizer"]["groups"])
         self._steps.step, self._was_finished = kept.number, attrs["status"] == "complete"
         self._reloads.remember(kept.snapshot.get("known", {}))
         self.writer.remember_generators()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,11 +24,12 @@ def sample_of(rule: UpdateRule, g: Tensor, losses: Sequence[Tensor]) -> Tensor:
 
 
 def compare_step(
-    rule: UpdateRule, before: State, replayed: State, recorded: State, tolerance: float
-) -> float:
+    rule: UpdateRule, before: State, replayed: State, recorded: State, tolerance: float,
+    why: Callable[[], str | None] = lambda: None,
+) -> float:  # fmt: skip
     """The gap between a replayed step and the loop's, relative to the update: 0 = bit for bit.
 
-    Errors: a gap beyond the tolerance, with the tensor and the likely cause.
+    Errors: a gap beyond the tolerance, with the tensor and the cause: what `why` finds, or a likely one.
     """
     step, worst = before.step, 0.0
     for found in differences(lambda: before.theta, replayed, recorded):
@@ -44,12 +45,12 @@ def compare_step(
             raise InputError(
                 f"step {step}, replayed, is not what the loop did: parameter {names[k]} differs by up to "
                 f"{parts[k]:.2e}, where the recorded update is up to {sizes[k]:.2e}; "
-                f"{_hint(update, found.values)}"
+                f"{why() or _hint(update, found.values)}"
             )
         whole = (recorded.slots if found.kind == "optimizer state" else recorded.buffers)[found.name]
         raise InputError(
             f"step {step}, replayed, is not what the loop did: {found.kind} {found.name} differs by "
-            f"{found.gap:.1e} of its size; {_hint(whole, found.values)}"
+            f"{found.gap:.1e} of its size; {why() or _hint(whole, found.values)}"
         )
     return worst
 
@@ -65,5 +66,5 @@ def _hint(update: Tensor, gap: Tensor) -> str:
         )
     return (
         "the loop does something that the tape cannot see: another loss than loss=, clipping without "
-        "clip_norm=, a changed gradient, or random numbers from a generator of its own"
+        "clip_norm= or clip_value=, a changed gradient, or random numbers from a generator of its own"
     )

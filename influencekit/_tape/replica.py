@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from influencekit._tape.loader import fetch
 from influencekit._tape.rng import fixed, restored
+from influencekit._tape.stream import StreamExamples
 from influencekit._training.batch import Batch, tensors_of
 from influencekit._training.call import Loss, arguments, one_each, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
@@ -44,7 +45,8 @@ Penalty = Callable[..., Tensor]
 
 
 class Micro(NamedTuple):
-    """One micro-batch as it was: its places in the step, its examples, the generators around it.
+    """One micro-batch as it was: its places in the step, its examples, the generators around it; in a run
+    without a data set also the stored contents of its examples.
 
     With a penalty there is one more place than there are examples: the last is the penalty's.
     """
@@ -53,6 +55,7 @@ class Micro(NamedTuple):
     indices: list[int]
     fetch_rng: bytes | None
     forward_rng: bytes | None
+    rows: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class Call:
     penalty: Penalty | None = None
 
     def batch(self, micro: Micro, device: torch.device) -> Batch:
-        """The batch of a micro-batch, fetched again."""
+        """The batch of a micro-batch, fetched again, or as it was stored."""
+        if isinstance(self.data, StreamExamples):
+            return on_device(self.data.batch(micro.indices, micro.rows), device)
         return on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
 
     def target(self, batch: Any) -> Any:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import string_at
+from ctypes import c_char
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ _NUMPY = np.dtype([("key", "<u4", 624), ("pos", "<i4"), ("has_gauss", "u1"), ("g
 # what a loop has not drawn from since is not packed again: of Python and NumPy, a mark and the bytes
 _python: tuple[Any, bytes] = None, b""
 _numpy: tuple[Any, bytes] = None, b""
+_memory: tuple[Any, Any] = None, None  # NumPy's generator, and the memory of its state
 
 
 def capture(device: torch.device | None = None) -> bytes:
@@ -42,10 +43,13 @@ def _python_bytes() -> bytes:
 
 
 def _numpy_bytes() -> bytes:
-    global _numpy
+    global _numpy, _memory
     bits = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    if bits is not _memory[0]:
+        at = bits.ctypes.state_address if isinstance(bits, np.random.MT19937) else None
+        _memory = bits, None if at is None else (c_char * 2500).from_address(at)
     # key and position of the twister in memory; the other half of a pair of Gaussians may wait elsewhere
-    mark = string_at(bits.ctypes.state_address, 2500) if isinstance(bits, np.random.MT19937) else None
+    mark = None if _memory[1] is None else _memory[1].raw
     if mark is None or mark != _numpy[0]:
         _, twister, pos, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
         ours = np.array((twister, pos, has_gauss, cached), _NUMPY).tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from math import log10
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from influencekit._tape.checks.model import (
     refuse_other_parameters,
     refuse_side_doors,
 )
+from influencekit._tape.hypotheses import Evidence, explained
 from influencekit._tape.optimizer import UpdateRule
 from influencekit._tape.replay_difference import compare_step, sample_of
 from influencekit._tape.replica import Call, Micro, Replica, set_modes
@@ -41,6 +43,11 @@ class FinishedStep(NamedTuple):
     lrs: list[float]
     autocast: torch.dtype | None
     training: dict[str, bool]
+    losses: np.ndarray  # [slot], as the loop's outputs gave them; NaN: not known
+    trained: list[nn.Parameter]  # which still have the gradient that the optimizer was given
+    left: Tensor | None  # of the gradients before the step, `some_entries`
+    accumulate: int
+    passed_over: int  # batches before the step that the loop did not forward
 
 
 class SpotCheck:
@@ -172,11 +179,33 @@ class SpotCheck:
         )
         try:
             replayed = State(theta, slots, reached.step, buffers)
-            gap = compare_step(rule, before, replayed, reached, self._tolerance)
+            why = partial(self._explained, done, g)
+            gap = compare_step(rule, before, replayed, reached, self._tolerance, why)
         except InputError as error:
             inside = "; under autocast, a replay computes the loss there, too" if done.autocast else ""
             raise InputError(f"{error}{inside}") from None
         return gap, sample_of(rule, g, losses)
+
+    def _explained(self, done: FinishedStep, g: Tensor) -> str | None:
+        """Why the step is another, if one of the simple causes fits; the gradients are still there."""
+        if any(p.grad is None for p in done.trained):
+            return None
+        sizes = [len(m.indices) for m in done.micros]
+        a = torch.cat([p.grad.detach().reshape(-1) for p in done.trained if p.grad is not None]).to(g)
+        starts = [m.slots.start for m in done.micros]
+        places = [k for s, n in zip(starts, sizes, strict=True) for k in range(s, s + n)]
+        coefficients = torch.from_numpy(done.coefficients).to(g)
+
+        def gradient(only: Tensor) -> Tensor:
+            return self._replayed(done._replace(coefficients=only.double().cpu().numpy()))[0]
+
+        return explained(
+            Evidence(
+                done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
+                gradient, torch.from_numpy(done.losses[places]),
+                torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over, done.left,
+            )
+        )  # fmt: skip
 
     def with_penalties(self, losses: np.ndarray) -> np.ndarray:
         """The losses [slot] of the step just replayed, which the loop shows, and the penalties, which it does

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import loss_fails
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
+from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
-from influencekit._tape.loader import IndexedBatch
+from influencekit._tape.loader import IndexedBatch, StoredBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
 from influencekit._training.checks.non_finite import LOWER_RATE, blamed, diverged
@@ -29,7 +29,7 @@ Reduction = str | Callable[[Any], Tensor]
 class _Forwarded:
     """A micro-batch that was forwarded, the generators before it, its losses, and whether it was random."""
 
-    pending: IndexedBatch
+    pending: IndexedBatch | StoredBatch
     rng: bytes
     delivered: bytes | None  # the generators when the loop got the batch, where `forward=` may draw first
     loss: Tensor | None = None
@@ -45,51 +45,103 @@ class _Forwarded:
 class StepCollector:
     """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
 
-    def __init__(self, model: nn.Module, call: Call, reduction: Reduction, accumulate: int) -> None:
+    def __init__(
+        self, model: nn.Module, trained: Callable[[], Iterable[Tensor]], call: Call, reduction: Reduction,
+        accumulate: int | None,
+    ) -> None:  # fmt: skip
         self.model, self.call, self.step = model, call, 0
         self.training, self._modules = modes(model), list(model.modules())
         self.autocast: torch.dtype | None = None
-        self.queue: deque[tuple[IndexedBatch, bytes | None]] = deque()
+        self.queue: deque[tuple[IndexedBatch | StoredBatch, bytes | None]] = deque()
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
+        self.watch_left = False  # the step will be replayed
+        self.delivered, self.passed_over = 0, 0  # batches, so far
+        self.passed_over_now = 0  # since the last step
+        self.left: Tensor | None = None  # of the gradients that were there when the step began
         self._reduction, self._accumulate = reduction, accumulate
-        self._equal: dict[int, np.ndarray] = {}  # coefficients by the size of a micro-batch
+        self._trained, self._had_gradient = trained, False  # the optimizer's parameters
+        self._carried, self._new_epoch = 0, False  # micro-batches of the epoch before
+        self.dropped: Callable[[], None] = lambda: None  # called when these turn out to be in no step
+        self._equal: dict[tuple[int, int], np.ndarray] = {}  # coefficients by the sizes of batch and step
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
+        self._shape: list[int] | None = None  # of what the model was called with
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
 
-    def push(self, pending: IndexedBatch) -> None:
+    def push(self, pending: IndexedBatch | StoredBatch) -> None:
         """This is forwarded next, after what was pushed before."""
         n = len(self.call.data)
-        if wrong := [i for i in pending.indices if not 0 <= i < n]:
-            raise InputError(f"position {wrong[0]} is outside the data set, which has 0 to {n - 1}")
+        least, most = min(pending.indices, default=0), max(pending.indices, default=0)
+        if least < 0 or most >= n:
+            wrong = least if least < 0 else most
+            raise InputError(f"position {wrong} is outside the data set, which has 0 to {n - 1}")
         watched = self.call.forward is not None and self.forward_draws is not False
+        self.delivered += 1
         self.queue.append((pending, capture(self._device) if watched else None))
 
-    def check_done(self) -> None:
-        """Refuse to go on while a whole batch waits for its optimizer step."""
-        if len(self.forwarded) >= self._accumulate:
+    @property
+    def divisor(self) -> int:
+        """By what each loss of the present step is divided."""
+        return self._accumulate or max(len(self.forwarded), 1)
+
+    def pass_over(self) -> None:
+        """The loop has gone on without forwarding what was delivered."""
+        self.passed_over += len(self.queue)
+        self.passed_over_now += len(self.queue)
+        self.queue.clear()
+
+    def begin_epoch(self) -> None:
+        """Micro-batches that wait for their step may come into the first one of the new epoch."""
+        self._carried, self._new_epoch = len(self.forwarded), True
+
+    def _gradient(self) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in self._trained())
+
+    def _carry(self) -> None:
+        """The first forward pass of an epoch: have the gradients of the last one been dropped?"""
+        self._new_epoch = False
+        if self._carried and not self._gradient():
+            self.forwarded, self._carried, self._had_gradient = [], 0, False
+            self.dropped()
+
+    def check_done(self, ended: bool = False) -> None:
+        """Refuse to go on while a whole batch waits for its optimizer step. `ended`: the loop is over."""
+        if ended and self.forwarded and not self._gradient():  # forwarded alone
+            self.forwarded = []
+            self.dropped()
+        if self._accumulate is None:
+            there = any(p.grad is not None for p in self._trained()) if self.forwarded else False
+            if self.forwarded and (ended or (self._had_gradient and not there)):
+                raise InputError(
+                    f"step {self.step}: a batch was forwarded, and no optimizer step followed; call "
+                    "optimizer.step() before gradients are zeroed, and after the last batch"
+                )
+            self._had_gradient = there
+            return
+        if len(self.forwarded) >= self._accumulate + self._carried:
             raise InputError(
                 f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
                 f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
                 "optimizer.step() after every such group"
             )
 
-    def before_forward(
-        self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
+    def before_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The model is about to run, on these arguments."""
         if not torch.is_grad_enabled():
             return
+        self._shape = Forward.shape_of(args, kwargs)
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
-            raise InputError(
-                f"step {self.step}: the model ran forward, with gradients, on no new batch of tape.batches; "
-                "evaluate under torch.no_grad(); if the loss calls the model several times, pass forward=..."
-            )
+            rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
+            here, backward = len(self.forwarded), inside_backward()
+            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, backward)
+            raise InputError(no_batch(self.step, seen))
+        if self._new_epoch:
+            self._carry()
         self.check_done()
         kind = self._device.type
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -106,11 +158,15 @@ class StepCollector:
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
         self.note_random()
+        if not self.forwarded and self.watch_left:
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.left = some_entries(grads) if grads else None
         pending, delivered = self.queue.popleft()
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
             self.index_entry = find_index(
-                self.model, args, kwargs, pending.batch, self.call.target_key, pending.indices, self.call.data
-            )
+                self.model, args, kwargs, pending.batch, self.call.loss, self.call.target_key,
+                pending.indices, self.call.data,
+            )  # fmt: skip
             if self.index_entry is not None:
                 self.drop_entry()
         if self.index_entry is not None:
@@ -130,18 +186,19 @@ class StepCollector:
                 except InfluenceKitError:
                     raise
                 except Exception as error:  # the user's loss, on what it was not made for
-                    raise InputError(loss_fails(self.step, error)) from error
+                    rows = (self._shape or [0])[0], len(micro.pending.indices)
+                    raise InputError(loss_fails(self.step, error, *rows)) from error
 
     def inside(self) -> None:
         """A module of the model is about to run: where `forward=` says what the loop runs of it, a batch that
         was delivered is forwarded now, whether the model itself is called or not."""
         if self.queue:
-            self.before_forward()
+            self.before_forward((), {})
 
     def assume_forwarded(self) -> None:
         """An optimizer step comes: the batch that was delivered has been forwarded without any module."""
         if self.call.forward is not None and self.queue and not self.forwarded:
-            self.before_forward()
+            self.before_forward((), {})
 
     def note_random(self) -> None:
         """Note whether the last micro-batch has drawn random numbers."""
@@ -153,18 +210,20 @@ class StepCollector:
         self.note_random()
         found, start = [], 0
         for micro in self.forwarded:
-            indices, rng, _ = micro.pending
+            indices, rng = micro.pending.indices, micro.pending.rng
             slots = slice(start, start + len(indices) + (self.call.penalty is not None))
-            found.append(Micro(slots, indices, rng, micro.drawn_from(early)))
+            rows = getattr(micro.pending, "rows", None)
+            found.append(Micro(slots, indices, rng, micro.drawn_from(early), rows))
             start = slots.stop
         return found
 
     def finish_step(self) -> tuple[list[Micro], np.ndarray, np.ndarray]:
         """Micro-batches, coefficients and losses [slot] (NaN where unknown) of the step; on to the next."""
         micros, coefficients, losses = self.micros(bool(self.forward_draws)), [], []
+        divisor = self.divisor
         for micro in self.forwarded:
             n = len(micro.pending.indices)
-            coefficients.append(self._coefficients(micro.pending))
+            coefficients.append(self._coefficients(micro.pending, divisor))
             if micro.loss is None:
                 losses.append(np.full(n, np.nan))
             else:
@@ -173,9 +232,10 @@ class StepCollector:
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
             if self.call.penalty is not None:
-                coefficients.append(np.full(1, 1 / self._accumulate))
+                coefficients.append(np.full(1, 1 / divisor))
                 losses.append(np.full(1, np.nan))
-        self.forwarded = []
+        self.forwarded, self.passed_over_now = [], 0
+        self._carried, self._had_gradient = 0, False
         self.step += 1
         if len(coefficients) == 1:
             return micros, coefficients[0], losses[0]
@@ -188,15 +248,15 @@ class StepCollector:
         batch = on_device(micro.pending.batch, self._device)
         return blamed(batch, self.call.target(batch), micro.loss, micro.pending.indices)
 
-    def _coefficients(self, pending: IndexedBatch) -> np.ndarray:
+    def _coefficients(self, pending: IndexedBatch | StoredBatch, divisor: int) -> np.ndarray:
         n = len(pending.indices)
         if not isinstance(self._reduction, str):
             batch = pending.batch
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
             given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
-            return given.numpy() / self._accumulate
-        if n not in self._equal:  # rounded as backward of `losses.mean() / accumulate` rounds
-            value = torch.ones((), dtype=self._dtype) / self._accumulate
-            self._equal[n] = np.full(n, float(value / n if self._reduction == "mean" else value))
-        return self._equal[n]
+            return given.numpy() / divisor
+        if (n, divisor) not in self._equal:  # rounded as backward of `losses.mean() / divisor` rounds
+            value = torch.ones((), dtype=self._dtype) / divisor
+            self._equal[n, divisor] = np.full(n, float(value / n if self._reduction == "mean" else value))
+        return self._equal[n, divisor]

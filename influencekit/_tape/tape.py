@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import as_data_set
 from influencekit._tape.loop_batches import Batches
 from influencekit._tape.open_taped import open_taped
-from influencekit._tape.optimizer import hyperparameters
+from influencekit._tape.optimizer import Clip
 from influencekit._tape.recording import Recording
 from influencekit._tape.replica import Call, Penalty
 from influencekit._tape.step_collector import Reduction
+from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import model_behind, optimizer_behind
 from influencekit._training.ids import checked_ids
 from influencekit._trajectory.trajectory import Trajectory
@@ -45,17 +47,21 @@ class Tape:
         instance 1 / number of tokens.
     penalty(model), or penalty(model, outputs, batch) by these names: a scalar that the loop adds to each
         micro-batch's mean (L1, L2, balance of experts), divided by `accumulate`. It belongs to no example.
-    data: the map-style data set.
+    data: the map-style data set, or the tensors of all examples, as in (x, y); None for a loop without one
+        (a stream, batches made as it goes): then the store keeps the examples, each content once.
     collate: what the loader collates with (default: the loader's).
     forward(model, batch): the outputs where they are not `model(*inputs)` or `model(**inputs)`.
     target_key: the target's entry in batches that are dicts.
-    accumulate: micro-batches in a step.
-    clip_norm: the loop clips the global norm of the gradient.
+    accumulate: the micro-batches of a step, by which each loss is divided; left-over ones may make a smaller
+        step (None: divided by the number that the step has).
+    clip_norm, clip_norm_type, clip_value: the loop clips the gradient, as `torch.nn.utils.clip_grad_norm_`
+        (of this norm) or `clip_grad_value_` does.
     separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
         norm), and marks the results.
-    ids: your own names of the examples.
+    ids: your own names of the examples. Without a data set they come with the batches, as pairs (ids, batch),
+        or in an entry of dicts that `ids` names; else examples are numbered by content as they come.
     scheduler: one or more, saved for `resume`.
-    resume: continue an interrupted run.
+    resume: continue an interrupted run, or append to a finished one.
     check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
         every step).
     tolerance: how far, relative to the update, a replay may be off where it is not bitwise.
@@ -89,12 +95,15 @@ class Tape:
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
         penalty: Penalty | None = None, target_key: str = "labels", reduction: Reduction = "mean",
-        accumulate: int = 1,
-        clip_norm: float | None = None, separable: bool = True, ids: Sequence[Hashable] | None = None,
+        accumulate: int | None = 1, clip_norm: float | None = None, clip_norm_type: float = 2.0,
+        clip_value: float | None = None, separable: bool = True,
+        ids: Sequence[Hashable] | str | None = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
         called, data = model, as_data_set(data)
+        if data is None or isinstance(data, IterableDataset):
+            data = StreamExamples()
         model, optimizer = model_behind(model), optimizer_behind(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         check_arguments(model, params, data, accumulate, reduction, check)
@@ -105,9 +114,9 @@ class Tape:
         self._begin = partial(
             Recording, store, called, optimizer, call, collate_given=collate is not None,
             recorder=resolve("recorder", recorder),
-            hyperparameters=hyperparameters(optimizer), reduction=reduction, accumulate=accumulate,
-            clip_norm=clip_norm, separable=separable,
-            ids=list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids"),
+            settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
+            clip=Clip(clip_norm, clip_norm_type, clip_value), separable=separable,
+            ids=_names(ids, data), id_entry=ids if isinstance(ids, str) else None,
             schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
             resume=resume, check=check, tolerance=tolerance, name=name,
         )  # fmt: skip
@@ -141,9 +150,10 @@ class Tape:
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
         call = self._recording.call
+        data = None if isinstance(call.data, StreamExamples) else call.data
         return open_taped(
             self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
-            loss=call.loss, data=call.data, test=test, collate=call.collate, forward=call.forward,
+            loss=call.loss, data=data, test=test, collate=call.collate, forward=call.forward,
             penalty=call.penalty, **more,
         )  # fmt: skip
 
@@ -157,8 +167,9 @@ class Tape:
         """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.
 
         `loader` is a torch DataLoader over the tape's data set or a subset of it, an object around one (tqdm,
-        accelerate's, Fabric's), or pairs (positions, batch) of your own making. In a resumed run the batches
-        that were done are skipped. What comes back has the loader's length: `tqdm(tape.batches(loader))`.
+        accelerate's, Fabric's), or pairs (positions, batch) of your own making. Without a data set it gives
+        batches, or pairs (ids, batch). In a resumed run the batches that were done are skipped. What comes
+        back has the loader's length: `tqdm(tape.batches(loader))`.
         """
         return Batches(self._recording.batches, loader)
 
@@ -171,3 +182,15 @@ class Tape:
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
         """The micro-batch of these positions is forwarded next (first come, first served)."""
         self._recording.push(indices, rng, batch)
+
+
+def _names(ids: Sequence[Hashable] | str | None, data: Any) -> list[Hashable]:
+    """The names of the examples; of a loop without a data set those that it gives with the batches."""
+    if isinstance(data, StreamExamples):
+        if ids is not None and not isinstance(ids, str):
+            raise InputError(
+                "ids: without a data set they come with the batches, as pairs (ids, batch), or are an entry "
+                'of batches that are dicts, as in ids="name"'
+            )
+        return data.ids
+    return list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids")

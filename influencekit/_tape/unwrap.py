@@ -47,7 +47,7 @@ def watch_forward(
     model: nn.Module, before: Callable[[tuple[Any, ...], dict[str, Any]], None], after: Callable[[Any], None],
     copied: Callable[[], None],
 ) -> list[Callable[[], None]]:  # fmt: skip
-    """Call `before(args, kwargs)` and `after(outputs)` around every forward pass, and `copied()` when the
+    """Call `before(args, kwargs)` and `after(outputs)` around every forward pass, and `copied` where the
     model is copied; returns what undoes this.
 
     A compiled model is watched from outside, so that nothing of this is compiled. The autocast that
@@ -57,15 +57,11 @@ def watch_forward(
     cast, inside = _hidden_autocast(watched), ExitStack()
 
     def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module is not watched:  # copies of a model have its hooks, too
-            return
         if cast is not None:
             inside.enter_context(torch.autocast(_device(watched).type, dtype=cast))
         before(args, kwargs)
 
     def post(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        if module is not watched:
-            return
         inside.close()
         if outputs is not None:  # None: the forward pass has failed
             after(outputs)

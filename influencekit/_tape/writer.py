@@ -14,6 +14,7 @@ import torch
 from influencekit import __version__
 from influencekit._tape.optimizer import UpdateRule
 from influencekit._tape.replica import Micro
+from influencekit._tape.stream import STREAM, StreamExamples
 from influencekit._training.buffers import packed
 from influencekit._training.state import State
 from influencekit._trajectory.store import open_group, read
@@ -29,6 +30,7 @@ _COLUMNS = {
     "fetch_rng": Column(("step", "micro"), "i8", -1),
     "forward_rng": Column(("step", "micro"), "i8", -1),
     "rng": Column(("generators", "byte"), "u1"),
+    "settings": Column(("change", "setting"), "f8", np.nan),
 }
 
 
@@ -55,20 +57,25 @@ class TapeWriter:
         return self.writer
 
     def begin(
-        self, rule: UpdateRule, first: State, ids: Sequence[Hashable], about: Mapping[str, Any]
-    ) -> None:
-        """Create the store. `about`: further attributes."""
-        names = np.array(list(ids))
-        if names.dtype.kind not in "iu":
-            names = np.array([str(i) for i in ids], dtype=np.dtypes.StringDType())
+        self, rule: UpdateRule, first: State, ids: Sequence[Hashable] | StreamExamples,
+        about: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Create the store. `ids`: the names of the examples, or the examples that it is to keep; `about`:
+        further attributes."""
+        stream, fixed = isinstance(ids, StreamExamples), dict[str, Any]()
+        if not isinstance(ids, StreamExamples):
+            names = np.array(list(ids))
+            if names.dtype.kind not in "iu":
+                names = np.array([str(i) for i in ids], dtype=np.dtypes.StringDType())
+            fixed = {"train": (("train",), names)}
         changing = {"buffers": Column(("kept", "buffer"), "f8")} if first.buffers else {}
         self.writer = Writer.create(
             self.store,
             size=rule.layout.size,
             dtype=str(first.theta.dtype).removeprefix("torch."),
             slots=list(rule.optimizer.slots),
-            columns={**_COLUMNS, **changing},
-            fixed={"train": (("train",), names)},
+            columns={**_COLUMNS, **changing, **(STREAM if stream else {})},
+            fixed=fixed,
             attrs={
                 "recorder": label(self._recorder),
                 "optimizer": repr(rule.optimizer),
@@ -137,15 +144,24 @@ class TapeWriter:
             raise InputError(f"scheduler: its state cannot be saved as plain data ({error})") from error
         self.opened.state(state.step, arrays, said)
 
+    def settings(self, row: np.ndarray) -> None:
+        """The hyper-parameters change: the first step with the new ones, and all that are numbers."""
+        self.opened.rows("settings", row[None])
+
     def step(
         self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray, lrs: list[float],
-        epoch: int,
+        epoch: int, stream: StreamExamples | None = None,
     ) -> None:  # fmt: skip
         """The row of a step that was done."""
+        kept = {}
+        if stream is not None:
+            stream.hand_over(self.opened)
+            kept["row"] = np.concatenate([_slots(m, m.rows or []) for m in micros])
         self.opened.step(
             {
-                "batch": [i for m in micros for i in _indices(m)],
-                "part": [k for k, m in enumerate(micros) for _ in _indices(m)],
+                **kept,
+                "batch": np.concatenate([_slots(m, m.indices) for m in micros]),
+                "part": np.repeat(np.arange(len(micros)), [m.slots.stop - m.slots.start for m in micros]),
                 "coefficient": coefficients,
                 "loss": losses,
                 "lr": lrs,
@@ -156,9 +172,11 @@ class TapeWriter:
         )
 
 
-def _indices(micro: Micro) -> list[int]:
-    """Positions of a micro-batch's slots: -1 for that of the penalty, which is no example's."""
-    return micro.indices + [-1] * (micro.slots.stop - micro.slots.start - len(micro.indices))
+def _slots(micro: Micro, values: list[int]) -> np.ndarray:
+    """Values of a micro-batch's slots: -1 for that of the penalty, which is no example's."""
+    found = np.full(micro.slots.stop - micro.slots.start, -1)
+    found[: len(values)] = values
+    return found
 
 
 def _digest(state: bytes) -> bytes:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -51,8 +52,20 @@ class Call:
         return one_each(values_of(self.loss, outputs, self.target(batch), batch), count)
 
 
+_SEES_BATCH: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # reading a signature takes a while
+
+
 def sees_batch(loss: Loss) -> bool:
     """Whether a loss has a parameter `batch` besides the two of outputs and target."""
+    try:
+        if loss not in _SEES_BATCH:
+            _SEES_BATCH[loss] = _sees_batch(loss)
+        return _SEES_BATCH[loss]
+    except TypeError:  # it cannot be weakly referenced, or hashed
+        return _sees_batch(loss)
+
+
+def _sees_batch(loss: Loss) -> bool:
     try:
         function = type(loss).forward if isinstance(loss, nn.Module) else loss
         names = list(inspect.signature(function).parameters.values())[isinstance(loss, nn.Module) :]

@@ -149,6 +149,12 @@ class Optimizer(ABC):
         own = [replace(self, groups=(), clip_norm=None, clip_value=None)]
         return own + [replace(own[0], **group.changes) for group in self.groups]
 
+    def with_settings(self, settings: Sequence[Mapping[str, Any]]) -> "Optimizer":
+        """The same with other settings of every group, the optimizer's own first."""
+        pairs = zip(self.groups, settings[1:], strict=True)
+        groups = tuple(Group(group.params, {**group.changes, **changes}) for group, changes in pairs)
+        return replace(self, **settings[0], groups=groups)
+
     def step(
         self, layout: Layout, theta: Tensor, slots: Slots, g: Tensor, t: int, lrs: Sequence[float]
     ) -> tuple[Tensor, Slots]:

@@ -1,6 +1,9 @@
 """What a run does when: its batches, learning rates and epochs."""
 
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +19,8 @@ class Plan:
 
     indices: [step, slot] positions in the training set, -1 where a short batch has no example;
     lr: [step, group] float64; epoch: [step]; coefficient: [step, slot] derivative of the step's loss by each
-    example's loss, None = 1/b; updates: how many the optimizer had made before step 0.
+    example's loss, None = 1/b; updates: how many the optimizer had made before step 0. settings: where
+    hyper-parameters other than the learning rate change, the first step and the values of every group.
 
     Example:
 
@@ -31,6 +35,7 @@ class Plan:
     epoch: Tensor
     coefficient: Tensor | None = None
     updates: int = 0
+    settings: tuple[tuple[int, Sequence[Mapping[str, Any]]], ...] = ()
 
     @property
     def steps(self) -> int:
@@ -45,6 +50,10 @@ class Plan:
     def lrs(self, t: int) -> list[float]:
         """The learning rate of every parameter group at step t."""
         return self.lr[t].tolist()
+
+    def changes(self, t: int) -> int:
+        """How many of `settings` have come into force at step t."""
+        return bisect_right(self.settings, t, key=lambda change: change[0])
 
 
 def ordered(order: Tensor, n: int, epochs: int) -> tuple[Tensor, Tensor]:

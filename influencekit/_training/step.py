@@ -23,7 +23,7 @@ from influencekit._training.in_memory import InMemory
 from influencekit._training.kernels.same_trace import same_trace
 from influencekit._training.kernels.tracing import has_convolution
 from influencekit._training.linear import LinearStep
-from influencekit._training.optimizer import Slots
+from influencekit._training.optimizer import Optimizer, Slots
 from influencekit._training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit._training.push import pushed
 from influencekit._training.state import State
@@ -71,6 +71,7 @@ class Step:
         self.notes: dict[str, str] = {}
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
         self._like = like
+        self._changed: tuple[int, Optimizer] = 0, workload.optimizer
 
     # what a step reads ------------------------------------------------------------------------------
 
@@ -106,6 +107,15 @@ class Step:
     def caution(self) -> str:
         """What results must say of the run; nothing as a rule."""
         return self.source.caution
+
+    def optimizer_at(self, t: int) -> Optimizer:
+        """The optimizer of step t, whose hyper-parameters may change during a run."""
+        if not (number := self.plan.changes(t)):
+            return self.workload.optimizer
+        if self._changed[0] != number:
+            changed = self.workload.optimizer.with_settings(self.plan.settings[number - 1][1])
+            self._changed = number, changed
+        return self._changed[1]
 
     # how it is computed -----------------------------------------------------------------------------
 
@@ -231,7 +241,7 @@ class Step:
         return summed(self.source.parts(state), state.theta, self._mean[state.step], by_autograd)[:2]
 
     def _update(self, t: int, theta: Tensor, slots: Slots, g: Tensor) -> tuple[Tensor, Slots]:
-        return self.workload.optimizer.step(
+        return self.optimizer_at(t).step(
             self.workload.layout, theta, slots, g, self.plan.updates + t, self.plan.lrs(t)
         )
 

@@ -25,11 +25,12 @@ def open(
     """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
 
     model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
-    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set; test: a batch or a data set for
-    queries on test examples. And, where the tape was given them, `collate`, `forward` and `penalty`;
-    `test_ids`; `class_names`, a list, where the data set has no attribute `classes`. Nothing is unpickled.
-    A run that was stopped (diverged) opens too. So does one that is still being written, or was cut off: it
-    ends with what was committed, and a warning and the results' `caution` say so.
+    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set (none where the store keeps the
+    examples); test: a batch, a data set or a DataLoader for queries on test examples. And, where the tape was
+    given them, `collate`, `forward` and `penalty`; `test_ids`; `class_names`, a list, where the data set has
+    no attribute `classes`. Nothing is unpickled. A run that was stopped (diverged) opens too. So does one
+    that is still being written, or was cut off: it ends with what was committed, and a warning and the
+    results' `caution` say so.
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:
     the parameters, data, order, learning rates and optimizer are compared, and one step's losses are computed
     again. Cost: one traced step.
@@ -47,7 +48,8 @@ def open(
     if said := describe_unfinished(group, store):
         warnings.warn(said, UserWarning, stacklevel=3)  # past the progress around this verb
     if "tape" in group.attrs:
-        if model is None or loss is None or data is None:
+        about: Any = group.attrs["fingerprint"]
+        if model is None or loss is None or (data is None and about["training examples"] is not None):
             raise InputError(
                 f"{store} is a taped run; open it with the model, loss and data that were recorded: "
                 "open(store, model=..., loss=..., data=..., test=...)"

@@ -149,7 +149,7 @@ def advice(workload: Workload) -> str:
     if corners:
         ideas.append(f"a smooth activation, such as GELU, in place of {' and '.join(sorted(corners))}")
     rules = list(workload.optimizer.members())
-    eps = [x for rule in rules if isinstance(x := getattr(rule, "eps", None), float)]
+    eps = [x for rule in rules if isinstance(x := vars(rule).get("eps"), float)]
     if eps and min(eps) < 1e-2:
         ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
     width = workload.plan.indices.shape[1]

@@ -39,7 +39,7 @@ __all__ = ["compare"]
     metavar="SPEC",
     help="The ground truth.",
 )
-@shared("query", "window", "removal")
+@shared("query", "window", "removal", "average")
 @click.option(
     "--seeds",
     type=Seeds(),
@@ -90,9 +90,9 @@ __all__ = ["compare"]
 @click.pass_context
 def compare(
     ctx: click.Context, workload: str, estimators: str, reference: str, query: str, window: str,
-    removal: Any, seeds: list[int], setting: str | None, recorder: str, device: str, loo_examples: int | None,
-    evaluate: str | None, subsets: str | None, top: Any, out: str | None, json_file: str | None,
-    code: str | None, data_dir: str | None, threads: int,
+    removal: Any, average: str | None, seeds: list[int], setting: str | None, recorder: str, device: str,
+    loo_examples: int | None, evaluate: str | None, subsets: str | None, top: Any, out: str | None,
+    json_file: str | None, code: str | None, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD, or take the run in STORE; estimate the influence of every training example, retrain
     without each of them, and say how well the estimates agree with that.
@@ -120,13 +120,14 @@ def compare(
 
             methods, truth, typed = _methods(estimators, reference, loo_examples)
             asked, chip = make("query", query), use_device(device, threads)
+            training: dict[str, Any] = {"average": make("average", average) if average else None}
             if is_store(workload, code):
                 _refuse_training_options(ctx, workload)
                 run = reopen(workload, data_dir, chip, code)
                 source: _Recorded | _Memory = _Recorded(workload, run)
-                problem, training = run.workload, dict[str, Any]()
+                problem = run.workload
             else:
-                training = {"seeds": seeds, "recorder": make("recorder", recorder)}
+                training |= {"seeds": seeds, "recorder": make("recorder", recorder)}
                 source = build = _Memory(WorkloadSource(workload, setting, data_dir, chip))
                 problem = build(seeds[0])
             _check(problem, asked, window, removal)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from influencekit._statistics import format_percent, format_statistic
 from influencekit.cli.console import BEWARE, Part, print_table, say
-from influencekit.cli.summary import undefined, window_name
+from influencekit.cli.summary import asked_of, undefined, window_name
 from influencekit.plot.style import subject
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def facts(result: xr.Dataset) -> list[str]:
     return [
         f"{subject(attrs)}{setting}{data}",
         f"{'' if 'store' in attrs else times}{attrs['info_steps']} steps, {trained}",
-        f"query {attrs['query']}{queries}; {_windows(result)}; {which}",
+        f"query {attrs['query']}{queries}{asked_of(attrs)}; {_windows(result)}; {which}",
         f"agreement with {attrs['reference']}"
         + (f", mean ± deviation over the {len(seeds)} seeds" if len(seeds) > 1 else "")
         + f"; jaccard: of {attrs['jaccard']}",

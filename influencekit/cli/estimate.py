@@ -34,7 +34,7 @@ FORMATS = (".zarr", ".nc", ".csv")
     metavar="SPEC",
     help="dit, sgd-influence, if, loo, ... with options if you like: if:damping=0.1, loo:examples=32.",
 )
-@shared("query", "window", "removal")
+@shared("query", "window", "removal", "average")
 @click.option(
     "--out",
     metavar="FILE",
@@ -82,9 +82,9 @@ FORMATS = (".zarr", ".nc", ".csv")
 )
 @shared("code", "device", "data-dir", "threads")
 def estimate(
-    store: str, estimator: str, query: str, window: str, removal: Any, out: str | None, top: int, trust: str,
-    verify_top: int | None, which: Any, remove: str | None, code: str | None, device: str,
-    data_dir: str | None, threads: int,
+    store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
+    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, code: str | None,
+    device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -110,12 +110,13 @@ def estimate(
             from influencekit.registry import make
 
             asked, method = make("query", query), make("estimator", estimator)
+            end = average and make("average", average)
             which = which_end(which, better_of(asked), f"query {query}")
             ids = retrained.read_ids(remove) if remove else None
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
             if ids:
                 positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = ik.estimate(trajectory, asked, method, window, removal)
+            scores = ik.estimate(trajectory, asked, method, window, removal, end)
             scores = scores.assign_attrs(_trust(trajectory, asked, method, scores, trust))
             verified = removed = None
             began = time.perf_counter()

@@ -54,6 +54,11 @@ _SHARED = {
         "absent from the start; window = absent in it, effect at its end; occurrence = absent in it, effect "
         "at the end of the run.",
     ),
+    "average": click.option(
+        "--average", metavar="SPEC",
+        help="Ask the query of an average of the run's states, or of one of them: ema:decay=0.999, "
+        "swa:start=5, after:epoch=3, ... (influencekit list averages).",
+    ),
     "setting": click.option(
         "--setting", metavar="NAME",
         help="How the workload trains: trained (the default: it learns its task) or paper (the authors' "

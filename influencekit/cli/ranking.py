@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from influencekit._direction import better_in, extremes
 from influencekit._training.linear import FAST
 from influencekit.cli.console import BEWARE, print_tables, say
-from influencekit.cli.summary import window_name
+from influencekit.cli.summary import asked_of, window_name
 from influencekit.plot.style import subject
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     attrs = result.attrs
     queries = result.sizes["query"]
     what = attrs["query"] + (f" (mean over {queries})" if queries > 1 else "")
+    what += asked_of(attrs)
     whose = "" if "store" in attrs else f", seed {attrs['seed']}"
     say((f"{subject(attrs)}{whose}: influence on {what}", "bold"))
     say(_setting(result))

@@ -10,7 +10,7 @@ from influencekit._statistics import statistic
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["summarise", "undefined", "window_name", "without_nan"]
+__all__ = ["asked_of", "summarise", "undefined", "window_name", "without_nan"]
 
 
 def summarise(result: xr.Dataset) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
         "workload": result.attrs["workload"],
         "setting": result.attrs["setting"],
         "seeds": [int(s) for s in result.seed.values],
+        **{k: v for k, v in result.attrs.items() if k in ("average", "average_states")},
         "reference": result.attrs["reference"],
         "accuracy": statistic(result.accuracy.values),
         "estimators": _estimators(result),
@@ -45,6 +46,12 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
 def window_name(result: xr.Dataset, k: int) -> str:
     """A window as `--window` takes it: `step:10-40`."""
     return f"step:{int(result.start[k])}-{int(result.stop[k])}"
+
+
+def asked_of(attrs: dict[str, Any]) -> str:
+    """` of ema:decay=0.99 (40 states, 1 to 40)`: the model that the query is asked of, if it is not plain."""
+    states = f" ({attrs['average_states']})" if "average_states" in attrs else ""
+    return f" of {attrs['average']}{states}" if "average" in attrs else ""
 
 
 def undefined(result: xr.Dataset) -> int:

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Literal
 
@@ -43,8 +44,13 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
         (torch.Size([785]), True)
     """
     workload, layout = trajectory.workload, trajectory.workload.layout
-    gains = [rule.gain for rule in workload.optimizer.members()]
-    groups = [rate * gain for rate, gain in zip(_rates(trajectory).tolist(), gains, strict=True)]
+    plan, step = trajectory.plan, trajectory.step
+    bounds = [0, *(first for first, _ in plan.settings), plan.steps]  # between which the gains stay
+    rates, groups = _rates(trajectory), [0.0] * plan.lr.shape[1]
+    for start, stop in pairwise(bounds):
+        gains = step.optimizer_at(start).members()
+        summed = rates[start:stop].sum(0).tolist()
+        groups = [g + rate * rule.gain for g, rate, rule in zip(groups, summed, gains, strict=True)]
     owners = workload.optimizer.owners(layout)
     times = [groups[k] for k in owners]
     if not any(times) or not all(isfinite(t) for t in times):
@@ -57,14 +63,15 @@ def training_time(trajectory: Trajectory, name: str) -> Tensor:
 
 
 def _rates(trajectory: Trajectory) -> Tensor:
-    """The sum of the learning rates [group] up to the model that is asked: of an average, the mean sum."""
+    """The learning rates [step, group], each times its share in the model that is asked: in an average a step
+    counts in all states after it."""
     lr = trajectory.plan.lr
     if trajectory.ending is None:
-        return lr.sum(0)
+        return lr
     counts = lr.new_zeros(len(lr) + 1)
     for t, weight in trajectory.ending.weights.items():
         counts[t] = weight
-    return counts.flip(0).cumsum(0).flip(0)[1:] @ lr  # step t counts in all states after it
+    return counts.flip(0).cumsum(0).flip(0)[1:, None] * lr
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ class InfluenceCallback(Callback):
             collate=self._collate,
             reduction=self._reduction,
             accumulate=self._accumulate,
-            clip_norm=trainer.gradient_clip_val or None,
+            clip_norm=None if _by_value(trainer) else trainer.gradient_clip_val or None,
+            clip_value=trainer.gradient_clip_val or None if _by_value(trainer) else None,
             **{"name": type(pl_module).__name__, **self._options},
         )
         self._tape = tape.open()
@@ -214,8 +215,6 @@ def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
         raise InputError(
             f"precision {trainer.precision!r} cannot be recorded; use one of {', '.join(_PRECISIONS)}"
         )
-    if trainer.gradient_clip_algorithm == "value" and trainer.gradient_clip_val:
-        raise InputError("gradient_clip_algorithm='value' cannot be recorded; clip by norm")
     for hook in ("configure_gradient_clipping", "optimizer_step", "backward"):
         if is_overridden(hook, pl_module):
             raise InputError(
@@ -233,3 +232,7 @@ def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
         kinds = {kind.__name__ for kind in type(callback).__mro__}
         if found := kinds & set(_REFUSED):
             raise InputError(f"callback {sorted(found)[0]} cannot be recorded; train without it")
+
+
+def _by_value(trainer: Any) -> bool:
+    return str(getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)) == "value"

@@ -16,16 +16,19 @@ from influencekit._tape import Tape
 from influencekit._tape.intercept_loader import intercept_loader
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.unwrap import remove_autocast
+from influencekit._training.call import sees_batch, values_of
 from influencekit.errors import InputError
-from influencekit.trainers.cross_entropy import CrossEntropy, own_loss
 from influencekit.trainers.extras import missing_extra
+from influencekit.trainers.model_losses import Answers, CrossEntropy, SquaredError, own_forward, own_loss
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 except ModuleNotFoundError:
     raise missing_extra("transformers") from None
 
-__all__ = ["CrossEntropy", "InfluenceCallback", "own_loss", "reopen_with"]
+__all__ = ["Answers", "CrossEntropy", "InfluenceCallback", "SquaredError", "own_loss", "reopen_with"]
+
+_OWN = (CrossEntropy, SquaredError, Answers)
 
 _SWITCHES = (
     "fp16", "deepspeed", "fsdp", "torch_compile", "use_liger_kernel", "auto_find_batch_size",
@@ -46,8 +49,9 @@ class _Micro:
 class InfluenceCallback(TrainerCallback):
     """Records the run of a `transformers.Trainer`: `trainer.add_callback(InfluenceCallback("run.zarr"))`.
 
-    store: a new path. `loss(outputs, labels) -> [n]`: one loss per example; default: the model's own cross
-    entropy, summed over the example's tokens (`own_loss(model)`). `reduction`: the coefficient of a loss in
+    store: a new path. `loss(outputs, labels) -> [n]`, or with the parameter `batch`: one loss per example;
+    default: the model's own, a cross entropy summed over the example's tokens, squared errors, or whatever
+    `own_loss(model)` finds. `reduction`: the coefficient of a loss in
     its step. Default: what the Trainer and the model make it, found out from the loss that the model returns.
     "items": 1 / the targets of the whole step; "mean": 1 / the examples of the micro-batch; or a function of
     the batch. Other options are the tape's (`recorder`, `ids`, `separable`, `check`, ...).
@@ -66,6 +70,7 @@ class InfluenceCallback(TrainerCallback):
                 f"reduction must be 'items', 'mean' or a function of the batch, got {reduction!r}"
             )
         self._store, self._given, self._reduction, self._options = store, loss, reduction, options
+        self._target = options.get("target_key", "labels")
         self._tape: Tape | None = None
 
     # the Trainer's events ---------------------------------------------------------------------------
@@ -75,7 +80,7 @@ class InfluenceCallback(TrainerCallback):
         state: TrainerState = event[1]
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
         _refuse(args, loader, state.global_step)
-        self._loss = self._given or own_loss(model, args.label_smoothing_factor)
+        self._loss = self.loss_of(model, args)
         self._smoothed = args.label_smoothing_factor != 0
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
         self._accumulate = args.gradient_accumulation_steps
@@ -94,7 +99,7 @@ class InfluenceCallback(TrainerCallback):
             reduction=lambda batch: self._coefficients.popleft(),
             accumulate=self._accumulate,
             clip_norm=args.max_grad_norm or None,
-            **{"name": type(model).__name__, **self._options},
+            **{"name": type(model).__name__, **self.called_as(model), **self._options},
         )
         self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
         try:
@@ -141,6 +146,18 @@ class InfluenceCallback(TrainerCallback):
         for undo in self._undo:
             undo()
 
+    # what a program that opens the run has to say again ------------------------------------------------
+
+    def loss_of(self, model: nn.Module, args: TrainingArguments) -> Callable[..., Tensor]:
+        """The loss of one example: the one given, or the model's own."""
+        return self._given or own_loss(model, args.label_smoothing_factor)
+
+    def called_as(self, model: nn.Module) -> dict[str, Any]:
+        """How outputs come about, where `model(**batch without labels)` does not say it."""
+        own = own_forward(model)
+        found: dict[str, Any] = {} if own is None else {"forward": own}
+        return found | {name: self._options[name] for name in ("forward", "penalty") if name in self._options}
+
     # a micro-batch ----------------------------------------------------------------------------------
 
     def _push(self) -> None:
@@ -148,11 +165,17 @@ class InfluenceCallback(TrainerCallback):
         if not self._delivered:
             raise InputError("the Trainer takes a step on a batch that its DataLoader did not deliver")
         indices, rng, batch = self._delivered.popleft()
-        if "labels" not in batch:
-            raise InputError(f"the batch has no entry 'labels', only {', '.join(batch)}; name it so")
-        labels = batch["labels"]
-        own = isinstance(self._loss, CrossEntropy)
-        targets = self._loss.count(labels) if own else int((labels != -100).sum())  # type: ignore[union-attr]
+        needed = ("start_positions", "end_positions") if isinstance(self._loss, Answers) else (self._target,)
+        missing = [name for name in needed if name not in batch]
+        if missing and (isinstance(self._loss, _OWN) or not sees_batch(self._loss)):
+            raise InputError(
+                f"the batch has no entry {missing[0]!r}, only {', '.join(batch)}; name it so in the data "
+                "set, or pass loss= and target_key="
+            )
+        if isinstance(self._loss, _OWN):
+            targets = self._loss.terms(batch)
+        else:
+            targets = len(indices) if missing else int((batch[self._target] != -100).sum())
         self._micros.append(_Micro(batch, len(indices), targets))
         assert self._tape is not None
         self._tape.push(indices, rng, batch)
@@ -168,14 +191,15 @@ class InfluenceCallback(TrainerCallback):
         if "labels" not in kwargs and self._smoothed:  # label smoothing, by the Trainer
             self._per_target = self._micros[-1].counted is not None
             return
-        if "labels" not in kwargs or "loss" not in outputs:
+        if "loss" not in outputs:
             raise InputError(
                 "the Trainer does not take the model's own loss (compute_loss_func?); pass loss= and "
                 "reduction= ('items': it divides by num_items_in_batch; 'mean': by the examples)"
             )
         micro = self._micros[-1]
         with torch.no_grad():
-            total = float(self._loss(outputs, kwargs["labels"]).double().sum())
+            found_losses = values_of(self._loss, outputs, kwargs.get(self._target), kwargs)
+            total = float(found_losses.double().sum())
         returned, found = float(outputs["loss"].detach()), {False: total / self._own_count(micro)}
         if micro.counted is not None:
             found[True] = total / micro.counted
@@ -190,7 +214,7 @@ class InfluenceCallback(TrainerCallback):
 
     def _own_count(self, micro: _Micro) -> int:
         """What a mean over this micro-batch divides by."""
-        return micro.targets if isinstance(self._loss, CrossEntropy) else micro.examples
+        return micro.targets if isinstance(self._loss, _OWN) else micro.examples
 
     def _coefficient(self, micro: _Micro) -> Tensor:
         """d step loss / d example loss, rounded as backward rounds; times `accumulate`, as the tape divides.
@@ -209,19 +233,27 @@ class InfluenceCallback(TrainerCallback):
         return value.double() * self._accumulate
 
 
-def reopen_with(trainer: Trainer, loss: Callable[[Any, Any], Tensor] | None = None) -> dict[str, Any]:
-    """What `ik.open` needs beside the store and the test examples: model, loss, data and collation.
+def reopen_with(trainer: Trainer, loss: Callable[..., Tensor] | None = None) -> dict[str, Any]:
+    """What `ik.open` needs beside the store and the test examples: model, loss, data, collation, forward.
 
     `ik.open("run.zarr", test=..., **reopen_with(trainer))`. The trainer may be the one that was recorded, or
-    one made again in the same way, which need not train.
+    one made again in the same way, which need not train: what its `InfluenceCallback` was told need not be
+    told again. `loss`: where the trainer was made without the callback and the callback was given a loss.
     """
     loader = trainer.get_train_dataloader()
-    model: Any = trainer.model  # None before the first call of its `model_init`
+    model: Any = trainer.model
+    callbacks = [c for c in trainer.callback_handler.callbacks if isinstance(c, InfluenceCallback)]
+    if len(callbacks) > 1 and loss is None:
+        raise InputError(
+            f"the trainer has {len(callbacks)} InfluenceCallbacks; pass loss= of the one you mean"
+        )
+    callback = callbacks[0] if len(callbacks) == 1 else InfluenceCallback("", loss=loss)
     return {
         "model": _plain(model),
-        "loss": loss or own_loss(model, trainer.args.label_smoothing_factor),
+        "loss": loss or callback.loss_of(model, trainer.args),
         "data": loader.dataset,
         "collate": loader.collate_fn,
+        **callback.called_as(model),
     }
 
 

@@ -47,7 +47,7 @@ def check_recorded(style: Style) -> None:
             return getattr(module, "asked", test_loss)(module.plain(weights))
 
     ones = torch.ones(len(ids), dtype=torch.float64)
-    if not hasattr(module, "ask") or "reloaded" in run.attrs:  # else averaged weights are asked
+    if "average" not in style.body("ask"):
         with alone():
             model = module.plain(ones)
         theta = torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])

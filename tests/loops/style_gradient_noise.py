@@ -10,9 +10,9 @@ import influencekit as ik
 GROUP = "Loops"
 REFUSED = (
     "step 0, replayed, is not what the loop did: parameter 0.weight differs by up to 4.76e-03, where the "
-    "recorded update is up to 2.28e-02; the loop does something that the tape cannot see: another loss "
-    "than loss=, clipping without clip_norm=, a changed gradient, or random numbers from a generator of "
-    "its own"
+    "recorded update is up to 2.28e-02; the outputs are the loop's and the gradient is not: the loop "
+    "minimises another loss than loss= (or adds something: penalty=), or changes gradients before the "
+    "step"
 )
 
 

@@ -8,7 +8,11 @@ from torch.utils.data import DataLoader
 import influencekit as ik
 
 GROUP = "Optimizers and schedules"
-REFUSED = "the tape knows torch.optim.SGD, Adam and AdamW, and got LBFGS; train with one of these"
+REFUSED = (
+    "LBFGS evaluates the loss several times in a step, which a tape does not record; use an optimizer that "
+    "takes one gradient a step; a model that is trained already can be asked by its gradients, with if or "
+    "grad-dot (docs/tape.md, Optimizers)"
+)
 
 
 def taped():

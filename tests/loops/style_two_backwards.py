@@ -9,8 +9,10 @@ import influencekit as ik
 
 GROUP = "Loops"
 REFUSED = (
-    "step 0: the model ran forward, with gradients, on no new batch of tape.batches; evaluate under "
-    "torch.no_grad(); if the loss calls the model several times, pass forward=..."
+    "step 0: the model ran forward, with gradients, on no new batch of tape.batches (input [4, 4]): it is"
+    " pass 2 of this step, on as many rows as the batch has: pass forward=lambda model, batch: ..., which"
+    " runs all passes of a step and returns what loss= needs (two gradients in a step, as in SAM, cannot "
+    "be recorded)"
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape.stream import StreamExamples
 from influencekit._training.checks.model import check_model
 from influencekit.errors import InputError
 
@@ -15,18 +16,24 @@ __all__ = ["check_arguments", "refuse_hooks", "refuse_parallel"]
 
 
 def check_arguments(
-    model: nn.Module, trained: Iterable[Tensor], data: Any, accumulate: int, reduction: Any, check: float
+    model: nn.Module,
+    trained: Iterable[Tensor],
+    data: Any,
+    accumulate: int | None,
+    reduction: Any,
+    check: float,
 ) -> None:
     """Refuse settings that make no sense, models that give wrong numbers, and loops over several
     processes."""
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if not (hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, StreamExamples))):
         raise InputError(
-            f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}"
+            f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}; pass "
+            "data=None for a loop without one"
         )
     check_model(model, trained)
     refuse_parallel()
-    if accumulate < 1:
-        raise InputError(f"accumulate must be at least 1, got {accumulate}")
+    if accumulate is not None and accumulate < 1:
+        raise InputError(f"accumulate must be at least 1 (or None), got {accumulate}")
     if isinstance(reduction, str) and reduction not in ("mean", "sum"):
         raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
     if not 0 <= check <= 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from influencekit._tape.loader import items
 from influencekit._tape.replica import Micro, Replica, modes, on_device, set_modes
 from influencekit._tape.rng import capture, fixed, restored
+from influencekit._tape.stream import StreamExamples
 from influencekit._training.batch import Batch, tensors_of
 from influencekit.errors import InputError
 
@@ -28,7 +29,7 @@ def refuse_mixed_rows(replica: Replica, micro: Micro, device: torch.device, sepa
     With `separable=False` only a collation that sorts is refused.
     """
     count = len(micro.indices)
-    if count < 2:
+    if count < 2 or isinstance(replica.call.data, StreamExamples):  # whose rows are what the loop calls them
         return
     with restored(micro.fetch_rng, device):
         found = items(replica.call.data, list(micro.indices))

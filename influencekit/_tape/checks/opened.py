@@ -48,8 +48,8 @@ def check_opened(trajectory: Trajectory, where: str, rounds: bool) -> None:
     if not (g - own).norm() <= 10 * rtol * own.norm():
         raise StoreError(
             f"{where}: the gradient of step {t} by the parameters alone is not that of the loop; the model "
-            "reaches parameters by a side door (a Python list, a closure, .data kept at construction): reach "
-            "them as attributes of their modules"
+            "reaches parameters not as attributes of their modules (a Python list, a closure, .data kept at "
+            "construction): reach them so"
         )
 
 

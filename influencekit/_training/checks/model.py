@@ -85,8 +85,8 @@ def refuse_hidden_ties(model: nn.Module) -> None:
             raise InputError(
                 f"module {name} ({type(module).__name__}) has padding_idx={module.padding_idx}, and its "
                 f"weight is {others[0]}, too, which trains the padding row: torch hides that from "
-                "derivatives, so "
-                "first-order scores would be wrong; use loo, or build it without padding_idx and mask"
+                f"derivatives, so first-order scores would be wrong; set model.{name}.padding_idx = None "
+                "before training (where padding is masked it changes no number), or use loo"
             )
 
 
@@ -243,9 +243,9 @@ def _compare(
 
 def _side_door(what: str) -> str:
     return (
-        f"the training loss reaches {what} by a side door (a Python list, a closure, its .data, or "
-        "the loss function itself), where influence cannot follow it; use it as an attribute of its module "
-        "(nn.ParameterList for lists), an L2 penalty as l2="
+        f"the training loss reaches {what} not as an attribute of its module (but by a Python list, a "
+        "closure, .data kept at construction, or the loss function itself), where influence cannot follow "
+        "it; use that attribute (nn.ParameterList for lists), an L2 penalty as l2=, or penalty= of a tape"
     )
 
 

@@ -67,8 +67,8 @@ def _check_gradient(step: Step, source: InMemory) -> None:
         raise InputError(
             "the gradient by the parameters alone is not that of the model's own backward: a hook changes "
             "it, checkpoint(use_reentrant=True) cuts it off from inputs that need no gradient, or the model "
-            "reaches parameters by a side door; leave the hooks out, use checkpoint(use_reentrant=False), "
-            "and reach parameters as attributes"
+            "reaches parameters not as attributes of its modules; leave the hooks out, use "
+            "checkpoint(use_reentrant=False), and reach parameters as attributes"
         )
 
 

@@ -81,7 +81,8 @@ class Adagrad(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any("initial_accumulator_value" in group.changes for group in self.groups):
+        name, own = "initial_accumulator_value", self.initial_accumulator_value
+        if any(group.changes.get(name, own) != own for group in self.groups):
             raise InputError("Adagrad: initial_accumulator_value is the same for all groups")
 
     def start(self, theta: Tensor) -> Slots:

@@ -111,7 +111,7 @@ class Ledger:
             along, (steps, states) = column.dims[0], self._expected
             each = np.dtype(column.dtype).itemsize * (width or 1)
             if along == "step":
-                long = min(_ROWS, steps or _ROWS)
+                long = min(_ROWS, steps or _ROWS, _TABLE // each)  # the last chunk is written again and again
             elif along == "kept":
                 long = min(_ROWS, states or _ROWS, _BLOCK // max(1, each))
             else:

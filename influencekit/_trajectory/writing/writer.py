@@ -218,7 +218,10 @@ class Writer:
         first = self._place.get(name, 0)
         self._place[name] = first + len(values)
         known = self._known.get(name, values[:0])[first - self._first.get(name, 0) :][: len(values)]
-        if not np.array_equal(known, values[: len(known)]):
+        again = values[: len(known)]
+        if known.ndim > 1 and values.shape[1] < known.shape[1]:  # wider rows came later
+            again = np.pad(again, ((0, 0), (0, known.shape[1] - values.shape[1])))
+        if len(known) and not np.array_equal(known, again):
             self._refuse(f"row {first} of {name!r}")
         if len(known) < len(values):
             self._background.give(("rows", name, values[len(known) :]), values.nbytes)

@@ -50,7 +50,7 @@ class Shapley(Estimator):
 def _direction(trajectory: Trajectory, state: State, gradients: Tensor) -> Tensor:
     """-c_t [query, param]: how the query answers to the mean gradient of this one step."""
     workload, plan, step, t = trajectory.workload, trajectory.plan, trajectory.step, state.step
-    optimizer = workload.optimizer
+    optimizer = step.optimizer_at(t)
     g = step.gradient(state, step.coefficients(t))[0] if optimizer.needs_gradient() else None
     none = {name: gradients.new_zeros(gradients.shape) for name in optimizer.slots}
     c, _, _ = optimizer.pullback(

@@ -57,6 +57,8 @@ class Replayed(Source):
 
     def __init__(self, trajectory: Trajectory, dim: int | None, seed: int) -> None:
         check_plain_sgd(trajectory.workload.optimizer)
+        for _, (settings, *_) in trajectory.plan.settings:  # which may have changed during the run
+            check_plain_sgd(replace(trajectory.workload.optimizer, **settings))
         self._trajectory, self._twin = trajectory, replace(trajectory.workload)  # which copies the model
         self.projection = Projection(layers_of(self._twin.evaluator, dim), seed, trajectory.workload.theta0)
         theta = trajectory.workload.theta0

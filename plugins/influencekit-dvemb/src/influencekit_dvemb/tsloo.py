@@ -44,7 +44,7 @@ class TSLOO(Estimator):
     @property
     def claims(self) -> frozenset[Claim]:
         """A sum over occurrences, over any window; not EXACT, which means dropping all of them together."""
-        return frozenset({Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.ADDITIVE})
+        return frozenset({Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.ADDITIVE, Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         """Sums of what occurrences contribute; only the steps that a window removes from are retrained."""
