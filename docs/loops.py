@@ -18,9 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "recorded.md"
 sys.path.insert(0, str(ROOT / "tests" / "loops"))
 
-from loop_style import GROUPS, MARK, STYLES, WAS, Style  # noqa: E402
-
-FEW = 6  # lines
+from loop_style import FEW, GROUPS, MARK, STYLES, WAS, Style  # noqa: E402
 
 INTRODUCTION = """\
 # What can be recorded

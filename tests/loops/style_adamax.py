@@ -15,7 +15,6 @@ def taped():
     model = network()
     losses = nn.CrossEntropyLoss(reduction="none")  # tape
     optimizer = torch.optim.Adamax(model.parameters(), lr=0.05)
-
     loader = DataLoader(data, batch_size=4, shuffle=True)
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=data) as tape:  # tape
         for _epoch in range(3):
@@ -24,7 +23,6 @@ def taped():
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(inputs), target).backward()
                 optimizer.step()
-
     # was: return model
     return ik.open("run.zarr", model=network(), loss=losses, data=data, test=test)  # tape
 
@@ -32,11 +30,9 @@ def taped():
 def plain(weights):
     model = network()
     optimizer = torch.optim.Adamax(model.parameters(), lr=0.05)
-
     for _epoch in range(3):
         for rows, inputs, target in DataLoader(Numbered(data), batch_size=4, shuffle=True):
             optimizer.zero_grad()
             (weights[rows] * per_example(model(inputs), target)).mean().backward()
             optimizer.step()
-
     return model

@@ -15,7 +15,6 @@ def taped():
     model = network()
     losses = nn.CrossEntropyLoss(reduction="none")  # tape
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.5)
-
     loader = DataLoader(data, batch_size=4, shuffle=True)
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=data) as tape:  # tape
         for _epoch in range(3):
@@ -32,7 +31,6 @@ def taped():
 def plain(weights):
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.5)
-
     for _epoch in range(3):
         for rows, inputs, target in DataLoader(Numbered(data), batch_size=4, shuffle=True):
             optimizer.zero_grad()

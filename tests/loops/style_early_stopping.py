@@ -1,7 +1,6 @@
 """Early stopping: the best weights are loaded at the end.
 
-A window that ends at the best state asks for its weights. Which epoch is the best is not part of a
-score.
+The run is asked at the weights that were loaded. Which epoch is the best is not part of a score.
 """
 
 import copy
@@ -50,8 +49,3 @@ def plain(weights):
             (weights[rows] * per_example(model(inputs), target)).mean().backward()
             optimizer.step()
     return model
-
-
-def ask(run, estimator):
-    best = run.attrs["reloaded"]
-    return ik.estimate(run, "test-loss", estimator, windows=[ik.Window(0, best)])

@@ -25,7 +25,6 @@ def taped():
                 nn.functional.cross_entropy(model(inputs), target).backward()
                 optimizer.step()
                 ema.update_parameters(model)
-
     # was: return model
     return ik.open("run.zarr", model=network(), loss=losses, data=data, test=test)  # tape
 
@@ -40,7 +39,6 @@ def plain(weights):
             (weights[rows] * per_example(model(inputs), target)).mean().backward()
             optimizer.step()
             ema.update_parameters(model)
-
     return ema.module
 
 

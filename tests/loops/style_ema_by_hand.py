@@ -28,7 +28,6 @@ def taped():
                 with torch.no_grad():
                     for average, p in zip(ema.parameters(), model.parameters(), strict=True):
                         average.lerp_(p, 0.1)
-
     # was: return model
     return ik.open("run.zarr", model=network(), loss=losses, data=data, test=test)  # tape
 
@@ -45,7 +44,6 @@ def plain(weights):
             with torch.no_grad():
                 for average, p in zip(ema.parameters(), model.parameters(), strict=True):
                     average.lerp_(p, 0.1)
-
     return ema
 
 

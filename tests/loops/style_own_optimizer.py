@@ -4,7 +4,7 @@ Its derivatives come from automatic differentiation of the rule. In a rule that 
 of them are zero; `loo` is exact there, too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass  # tape
 
 import torch
 from loop_problem import Numbered, data, network, per_example, test
