@@ -2,6 +2,7 @@
 
 windows.svg: one run, one window, one example, and the three meanings of being without it.
 agreement-light.svg and agreement-dark.svg: the picture of the README (figures_agreement.py).
+timeline.svg: what the code of tape.md saves.
 The others are what the code of plugins.md saves, in the section of the paper's plugin.
 """
 
@@ -87,10 +88,12 @@ def _legend(ax, y: float) -> None:
     ax.text(12.8, y, "q is read: + added, \N{MINUS SIGN} subtracted", va="center", fontsize=9)
 
 
-def pictures(page: Path, section: str, folder: Path) -> list[Path]:
-    """Run the Python of a section, in a folder that is thrown away, and keep the pictures that it saved."""
+def pictures(page: Path, sections: tuple[str, ...], folder: Path) -> list[Path]:
+    """Run the Python of some sections, in a folder that is thrown away, and keep the pictures they saved."""
     namespace = {"__name__": "__main__"}
-    text = page.read_text(encoding="utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    whole = page.read_text(encoding="utf-8")
+    each = (whole.partition(f"\n## {section}\n")[2].partition("\n## ")[0] for section in sections)
+    text = "\n".join(each)
     blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", text)
     with TemporaryDirectory() as place:
         with contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
@@ -107,7 +110,8 @@ def draw(folder: Path) -> list[Path]:
         plain = {"Date": None, "Creator": None}
         windows().savefig(folder / "windows.svg", metadata=plain)
         compared = agreement(folder, metadata=plain)
-        saved = pictures(HERE / "plugins.md", "influencekit-paper", folder)
+        saved = pictures(HERE / "plugins.md", ("influencekit-paper",), folder)
+        saved += pictures(HERE / "tape.md", ("Three lines", "What you can ask of it"), folder)
         return [folder / "windows.svg", *compared, *saved]
 
 

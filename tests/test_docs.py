@@ -2,7 +2,8 @@
 
 Blocks of a page run in order, in one temporary directory:
 
-- ```python blocks share a namespace; a ```text block right after one is what it prints.
+- ```python blocks share a namespace; a ```text block right after one is what it prints. One below a line
+  `<!-- file: NAME -->` is also a file of that name, for the commands.
 - ```bash blocks hold `influencekit` commands; a ```console block also shows what each of them prints.
 - `<!-- needs LIBRARY -->`: the blocks of its section (above the first one: all) run only where this
   library, an extra or a plugin, is installed.
@@ -46,6 +47,7 @@ AGREEMENT = 0.05  # of a trained network, which rounding of another CPU can move
 FENCE = re.compile(r"(?ms)^```(\w*)[^\n]*\n(.*?)^```$")
 NEEDS = re.compile(r"<!-- needs (\w+) -->")
 NOT_RUN = re.compile(r"<!-- not run by tests/test_docs\.py: \S[^\n]+ -->\n\Z")
+FILE = re.compile(r"<!-- file: (\w+\.py) -->\n\Z")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -65,6 +67,7 @@ class Block:
     run: bool  # False where the page says that it is not
     needs: tuple[str, ...]  # libraries
     output: str | None  # the text block right after it
+    file: str | None  # which it is, too
 
 
 def blocks(page: Path) -> list[Block]:
@@ -76,8 +79,9 @@ def blocks(page: Path) -> list[Block]:
         before, line = text[: fence.start()], text[: fence.start(2)].count("\n") + 1
         adjoining = after and after[1] == "text" and not text[fence.end() : after.start()].strip()
         output = after[2] if after and adjoining else None
+        file = named[1] if (named := FILE.search(before)) else None
         needs = (*whole_page, *NEEDS.findall(before.rpartition("\n## ")[2]))
-        result.append(Block(fence[1], fence[2], line, NOT_RUN.search(before) is None, needs, output))
+        result.append(Block(fence[1], fence[2], line, NOT_RUN.search(before) is None, needs, output, file))
     return result
 
 
@@ -133,6 +137,9 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
         if absent := [library for library in block.needs if importlib.util.find_spec(library) is None]:
             missing.update(absent)
         elif block.language == "python":
+            if block.file:
+                with (tmp_path / block.file).open("a") as file:
+                    file.write(block.text)
             printed = io.StringIO()
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             with contextlib.redirect_stdout(printed):

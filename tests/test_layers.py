@@ -33,10 +33,10 @@ LAYERS = {
         _training/traced _training/workload
     """,
     "a recorded run": """
-        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/ending _trajectory/fingerprint
-        _trajectory/replay_check _trajectory/store _trajectory/trajectory _trajectory/unfinished
-        _trajectory/writing/__init__ _trajectory/writing/background _trajectory/writing/growing
-        _trajectory/writing/ledger _trajectory/writing/writer
+        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/ending
+        _trajectory/fingerprint _trajectory/replay_check _trajectory/store _trajectory/trajectory
+        _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
+        _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
     """,
     "what plugins implement": """
         interfaces _average
@@ -53,8 +53,8 @@ LAYERS = {
         _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
         _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
         _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording _tape/reloads
-        _tape/replay_difference _tape/replica _tape/rng _tape/spot_check _tape/step_collector _tape/stream
-        _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
+        _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check _tape/step_collector
+        _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate

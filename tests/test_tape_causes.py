@@ -77,6 +77,12 @@ def a_second_source(tape, model, optimizer, data):
         optimizer.step()
 
 
+def a_smaller_source(tape, model, optimizer, data):
+    for _, (x, y) in tape.batches(each(data)):
+        (MEAN(model(x), y) + model(torch.randn(2, 4, dtype=x.dtype)).pow(2).mean()).backward()
+        optimizer.step()
+
+
 def a_list(tape, model, optimizer, data):
     for _, (x, y) in list(tape.batches(each(data))):
         train(model, optimizer, x, y)
@@ -100,6 +106,7 @@ ON_NO_BATCH = {
     validated_with_gradients: r"\(input \[12, 4\]\): it came after a step.*evaluate under torch.no_grad",
     twice: "it is pass 2 of this step, on as many rows as the batch has: pass forward=",
     in_pieces_of_the_sum: "it got 2 of 4 rows: where the loop cuts batches into pieces",
+    a_smaller_source: "it is pass 2 of this step, and no pass on its batch of 4: what comes from elsewhere",
     a_second_source: "it is pass 2 of this step, and no pass on its batch of 4: what comes from elsewhere",
     a_list: "2 of 3 batches were delivered and not forwarded: take them from tape.batches one at a time",
     checkpointed: "it ran inside backward, as checkpointing the whole model does",
@@ -219,6 +226,11 @@ def clip_each(loop):
     nn.utils.clip_grad_value_(loop.model.parameters(), 0.03)
 
 
+def clip_layers(loop):
+    for p in loop.model.parameters():
+        nn.utils.clip_grad_norm_(p, 0.02)
+
+
 def one_gradient(loop):
     loop.model[3].bias.grad.mul_(2)
 
@@ -232,6 +244,7 @@ REPLAYED = {
     "clipped": (lambda: changing(clip), "it fits if the loop clips its norm to 0.05: write clip_norm=0.05"),
     "not clipped": (lambda: Loop(clip_norm=0.01), "if the loop does not clip: leave out clip_norm=0.01"),
     "clipped by value": (lambda: changing(clip_each), "clips every entry of the gradient to 0.03"),
+    "clipped by layers": (lambda: changing(clip_layers), "scaled by a factor of its own"),
     "L2": (penalised(torch.square), f"write penalty={L2}"),
     "L1": (penalised(torch.abs), f"write penalty={L1}"),
     "L2 of weights": (penalised(torch.square, "weight"), "of 0.weight, 3.weight beside it: write penalty="),

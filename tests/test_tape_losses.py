@@ -274,6 +274,11 @@ def info_nce(codes, right):
     return F.cross_entropy(codes @ right.mT / 0.5, torch.arange(len(right)), reduction="none")
 
 
+def hardest(outputs, target):
+    losses = ce(outputs, target)
+    return losses * (losses >= losses.topk(2).values[-1])
+
+
 RECIPES = {
     "model.training_step": own_loss(model=lambda dtype=torch.float64: WithLoss()),
     "model.training_step, accumulated": own_loss(model=lambda dtype=torch.float64: WithLoss(), accumulate=3),
@@ -305,6 +310,12 @@ RECIPES = {
         query=lambda m, b: of_group(m(b[0]), None),
         told={"loss": of_group},
         data=groups,
+    ),
+    "the hardest of a batch": Case(
+        value=lambda m, b, w: (w * hardest(m(b[0]), b[1])).sum() / 2,
+        query=lambda m, b: hardest(m(b[0]), b[1]),
+        told={"loss": hardest},
+        taped={"separable": False, "reduction": lambda batch: 1 / 2},
     ),
     "contrastive": Case(
         value=lambda m, b, w: (w * info_nce(m(b[0]), b[1])).mean(),

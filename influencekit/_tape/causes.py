@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["Forward", "inside_backward", "loss_fails", "no_batch", "no_step"]
+__all__ = ["Forward", "inside_backward", "loss_fails", "no_batch", "no_step", "part_of"]
 
 
 class Forward(NamedTuple):
@@ -16,7 +17,8 @@ class Forward(NamedTuple):
 
     `shape`: of its first input, None where it has no tensor; `delivered`: how many batches came from
     `tape.batches` so far, `passed_over`: how many of them the loop did not forward; `here`: how many passes
-    this step has had, `rows`: the examples of the last batch; `backward`: whether a backward pass is running.
+    this step has had, `rows`: the examples of the last batch; `part`: whether the input is some of their
+    rows; `backward`: whether a backward pass is running.
     """
 
     shape: list[int] | None
@@ -24,6 +26,7 @@ class Forward(NamedTuple):
     passed_over: int
     here: int
     rows: int
+    part: bool
     backward: bool
 
     @classmethod
@@ -57,7 +60,7 @@ def _cause(seen: Forward) -> str:
             f"{seen.passed_over} of {seen.delivered} batches were delivered and not forwarded: take them "
             "from tape.batches one at a time, each with its step (no list(...), no prefetching behind it)"
         )
-    if seen.here and rows is not None and rows < seen.rows:
+    if seen.here and seen.part and rows is not None and rows < seen.rows:
         return _pieces(rows, seen.rows)
     if seen.here and rows == seen.rows:
         return (
@@ -116,6 +119,16 @@ def loss_fails(step: int, error: Exception, rows: int = 0, whole: int = 0) -> st
         "as it came? If it forwards something made of it, or loss= needs other arguments, pass "
         "forward=lambda model, batch: ... and loss= for what that gives"
     )
+
+
+def part_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: Any) -> bool:
+    """Whether the first row of a model's input is one of those of a batch."""
+    found = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim() and len(x)]
+    if not found:
+        return False
+    row = found[0][0].detach().cpu()
+    parts = [t.detach().cpu() for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dim() > 1]
+    return any(t.shape[1:] == row.shape and bool((t == row).flatten(1).all(1).any()) for t in parts)
 
 
 def inside_backward() -> bool:

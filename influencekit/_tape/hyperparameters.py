@@ -19,11 +19,12 @@ Group = dict[str, Any]
 class HyperParameters:
     """The hyper-parameters of every parameter group but the learning rates. Errors: an unknown optimizer.
 
-    Numbers may change during a run, such as the momentum under OneCycleLR. `now` are the present ones.
+    Numbers may change during a run, such as the momentum under OneCycleLR. `now` are the present ones, and
+    `scale` is what a GradScaler multiplies the loss by.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
+        self._optimizer, self.scale = optimizer, 1.0
         self.begin()
 
     def begin(self, described: Sequence[Group] | None = None) -> None:
@@ -33,8 +34,9 @@ class HyperParameters:
             group.update({n: _as_tuple(v) for n, v in values.items() if n in group})
         self.first = self.now = now
 
-    def changed(self, step: int) -> np.ndarray | None:
-        """The numbers from this step on, as a row of the store's table; None where they are as before.
+    def changed(self, step: int, scale: float = 1.0) -> np.ndarray | None:
+        """The numbers from this step on, the scale last, as a row of the store's table; None where they are
+        as before.
 
         Errors: a change of what is not a number, or that makes another rule.
         """
@@ -43,10 +45,11 @@ class HyperParameters:
             raise InputError(
                 f"the optimizer got another parameter group before step {step}; add it before the run"
             )
-        if all(g[n] == v for g, old in zip(groups, before, strict=True) for n, v in old.items()):
+        same, self.scale = scale == self.scale, scale
+        if same and all(g[n] == v for g, old in zip(groups, before, strict=True) for n, v in old.items()):
             return None
         self.now = hyperparameters(self._optimizer)
-        if self.now == before:
+        if same and self.now == before:
             return None
         for k, (old, new) in enumerate(zip(before, self.now, strict=True)):
             for name, value in old.items():
@@ -55,18 +58,20 @@ class HyperParameters:
                         f"{name} of parameter group {k} changed from {value} to {new[name]} before step "
                         f"{step}; only numbers may change during a run, and momentum not from or to 0"
                     )
-        return np.array([step, *_numbers(self.now)], dtype=np.float64)
+        return np.array([step, *_numbers(self.now), scale], dtype=np.float64)
 
     def noted(self) -> dict[str, Any]:
         """What a resumed loop needs of them, as JSON: the present ones, and those of the last step."""
         present = hyperparameters(self._optimizer)
+        scale = {} if self.scale == 1 else {"scale": self.scale}
         if present == self.now == self.first:
-            return {}
-        return {"settings": [[_as_lists(g) for g in groups] for groups in (present, self.now)]}
+            return scale
+        return {"settings": [[_as_lists(g) for g in groups] for groups in (present, self.now)], **scale}
 
     def return_to(self, note: Mapping[str, Any]) -> None:
         """Put them back as they were noted."""
         present, last = note.get("settings", (self.first, self.first))
+        self.scale = note.get("scale", 1.0)
         for group, values in zip(self._optimizer.param_groups, present, strict=True):
             group.update({name: _as_tuple(value) for name, value in values.items()})
         self.now = [{name: _as_tuple(value) for name, value in values.items()} for values in last]

@@ -53,7 +53,18 @@ def some_entries(parts: Sequence[Tensor]) -> Tensor:
 
 def explained(e: Evidence) -> str | None:
     """The cause that fits, and what to write; None where none does."""
-    for test in (_outputs, _update, _left_over, _scaled, _by_value, _penalty, _micros, _examples, _some):
+    for test in (
+        _outputs,
+        _update,
+        _left_over,
+        _scaled,
+        _by_value,
+        _penalty,
+        _micros,
+        _examples,
+        _some,
+        _each,
+    ):
         if said := test(e):
             return said
     return (
@@ -202,8 +213,9 @@ def _examples(e: Evidence) -> str | None:
     if bool((found.abs() < 1e-2).any()):
         count = int((found.abs() >= 1e-2).sum())
         return (
-            f"it fits if only {count} of the {n} examples count (a mask, the hardest ones): let "
-            "loss(outputs, target, batch) give 0 for the others, and reduction= the factor of the rest"
+            f"it fits if only {count} of the {n} examples count: let loss(outputs, target, batch) give 0 for "
+            "the others, and reduction= the factor of the rest (with separable=False, where the losses of "
+            "all decide which, as the hardest)"
         )
     return (
         f"it fits if the losses are weighted by {float(found.min()):.3g} to {float(found.max()):.3g}, one "
@@ -222,4 +234,20 @@ def _some(e: Evidence) -> str | None:
         f"only the gradient of {', '.join(odd[:3])}{' ...' if len(odd) > 3 else ''} differs: something that "
         "the tape cannot see changes it (a hook, a line between backward and step), or a part of the loss "
         "reaches it alone"
+    )
+
+
+def _each(e: Evidence) -> str | None:
+    mine, theirs = e.rule.layout.split(e.a), e.rule.layout.split(e.b)
+    factors = {}
+    for name, a in mine.items():
+        b = theirs[name]
+        factors[name] = float((a * b).sum() / (b * b).sum().clamp(min=1e-300))
+        if not _near(a, factors[name] * b):
+            return None
+    low, high = min(factors, key=lambda n: factors[n]), max(factors, key=lambda n: factors[n])
+    return (
+        f"it fits if the gradient of every parameter is scaled by a factor of its own ({low} by "
+        f"{factors[low]:.3g}, {high} by {factors[high]:.3g}), as by clipping layers one by one, which is not "
+        "recorded: clip all together (clip_norm=)"
     )

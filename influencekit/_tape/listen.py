@@ -32,7 +32,10 @@ def listen(
         model.register_load_state_dict_pre_hook(Hook(lambda *event: loading(False))),
         optimizer.register_load_state_dict_pre_hook(Hook(lambda *event: loading(True))),
     ]
-    if steps.call.forward is not None:  # which may run a method of the model, or modules inside it
+    compiled = called is not model or any(
+        getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()
+    )
+    if steps.call.forward is not None and not compiled:  # it may run a method, or modules inside the model
         inside: list[Any] = [m for m in model.modules() if m is not model]
         handles += [m.register_forward_pre_hook(Hook(lambda *event: steps.inside())) for m in inside]
     watched = watch_forward(

@@ -109,14 +109,14 @@ class _Rows:
 
 def _within(dataset: Any, data: Any) -> bool:
     """Whether a loader's data set is the tape's, or a subset of it."""
-    while not _alike(dataset, data):
+    while not _same_tables(dataset, data):
         if not isinstance(dataset, Subset):
             return False
         dataset = dataset.dataset
     return True
 
 
-def _alike(dataset: Any, data: Any) -> bool:
+def _same_tables(dataset: Any, data: Any) -> bool:
     if dataset is data:
         return True
     both = isinstance(dataset, TensorDataset) and isinstance(data, TensorDataset)
@@ -129,10 +129,10 @@ def _alike(dataset: Any, data: Any) -> bool:
 
 def positions_in(data: Any, dataset: Any) -> Callable[[Sequence[int]], list[int]] | None:
     """What turns positions in a subset into those in `data`; None where they are the same."""
-    if _alike(dataset, data) or not isinstance(dataset, Subset) or not _within(dataset, data):
+    if _same_tables(dataset, data) or not isinstance(dataset, Subset) or not _within(dataset, data):
         return None
     chain = []
-    while not _alike(dataset, data):
+    while not _same_tables(dataset, data):
         chain.append(dataset.indices)
         dataset = dataset.dataset
 

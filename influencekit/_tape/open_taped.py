@@ -66,6 +66,7 @@ def open_taped(
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
     micros = _micros(group, rows, columns["batch"], columns["part"], penalty is not None)
+    changes = [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps]
     device = next(model.parameters()).device
     workload = Workload(
         model=_at_start(group, model),
@@ -85,10 +86,7 @@ def open_taped(
             torch.from_numpy(columns["epoch"]),
             torch.from_numpy(columns["coefficient"]),
             about["updates"],
-            settings_of(
-                about["optimizer"]["groups"],
-                [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps],
-            ),
+            settings_of(about["optimizer"]["groups"], changes),
         ),
     )
     source = Recorded(
@@ -100,6 +98,7 @@ def open_taped(
         random=bool((read(group, "forward_rng", rows) >= 0).any()),
         changing=tuple(n for n, _ in attrs["buffers"]),
         separable=about["separable"],
+        scales=tuple((int(row[0]), float(row[-1])) for row in changes),
     )
     trajectory = Trajectory(group, workload, Step(workload, source=source))
     check_opened(trajectory, where, source.rounds)

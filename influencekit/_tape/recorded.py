@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -38,7 +39,8 @@ class Recorded:
 
     `micros(t)` are the micro-batches of step t, `first()` is the recorded state 0, `autocast` the loop's
     dtype or None, `changing` are the names of the buffers that training changes. `random`: whether a forward
-    pass draws random numbers; `separable`: whether losses depend on their own example alone.
+    pass draws random numbers; `separable`: whether losses depend on their own example alone; `scales`: the
+    factors of a GradScaler, each with its first step.
     """
 
     workload: Workload
@@ -49,6 +51,7 @@ class Recorded:
     random: bool = False
     changing: tuple[str, ...] = ()
     separable: bool = True
+    scales: tuple[tuple[int, float], ...] = ()
 
     eager = True
     checked = True
@@ -132,12 +135,16 @@ class Recorded:
         fetched = list(self._fetched(state.step))
         micros = [(batch, coefficients[micro.slots], micro.forward_rng) for micro, batch in fetched]
         g, found, buffers = self._replica.gradient(
-            self.workload.layout, state.theta, state.buffers, micros, self.autocast
+            self.workload.layout, state.theta, state.buffers, micros, self.autocast, self._scale(state.step)
         )
         losses = coefficients.new_zeros(coefficients.shape)
         for (micro, _), values in zip(fetched, found, strict=True):
             losses[micro.slots] = values.to(losses)
         return Gradient(g, losses, buffers)
+
+    def _scale(self, t: int) -> float:
+        known = bisect_right(self.scales, t, key=lambda change: change[0])
+        return self.scales[known - 1][1] if known else 1.0
 
     def _losses(
         self, rng: bytes | None, theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch

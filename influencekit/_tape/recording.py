@@ -32,6 +32,7 @@ from influencekit._tape.optimizer import (
 from influencekit._tape.reloads import Reloads, refuse_unknown
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
+from influencekit._tape.scaling import Scaling
 from influencekit._tape.spot_check import FinishedStep, SpotCheck
 from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.stream import StreamExamples
@@ -56,6 +57,7 @@ class Recording:
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
         accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
+        scaler: Any = None,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
@@ -64,12 +66,12 @@ class Recording:
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
-        self._own_names = ids == list(range(len(ids)))  # positions
-        self._steps = StepCollector(model, self._optimized, call, reduction, accumulate)
-        self._steps.dropped = self._check_dropped
+        self._stream = call.data if isinstance(call.data, StreamExamples) else None
+        self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
+        self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
+        self._steps.dropped, self._steps.scaling = self._check_dropped, Scaling(scaler)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
-        self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
@@ -101,9 +103,6 @@ class Recording:
             self._called, self._optimizer, self._steps, before_step=self._before_step,
             after_step=self._after_step, copied=copied, loading=loading,
         )  # fmt: skip
-
-    def _optimized(self) -> Iterator[nn.Parameter]:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
 
     def _check_dropped(self) -> None:
         """The last batches of an epoch were in no step: refuse what they have changed."""
@@ -146,15 +145,7 @@ class Recording:
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
         assert self._state is not None
-        step = self._steps.step
-        self._state.check_parameters(step)
-        self._state.check_buffers(step)
-        self._state.check_constant(step, thorough=True)
-        if self._state.digest_slots() != self._ends:
-            raise InputError(
-                f"step {step}: the state of the optimizer was changed since the tape was closed, and a "
-                "replay would not do that; go on with the optimizer as it was"
-            )
+        self._state.check_unchanged(self._steps.step, self._ends)
         self.writer.opened.reopen()
         self.finished = False
         self._removers = self._listen()
@@ -167,6 +158,11 @@ class Recording:
         assert self._state is not None
         step = self._steps.step
         self._steps.check_done(ended=True)
+        if self._steps.forwarded:
+            raise InputError(
+                f"after step {step - 1} a GradScaler skipped the last update, and the forward pass before it "
+                "changed buffers; end the loop with a step that is made"
+            )
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
         if self._resumed is not None and not at_end(self._resumed.snapshot, self._epoch):
@@ -235,6 +231,9 @@ class Recording:
 
     def boundary(self, epoch: int, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: store the state if the recorder does."""
+        self._steps.check_done()
+        if self._steps.forwarded and self._steps.nothing_due():  # after a skipped update: the step goes on
+            return
         step, state = self._steps.step, self._state
         if epoch != self._noted_epoch:  # where loops evaluate, and keep the best weights
             self._reloads.note(state, step)
@@ -260,7 +259,11 @@ class Recording:
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
         self._steps.assume_forwarded()
-        if not self._steps.forwarded:
+        found_inf = getattr(self._optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):  # a fused optimizer, which does nothing then
+            self._steps.skip()
+            return
+        if self._steps.nothing_due():
             forward = self.call.forward is not None
             raise InputError(no_step(step, self._steps.delivered, bool(self._steps.queue), forward))
         self._steps.note_random()
@@ -276,7 +279,7 @@ class Recording:
                     "it for the whole run, or use it in every step"
                 )
             self._used = used
-        if (changed := self._settings.changed(step)) is not None:
+        if (changed := self._settings.changed(step, self._steps.scaling.scale)) is not None:
             self.writer.settings(changed)
         self._reloads.check(state, step)
         state.check_parameters(step)
@@ -286,6 +289,8 @@ class Recording:
             self._before = state.state(step)._replace(buffers=self._buffers)
 
     def _after_step(self) -> None:
+        if self._steps.nothing_due():
+            return
         assert self._state is not None
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
@@ -301,6 +306,7 @@ class Recording:
             done = FinishedStep(
                 self._before, rule, micros, coefficients, self._lrs, steps.autocast, steps.training,
                 losses, list(state.params.values()), steps.left, divisor, passed_over,
+                steps.scaling.scale,
             )  # fmt: skip
             del self._before
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
@@ -315,6 +321,7 @@ class Recording:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
         self._buffers = {n: self._buffers[n] for n in changing}
+        self._steps.keep_skipped = bool(changing)
         self._settings.begin()
         description = describe_optimizer(self._optimizer, params, self._clip)
         state = self._trainable(params, changing, description, 0)
@@ -364,6 +371,7 @@ class Recording:
         self._buffers = copied(self._model, changing)
         self._constant = ConstantTensors(self._model)
         state = self._trainable(params, changing, about["optimizer"], about["updates"])
+        self._steps.keep_skipped = bool(changing)
         self._settings.begin(about["optimizer"]["groups"])
         self._steps.step, self._was_finished = kept.number, attrs["status"] == "complete"
         self._reloads.remember(kept.snapshot.get("known", {}))

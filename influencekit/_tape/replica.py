@@ -222,10 +222,13 @@ class Replica:
         buffers: Mapping[str, Tensor],
         micros: Sequence[tuple[Batch, Tensor, bytes | None]],
         autocast: torch.dtype | None,
+        scale: float = 1.0,
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """Gradient [param] of sum(coefficients * losses) over micro-batches (batch, coefficients, rng).
 
-        Also the losses [slot] of each micro-batch, and the buffers after the last.
+        Also the losses [slot] of each micro-batch, and the buffers after the last. As by a GradScaler, losses
+        are multiplied by `scale` and the gradient is divided by it; where it overflows, which it did not in
+        the loop, by half of it, and so on.
         """
         found = []
         device = theta.device
@@ -236,10 +239,14 @@ class Replica:
                     torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
                 ):
                     losses = self.call.slot_losses(self.model, batch, len(tensors_of(batch)[0]))
-                (coefficients * losses.to(coefficients.dtype)).sum().backward()
+                loss = (coefficients * losses.to(coefficients.dtype)).sum()
+                (loss if scale == 1 else loss * scale).backward()
                 found.append(losses.detach())
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
             g = torch.cat([grad.reshape(-1) for grad in grads])
+            g = g if scale == 1 else g * (1 / scale)
+        if scale > 1 and not bool(g.isfinite().all()):
+            return self.gradient(layout, theta, buffers, micros, autocast, max(scale / 2, 1.0))
         kept = {n: b.detach().clone() for n, b in self.model.named_buffers() if n in buffers}
         return g, found, kept
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from math import log10
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from influencekit._tape.hypotheses import Evidence, explained
 from influencekit._tape.optimizer import UpdateRule
 from influencekit._tape.replay_difference import compare_step, sample_of
 from influencekit._tape.replica import Call, Micro, Replica, set_modes
-from influencekit._tape.rng import preserved_random
+from influencekit._tape.rng import capture, preserved_random
 from influencekit._training.state import State
 from influencekit.errors import InfluenceKitError, InputError
 
@@ -48,6 +48,7 @@ class FinishedStep(NamedTuple):
     left: Tensor | None  # of the gradients before the step, `some_entries`
     accumulate: int
     passed_over: int  # batches before the step that the loop did not forward
+    scale: float = 1.0  # of a GradScaler
 
 
 class SpotCheck:
@@ -129,20 +130,19 @@ class SpotCheck:
             batch = replica.call.batch(micro, device)
             with cast:
                 refuse_other_parameters(replica, self._model, batch, micro.forward_rng, len(micro.indices))
+            draws = bool(early) and self._draws(replica.call.batch(micro, device))
         began = time.perf_counter()
-        try:
-            self.gap, gave = self._compared(done, reached)
-        except InputError as error:
-            if not early:
-                raise
-            done = done._replace(micros=list(early))
+        found = self._with_early(done, reached, early) if draws else None
+        if found is None:
             try:
-                self.gap, gave = self._compared(done, reached)
-            except InputError:
-                raise InputError(
-                    f"{error}; between the delivery of the batch and the model's forward random numbers were "
-                    "drawn: let nothing but forward= draw there"
-                ) from None
+                found = done, *self._compared(done, reached)
+            except InputError as error:
+                drawn = (
+                    "; between the delivery of the batch and the model's forward random numbers were drawn: "
+                    "let nothing but forward= draw there"
+                )
+                raise InputError(f"{error}{drawn if early else ''}") from None
+        done, self.gap, gave = found
         self._each = (time.perf_counter() - began) / 2  # which warmed up, too
         micro = done.micros[0]
         rng, count = micro.forward_rng, len(micro.indices)
@@ -154,6 +154,24 @@ class SpotCheck:
                 refuse_nondifferentiable(replica, layout, state.theta, state.buffers, batch, rng)
         self._first = done._replace(before=state._replace(slots={})), gave
         return done
+
+    def _with_early(
+        self, done: FinishedStep, reached: State, early: Sequence[Micro]
+    ) -> tuple[FinishedStep, float, Tensor] | None:
+        """The replay with the generators as they were at delivery, if it gives what the loop did."""
+        done = done._replace(micros=list(early))
+        try:
+            return done, *self._compared(done, reached)
+        except InputError:  # then something else has drawn in between
+            return None
+
+    def _draws(self, batch: Any) -> bool:
+        """Whether outputs draw random numbers."""
+        assert self._replica is not None
+        before = capture(next(self._replica.model.parameters()).device)
+        with torch.no_grad():
+            self._replica.call.outputs(self._replica.model, batch)
+        return capture(next(self._replica.model.parameters()).device) != before
 
     def _check_rows(self, done: FinishedStep) -> None:
         """Refuse losses of several examples, if it is not each its own. Of one example, even several times in
@@ -199,13 +217,17 @@ class SpotCheck:
         def gradient(only: Tensor) -> Tensor:
             return self._replayed(done._replace(coefficients=only.double().cpu().numpy()))[0]
 
-        return explained(
-            Evidence(
-                done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
-                gradient, torch.from_numpy(done.losses[places]),
-                torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over, done.left,
-            )
-        )  # fmt: skip
+        try:
+            return explained(
+                Evidence(
+                    done.rule, done.before.theta, a, g, coefficients, [m.slots for m in done.micros], sizes,
+                    gradient, torch.from_numpy(done.losses[places]),
+                    torch.cat(self._losses).double().cpu()[places], done.accumulate, done.passed_over,
+                    done.left,
+                )
+            )  # fmt: skip
+        except Exception:  # a hint is not worth an error of its own: too little memory, the user's own code
+            return None
 
     def with_penalties(self, losses: np.ndarray) -> np.ndarray:
         """The losses [slot] of the step just replayed, which the loop shows, and the penalties, which it does
@@ -223,7 +245,7 @@ class SpotCheck:
         theta, buffers = done.before.theta, done.before.buffers
         weights, call = torch.from_numpy(done.coefficients).to(theta), self._replica.call
         batches = [(call.batch(m, theta.device), weights[m.slots], m.forward_rng) for m in done.micros]
-        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast)
+        return self._replica.gradient(done.rule.layout, theta, buffers, batches, done.autocast, done.scale)
 
     def repeat(self, step: int) -> None:
         """Do the first step again after step `step`. Errors: it does not give what it gave at first."""

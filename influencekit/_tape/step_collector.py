@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch, part_of
 from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch, StoredBatch
 from influencekit._tape.replica import Call, Micro, modes, on_device
 from influencekit._tape.rng import capture
+from influencekit._tape.scaling import Scaling
 from influencekit._training.checks.non_finite import LOWER_RATE, blamed, diverged
 from influencekit.errors import InfluenceKitError, InputError
 
@@ -34,6 +35,7 @@ class _Forwarded:
     delivered: bytes | None  # the generators when the loop got the batch, where `forward=` may draw first
     loss: Tensor | None = None
     random: bool | None = None
+    skipped: bool = False  # no update followed, since gradients were not finite
 
     def drawn_from(self, early: bool) -> bytes | None:
         """The generators from which the pass began; None where it has drawn nothing."""
@@ -46,7 +48,7 @@ class StepCollector:
     """Collects the micro-batches of one step after the other. `step` is the number of the present one."""
 
     def __init__(
-        self, model: nn.Module, trained: Callable[[], Iterable[Tensor]], call: Call, reduction: Reduction,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call, reduction: Reduction,
         accumulate: int | None,
     ) -> None:  # fmt: skip
         self.model, self.call, self.step = model, call, 0
@@ -60,9 +62,11 @@ class StepCollector:
         self.passed_over_now = 0  # since the last step
         self.left: Tensor | None = None  # of the gradients that were there when the step began
         self._reduction, self._accumulate = reduction, accumulate
-        self._trained, self._had_gradient = trained, False  # the optimizer's parameters
+        self._optimizer, self._had_gradient = optimizer, False
         self._carried, self._new_epoch = 0, False  # micro-batches of the epoch before
         self.dropped: Callable[[], None] = lambda: None  # called when these turn out to be in no step
+        self.scaling = Scaling()
+        self.keep_skipped = False  # whether batches without an update change buffers, so that they count
         self._equal: dict[tuple[int, int], np.ndarray] = {}  # coefficients by the sizes of batch and step
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
@@ -85,7 +89,24 @@ class StepCollector:
     @property
     def divisor(self) -> int:
         """By what each loss of the present step is divided."""
-        return self._accumulate or max(len(self.forwarded), 1)
+        return self._accumulate or max(self._due, 1)
+
+    @property
+    def _due(self) -> int:
+        """How many micro-batches wait for an update."""
+        return sum(not micro.skipped for micro in self.forwarded)
+
+    def nothing_due(self) -> bool:
+        """Whether no batch waits for an update."""
+        return not self._due
+
+    def skip(self) -> None:
+        """No update follows what was forwarded: leave it out, or let it change the buffers alone."""
+        for micro in self.forwarded:
+            micro.skipped = True
+        if not self.keep_skipped:
+            self.forwarded = []
+        self._carried, self._had_gradient = 0, False
 
     def pass_over(self) -> None:
         """The loop has gone on without forwarding what was delivered."""
@@ -95,7 +116,10 @@ class StepCollector:
 
     def begin_epoch(self) -> None:
         """Micro-batches that wait for their step may come into the first one of the new epoch."""
-        self._carried, self._new_epoch = len(self.forwarded), True
+        self._carried, self._new_epoch = self._due, True
+
+    def _trained(self) -> Iterable[Tensor]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
 
     def _gradient(self) -> bool:
         return any(p.grad is not None and bool(p.grad.any()) for p in self._trained())
@@ -109,6 +133,13 @@ class StepCollector:
 
     def check_done(self, ended: bool = False) -> None:
         """Refuse to go on while a whole batch waits for its optimizer step. `ended`: the loop is over."""
+        whole = (
+            self.scaling.known if self._accumulate is None else self._due >= self._accumulate + self._carried
+        )
+        if self._due and whole and self.scaling.skipped(self._trained()):
+            self.skip()
+        if self.nothing_due():
+            return
         if ended and self.forwarded and not self._gradient():  # forwarded alone
             self.forwarded = []
             self.dropped()
@@ -118,14 +149,15 @@ class StepCollector:
                 raise InputError(
                     f"step {self.step}: a batch was forwarded, and no optimizer step followed; call "
                     "optimizer.step() before gradients are zeroed, and after the last batch"
+                    f"{self.scaling.hint(there)}"
                 )
             self._had_gradient = there
             return
-        if len(self.forwarded) >= self._accumulate + self._carried:
+        if whole:
             raise InputError(
                 f"step {self.step}: a batch was forwarded, and no optimizer step followed; if the loop "
                 f"accumulates gradients over more than {self._accumulate}, pass accumulate=..., and call "
-                "optimizer.step() after every such group"
+                f"optimizer.step() after every such group{self.scaling.hint(self._gradient())}"
             )
 
     def before_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -136,9 +168,12 @@ class StepCollector:
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
                 return
-            rows = len(self.forwarded[-1].pending.indices) if self.forwarded else 0
+            last = self.forwarded[-1].pending if self.forwarded else None
+            rows, part = (
+                (0, False) if last is None else (len(last.indices), part_of(args, kwargs, last.batch))
+            )
             here, backward = len(self.forwarded), inside_backward()
-            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, backward)
+            seen = Forward(self._shape, self.delivered, self.passed_over, here, rows, part, backward)
             raise InputError(no_batch(self.step, seen))
         if self._new_epoch:
             self._carry()
@@ -161,6 +196,8 @@ class StepCollector:
         if not self.forwarded and self.watch_left:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             self.left = some_entries(grads) if grads else None
+        if self.nothing_due():
+            self.scaling.begin()
         pending, delivered = self.queue.popleft()
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
             self.index_entry = find_index(
@@ -223,7 +260,7 @@ class StepCollector:
         divisor = self.divisor
         for micro in self.forwarded:
             n = len(micro.pending.indices)
-            coefficients.append(self._coefficients(micro.pending, divisor))
+            coefficients.append(np.zeros(n) if micro.skipped else self._coefficients(micro.pending, divisor))
             if micro.loss is None:
                 losses.append(np.full(n, np.nan))
             else:
@@ -232,7 +269,7 @@ class StepCollector:
                     advice = f"what came before is kept; {self._blamed(micro) or LOWER_RATE}"
                     raise diverged("training loss", self.step, advice)
             if self.call.penalty is not None:
-                coefficients.append(np.full(1, 1 / divisor))
+                coefficients.append(np.full(1, 0.0 if micro.skipped else 1 / divisor))
                 losses.append(np.full(1, np.nan))
         self.forwarded, self.passed_over_now = [], 0
         self._carried, self._had_gradient = 0, False

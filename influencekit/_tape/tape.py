@@ -60,6 +60,7 @@ class Tape:
         norm), and marks the results.
     ids: your own names of the examples. Without a data set they come with the batches, as pairs (ids, batch),
         or in an entry of dicts that `ids` names; else examples are numbered by content as they come.
+    scaler: the loop's `torch.amp.GradScaler`. Its skipped steps are left out, and its scale is recorded.
     scheduler: one or more, saved for `resume`.
     resume: continue an interrupted run, or append to a finished one.
     check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
@@ -97,7 +98,7 @@ class Tape:
         penalty: Penalty | None = None, target_key: str = "labels", reduction: Reduction = "mean",
         accumulate: int | None = 1, clip_norm: float | None = None, clip_norm_type: float = 2.0,
         clip_value: float | None = None, separable: bool = True,
-        ids: Sequence[Hashable] | str | None = None,
+        ids: Sequence[Hashable] | str | None = None, scaler: Any = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
@@ -110,6 +111,7 @@ class Tape:
         self.model, self.optimizer = model, optimizer
         self._store = store
         self._opened: Recording | None = None
+        scaling = [] if scaler is None or not scaler.is_enabled() else [scaler]
         call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
         self._begin = partial(
             Recording, store, called, optimizer, call, collate_given=collate is not None,
@@ -117,8 +119,8 @@ class Tape:
             settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
             clip=Clip(clip_norm, clip_norm_type, clip_value), separable=separable,
             ids=_names(ids, data), id_entry=ids if isinstance(ids, str) else None,
-            schedulers=list(scheduler) if isinstance(scheduler, list | tuple) else [scheduler],
-            resume=resume, check=check, tolerance=tolerance, name=name,
+            schedulers=[*(scheduler if isinstance(scheduler, list | tuple) else [scheduler]), *scaling],
+            resume=resume, check=check, tolerance=tolerance, name=name, scaler=next(iter(scaling), None),
         )  # fmt: skip
 
     def __enter__(self) -> Tape:

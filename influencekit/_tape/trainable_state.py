@@ -84,6 +84,17 @@ class TrainableState:
                 "optimizer, which a replay would not do; leave it out, or do it inside the model"
             )
 
+    def check_unchanged(self, step: int, slots: str) -> None:
+        """Refuse whatever was changed since the run ended; `slots`: their digest then."""
+        self.check_parameters(step)
+        self.check_buffers(step)
+        self.check_constant(step, thorough=True)
+        if self.digest_slots() != slots:
+            raise InputError(
+                f"step {step}: the state of the optimizer was changed since the tape was closed, and a "
+                "replay would not do that; go on with the optimizer as it was"
+            )
+
     def check_constant(self, step: int, thorough: bool = False) -> None:
         """Refuse a change of what is not recorded; `thorough`: also of one that torch does not count."""
         name = self._constant.changed(thorough)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from influencekit.errors import StoreError
+from influencekit._trajectory.checkpoints import only_weights
+from influencekit.errors import InputError, StoreError
 
 __all__ = ["SCHEMA", "chunks", "open_group", "read"]
 
@@ -22,6 +23,8 @@ def open_group(store: Any) -> zarr.Group:
     """
     if isinstance(store, str | Path) and not Path(store).exists():
         raise StoreError(f"no trajectory at {store}: nothing is there; make one with `influencekit record`")
+    if words := only_weights(store):
+        raise InputError(words)
     try:
         group = zarr.open_group(store, mode="r")
         attrs = dict(group.attrs)

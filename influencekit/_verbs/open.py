@@ -46,7 +46,7 @@ def open(
     """
     group = open_group(store)
     if said := describe_unfinished(group, store):
-        warnings.warn(said, UserWarning, stacklevel=2)
+        warnings.warn(said, UserWarning, stacklevel=3)  # past the progress around this verb
     if "tape" in group.attrs:
         about: Any = group.attrs["fingerprint"]
         if model is None or loss is None or (data is None and about["training examples"] is not None):

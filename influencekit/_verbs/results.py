@@ -12,6 +12,7 @@ from influencekit import __version__
 from influencekit._direction import better_of, sign, written
 from influencekit._training.plan import Plan
 from influencekit._training.workload import Workload
+from influencekit._trajectory.checkpoints import only_weights
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, check_average
 from influencekit.errors import InputError, StoreError
@@ -43,7 +44,7 @@ def require_run(run: Any) -> Any:
         what, then = f"got {str(run)!r}", "open it with open(store, ...)"
     elif hasattr(run, "trajectory"):
         what, then = "got the tape", "take tape.trajectory(test=...) once it is closed"
-    raise InputError(f"expected a recorded run, {what}; {then}")
+    raise InputError(only_weights(run) or f"expected a recorded run, {what}; {then}")
 
 
 def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> list[Window]:

@@ -24,7 +24,8 @@ HEAD = """\
 `influencekit COMMAND --help` prints the same. Windows are half-open and counted from 0, in steps and in
 epochs; seeds include both ends. Errors are one line on stderr, after `error:`; the exit code is 2 for
 an argument that cannot work, 1 for whatever else goes wrong, 130 after Ctrl-C. `INFLUENCEKIT_DEBUG=1` adds
-the traceback, `NO_COLOR=1` takes the colours away. Progress is drawn on a terminal only.
+the traceback, `NO_COLOR=1` takes the colours away, `INFLUENCEKIT_PROGRESS=0` the progress, which is drawn on
+a terminal only.
 """
 
 

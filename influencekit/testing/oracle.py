@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev
 
 from influencekit._training.batch import Batch, select
+from influencekit._training.call import values_of
 from influencekit._training.optimizer import Optimizer
 from influencekit._training.optimizers import SGD
 from influencekit._training.schedules import InverseSqrt
@@ -298,21 +299,20 @@ def plain_run(
     states = [workload.layout.join(parameters)]
     for t in range(plan.steps):
         rows = plan.batch(t)
-        gone = without is not None and absent[0] <= t < absent[1]
-        left = rows[rows != without] if gone else rows
+        left = rows[rows != without] if absent[0] <= t < absent[1] else rows
         batch = select(workload.train, left.to(workload.device))
         if isinstance(batch, dict):
-            target = batch.pop(workload.target_key)
-            outputs = model(**batch)
+            target = batch[workload.target_key]
+            outputs = model(**{k: v for k, v in batch.items() if k != workload.target_key})
         else:
             outputs = model(batch) if isinstance(batch, Tensor) else model(*batch[:-1])
             target = batch if isinstance(batch, Tensor) else batch[-1]
         penalty = sum(parameters[name].square().sum() for name in workload.layout.names)
-        loss = (workload.loss(outputs, target) + 0.5 * workload.l2 * penalty).sum() / len(rows)
+        losses = values_of(workload.loss, outputs, target, batch) + 0.5 * workload.l2 * penalty
         for group, lr in zip(optimizer.param_groups, plan.lrs(t), strict=True):
             group["lr"] = lr
         optimizer.zero_grad()
-        loss.backward()
+        (losses.sum() / len(rows)).backward()
         own, trained = workload.optimizer, [p for p in model.parameters() if p.requires_grad]
         if own.clip_norm is not None:
             nn.utils.clip_grad_norm_(trained, own.clip_norm, own.clip_norm_type)

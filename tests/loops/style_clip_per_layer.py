@@ -10,9 +10,9 @@ import influencekit as ik
 GROUP = "Loops"
 REFUSED = (
     "step 0, replayed, is not what the loop did: parameter 3.weight differs by up to 5.11e-02, where the "
-    "recorded update is up to 5.04e-03; the outputs are the loop's and the gradient is not: the loop "
-    "minimises another loss than loss= (or adds something: penalty=), or changes gradients before the "
-    "step"
+    "recorded update is up to 5.04e-03; it fits if the gradient of every parameter is scaled by a factor "
+    "of its own (3.weight by 0.0897, 0.weight by 0.177), as by clipping layers one by one, which is not "
+    "recorded: clip all together (clip_norm=)"
 )
 
 

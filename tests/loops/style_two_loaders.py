@@ -9,9 +9,9 @@ import influencekit as ik
 
 GROUP = "Batches"
 REFUSED = (
-    "step 0: the model ran forward, with gradients, on no new batch of tape.batches (input [2, 4]): it "
-    "got 2 of 4 rows: where the loop cuts batches into pieces, let the loader give the pieces, and pass "
-    "accumulate=, the number of them"
+    "step 0: the model ran forward, with gradients, on no new batch of tape.batches (input [2, 4]): it is"
+    " pass 2 of this step, and no pass on its batch of 4: what comes from elsewhere (a second loader, "
+    "generated inputs) must be in the batch, and forward=lambda model, batch: ... must run all passes"
 )
 
 
