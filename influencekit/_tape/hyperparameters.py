@@ -43,7 +43,8 @@ class HyperParameters:
         before, groups = self.now, self._optimizer.param_groups
         if len(groups) != len(before):
             raise InputError(
-                f"the optimizer got another parameter group before step {step}; add it before the run"
+                f"the optimizer got another parameter group before step {step}; add it before the "
+                "run, with lr = 0 until it is to be trained"
             )
         same, self.scale = scale == self.scale, scale
         if same and all(g[n] == v for g, old in zip(groups, before, strict=True) for n, v in old.items()):

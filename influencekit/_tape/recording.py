@@ -75,6 +75,9 @@ class Recording:
         self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
+        if id_entry is not None and self._stream is None:  # no input of the model
+            self._steps.index_entry = id_entry
+            self._use(call.collate)
         self._reloads = Reloads()
         self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
         self._noted_epoch = 0
@@ -275,8 +278,9 @@ class Recording:
             if list(params) != list(state.params):
                 odd = sorted(set(params) ^ set(state.params))[0]
                 raise InputError(
-                    f"step {step}: parameter {odd} has a gradient in some steps and none in others; freeze "
-                    "it for the whole run, or use it in every step"
+                    f"step {step}: parameter {odd} has a gradient in some steps and none in others; a run "
+                    "trains the same ones in every step: hold those that are frozen for a while by a "
+                    "parameter group with lr = 0, or end the tape before the change, and begin another after"
                 )
             self._used = used
         if (changed := self._settings.changed(step, self._steps.scaling.scale)) is not None:
