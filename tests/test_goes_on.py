@@ -3,10 +3,11 @@
 import copy
 import io
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers_tape import Examples, network, per_example, seed, untraced, vector
+from helpers_tape import Examples, held_out, losses_at, network, order, per_example, seed, untraced, vector
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -289,6 +290,8 @@ def assert_goes_on(found, whole):
         assert all(torch.equal(mine.slots[name], theirs.slots[name]) for name in theirs.slots)
     for name in ("indices", "lr", "epoch", "coefficient"):
         assert torch.equal(getattr(found.plan, name), getattr(whole.plan, name)), name
+    if "reloaded" in found.attrs:  # scores are those of the reloaded state
+        return
     with untraced():
         scores = [ik.estimate(run, "test-loss", "dit", "full,each-epoch").influence for run in (found, whole)]
     assert scores[0].equals(scores[1])
@@ -461,3 +464,72 @@ def test_a_run_that_was_cut_off_says_so(tmp_path):
         raise KeyboardInterrupt
     with pytest.warns(UserWarning, match="was cut off: 3 steps are committed, .* with resume=True"):
         assert opened(path, run).steps == 3
+
+
+# layers that are trained later ----------------------------------------------------------------------------
+
+
+def unfreezing(rule, weights=None, tape=False, frozen=False):
+    """The first layer joins after the first of three epochs. `frozen`: by requires_grad, else by lr = 0."""
+    seed()
+    data, model = Examples(), network()
+    groups = [{"params": model[3].parameters(), "lr": 0.1}, {"params": model[0].parameters(), "lr": 0.0}]
+    optimizer = rule(groups)
+    roll = ik.Tape(None, model, optimizer, loss=per_example, data=data, check=1) if tape else None
+    with roll or nullcontext():
+        for k, epoch in enumerate(order()):
+            optimizer.param_groups[1]["lr"] = 0.05 * (k > 0)
+            model[0].requires_grad_(k > 0 or not frozen)
+            loader = DataLoader(data, batch_sampler=epoch)
+            pairs = roll.batches(loader) if roll else ((i, (data.x[i], data.y[i])) for i in epoch)
+            for i, (x, y) in pairs:
+                w = torch.ones(len(data), dtype=torch.float64) if weights is None else weights
+                optimizer.zero_grad()
+                (w[i] * per_example(model(x), y)).mean().backward()
+                optimizer.step()
+    return roll.trajectory(test=held_out()) if tape else vector(model)
+
+
+@pytest.mark.parametrize("rule", [torch.optim.SGD, torch.optim.AdamW])
+def test_layers_that_join_by_their_learning_rate(rule):
+    run, base = unfreezing(rule, tape=True), unfreezing(rule)
+    assert torch.equal(run.final.theta, base)
+    if rule is torch.optim.SGD:
+        assert torch.equal(base, unfreezing(rule, frozen=True))
+    rows = [0, 3, 7]
+    examples = torch.eye(12, dtype=torch.float64)[rows]
+
+    def loss(weights):
+        return float(losses_at(unfreezing(rule, weights)).mean())
+
+    def slope(e, h):
+        return (loss(1 - h * e) - loss(1 + h * e)) / (2 * h)
+
+    loo = [loss(1 - e) - float(losses_at(base).mean()) for e in examples]
+    dit = [(4 * slope(e, 5e-5) - slope(e, 1e-4)) / 3 for e in examples]
+    with untraced():
+        for name, want, tolerance in (("loo", loo, 1e-9), ("dit", dit, 1e-5)):
+            got = torch.from_numpy(ik.estimate(run, "test-loss", name).influence.values.ravel()[rows])
+            gap = (got - torch.tensor(want, dtype=torch.float64)).abs().max() / got.abs().max()
+            assert gap < tolerance, (name, float(gap))
+
+
+def test_layers_that_join_in_a_second_run(tmp_path):
+    """What the message advises: another tape, which begins where the first one ended."""
+    seed()
+    data, model = Examples(), network()
+    model[0].requires_grad_(False)
+    runs = []
+    for k in range(2):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+        tape = ik.Tape(tmp_path / str(k), model, optimizer, loss=per_example, data=data)
+        with tape:
+            for _, (x, y) in tape.batches(DataLoader(data, batch_size=4)):
+                optimizer.zero_grad()
+                per_example(model(x), y).mean().backward()
+                optimizer.step()
+        runs.append(tape.trajectory())
+        before = vector(model) if k else vector(model.requires_grad_(True))
+    n = runs[0].final.theta.numel()
+    assert torch.equal(runs[1].state(0).theta[-n:], runs[0].final.theta)
+    assert torch.equal(runs[1].final.theta, before)
