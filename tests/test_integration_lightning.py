@@ -38,11 +38,12 @@ def per_example(outputs, target):
 
 
 class Net(L.LightningModule):
-    def __init__(self, inner=False, weights=None, **optimizer):
+    def __init__(self, inner=False, weights=None, manual=False, parts=1, **optimizer):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 2))
         self.inner, self.given = inner, optimizer
-        self.w = weights
+        self.w, self.parts = weights, parts
+        self.automatic_optimization = not manual
 
     def forward(self, x):
         return self.net(x)
@@ -55,7 +56,15 @@ class Net(L.LightningModule):
         else:
             loss = (self.w[positions(x)] * per_example(outputs, y)).mean()
         self.log("loss", loss)
-        return loss
+        if self.automatic_optimization:
+            return loss
+        optimizer = self.optimizers()
+        self.manual_backward(loss / self.parts)
+        if (batch_idx + 1) % self.parts == 0:
+            optimizer.step()
+            self.lr_schedulers().step()
+            optimizer.zero_grad()
+        return None
 
     def validation_step(self, batch, batch_idx):
         self.log("validation", cross_entropy(self(batch[0]), batch[1]))
@@ -130,6 +139,8 @@ SETTINGS = {
         "same": True, "val_check_interval": 2, "loader": {"num_workers": 1},
     },
     "bf16": {"precision": "bf16-mixed", "accumulate_grad_batches": 3},
+    "manual optimization": {"net": {"manual": True}},
+    "manual optimization over three batches": {"net": {"manual": True, "parts": 3}},
     "sgd, momentum, cut short": {
         "net": {"kind": torch.optim.SGD, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
         "max_steps": 7, "limit_train_batches": 3, "max_epochs": 9,
@@ -140,7 +151,9 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_what_is_recorded_is_what_the_trainer_did(settings, tmp_path):
     _, alone = fit(**settings)
-    spy, tape = Spy(), InfluenceCallback(tmp_path / "run.zarr", loss=per_example, check=1)
+    parts = (settings.get("net") or {}).get("parts", 1)
+    own = {"accumulate": parts} if parts > 1 else {}
+    spy, tape = Spy(), InfluenceCallback(tmp_path / "run.zarr", loss=per_example, check=1, **own)
     _, module = fit(tape, spy, **settings)
     assert torch.equal(flat(module), flat(alone)), "the callback changed the run"
     run = opened(tmp_path / "run.zarr", data=Points(settings.get("noise", 0.0)))
@@ -151,7 +164,9 @@ def test_what_is_recorded_is_what_the_trainer_did(settings, tmp_path):
         assert all(torch.equal(state.theta, spy.weights[state.step - 1]) for state in block)
     assert run.plan.lr[:, 0].tolist() == spy.rates[: len(spy.steps)]
     assert run.plan.epoch.tolist() == spy.epochs
-    parts = settings.get("accumulate_grad_batches", 1)  # Lightning divides by this even where there are fewer
+    parts = max(
+        parts, settings.get("accumulate_grad_batches", 1)
+    )  # Lightning divides by this even where there are fewer
     for step, row in zip(spy.steps, run.dataset.coefficient.values, strict=True):
         expected = [1 / len(micro) / parts for micro in step for _ in micro]
         assert row[row != 0].tolist() == pytest.approx(expected)
@@ -237,10 +252,13 @@ def test_after_an_exception_what_was_done_is_kept(tmp_path):
     assert torch.equal(run.state(4).theta, spy.weights[3])
 
 
-class Manual(Net):
+class Twice(Net):
     def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(manual=True)
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        self.optimizers().step()
 
 
 class Clipping(Net):
@@ -251,6 +269,19 @@ class Clipping(Net):
 class Augmenting(Net):
     def on_after_batch_transfer(self, batch, index):
         return batch
+
+
+def test_a_step_that_a_scaler_skips_is_left_out(tmp_path):
+    """Lightning scales the loss of 16-mixed on a GPU; here a CPU's scaler, whose first factor overflows."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e38, backoff_factor=1e-34)
+    half = L.pytorch.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+    spy, tape = Spy(), InfluenceCallback(tmp_path / "run.zarr", loss=per_example, check=1)
+    _, module = fit(tape, spy, plugins=[half], gradient_clip_val=0.5)
+    run = opened(tmp_path / "run.zarr")
+    found = [[i for i in row if i >= 0] for row in run.dataset.batch.values.tolist()]
+    assert found == [sum(step, []) for step in spy.steps[1:]]
+    assert run.attrs["replay"].startswith(f"{run.steps} steps replayed")
+    assert torch.equal(run.state(run.last).theta, flat(module))
 
 
 class Skipping(Net):
@@ -275,7 +306,7 @@ class Stream(IterableDataset):
 
 
 REFUSED = {
-    "automatic_optimization=False": (Manual, {}),
+    "was called without a new batch": (Twice, {}),
     "Clipping overrides configure_gradient_clipping": (Clipping, {}),
     "Augmenting overrides on_after_batch_transfer": (Augmenting, {}),
     "not trained on": (Skipping, {}),

@@ -334,6 +334,13 @@ def test_more_examples_than_memory_holds(monkeypatch, tmp_path):
 # what is said -------------------------------------------------------------------------------------------
 
 
+def test_numbered_batches_are_no_pairs():
+    model = network()
+    with pytest.raises(InputError, match=r"write enumerate\(tape.batches\(loader\)\)"):
+        with ik.Tape(None, model, optimizer_of(model), loss=per_example, data=None) as tape:
+            next(iter(tape.batches(enumerate(loader(0)))))
+
+
 @pytest.mark.filterwarnings("default")
 def test_the_size_is_announced_first():
     x, y = Examples().x, Examples().y
@@ -376,3 +383,47 @@ def test_what_cannot_be_kept_says_what_to_write(options, item, words):
             for _ in tape.batches([item]):
                 pass
     assert "\n" not in str(error.value)
+
+
+def test_a_stream_with_a_penalty_accumulation_and_two_more_epochs(tmp_path):
+    """Slots of penalties have no content; a finished run goes on."""
+    path = tmp_path / "run.zarr"
+
+    def penalty(model):
+        return 0.05 * sum((p**2).sum() for p in model.parameters())
+
+    def loop(model, weights=None, tape=None, epochs=(0, 1)):
+        optimizer = optimizer_of(model)
+        for epoch in epochs:
+            source = named()(epoch) if tape is None else tape.batches(named()(epoch))
+            for k, (ids, (x, y)) in enumerate(source):
+                losses = per_example(model(x), y)
+                w = 1.0 if weights is None else weights[[NAMES.index(i) for i in ids]]
+                (((w * losses).mean() + penalty(model)) / 2).backward()
+                if k % 2:
+                    optimizer.step()
+                    optimizer.zero_grad()
+        return vector(model)
+
+    model, options = network(), {"loss": per_example, "data": None, "penalty": penalty, "accumulate": 2}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+
+    def go(epochs, **more):
+        with ik.Tape(path, model, optimizer, check=1.0, **options, **more) as tape:
+            for epoch in epochs:
+                for k, (_, (x, y)) in enumerate(tape.batches(named()(epoch))):
+                    ((per_example(model(x), y).mean() + penalty(model)) / 2).backward()
+                    if k % 2:
+                        optimizer.step()
+                        optimizer.zero_grad()
+
+    go((0,))
+    go((1,), resume=True)
+    run = ik.open(path, model=network(), loss=per_example, penalty=penalty, test=held_out())
+    full = loop(network())
+    assert run.steps == 4 and torch.equal(run.final.theta, full) and verify(run).gap == 0
+    found = scores(run, "loo")[0, 0]
+    for name in run.workload.train_ids[:3]:
+        left = loop(network(), (torch.arange(N) != NAMES.index(name)).double())
+        expected = float((losses_at(left) - losses_at(full)).mean())
+        assert float(found.sel(train=name)) == pytest.approx(expected, rel=1e-9, abs=1e-13)

@@ -256,7 +256,7 @@ def refused(path, message, script=None, **options):
 def test_not_asked_to(cut_off):
     refused(
         cut_off,
-        "exists already; choose another path, or continue it with resume=True",
+        "exists already; choose another path, or continue it: resume=True",
         resume=False,
     )
 

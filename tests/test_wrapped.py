@@ -87,6 +87,22 @@ def test_a_compiled_model_is_the_module_behind_it(backend):
     right(run)
 
 
+def test_a_compiled_model_that_forward_calls():
+    """Hooks on what is inside are not compiled into it."""
+    model, optimizer = setup()
+    compiled, data = torch.compile(model, backend="aot_eager"), Examples()
+    batches, parts = loader_of(data), {"loss": per_example, "data": data}
+    compiled(data.x)  # compiled before the tape listens
+    forward = lambda model, batch: model(2 * batch[0] / 2)  # noqa: E731
+    with ik.Tape(None, compiled, optimizer, **parts, forward=forward, check=1.0) as tape:
+        for _ in range(2):
+            for _, batch in tape.batches(batches):
+                optimizer.zero_grad()
+                per_example(forward(compiled, batch), batch[1]).mean().backward()
+                optimizer.step()
+    right(tape.trajectory(test=held_out()))
+
+
 def test_a_model_compiled_in_place_stays_so():
     def make(model, optimizer, loader):
         model.compile(backend="eager")
@@ -403,3 +419,61 @@ def test_test_examples_in_a_loader():
     for loader in (DataLoader(TensorDataset(x, y), batch_size=2), Bar(DataLoader(TensorDataset(x, y)))):
         found = run.trajectory(test=loader)
         assert all(torch.equal(a, b) for a, b in zip(found.workload.test, whole.workload.test, strict=True))
+
+
+class Named(Dataset):
+    """Gives the name of every example, as text."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        x, y = Examples()[i]
+        return {"input": x, "id": f"n{i}", "labels": y}
+
+
+def test_ids_that_the_data_set_gives(tmp_path):
+    model, optimizer = setup()
+    data, path = Named(), tmp_path / "run.zarr"
+    loader = loader_of(data)
+    with ik.Tape(path, model, optimizer, loss=per_example, data=data, ids="id", check=1.0) as tape:
+        for _ in range(2):
+            for ids, batch in tape.batches(loader):
+                assert ids == batch["id"]
+                optimizer.zero_grad()
+                per_example(model(batch["input"]), batch["labels"]).mean().backward()
+                optimizer.step()
+    x, y = held_out()
+    run = ik.open(path, model=network(), loss=per_example, data=data, test={"input": x, "labels": y})
+    right(run)
+    assert run.workload.train_ids[:2] == ["n0", "n1"]
+    named = ik.open(path, model=network(), loss=per_example, data=data, test=data)
+    assert set(named.workload.test) == {"input", "labels"}
+    with pytest.raises(InputError, match="ids='name': the examples of data= have no entry of that name"):
+        ik.Tape(None, model, optimizer, loss=per_example, data=data, ids="name")
+
+
+def test_a_resumed_run_over_wrapped_loaders(tmp_path):
+    """The order goes on where it was, whatever stands around the loader."""
+    path, data = tmp_path / "run.zarr", Examples(noisy=True)
+
+    def run(stop=None, store=path, **options):
+        model, optimizer = setup()
+        loader = loader_of(data)
+        with ik.Tape(
+            store, model, optimizer, loss=per_example, data=data, recorder="every-k:k=1", **options
+        ) as tape:
+            for _ in range(2):
+                for _, (x, y) in tape.batches(Bar(loader)):
+                    optimizer.zero_grad()
+                    per_example(model(x), y).mean().backward()
+                    optimizer.step()
+                    if stop is not None and (stop := stop - 1) == 0:
+                        raise KeyboardInterrupt
+        return vector(model)
+
+    whole = run(store=None)
+    for stop in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(stop, tmp_path / f"{stop}.zarr")
+        assert torch.equal(run(store=tmp_path / f"{stop}.zarr", resume=True), whole)

@@ -9,6 +9,7 @@ from influencekit._training.buffers import by_formula, flat, with_flat
 from influencekit._training.checks.taylor import slopes_differ, some_vector
 from influencekit._training.gradients import rows_of_jacobian
 from influencekit._training.kernels.tracing import try_trace
+from influencekit._training.pieces import pieces
 from influencekit._training.state import State
 from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
@@ -47,7 +48,8 @@ def query_gradient(
         g = query.gradient(there, state.theta)
         return g, _by_buffers(query, there, state)
 
-    if times < _MANY or trajectory.step.joint:
+    large = workload.test is not None and len(pieces(workload, workload.test)) > 1
+    if times < _MANY or trajectory.step.joint or large:  # a trace would hold all pieces at once
         return plain
     known = trajectory.step.queries
     if query not in known:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from influencekit._training.batch import tensors_of
 from influencekit._training.buffers import flat, with_flat
 from influencekit._training.kernels.tracing import NotBatchable, with_batching
+from influencekit._training.pieces import bytes_of_example, pieces
 from influencekit._training.state import State
 from influencekit._training.workload import evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
@@ -140,7 +142,7 @@ def strategy_of(trajectory: Trajectory, strategy: Strategy = "auto") -> str:
         raise InputError("torch cannot train this model in batches: use the strategy 'auto' or 'loop'")
     if strategy != "auto":
         return strategy
-    return "loop" if step.prefers_loop else "batch"
+    return "loop" if step.prefers_loop or step.workload.optimizer.rounds else "batch"
 
 
 def changed(trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int]) -> list[int]:
@@ -292,7 +294,12 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
     """
     asked = {t: query.at(trajectory.workload_at(t), trajectory.evaluated(t).theta) for t in when}
     workload = trajectory.workload
-    chunk = None if workload.test is None else trajectory.step.capacity(_MEMORY, workload.n_test)
+    chunk = None
+    if workload.test is not None:
+        count = len(tensors_of(pieces(workload, workload.test)[0])[0])
+        chunk = trajectory.step.capacity(_MEMORY, count)
+        if each := count * bytes_of_example(workload, workload.test):
+            chunk = min(chunk, max(1, int(_MEMORY / each)))
 
     def change_of(models: Models) -> Tensor:
         with torch.no_grad():

@@ -70,12 +70,23 @@ class HyperParameters:
         return {"settings": [[_as_lists(g) for g in groups] for groups in (present, self.now)], **scale}
 
     def return_to(self, note: Mapping[str, Any]) -> None:
-        """Put them back as they were noted."""
+        """Put them back as they were noted. Errors: they never changed, and are others now."""
+        if "settings" not in note:
+            self._check_first()
         present, last = note.get("settings", (self.first, self.first))
         self.scale = note.get("scale", 1.0)
         for group, values in zip(self._optimizer.param_groups, present, strict=True):
             group.update({name: _as_tuple(value) for name, value in values.items()})
         self.now = [{name: _as_tuple(value) for name, value in values.items()} for values in last]
+
+    def _check_first(self) -> None:
+        for k, (mine, its) in enumerate(zip(hyperparameters(self._optimizer), self.first, strict=True)):
+            for name, value in its.items():
+                if mine[name] != value:
+                    raise InputError(
+                        f"{name} of parameter group {k} is {mine[name]}, and was {value} in the run that is "
+                        "resumed; resume it with the same optimizer"
+                    )
 
 
 def settings_of(groups: Sequence[Group], rows: Iterable[np.ndarray]) -> tuple[tuple[int, list[Group]], ...]:

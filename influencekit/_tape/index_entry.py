@@ -22,7 +22,10 @@ class WithoutEntry:
     """A collation whose batches lack one entry."""
 
     def __init__(self, collate: Callable[[list[Any]], Any], key: Key) -> None:
-        self.collate, self.key = collate, key
+        self.collate: Callable[[list[Any]], Any] = (
+            collate.collate if isinstance(collate, WithoutEntry) else collate
+        )
+        self.key = key
 
     def __call__(self, items: list[Any]) -> Any:
         return without(self.collate(items), self.key)

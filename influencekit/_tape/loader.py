@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from influencekit._tape.rng import capture, restored
+from influencekit._tape.rng import capture, fixed, restored
 from influencekit.errors import InputError
 
 __all__ = [
     "Collate", "IndexedBatch", "IndexedDataset", "StoredBatch", "as_data_set", "check_loader",
-    "fetch", "index_in_place", "indexed_loader", "items", "positions_in",
+    "entries", "fetch", "index_in_place", "indexed_loader", "items", "positions_in",
 ]  # fmt: skip
 
 
@@ -143,6 +143,17 @@ def positions_in(data: Any, dataset: Any) -> Callable[[Sequence[int]], list[int]
         return found
 
     return moved
+
+
+def entries(data: Any, name: str) -> list[Any]:
+    """One entry of every example, fetched. Errors: examples that are no dicts, or have no such entry."""
+    with fixed():
+        found = [items(data, [i])[0] for i in range(len(data))]
+    if any(not isinstance(each, Mapping) or name not in each for each in found):
+        raise InputError(
+            f"ids={name!r}: the examples of data= have no entry of that name; pass a list of ids"
+        )
+    return [each[name] for each in found]
 
 
 def fetch(data: Any, collate: Any, indices: Sequence[int], rng: bytes | None) -> Any:

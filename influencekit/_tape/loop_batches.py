@@ -85,6 +85,8 @@ class LoopBatches:
             raise InputError(
                 f"batches: expected something that gives batches, got {type(loader).__name__}"
             ) from None
+        if isinstance(loader, enumerate):
+            raise InputError(_advice(loader))
         for item in items:
             ids, given, batch = _split(item, bare)
             if self._id_entry is not None:
@@ -195,11 +197,11 @@ def _pairs(loader: Any) -> Iterator[IndexedBatch]:
     for item in items:
         indices = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
         if isinstance(indices, Tensor | np.ndarray):
-            whole = indices.ndim == 1 and not np.issubdtype(np.asarray(indices.tolist()).dtype, np.floating)
-            indices = indices.tolist() if whole else None
-        if not isinstance(indices, Sequence) or not all(isinstance(i, int | np.integer) for i in indices):
+            indices = indices.tolist() if indices.ndim == 1 else None
+        kinds = set(map(type, indices)) if isinstance(indices, Sequence) else {None}
+        if indices is None or not all(isinstance(k, type) and issubclass(k, int | np.integer) for k in kinds):
             raise InputError(_advice(loader))
-        yield IndexedBatch([int(i) for i in indices], capture(), item[1])
+        yield IndexedBatch(list(map(int, indices)), capture(), item[1])
 
 
 def _advice(loader: Any) -> str:

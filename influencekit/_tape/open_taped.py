@@ -47,7 +47,7 @@ def open_taped(
     """The recorded run as a `Trajectory`. See `influencekit.open`."""
     attrs: dict[str, Any] = dict(group.attrs)
     about, model, data = attrs["tape"], plain_copy(model), as_data_set(data)
-    plain = collate or default_collate
+    plain = collate.collate if isinstance(collate, WithoutEntry) else collate or default_collate
     key = about.get("index_entry")
     collate = plain if key is None else WithoutEntry(plain, key)
     steps = int(attrs["committed"])

@@ -75,9 +75,11 @@ class Recording:
         self._loaders = LoopBatches(call.data, id_entry)
         device = next(model.parameters()).device
         self._position = LoopPosition(optimizer, schedulers, device, settings)
+        if id_entry is not None and self._stream is None:  # no input of the model
+            self._steps.index_entry = id_entry
+            self._use(call.collate)
         self._reloads = Reloads()
-        self._epoch, self._noted_epoch, self._batches_done = -1, 0, 0
-        self._snapshot = dict[str, Any]()
+        self._epoch, self._noted_epoch, self._batches_done, self._snapshot = -1, 0, 0, dict[str, Any]()
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
@@ -85,9 +87,7 @@ class Recording:
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
             if not resume:
-                raise InputError(
-                    f"{store} exists already; choose another path, or continue it with resume=True"
-                )
+                raise InputError(f"{store} exists already; choose another path, or continue it: resume=True")
             self._resume()
         self._removers = self._listen()
 

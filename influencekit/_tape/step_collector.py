@@ -139,10 +139,9 @@ class StepCollector:
 
     def check_done(self, ended: bool = False) -> None:
         """Refuse to go on while a whole batch waits for its optimizer step. `ended`: the loop is over."""
-        whole = (
-            self.scaling.known if self._accumulate is None else self._due >= self._accumulate + self._carried
-        )
-        if self._due and whole and self.scaling.skipped(self._trained()):
+        whole = self._accumulate is not None and self._due >= self._accumulate + self._carried
+        scales = self.scaling.known or self.autocast is torch.float16
+        if self._due and (whole or scales) and self.scaling.skipped(self._trained()):
             self.skip()
         if ended and any(micro.skipped for micro in self.forwarded):
             raise InputError(

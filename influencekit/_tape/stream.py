@@ -55,9 +55,11 @@ class StreamExamples:
     def __init__(self) -> None:
         self.ids: list[Hashable] = []
         self.dropped: int | str | None = None
-        self._positions: dict[Any, int] = {}
+        self._by_name: dict[Hashable, int] = {}
+        self._by_content: dict[int, int] = {}
+        self._written: dict[str, int] = {}  # positions by names as they are written
         self._first: list[int] = []
-        self._contents: dict[bytes, int] = {}
+        self._contents: list[dict[bytes, int]] = []  # by form
         self._forms: list[str] = []
         self._form_of: list[int] = []
         self._new: list[tuple[str, np.ndarray]] = []  # rows of tables that the writer does not have yet
@@ -76,43 +78,57 @@ class StreamExamples:
         Errors: entries that have no row for each example; ids that no table could show.
         """
         form, rows = _rows(batch)
-        number = self._number(form)
-        names = [None] * len(rows) if ids is None else [_name(each) for each in ids]
-        if len(names) != len(rows):
+        names = None if ids is None else _names(ids)
+        if names is not None and len(names) != len(rows):
             raise InputError(f"a batch of {len(rows)} examples came with {len(names)} ids; give one for each")
-        found = [self._content(row, number) for row in rows]
-        positions = [self._position(name, row) for name, row in zip(names, found, strict=True)]
+        found = self._register_contents(rows, self._number(form))
+        if names is None:
+            positions = [self._by_content.get(row, -1) for row in found]
+        else:
+            positions = [self._by_name.get(name, -1) for name in names]
+        for k, position in enumerate(positions):
+            if position < 0:
+                positions[k] = self._add_example(None if names is None else names[k], found[k])
         return StoredBatch(positions, None, batch, found, given)
 
     def _number(self, form: str) -> int:
         if form not in self._forms:
             self._forms.append(form)
+            self._contents.append({})
             self._new.append(("form", _bytes(form)))
         return self._forms.index(form)
 
-    def _content(self, row: np.ndarray, form: int) -> int:
-        key = _digest(row, form)
-        if key not in self._contents:
-            self._contents[key] = len(self._form_of)
-            self._form_of.append(form)
-            self._new += [("content", row[None]), ("content_form", np.array([form]))]
-        self._keep(self._contents[key], row)
-        return self._contents[key]
+    def _register_contents(self, rows: np.ndarray, form: int) -> list[int]:
+        """The contents of rows [row, byte]; those that are new are added."""
+        known, width = self._contents[form], rows.shape[1]
+        whole = memoryview(rows.tobytes())
+        found = []
+        for k in range(len(rows)):
+            key = _digest(whole[k * width : (k + 1) * width])
+            content = known.get(key)
+            if content is None:
+                content = known[key] = len(self._form_of)
+                self._form_of.append(form)
+                self._new += [("content", rows[k : k + 1]), ("content_form", np.array([form]))]
+                self._keep(content, rows[k])
+            found.append(content)
+        return found
 
-    def _position(self, name: Hashable, content: int) -> int:
-        """The position of an example, which has a name or else is its content."""
-        key = ("content", content) if name is None else ("name", str(name))
-        if key not in self._positions:
-            self._positions[key] = len(self.ids)
-            self.ids.append(len(self.ids) if name is None else name)
-            self._first.append(content)
-            self._new += [("id", _bytes(json.dumps(self.ids[-1]))), ("first", np.array([content]))]
-        position = self._positions[key]
-        if name is not None and type(self.ids[position]) is not type(name):
+    def _add_example(self, name: Hashable, content: int) -> int:
+        """A new example, which has a name or else is its content. (Twice in the batch, it is not new.)"""
+        known = self._by_content.get(content) if name is None else self._by_name.get(name)
+        if known is not None:
+            return known
+        position = len(self.ids)
+        name = position if name is None else name
+        if (twin := self._written.setdefault(str(name), position)) != position:
             raise InputError(
-                f"ids: {self.ids[position]!r} and {name!r} look the same in tables and on disk; use text for "
-                "all"
+                f"ids: {self.ids[twin]!r} and {name!r} look the same in tables and on disk; use text for all"
             )
+        self.ids.append(name)
+        self._first.append(content)
+        self._by_name[name] = self._by_content[content] = position
+        self._new += [("id", _bytes(json.dumps(name))), ("first", np.array([content]))]
         return position
 
     def hand_over(self, writer: Writer) -> None:
@@ -142,11 +158,11 @@ class StreamExamples:
         self._group, self._handed = (lambda: group), len(self._form_of)
         if count is None:
             return
-        for k in range(len(self._form_of)):
-            self._contents[_digest(self._row(k), self._form_of[k])] = k
+        self._contents = [{} for _ in self._forms]
+        for k, form in enumerate(self._form_of):
+            self._contents[form][_digest(memoryview(self._row(k).tobytes()))] = k
         for position, (name, content) in enumerate(zip(self.ids, self._first, strict=True)):
-            self._positions["name", str(name)] = position
-            self._positions["content", content] = position
+            self._by_name[name] = self._by_content[content] = self._written[str(name)] = position
 
     def batch(self, positions: Sequence[int], rows: Sequence[int] | None) -> Batch:
         """The batch of these contents; of the examples as they were first seen where `rows` is None."""
@@ -247,6 +263,12 @@ def _size(form: str) -> int:
     return sum(getattr(torch, kind).itemsize * int(np.prod(shape)) for _, kind, shape in entries)
 
 
+def _names(ids: Sequence[Any]) -> list[Hashable]:
+    """Ids as plain Python."""
+    plain = set(map(type, ids)) <= {str, int, float}
+    return list(ids) if plain else [_name(each) for each in ids]
+
+
 def _name(each: Any) -> Hashable:
     """An id as plain Python: text or a number."""
     each = each.item() if isinstance(each, Tensor | np.generic) else each
@@ -255,8 +277,8 @@ def _name(each: Any) -> Hashable:
     return each
 
 
-def _digest(row: np.ndarray, form: int) -> bytes:
-    return hashlib.blake2b(row.tobytes(), digest_size=16, key=str(form).encode()).digest()
+def _digest(row: memoryview) -> bytes:
+    return hashlib.blake2b(row, digest_size=16).digest()
 
 
 def _bytes(text: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments
 from influencekit._tape.hyperparameters import HyperParameters
-from influencekit._tape.loader import as_data_set
+from influencekit._tape.loader import as_data_set, entries
 from influencekit._tape.loop_batches import Batches
 from influencekit._tape.open_taped import open_taped
 from influencekit._tape.optimizer import Clip
@@ -58,8 +58,8 @@ class Tape:
         (of this norm) or `clip_grad_value_` does.
     separable: False admits losses that depend on the other examples of a batch (contrastive ones; not batch
         norm), and marks the results.
-    ids: your own names of the examples. Without a data set they come with the batches, as pairs (ids, batch),
-        or in an entry of dicts that `ids` names; else examples are numbered by content as they come.
+    ids: your own names of the examples, or the entry of examples that are dicts that has them. Without a data
+        set they may come as pairs (ids, batch); else examples are numbered by content as they come.
     scaler: the loop's `torch.amp.GradScaler`. Its skipped steps are left out, and its scale is recorded.
     scheduler: one or more, saved for `resume`.
     resume: continue an interrupted run, or append to a finished one.
@@ -195,4 +195,6 @@ def _names(ids: Sequence[Hashable] | str | None, data: Any) -> list[Hashable]:
                 'of batches that are dicts, as in ids="name"'
             )
         return data.ids
+    if isinstance(ids, str):
+        return checked_ids(entries(data, ids), len(data), "ids")
     return list(range(len(data))) if ids is None else checked_ids(ids, len(data), "ids")

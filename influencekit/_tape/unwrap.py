@@ -21,6 +21,13 @@ __all__ = [
 
 _MODULES = {"OptimizedModule": "_orig_mod", "_FabricModule": "_original_module"}
 _DEPTH = 4  # wrappers around wrappers around a loader
+_INSIDE = {
+    "dataset",
+    "sampler",
+    "batch_sampler",
+    "collate_fn",
+    "_iterator",
+}  # of a loader: no loader around it
 
 
 def model_behind(model: nn.Module) -> nn.Module:
@@ -143,7 +150,11 @@ def find_loader(thing: Any) -> LoaderPlace | None:
 def _places(thing: Any, depth: int) -> list[LoaderPlace]:
     found: list[LoaderPlace] = []
     for name, value in getattr(thing, "__dict__", {}).items():
-        if value is thing or isinstance(value, torch.Tensor | nn.Module | Dataset | Sampler):
+        if (
+            name in _INSIDE
+            or value is thing
+            or isinstance(value, torch.Tensor | nn.Module | Dataset | Sampler)
+        ):
             continue
         if depth and hasattr(type(value), "__iter__") and hasattr(value, "__dict__"):
             inner = _places(value, depth - 1)

@@ -5,7 +5,7 @@ the loss does not look, which settles shifted and ignored tokens; along the axis
 entry is the right class. Targets only confirm that this is so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import is_dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from influencekit._training.batch import Batch, mapped
 from influencekit._training.call import Loss, values_of
 from influencekit.errors import InfluenceKitError
 
-__all__ = ["Accuracy", "accuracy", "logits_of"]
+__all__ = ["Accuracy", "accuracy", "accuracy_of", "logits_of"]
 
 _PIECE = 64 << 20  # bytes of outputs that the loss is asked about at once
 
@@ -54,23 +54,37 @@ def accuracy(outputs: Any, target: Any, loss: Loss, batch: Batch | None = None) 
     0.5 where the loss takes probabilities. Several labels an example count one by one. Cost: one to three
     gradients of the loss by the outputs.
     """
-    logits, put = _logits(outputs)
-    if logits is None or not isinstance(target, Tensor) or not logits.dim():
-        return Accuracy(float("nan"), "the outputs or the targets are not a tensor")
-    said = f"outputs {list(logits.shape)} and targets {list(target.shape)}"
-    if not target.dim() or len(logits) != len(target) or not logits.numel():
-        return Accuracy(float("nan"), f"{said} do not belong together")
-    try:
-        found = [
-            _readings(z, t, partial(_asked, partial(values_of, loss), put, z, t, some))
-            for z, t, some in _pieces(logits.detach(), target, batch)
-        ]
-    except InfluenceKitError:
-        raise
-    except Exception as error:  # the user's own loss, on outputs that no model gave
-        if _plain(logits, target):  # there is but one reading, without asking
-            return Accuracy((logits.argmax(1) == target).double().mean().item())
-        return Accuracy(float("nan"), f"the loss fails on constant outputs ({_line(error)})")
+    return accuracy_of([(outputs, target, batch)], loss)
+
+
+def accuracy_of(parts: Iterable[tuple[Any, Any, Batch | None]], loss: Loss) -> Accuracy:
+    """The same of outputs, targets and batches that come in pieces."""
+    found: list[dict[Any, _Reading]] = []
+    rows, said, failed, right = [0, 0], "", None, 0
+    for outputs, target, batch in parts:
+        logits, put = _logits(outputs)
+        if logits is None or not isinstance(target, Tensor) or not logits.dim():
+            return Accuracy(float("nan"), "the outputs or the targets are not a tensor")
+        rows = [n + (len(x) if x.dim() else 0) for n, x in zip(rows, (logits, target), strict=True)]
+        shapes = [[n, *x.shape[1:]] if x.dim() else [] for n, x in zip(rows, (logits, target), strict=True)]
+        said = f"outputs {shapes[0]} and targets {shapes[1]}"
+        if not target.dim() or len(logits) != len(target) or not logits.numel():
+            return Accuracy(float("nan"), f"{said} do not belong together")
+        plain = _plain(logits, target)
+        right += int((logits.argmax(1) == target).sum()) if plain else 0
+        try:
+            found += [
+                _readings(z, t, partial(_asked, partial(values_of, loss), put, z, t, some))
+                for z, t, some in _pieces(logits.detach(), target, batch)
+            ]
+        except InfluenceKitError:
+            raise
+        except Exception as error:  # the user's own loss, on outputs that no model gave
+            failed = error
+        if failed is not None and not plain:
+            return Accuracy(float("nan"), f"the loss fails on constant outputs ({_line(failed)})")
+    if failed is not None:  # there is but one reading, without asking
+        return Accuracy(right / rows[0])
     whole = [_joined([p[key] for p in found]) for key in found[0] if all(key in p for p in found)]
     best = max((r.sure for r in whole if r.scored), default=0)
     surest = [r for r in whole if r.scored and r.sure == best]

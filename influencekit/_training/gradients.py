@@ -10,6 +10,7 @@ from influencekit._training.batch import Batch, tensors_of, with_tensors
 from influencekit._training.curvature import REVERSE, leaf
 from influencekit._training.kernels.tracing import NotBatchable, agree, with_batching
 from influencekit._training.losses import Training
+from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 
 __all__ = ["example_gradients", "gradient_products", "rows_of_jacobian"]
@@ -70,7 +71,7 @@ def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float
             start = leaf(theta)
             return torch.autograd.grad(loss(start, *(x[k] for x in parts)), start, materialize_grads=True)[0]
 
-    size = max(1, min(256, _MEMORY // theta.nbytes))
+    size = max(1, min(256, _MEMORY // theta.nbytes, len(tensors_of(pieces(workload, batch)[0])[0])))
     each = vmap(grad(loss), in_dims=(None, *[0] * len(parts)), chunk_size=size)
     try:
         rows = each(theta.detach(), *parts)

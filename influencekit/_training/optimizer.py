@@ -82,6 +82,7 @@ class Optimizer(ABC):
     slots: ClassVar[tuple[str, ...]] = ()
     uses_gradient: ClassVar[bool] = True  # whether the pullback needs the mean gradient's value
     elementwise: ClassVar[bool] = True  # else `rule` gets theta, slots and g of one parameter, in its shape
+    rounds: ClassVar[bool] = False  # in lower precision, so otherwise for models in a batch
     stands_for: ClassVar[type[torch.optim.Optimizer] | None] = None
 
     def __post_init__(self) -> None:

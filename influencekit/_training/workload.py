@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from influencekit._training.accuracy import Accuracy, accuracy
+from influencekit._training.accuracy import Accuracy, accuracy_of
 from influencekit._training.batch import (
     Batch,
     Examples,
@@ -30,6 +30,7 @@ from influencekit._training.ids import checked_ids
 from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.layout import Layout
 from influencekit._training.optimizer import Optimizer
+from influencekit._training.pieces import in_pieces, pieces
 from influencekit._training.plan import Plan, drawn, ordered
 from influencekit._training.schedules import Constant, Schedule
 from influencekit.errors import InputError
@@ -211,6 +212,11 @@ class Workload:
             return select(self.train, rows)
         return mapped(self.train, lambda x: x.index_select(0, rows))  # faster than x[rows]
 
+    @property
+    def fetches(self) -> bool:
+        """Whether training examples are fetched anew whenever they are asked for, as those of a taped run."""
+        return self._fetched is not None
+
     @cached_property
     def _fetched(self) -> Examples | None:
         return self.train if hasattr(self.train, "at") else None  # type: ignore[return-value]
@@ -282,8 +288,8 @@ class Workload:
         return other
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Per-example losses [n] at theta in evaluation mode, without the penalty."""
-        return self.loss_of(self.outputs(theta, batch), batch)
+        """Per-example losses [n] at theta in evaluation mode, without the penalty; many in pieces."""
+        return in_pieces(self, lambda *at: self.loss_of(self.outputs(*at), at[1]), theta, batch)
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
@@ -310,7 +316,8 @@ class Workload:
         """`accuracy`, and a note that says why where it is NaN."""
         batch = self.test if batch is None else batch
         with torch.no_grad():
-            return accuracy(self.outputs(theta, batch), self.calls.target(batch), self.loss, batch)
+            parts = ((self.outputs(theta, p), self.calls.target(p), p) for p in pieces(self, batch))
+            return accuracy_of(parts, self.loss)
 
     # the plan ---------------------------------------------------------------------------------------
 

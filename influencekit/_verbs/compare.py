@@ -224,7 +224,8 @@ def _runs(
                     f"compare: {name}= is for workloads, which are trained anew, and this run is recorded; "
                     "leave it out"
                 )
-        yield workload.workload.seed, workload, np.nan
+        problem = workload.workload
+        yield int(problem.info.get("draw_seed", problem.seed)), workload, np.nan
         return
     seeds, recorder = (0,) if seeds is None else seeds, "full" if recorder is None else recorder
     if not seeds or len(set(seeds)) != len(seeds):

@@ -15,6 +15,7 @@ from influencekit._training.optimizers import SGD
 from influencekit._training.state import State
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import averaged
 from influencekit._verbs.contributions import contributions, sum_over_windows
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
@@ -164,6 +165,32 @@ def removals_agree_where_they_mean_the_same(estimator: Estimator) -> None:
         agree(law, scores[:, [0, 2]], scores[:, [1, 3]], TOLERANCE, name)
 
 
+def asked_of_one_state_as_of_a_run_that_ended_there(estimator: Estimator) -> None:
+    """AVERAGED: all weight on state 4 gives the scores of the run that was trained no further."""
+    for name, trajectory in accepted(estimator):
+        workload, whole = trajectory.workload, Window(0, trajectory.steps)
+        found = estimator.scores(averaged(trajectory, {4: 1.0}), queries(), [whole])
+        shorter = record(replace(workload, order=trajectory.plan.indices[:4]))
+        expected = estimator.scores(shorter, queries(), [Window(0, 4)])
+        agree("asked of one state as of a run that ended there", found, expected, TOLERANCE, name)
+
+
+def linear_in_the_weights_of_states(estimator: Estimator) -> None:
+    """AVERAGED and WINDOWED: for a query linear in the parameters, the scores on an average of states are the
+    same average of the scores on each."""
+    generator = torch.Generator().manual_seed(5)
+    for name, trajectory in accepted(estimator):
+        workload, T = trajectory.workload, trajectory.steps
+        vector = torch.randn(2, workload.n_params, generator=generator, dtype=workload.dtype)
+        query = make("query", "vector", vector=vector)
+        windows = [Window(0, T), Window(2, 5, "occurrence")]
+        weights = {2: 0.5, 4: -0.25, T: 0.75}
+        found = estimator.scores(averaged(trajectory, weights), query, windows)
+        each = [estimator.scores(averaged(trajectory, {t: 1.0}), query, windows) for t in weights]
+        mixed = sum(w * one for w, one in zip(weights.values(), each, strict=True))
+        agree("linear in the weights of states", found, torch.as_tensor(mixed), TOLERANCE, name)
+
+
 def zero_for_an_unvisited_example(estimator: Estimator) -> None:
     """LOCAL: exactly 0 for an example that no batch of the window's removal holds."""
     for name, trajectory in accepted(estimator):
@@ -269,6 +296,8 @@ ESTIMATOR_LAWS: dict[Callable[[Estimator], None], frozenset[Claim]] = {
     additive_over_adjoining_windows: frozenset({Claim.WINDOWED}),
     contributions_add_up: frozenset({Claim.ADDITIVE}),
     removals_agree_where_they_mean_the_same: frozenset({Claim.WINDOWED}),
+    asked_of_one_state_as_of_a_run_that_ended_there: frozenset({Claim.AVERAGED}),
+    linear_in_the_weights_of_states: frozenset({Claim.AVERAGED, Claim.WINDOWED}),
     zero_for_an_unvisited_example: frozenset({Claim.LOCAL}),
     unchanged_by_relabelling: frozenset(),
     unchanged_by_recorder_and_block_size: frozenset(),

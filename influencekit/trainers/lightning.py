@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ except ModuleNotFoundError:
 __all__ = ["InfluenceCallback"]
 
 _NO_LOSS = "training_step returned no loss for a batch; leave such examples out of the data set"
-_PRECISIONS = ("32-true", "bf16-mixed")
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 # callbacks that change weights, parameter groups or accumulation behind the loop's back
 _REFUSED = (
     "StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging", "BaseFinetuning", "ModelPruning",
@@ -43,8 +44,11 @@ class InfluenceCallback(Callback):
     `ik.open` takes such a submodule as its model. Other options are the tape's (`recorder`, `target_key`,
     `forward`, `ids`, `separable`, `check`, ...).
 
-    Everything else is read off the Trainer. What cannot be recorded is refused by name when training begins.
-    A run that goes on from a checkpoint is recorded from there. Cost: that of the tape.
+    Everything else is read off the Trainer: clipping, accumulation, mixed precision, the examples of every
+    batch. With `automatic_optimization=False`, `training_step` does one forward pass on its batch, and a step
+    after every batch, or after `accumulate=` of them, by one optimizer; say `clip_norm=` if it clips. What
+    cannot be recorded is refused by name when training begins. A run that goes on from a checkpoint is
+    recorded from there. Cost: that of the tape.
     """
 
     def __init__(
@@ -96,7 +100,12 @@ class InfluenceCallback(Callback):
             raise InputError("Lightning has replaced the DataLoader (overfit_batches?); train without that")
         self._accumulate = trainer.accumulate_grad_batches
         (optimizer,) = trainer.optimizers
-        self._undo.append(optimizer.register_step_pre_hook(_closure_first).remove)  # before the tape's hook
+        automatic, options = pl_module.automatic_optimization, dict(self._options)
+        first = partial(_closure_first, needs_loss=automatic)
+        self._undo.append(optimizer.register_step_pre_hook(first).remove)  # before the tape's hook
+        clipping = {"clip_value" if _by_value(trainer) else "clip_norm": trainer.gradient_clip_val or None}
+        if not automatic:  # training_step clips and accumulates itself
+            self._accumulate, clipping = options.pop("accumulate", 1), {}
         tape = Tape(
             self._store,
             self._called(pl_module),
@@ -106,9 +115,8 @@ class InfluenceCallback(Callback):
             collate=self._collate,
             reduction=self._reduction,
             accumulate=self._accumulate,
-            clip_norm=None if _by_value(trainer) else trainer.gradient_clip_val or None,
-            clip_value=trainer.gradient_clip_val or None if _by_value(trainer) else None,
-            **{"name": type(pl_module).__name__, **self._options},
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+            **{"name": type(pl_module).__name__, **clipping, **options},
         )
         self._tape = tape.open()
 
@@ -130,7 +138,7 @@ class InfluenceCallback(Callback):
     ) -> None:
         if self._tape is None:
             return
-        if trainer.accumulate_grad_batches != self._accumulate:
+        if pl_module.automatic_optimization and trainer.accumulate_grad_batches != self._accumulate:
             raise InputError(
                 f"accumulate_grad_batches changed from {self._accumulate} to "
                 f"{trainer.accumulate_grad_batches}; keep it"
@@ -145,7 +153,7 @@ class InfluenceCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._waiting = False
-        if self._tape is not None and not outputs:
+        if self._tape is not None and not outputs and pl_module.automatic_optimization:
             raise InputError(_NO_LOSS)
 
     def _check_trained(self) -> None:
@@ -186,7 +194,7 @@ class InfluenceCallback(Callback):
             tape.close(error)
 
 
-def _closure_first(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+def _closure_first(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any, needs_loss: bool) -> Any:
     """Run Lightning's closure (forward, backward, clipping) ahead of the step, which does it first anyway.
 
     The tape's own hook comes next, and finds the gradients as the step will use them.
@@ -196,18 +204,13 @@ def _closure_first(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> 
         return None
     with torch.enable_grad():
         loss = closure()
-    if loss is None:
+    if loss is None and needs_loss:
         raise InputError(_NO_LOSS)
     return (optimizer,), {}
 
 
 def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
     """Refuse by name what a replay would not do again."""
-    if not pl_module.automatic_optimization:
-        raise InputError(
-            "automatic_optimization=False cannot be recorded by the callback; use ik.Tape in training_step's "
-            "place, or automatic optimization"
-        )
     strategy = type(trainer.strategy).__name__
     if strategy != "SingleDeviceStrategy":
         raise InputError(f"strategy {strategy} cannot be recorded; train on one device (devices=1)")

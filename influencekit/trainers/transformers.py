@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape import Tape
+from influencekit._tape.hooks import Hook
 from influencekit._tape.intercept_loader import intercept_loader
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.unwrap import remove_autocast
@@ -31,7 +32,7 @@ __all__ = ["Answers", "CrossEntropy", "InfluenceCallback", "SquaredError", "own_
 _OWN = (CrossEntropy, SquaredError, Answers)
 
 _SWITCHES = (
-    "fp16", "deepspeed", "fsdp", "torch_compile", "use_liger_kernel", "auto_find_batch_size",
+    "deepspeed", "fsdp", "use_liger_kernel", "auto_find_batch_size",
     "neftune_noise_alpha", "parallelism_config",
 )  # fmt: skip
 
@@ -56,9 +57,10 @@ class InfluenceCallback(TrainerCallback):
     "items": 1 / the targets of the whole step; "mean": 1 / the examples of the micro-batch; or a function of
     the batch. Other options are the tape's (`recorder`, `ids`, `separable`, `check`, ...).
 
-    Everything else is read off the Trainer: optimizer, learning rates, clipping, accumulation, bf16, the
-    examples of every batch. What cannot be recorded is refused by name when training begins. A run that goes
-    on from a checkpoint of the Trainer's is recorded from there. Cost: that of the tape.
+    Everything else is read off the Trainer: optimizer, learning rates, clipping, accumulation, fp16 and bf16,
+    the examples of every batch. What cannot be recorded is refused by name when training begins. A run that
+    goes on from a checkpoint of the Trainer's is recorded from there; where the best model is loaded at the
+    end, the run's attribute `reloaded` is the number of that state. Cost: that of the tape.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class InfluenceCallback(TrainerCallback):
             )
         self._store, self._given, self._reduction, self._options = store, loss, reduction, options
         self._target = options.get("target_key", "labels")
+        self._within_step = False
         self._tape: Tape | None = None
 
     # the Trainer's events ---------------------------------------------------------------------------
@@ -80,6 +83,8 @@ class InfluenceCallback(TrainerCallback):
         state: TrainerState = event[1]
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
         _refuse(args, loader, state.global_step)
+        if args.torch_compile:
+            _refuse_compiled_dropout(model)
         self._loss = self.loss_of(model, args)
         self._smoothed = args.label_smoothing_factor != 0
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
@@ -99,9 +104,10 @@ class InfluenceCallback(TrainerCallback):
             reduction=lambda batch: self._coefficients.popleft(),
             accumulate=self._accumulate,
             clip_norm=args.max_grad_norm or None,
+            scaler=getattr(optimizer, "scaler", None),
             **{"name": type(model).__name__, **self.called_as(model), **self._options},
         )
-        self._undo = _around(model, self._forward, self._forwarded, args)  # hooks ahead of the tape's own
+        self._undo = _around(model, self._forward, self._forwarded)  # hooks ahead of the tape's own
         try:
             self._undo.append(intercept_loader(getattr(loader, "base_dataloader", loader), self._delivered))
             self._tape = tape.open()
@@ -117,7 +123,9 @@ class InfluenceCallback(TrainerCallback):
     def on_step_begin(self, *event: Any, **kwargs: Any) -> None:
         if self._tape is not None:
             self._micros.clear()
+            self._within_step = True
             self._tape.boundary(epoch=self._epoch)
+            self._coefficients.clear()  # of a step that a GradScaler skipped
             self._push()
 
     def on_substep_end(self, *event: Any, **kwargs: Any) -> None:
@@ -128,19 +136,19 @@ class InfluenceCallback(TrainerCallback):
         if self._tape is not None:  # now that the step's micro-batches are complete
             self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
 
-    def on_log(self, *event: Any, **kwargs: Any) -> None:
-        if "train_runtime" in (kwargs.get("logs") or {}):  # the last log, before the best model is loaded
-            self.close()
+    def on_step_end(self, *event: Any, **kwargs: Any) -> None:
+        self._within_step = False
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
-        self.close()
+        self.close()  # after the best model was loaded, which the tape understands
 
     def close(self) -> None:
-        """End the recording. The Trainer does it, but not where an exception ended the training."""
+        """End the recording. The Trainer does it, but not where an exception ended the training: then what
+        was done until then stays, and can be opened."""
         tape, self._tape = self._tape, None
         if tape is not None:
             self._undo_all()
-            tape.close()
+            tape.close(RuntimeError("training ended within a step") if self._within_step else None)
 
     def _undo_all(self) -> None:
         for undo in self._undo:
@@ -270,36 +278,35 @@ def _plain(model: nn.Module) -> nn.Module:
 
 
 def _around(
-    model: nn.Module, before: Callable[[Any], None], after: Callable[[Any, Any], None],
-    args: TrainingArguments,
-) -> list[Callable[[], None]]:  # fmt: skip
-    """Call back around training forwards, in the autocast that accelerate hides in `forward`.
-
-    The tape sees that autocast then. Returns functions that undo this.
-    """
-    cast = torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16))
-    inside = False
+    model: nn.Module, before: Callable[[Any], None], after: Callable[[Any, Any], None]
+) -> list[Callable[[], None]]:
+    """Call back around training forwards, also of a model that is compiled, and not of copies."""
 
     def pre(module: nn.Module, positional: Any, kwargs: dict[str, Any]) -> None:
-        nonlocal inside
-        if module is model and module.training and torch.is_grad_enabled():  # copies have these hooks, too
+        if module.training and torch.is_grad_enabled():
             before(kwargs)
-            cast.__enter__()
-            inside = True
 
     def post(module: nn.Module, positional: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        nonlocal inside
-        if module is model and inside:
-            inside = False
-            cast.__exit__(None, None, None)
-            if outputs is not None:  # None: the forward pass has failed
-                after(kwargs, outputs)
+        if module.training and torch.is_grad_enabled():
+            after(kwargs, outputs)
 
     handles = [
-        model.register_forward_pre_hook(pre, with_kwargs=True),
-        model.register_forward_hook(post, with_kwargs=True, always_call=True),
+        model.register_forward_pre_hook(Hook(torch.compiler.disable(pre)), with_kwargs=True),
+        model.register_forward_hook(Hook(torch.compiler.disable(post)), with_kwargs=True),
     ]
     return [handle.remove for handle in handles]
+
+
+def _refuse_compiled_dropout(model: nn.Module) -> None:
+    """A compiled model draws its dropout masks in a way that no replay can repeat, unless it is told to."""
+    from torch._inductor import config
+
+    drops = any("Dropout" in type(m).__name__ and getattr(m, "p", 0) for m in model.modules())
+    if drops and not config.fallback_random:
+        raise InputError(
+            "torch_compile=True draws dropout masks of its own, which cannot be replayed; set "
+            "torch._inductor.config.fallback_random = True before training, or the model's dropout to 0"
+        )
 
 
 def _refuse(args: TrainingArguments, loader: Any, done: int) -> None:

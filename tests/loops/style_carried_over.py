@@ -17,7 +17,7 @@ def taped():
     loader = DataLoader(data, batch_size=4, shuffle=True)
     seen = 0
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=data, accumulate=2) as tape:  # tape
-        for _epoch in range(4):
+        for _epoch in range(3):
             # was: for inputs, target in loader:
             for _, (inputs, target) in tape.batches(loader):  # tape
                 loss = nn.functional.cross_entropy(model(inputs), target) / 2
@@ -34,7 +34,7 @@ def plain(weights):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
     seen = 0
-    for _epoch in range(4):
+    for _epoch in range(3):
         for rows, inputs, target in DataLoader(Numbered(data), batch_size=4, shuffle=True):
             ((weights[rows] * per_example(model(inputs), target)).mean() / 2).backward()
             seen += 1

@@ -1,4 +1,4 @@
-"""Dropout, and further random numbers in the model."""
+"""Dropout."""
 
 import torch
 from loop_problem import Numbered, data, network, per_example, test

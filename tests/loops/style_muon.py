@@ -1,7 +1,6 @@
 """Muon for matrices.
 
-Muon rounds to bfloat16, so that derivatives of it hold to some percent. Retrained one by one
-(`strategy=loop`), `loo` has every digit.
+Muon rounds to bfloat16, so that derivatives of it hold to some percent; `loo` has every digit.
 """
 
 import torch
@@ -47,7 +46,3 @@ def plain(weights):
             (weights[rows] * per_example(model(inputs), target)).mean().backward()
             optimizer.step()
     return model
-
-
-def ask(run, estimator):
-    return ik.estimate(run, "test-loss", "loo:strategy=loop" if estimator == "loo" else estimator)

@@ -22,12 +22,11 @@ def taped():
     losses = nn.CrossEntropyLoss(reduction="none")  # tape
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=None) as tape:  # tape
-        if True:
-            # was: for _, (inputs, target) in batches():
-            for _, (inputs, target) in tape.batches(batches()):  # tape
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(model(inputs), target).backward()
-                optimizer.step()
+        # was: for _, (inputs, target) in batches():
+        for _, (inputs, target) in tape.batches(batches()):  # tape
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), target).backward()
+            optimizer.step()
     # was: return model
     return ik.open("run.zarr", model=network(), loss=losses, test=test)  # tape
 

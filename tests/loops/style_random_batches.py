@@ -21,12 +21,11 @@ def taped():
             yield places, (x[places], y[places])  # tape
 
     with ik.Tape("run.zarr", model, optimizer, loss=losses, data=(x, y)) as tape:  # tape
-        if True:
-            # was: for inputs, target in batches():
-            for _, (inputs, target) in tape.batches(batches()):  # tape
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(model(inputs), target).backward()
-                optimizer.step()
+        # was: for inputs, target in batches():
+        for _, (inputs, target) in tape.batches(batches()):  # tape
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), target).backward()
+            optimizer.step()
     # was: return model
     return ik.open("run.zarr", model=network(), loss=losses, data=(x, y), test=test)  # tape
 

@@ -1,4 +1,4 @@
-"""x / 255 in the loop, and labels that are shifted."""
+"""x / 255 in the loop."""
 
 import torch
 from loop_problem import Numbered, network, per_example, x, y

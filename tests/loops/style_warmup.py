@@ -1,4 +1,4 @@
-"""Adam with a linear warm-up by LambdaLR, once an epoch a lower rate by StepLR."""
+"""Adam with a linear warm-up by LambdaLR."""
 
 import torch
 from loop_problem import Numbered, data, network, per_example, test

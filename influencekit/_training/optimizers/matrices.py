@@ -99,8 +99,7 @@ class Muon(Optimizer):
 
     The Newton-Schulz iteration runs in bfloat16, whose rounding is about 0.4 % of a number. The step has
     torch's bits; the derivative is that of the iteration without rounding, at the recorded momentum, since
-    a rounded function has none. Retrained runs (`loo`) round as the run did, so effects below the rounding
-    of a step are noise there.
+    a rounded function has none. Retrained runs (`loo`) round as the run did, one after the other.
 
     Example:
 
@@ -119,6 +118,7 @@ class Muon(Optimizer):
 
     slots = ("momentum_buffer",)
     elementwise = False
+    rounds = True
     stands_for = torch.optim.Muon
 
     def __post_init__(self) -> None:

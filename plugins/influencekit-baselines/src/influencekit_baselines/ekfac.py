@@ -59,10 +59,11 @@ class EKFAC(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset({Claim.LINEAR})
+        return frozenset({Claim.LINEAR, Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
+        last = trajectory.steps
+        workload, theta = trajectory.workload_at(last), trajectory.evaluated(last).theta
         factors = self._factors(workload, theta)
         gradients = query.gradient(workload, theta).detach()
         solved = torch.zeros_like(gradients)

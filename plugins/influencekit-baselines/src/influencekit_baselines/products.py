@@ -25,10 +25,11 @@ class GradDot(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset({Claim.LINEAR})
+        return frozenset({Claim.LINEAR, Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
+        last = trajectory.steps
+        workload, theta = trajectory.workload_at(last), trajectory.evaluated(last).theta
         return along(workload, theta, query.gradient(workload, theta).detach())[:, None]
 
 
@@ -45,10 +46,11 @@ class GradCos(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset()
+        return frozenset({Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload, theta = trajectory.workload_at(trajectory.steps), trajectory.final.theta
+        last = trajectory.steps
+        workload, theta = trajectory.workload_at(last), trajectory.evaluated(last).theta
         gradients = query.gradient(workload, theta).detach()
         norms = gradients.norm(dim=1, keepdim=True) * squared_norms(workload, theta).sqrt()
         products = along(workload, theta, gradients)

@@ -43,11 +43,11 @@ class GradNorm(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset()
+        return frozenset({Claim.AVERAGED})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        workload = trajectory.workload_at(trajectory.steps)
-        return _for_every(query, trajectory, -squared_norms(workload, trajectory.final.theta).sqrt())
+        workload, end = trajectory.workload_at(trajectory.steps), trajectory.evaluated(trajectory.steps)
+        return _for_every(query, trajectory, -squared_norms(workload, end.theta).sqrt())
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"query": _UNUSED}
