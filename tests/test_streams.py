@@ -334,6 +334,13 @@ def test_more_examples_than_memory_holds(monkeypatch, tmp_path):
 # what is said -------------------------------------------------------------------------------------------
 
 
+def test_numbered_batches_are_no_pairs():
+    model = network()
+    with pytest.raises(InputError, match=r"write enumerate\(tape.batches\(loader\)\)"):
+        with ik.Tape(None, model, optimizer_of(model), loss=per_example, data=None) as tape:
+            next(iter(tape.batches(enumerate(loader(0)))))
+
+
 @pytest.mark.filterwarnings("default")
 def test_the_size_is_announced_first():
     x, y = Examples().x, Examples().y

@@ -256,7 +256,7 @@ def refused(path, message, script=None, **options):
 def test_not_asked_to(cut_off):
     refused(
         cut_off,
-        "exists already; choose another path, or continue it with resume=True",
+        "exists already; choose another path, or continue it: resume=True",
         resume=False,
     )
 
@@ -286,8 +286,16 @@ def test_in_another_order(cut_off):
 
 
 def test_with_another_optimizer(cut_off):
-    script = Script(noisy=False, rule=lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.5, 0.9)))
-    refused(cut_off, "step 4, replayed, is not what the loop did|betas of parameter group 0", script)
+    script = Script(noisy=False, rule=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9))
+    refused(cut_off, "step 4, replayed, is not what the loop did|another optimizer", script)
+
+
+def test_with_other_hyper_parameters(cut_off):
+    """They may change by step, and do so where the run goes on."""
+    script = Script(noisy=False, rule=lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.5, 0.9))).run(cut_off)
+    run = ik.open(cut_off, model=network(dropout=0.3), loss=per_example, data=script.data)
+    run.check_replay(0, 9)
+    assert torch.equal(run.final.theta, vector(script.model))
 
 
 def test_a_complete_run(tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 import influencekit as ik
 from influencekit import Group
 from influencekit._training.layout import Layout
+from influencekit._training.optimizer import description
 from influencekit._training.optimizers import matrices
 from influencekit.testing import tiny_workload, torch_optimizer, unrolled_gradient
 
@@ -178,6 +179,30 @@ def test_the_pullback_is_the_transposed_derivative_of_the_step(name, t, monkeypa
     twice = [torch.stack([x, 2 * x]) for x in (d, e)]
     many = torch.vmap(pushed)(twice[0], {key: torch.stack([x, 2 * x]) for key, x in f.items()}, twice[1])
     torch.testing.assert_close(many, torch.stack([found, 2 * found]), rtol=1e-10, atol=1e-10)
+
+
+def test_a_store_knows_an_optimizer_by_the_text_of_older_versions_where_nothing_new_is_set():
+    old = "AdamW(lr=0.1, clip_norm=None, groups=(), betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)"
+    assert description(ik.AdamW(lr=0.1)) == old
+    assert description(ik.AdamW(lr=0.1, amsgrad=True)) == old[:-1] + ", amsgrad=True)"
+    assert "clip_value=0.5" in description(ik.SGD(lr=0.1, clip_value=0.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ik.SGD(lr=0.1, clip_norm=1.0, clip_value=1.0), "clip by the norm or by value"),
+        (lambda: ik.SGD(lr=0.1, clip_norm=1.0, clip_norm_type=0.0), "clip_norm_type must be above 0"),
+        (lambda: ik.Adafactor(lr=0.1, d=0.5), "d must be at least 1"),
+        (lambda: ik.Muon(lr=0.1, maximize=True), "has no maximize"),
+        (lambda: ik.Muon(lr=0.1, adjust_lr_fn="other"), "adjust_lr_fn must be original"),
+        (lambda: ik.NAdam(lr=0.1, betas=(0.9, 1.0)), "betas must lie in"),
+        (lambda: ik.record(tiny_workload(ik.Muon(lr=0.1))), "Muon trains matrices"),
+    ],
+)
+def test_impossible_settings_are_refused(make, words):
+    with pytest.raises(ik.InputError, match=words):
+        make()
 
 
 # whole runs, on the tiny workload: first-order scores against autodiff through the run, and the Taylor slope

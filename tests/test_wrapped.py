@@ -87,6 +87,22 @@ def test_a_compiled_model_is_the_module_behind_it(backend):
     right(run)
 
 
+def test_a_compiled_model_that_forward_calls():
+    """Hooks on what is inside are not compiled into it."""
+    model, optimizer = setup()
+    compiled, data = torch.compile(model, backend="aot_eager"), Examples()
+    batches, parts = loader_of(data), {"loss": per_example, "data": data}
+    compiled(data.x)  # compiled before the tape listens
+    forward = lambda model, batch: model(2 * batch[0] / 2)  # noqa: E731
+    with ik.Tape(None, compiled, optimizer, **parts, forward=forward, check=1.0) as tape:
+        for _ in range(2):
+            for _, batch in tape.batches(batches):
+                optimizer.zero_grad()
+                per_example(forward(compiled, batch), batch[1]).mean().backward()
+                optimizer.step()
+    right(tape.trajectory(test=held_out()))
+
+
 def test_a_model_compiled_in_place_stays_so():
     def make(model, optimizer, loader):
         model.compile(backend="eager")

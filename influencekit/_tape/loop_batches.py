@@ -85,6 +85,8 @@ class LoopBatches:
             raise InputError(
                 f"batches: expected something that gives batches, got {type(loader).__name__}"
             ) from None
+        if isinstance(loader, enumerate):
+            raise InputError(_advice(loader))
         for item in items:
             ids, given, batch = _split(item, bare)
             if self._id_entry is not None:

@@ -14,7 +14,7 @@ from influencekit._tape.optimizer import learning_rates
 from influencekit._tape.rng import capture, restore
 from influencekit.errors import InputError
 
-__all__ = ["LoopPosition", "at_end", "refuse_nothing_new"]
+__all__ = ["LoopPosition", "refuse_early_end", "refuse_nothing_new"]
 
 
 class LoopPosition:
@@ -90,9 +90,13 @@ class LoopPosition:
         restore(states(note["now"]), self._device)
 
 
-def at_end(note: Mapping[str, Any], epoch: int) -> bool:
-    """Whether a loop that has come to this epoch is where the run of a note had ended."""
-    return bool(note.get("ended")) and epoch >= note["epoch"]
+def refuse_early_end(note: Mapping[str, Any], epoch: int) -> None:
+    """Refuse a loop that ended with this epoch, before it was where the run of a note was cut off."""
+    if not note.get("ended") or epoch < note["epoch"]:
+        raise InputError(
+            f"the loop ended before epoch {note['epoch']}, where the run that it resumes was cut off; pass "
+            "every epoch's loader to tape.batches again"
+        )
 
 
 def refuse_nothing_new(note: Mapping[str, Any], epoch: int, store: Any) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from influencekit._tape.causes import no_step
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
+from influencekit._tape.ending import end_store
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.listen import listen
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
-from influencekit._tape.loop_position import LoopPosition, at_end, refuse_nothing_new
+from influencekit._tape.loop_position import LoopPosition, refuse_early_end, refuse_nothing_new
 from influencekit._tape.optimizer import (
     Clip,
     UpdateRule,
@@ -29,7 +29,7 @@ from influencekit._tape.optimizer import (
     rebuild_optimizer,
     trained_parameters,
 )
-from influencekit._tape.reloads import Reloads, refuse_unknown
+from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
 from influencekit._tape.scaling import Scaling
@@ -43,7 +43,7 @@ from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.layout import Layout
 from influencekit._training.state import State
 from influencekit._trajectory.writing import Kept
-from influencekit.errors import DivergedError, InputError
+from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
 
 __all__ = ["Recording"]
@@ -62,7 +62,7 @@ class Recording:
         called, model = model, model_behind(model)
         refuse_hooks(model)
         refuse_parallel()
-        self.call, self.writer = call, TapeWriter(store, recorder)
+        self.call, self.writer, self._called = call, TapeWriter(store, recorder), called
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
@@ -79,8 +79,7 @@ class Recording:
             self._steps.index_entry = id_entry
             self._use(call.collate)
         self._reloads = Reloads()
-        self._epoch, self._batches_done, self._snapshot = -1, 0, dict[str, Any]()
-        self._noted_epoch = 0
+        self._epoch, self._noted_epoch, self._batches_done, self._snapshot = -1, 0, 0, dict[str, Any]()
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
@@ -88,23 +87,15 @@ class Recording:
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
             if not resume:
-                raise InputError(
-                    f"{store} exists already; choose another path, or continue it with resume=True"
-                )
+                raise InputError(f"{store} exists already; choose another path, or continue it: resume=True")
             self._resume()
-        self._called = called
         self._removers = self._listen()
 
     def _listen(self) -> list[Callable[[], None]]:
-        def copied() -> None:
-            self._reloads.note(self._state, self._steps.step)
-
-        def loading(optimizer: bool) -> None:
-            self._reloads.loading(self._state, self._steps.step, optimizer)
-
         return listen(
             self._called, self._optimizer, self._steps, before_step=self._before_step,
-            after_step=self._after_step, copied=copied, loading=loading,
+            after_step=self._after_step, copied=lambda: self._reloads.note(self._state, self._steps.step),
+            loading=lambda optimizer: self._reloads.loading(self._state, self._steps.step, optimizer),
         )  # fmt: skip
 
     def _check_dropped(self) -> None:
@@ -122,28 +113,15 @@ class Recording:
             if error is None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
-        if writer is None:
-            if error is None:
-                raise InputError(
-                    "the tape saw no optimizer step; iterate over tape.batches(loader) inside it"
-                )
-        elif error is None:
-            try:
-                end, reloaded = self._last_state()
-                note = self._position.ended(self._epoch, self._batches_done)
-                self.writer.state(end, {**note, "known": self._reloads.known})
-                self._spot.last(end.step)
-            except BaseException:
-                writer.close("recording")
-                raise
-            known: dict[str, Any] = {} if reloaded in (None, -1) else {"reloaded": reloaded}
-            writer.close(may_go_on=True, replay=self._spot.summary(), **known)
-            self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
-            refuse_unknown(reloaded)
-        elif isinstance(error, DivergedError):
-            writer.close("stopped", reason=str(error))
-        else:  # what was recorded stays, and may be resumed
-            writer.close("recording")
+        end_store(self.writer, error, self._last_state, self._end_noted, self._spot, self._completed)
+
+    def _end_noted(self) -> dict[str, Any]:
+        """What another epoch needs."""
+        return {**self._position.ended(self._epoch, self._batches_done), "known": self._reloads.known}
+
+    def _completed(self) -> None:
+        assert self._state is not None
+        self.finished, self._ends = True, self._state.digest_slots()
 
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
@@ -161,18 +139,10 @@ class Recording:
         assert self._state is not None
         step = self._steps.step
         self._steps.check_done(ended=True)
-        if self._steps.forwarded:
-            raise InputError(
-                f"after step {step - 1} a GradScaler skipped the last update, and the forward pass before it "
-                "changed buffers; end the loop with a step that is made"
-            )
         found = self._reloads.end(self._state, step)
         self._state.check_constant(step, thorough=True)
-        if self._resumed is not None and not at_end(self._resumed.snapshot, self._epoch):
-            raise InputError(
-                f"the loop ended before epoch {self._resumed.snapshot['epoch']}, where the run that it "
-                "resumes was cut off; pass every epoch's loader to tape.batches again"
-            )
+        if self._resumed is not None:
+            refuse_early_end(self._resumed.snapshot, self._epoch)
         return found
 
     def _noted(self, epoch: int, position: int) -> dict[str, Any]:
@@ -266,22 +236,14 @@ class Recording:
         if found_inf is not None and bool(found_inf):  # a fused optimizer, which does nothing then
             self._steps.skip()
             return
-        if self._steps.nothing_due():
-            forward = self.call.forward is not None
-            raise InputError(no_step(step, self._steps.delivered, bool(self._steps.queue), forward))
+        self._steps.check_due()
         self._steps.note_random()
         used = [p.grad is not None for p in self._parameters]
         state = self._state
         if state is None or self._spot.wanted or used != self._used:
             params = trained_parameters(self._model, self._optimizer, self._clip.norm)
             state = self._state or self._begin(params)
-            if list(params) != list(state.params):
-                odd = sorted(set(params) ^ set(state.params))[0]
-                raise InputError(
-                    f"step {step}: parameter {odd} has a gradient in some steps and none in others; a run "
-                    "trains the same ones in every step: hold those that are frozen for a while by a "
-                    "parameter group with lr = 0, or end the tape before the change, and begin another after"
-                )
+            state.check_trained(params, step)
             self._used = used
         if (changed := self._settings.changed(step, self._steps.scaling.scale)) is not None:
             self.writer.settings(changed)

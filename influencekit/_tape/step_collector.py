@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch, part_of
+from influencekit._tape.causes import Forward, inside_backward, loss_fails, no_batch, no_step, part_of
 from influencekit._tape.hypotheses import some_entries
 from influencekit._tape.index_entry import find_index, without
 from influencekit._tape.loader import IndexedBatch, StoredBatch
@@ -100,6 +100,12 @@ class StepCollector:
         """Whether no batch waits for an update."""
         return not self._due
 
+    def check_due(self) -> None:
+        """Refuse an update for which no batch was forwarded."""
+        if self.nothing_due():
+            forward = self.call.forward is not None
+            raise InputError(no_step(self.step, self.delivered, bool(self.queue), forward))
+
     def skip(self) -> None:
         """No update follows what was forwarded: leave it out, or let it change the buffers alone."""
         for micro in self.forwarded:
@@ -137,11 +143,17 @@ class StepCollector:
         scales = self.scaling.known or self.autocast is torch.float16
         if self._due and (whole or scales) and self.scaling.skipped(self._trained()):
             self.skip()
+        if ended and any(micro.skipped for micro in self.forwarded):
+            raise InputError(
+                f"after step {self.step - 1} a GradScaler skipped the last update, and the forward pass "
+                "before it changed buffers; end the loop with a step that is made"
+            )
         if self.nothing_due():
             return
-        if ended and self.forwarded and not self._gradient():  # forwarded alone
+        if ended and not self._gradient():  # forwarded alone
             self.forwarded = []
             self.dropped()
+            return
         if self._accumulate is None:
             there = any(p.grad is not None for p in self._trained()) if self.forwarded else False
             if self.forwarded and (ended or (self._had_gradient and not there)):

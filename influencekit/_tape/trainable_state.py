@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -75,6 +75,15 @@ class TrainableState:
         """Whether parameters and slots are those that were stored."""
         now = self.state(0)
         return all(np.array_equal(x.detach().cpu().numpy(), tensors[n]) for n, x in _tensors(now).items())
+
+    def check_trained(self, params: Iterable[str], step: int) -> None:
+        """Refuse a step that changes other parameters than the first did."""
+        if odd := sorted(set(params) ^ set(self.params)):
+            raise InputError(
+                f"step {step}: parameter {odd[0]} has a gradient in some steps and none in others; a run "
+                "trains the same ones in every step: hold those that are frozen for a while by a parameter "
+                "group with lr = 0, or end the tape before the change, and begin another after"
+            )
 
     def check_parameters(self, step: int) -> None:
         """Refuse a parameter that was changed since the last mark."""

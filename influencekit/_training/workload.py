@@ -212,6 +212,11 @@ class Workload:
             return select(self.train, rows)
         return mapped(self.train, lambda x: x.index_select(0, rows))  # faster than x[rows]
 
+    @property
+    def fetches(self) -> bool:
+        """Whether training examples are fetched anew whenever they are asked for, as those of a taped run."""
+        return self._fetched is not None
+
     @cached_property
     def _fetched(self) -> Examples | None:
         return self.train if hasattr(self.train, "at") else None  # type: ignore[return-value]

@@ -28,6 +28,7 @@ __all__ = [
 Windows = str | Sequence[Window] | None
 
 _BATCH = 256  # examples that are fetched at once, for their classes
+_MOST = 10_000  # examples that are fetched for their classes
 _LABELS: WeakKeyDictionary[Workload, list[str] | None] = WeakKeyDictionary()
 
 
@@ -114,7 +115,7 @@ def class_labels(workload: Workload) -> list[str] | None:
 
     Names are those in `info`: `classes`, a list, or `class_0`, `class_1`, ... A target that is no whole
     number is written as it is. There is no class where the target is not one number an example, or cannot be
-    had.
+    had, or where more than 10,000 examples would have to be fetched.
     Cost: of a taped run, every example is fetched, once for each opened run.
     """
     if workload not in _LABELS:
@@ -123,6 +124,8 @@ def class_labels(workload: Workload) -> list[str] | None:
 
 
 def _class_labels(workload: Workload) -> list[str] | None:
+    if workload.fetches and workload.n_train > _MOST:
+        return None
     values: list[float] = []
     for rows in torch.arange(workload.n_train, device=workload.device).split(_BATCH):
         try:

@@ -75,16 +75,19 @@ def _workload(form: str) -> Workload:
     found = tiny_workload(SGD(lr=0.3), classes=3, batches="dict", l2=0.0)
     train: Any = found.train
     turned = {k: train[k] for k in ("labels", "x")}  # the target first: order says nothing of a dict
-    return replace(found, model=_Named(found.model), loss=_of_logits, train=turned)
+    order = found.plan.indices.clone()
+    order[2, 1] = order[2, 0]  # an example twice in a batch
+    return replace(found, model=_Named(found.model), loss=_of_logits, train=turned, order=order)
 
 
 @cache
 def taped(form: str, recorder: Recorder | str = "full") -> Trajectory:
     """A run of 6 steps that a tape recorded in float64, from a loop in plain PyTorch.
 
-    form: "dicts" (three classes, batches and outputs are dicts, SGD), "tuples" (one logit, AdamW, clipped) or
-    "dropout" (the same with dropout, in steps of two micro-batches). Every second batch is short, the example
-    at position 4 is in none. Recorded once a process.
+    form: "dicts" (three classes, batches and outputs are dicts, an example stands twice in the batch of step
+    2, SGD), "tuples" (one logit, AdamW, clipped) or "dropout" (one logit, AdamW, in steps of two
+    micro-batches). Every second batch is short, the example at position 4 is in none. Recorded once a
+    process.
 
     Example:
 

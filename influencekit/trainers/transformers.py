@@ -73,6 +73,7 @@ class InfluenceCallback(TrainerCallback):
             )
         self._store, self._given, self._reduction, self._options = store, loss, reduction, options
         self._target = options.get("target_key", "labels")
+        self._within_step = False
         self._tape: Tape | None = None
 
     # the Trainer's events ---------------------------------------------------------------------------
@@ -122,6 +123,7 @@ class InfluenceCallback(TrainerCallback):
     def on_step_begin(self, *event: Any, **kwargs: Any) -> None:
         if self._tape is not None:
             self._micros.clear()
+            self._within_step = True
             self._tape.boundary(epoch=self._epoch)
             self._coefficients.clear()  # of a step that a GradScaler skipped
             self._push()
@@ -134,15 +136,19 @@ class InfluenceCallback(TrainerCallback):
         if self._tape is not None:  # now that the step's micro-batches are complete
             self._coefficients.extend(self._coefficient(micro) for micro in self._micros)
 
+    def on_step_end(self, *event: Any, **kwargs: Any) -> None:
+        self._within_step = False
+
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
         self.close()  # after the best model was loaded, which the tape understands
 
     def close(self) -> None:
-        """End the recording. The Trainer does it, but not where an exception ended the training."""
+        """End the recording. The Trainer does it, but not where an exception ended the training: then what
+        was done until then stays, and can be opened."""
         tape, self._tape = self._tape, None
         if tape is not None:
             self._undo_all()
-            tape.close()
+            tape.close(RuntimeError("training ended within a step") if self._within_step else None)
 
     def _undo_all(self) -> None:
         for undo in self._undo:
