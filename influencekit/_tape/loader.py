@@ -184,7 +184,7 @@ class IndexedDataset:
         return getattr(self._data, name)
 
     def __getitems__(self, indices: list[int]) -> tuple[list[int], bytes, list[Any]]:
-        return [int(i) for i in indices], capture(), items(self._data, indices)
+        return list(map(int, indices)), capture(), items(self._data, indices)
 
     def __getitem__(self, index: Any) -> tuple[list[int], bytes, Any]:
         """Without automatic collation an index may be a whole batch of positions."""
