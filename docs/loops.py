@@ -25,7 +25,8 @@ INTRODUCTION = """\
 
 <!-- generated: python docs/loops.py -->
 
-Find your loop here, and what to add to it. [Your own loop](tape.md) explains the lines.
+Find your loop here, and what to add to it. [Your own loop](tape.md) and
+[Losses and batches](losses.md) explain the lines.
 
 {recorded} of these {all} loop styles are recorded, {refused} are refused in one line at their first step.
 {few} of the {recorded} need {limit} lines or fewer, the import and the opening of the run included.

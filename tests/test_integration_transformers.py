@@ -72,6 +72,7 @@ def test_what_is_recorded_is_what_the_trainer_did(settings, tmp_path):
     alone.train()
     done, run, spy = record(tmp_path, callback=callback, **settings)
     assert torch.equal(flat(done.model), flat(alone.model)), "the callback changed the run"
+    assert not torch.is_autocast_enabled("cpu")
     assert rows(run) == spy.steps
     assert run.attrs["replay"] == f"{len(spy.steps)} steps replayed, equal bit for bit"
     for block in run.blocks(1, run.steps + 1):  # every 5th state is stored; the others are replayed

@@ -179,9 +179,19 @@ def test_accelerates_autocast_is_seen():
             accelerator.backward(per_example(model(x), y).mean())
             optimizer.step()
     run = tape.trajectory(test=held_out(torch.float32))
+    assert not torch.is_autocast_enabled("cpu")
     assert run.attrs["tape"]["autocast"] == "bfloat16" and torch.equal(run.final.theta, vector(model))
     with untraced():
         assert np.isfinite(ik.estimate(run).influence).all()
+
+
+def test_a_refusal_leaves_no_autocast_behind():
+    accelerator, data = accelerated(mixed_precision="bf16"), Examples(torch.float32)
+    model = network(torch.float32)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.3))
+    with pytest.raises(InputError), ik.Tape(None, model, optimizer, loss=per_example, data=data):
+        model(data.x)
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_what_fabric_sets_up():

@@ -94,7 +94,7 @@ def rule_for(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
         )
     raise InputError(
         f"{what}; a model that is trained already can be asked by its gradients, with if or grad-dot "
-        "(docs/tape.md, Optimizers)"
+        "(docs/choosing.md, Only a trained model)"
     )
 
 

@@ -64,9 +64,14 @@ def watch_forward(
     cast, inside = _hidden_autocast(watched), ExitStack()
 
     def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if cast is not None:
-            inside.enter_context(torch.autocast(_device(watched).type, dtype=cast))
-        before(args, kwargs)
+        kind = _device(watched).type
+        if cast is not None and not torch.is_autocast_enabled(kind):  # else a callback of ours has entered it
+            inside.enter_context(torch.autocast(kind, dtype=cast))
+        try:
+            before(args, kwargs)
+        except BaseException:
+            inside.close()
+            raise
 
     def post(module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
         inside.close()

@@ -11,7 +11,7 @@ GROUP = "Optimizers and schedules"
 REFUSED = (
     "LBFGS evaluates the loss several times in a step, which a tape does not record; use an optimizer that "
     "takes one gradient a step; a model that is trained already can be asked by its gradients, with if or "
-    "grad-dot (docs/tape.md, Optimizers)"
+    "grad-dot (docs/choosing.md, Only a trained model)"
 )
 
 
