@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers_tape import Examples, N, held_out, losses_at, network, per_example, seed, untraced, vector
+from torch import nn
 from torch.utils.data import DataLoader
 
 import influencekit as ik
@@ -181,3 +182,24 @@ def test_a_batch_that_was_only_forwarded_before_the_loop_ends():
 def test_accumulate_must_be_a_number():
     with pytest.raises(ik.InputError, match="accumulate must be at least 1 .or None., got 0"):
         forgetting({0}, 0)
+
+
+@pytest.mark.parametrize("left_over", [True, False], ids=["a batch without a step", "a pass in train mode"])
+def test_running_statistics_that_move_after_the_last_step(left_over):
+    """The user's model ends with them, the recorded run without: one line instead of other scores."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    optimizer, data = torch.optim.SGD(model.parameters(), lr=0.1), Examples()
+    batches = list(torch.arange(12).split(4))[: 3 if left_over else 2]
+    tape = ik.Tape(None, model, optimizer, loss=per_example, data=data, accumulate=2)
+    with pytest.raises(
+        ik.InputError, match=r"buffer 1.running_mean was changed after the last step \(step 0\)"
+    ):
+        with tape:
+            for k, (_, (x, y)) in enumerate(tape.batches((i, (data.x[i], data.y[i])) for i in batches)):
+                (nn.functional.cross_entropy(model(x), y) / 2).backward()
+                if k == 1:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            if not left_over:
+                with torch.no_grad():
+                    model(data.x)

@@ -70,7 +70,7 @@ class Reloads:
         """
         replaced = self._replaced
         if replaced is None:
-            state.check_parameters(step)
+            state.check_end(step)
             return state.state(step), None
         return replaced, self._known.get(state.digest(), -1) if state.changed() else step
 
