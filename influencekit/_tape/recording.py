@@ -113,15 +113,15 @@ class Recording:
             if error is None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
-        end_store(self.writer, error, self._last_state, self._end_noted, self._spot, self._completed)
+        noted, steps = self._end_noted, self._steps.step
+        end_store(self.writer, error, self._last_state, noted, self._spot, self._completed, steps)
 
     def _end_noted(self) -> dict[str, Any]:
         """What another epoch needs."""
         return {**self._position.ended(self._epoch, self._batches_done), "known": self._reloads.known}
 
     def _completed(self) -> None:
-        assert self._state is not None
-        self.finished, self._ends = True, self._state.digest_slots()
+        self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
 
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
@@ -131,7 +131,7 @@ class Recording:
         self.finished = False
         self._removers = self._listen()
 
-    def _last_state(self) -> tuple[State, int | None]:
+    def _last_state(self) -> tuple[State | None, int | None]:
         """The last state, and the number of the one whose weights were loaded since.
 
         Errors: the loop ended within a step, or before where a resumed run was.

@@ -26,6 +26,7 @@ class Reloads:
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
         self._replaced: State | None = None  # the present state, if something was loaded since its step
+        self._moved = False  # its buffers are no longer those that the step left
         self._optimizer_loaded = False
 
     @property
@@ -45,7 +46,7 @@ class Reloads:
     def loading(self, state: TrainableState | None, step: int, optimizer: bool = False) -> None:
         """Weights, or the state of the optimizer, are about to be loaded."""
         if state is not None and self._replaced is None and not state.changed():
-            self._replaced = state.state(step)
+            self._replaced, self._moved = state.state(step), state.moved() is not None
         self._optimizer_loaded |= optimizer
 
     def check(self, state: TrainableState, step: int) -> None:
@@ -63,16 +64,18 @@ class Reloads:
         if odd := [name for name in slots if not torch.equal(slots[name], replaced.slots[name])]:
             raise InputError(f"step {step}: load_state_dict changed {odd[0]} of the optimizer, and {advice}")
 
-    def end(self, state: TrainableState, step: int) -> tuple[State, int | None]:
-        """The state after the last step, and the number of the state that was loaded since, if one was.
+    def end(self, state: TrainableState, step: int) -> tuple[State | None, int | None]:
+        """The state that the last step gave, and the number of the one that was loaded since, if one was.
 
-        The number is -1 for weights that are no known state of the run.
+        The state is None where its buffers have moved on, by a forward pass that no step followed. The number
+        is -1 for weights that are no known state of the run.
         """
         replaced = self._replaced
         if replaced is None:
-            state.check_end(step)
-            return state.state(step), None
-        return replaced, self._known.get(state.digest(), -1) if state.changed() else step
+            state.check_parameters(step)
+            return None if state.moved() else state.state(step), None
+        number = self._known.get(state.digest(), -1) if state.changed() else step
+        return None if self._moved else replaced, number
 
 
 def refuse_unknown(reloaded: int | None) -> None:

@@ -143,16 +143,12 @@ class StepCollector:
         scales = self.scaling.known or self.autocast is torch.float16
         if self._due and (whole or scales) and self.scaling.skipped(self._trained()):
             self.skip()
-        if ended and any(micro.skipped for micro in self.forwarded):
-            raise InputError(
-                f"after step {self.step - 1} a GradScaler skipped the last update, and the forward pass "
-                "before it changed buffers; end the loop with a step that is made"
-            )
+        if ended:  # what a GradScaler skipped, and kept since its forward pass changed buffers
+            self.forwarded = [micro for micro in self.forwarded if not micro.skipped]
         if self.nothing_due():
             return
         if ended and not self._gradient():  # forwarded alone
             self.forwarded = []
-            self.dropped()
             return
         if self._accumulate is None:
             there = any(p.grad is not None for p in self._trained()) if self.forwarded else False

@@ -107,7 +107,7 @@ class Tape:
             data = StreamExamples()
         model, optimizer = model_behind(model), optimizer_behind(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
-        check_arguments(model, params, data, accumulate, reduction, check)
+        check_arguments(model, params, loss, data, accumulate, reduction, check)
         self.model, self.optimizer = model, optimizer
         self._store = store
         self._opened: Recording | None = None

@@ -129,15 +129,9 @@ class TrainableState:
                 "evaluate in eval mode"
             )
 
-    def check_end(self, step: int) -> None:
-        """Refuse an end of the loop that the last step does not give."""
-        self.check_parameters(step)
-        if name := self._buffers.changed():
-            raise InputError(
-                f"buffer {name} was changed after the last step (step {step - 1}), by a batch that no step "
-                "followed or by a pass in train mode; the recorded run would end without that: end the loop "
-                "with a step, and evaluate in eval mode"
-            )
+    def moved(self) -> str | None:
+        """A buffer that was changed since the last mark, as by a pass in train mode that no step followed."""
+        return self._buffers.changed()
 
     def _changing(self) -> dict[str, Tensor]:
         own = dict(self._model.named_buffers()) if self.buffers else {}

@@ -113,6 +113,8 @@ class Trajectory:
             )
         if self.attrs["status"] == "recording":
             said.append(f"the run has not ended: these are its first {self.last} steps")
+        if "caution" in self.attrs:
+            said.append(str(self.attrs["caution"]))
         return "; ".join(said)
 
     @property

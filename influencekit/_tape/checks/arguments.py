@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from influencekit._tape.stream import StreamExamples
 from influencekit._training.checks.model import check_model
@@ -16,15 +17,16 @@ __all__ = ["check_arguments", "refuse_hooks", "refuse_parallel"]
 
 
 def check_arguments(
-    model: nn.Module,
-    trained: Iterable[Tensor],
-    data: Any,
-    accumulate: int | None,
-    reduction: Any,
+    model: nn.Module, trained: Iterable[Tensor], loss: Any, data: Any, accumulate: int | None, reduction: Any,
     check: float,
-) -> None:
+) -> None:  # fmt: skip
     """Refuse settings that make no sense, models that give wrong numbers, and loops over several
     processes."""
+    if not callable(loss) or isinstance(loss, type):
+        got = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
+        raise InputError(f"loss: expected a function loss(outputs, target) -> [n] or a module, got {got}")
+    if isinstance(data, DataLoader):
+        raise InputError("data: got a DataLoader; pass the data set behind it: data=loader.dataset")
     if not (hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, StreamExamples))):
         raise InputError(
             f"data: expected a map-style data set (__len__ and __getitem__), got {type(data).__name__}; pass "

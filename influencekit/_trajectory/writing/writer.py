@@ -176,7 +176,7 @@ class Writer:
     def _begin_again(self) -> None:
         self._ledger.attrs["status"] = "recording"
         self._ledger.may_go_on = False
-        for said in ("reason", "reloaded"):
+        for said in ("reason", "reloaded", "caution"):
             self._ledger.attrs.pop(said, None)
 
     def reopen(self) -> None:
