@@ -28,8 +28,8 @@ def end_store(
 
     last_state() gives the last state and the number of the one that was loaded since, note() what is needed
     to go on. `completed` is called once the run is whole in the store. Without a last state, since buffers
-    have moved on, the run is complete and cannot go on; a warning, and the `caution` of results, say so. Errors: those of `last_state`; no step
-    was recorded; weights were loaded that are no state of the run.
+    have moved on, the run is complete and cannot go on; a warning, and the `caution` of results, say so.
+    Errors: those of `last_state`; no step was recorded; weights were loaded that are no state of the run.
     """
     writer = store.writer
     if writer is None:

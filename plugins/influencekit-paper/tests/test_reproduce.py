@@ -195,10 +195,10 @@ def test_a_cell_of_a_version_with_the_same_numbers_is_not_done_again(tmp_path, m
     path = tmp_path / cell.file
     content = json.loads(path.read_text())
     assert content["made_with"]["influencekit"] == ik.__version__
-    for version, known in (("0.1.0", True), ("0.2.0", True), ("0.0.9", False)):
+    for version, known in (("0.1.0", True), ("0.3.0", True), ("0.0.9", False)):
         content["made_with"]["influencekit"] = version
         path.write_text(json.dumps(content))
-        for ours in ("0.1.0", "0.2.0"):
+        for ours in ("0.1.0", "0.3.0"):
             monkeypatch.setattr(ik, "__version__", ours)
             assert cells.load(tmp_path, cell, "cpu") == (result if known else None)
         monkeypatch.setattr(ik, "__version__", "9.9.9")

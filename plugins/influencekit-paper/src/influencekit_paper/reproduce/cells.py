@@ -14,7 +14,7 @@ from influencekit_paper.reproduce.experiments import EXPERIMENTS, problem_of
 __all__ = ["Cell", "Result", "load", "made_with", "run", "save"]
 
 # Versions of influencekit that give the same numbers: a cell of any of them is a cell of all.
-SAME_NUMBERS = ("0.1.0", "0.2.0")
+SAME_NUMBERS = ("0.1.0", "0.2.0", "0.3.0")
 
 
 @dataclass(frozen=True)
