@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
 from influencekit._training.accuracy import accuracy
-from influencekit.trainers.cross_entropy import CrossEntropy
+from influencekit.trainers.model_losses import CrossEntropy
 
 N, C, T = 12, 5, 7
 G = torch.Generator().manual_seed(0)

@@ -102,7 +102,7 @@ def test_compare_traces_once_for_all_seeds(monkeypatch):
     both = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(0, 1))
     assert made[0].traced is made[1].traced
     alone = compare("mnist-1v7-lr:epochs=1", ["dit"], reference="dit", seeds=(1,))
-    assert both.influence.sel(seed=1).equals(alone.influence.sel(seed=1))
+    assert (both.influence.sel(seed=1).values == alone.influence.sel(seed=1).values).all()
     problem = make("workload", "mnist-1v7-lr:epochs=1", seed=1)
     expected = estimate(record(problem)).influence.values[0, 0]
     assert (alone.influence.values[0, 0, 0, 0] == expected).all()

@@ -210,7 +210,7 @@ def test_a_loss_that_reaches_the_loops_own_model():
     penalty = lambda: sum((p**2).sum() for p in loop.model.parameters())  # noqa: E731
     loop.options["loss"] = lambda out, y: per_example(out, y) + 0.1 * penalty()
     loop.value = lambda out, y: loop.options["loss"](out, y).mean()
-    caught(loop, "loss= or forward= reaches parameter .* of the loop's model.*penalty=")
+    caught(loop, "loss=, forward= or penalty= reaches parameter .* of the loop's model.*penalty=")
 
 
 def test_a_detached_loss():

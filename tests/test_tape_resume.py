@@ -291,11 +291,8 @@ def test_with_another_optimizer(cut_off):
 
 
 def test_with_other_hyper_parameters(cut_off):
-    """They may change by step, and do so where the run goes on."""
-    script = Script(noisy=False, rule=lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.5, 0.9))).run(cut_off)
-    run = ik.open(cut_off, model=network(dropout=0.3), loss=per_example, data=script.data)
-    run.check_replay(0, 9)
-    assert torch.equal(run.final.theta, vector(script.model))
+    script = Script(noisy=False, rule=lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.5, 0.9)))
+    refused(cut_off, r"betas of parameter group 0 is \(0.5, 0.9\), and was \(0.9, 0.999\) in the run", script)
 
 
 def test_a_complete_run(tmp_path):
