@@ -65,8 +65,8 @@ class EMA(Average):
         left = decays.flip(0).cumprod(0).flip(0)  # of the average before update n, what is left at the end
         found = torch.zeros(trajectory.steps + 1, dtype=torch.float64)
         found[0] = left[0]
-        found[states] += (1 - decays) * torch.cat([left[1:], left.new_ones(1)])
-        return found
+        counted = (1 - decays) * torch.cat([left[1:], left.new_ones(1)])
+        return found.index_add(0, torch.tensor(states), counted)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class SWA(Average):
     def weights(self, trajectory: Trajectory) -> Tensor:
         states = _updates(trajectory, "swa", self.by, self.start, self.every)
         found = torch.zeros(trajectory.steps + 1, dtype=torch.float64)
-        found[states] = 1 / len(states)
-        return found
+        return found.index_add(0, torch.tensor(states), found.new_full((len(states),), 1 / len(states)))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global")
         if kind == "full" and not span:
             windows.append(Window(0, steps, removal))
         elif kind == "each-epoch" and not span:
-            windows += [_epochs(epochs, e, e + 1, removal) for e in range(last)]
+            windows += [_epochs(epochs, e, e + 1, removal) for e in sorted(set(epochs))]
         elif kind in ("epoch", "step") and span:
             start, stop = _span(part, span, single=kind == "epoch")
             limit = last if kind == "epoch" else steps
@@ -119,4 +119,4 @@ def _span(part: str, span: str, single: bool) -> tuple[int, int]:
 
 
 def _epochs(epochs: Sequence[int], start: int, stop: int, removal: Removal) -> Window:
-    return Window(epochs.index(start), len([e for e in epochs if e < stop]), removal)
+    return Window(len([e for e in epochs if e < start]), len([e for e in epochs if e < stop]), removal)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Forward", "inside_backward", "loss_fails", "no_batch", "no_step", "part_of"]
+__all__ = ["Forward", "inside_backward", "loss_fails", "no_batch", "no_step", "part_of", "replay_fails"]
 
 
 class Forward(NamedTuple):
@@ -134,3 +134,14 @@ def part_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: Any) -> boo
 def inside_backward() -> bool:
     """Whether a backward pass is running just now."""
     return torch._C._current_graph_task_id() != -1
+
+
+def replay_fails(step: int, error: Exception) -> str:
+    """The user's model or loss failed in a replay, on the batch as the loader gave it."""
+    line = (str(error).splitlines() or [""])[0][:120]
+    return (
+        f"step {step}, replayed: the model or the loss fails on the batch as the loader gave it "
+        f"({type(error).__name__}: {line}); what the loop does to a batch before the model (view, float, "
+        "other keys) belongs into forward=lambda model, batch: ... or into the data set, and what it does to "
+        "targets into loss="
+    )

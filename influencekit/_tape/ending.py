@@ -54,5 +54,5 @@ def end_store(
         refuse_unknown(reloaded)
     elif isinstance(error, DivergedError):
         writer.close("stopped", reason=str(error))
-    else:  # what was recorded stays, and may be resumed
-        writer.close("recording")
+    else:
+        store.leave_off()

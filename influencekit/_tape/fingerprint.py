@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from influencekit._tape.loader import items
-from influencekit._tape.optimizer import UpdateRule
+from influencekit._tape.optimizer import UpdateRule, rule_for
 from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
@@ -16,7 +17,7 @@ from influencekit._tape.stream import StreamExamples
 from influencekit._trajectory.fingerprint import digest, digest_by_name, sampled_rows
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["check_fingerprint", "check_penalty", "run_attributes"]
+__all__ = ["check_fingerprint", "check_penalty", "check_rule", "run_attributes"]
 
 
 def run_attributes(
@@ -93,6 +94,13 @@ def check_fingerprint(
             f"{where}: the frozen parameters or constant buffers of the model are not those of the run; load "
             "the same pretrained weights"
         )
+
+
+def check_rule(about: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str) -> None:
+    """Refuse to resume a run by another optimizer."""
+    rule, mine = about["optimizer"]["rule"], rule_for(optimizer).__name__
+    if rule != mine:
+        raise StoreError(f"{where} was recorded with {rule}, and this is {mine}; resume it with {rule}")
 
 
 def check_penalty(about: Mapping[str, Any], penalty: Any, where: str) -> None:

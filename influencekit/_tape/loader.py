@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
@@ -82,6 +83,8 @@ def indexed_loader(loader: DataLoader[Any], data: Any) -> DataLoader[Any]:
 
 def as_data_set(data: Any) -> Any:
     """A data set of tensors of examples, as in data=(X, Y) or data={"input": X, "labels": Y}."""
+    if isinstance(data, tuple | list) and any(isinstance(x, np.ndarray) for x in data):
+        raise InputError("data: got arrays of numpy; make tensors of them: torch.from_numpy(x)")
     if isinstance(data, tuple) and len(data) > 0 and all(isinstance(x, Tensor) for x in data):
         sizes = {len(x) if x.dim() else 0 for x in data}
         if len(sizes) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from influencekit._tape.optimizer import learning_rates
 from influencekit._tape.rng import capture, restore
 from influencekit.errors import InputError
 
-__all__ = ["LoopPosition", "refuse_early_end", "refuse_nothing_new"]
+__all__ = ["LoopPosition", "refuse_early_end", "refuse_nothing_new", "say_resumed"]
 
 
 class LoopPosition:
@@ -81,13 +82,38 @@ class LoopPosition:
             generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
 
     def return_to(self, note: Mapping[str, Any], states: Callable[[int], bytes]) -> None:
-        """Learning rates, schedulers and global generators as they were noted."""
+        """Learning rates, schedulers and global generators as they were noted.
+
+        Errors: other schedulers than those of the run, or one that the tape was not given.
+        """
+        saved, mine = len(note["schedulers"]), len(self._schedulers)
+        if saved != mine:
+            raise InputError(
+                f"the run that is resumed saved {saved} schedulers (and scalers), and the tape was given "
+                f"{mine}; pass all of the loop as scheduler=, so that they go on where they were"
+            )
+        if not mine and any("initial_lr" in group for group in self._optimizer.param_groups):
+            raise InputError(
+                "a scheduler sets the learning rates, and the run that is resumed did not save it, so it "
+                "cannot go on where it was; record the run with scheduler="
+            )
         for group, lr in zip(self._optimizer.param_groups, note["lrs"], strict=True):
             group["lr"] = lr
         self._settings.return_to(note)
         for scheduler, state in zip(self._schedulers, note["schedulers"], strict=True):
             scheduler.load_state_dict(state)
         restore(states(note["now"]), self._device)
+
+
+def say_resumed(note: Mapping[str, Any], step: int, store: Any) -> None:
+    """Warn of what a loop does by itself in a resumed run, and may do wrong."""
+    warnings.warn(
+        f"{store} goes on at step {step}, in epoch {note['epoch']} after {note['position']} batches. Before "
+        "that the loop skips its batches: what it does between epochs (validation, keeping the best weights) "
+        "sees the weights of this step, and its own counters (enumerate) begin at 0; tape.steps is right",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def refuse_early_end(note: Mapping[str, Any], epoch: int) -> None:

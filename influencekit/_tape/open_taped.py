@@ -185,8 +185,14 @@ def _whole(
         isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
     ):
         return on_device(test, device)
+    advice = "a batch of tensors, as in test=(x, y), or a data set"
+    if isinstance(test, tuple | list) and any(isinstance(x, np.ndarray) for x in test):
+        raise InputError(f"test: expected {advice}, got arrays of numpy; make tensors: torch.from_numpy(x)")
+    if isinstance(test, list) and test and all(isinstance(x, Tensor) for x in test):
+        raise InputError(f"test: expected {advice}, got a list of tensors, which could be either")
     if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
-        raise InputError(f"test: expected a batch of tensors or a data set, got {type(test).__name__}")
+        got = "one without examples" if hasattr(test, "__len__") else type(test).__name__
+        raise InputError(f"test: expected {advice}, got {got}")
     with fixed():
         batch = fetch(test, collate, range(len(test)), capture())
     return on_device(batch if key is None else without(batch, key), device)

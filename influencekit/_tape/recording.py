@@ -13,13 +13,13 @@ from torch import nn
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.ending import end_store
-from influencekit._tape.fingerprint import check_fingerprint, check_penalty, run_attributes
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty, check_rule, run_attributes
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.listen import listen
 from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
-from influencekit._tape.loop_position import LoopPosition, refuse_early_end, refuse_nothing_new
+from influencekit._tape.loop_position import LoopPosition, refuse_early_end, refuse_nothing_new, say_resumed
 from influencekit._tape.optimizer import (
     Clip,
     UpdateRule,
@@ -69,12 +69,12 @@ class Recording:
         self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
-        self._steps.dropped, self._steps.scaling = self._check_dropped, Scaling(scaler)
+        self._steps.dropped = self._check_buffers
+        self._steps.scaling = Scaling(scaler)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data, id_entry)
-        device = next(model.parameters()).device
-        self._position = LoopPosition(optimizer, schedulers, device, settings)
+        self._position = LoopPosition(optimizer, schedulers, next(model.parameters()).device, settings)
         if id_entry is not None and self._stream is None:  # no input of the model
             self._steps.index_entry = id_entry
             self._use(call.collate)
@@ -83,7 +83,7 @@ class Recording:
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
-        self.finished, self._was_finished, self._ends = False, False, ""
+        self.finished, self.closed, self._was_finished, self._ends = False, False, False, ""
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
             if not resume:
@@ -98,13 +98,12 @@ class Recording:
             loading=lambda optimizer: self._reloads.loading(self._state, self._steps.step, optimizer),
         )  # fmt: skip
 
-    def _check_dropped(self) -> None:
-        """The last batches of an epoch were in no step: refuse what they have changed."""
-        if self._state is not None:
-            self._state.check_buffers(self._steps.step)
+    def _check_buffers(self) -> None:
+        return self._state.check_buffers(self._steps.step) if self._state else None
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
+        self.closed = True
         for remove in self._removers:
             remove()
         writer = self.writer.writer
@@ -117,7 +116,6 @@ class Recording:
         end_store(self.writer, error, self._last_state, noted, self._spot, self._completed, steps)
 
     def _end_noted(self) -> dict[str, Any]:
-        """What another epoch needs."""
         return {**self._position.ended(self._epoch, self._batches_done), "known": self._reloads.known}
 
     def _completed(self) -> None:
@@ -128,7 +126,7 @@ class Recording:
         assert self._state is not None
         self._state.check_unchanged(self._steps.step, self._ends)
         self.writer.opened.reopen()
-        self.finished = False
+        self.finished = self.closed = False
         self._removers = self._listen()
 
     def _last_state(self) -> tuple[State | None, int | None]:
@@ -137,10 +135,9 @@ class Recording:
         Errors: the loop ended within a step, or before where a resumed run was.
         """
         assert self._state is not None
-        step = self._steps.step
         self._steps.check_done(ended=True)
-        found = self._reloads.end(self._state, step)
-        self._state.check_constant(step, thorough=True)
+        found = self._reloads.end(self._state, self._steps.step)
+        self._state.check_constant(self._steps.step, thorough=True)
         if self._resumed is not None:
             refuse_early_end(self._resumed.snapshot, self._epoch)
         return found
@@ -182,11 +179,10 @@ class Recording:
             self._batches_done = done
             self._steps.pass_over()
             self._steps.push(found)
-            yield self._named(found.indices), getattr(found, "given", found.batch)
+            ids: list[Hashable] = [i if self._own_names else self._ids[i] for i in found.indices]
+            self._steps.ids = ids
+            yield ids, getattr(found, "given", found.batch)
             self._steps.check_done()
-
-    def _named(self, indices: list[int]) -> list[Hashable]:
-        return list(indices) if self._own_names else [self._ids[i] for i in indices]
 
     def _use(self, collate: Any) -> None:
         """Collate in this way from now on, without an entry that numbers the examples."""
@@ -275,7 +271,9 @@ class Recording:
                 steps.scaling.scale,
             )  # fmt: skip
             del self._before
+            steps.replaying = True
             found = self._spot.check(done, state.state(step + 1), early if early != micros else ())
+            steps.replaying = False
             if steps.forward_draws is None:
                 steps.forward_draws = found is not done
             micros, losses = found.micros, self._spot.with_penalties(losses)
@@ -321,6 +319,7 @@ class Recording:
         try:
             check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
             check_penalty(attrs["tape"], self.call.penalty, str(self.writer.store))
+            check_rule(attrs["tape"], self._optimizer, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise
@@ -348,3 +347,4 @@ class Recording:
         else:
             self._resumed = kept
             state.load(kept.tensors, kept.number)
+            say_resumed(kept.snapshot, kept.number, self.writer.store)

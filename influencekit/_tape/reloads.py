@@ -40,7 +40,9 @@ class Reloads:
 
     def note(self, state: TrainableState | None, step: int) -> None:
         """The present weights may be loaded again later: remember that they are those of state `step`."""
-        if state is not None and not state.changed():  # other weights may stand in for an evaluation
+        if state is None or state.moved():
+            return
+        if not state.changed():  # other weights may stand in for an evaluation
             self._known.setdefault(state.digest(), step)
 
     def loading(self, state: TrainableState | None, step: int, optimizer: bool = False) -> None:
@@ -74,8 +76,8 @@ class Reloads:
         if replaced is None:
             state.check_parameters(step)
             return None if state.moved() else state.state(step), None
-        number = self._known.get(state.digest(), -1) if state.changed() else step
-        return None if self._moved else replaced, number
+        other = state.changed() or state.moved()
+        return None if self._moved else replaced, self._known.get(state.digest(), -1) if other else step
 
 
 def refuse_unknown(reloaded: int | None) -> None:

@@ -57,6 +57,11 @@ def _numpy_bytes() -> bytes:
     return _numpy[1]
 
 
+def _forget_numpy() -> None:
+    global _numpy
+    _numpy = None, b""
+
+
 def setter(state: bytes, device: torch.device | None = None) -> Callable[[], None]:
     """A function that puts the generators to a captured state; it may be called inside `torch.func`."""
     ends = np.cumsum([len(torch.get_rng_state()), _PYTHON.itemsize, _NUMPY.itemsize])
@@ -71,6 +76,7 @@ def setter(state: bytes, device: torch.device | None = None) -> Callable[[], Non
         torch.default_generator.set_state(ours)
         random.setstate(python)
         np.random.set_state(twister)
+        _forget_numpy()  # where half a pair of Gaussians may wait now
         if cuda is not None and device is not None and device.type == "cuda":
             torch.cuda.set_rng_state(cuda, device)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from influencekit._tape.causes import replay_fails
 from influencekit._tape.checks.collation import refuse_mixed_rows
 from influencekit._tape.checks.model import (
     refuse_inseparable,
@@ -116,7 +117,12 @@ class SpotCheck:
                     self._check_rows(done)
         else:
             with preserved_random(reached.theta.device):
-                done = self._check_first(done, reached, early)
+                try:
+                    done = self._check_first(done, reached, early)
+                except (InfluenceKitError, torch.OutOfMemoryError):
+                    raise
+                except Exception as error:  # the user's model or loss, on what the loop did not give it
+                    raise InputError(replay_fails(step, error)) from error
         self.done += 1
         self._due, self._turn = step + max(1, step // 8), True
         return done
@@ -264,6 +270,7 @@ class SpotCheck:
         for part, what in ((slice(count), "its losses"), (slice(count, None), "its gradient")):
             a, b = gave[part].double(), before[part].double()
             gap = float((a - b).norm() / b.norm().clamp(min=1e-30))
+            self.gap = max(self.gap, gap)
             if not gap <= max(self._tolerance, 1e-6):
                 raise InputError(
                     f"step {first.before.step}, replayed again after step {step}, is no longer what it was: "

@@ -58,13 +58,15 @@ class StepCollector:
         self.forward_draws: bool | None = None  # whether `forward=` draws before the model; None: not known
         self.forwarded: list[_Forwarded] = []
         self.watch_left = False  # the step will be replayed
+        self.replaying = False  # just now
+        self.ids: Any = None  # as they were delivered last
         self.delivered, self.passed_over = 0, 0  # batches, so far
         self.passed_over_now = 0  # since the last step
         self.left: Tensor | None = None  # of the gradients that were there when the step began
         self._reduction, self._accumulate = reduction, accumulate
         self._optimizer, self._had_gradient = optimizer, False
         self._carried, self._new_epoch = 0, False  # micro-batches of the epoch before
-        self.dropped: Callable[[], None] = lambda: None  # called when these turn out to be in no step
+        self.dropped: Callable[[], Any] = lambda: None  # called when these turn out to be in no step
         self.scaling = Scaling()
         self.keep_skipped = False  # whether batches without an update change buffers, so that they count
         self._equal: dict[tuple[int, int], np.ndarray] = {}  # coefficients by the sizes of batch and step
@@ -75,8 +77,15 @@ class StepCollector:
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
 
+    @property
+    def _batch_is_read(self) -> bool:
+        """Whether something else than model and loss gets the batch, whole."""
+        return callable(self._reduction) or self.call.penalty is not None
+
     def push(self, pending: IndexedBatch | StoredBatch) -> None:
         """This is forwarded next, after what was pushed before."""
+        if not len(pending.indices):
+            raise InputError(f"step {self.step}: a batch without examples; leave it out")
         n = len(self.call.data)
         least, most = min(pending.indices, default=0), max(pending.indices, default=0)
         if least < 0 or most >= n:
@@ -169,8 +178,18 @@ class StepCollector:
 
     def before_forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The model is about to run, on these arguments."""
+        if any(x is self.ids for x in args if x is not None):
+            raise InputError(
+                f"step {self.step}: the model was called with the ids; tape.batches gives them first: write "
+                "for ids, (inputs, target) in tape.batches(loader)"
+            )
         if not torch.is_grad_enabled():
             return
+        if self.replaying:
+            raise InputError(
+                f"step {self.step}: forward= or loss= runs the loop's own model, so a replay would see other "
+                "weights than the step's; use the model that forward(model, batch) is given"
+            )
         self._shape = Forward.shape_of(args, kwargs)
         if not self.queue:
             if (self.call.forward is not None and self.forwarded) or not self.model.training:
@@ -195,7 +214,7 @@ class StepCollector:
             odd = next(name for name in now if now[name] != self.training.get(name))
             raise InputError(
                 f"step {self.step}: module {odd or 'model'} changed between training and evaluation mode; a "
-                "run is recorded in one mode"
+                "run is recorded in one mode: call model.train() after every evaluation"
             )
         if cast != self.autocast:
             raise InputError(f"step {self.step}: autocast changed from {self.autocast} to {cast}")
@@ -209,7 +228,7 @@ class StepCollector:
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:
             self.index_entry = find_index(
                 self.model, args, kwargs, pending.batch, self.call.loss, self.call.target_key,
-                pending.indices, self.call.data,
+                () if self._batch_is_read else pending.indices, self.call.data,
             )  # fmt: skip
             if self.index_entry is not None:
                 self.drop_entry()
@@ -298,7 +317,13 @@ class StepCollector:
             batch = pending.batch
             if batch is None:
                 batch = self.call.batch(Micro(slice(0, n), pending.indices, pending.rng, None), self._device)
-            given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu().expand(n)
+            given = torch.as_tensor(self._reduction(batch), dtype=torch.float64).cpu()
+            if given.shape not in ((), (1,), (n,)):
+                raise InputError(
+                    f"reduction= must give one number, or one for each of the {n} examples of the batch, and "
+                    f"gave shape {list(given.shape)}"
+                )
+            given = given.expand(n)
             return given.numpy() / divisor
         if (n, divisor) not in self._equal:  # rounded as backward of `losses.mean() / divisor` rounds
             value = torch.ones((), dtype=self._dtype) / divisor

@@ -274,6 +274,8 @@ def _name(each: Any) -> Hashable:
     each = each.item() if isinstance(each, Tensor | np.generic) else each
     if not isinstance(each, str | int | float) or isinstance(each, bool):
         raise InputError(f"ids: expected text or a number for each example, got {each!r}")
+    if each != each or (isinstance(each, str) and each.endswith("\0")):
+        raise InputError(f"ids: {each!r} names no example; give each a text or a number of its own")
     return each
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from influencekit._code import refuse_training
-from influencekit._tape.checks.arguments import check_arguments
+from influencekit._tape.checks.arguments import check_arguments, check_optimizer
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import as_data_set, entries
 from influencekit._tape.loop_batches import Batches
@@ -106,6 +106,7 @@ class Tape:
         if data is None or isinstance(data, IterableDataset):
             data = StreamExamples()
         model, optimizer = model_behind(model), optimizer_behind(optimizer)
+        check_optimizer(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         check_arguments(model, params, loss, data, accumulate, reduction, check)
         self.model, self.optimizer = model, optimizer
@@ -152,6 +153,8 @@ class Tape:
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
         call = self._recording.call
+        if not self._recording.closed:
+            raise InputError("the tape is still open; ask for its run after the with block, or after close()")
         data = None if isinstance(call.data, StreamExamples) else call.data
         return open_taped(
             self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
@@ -164,6 +167,12 @@ class Tape:
         """The number of steps that are safe on disk, whatever happens to the process."""
         writer = self._recording.writer.writer
         return 0 if writer is None else writer.committed
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that the run has, those before it was resumed included."""
+        writer = self._recording.writer.writer
+        return 0 if writer is None else writer.steps
 
     def batches(self, loader: DataLoader[Any] | Iterable[tuple[Sequence[int], Any]]) -> Batches:
         """(ids, batch) of an epoch: the loader's own batches in its own order. Call it once an epoch.

@@ -64,8 +64,8 @@ class TrainableState:
         return self._parameters.changed() is not None
 
     def digest(self) -> str:
-        """A digest of the parameters: a sample of each, and the sum of all its bits. Cost: one pass."""
-        return digest([sampled(p), bit_sum(p)] for p in self.params.values())
+        """A digest of parameters and buffers: a sample of each, and the sum of its bits. Cost: one pass."""
+        return digest([sampled(x), bit_sum(x)] for x in (*self.params.values(), *self._changing().values()))
 
     def digest_slots(self) -> str:
         """A digest of what the optimizer knows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class TapeWriter:
             raise InputError(f"recorder {label(recorder)} {problem}; use every-k:k=50")
         self.store, self._recorder = store, recorder
         self.writer: Writer | None = None
+        self._created = False  # by this recording
         self._numbers: dict[bytes, int] = {}
         self._last = b"", -1  # mostly the same state comes again and again
         self._horizon, self._kept = 0, frozenset[int]()
@@ -69,6 +71,7 @@ class TapeWriter:
                 names = np.array([str(i) for i in ids], dtype=np.dtypes.StringDType())
             fixed = {"train": (("train",), names)}
         changing = {"buffers": Column(("kept", "buffer"), "f8")} if first.buffers else {}
+        self._created = True
         self.writer = Writer.create(
             self.store,
             size=rule.layout.size,
@@ -87,6 +90,13 @@ class TapeWriter:
                 **about,
             },
         )
+
+    def leave_off(self) -> None:
+        """End without completing: what was recorded stays, and may be resumed. No store stays of nothing."""
+        writer = self.opened
+        writer.close("recording")
+        if self._created and not writer.steps and self.store is not None:
+            shutil.rmtree(self.store)
 
     def reopen(self) -> dict[str, Any]:
         """Continue the store of a run that was interrupted. Returns its attributes."""

@@ -13,7 +13,7 @@ from influencekit._tape.stream import StreamExamples
 from influencekit._training.checks.model import check_model
 from influencekit.errors import InputError
 
-__all__ = ["check_arguments", "refuse_hooks", "refuse_parallel"]
+__all__ = ["check_arguments", "check_optimizer", "refuse_hooks", "refuse_parallel"]
 
 
 def check_arguments(
@@ -22,9 +22,12 @@ def check_arguments(
 ) -> None:  # fmt: skip
     """Refuse settings that make no sense, models that give wrong numbers, and loops over several
     processes."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch.nn.Module, got {_kind(model)}")
     if not callable(loss) or isinstance(loss, type):
-        got = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
-        raise InputError(f"loss: expected a function loss(outputs, target) -> [n] or a module, got {got}")
+        raise InputError(
+            f"loss: expected a function loss(outputs, target) -> [n] or a module, got {_kind(loss)}"
+        )
     if isinstance(data, DataLoader):
         raise InputError("data: got a DataLoader; pass the data set behind it: data=loader.dataset")
     if not (hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, StreamExamples))):
@@ -36,10 +39,27 @@ def check_arguments(
     refuse_parallel()
     if accumulate is not None and accumulate < 1:
         raise InputError(f"accumulate must be at least 1 (or None), got {accumulate}")
-    if isinstance(reduction, str) and reduction not in ("mean", "sum"):
+    if reduction not in ("mean", "sum") if isinstance(reduction, str) else not callable(reduction):
         raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
     if not 0 <= check <= 1:
         raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optimizer, or several."""
+    if isinstance(optimizer, list | tuple):
+        raise InputError(
+            f"a tape records one optimizer, and got {len(optimizer)}; give all parameters to one, in groups "
+            "of their own, or record what one of them trains, with the rest frozen"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer: expected a torch.optim.Optimizer, got {_kind(optimizer)}")
+
+
+def _kind(thing: Any) -> str:
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    return repr(thing) if isinstance(thing, str) else f"a {type(thing).__name__}"
 
 
 def refuse_parallel() -> None:
