@@ -217,6 +217,15 @@ def test_penalties_of_a_resumed_run(tmp_path):
     assert tape.steps == 6 and tape.trajectory().steps == 6
 
 
+def test_a_resumed_run_has_the_ids_that_it_had(tmp_path):
+    store = tmp_path / "run.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(store, ids=list("abcdefghijkl"))
+    with pytest.raises(ik.StoreError, match="was recorded with other ids of the examples"):
+        interrupted(store, ids=range(12), stop=None)
+    assert interrupted(store, ids=list("abcdefghijkl"), stop=None).steps == 6
+
+
 def test_a_scheduler_that_a_resumed_run_does_not_know(tmp_path):
     def halved(optimizer):
         return torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
+import zarr
 from torch import Tensor, nn
 
 from influencekit._tape.loader import items
@@ -15,9 +16,10 @@ from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.stream import StreamExamples
 from influencekit._trajectory.fingerprint import digest, digest_by_name, sampled_rows
+from influencekit._trajectory.store import read
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["check_fingerprint", "check_penalty", "check_rule", "run_attributes"]
+__all__ = ["check_fingerprint", "check_penalty", "check_resumed", "run_attributes"]
 
 
 def run_attributes(
@@ -96,9 +98,18 @@ def check_fingerprint(
         )
 
 
-def check_rule(about: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str) -> None:
-    """Refuse to resume a run by another optimizer."""
-    rule, mine = about["optimizer"]["rule"], rule_for(optimizer).__name__
+def check_resumed(
+    group: zarr.Group, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call,
+    ids: Sequence[Hashable] | None, where: str,
+) -> None:  # fmt: skip
+    """Refuse to resume a run with another model, data set, penalty, optimizer, or other `ids` (None: those of
+    the store)."""
+    attrs: dict[str, Any] = dict(group.attrs)
+    check_fingerprint(attrs["fingerprint"], model, call.data, [n for n, _ in attrs["buffers"]], where)
+    check_penalty(attrs["tape"], call.penalty, where)
+    rule, mine = attrs["tape"]["optimizer"]["rule"], rule_for(optimizer).__name__
+    if ids is not None and [str(i) for i in read(group, "train").tolist()] != [str(i) for i in ids]:
+        raise StoreError(f"{where} was recorded with other ids of the examples; resume it with the same ids=")
     if rule != mine:
         raise StoreError(f"{where} was recorded with {rule}, and this is {mine}; resume it with {rule}")
 

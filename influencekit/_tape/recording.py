@@ -13,7 +13,7 @@ from torch import nn
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.ending import end_store
-from influencekit._tape.fingerprint import check_fingerprint, check_penalty, check_rule, run_attributes
+from influencekit._tape.fingerprint import check_resumed, run_attributes
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.listen import listen
@@ -316,10 +316,9 @@ class Recording:
         attrs, writer = self.writer.reopen(), self.writer.opened
         kept, fingerprint = writer.resumed, attrs["fingerprint"]
         changing = [n for n, _ in attrs["buffers"]]
+        ids = self._ids if self._stream is None else None
         try:
-            check_fingerprint(fingerprint, self._model, self.call.data, changing, str(self.writer.store))
-            check_penalty(attrs["tape"], self.call.penalty, str(self.writer.store))
-            check_rule(attrs["tape"], self._optimizer, str(self.writer.store))
+            check_resumed(writer.group, self._model, self._optimizer, self.call, ids, str(self.writer.store))
         except BaseException:
             writer.leave()
             raise

@@ -33,7 +33,6 @@ class by_formula(TorchFunctionMode):  # noqa: N801 (a context, called like one)
 
     def __init__(self, buffers: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.addresses = {b.untyped_storage().data_ptr() for b in buffers}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -54,11 +53,12 @@ class seen_through(by_formula):  # noqa: N801
 
     def __init__(self, buffers: Iterable[Tensor] = ()) -> None:
         super().__init__(buffers)
+        self._addresses = {b.untyped_storage().data_ptr() for b in buffers}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._saved, lambda x: x)
 
     def _saved(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            return x.clone() if x.untyped_storage().data_ptr() in self.addresses else x
+            return x.clone() if x.untyped_storage().data_ptr() in self._addresses else x
 
     def __enter__(self) -> Self:
         self._hooks.__enter__()
