@@ -16,11 +16,13 @@ from torch.utils.data import (
     Sampler,
     Subset,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
     default_collate,
 )
 
 import influencekit as ik
+from influencekit._tape.loader import items
 from influencekit._tape.rng import capture
 
 N = 12
@@ -328,3 +330,10 @@ def test_data_that_is_not_fetched_as_it_was_is_found():
         for _, (x, y) in tape.batches(DataLoader(data, batch_size=4)):
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
+
+
+def test_rows_of_tensors_fetched_at_once_are_those_fetched_one_by_one():
+    data = TensorDataset(torch.randn(9, 2, 3), torch.arange(9), torch.rand(9) > 0.5)
+    batches = [default_collate(items(data, [3, 3, 0, 8], collate)) for collate in (None, default_collate)]
+    for slow, fast in zip(*batches, strict=True):
+        assert torch.equal(slow, fast) and slow.dtype == fast.dtype and slow.stride() == fast.stride()
