@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 import influencekit as ik
-from influencekit._tape.loader import items
+from influencekit._tape.loader import Stacked, fetch, items
 from influencekit._tape.rng import capture
 
 N = 12
@@ -334,6 +334,8 @@ def test_data_that_is_not_fetched_as_it_was_is_found():
 
 def test_rows_of_tensors_fetched_at_once_are_those_fetched_one_by_one():
     data = TensorDataset(torch.randn(9, 2, 3), torch.arange(9), torch.rand(9) > 0.5)
-    batches = [default_collate(items(data, [3, 3, 0, 8], collate)) for collate in (None, default_collate)]
-    for slow, fast in zip(*batches, strict=True):
+    one_by_one = default_collate(items(data, [3, 3, 0, 8]))
+    at_once = fetch(data, default_collate, [3, 3, 0, 8], None)
+    assert type(items(data, [3], default_collate)) is Stacked and type(at_once) is type(one_by_one)
+    for slow, fast in zip(one_by_one, at_once, strict=True):
         assert torch.equal(slow, fast) and slow.dtype == fast.dtype and slow.stride() == fast.stride()
