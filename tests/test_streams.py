@@ -427,3 +427,14 @@ def test_a_stream_with_a_penalty_accumulation_and_two_more_epochs(tmp_path):
         left = loop(network(), (torch.arange(N) != NAMES.index(name)).double())
         expected = float((losses_at(left) - losses_at(full)).mean())
         assert float(found.sel(train=name)) == pytest.approx(expected, rel=1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("ids", [[float("nan")] * 2, ["a\0", "a"]])
+def test_ids_that_name_no_example(ids):
+    model, x, y = torch.nn.Linear(3, 2), torch.randn(2, 3), torch.tensor([0, 1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = torch.nn.CrossEntropyLoss(reduction="none")
+    with pytest.raises(ik.InputError, match="ids: .* names no example"):
+        with ik.Tape(None, model, optimizer, loss=losses, data=None) as tape:
+            for _, (inputs, target) in tape.batches([(ids, (x, y))]):
+                losses(model(inputs), target).mean().backward()

@@ -171,11 +171,16 @@ class Stacked(list[Any]):
     """A batch that is made already, as `default_collate` makes it of the rows of tensors."""
 
 
+def _plain(x: Tensor) -> bool:
+    """Whether rows of it, taken at once, are what stacking them one by one gives."""
+    return type(x) is Tensor and x.layout is torch.strided and x.is_contiguous() and not x.requires_grad
+
+
 def items(data: Any, indices: list[int], collate: Any = None) -> list[Any]:
     """Examples of a data set, fetched as torch's own fetcher does. Rows of tensors that `collate` would only
     stack come `Stacked`."""
     if type(data) is TensorDataset and collate is default_collate and indices:
-        if all(type(x) is Tensor and x.is_contiguous() and not x.requires_grad for x in data.tensors):
+        if all(_plain(x) for x in data.tensors):
             rows = torch.as_tensor(indices)
             return Stacked(x[rows] for x in data.tensors)
     together = getattr(data, "__getitems__", None)

@@ -264,9 +264,8 @@ def _size(form: str) -> int:
 
 
 def _names(ids: Sequence[Any]) -> list[Hashable]:
-    """Ids as plain Python."""
-    plain = set(map(type, ids)) <= {str, int, float}
-    return list(ids) if plain else [_name(each) for each in ids]
+    """Ids as plain Python. Errors: those of `_name`."""
+    return list(ids) if set(map(type, ids)) <= {int} else [_name(each) for each in ids]
 
 
 def _name(each: Any) -> Hashable:
