@@ -151,12 +151,12 @@ class SpotCheck:
         done, self.gap, gave = found
         self._each = (time.perf_counter() - began) / 2  # which warmed up, too
         micro = done.micros[0]
-        rng, count = micro.forward_rng, len(micro.indices)
+        rng = micro.forward_rng
         self._check_rows(done)
         with replica.at(layout, state.theta, state.buffers):
             batch = replica.call.batch(micro, device)
             with torch.autocast(device.type, enabled=False):
-                refuse_side_doors(replica, layout, batch, rng, count)
+                refuse_side_doors(replica, layout, batch, rng)
                 refuse_nondifferentiable(replica, layout, state.theta, state.buffers, batch, rng)
         self._first = done._replace(before=state._replace(slots={})), gave
         return done

@@ -31,7 +31,14 @@ __all__ = [
     "refuse_side_doors",
 ]  # fmt: skip
 
-_FEW = 4  # examples on which derivatives are held against differences
+_FEW = 4  # examples on which a model's structure and derivatives are checked
+
+
+def _few(batch: Batch) -> tuple[Batch, Tensor]:
+    """The first examples of a batch, and their rows."""
+    first = tensors_of(batch)[0]
+    rows = torch.arange(min(_FEW, len(first)), device=first.device)
+    return select(batch, rows), rows
 
 
 def refuse_other_parameters(
@@ -67,14 +74,13 @@ def refuse_other_parameters(
         )
 
 
-def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes | None, count: int) -> None:
-    """Refuse a model that reaches its parameters by another way than as attributes."""
-    device = tensors_of(batch)[0].device
+def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes | None) -> None:
+    """Refuse a model that reaches its parameters otherwise than as attributes, seen on a few examples."""
+    some, rows = _few(batch)
 
     def losses(model: nn.Module) -> Tensor:
-        with restored(rng, device):
-            some = copy(batch)
-            return replica.call.slot_losses(model, some, count)
+        with restored(rng, rows.device):
+            return replica.call.slot_losses(model, copy(some), len(rows))
 
     check_side_doors(replica.model, losses, layout.names)
 
@@ -87,8 +93,7 @@ def refuse_nondifferentiable(
     if rng is not None:
         with restored(rng, theta.device), plain_operators():
             RandomDraws(lambda: replica.call.outputs(replica.model, copy(batch)))
-    rows = torch.arange(min(_FEW, len(tensors_of(batch)[0])), device=theta.device)
-    some = select(batch, rows)
+    some, rows = _few(batch)
 
     def losses_of(model: nn.Module, buffers: Mapping[str, Tensor]) -> Training:
         def call(theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within) -> Any:

@@ -26,6 +26,7 @@ _SIZES = (1e-6, 1e-5, 1e-4, 1e-3)  # relative step sizes: one of them is right f
 _FINE = 1e-5  # how far the two may be apart at the best of them in float64
 _ROUGH = 5e-3  # where differences show noise or corners: parts in float32, as some models compute their norms
 _GROSS = 0.5  # and in float32, where differences are all but noise
+_PERIOD = 1 << 16  # after which `some_vector` begins again: cosines of millions are slow
 
 
 def check_pull(part: Part, theta: Tensor, coefficients: Tensor) -> None:
@@ -66,28 +67,30 @@ def _pull_is_wrong(part: Part, theta: Tensor, coefficients: Tensor) -> bool:
             losses, after = view.with_buffers_after(start, batch)
             return gradient((coefficients * losses).sum(), start), after
 
-    # where training never goes nothing is asked: some layers keep signs or whole numbers in a parameter
-    moves = torch.cat([slope(z)[0][: len(c)] != 0, torch.ones_like(a, dtype=torch.bool)])
-    direction = some_vector(z, 0.9) * _size(z) * moves
-
-    def value(z: Tensor) -> Tensor:
-        g, after = slope(z)
+    def valued(z: Tensor, g: Tensor, after: dict[str, Tensor]) -> Tensor:
         found = (g + view.l2 * coefficients.sum() * view.of_theta(z))[: len(c)] @ c
         return found + flat(after, z) @ a if len(a) else found
 
-    scale = (pull * direction).norm() + 1e-6 * float(value(z).abs()) + 1e-12
-    return _contradicted(value, z, direction, pull @ direction, scale)
+    here = slope(z)
+    # where training never goes nothing is asked: some layers keep signs or whole numbers in a parameter
+    moves = torch.cat([here[0][: len(c)] != 0, torch.ones_like(a, dtype=torch.bool)])
+    direction = some_vector(z, 0.9) * _size(z) * moves
+    middle = valued(z, *here)
+    scale = (pull * direction).norm() + 1e-6 * float(middle.abs()) + 1e-12
+    return _contradicted(lambda z: valued(z, *slope(z)), middle, z, direction, pull @ direction, scale)
 
 
 def _contradicted(
-    value: Callable[[Tensor], Tensor], z: Tensor, direction: Tensor, slope: Tensor, scale: Tensor
-) -> bool:
-    """Whether differences of `value` along a direction are not its `slope`, relative to `scale`.
+    value: Callable[[Tensor], Tensor], middle: Tensor, z: Tensor, direction: Tensor, slope: Tensor,
+    scale: Tensor,
+) -> bool:  # fmt: skip
+    """Whether differences of `value` along a direction are not its `slope`, relative to `scale`; `middle` is
+    its value at z.
 
     At the best step size. Second differences tell how much of it is noise.
     """
     fine = z.dtype == torch.float64
-    middle, gaps, noise = value(z), [], []
+    gaps, noise = [], []
     for h in _SIZES if fine else (1e-3, 1e-2):
         above, below = value(z + h * direction), value(z - h * direction)
         gaps.append(float(((above - below) / (2 * h) - slope).abs() / scale))
@@ -136,12 +139,13 @@ def _slope_is_wrong(value: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     direction = size * (g / (g.norm() + 1e-30) + some_vector(z, 0.9) * (g != 0) / len(z) ** 0.5)
     scale = g.norm() * direction.norm() + 1e-6 * found.detach().abs() + 1e-12
     with torch.no_grad():
-        return _contradicted(value, z, direction, g @ direction, scale)
+        return _contradicted(value, found.detach(), z, direction, g @ direction, scale)
 
 
 def some_vector(x: Tensor, rate: float) -> Tensor:
     """A vector like x, the same every time, without touching a generator."""
-    return torch.cos(torch.arange(len(x), device=x.device, dtype=x.dtype) * rate + 0.3)
+    some = torch.arange(min(len(x), _PERIOD), device=x.device, dtype=x.dtype)
+    return torch.cos(some * rate + 0.3).repeat(-(-len(x) // _PERIOD) or 1)[: len(x)]
 
 
 def _size(z: Tensor) -> Tensor:
