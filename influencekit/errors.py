@@ -1,10 +1,14 @@
 """The errors a user can meet. Every message is one line: what was expected, what came, what to do."""
 
+from influencekit._escape import shown
+
 __all__ = ["DivergedError", "InfluenceKitError", "InputError", "StoreError"]
 
 
 class InfluenceKitError(Exception):
     """Base of all errors raised on purpose; the command line prints its text and exits with `exit_code`.
+
+    The text is one line: control characters in names and files are shown as escapes.
 
     Example:
 
@@ -14,6 +18,9 @@ class InfluenceKitError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class InputError(InfluenceKitError, ValueError):

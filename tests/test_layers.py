@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        _lazy errors progress _catalog _statistics _direction _specs windows metrics _files registry _code
-        _bars
+        _lazy _escape errors progress _catalog _statistics _direction _specs windows metrics _files registry
+        _code _bars
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from influencekit import __version__
+from influencekit._escape import shown
 from influencekit.cli.compare import compare
 from influencekit.cli.console import complain
 from influencekit.cli.estimate import estimate
@@ -137,7 +138,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _line(text: object) -> str:
-    return " ".join(str(text).split())
+    return shown(" ".join(str(text).split()))
 
 
 @click.group(

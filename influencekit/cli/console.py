@@ -1,7 +1,7 @@
 """The one place that prints: sentences, tables, errors and progress, on a terminal or into a pipe.
 
 A terminal gets its width, bold heads and colours (none where NO_COLOR is set). A file or a pipe gets the same
-text without styles, and one line for each paragraph and table row.
+text without styles, and one line for each paragraph and table row. Control characters are shown as escapes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from influencekit._escape import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +39,14 @@ def say(*parts: Part, indent: int = 0) -> None:
         >>> say("saved in ", ("runs", "bold"), indent=2)
           saved in runs
     """
+    pairs = [(shown(part), "") if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts]
     if not parts or not sys.stdout.isatty():  # a pipe has no width, and no styles
-        text = "".join(part if isinstance(part, str) else part[0] for part in parts)
+        text = "".join(text for text, _ in pairs)
         return write(f"{' ' * indent}{text}".rstrip() + "\n")
     from rich.padding import Padding
     from rich.text import Text
 
-    _print(_console(), Padding(Text.assemble(*parts), (0, 0, 0, indent), expand=False))
+    _print(_console(), Padding(Text.assemble(*pairs), (0, 0, 0, indent), expand=False))
 
 
 def write(text: str) -> None:
@@ -60,7 +63,7 @@ def complain(text: str, word: str = "", **style: Any) -> None:
         >>> complain("expected a folder", "error:", fg="red")  # on stderr
     """
     head = f"{click.style(word, **style) if _colour(sys.stderr) else word} " if word else ""
-    print(f"{head}{' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"{head}{shown(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def print_table(
@@ -104,7 +107,7 @@ def print_table(
     for row in full.itertuples(index=False, name=None):
         say((" ".join(part for part in row[:left] if part), "bold"))
         figures = zip(cells.columns[left:], row[left:], strict=True)
-        _print(console, _block([(str(name), cell) for name, cell in figures if cell]))
+        _print(console, _block([(shown(name), cell) for name, cell in figures if cell]))
 
 
 def print_tables(frames: Mapping[str, pd.DataFrame], *, left: int = 1) -> None:
@@ -114,7 +117,7 @@ def print_tables(frames: Mapping[str, pd.DataFrame], *, left: int = 1) -> None:
     console = _console()
     beside = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="bold")
     for title in frames:
-        beside.add_column(title, no_wrap=True)
+        beside.add_column(shown(title), no_wrap=True)
     beside.add_row(*(_table(frame.map(_cell), left) for frame in frames.values()))
     if _width(beside) <= console.width:
         return _print(console, beside)
@@ -130,7 +133,7 @@ def _table(cells: pd.DataFrame, left: int, dim: Collection[int] = (), gap: int =
 
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for k, name in enumerate(cells.columns):
-        table.add_column(Text(str(name)), justify="left" if k < left else "right", no_wrap=True)
+        table.add_column(Text(shown(name)), justify="left" if k < left else "right", no_wrap=True)
     for k, row in enumerate(cells.itertuples(index=False, name=None)):
         table.add_row(*map(Text, row), style="dim" if k in dim else "")
     return table
@@ -151,7 +154,7 @@ def _block(figures: list[tuple[str, str]]) -> Table:
 def _cell(value: Any) -> str:
     if value is None or value != value:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else shown(value)
 
 
 def _short(cells: pd.DataFrame) -> pd.DataFrame:

@@ -77,10 +77,17 @@ def _beside(goal: Path, option: str) -> Iterator[Path]:
 
 
 def to_json(value: Any) -> str:
-    """JSON text that every reader takes: no NaN in it."""
+    """JSON text that every reader takes and no terminal acts upon: no NaN, control characters as escapes."""
     import json
 
-    return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
+    lines = json.dumps(without_nan(value), indent=2, ensure_ascii=False).split("\n")
+    return "\n".join(line if line.isprintable() else "".join(map(_in_json, line)) for line in lines) + "\n"
+
+
+def _in_json(character: str) -> str:
+    import json
+
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
