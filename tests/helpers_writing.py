@@ -13,15 +13,25 @@ from influencekit._trajectory.writing import COLUMNS, Column, Writer, ledger
 STEPS = 9
 COLUMNS_OF_A_RUN = {
     **{name: COLUMNS[name] for name in ("batch", "coefficient", "loss", "lr", "epoch")},
-    "note": Column(("rng", "byte"), "u1"),
+    "rng": Column(("generators", "byte"), "u1"),
     "buffers": Column(("kept", "buffer"), "f8", np.nan),
 }
+
+
+def about_a_run(size: int) -> dict[str, object]:
+    """The attributes that every run has; `size`: of its one parameter."""
+    return {
+        "stop": 1000, "workload": "none", "seed": 0, "info": {}, "recorder": "full", "optimizer": "",
+        "l2": 0.0, "schedule": "", "device": "cpu", "influencekit_version": "0.1.0", "torch_version": "2",
+        "buffers": [["mean", [2]]],
+        "fingerprint": {"parameters": [["w", [size]]], "dtype": "float32", "training examples": 10},
+    }  # fmt: skip
 
 
 def begin(path: Path | None) -> Writer:
     return Writer.create(
         path, size=5, dtype="float32", slots=("m",), columns=COLUMNS_OF_A_RUN,
-        fixed={"train": (("train",), np.arange(10))},
+        fixed={"train": (("train",), np.arange(10))}, attrs=about_a_run(5),
     )  # fmt: skip
 
 
@@ -37,7 +47,7 @@ def go_on(writer: Writer, stop: int = STEPS, commits: set[int] | None = None, ev
         if t == stop:
             return
         width = 2 + t * t % 7
-        first = writer.rows("note", draw.integers(0, 255, (1 + t % 2, 6)).astype("u1"))
+        first = writer.rows("rng", draw.integers(0, 255, (1 + t % 2, 6)).astype("u1"))
         batch = draw.permutation(10)[:width]
         writer.step(
             {"batch": batch, "coefficient": np.full(width, 1 / width), "epoch": first,
@@ -86,5 +96,5 @@ def whole_and_true(path: Path, reported: int) -> int:
         kept = read(group, "kept")
         assert kept[0] == 0 and kept[-1] <= committed
         # the rows that the committed steps refer to are there
-        assert read(group, "epoch")[committed - 1] < len(read(group, "note"))
+        assert read(group, "epoch")[committed - 1] < len(read(group, "rng"))
     return committed

@@ -121,7 +121,7 @@ def test_spoilt_metadata_and_a_missing_array(store):
         assert "theta" in fails(*args, code=1)
     (store / "zarr.json").write_text("{")
     for args in commands_on(store):
-        assert "not a zarr group" in fails(*args, code=1)
+        assert "zarr.json is not JSON that can be read" in fails(*args, code=1)
 
 
 def test_a_workload_that_does_not_match_the_store(recorded):

@@ -34,7 +34,9 @@ LAYERS = {
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/ending
-        _trajectory/fingerprint _trajectory/replay_check _trajectory/store _trajectory/trajectory
+        _trajectory/fingerprint _trajectory/replay_check _trajectory/schema/__init__ _trajectory/schema/arrays
+        _trajectory/schema/attributes _trajectory/schema/document _trajectory/schema/files
+        _trajectory/schema/kinds _trajectory/schema/root _trajectory/store _trajectory/trajectory
         _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
         _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
     """,

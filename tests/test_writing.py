@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from helpers_writing import STEPS, begin, contents, go_on, never_killed, same, whole_and_true
+from helpers_writing import STEPS, about_a_run, begin, contents, go_on, never_killed, same, whole_and_true
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,7 +202,7 @@ def test_much_is_committed_early_and_a_slow_disk_is_waited_for(tmp_path, monkeyp
 
     writing: list[Writer] = []
     monkeypatch.setattr(ledger.Ledger, "commit", slow)
-    writing.append(Writer.create(tmp_path / "run.zarr", size=250, dtype="float32"))
+    writing.append(Writer.create(tmp_path / "run.zarr", size=250, dtype="float32", attrs=about_a_run(250)))
 
     def hand_over():
         for t in range(60):
@@ -222,14 +222,16 @@ def test_much_is_committed_early_and_a_slow_disk_is_waited_for(tmp_path, monkeyp
 
 
 def test_no_step_is_committed_before_a_state_from_which_it_can_be_replayed(tmp_path):
-    writing = Writer.create(tmp_path / "run.zarr", size=2, dtype="float32", columns={"loss": COLUMNS["loss"]})
+    columns = {"loss": COLUMNS["loss"]}
+    path = tmp_path / "run.zarr"
+    writing = Writer.create(path, size=2, dtype="float32", columns=columns, attrs=about_a_run(2))
     for _ in range(5):
         writing.step({"loss": [0.5]})
     writing.flush()
-    assert writing.committed == open_group(tmp_path / "run.zarr").attrs["committed"] == 0
+    assert writing.committed == open_group(path).attrs["committed"] == 0
     writing.state(5, {"theta": np.zeros(2, "f4")})
     writing.flush()
-    assert writing.committed == open_group(tmp_path / "run.zarr").attrs["committed"] == 5
+    assert writing.committed == open_group(path).attrs["committed"] == 5
     writing.leave()
 
 
@@ -243,7 +245,7 @@ def test_what_goes_wrong_in_the_thread_is_told_at_the_next_call(tmp_path, monkey
 
     monkeypatch.setattr(Folder, "put", refuse)
     go_on(writing, 6, commits=set())
-    for call in (writing.flush, lambda: writing.rows("note", np.zeros((1, 6), "u1")), writing.close):
+    for call in (writing.flush, lambda: writing.rows("rng", np.zeros((1, 6), "u1")), writing.close):
         with pytest.raises(
             StoreError, match="^cannot write the trajectory to [^:]*: No space left on device; "
         ):
@@ -297,8 +299,8 @@ def test_a_resumed_run_that_does_other_things_is_refused(tmp_path):
             again(**changes)
     again(loss=lambda x: x * (1 + 1e-6))  # the rounding of another machine
     resumed = Writer.resume(tmp_path / "run.zarr")
-    with pytest.raises(StoreError, match="row 6 of 'note' differs"):
-        resumed.rows("note", np.full((1, 6), 7, "u1"))
+    with pytest.raises(StoreError, match="row 6 of 'rng' differs"):
+        resumed.rows("rng", np.full((1, 6), 7, "u1"))
     with pytest.raises(StoreError, match="has 5 steps, and the resumed run ended after 4"):
         resumed.close()
 

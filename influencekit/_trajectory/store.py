@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 
 from influencekit._trajectory.checkpoints import only_weights
+from influencekit._trajectory.schema import check_chunk, check_store
 from influencekit.errors import InputError, StoreError
 
 __all__ = ["SCHEMA", "chunks", "open_group", "read"]
@@ -26,7 +27,9 @@ def open_group(store: Any) -> zarr.Group:
     if words := only_weights(store):
         raise InputError(words)
     try:
-        group = zarr.open_group(store, mode="r")
+        if isinstance(store, str | Path):
+            check_store(Path(store), SCHEMA)
+        group = zarr.open_group(store, mode="r", zarr_format=3)
         attrs = dict(group.attrs)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
@@ -50,8 +53,8 @@ def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
         raise StoreError(f"{_where(group)}: the array {name!r} is missing; record again")
     for key, part in _chunks(array, rows):
         folder = getattr(group.store, "root", None)
-        if folder is not None and not (Path(folder) / array.path / key).exists():
-            raise StoreError(f"{_where(group)}: chunk {name}/{key}{_rows(part)} is missing; record again")
+        if folder is not None:
+            check_chunk(Path(folder, name, key), array, f"{_where(group)}: chunk {name}/{key}{_rows(part)}")
     try:
         return np.asarray(array[rows])
     except Exception as error:  # every codec has its own exceptions

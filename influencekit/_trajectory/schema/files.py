@@ -1,0 +1,82 @@
+"""The files of a store: that they are files, as many as the shapes need, and hold no more than they say."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from pathlib import Path
+from struct import Struct
+
+import zarr
+from numcodecs import blosc  # type: ignore[import-untyped]
+
+from influencekit._trajectory.schema.arrays import Described
+from influencekit._trajectory.schema.document import require_file, require_folder
+from influencekit.errors import StoreError
+
+__all__ = ["check_chunk", "check_files"]
+
+_HEADER = Struct("<4x3I")  # of Blosc: bytes of the content, of a block, of the file
+_CHECKSUM = 4
+_SMALL = 8 << 20  # bytes that any file may become
+_RATIO = 1000  # and a larger content is at most so many times its file
+
+
+def check_files(root: Path, name: str, array: Described, rows: int, store: str) -> None:
+    """Whether the folders of an array have what its first `rows` rows need. Cost: listing two folders.
+
+    Errors: `StoreError` that names the first chunk which is missing, or a link in the place of a folder.
+    """
+    needed = [-(-n // long) for n, long in zip((rows, *array.shape[1:]), array.chunks, strict=True)]
+    if not all(needed):
+        return
+    for folder, count in zip((Path(name, "c"), Path(name, "c", "0")), needed, strict=False):
+        try:
+            require_folder(root / name, f"{store}: {name}")
+            require_folder(root / folder, f"{store}: {folder}")
+            with os.scandir(root / folder) as entries:
+                there = {entry.name: entry for entry in entries if entry.name.isdecimal()}
+        except (FileNotFoundError, NotADirectoryError):
+            there = {}
+        if len(there) < count:
+            first = next(k for k in range(count) if str(k) not in there)
+            chunk = Path(folder, str(first), *["0"] * (len(needed) - len(folder.parts) + 1))
+            raise StoreError(
+                f"{store}: chunk {chunk} is missing: the array {name!r} of shape {list(array.shape)} needs "
+                f"{count} in {folder}, and {len(there)} are there; record again"
+            )
+        for entry in there.values() if len(needed) == len(folder.parts) else ():
+            if not entry.is_dir(follow_symlinks=False):
+                require_folder(Path(entry.path), f"{store}: {folder / entry.name}")
+
+
+def check_chunk(file: Path, array: zarr.Array, what: str) -> None:
+    """Whether a chunk's file is a file, and becomes what a chunk of the array is.
+
+    Cost: reading its first bytes; of text, the whole. Errors: `StoreError` that begins with `what`.
+    """
+    try:
+        size = require_file(file, what)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{what} is missing; record again") from None
+    text, expected = array.dtype.kind not in "iuf", prod(array.chunks) * array.dtype.itemsize
+    with open(file, "rb") as opened:
+        data = opened.read(-1 if text and size < _SMALL * _RATIO else 16)
+    if len(data) < 16:
+        raise _corrupted(what, f"it has {size} bytes")
+    content, _, stored = _HEADER.unpack_from(data)
+    if stored != size - _CHECKSUM:
+        raise _corrupted(what, f"it should have {stored + _CHECKSUM} bytes, and has {size}")
+    if content > max(_SMALL, size * _RATIO) or (content != expected and not text):
+        raise _corrupted(what, f"its {size} bytes would become {content}")
+    if text:
+        try:
+            count = int.from_bytes(blosc.decompress(data[:-_CHECKSUM])[:4], "little")
+        except Exception as error:
+            raise _corrupted(what, str(error)[:60]) from error
+        if count != array.chunks[0]:
+            raise _corrupted(what, f"it holds {count} texts")
+
+
+def _corrupted(what: str, why: str) -> StoreError:
+    return StoreError(f"{what} is corrupted ({why}); record again")

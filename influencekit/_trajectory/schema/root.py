@@ -1,0 +1,57 @@
+"""The root document of a store, checked as a whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from influencekit import __version__
+from influencekit._trajectory.schema.arrays import check_arrays
+from influencekit._trajectory.schema.attributes import check_attributes, sizes
+from influencekit._trajectory.schema.document import read_document
+from influencekit._trajectory.schema.files import check_files
+from influencekit._trajectory.schema.kinds import Kind, check_object, one_of, whole
+
+__all__ = ["check_store"]
+
+_plain = Kind("an object", lambda x: type(x) is dict)
+_ROOT = {
+    "attributes": _plain,
+    "zarr_format": whole(3, 3),
+    "node_type": one_of("group"),
+    "consolidated_metadata": _plain,
+}
+_CONSOLIDATED = {
+    "kind": one_of("inline"),
+    "must_understand": Kind("false", lambda x: x is False),
+    "metadata": _plain,
+}
+
+
+def check_store(path: Path, schema: int) -> None:
+    """Refuse a store that is not as this version, or one before it, writes them. Other things than stores of
+    this schema are let pass.
+
+    An attribute or an array that is unknown is an error, unless a later version wrote the store: an addition
+    does not change the schema. Errors: `StoreError` that names the attribute or the array; `OSError` where
+    there is no document. Cost: reading the document, and listing a folder of every array.
+    """
+    document = read_document(path / "zarr.json")
+    attrs: Any = document.get("attributes")
+    if type(attrs) is not dict or attrs.get("influencekit_schema") != schema:
+        return
+    newer = _version(attrs.get("influencekit_version")) > _version(__version__)
+    check_object(document, _ROOT, set(_ROOT), f"{path}: in zarr.json")
+    said = document["consolidated_metadata"]
+    check_object(said, _CONSOLIDATED, {"kind", "metadata"}, f"{path}: in consolidated_metadata")
+    check_attributes(attrs, str(path), newer)
+    arrays = check_arrays(said["metadata"], sizes(attrs), attrs["committed"], str(path), newer)
+    for name, array in arrays.items():
+        rows = attrs["committed"] if array.dims[0] == "step" else array.shape[0]
+        check_files(path, name, array, rows, str(path))
+
+
+def _version(text: Any) -> tuple[int, ...]:
+    found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text) if isinstance(text, str) else None
+    return tuple(int(part or 0) for part in found.groups()) if found else ()
