@@ -36,6 +36,7 @@ _HOME = {
     "train_together": "_effects.retrain",
     # results and stores
     "NewStore": "_files",
+    "local": "_address",
     "better_in": "_direction",
     # commands
     "complain": "cli.console",

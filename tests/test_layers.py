@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        _lazy _escape errors progress _catalog _statistics _direction _specs windows metrics _files registry
-        _code _bars
+        _lazy _escape errors _address progress _catalog _statistics _direction _specs windows metrics _files
+        registry _code _bars
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
@@ -76,7 +76,8 @@ LAYERS = {
     "the command line, and the public names": """
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/listing cli/output cli/parameters cli/plotting cli/problems
-        cli/ranking cli/record cli/reference cli/retrained cli/saving cli/summary cli/verify __init__
+        cli/ranking cli/record cli/reference cli/retrained cli/saving cli/summary cli/user_code cli/verify
+        __init__
     """,
 }
 

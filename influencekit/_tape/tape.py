@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from influencekit._address import local
 from influencekit._code import refuse_training
 from influencekit._tape.checks.arguments import check_arguments, check_optimizer
 from influencekit._tape.hyperparameters import HyperParameters
@@ -102,6 +103,7 @@ class Tape:
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
         name: str = "taped",
     ) -> None:  # fmt: skip
+        store = None if store is None else local(store)
         called, data = model, as_data_set(data)
         if data is None or isinstance(data, IterableDataset):
             data = StreamExamples()

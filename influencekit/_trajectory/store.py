@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from influencekit._address import local
 from influencekit._trajectory.checkpoints import only_weights
 from influencekit._trajectory.schema import check_chunk, check_store
 from influencekit.errors import InputError, StoreError
@@ -22,7 +23,7 @@ def open_group(store: Any) -> zarr.Group:
 
     One that is being recorded, or was cut off, is what its last commit made it: the arrays end there.
     """
-    if isinstance(store, str | Path) and not Path(store).exists():
+    if isinstance(store, str | Path) and not (store := local(store)).exists():
         raise StoreError(f"no trajectory at {store}: nothing is there; make one with `influencekit record`")
     if words := only_weights(store):
         raise InputError(words)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._address import local
 from influencekit._bars import with_progress
 from influencekit._files import NewStore
 from influencekit._trajectory.trajectory import Trajectory
@@ -65,6 +66,7 @@ def contributions(
         ('query', 'evaluation', 'step', 'slot')
     """
     require_run(trajectory)
+    store = None if store is None else local(store)
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     trajectory = averaged(trajectory, average)
     if Claim.ADDITIVE not in estimator.claims:

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from influencekit._address import local
 from influencekit._bars import with_progress
 from influencekit._tape import open_taped
 from influencekit._training.workload import Workload
@@ -44,6 +45,7 @@ def open(
         >>> ik.open(store, work).steps
         2
     """
+    store = local(store) if isinstance(store, str | Path) else store
     group = open_group(store)
     if said := describe_unfinished(group, store):
         warnings.warn(said, UserWarning, stacklevel=3)  # past the progress around this verb

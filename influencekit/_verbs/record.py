@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from influencekit import __version__
+from influencekit._address import local
 from influencekit._bars import with_progress
 from influencekit._code import refuse_training
 from influencekit._training.buffers import packed, unpacked
@@ -64,14 +65,15 @@ def record(
         (2, [0, 2])
     """
     refuse_training()
+    store = None if store is None else local(store)
     _check(workload)
     check_examples(workload)
     step = step or Step(workload)
     check_step(step)
     if resume and store is None:
         raise InputError("resume: expected the path of a store to continue, got none")
-    if resume and Path(str(store)).exists():
-        writer, recorder, (start, stop) = _continue(workload, recorder, Path(str(store)), window, step)
+    if resume and store is not None and store.exists():
+        writer, recorder, (start, stop) = _continue(workload, recorder, store, window, step)
     else:
         recorder = resolve("recorder", "full" if recorder is None else recorder)
         start, stop = window or (0, step.plan.steps)

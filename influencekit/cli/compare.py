@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit._bars import progress
-from influencekit.cli.console import write
+from influencekit._address import local
+from influencekit.cli.console import working, write
 from influencekit.cli.examples import described
 from influencekit.cli.output import new_file, new_folder, to_json
-from influencekit.cli.parameters import Seeds, shared
+from influencekit.cli.parameters import PATH, Seeds, shared
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ __all__ = ["compare"]
 )
 @click.option(
     "--subsets",
+    type=PATH,
     metavar="DIR",
     help="A folder for the models that --evaluate retrains (lds, leave-k-out). What is there is not "
     "retrained: a call that was killed continues, another query or estimator costs no retraining.",
@@ -80,11 +81,16 @@ __all__ = ["compare"]
 )
 @click.option(
     "--out",
+    type=PATH,
     metavar="DIR",
     help="A new folder for the scores (zarr), tables (CSV, JSON) and plots (PNG).",
 )
 @click.option(
-    "--json", "json_file", metavar="FILE", help="The figures as JSON; - is stdout, and no table then."
+    "--json",
+    "json_file",
+    type=PATH,
+    metavar="FILE",
+    help="The figures as JSON; - is stdout, and no table then.",
 )
 @shared("code", "data-dir", "threads")
 @click.pass_context
@@ -110,7 +116,7 @@ def compare(
     """
     file = None if json_file == "-" else json_file
     with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
-        with progress():
+        with working():
             from influencekit._verbs.compare import compare as verb
             from influencekit.cli.evaluations import save_evaluations
             from influencekit.cli.problems import WorkloadSource, is_store, reopen, use_device
@@ -122,6 +128,7 @@ def compare(
             asked, chip = make("query", query), use_device(device, threads)
             training: dict[str, Any] = {"average": make("average", average) if average else None}
             if is_store(workload, code):
+                workload = str(local(workload))
                 _refuse_training_options(ctx, workload)
                 run = reopen(workload, data_dir, chip, code)
                 source: _Recorded | _Memory = _Recorded(workload, run)

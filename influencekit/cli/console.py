@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from influencekit._bars import progress
 from influencekit._escape import shown
+from influencekit.errors import InfluenceKitError
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = ["BEWARE", "Part", "complain", "print_table", "print_tables", "say", "write"]
+__all__ = ["BEWARE", "Part", "complain", "print_table", "print_tables", "say", "working", "write"]
 
 ENDLESS = 1_000_000  # the width of a pipe: nothing is ever broken
 Part = str | tuple[str, str]  # text, or text and its style
@@ -50,8 +53,21 @@ def say(*parts: Part, indent: int = 0) -> None:
 
 
 def write(text: str) -> None:
-    """Print text to stdout exactly as it is: JSON, a generated page."""
-    click.echo(text, nl=False)
+    """Print text to stdout exactly as it is: JSON, a generated page. Errors: a full disk."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:  # click knows how that ends
+        raise
+    except OSError as error:
+        _drop(sys.stdout)
+        raise InfluenceKitError(f"stdout cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Around a command's work: progress is drawn, and what models and plugins print goes to stderr."""
+    with progress(), redirect_stdout(sys.stderr):
+        yield
 
 
 def complain(text: str, word: str = "", **style: Any) -> None:
@@ -63,7 +79,10 @@ def complain(text: str, word: str = "", **style: Any) -> None:
         >>> complain("expected a folder", "error:", fg="red")  # on stderr
     """
     head = f"{click.style(word, **style) if _colour(sys.stderr) else word} " if word else ""
-    print(f"{head}{shown(' '.join(text.split()))}", file=sys.stderr, flush=True)
+    try:
+        print(f"{head}{shown(' '.join(text.split()))}", file=sys.stderr, flush=True)
+    except OSError:  # there is nobody to tell
+        _drop(sys.stderr)
 
 
 def print_table(
@@ -176,6 +195,14 @@ def _console() -> Console:
     )
 
 
+def _drop(stream: TextIO) -> None:
+    """What waits to be written to a stream that cannot be written goes nowhere, also when Python ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def _colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
@@ -192,4 +219,4 @@ def _print(console: Console, what: RenderableType) -> None:
     """Laid out by rich and written by click, which knows how a closed pipe ends."""
     with console.capture() as captured:
         console.print(what)
-    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False)
+    write("\n".join(line.rstrip() for line in captured.get().split("\n")))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit._bars import progress
+from influencekit.cli.console import working
 from influencekit.cli.examples import by_seed
 from influencekit.cli.output import new_file, save_dataset
-from influencekit.cli.parameters import shared
+from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FORMATS = (".zarr", ".nc", ".csv")
 
 
 @click.command(short_help="Which examples mattered in a recorded run?")
-@click.argument("store")
+@click.argument("store", type=PATH)
 @click.option(
     "--estimator",
     default="dit",
@@ -37,6 +37,7 @@ FORMATS = (".zarr", ".nc", ".csv")
 @shared("query", "window", "removal", "average")
 @click.option(
     "--out",
+    type=PATH,
     metavar="FILE",
     help="A new file for the scores: .zarr, .nc (netCDF) or .csv (most harmful first, where one way of the "
     "query is better).",
@@ -76,6 +77,7 @@ FORMATS = (".zarr", ".nc", ".csv")
 @click.option("--raises", "which", flag_value="raises", help="Those whose removal raises it most.")
 @click.option(
     "--remove",
+    type=PATH,
     metavar="FILE",
     help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
     "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count.",
@@ -101,7 +103,7 @@ def estimate(
     if out and Path(out).suffix not in FORMATS:
         raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
     with new_file(out) as path:
-        with progress():
+        with working():
             import influencekit as ik
             from influencekit._direction import better_of, which_end
             from influencekit._verbs.remove import positions_of

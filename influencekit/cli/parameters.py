@@ -5,11 +5,27 @@ from typing import Any, TypeVar
 
 import click
 
+from influencekit._address import local
 from influencekit.errors import InputError
 
-__all__ = ["Seeds", "shared"]
+__all__ = ["PATH", "Seeds", "shared"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Path(click.ParamType):
+    """A path of this machine, as text: `~` and file:// are expanded; other addresses are refused by name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(local(value))
+        except InputError as error:
+            raise InputError(f"{param.opts[0] if param else 'path'}: {error}") from None
+
+
+PATH = _Path()
 
 
 class Seeds(click.ParamType):
@@ -84,7 +100,7 @@ _SHARED = {
         "workload, or a dict with the arguments of influencekit.open (model, loss, data, test). It is run.",
     ),
     "data-dir": click.option(
-        "--data-dir", metavar="DIR",
+        "--data-dir", type=PATH, metavar="DIR",
         help="Folder with a full copy of the data, in place of the bundled sample.",
     ),
 }  # fmt: skip

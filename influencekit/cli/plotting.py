@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from influencekit._bars import progress
-from influencekit.cli.console import say
+from influencekit.cli.console import say, working
 from influencekit.cli.output import new_folder
-from influencekit.cli.parameters import shared
+from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
@@ -22,8 +21,10 @@ __all__ = ["plot"]
 
 
 @click.command(short_help="Draw saved scores as PNG files.")
-@click.argument("scores", metavar="SCORES")
-@click.option("--out", metavar="DIR", help="A new folder for the plots; SCORES-plots if you do not say.")
+@click.argument("scores", type=PATH, metavar="SCORES")
+@click.option(
+    "--out", type=PATH, metavar="DIR", help="A new folder for the plots; SCORES-plots if you do not say."
+)
 @shared("code", "data-dir")
 def plot(scores: str, out: str | None, code: str | None, data_dir: str | None) -> None:
     """Draw what compare --out or estimate --out saved: estimates against ground truth, the most harmful and
@@ -42,7 +43,7 @@ def plot(scores: str, out: str | None, code: str | None, data_dir: str | None) -
     run = _is_run(path)
     result = None if run else _load(path)
     goal = out or str(path.with_name(f"{path.stem}-plots"))
-    with new_folder(goal) as folder, progress():
+    with new_folder(goal) as folder, working():
         assert folder is not None
         from influencekit.cli.saving import draw
         from influencekit.evaluation import evaluation_of

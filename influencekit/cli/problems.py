@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from influencekit.errors import InfluenceKitError, InputError
+from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     from influencekit._training.workload import Workload
@@ -99,19 +96,22 @@ def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: s
 
 def is_store(text: str, code: str | None = None) -> bool:
     """Whether what was typed is the store of a run, and not the name of a workload."""
-    return code is not None or text.endswith(".zarr") or (Path(text) / "zarr.json").is_file()
+    if code is not None or text.endswith(".zarr") or "://" in text:
+        return True
+    return os.path.isfile(os.path.join(os.path.expanduser(text), "zarr.json"))
 
 
 def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
     """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
     from influencekit._trajectory.store import open_group
+    from influencekit.cli.user_code import from_code
 
     attrs = dict(open_group(store).attrs)
     if code is not None:
-        found = _from_code(code)
+        found = from_code(code)
         if isinstance(found, dict):
-            model = found.get("model")
-            return _quietly(store, **{**found, "model": model.to(device) if model is not None else None})
+            model: Any = found.get("model")
+            return _quietly(store, **{**found, "model": model.to(device) if hasattr(model, "to") else model})
         return _quietly(store, found.to(device))
     if "tape" in attrs:
         raise InputError(
@@ -131,55 +131,3 @@ def _quietly(store: str, *made: Any, **parts: Any) -> Trajectory:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return open(store, *made, **parts)
-
-
-def _from_code(code: str) -> Any:
-    """What the named function of a file of the user's returns, or the named value."""
-    import runpy
-
-    from influencekit._code import running
-    from influencekit._training.workload import Workload
-
-    file, _, name = code.rpartition(":")
-    if not file or not name.isidentifier():
-        raise InputError(f"--code {code}: expected a file and a name in it, such as train.py:parts")
-    if not Path(file).is_file():
-        raise InputError(f"--code {code}: there is no file {file}")
-    with _script(code, Path(file)):
-        with running(
-            f"--code {code}: {file} trains when it is imported; put the training under `if __name__ == "
-            f"'__main__':`, so that {name} can be had without it"
-        ):
-            names = runpy.run_path(file, run_name="influencekit_code")
-        if name not in names:
-            raise InputError(f"--code {code}: {file} defines no {name}")
-        with running(f"--code {code}: {name} records a run; let it only make the model, loss and data"):
-            found = names[name]() if callable(names[name]) else names[name]
-    if not isinstance(found, dict | Workload):
-        raise InputError(
-            f"--code {code}: expected a Workload, or a dict of the arguments of influencekit.open (model, "
-            f"loss, data, test), got {type(found).__name__}"
-        )
-    return found
-
-
-@contextmanager
-def _script(code: str, file: Path) -> Iterator[None]:
-    """Around code of the user's, as for `python FILE.py`: its folder, its arguments; errors in one line."""
-    path, argv = sys.path[:], sys.argv
-    sys.path.insert(0, str(file.absolute().parent))
-    sys.argv = [str(file)]
-    try:
-        yield
-    except InfluenceKitError:
-        raise
-    except SystemExit as error:
-        raise InputError(
-            f"--code {code}: {file} ends the program when it is imported (SystemExit: {error}); put what "
-            "reads arguments or runs under `if __name__ == '__main__':`"
-        ) from error
-    except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--code {code}: running it failed with {type(error).__name__}: {line}") from error
-    finally:
-        sys.path[:], sys.argv = path, argv

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from influencekit._bars import progress
-from influencekit.cli.console import complain, say
-from influencekit.cli.parameters import shared
+from influencekit.cli.console import complain, say, working
+from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["record"]
@@ -16,7 +15,7 @@ __all__ = ["record"]
 
 @click.command(short_help="Train once and keep the trajectory in a store.")
 @click.argument("workload")
-@click.option("--store", required=True, metavar="PATH", help="A new zarr store, such as run.zarr.")
+@click.option("--store", required=True, type=PATH, metavar="PATH", help="A new zarr store, such as run.zarr.")
 @shared("recorder")
 @click.option(
     "--window",
@@ -64,7 +63,7 @@ def record(
         )
     if not path.absolute().parent.is_dir():
         raise InfluenceKitError(f"--store {store} cannot be written: {path.parent} is not a folder")
-    with progress():
+    with working():
         import influencekit as ik
         from influencekit._trajectory.store import open_group
         from influencekit.cli.problems import WorkloadSource, use_device

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from influencekit._address import local
 from influencekit._effects.retrain import (
     Models,
     Strategy,
@@ -127,7 +128,7 @@ def _pieces(
             yield rows, _retrained(trajectory, left_out[rows], states, own, strategy)
         return
     recorded = torch.stack([own[t] for _, _, t in states]).cpu().numpy()
-    with Folder.open(Path(store), trajectory, states, recorded, left_out, drawn) as folder:
+    with Folder.open(local(store), trajectory, states, recorded, left_out, drawn) as folder:
         todo = folder.todo(size)
         for rows in folder.done:
             yield rows, torch.from_numpy(folder.read(rows))

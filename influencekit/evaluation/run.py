@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._address import local
 from influencekit._bars import with_progress
 from influencekit._specs import options_of
 from influencekit._training.workload import Workload
@@ -65,6 +66,7 @@ def evaluate(
         ['lds', 'from', 'to']
     """
     require_run(trajectory)
+    subsets = None if subsets is None else local(subsets)
     asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators
     methods = {} if given is None else estimators_of(given)
@@ -88,7 +90,7 @@ def evaluate(
         if not usable:
             raise InputError(f"{name}: {next(iter(out))} {next(iter(out.values()))}; nothing is left")
         some = {n: method for n, method in methods.items() if n in usable}
-        folder = None if subsets is None else _folder(Path(subsets), spec, one)
+        folder = None if subsets is None else _folder(subsets, spec, one)
         own = known.sel(estimator=usable)
         result = one.run(trajectory, query, own, some, windows_of(own), folder)
         said = "; ".join(f"{n} {why}" for n, why in out.items())

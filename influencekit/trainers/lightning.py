@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._address import local
 from influencekit._tape import Tape
 from influencekit._tape.intercept_loader import check_trainer_loader, intercept_loader
 from influencekit._tape.loader import IndexedBatch
@@ -57,7 +58,7 @@ class InfluenceCallback(Callback):
     ) -> None:  # fmt: skip
         if isinstance(reduction, str) and reduction not in ("mean", "sum"):
             raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
-        self._store, self._loss, self._reduction, self._module = store, loss, reduction, module
+        self._store, self._loss, self._reduction, self._module = local(store), loss, reduction, module
         self._options = options
         self._waiting = False
         self._tape: Tape | None = None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influencekit._address import local
 from influencekit._tape import Tape
 from influencekit._tape.hooks import Hook
 from influencekit._tape.intercept_loader import intercept_loader
@@ -71,7 +72,7 @@ class InfluenceCallback(TrainerCallback):
             raise InputError(
                 f"reduction must be 'items', 'mean' or a function of the batch, got {reduction!r}"
             )
-        self._store, self._given, self._reduction, self._options = store, loss, reduction, options
+        self._store, self._given, self._reduction, self._options = local(store), loss, reduction, options
         self._target = options.get("target_key", "labels")
         self._within_step = False
         self._tape: Tape | None = None

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from influencekit._address import local
 from influencekit.errors import InputError, StoreError
 
 __all__ = ["bundled", "check_images", "find", "read_npz"]
@@ -70,7 +71,7 @@ def find(data_dir: str, *choices: tuple[str, ...], what: str, hint: str = "") ->
         >>> [path.name for path in find(folder, ("images.csv.gz",), what="These images")]
         ['images.csv']
     """
-    folder = Path(data_dir).expanduser()
+    folder = local(data_dir)
     if not folder.is_dir():
         raise InputError(f"data_dir {data_dir} is not a folder; expected one that holds {what}{hint}")
     for names in choices:

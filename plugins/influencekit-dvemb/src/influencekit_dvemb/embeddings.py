@@ -69,7 +69,7 @@ def embed(
         new.commit(about)
     finally:
         new.discard()
-    return xr.open_zarr(store, chunks=None)
+    return xr.open_zarr(new.path, chunks=None)
 
 
 def scores(

@@ -9,7 +9,7 @@ import xarray as xr
 import zarr
 
 from influencekit import InputError, StoreError
-from influencekit.extend import Layout, NewStore
+from influencekit.extend import Layout, NewStore, local
 from influencekit_dvemb.projection import Projection
 
 __all__ = ["attributes", "feature_layers", "new_array", "opened"]
@@ -45,8 +45,8 @@ def opened(found: xr.Dataset | str | Path, what: str) -> xr.Dataset:
     """A store of this package, given as a path or as xarray opened it, that has the array `what`."""
     if isinstance(found, xr.Dataset):
         store = found
-    elif Path(found).exists():
-        store = xr.open_zarr(found, chunks=None)
+    elif (path := local(found)).exists():
+        store = xr.open_zarr(path, chunks=None)
     else:
         raise StoreError(f"nothing at {found}: expected a store with the array {what!r}")
     if what not in store or "layers" not in store.attrs:

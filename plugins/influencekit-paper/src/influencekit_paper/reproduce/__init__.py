@@ -12,6 +12,7 @@ from typing import Any
 
 import influencekit as ik
 from influencekit.errors import InputError
+from influencekit.extend import local
 from influencekit_paper.reproduce import beyond, tables
 from influencekit_paper.reproduce.plan import PLANS, Extent, in_order
 from influencekit_paper.reproduce.report import Report
@@ -41,7 +42,7 @@ def reproduce(
     Cost: see docs/reproduce.md. Errors: an unknown table, fewer than one seed or worker, an `out` that is a
     file or cannot be written, a cell's file that cannot be read, an experiment that fails.
     """
-    folder, extent = Path(out), extent or Extent()
+    folder, extent = local(out), extent or Extent()
     if unknown := [name for name in names if name not in PLANS]:
         raise InputError(f"no table named {unknown[0]!r}; choose one of {', '.join(PLANS)}")
     if min(extent.seeds, extent.of("cnn"), workers) < 1:

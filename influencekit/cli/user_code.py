@@ -1,0 +1,83 @@
+"""`--code FILE.py:NAME`: a script of the user's that is run for what it defines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from influencekit._address import local
+from influencekit.errors import InfluenceKitError, InputError
+
+__all__ = ["from_code"]
+
+
+def from_code(code: str) -> Any:
+    """What the named function of a file of the user's returns, or the named value: a Workload, or a dict.
+
+    Errors: `InputError` for no such file or name, for code that fails in whatever way, ends the program,
+    trains, or gives something else.
+    """
+    import runpy
+
+    from influencekit._code import running
+    from influencekit._training.workload import Workload
+
+    text, _, name = code.rpartition(":")
+    if not text or not name.isidentifier():
+        raise InputError(f"--code {code}: expected a file and a name in it, such as train.py:parts")
+    file = local(text)
+    if not file.is_file():
+        raise InputError(f"--code {code}: there is no file {file}{', but a folder' if file.is_dir() else ''}")
+    with _script(code, file):
+        with running(
+            f"--code {code}: {file} trains when it is imported; put the training under `if __name__ == "
+            f"'__main__':`, so that {name} can be had without it"
+        ):
+            names = runpy.run_path(str(file), run_name="influencekit_code")
+        if name not in names:
+            raise InputError(f"--code {code}: {file} defines no {name}")
+        with running(f"--code {code}: {name} records a run; let it only make the model, loss and data"):
+            found = names[name]() if callable(names[name]) else names[name]
+    if not isinstance(found, dict | Workload):
+        raise InputError(
+            f"--code {code}: expected a Workload, or a dict of the arguments of influencekit.open (model, "
+            f"loss, data, test), got {type(found).__name__}"
+        )
+    if isinstance(found, dict) and (
+        odd := [key for key in found if key in ("store", "workload") or not isinstance(key, str)]
+    ):
+        raise InputError(
+            f"--code {code}: the dict has {odd[0]!r}, which is no argument for it to give; leave it out"
+        )
+    return found
+
+
+@contextmanager
+def _script(code: str, file: Path) -> Iterator[None]:
+    """Around code of the user's, as for `python FILE.py`: its folder, its arguments; errors in one line.
+
+    What it prints goes to stderr, and it has nothing to read: stdout is the command's, and nobody is asked.
+    """
+    path, argv, stdin = sys.path[:], sys.argv, sys.stdin
+    sys.path.insert(0, str(file.absolute().parent))
+    sys.argv = [str(file)]
+    try:
+        with open(os.devnull, encoding="utf-8") as nothing, redirect_stdout(sys.stderr):
+            sys.stdin = nothing
+            yield
+    except (InfluenceKitError, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise InputError(
+            f"--code {code}: {file} ends the program when it is imported (SystemExit: {error}); put what "
+            "reads arguments or runs under `if __name__ == '__main__':`"
+        ) from error
+    except BaseException as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--code {code}: running it failed with {type(error).__name__}: {line}") from error
+    finally:
+        sys.path[:], sys.argv, sys.stdin = path, argv, stdin
