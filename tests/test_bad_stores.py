@@ -163,7 +163,7 @@ def test_code_of_the_users_opens_a_store_that_was_made_in_python(tmp_path):
     store = tmp_path / "run.zarr"
     assert "defines no other" in fails("verify", store, "--code", f"{code}:other", code=2)
     assert "ZeroDivisionError" in fails("verify", store, "--code", f"{code}:bad", code=2)
-    assert "no file" in fails("verify", store, "--code", "nothing.py:mine", code=2)
+    assert "there is no file nothing.py" in fails("verify", store, "--code", "nothing.py:mine", code=2)
 
 
 def test_scores_are_finite_or_an_error(recorded):

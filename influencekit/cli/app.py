@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -66,6 +65,16 @@ class Commands(click.Group):
             return name, load("command", name), args[1:]  # type: ignore[return-value]
         raise unknown("command", name, self.list_commands(ctx), "commands")
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as stop:  # a plugin's own command may end as it likes, and signals do
+            if ctx.invoked_subcommand not in self.commands or _is_signal(stop.code):
+                raise
+            raise InfluenceKitError(
+                f"a plugin, or code of yours, ended the program before the work was done (SystemExit: {stop})"
+            ) from stop
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for entry in self._brought():
             if entry.name in self.commands:
@@ -93,6 +102,10 @@ class Commands(click.Group):
             except BaseException as error:
                 _fail(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_signal(code: object) -> bool:
+    return isinstance(code, int) and code > 128
 
 
 def _warn(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
@@ -129,8 +142,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{_line(error.format_message()).rstrip('.')}; see '{command} --help'", error.exit_code
     if isinstance(error, click.ClickException):
         return _line(error.format_message()), error.exit_code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}", 1
+    if isinstance(error, OSError) and error.strerror:
+        return _line(f"{error.strerror}{f': {error.filename}' if error.filename else ''}"), 1
+    if isinstance(error, MemoryError):
+        return "out of memory; take fewer examples or queries at once, or a machine with more", 1
     return (
         f"{type(error).__name__}: {_line(error)}; this is a bug, of influencekit or of a plugin: "
         "INFLUENCEKIT_DEBUG=1 in the environment shows where"
@@ -161,8 +176,26 @@ for _command in (compare, record, estimate, plot, verify, list_):
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """The console script `influencekit`. SIGTERM and a lost terminal clean up as Ctrl-C does."""
+    _open_streams()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     cli.main(args, prog_name="influencekit")
     raise AssertionError("click ends the process")
+
+
+def _open_streams() -> None:
+    """Open a closed stdin or stderr to nowhere, and refuse a closed stdout.
+
+    Else the next file that is opened takes its number, and what a library prints gets into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8")
+    if sys.stdout is None:
+        complain("stdout is closed, so that nothing can be printed; send it somewhere", "error:")
+        sys.exit(1)
