@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-import zarr
 from helpers_cli import TINY, fails
 from helpers_cli import run as command
+from helpers_stores import changed
 from helpers_tape import N, held_out, order, per_example, sample
 from hypothesis import given
 from hypothesis import strategies as st
@@ -289,7 +289,7 @@ def test_a_loop_that_loaded_earlier_weights_is_asked_of_these(tmp_path):
     """The model at its end is that state, which every result says; earlier windows stay as they are."""
     run = recorded("sgd")
     ik.record(run.workload, store=tmp_path / "run.zarr")
-    zarr.open_group(tmp_path / "run.zarr", mode="r+").attrs["reloaded"] = 6  # what a tape writes
+    changed(tmp_path / "run.zarr", reloaded=6)  # what a tape writes
     again = ik.open(tmp_path / "run.zarr", run.workload)
     found = ik.estimate(again, windows="each-epoch")
     assert (found.average, found.average_states) == ("reloaded", "state 6 of 9")

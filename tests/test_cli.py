@@ -246,7 +246,7 @@ def test_a_recording_knows_how_to_be_opened_again(store):
     info = xr.open_zarr(store, consolidated=False).attrs["info"]
     assert info["spec"] == f"{TINY}:setting=paper" and info["draw_seed"] == 3
     shown = run("verify", store).stdout
-    assert "all checksums right" in shown and "6 steps trained again" in shown
+    assert "all as committed" in shown and "6 steps trained again" in shown
     assert "each bit for bit as recorded" in shown and "paper setting" in shown
 
 

@@ -33,8 +33,9 @@ LAYERS = {
         _training/state _training/step _training/traced _training/workload
     """,
     "a recorded run": """
-        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/ending
-        _trajectory/fingerprint _trajectory/replay_check _trajectory/schema/__init__ _trajectory/schema/arrays
+        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
+        _trajectory/digests _trajectory/ending _trajectory/fingerprint _trajectory/integrity
+        _trajectory/replay_check _trajectory/schema/__init__ _trajectory/schema/arrays
         _trajectory/schema/attributes _trajectory/schema/document _trajectory/schema/files
         _trajectory/schema/kinds _trajectory/schema/root _trajectory/store _trajectory/trajectory
         _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background

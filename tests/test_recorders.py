@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 import zarr
 from helpers_cli import TINY, run
+from helpers_stores import sealed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +94,7 @@ def test_verify_finds_a_changed_number_in_a_rounded_store(tmp_path, window):
     row = theta[2]
     row[5] *= 1 + 2.0**-7
     theta[2] = row
+    sealed(path)
     with pytest.raises(ik.StoreError, match="trained again, are not what was recorded: parameter"):
         verify(ik.open(path, LONG))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_stores import sealed
 from helpers_tape import Examples, held_out, network, per_example, untraced
 from helpers_tape_caught import MEAN, Loop, caught, once
 from torch import nn
@@ -113,6 +114,7 @@ def test_a_run_of_records_own_is_compared_as_well(tmp_path):
     array = zarr.open_group(tmp_path / "run.zarr", mode="r+")["theta"]
     values = array[2]
     array[2] = values + 0.25
+    sealed(tmp_path / "run.zarr")
     with pytest.raises(StoreError, match="steps 2 to 3, trained again, are not what was recorded"):
         ik.estimate(ik.open(tmp_path / "run.zarr", workload))
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zarr
+from helpers_stores import sealed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +19,12 @@ def workload():
 
 
 def altered(path, name, row, by):
-    """One number of one kept state changed behind the library's back, its checksum written anew."""
+    """One number of one kept state changed behind the library's back, its checksums written anew."""
     array = zarr.open_group(path, mode="r+")[name]
     values = array[row]
     values[5] += by
     array[row] = values
+    sealed(path)
 
 
 @pytest.mark.parametrize("recorder", ["full", "every-k:k=3"])

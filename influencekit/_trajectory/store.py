@@ -1,7 +1,6 @@
 """The trajectory store: one chunked, compressed, checksummed zarr v3 group that xarray opens as it is."""
 
-import json
-from itertools import product
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import zarr
 
 from influencekit._address import local
 from influencekit._trajectory.checkpoints import only_weights
+from influencekit._trajectory.chunks import Chunk, chunks_of
+from influencekit._trajectory.digests import Checks, crc_of_file, crc_of_rows, digest_of_document
 from influencekit._trajectory.schema import check_chunk, check_store
 from influencekit.errors import InputError, StoreError
 
@@ -28,12 +29,13 @@ def open_group(store: Any) -> zarr.Group:
     if words := only_weights(store):
         raise InputError(words)
     try:
-        if isinstance(store, str | Path):
-            check_store(Path(store), SCHEMA)
+        digest = _digest(Path(store)) if isinstance(store, str | Path) else None
         group = zarr.open_group(store, mode="r", zarr_format=3)
         attrs = dict(group.attrs)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
+    if digest is not None and attrs.get("digest") != digest:
+        return open_group(store)  # its writer has committed meanwhile
     if "influencekit_schema" not in attrs:
         raise StoreError(
             f"{store} is a zarr group, but not an influencekit trajectory (no influencekit_schema)"
@@ -47,27 +49,70 @@ def open_group(store: Any) -> zarr.Group:
     return group
 
 
+def _digest(path: Path) -> str | None:
+    """The digest of a root document; None before 0.4, which kept none. Errors: it is not right."""
+    root = check_store(path, SCHEMA)
+    attrs = root.get("attributes")
+    if not isinstance(attrs, dict) or attrs.get("influencekit_schema") != SCHEMA:
+        return None
+    if not attrs.keys() & {"checks", "digest"}:
+        return None
+    if attrs.get("digest") != (found := digest_of_document(root)):
+        raise StoreError(
+            f"{path}: its zarr.json is not as it was committed, something else has written it; record again"
+        )
+    return found
+
+
 def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """Rows of one array; a missing, broken or altered chunk is an error that names it."""
+    """Rows of one array; a missing, broken, altered or exchanged chunk is an error that names it.
+
+    Cost: where these rows are in the last chunk and it is not full, all its committed rows are read.
+    """
     array = group.get(name)
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{_where(group)}: the array {name!r} is missing; record again")
-    for key, part in _chunks(array, rows):
-        folder = getattr(group.store, "root", None)
-        if folder is not None:
-            check_chunk(Path(folder, name, key), array, f"{_where(group)}: chunk {name}/{key}{_rows(part)}")
+    start, stop, _ = rows.indices(array.shape[0])
+    low, high = start, max(start, stop)
+    checks = _checks(group, name)
+    last = checks.rows // array.chunks[0] * array.chunks[0]
+    if low < checks.rows and last < min(high, checks.rows):  # a chunk that is not full is known by its rows
+        low, high = min(low, last), max(high, checks.rows)
+    found = chunks_of(array, slice(low, high))
+    for chunk in found:
+        if (file := _file(group, name, chunk)) is not None:
+            check_chunk(file, array, f"{_where(group)}: chunk {name}/{chunk}")
+    values = _decoded(group, array, slice(low, high), found)
+    for chunk in found:
+        file, beyond = _file(group, name, chunk), chunk.place - len(checks.full)
+        if beyond < 0:
+            same = file is None or checks.full[chunk.place] == crc_of_file(_end(file))
+        else:
+            mine = values[last - low : checks.rows - low]
+            same = beyond >= len(checks.last) or checks.last[beyond] == crc_of_rows(mine[:, *chunk.columns])
+        if not same:
+            raise StoreError(
+                f"{_where(group)}: chunk {name}/{chunk} is not the one that was committed, something else "
+                "has written it or put it there; record again"
+            )
+    return values[start - low : max(start, stop) - low]
+
+
+def _decoded(group: zarr.Group, array: Any, rows: slice, found: list[Chunk]) -> np.ndarray:
     try:
         return np.asarray(array[rows])
     except Exception as error:  # every codec has its own exceptions
-        for key, part in _chunks(array, rows):
+        for chunk in found:
             try:
-                array[part]
+                array[chunk.rows]
             except Exception as reason:
                 raise StoreError(
-                    f"{_where(group)}: chunk {name}/{key}{_rows(part)} is corrupted ({_line(reason)}); "
+                    f"{_where(group)}: chunk {array.basename}/{chunk} is corrupted ({_line(reason)}); "
                     "record again"
                 ) from reason
-        raise StoreError(f"{_where(group)}: the array {name!r} cannot be read ({_line(error)})") from error
+        raise StoreError(
+            f"{_where(group)}: the array {array.basename!r} cannot be read ({_line(error)})"
+        ) from error
 
 
 def chunks(group: zarr.Group) -> list[tuple[str, str, slice]]:
@@ -75,33 +120,40 @@ def chunks(group: zarr.Group) -> list[tuple[str, str, slice]]:
 
     A run that was stopped has written nothing for the steps that it did not come to.
     """
-    committed: Any = group.attrs["committed"]
+    attrs: dict[str, Any] = dict(group.attrs)
     found = []
     for name, array in sorted(group.arrays()):
         dims = array.metadata.dimension_names  # type: ignore[union-attr]
-        rows = slice(0, committed) if dims and dims[0] == "step" else slice(None)
-        found += [(name, key, part) for key, part in _chunks(array, rows)]
+        rows = attrs["committed"] if dims and dims[0] == "step" else None
+        if "checks" in attrs:
+            rows = _checks(group, name).rows
+        found += [(name, chunk.key, chunk.rows) for chunk in chunks_of(array, slice(0, rows))]
     return found
 
 
-def _chunks(array: zarr.Array, rows: slice) -> list[tuple[str, slice]]:
-    """Keys and rows of the chunks that hold `rows`."""
-    start, stop, _ = rows.indices(array.shape[0])
-    long, *wide = array.chunks
-    numbers = range(start // long, -(-stop // long)) if stop > start else range(0)
-    across = [range(-(-size // each)) for size, each in zip(array.shape[1:], wide, strict=True)]
-    return [
-        ("/".join(map(str, ("c", k, *rest))), slice(max(start, k * long), min(stop, (k + 1) * long)))
-        for k, *rest in product(numbers, *across)
-    ]
+def _checks(group: zarr.Group, name: str) -> Checks:
+    """What was committed of an array: nothing in memory, or by versions before 0.4, which did not say it."""
+    said: Any = group.attrs.get("checks")
+    try:
+        return Checks(0, [], []) if said is None else Checks.parse(said[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{_where(group)}: no checksums of the array {name!r}; record again") from error
+
+
+def _file(group: zarr.Group, name: str, chunk: Chunk) -> Path | None:
+    """The file of a chunk, where chunks are files."""
+    folder = getattr(group.store, "root", None)
+    return None if folder is None else Path(folder) / name / chunk.key
+
+
+def _end(file: Path) -> bytes:
+    with open(file, "rb") as opened:
+        opened.seek(max(0, os.fstat(opened.fileno()).st_size - 4))
+        return opened.read(4)
 
 
 def _where(group: zarr.Group) -> str:
     return str(getattr(group.store, "root", "the trajectory in memory"))
-
-
-def _rows(rows: slice) -> str:
-    return f" (rows {rows.start} to {rows.stop - 1})"
 
 
 def _line(error: Exception) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import zarr
 from torch import Tensor
 
 from influencekit._bars import with_progress
 from influencekit._training.state import State
+from influencekit._trajectory.integrity import read_all
 from influencekit._trajectory.replay_check import (
     compare_stretch,
     describe_difference,
@@ -19,7 +19,6 @@ from influencekit._trajectory.replay_check import (
     replay_stretch,
     replay_tolerance,
 )
-from influencekit._trajectory.store import chunks, read
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.open import open
 from influencekit._verbs.results import require_run
@@ -28,7 +27,7 @@ from influencekit.interfaces import Recorder
 from influencekit.progress import track
 from influencekit.registry import make
 
-__all__ = ["NearReplay", "Replay", "read_all", "replayed", "verify"]
+__all__ = ["NearReplay", "Replay", "replayed", "verify"]
 
 
 class Replay(NamedTuple):
@@ -86,17 +85,6 @@ def verify(run: Trajectory | str | Path, spans: int | None = None, **opened: Any
     trajectory: Trajectory = require_run(run)
     read_all(trajectory.group)
     return replayed(trajectory, spans)
-
-
-def read_all(group: zarr.Group) -> int:
-    """Read every chunk of every array; their number. Errors: which one is missing or corrupted."""
-    found = list(chunks(group))
-    for name, key, rows in track(found, "chunks", len(found)):
-        try:
-            read(group, name, rows)
-        except StoreError as error:
-            raise StoreError(f"{error} (chunk {key})") from error
-    return len(found)
 
 
 def replayed(trajectory: Trajectory, spans: int | None) -> Replay | NearReplay:

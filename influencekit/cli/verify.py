@@ -34,8 +34,9 @@ def verify(
       influencekit verify run.zarr
       influencekit verify mine.zarr --code train.py:parts
     """
+    from influencekit._trajectory.integrity import read_all
     from influencekit._trajectory.store import open_group
-    from influencekit._verbs.verify import read_all, replayed
+    from influencekit._verbs.verify import replayed
     from influencekit.cli.problems import reopen, use_device
 
     device = use_device(device, threads)
@@ -54,7 +55,7 @@ def verify(
     _say("states", f"{attrs['start']} to {attrs['committed']}, recorder {attrs['recorder']}{near}")
     with progress():
         chunks = read_all(group)
-    _say("chunks", f"{chunks} read, all checksums right")
+    _say("chunks", str(chunks))
     with progress():
         trajectory = reopen(store, data_dir, device, code)
         done = replayed(trajectory, replay)

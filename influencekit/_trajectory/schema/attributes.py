@@ -46,6 +46,15 @@ _column = Kind(
     ),
 )
 _columns = Kind("an object of columns", lambda x: type(x) is dict and all(map(_column.fits, x.values())))
+_checks = Kind(
+    "an object of rows and checksums",
+    lambda x: (
+        type(x) is dict
+        and all(type(e) is dict and e.keys() == {"rows", "full", "last"} for e in x.values())
+        and all(whole().fits(e["rows"]) and text(1 << 26).fits(e["full"]) for e in x.values())
+        and all(items(whole(0, (1 << 32) - 1)).fits(e["last"]) for e in x.values())
+    ),
+)
 _counts = Kind("an object of row numbers", lambda x: type(x) is dict and all(map(whole().fits, x.values())))
 
 _ATTRIBUTES: dict[str, Kind] = {
@@ -78,7 +87,7 @@ _ATTRIBUTES: dict[str, Kind] = {
     "fingerprint": _plain,
     "tape": _plain,
     "resume": _plain,
-    "checks": _plain,
+    "checks": _checks,
     "digest": text(64),
 }  # fmt: skip
 _REQUIRED = {

@@ -29,9 +29,9 @@ _CONSOLIDATED = {
 }
 
 
-def check_store(path: Path, schema: int) -> None:
+def check_store(path: Path, schema: int) -> dict[str, Any]:
     """Refuse a store that is not as this version, or one before it, writes them. Other things than stores of
-    this schema are let pass.
+    this schema are let pass. Returns its document.
 
     An attribute or an array that is unknown is an error, unless a later version wrote the store: an addition
     does not change the schema. Errors: `StoreError` that names the attribute or the array; `OSError` where
@@ -40,7 +40,7 @@ def check_store(path: Path, schema: int) -> None:
     document = read_document(path / "zarr.json")
     attrs: Any = document.get("attributes")
     if type(attrs) is not dict or attrs.get("influencekit_schema") != schema:
-        return
+        return document
     newer = _version(attrs.get("influencekit_version")) > _version(__version__)
     check_object(document, _ROOT, set(_ROOT), f"{path}: in zarr.json")
     said = document["consolidated_metadata"]
@@ -50,6 +50,7 @@ def check_store(path: Path, schema: int) -> None:
     for name, array in arrays.items():
         rows = attrs["committed"] if array.dims[0] == "step" else array.shape[0]
         check_files(path, name, array, rows, str(path))
+    return document
 
 
 def _version(text: Any) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """An array that grows by rows, cut into chunks, each of them compressed and with a checksum."""
 
 import json
+from array import array as Numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from influencekit._files import Files, Memory
+from influencekit._trajectory.digests import Checks, crc_of_file, crc_of_rows
 
 __all__ = ["Column", "Growing"]
 
@@ -37,8 +39,11 @@ class Growing:
         self.name, self.column, self.width = name, column, wide
         self.files, self._long, self._wide = files, long, wide
         self._across = 1  # chunks side by side
-        self._start, self._tail = 0, list[np.ndarray]()  # the last chunk: its first row, its rows
+        self._start = 0  # the last chunk: its first row, its rows
+        self._tail: list[np.ndarray] = []
         self._changed = False
+        self._full = [Numbers("I")]  # checksums of the full chunks, for each of those side by side
+        self._last: Sequence[int] = []  # of the last one
         self._chunk = (long,) if wide is None else (long, wide)
         self._encoded: dict[str, Any] = {}
         text = column.dtype is str
@@ -66,8 +71,9 @@ class Growing:
 
     @classmethod
     def resume(
-        cls, files: Files, name: str, array: Any, length: int, read: Callable[[slice], np.ndarray]
-    ) -> "Growing":
+        cls, files: Files, name: str, array: Any, length: int, read: Callable[[slice], np.ndarray],
+        checks: Checks | None,
+    ) -> "Growing":  # fmt: skip
         """The array as it stands on disk, to be continued after its first `length` rows."""
         column = Column(array.metadata.dimension_names, array.dtype, array.fill_value)
         long, *wide = array.chunks
@@ -78,6 +84,8 @@ class Growing:
             new._across = -(-array.shape[1] // wide[0])
         new._start = length // long * long
         new._tail = list(read(slice(new._start, length)))
+        full, new._last = ([], []) if checks is None else (checks.full, checks.last)
+        new._full = [Numbers("I", full[place :: new._across]) for place in range(new._across)]
         return new
 
     def __len__(self) -> int:
@@ -92,14 +100,21 @@ class Growing:
         self._changed = True
         if len(self._tail) == self._long:
             self.write()
-            self._start, self._tail = self._start + self._long, []
+            self._begin_chunk()
 
     def fill(self, values: np.ndarray) -> None:
         """Give an array that is still empty all its rows, on disk."""
         for first in range(0, len(values), self._long):
-            for place in range(self._across):
-                self._put(first // self._long, place, values[first : first + self._long])
-        self._start = len(values)
+            self._tail, self._changed = values[first : first + self._long], True  # type: ignore[assignment]
+            self.write()
+            if len(self._tail) == self._long:
+                self._begin_chunk()
+
+    def _begin_chunk(self) -> None:
+        """The last chunk is full, and never written again."""
+        self._start, self._tail = self._start + self._long, []
+        for full, crc in zip(self._full, self._last, strict=True):
+            full.append(crc)
 
     def widen(self, width: int) -> None:
         """Have at least `width` columns."""
@@ -107,24 +122,26 @@ class Growing:
             return
         self.width = width
         across = -(-width // self._wide)
-        for number in range(self._start // self._long):
-            for place in range(self._across, across):
-                self._put(number, place, [])
+        for place in range(self._across, across):
+            numbers = range(self._start // self._long)
+            self._full.append(Numbers("I", [self._put(number, place, []) for number in numbers]))
         self._across = across
         self._changed = self._changed or bool(self._tail)
 
     def write(self) -> None:
         """Put the last chunk on disk, if it has changed."""
         if self._changed:
-            for place in range(self._across):
-                self._put(self._start // self._long, place, self._tail)
+            number = self._start // self._long
+            self._last = [self._put(number, place, self._tail) for place in range(self._across)]
             self._changed = False
 
-    def _put(self, number: int, place: int, rows: Sequence[np.ndarray] | np.ndarray) -> None:
-        key = f"c/{number}"
+    def _put(self, number: int, place: int, rows: Sequence[np.ndarray] | np.ndarray) -> int:
+        """Write a chunk, or an empty one beside full ones. The checksum by which it is known."""
+        key, clipped = f"c/{number}", slice(None)
         if self._wide is not None:
             key += f"/{place}"
             columns = slice(place * self._wide, (place + 1) * self._wide)
+            clipped = slice((self.width or 0) - columns.start)  # what is not beyond the array's width
             rows = rows[:, columns] if isinstance(rows, np.ndarray) else [row[columns] for row in rows]
         if isinstance(rows, np.ndarray) and rows.shape == self._chunk:
             block = rows
@@ -135,8 +152,16 @@ class Growing:
             for k, row in enumerate(rows):
                 block[(k, slice(len(row))) if self._wide is not None else k] = row
         self._encoder[...] = block
-        encoded = self._encoded.pop("c/0" if self._wide is None else "c/0/0")
-        self.files.put(f"{self.name}/{key}", encoded.as_numpy_array())
+        encoded = self._encoded.pop("c/0" if self._wide is None else "c/0/0").as_numpy_array()
+        self.files.put(f"{self.name}/{key}", encoded)
+        if 0 < len(rows) < self._long:
+            return crc_of_rows(block[: len(rows)] if self._wide is None else block[: len(rows), clipped])
+        return crc_of_file(encoded)
+
+    def checks(self) -> Checks:
+        """By what the chunks that are written are known."""
+        full = [crc for row in zip(*self._full, strict=True) for crc in row]
+        return Checks(len(self), full, self._last if len(self._tail) else [])
 
     def metadata(self, length: int | None = None) -> dict[str, Any]:
         """What zarr.json says of the array with its present rows, or with `length`."""

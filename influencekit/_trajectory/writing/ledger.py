@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from influencekit._files import Files, Folder
+from influencekit._files import Files, Folder, Memory
+from influencekit._trajectory.digests import Checks, digest_of_document
 from influencekit._trajectory.store import open_group, read
 from influencekit._trajectory.writing.growing import Column, Growing
 from influencekit.errors import StoreError
@@ -39,6 +40,8 @@ class Ledger:
         self._expected = expected
         self.may_go_on = False  # whether a complete run says how to continue it, too
         self._docs: dict[str, Any] = {}
+        # what is committed of every array; memory needs none, and an older store goes on without
+        self._checks: dict[str, Any] | None = None if isinstance(files, Memory) else {}
         self._written: dict[str, Any] = {}
         self._grown: dict[str, Growing] = {}
         self._steps, self._states = 0, 0
@@ -52,13 +55,14 @@ class Ledger:
         attrs: dict[str, Any] = dict(group.attrs)
         if "resume" not in attrs:
             raise StoreError(f"{path} does not say how to resume it; record again, to another path")
-        said = attrs.pop("resume")
+        said, checks = attrs.pop("resume"), attrs.pop("checks", None)
+        attrs.pop("digest", None)
         columns = {
             name: Column(tuple(dims), kind, float(fill) if isinstance(fill, str) else fill)
             for name, (dims, kind, fill) in said.pop("columns").items()
         }
         new = cls(Folder(path), columns, attrs, tuple(said.pop("expected")))
-        new.last = said
+        new.last, new._checks = said, checks
         new._docs = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
         new._steps = int(attrs["committed"])
         for name, column in columns.items():
@@ -66,7 +70,8 @@ class Ledger:
                 array: Any = group[name]
                 length = new._steps if column.dims[0] == "step" else array.shape[0]
                 rows = partial(read, group, name)  # whose errors name the chunk
-                new._grown[name] = Growing.resume(new.files, name, array, length, rows)
+                known = None if checks is None else Checks.parse(checks[name])
+                new._grown[name] = Growing.resume(new.files, name, array, length, rows, known)
         new._states = len(new._grown["kept"])
         return new
 
@@ -80,6 +85,8 @@ class Ledger:
         array = Growing(self.files, name, column, long, max(1, values.shape[1]) if values.ndim > 1 else None)
         array.fill(values)
         self._docs[name] = array.metadata(len(values))
+        if self._checks is not None:
+            self._checks[name] = array.checks().as_json()
 
     def add(self, name: str, row: Any) -> None:
         """One row of one growing array."""
@@ -129,6 +136,7 @@ class Ledger:
 
         No step is committed before a state from which it can be replayed.
         """
+        committed = self._steps if self._states else 0
         widths: dict[str, int] = {}
         for array in self._grown.values():
             if array.width is not None:
@@ -139,11 +147,13 @@ class Ledger:
             array.write()
             length = self._expected[0] if array.column.dims[0] == "step" else None
             self._docs[name] = array.metadata(length)
+            if self._checks is not None:
+                nothing = array.column.dims[0] == "step" and not committed  # it may come again, and differ
+                self._checks[name] = (Checks(0, [], []) if nothing else array.checks()).as_json()
         for name, doc in self._docs.items():  # for whoever opens one array alone
             if self._written.get(name) != doc:
                 self.files.put(f"{name}/zarr.json", json.dumps(doc, indent=1).encode())
                 self._written[name] = doc
-        committed = self._steps if self._states else 0
         self.attrs |= {"committed": committed, **attrs}
         whole = self.attrs["status"] == "complete"
         columns = {n: [c.dims, np.dtype(c.dtype).str, _number(c.fill)] for n, c in self.columns.items()}
@@ -154,6 +164,10 @@ class Ledger:
             "node_type": "group",
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": self._docs},
         }
+        if self._checks is not None:
+            root = json.loads(json.dumps(root))  # the content of the file, whose keys are text
+            root["attributes"]["checks"] = self._checks
+            root["attributes"]["digest"] = digest_of_document(root)
         self.files.put("zarr.json", json.dumps(root, indent=1).encode())
         return committed
 
