@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,8 +45,9 @@ class Ledger:
         self.last: dict[str, Any] = {"state": None, "tables": {}, "snapshot": None}
 
     @classmethod
-    def resume(cls, path: Path) -> "Ledger":
-        """The store at `path` as it was committed last, to be continued."""
+    def resume(cls, files: Folder) -> "Ledger":
+        """The store as it was committed last, to be continued."""
+        path = files.root
         group = open_group(path)
         attrs: dict[str, Any] = dict(group.attrs)
         if "resume" not in attrs:
@@ -57,7 +57,7 @@ class Ledger:
             name: Column(tuple(dims), kind, float(fill) if isinstance(fill, str) else fill)
             for name, (dims, kind, fill) in said.pop("columns").items()
         }
-        new = cls(Folder(path), columns, attrs, tuple(said.pop("expected")))
+        new = cls(files, columns, attrs, tuple(said.pop("expected")))
         new.last = said
         new._docs = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
         new._steps = int(attrs["committed"])
@@ -156,12 +156,6 @@ class Ledger:
         }
         self.files.put("zarr.json", json.dumps(root, indent=1).encode())
         return committed
-
-    def move(self, path: Path) -> None:
-        """The folder was renamed."""
-        self.files = Folder(path)
-        for array in self._grown.values():
-            array.files = self.files
 
 
 def _number(fill: Any) -> Any:
