@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        _lazy _escape errors _address progress _catalog _statistics _direction _specs windows metrics _files
+        _lazy _escape errors _address progress _catalog _statistics _direction _specs windows metrics
+        _files/__init__ _files/folder _files/new_store _files/open_folder _files/publishing _files/scratch
         registry _code _bars
     """,
     "a step of training": """
@@ -56,13 +57,13 @@ LAYERS = {
         _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
         _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
         _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording _tape/reloads
-        _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check _tape/step_collector
-        _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
+        _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check
+        _tape/step_collector _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
-        _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify
-        plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
+        _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust
+        _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
         trainers/__init__ trainers/extras trainers/lightning trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
