@@ -47,6 +47,23 @@ _column = Kind(
 )
 _columns = Kind("an object of columns", lambda x: type(x) is dict and all(map(_column.fits, x.values())))
 _counts = Kind("an object of row numbers", lambda x: type(x) is dict and all(map(whole().fits, x.values())))
+_digests = Kind(
+    "digests of examples",
+    lambda x: (
+        type(x) is dict
+        and x.keys() == {"examples", "hashed", "entries"}
+        and whole(1).fits(x["examples"])
+        and whole(1, x["examples"]).fits(x["hashed"])
+        and type(x["entries"]) is dict
+        and all(map(text(1368).fits, x["entries"].values()))
+    ),
+)
+_CONTENTS = {
+    "training data": _digests,
+    "test data": _digests,
+    "frozen parameters and constant buffers": text(16),
+    "tensors of the loss": text(16),
+}
 
 _ATTRIBUTES: dict[str, Kind] = {
     "influencekit_schema": whole(),
@@ -76,6 +93,7 @@ _ATTRIBUTES: dict[str, Kind] = {
     "replay": text(),
     "reloaded": whole(),
     "fingerprint": _plain,
+    "contents": _plain,
     "tape": _plain,
     "resume": _plain,
     "checks": _plain,
@@ -137,6 +155,7 @@ def check_attributes(attrs: dict[str, Any], store: str, newer: bool) -> None:
         _refuse(where, "reloaded", f"at most {committed}, which is committed", attrs["reloaded"])
     known = _FINGERPRINT, {"parameters", "dtype", "training examples"}
     check_object(attrs["fingerprint"], *known, f"{where} 'fingerprint': its", closed=False)
+    check_object(attrs.get("contents", {}), _CONTENTS, set(), f"{where} 'contents': its", not newer)
     check_object(attrs["info"], _INFO, set(), f"{where} 'info': its", closed=False)
     if taped:
         _check_tape(attrs["tape"], {n for n, _ in attrs["fingerprint"]["parameters"]}, where, newer)
