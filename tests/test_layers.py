@@ -41,6 +41,7 @@ LAYERS = {
         _trajectory/schema/kinds _trajectory/schema/root _trajectory/store _trajectory/trajectory
         _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
         _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
+        _trajectory/contents _trajectory/unchanged
     """,
     "what plugins implement": """
         interfaces _average
