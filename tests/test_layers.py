@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = {
     "words": """
         _lazy _escape errors progress _catalog _statistics _direction _specs windows metrics _files registry
-        _code _bars
+        _code _exclusive _signals _bars
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
