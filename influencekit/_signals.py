@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# the wrappers in `signal` make enums of everything, which takes ten times as long
+import _signal  # type: ignore[import-not-found]
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,14 +33,14 @@ def deferred() -> Iterator[None]:
     before: dict[int, Any] = {}
     try:
         for number in ENDING:
-            handler = signal.getsignal(number)
+            handler = _signal.getsignal(number)
             if handler not in (None, signal.SIG_IGN):  # None: not of Python's
                 before[number] = handler
-                signal.signal(number, lambda number, frame: came.append(number))
+                _signal.signal(number, lambda number, frame: came.append(number))
         yield
     finally:
         try:
-            _each(signal.signal, list(before.items()))
+            _each(_signal.signal, list(before.items()))
         finally:
             _each(signal.raise_signal, [(number,) for number in dict.fromkeys(came)])
 
