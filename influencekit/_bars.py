@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TextIO, TypeVar
 
+from influencekit._exclusive import exclusive
 from influencekit.progress import listen, listening
 
 __all__ = ["Loops", "progress", "with_progress"]
@@ -22,14 +23,16 @@ __all__ = ["Loops", "progress", "with_progress"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_drawing = threading.Lock()
+
 
 @contextmanager
 def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]:
     """Within the block, draw what the long loops announce; nothing unless `stream` (stderr) is a terminal.
 
     Loops announce by `influencekit.progress.track`; they are drawn once `after` seconds have passed. Inside
-    of another such block, or of a bar of tqdm, nothing is drawn. INFLUENCEKIT_PROGRESS=0 in the environment
-    switches it off.
+    of another such block, or of a bar of tqdm, and while another thread draws, nothing is drawn.
+    INFLUENCEKIT_PROGRESS=0 in the environment switches it off.
 
     Example:
 
@@ -42,7 +45,7 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
         yield
         return
     draw = _draw if stream.isatty() else _draw_in_notebook if _notebook() else None
-    if draw is None:
+    if draw is None or not _drawing.acquire(blocking=False):  # another thread draws
         yield
         return
     loops, done = Loops(), threading.Event()
@@ -54,14 +57,15 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
     finally:
         done.set()
         thread.join()
+        _drawing.release()
 
 
 def with_progress(verb: Callable[P, T]) -> Callable[P, T]:
-    """The verb, with progress drawn while it works."""
+    """The verb, one thread at a time (`exclusive`), with progress drawn while it works."""
 
     @wraps(verb)
     def shown(*args: P.args, **kwargs: P.kwargs) -> T:
-        with progress():
+        with progress(), exclusive():
             return verb(*args, **kwargs)
 
     return shown

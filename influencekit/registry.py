@@ -23,6 +23,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar, cast
 
 from influencekit._catalog import BUILTINS, KINDS, PACKAGES
+from influencekit._lazy import loaded
 from influencekit._specs import REQUIRED, options_of, read_options, unknown
 from influencekit.errors import InfluenceKitError, InputError
 
@@ -50,7 +51,7 @@ class Entry:
         """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
         module, _, attribute = self.target.partition(":")
         try:
-            found: Any = import_module(module)
+            found: Any = loaded(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
             _check(self.kind, found)

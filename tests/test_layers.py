@@ -16,22 +16,22 @@ LAYERS = {
     "words": """
         _lazy _escape errors _address progress _catalog _statistics _direction _specs windows metrics
         _files/__init__ _files/folder _files/new_store _files/open_folder _files/publishing _files/scratch
-        registry _code _bars
+        registry _code _bars _exclusive _signals
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
-        _training/checks/__init__ _training/checks/examples _training/checks/model
-        _training/checks/non_finite _training/checks/separability _training/checks/step
-        _training/checks/taylor _training/checks/workload _training/clipping _training/curvature
-        _training/forward_curvature _training/functional _training/gradients _training/ids
-        _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
-        _training/kernels/ctc _training/kernels/operators _training/kernels/products
-        _training/kernels/same_trace _training/kernels/simplify _training/kernels/tracing _training/layout
-        _training/linear _training/losses _training/optimizer _training/optimizers/__init__
-        _training/optimizers/adam _training/optimizers/matrices _training/optimizers/moments
-        _training/optimizers/root _training/optimizers/sgd _training/optimizers/squares _training/parts
-        _training/pieces _training/plan _training/push _training/reverse _training/schedules
-        _training/state _training/step _training/traced _training/workload
+        _training/checks/__init__ _training/checks/examples _training/checks/model _training/checks/non_finite
+        _training/checks/separability _training/checks/step _training/checks/taylor _training/checks/workload
+        _training/clipping _training/curvature _training/forward_curvature _training/functional
+        _training/gradients _training/ids _training/in_memory _training/kernels/__init__
+        _training/kernels/batched_trace _training/kernels/ctc _training/kernels/operators
+        _training/kernels/products _training/kernels/same_trace _training/kernels/simplify
+        _training/kernels/tracing _training/layout _training/linear _training/losses _training/optimizer
+        _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices
+        _training/optimizers/moments _training/optimizers/root _training/optimizers/sgd
+        _training/optimizers/squares _training/parts _training/pieces _training/plan _training/push
+        _training/reverse _training/schedules _training/state _training/step _training/traced
+        _training/workload
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
@@ -40,8 +40,8 @@ LAYERS = {
         _trajectory/schema/attributes _trajectory/schema/document _trajectory/schema/files
         _trajectory/schema/kinds _trajectory/schema/root _trajectory/store _trajectory/trajectory
         _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
-        _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
-        _trajectory/contents _trajectory/unchanged
+        _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer _trajectory/contents
+        _trajectory/unchanged
     """,
     "what plugins implement": """
         interfaces _average
@@ -58,29 +58,28 @@ LAYERS = {
         _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
         _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
         _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording _tape/reloads
-        _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check
-        _tape/step_collector _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
+        _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check _tape/step_collector
+        _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
-        _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust
-        _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
-        trainers/__init__ trainers/extras trainers/lightning trainers/model_losses trainers/transformers
+        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate _verbs/non_finite
+        _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify plot/__init__
+        plot/agreement plot/detection plot/examples plot/predicted plot/style trainers/__init__
+        trainers/extras trainers/lightning trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
-        evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
-        evaluation/detection evaluation/lds evaluation/leave_k_out evaluation/mislabel
-        evaluation/retraining evaluation/run evaluation/scoring evaluation/taylor
+        evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache evaluation/detection
+        evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/retraining evaluation/run
+        evaluation/scoring evaluation/taylor
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
         testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
     """,
     "the command line, and the public names": """
-        cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
-        cli/evaluations cli/examples cli/listing cli/output cli/parameters cli/plotting cli/problems
-        cli/ranking cli/record cli/reference cli/retrained cli/saving cli/summary cli/user_code cli/verify
-        __init__
+        cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate cli/evaluations
+        cli/examples cli/listing cli/output cli/parameters cli/plotting cli/problems cli/ranking cli/record
+        cli/reference cli/retrained cli/saving cli/summary cli/user_code cli/verify __init__
     """,
 }
 

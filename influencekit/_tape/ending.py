@@ -35,6 +35,8 @@ def end_store(
     if writer is None:
         if error is None:
             raise InputError("the tape saw no optimizer step; iterate over tape.batches(loader) inside it")
+    elif writer.forked:
+        return
     elif error is None:
         try:
             end, reloaded = last_state()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from influencekit._signals import uninterrupted
 from influencekit._tape.hooks import Hook
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.unwrap import model_behind, watch_forward
@@ -24,10 +25,10 @@ def listen(
 
     `copied()`: the weights may be kept somewhere; `loading(optimizer)`: others are about to be loaded.
     """
-    model = model_behind(called)
+    model, whole_step = model_behind(called), uninterrupted(after_step)
     handles = [
         optimizer.register_step_pre_hook(Hook(lambda *event: before_step(*event[1:]))),
-        optimizer.register_step_post_hook(Hook(lambda *event: after_step())),
+        optimizer.register_step_post_hook(Hook(lambda *event: whole_step())),
         model.register_state_dict_pre_hook(Hook(lambda *event: copied())),
         model.register_load_state_dict_pre_hook(Hook(lambda *event: loading(False))),
         optimizer.register_load_state_dict_pre_hook(Hook(lambda *event: loading(True))),

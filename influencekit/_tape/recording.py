@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from influencekit._signals import uninterrupted
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.ending import end_store
@@ -198,6 +199,7 @@ class Recording:
         self._state.load(kept.tensors, kept.number)
         self._position.return_to(kept.snapshot, self.writer.generators)
 
+    @uninterrupted
     def boundary(self, epoch: int, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: store the state if the recorder does."""
         self._steps.check_done()
@@ -228,8 +230,7 @@ class Recording:
             raise InputError("optimizer.step(closure) cannot be recorded; call backward, then step()")
         step = self._steps.step
         self._steps.assume_forwarded()
-        found_inf = getattr(self._optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):  # a fused optimizer, which does nothing then
+        if bool(getattr(self._optimizer, "found_inf", None)):  # a fused optimizer, which does nothing then
             self._steps.skip()
             return
         self._steps.check_due()

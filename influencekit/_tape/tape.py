@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from influencekit._address import local
 from influencekit._code import refuse_training
+from influencekit._exclusive import Claim, one_at_a_time
+from influencekit._signals import uninterrupted
 from influencekit._tape.checks.arguments import check_arguments, check_optimizer
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import as_data_set, entries
@@ -93,6 +95,7 @@ class Tape:
         (1, 1, 12)
     """
 
+    @one_at_a_time
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
@@ -130,20 +133,31 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
-        if self._opened is not None and self._opened.finished:
-            self._opened.go_on()
-        else:
-            self._opened = self._begin()
+        claim = Claim(f"the tape {self._store or 'in memory'}", self)
+        try:
+            if self._opened is not None and self._opened.finished:
+                self._opened.go_on()
+            else:
+                self._opened = self._begin()
+        except BaseException:
+            claim.release()
+            raise
+        self._claim = claim
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
-        self._recording.close(error)
+        self.close(error)
 
     open = __enter__
 
+    @uninterrupted
     def close(self, error: BaseException | None = None) -> None:
         """What leaving the `with` block does. `error`: what ended the loop."""
-        self._recording.close(error)
+        recording = self._recording
+        try:
+            recording.close(error)
+        finally:
+            self._claim.release()
 
     @property
     def _recording(self) -> Recording:
@@ -154,6 +168,7 @@ class Tape:
             )
         return self._opened
 
+    @one_at_a_time
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
         call = self._recording.call
@@ -186,12 +201,14 @@ class Tape:
         batches, or pairs (ids, batch). In a resumed run the batches that were done are skipped. What comes
         back has the loader's length: `tqdm(tape.batches(loader))`.
         """
+        self._claim.move()
         return Batches(self._recording.batches, loader)
 
     # for callbacks of trainers, in the place of `batches` ------------------------------------------
 
     def boundary(self, *, epoch: int) -> None:
         """A step is about to begin."""
+        self._claim.move()
         self._recording.boundary(epoch)
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
+from influencekit._exclusive import one_at_a_time
 from influencekit._training.buffers import unpacked
 from influencekit._training.plan import Plan
 from influencekit._training.state import State
@@ -132,6 +133,7 @@ class Trajectory:
         """The store as xarray sees it, lazily."""
         return xr.open_zarr(self.group.store)
 
+    @one_at_a_time
     def state(self, t: int) -> State:
         """The state before update t (t = steps gives the final one)."""
         if self._taped and t not in self._stored:
@@ -140,6 +142,7 @@ class Trajectory:
             self._asked = self._states(t, t + 1)[0]
         return self._asked
 
+    @one_at_a_time
     def check_replay(self, start: int, stop: int) -> None:
         """Check that the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
 

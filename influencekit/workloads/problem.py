@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from influencekit._exclusive import one_at_a_time
 from influencekit._specs import options_of, unknown
 from influencekit._training.optimizers import SGD
 from influencekit._training.schedules import Constant, InverseSqrt
@@ -144,11 +145,12 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
 
     function.__name__ = function.__qualname__ = name.replace("-", "_")
     function.__module__ = pool.__module__
-    function.__doc__ = f"{(pool.__doc__ or '').strip().splitlines()[0]} Model: {model.__name__}."
+    function.__doc__ = f"{(pool.__doc__ or '').strip().partition(chr(10))[0]} Model: {model.__name__}."
     function.settings = settings  # type: ignore[attr-defined]
     return function  # type: ignore[return-value]
 
 
+@one_at_a_time
 def _initialised(
     model: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...], seed: int
 ) -> nn.Module:

@@ -13,6 +13,7 @@ from influencekit.errors import InputError
 __all__ = ["check_step"]
 
 
+@torch.random.fork_rng(devices=[])
 def check_step(step: Step) -> None:
     """Refuse a training loss that is random, not a sum over examples, or reaches parameters by a side
     door."""
@@ -24,7 +25,7 @@ def check_step(step: Step) -> None:
     check_side_doors(
         workload.model, lambda m: workload.loss_of(workload.run(m, batch), batch), workload.layout.names
     )
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad():
         together, again = losses(batch), losses(batch)
         if not together.isfinite().all():
             return  # training will say why, at this very step
@@ -53,7 +54,7 @@ def _check_gradient(step: Step, source: InMemory) -> None:
     mine, losses = step.gradient(step.start()._replace(theta=theta), step.coefficients(0))
     twin = copy_model(workload.model)
     own = dict(twin.named_parameters())
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad():
         for name, value in workload.layout.split(theta).items():
             own[name].copy_(value)
         with torch.enable_grad():

@@ -11,7 +11,6 @@ values or on addresses.
 from __future__ import annotations
 
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from influencekit._exclusive import exclusive
 from influencekit._training.kernels.ctc import ctc_loss
 
 __all__ = ["FORWARD", "REWRITTEN", "plain_operators", "unsafe"]
@@ -38,34 +38,25 @@ def plain_operators() -> Iterator[None]:
 
     Attention by ordinary kernels (the fused ones have no second derivative), all of `REWRITTEN`, and no
     gradient checkpointing: it changes no number, but it would run the model again when its parameters are
-    others.
+    others. These switches are the process's: one thread at a time is inside.
     """
-    _switched(1)
+    with exclusive(), _switched(), sdpa_kernel(SDPBackend.MATH), _Rewrite():
+        yield
+
+
+@contextmanager
+def _switched() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    outside = {name: getattr(checkpoint, name) for name in _CHECKPOINTING}
     try:
-        with sdpa_kernel(SDPBackend.MATH), _Rewrite():
-            yield
+        torch.backends.mha.set_fastpath_enabled(False)
+        for name, other in _CHECKPOINTING.items():
+            setattr(checkpoint, name, other)
+        yield
     finally:
-        _switched(-1)
-
-
-_LOCK, _depth, _outside = threading.Lock(), 0, dict[str, Any]()
-
-
-def _switched(by: int) -> None:
-    """Torch's process-wide switches: the first block sets them, the last that ends puts them back."""
-    global _depth
-    with _LOCK:
-        if _depth == 0:
-            _outside["fast"] = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)
-            for name, other in _CHECKPOINTING.items():
-                _outside[name] = getattr(checkpoint, name)
-                setattr(checkpoint, name, other)
-        _depth += by
-        if _depth == 0:
-            torch.backends.mha.set_fastpath_enabled(_outside["fast"])
-            for name in _CHECKPOINTING:
-                setattr(checkpoint, name, _outside[name])
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for name, own in outside.items():
+            setattr(checkpoint, name, own)
 
 
 class _NoCheckpoint:

@@ -1,9 +1,16 @@
 """A thread that handles things in groups, by size and by time."""
 
+import atexit
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
+
+from influencekit._signals import uninterrupted
+from influencekit.errors import StoreError
 
 __all__ = ["Background"]
 
@@ -13,7 +20,8 @@ class Background:
 
     A group is handled `seconds` after its first thing came, or once its things have `size` bytes, or on
     `flush`. `give` waits while more than `room` bytes are not handled yet. An exception ends the thread and
-    is given to `failed` at the next call.
+    is given to `failed` at the next call. What was given and is not handled when the program ends is handled
+    then. A process that was forked from this one has not got the thread, and every call is refused there.
     """
 
     def __init__(
@@ -29,8 +37,16 @@ class Background:
         self._asked = self._busy = self._ended = False
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+        _GOING.add(self)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is not the one that began."""
+        return os.getpid() != self._process
 
     def give(self, thing: Any, size: int) -> None:
+        self._refuse_forked()
         with self._lock:
             self._check()
             while self._held and self._held + size > self._room:
@@ -50,6 +66,7 @@ class Background:
 
     def flush(self) -> None:
         """Wait until everything that was given is handled."""
+        self._refuse_forked()
         with self._lock:
             self._check()
             while self._waiting or self._busy:
@@ -60,6 +77,7 @@ class Background:
 
     def end(self) -> list[Any]:
         """End the thread after its present group. Returns what it has not handled."""
+        self._refuse_forked()
         with self._lock:
             self._ended = True
             self._lock.notify_all()
@@ -69,6 +87,18 @@ class Background:
             self._check()
             left, self._waiting = self._waiting, []
         return left
+
+    def finish(self) -> None:
+        """End the thread, and handle here what it has not; nothing in a process that was forked."""
+        if not (self.forked or self._ended) and (left := self.end()):
+            self._work(left)
+
+    def _refuse_forked(self) -> None:
+        if self.forked:
+            raise StoreError(
+                f"the process {self._process} records this run, and {os.getpid()} was forked from it: record "
+                "in the one that began"
+            )
 
     def _check(self) -> None:
         if self._error is not None:
@@ -98,3 +128,18 @@ class Background:
                     return things, self._held
                 self._lock.wait(left)
         return None
+
+
+_GOING: WeakSet[Background] = WeakSet()
+
+
+@uninterrupted
+def _finish() -> None:
+    """The program ends, and nobody has closed these."""
+    for one in list(_GOING):
+        with suppress(Exception):  # nobody is there any more who could act on it
+            one.finish()
+
+
+# before the threads of others, which encode chunks, are shut down: when `atexit` calls they are
+getattr(threading, "_register_atexit", atexit.register)(_finish)

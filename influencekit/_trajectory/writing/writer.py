@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from influencekit._files import Files, Folder, Memory, MovedError, sweep
+from influencekit._signals import uninterrupted
 from influencekit._trajectory.store import SCHEMA, open_group, read
 from influencekit._trajectory.writing.background import Background
 from influencekit._trajectory.writing.growing import Column
@@ -233,6 +234,7 @@ class Writer:
         """Wait until everything that was handed over is committed."""
         self._background.flush()
 
+    @uninterrupted
     def close(self, status: str = "complete", may_go_on: bool = False, **attrs: Any) -> None:
         """Commit everything and release the store: `complete`, `stopped` with a `reason`, or `recording`.
 
@@ -252,6 +254,7 @@ class Writer:
             self._fail(error)
         self._ledger.files.release()
 
+    @uninterrupted
     def leave(self) -> None:
         """Release the store as it was committed last."""
         with suppress(StoreError):  # it may have failed already
@@ -263,6 +266,11 @@ class Writer:
         with suppress(StoreError):
             self._background.end()
         self._ledger.files.remove()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a process that was forked from the one that records, to which the store belongs."""
+        return self._background.forked
 
     @property
     def store(self) -> Any:
