@@ -57,12 +57,12 @@ class Recording:
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
         accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
-        scaler: Any = None,
+        scaler: Any = None, durable: bool = False,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
         refuse_parallel()
-        self.call, self.writer, self._called = call, TapeWriter(store, recorder), called
+        self.call, self.writer, self._called = call, TapeWriter(store, recorder, durable), called
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name

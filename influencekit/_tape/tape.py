@@ -64,6 +64,7 @@ class Tape:
     scaler: the loop's `torch.amp.GradScaler`. Its skipped steps are left out, and its scale is recorded.
     scheduler: one or more, saved for `resume`.
     resume: continue an interrupted run, or append to a finished one.
+    durable: committed steps also outlive a loss of power: every file is forced to the disk before a commit.
     check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
         every step).
     tolerance: how far, relative to the update, a replay may be off where it is not bitwise.
@@ -101,7 +102,7 @@ class Tape:
         clip_value: float | None = None, separable: bool = True,
         ids: Sequence[Hashable] | str | None = None, scaler: Any = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
-        name: str = "taped",
+        name: str = "taped", durable: bool = False,
     ) -> None:  # fmt: skip
         store = None if store is None else local(store)
         called, data = model, as_data_set(data)
@@ -124,6 +125,7 @@ class Tape:
             ids=_names(ids, data), id_entry=ids if isinstance(ids, str) else None,
             schedulers=[*(scheduler if isinstance(scheduler, list | tuple) else [scheduler]), *scaling],
             resume=resume, check=check, tolerance=tolerance, name=name, scaler=next(iter(scaling), None),
+            durable=durable,
         )  # fmt: skip
 
     def __enter__(self) -> Tape:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,13 @@ _COLUMNS = {
 class TapeWriter:
     """The store of a taped run, from its first step on."""
 
-    def __init__(self, store: str | Path | None, recorder: Recorder) -> None:
+    def __init__(self, store: str | Path | None, recorder: Recorder, durable: bool) -> None:
         problem = "must know the length of the run, which a tape does not"
         if recorder.open_ended:
             problem = "is not lossless, and a tape returns to the states that it keeps"
         if not (recorder.open_ended and recorder.lossless):
             raise InputError(f"recorder {label(recorder)} {problem}; use every-k:k=50")
-        self.store, self._recorder = store, recorder
+        self.store, self._recorder, self._durable = store, recorder, durable
         self.writer: Writer | None = None
         self._created = False  # by this recording
         self._numbers: dict[bytes, int] = {}
@@ -89,14 +88,16 @@ class TapeWriter:
                 "buffers": [[n, list(b.shape)] for n, b in first.buffers.items()],
                 **about,
             },
+            durable=self._durable,
         )
 
     def leave_off(self) -> None:
         """End without completing: what was recorded stays, and may be resumed. No store stays of nothing."""
         writer = self.opened
-        writer.close("recording")
         if self._created and not writer.steps and self.store is not None:
-            shutil.rmtree(self.store)
+            writer.remove()
+        else:
+            writer.close("recording")
 
     def reopen(self) -> dict[str, Any]:
         """Continue the store of a run that was interrupted. Returns its attributes."""
@@ -110,7 +111,7 @@ class TapeWriter:
                 f"{self.store} was recorded by {attrs['recorder']}, not by {label(self._recorder)}; resume "
                 f"it with recorder={attrs['recorder']!r}"
             )
-        self.writer = Writer.resume(self.store)
+        self.writer = Writer.resume(self.store, self._durable)
         return attrs
 
     def generators(self, number: int) -> bytes:

@@ -39,6 +39,7 @@ def record(
     window: tuple[int, int] | None = None,
     step: Step | None = None,
     resume: bool = False,
+    durable: bool = False,
 ) -> Trajectory:
     """Train `workload` from its initial parameters and record the run.
 
@@ -49,13 +50,14 @@ def record(
     `resume` continues the recording at `store` from its last kept state, if there is one, with its recorder
     and window: the result is bitwise the recording that was never cut off. Where the recorder is not
     lossless, the steps up to that state are trained again. A recording that is interrupted
-    (KeyboardInterrupt, or any error) commits what it has; one that is killed has what was committed.
+    (KeyboardInterrupt, or any error) commits what it has; one that is killed has what was committed. With
+    `durable`, what was committed also outlives a loss of power: every file is forced to the disk before it.
 
     Errors: a path that exists, a full or read-only disk (what was committed stays; if nothing was, nothing is
-    left there), a loss that is random or not separable by example, examples that the model or the loss
-    refuses, a NaN or infinite loss (the store keeps what came before and is readable); to resume, a complete
-    store, another process that writes it, or a workload, recorder or window that are not the store's. Cost:
-    one training run and the states on disk.
+    left there), a store that is renamed, removed or replaced meanwhile, a loss that is random or not
+    separable by example, examples that the model or the loss refuses, a NaN or infinite loss (the store keeps
+    what came before and is readable); to resume, a complete store, another process that writes it, or a
+    workload, recorder or window that are not the store's. Cost: one training run and the states on disk.
 
     Example:
 
@@ -73,12 +75,12 @@ def record(
     if resume and store is None:
         raise InputError("resume: expected the path of a store to continue, got none")
     if resume and store is not None and store.exists():
-        writer, recorder, (start, stop) = _continue(workload, recorder, store, window, step)
+        writer, recorder, (start, stop) = _continue(workload, recorder, store, window, step, durable)
     else:
         recorder = resolve("recorder", "full" if recorder is None else recorder)
         start, stop = window or (0, step.plan.steps)
         Window(start, stop).check(step.plan.steps)
-        writer = _create(workload, recorder, store, start, stop, step)
+        writer = _create(workload, recorder, store, start, stop, step, durable)
     try:
         accuracy = _train(writer, workload, step, recorder, start, stop)
     except DivergedError:
@@ -165,8 +167,9 @@ def _returned(writer: Writer, step: Step, recorder: Recorder, start: int) -> Sta
 
 
 def _create(
-    workload: Workload, recorder: Recorder, store: str | Path | None, start: int, stop: int, step: Step
-) -> Writer:
+    workload: Workload, recorder: Recorder, store: str | Path | None, start: int, stop: int, step: Step,
+    durable: bool,
+) -> Writer:  # fmt: skip
     plan = workload.plan
     ids = np.array(list(workload.train_ids or range(workload.n_train)))
     if ids.dtype.kind not in "iu":
@@ -206,6 +209,7 @@ def _create(
         },
         steps=plan.steps,
         states=len(recorder.stored_states(start, stop)),
+        durable=durable,
     )
 
 
@@ -215,9 +219,10 @@ def _continue(
     store: Path,
     window: tuple[int, int] | None,
     step: Step,
+    durable: bool,
 ) -> tuple[Writer, Recorder, tuple[int, int]]:
     """The store's writer, recorder and window; refused where the caller asks for others."""
-    writer = Writer.resume(store)
+    writer = Writer.resume(store, durable)
     attrs: Any = dict(writer.group.attrs)
     try:
         check_match(writer.group, workload, str(store))

@@ -39,11 +39,16 @@ __all__ = ["record"]
     help="Continue the recording at --store, if there is one, with its recorder and window: for a run that "
     "was interrupted or killed. It ends as the same store, bit for bit.",
 )
+@click.option(
+    "--durable",
+    is_flag=True,
+    help="What is committed also outlives a loss of power: every file is forced to the disk.",
+)
 @shared("setting", "device", "data-dir", "threads")
 @click.pass_context
 def record(
     ctx: click.Context, workload: str, store: str, recorder: str, window: str, seed: int, resume: bool,
-    setting: str | None, device: str, data_dir: str | None, threads: int,
+    durable: bool, setting: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD and record every state (or every k-th) into a labelled zarr store.
 
@@ -82,6 +87,7 @@ def record(
                 path,
                 None if continued and "window" in default else (spans[0].start, spans[0].stop),
                 resume=resume,
+                durable=durable,
             )
         except (KeyboardInterrupt, SystemExit):
             if path.exists():

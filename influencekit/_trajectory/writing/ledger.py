@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,9 @@ class Ledger:
         self.last: dict[str, Any] = {"state": None, "tables": {}, "snapshot": None}
 
     @classmethod
-    def resume(cls, path: Path) -> "Ledger":
-        """The store at `path` as it was committed last, to be continued."""
+    def resume(cls, files: Folder) -> "Ledger":
+        """The store as it was committed last, to be continued."""
+        path = files.root
         group = open_group(path)
         attrs: dict[str, Any] = dict(group.attrs)
         if "resume" not in attrs:
@@ -61,7 +61,7 @@ class Ledger:
             name: Column(tuple(dims), kind, float(fill) if isinstance(fill, str) else fill)
             for name, (dims, kind, fill) in said.pop("columns").items()
         }
-        new = cls(Folder(path), columns, attrs, tuple(said.pop("expected")))
+        new = cls(files, columns, attrs, tuple(said.pop("expected")))
         new.last, new._checks = said, checks
         new._docs = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
         new._steps = int(attrs["committed"])
@@ -170,12 +170,6 @@ class Ledger:
             root["attributes"]["digest"] = digest_of_document(root)
         self.files.put("zarr.json", json.dumps(root, indent=1).encode())
         return committed
-
-    def move(self, path: Path) -> None:
-        """The folder was renamed."""
-        self.files = Folder(path)
-        for array in self._grown.values():
-            array.files = self.files
 
 
 def _number(fill: Any) -> Any:

@@ -1,8 +1,7 @@
 """The writer of a run: it takes steps and states in their order and commits them to disk."""
 
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import zarr
 
-from influencekit._files import Folder, Memory, hold
+from influencekit._files import Files, Folder, Memory, MovedError, sweep
 from influencekit._trajectory.store import SCHEMA, open_group, read
 from influencekit._trajectory.writing.background import Background
 from influencekit._trajectory.writing.growing import Column
@@ -65,7 +64,6 @@ class Writer:
             for along in ("step", "kept")
         }
         self._again = 0  # steps that the store had when it was resumed
-        self._release: Callable[[], None] = lambda: None
         self._background = self._thread()
 
     def _thread(self) -> Background:
@@ -76,6 +74,7 @@ class Writer:
         cls, path: str | Path | None, *, size: int, dtype: Any, slots: Sequence[str] = (),
         columns: Mapping[str, Column] = {}, fixed: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = {},
         attrs: Mapping[str, Any] = {}, steps: int | None = None, states: int | None = None,
+        durable: bool = False,
     ) -> "Writer":  # fmt: skip
         """A new store at `path`, or in memory (None).
 
@@ -83,8 +82,8 @@ class Writer:
         arrays that grow, by name; those along "step" get a value with every step, those along "kept" with
         every state, the rest are tables, for `rows`. `fixed`: (dims, values) of what is known in advance,
         such as the ids "train". `steps` and `states`: the lengths of the run where known; arrays along step
-        have the whole length then. Errors: a path that exists, a disk that cannot be written (nothing is left
-        there).
+        have the whole length then. `durable`: what is committed also outlives a loss of power. Errors: a path
+        that exists, or comes to be meanwhile; a disk that cannot be written (nothing is left there).
         """
         grow = {
             **{name: Column(("kept", "param"), dtype, np.nan) for name in ("theta", *slots)},
@@ -99,16 +98,18 @@ class Writer:
             "start": 0,
             **attrs,
         }
-        if path is not None and Path(path).exists():
-            raise InputError(f"{path} exists already; choose another path")
         # a store appears at its path once it can be opened: a killed process leaves a whole one, or none
         target = None if path is None else Path(path)
-        beside = None if target is None else target.with_name(f".{target.name}.influencekit")
-        ledger = Ledger(Memory() if beside is None else Folder(beside), grow, about, (steps, states))
-        writer = cls(target, ledger, fresh=True)
+        if target is not None and os.path.lexists(target):
+            sweep(target.absolute().parent, target.name)
+            raise InputError(f"{path} exists already; choose another path")
+        files: Files = Memory()
         try:
-            if beside is not None:
-                shutil.rmtree(beside, ignore_errors=True)
+            if target is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files = Folder.create(target, durable)
+            ledger = Ledger(files, grow, about, (steps, states))
+            writer = cls(target, ledger, fresh=True)
             for name, (dims, values) in fixed.items():
                 ledger.fix(name, dims, values)
             for name, column in grow.items():
@@ -116,21 +117,17 @@ class Writer:
                     ledger.array(name, size)
             ledger.array("kept", None)
             ledger.commit()
-            if beside is not None and target is not None:
-                writer._release = hold(beside)
-                os.rename(beside, target)
-                ledger.move(target)
+            if target is not None and isinstance(files, Folder):
+                files.publish(target)
         except BaseException as error:
-            writer._release()
-            if beside is not None:
-                shutil.rmtree(beside, ignore_errors=True)
+            files.remove()
             if isinstance(error, OSError):
-                writer._fail(error)
+                raise _unwritten(path, error, "nothing was left there") from error
             raise
         return writer
 
     @classmethod
-    def resume(cls, path: str | Path) -> "Writer":
+    def resume(cls, path: str | Path, durable: bool = False) -> "Writer":
         """Continue the store at `path` from its last kept state, which is `resumed` (None: from the start).
 
         The steps since that state are to be handed over again; what the store has of them stays, and is
@@ -139,20 +136,25 @@ class Writer:
         """
         path = Path(path)
         open_group(path)
-        release = hold(path)
         try:
+            files = Folder(path, durable)
+        except OSError as error:
+            raise StoreError(f"cannot resume {path}: {error.strerror or error}") from error
+        try:
+            files.hold()
             attrs = open_group(path).attrs
             if attrs["status"] == "complete" and "resume" not in attrs:
                 raise StoreError(f"{path} is complete: there is nothing to resume")
-            Folder(path).tidy()
-            writer = cls(path, Ledger.resume(path), fresh=False)
+            sweep(files.root.parent, path.name)
+            files.tidy()
+            writer = cls(path, Ledger.resume(files), fresh=False)
             writer._return(open_group(path))
+            files.check()  # what was read is what is written on
         except BaseException as error:
-            release()
+            files.release()
             if isinstance(error, OSError):
                 raise StoreError(f"cannot resume {path}: {error.strerror or error}") from error
             raise
-        writer._release = release
         return writer
 
     def _return(self, group: zarr.Group) -> None:
@@ -181,11 +183,7 @@ class Writer:
 
     def reopen(self) -> None:
         """Go on after `close`, in the same process. Errors: the store was changed in between."""
-        if self.path is not None:
-            self._release = hold(self.path)
-            if open_group(self.path).attrs["committed"] != self.committed:
-                self._release()
-                raise StoreError(f"{self.path} has been continued by another recording; open it anew")
+        self._ledger.files.reopen()
         self._begin_again()
         self._background = self._thread()
 
@@ -252,13 +250,19 @@ class Writer:
             self._work(left, status=status, **attrs)  # in one act with the status
         except Exception as error:
             self._fail(error)
-        self._release()
+        self._ledger.files.release()
 
     def leave(self) -> None:
         """Release the store as it was committed last."""
         with suppress(StoreError):  # it may have failed already
             self._background.end()
-        self._release()
+        self._ledger.files.release()
+
+    def remove(self) -> None:
+        """End without a store, where this writer made one."""
+        with suppress(StoreError):
+            self._background.end()
+        self._ledger.files.remove()
 
     @property
     def store(self) -> Any:
@@ -307,13 +311,20 @@ class Writer:
         )
 
     def _fail(self, error: Exception) -> NoReturn:
-        self._release()
-        where = f" to {self.path}" if self.path else ""
-        why = getattr(error, "strerror", None) or error
+        files = self._ledger.files
+        if isinstance(error, MovedError):
+            files.release()
+            raise MovedError(f"{error}; {self.committed} steps of it are committed") from error
         if self._fresh and not self.committed:
-            if self.path is not None:
-                shutil.rmtree(self.path, ignore_errors=True)
-            left = "nothing was left there"
-        else:
-            left = f"its first {self.committed} steps are safe: make room, and resume"
-        raise StoreError(f"cannot write the trajectory{where}: {why}; {left}") from error
+            files.remove()
+            raise _unwritten(self.path, error, "nothing was left there") from error
+        files.release()
+        left = f"its first {self.committed} steps are safe: make room, and resume"
+        raise _unwritten(self.path, error, left) from error
+
+
+def _unwritten(path: str | Path | None, error: Exception, left: str) -> StoreError:
+    where = "" if path is None else f" to {path}"
+    return StoreError(
+        f"cannot write the trajectory{where}: {getattr(error, 'strerror', None) or error}; {left}"
+    )
