@@ -3,7 +3,7 @@
 from influencekit._files.folder import Files, Folder, Memory, MovedError
 from influencekit._files.new_store import NewStore, save_zarr
 from influencekit._files.open_folder import hold, is_held
-from influencekit._files.publish import publish
+from influencekit._files.publishing import publish
 from influencekit._files.scratch import sweep, whole
 
 __all__ = [

@@ -11,7 +11,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 from influencekit._files.open_folder import HAS_DIR_FD, OpenFolder, identity
-from influencekit._files.publish import publish
+from influencekit._files.publishing import publish
 from influencekit._files.scratch import PARTIAL, Scratch
 from influencekit.errors import StoreError
 
@@ -56,10 +56,10 @@ class Folder:
     Errors: `OSError`; `MovedError`, which says where the folder is now.
     """
 
-    def __init__(self, root: Path, durable: bool = False) -> None:
+    def __init__(self, root: Path, durable: bool = False, made: Scratch | None = None) -> None:
         self.root, self.durable = root.absolute(), durable
-        self._made: Scratch | None = None  # by this process
-        self._opened = OpenFolder(self.root)
+        self._made = made  # by this process
+        self._opened = made.opened if made else OpenFolder(self.root)
         self._beside = f".{token_hex(8)}{PARTIAL}"
         self._folders: dict[str, tuple[int, int]] = {}  # those of the arrays: what they are
         self._document: Any = None  # what the root's document is
@@ -69,10 +69,7 @@ class Folder:
     def create(cls, goal: Path, durable: bool = False) -> Self:
         """A new folder, hidden until `publish` gives it the name `goal`."""
         scratch = Scratch(goal)
-        new = cls(scratch.path, durable)
-        new._opened.close()
-        new._made, new._opened = scratch, scratch.opened
-        return new
+        return cls(scratch.path, durable, scratch)
 
     @property
     def store(self) -> str:
@@ -85,23 +82,19 @@ class Folder:
         self.root = self._opened.path = goal.absolute()
         if self.durable:
             _sync(self.root.parent)
+            for above in self.root.parents[1:]:  # they may be new as well
+                with suppress(PermissionError):
+                    _sync(above)
 
     def put(self, key: str, data: Any) -> None:
         folder, _, name = key.rpartition("/")
-        if not HAS_DIR_FD:
-            self._put_by_path(self.root / key, data)
-            return
         try:
-            if key == _ROOT:
+            if key == _ROOT or not HAS_DIR_FD:
                 self.check()
-                self._sync_folders()
-            inside = self._open(folder)
-            try:
-                self._write(inside, name, data)
-                if key == _ROOT and self.durable:
-                    os.fsync(inside)
-            finally:
-                os.close(inside)
+            if HAS_DIR_FD:
+                self._put_inside(folder, name, data)
+            else:
+                self._put_by_path(self.root / key, data)
         except OSError:
             self.check()  # a folder that was removed is not the fault of the disk
             raise
@@ -109,6 +102,17 @@ class Folder:
             self._document = self._seen()
         elif self.durable:
             self._unsynced.add(folder)
+
+    def _put_inside(self, folder: str, name: str, data: Any) -> None:
+        if not folder:
+            self._sync_folders()
+        inside = self._open(folder)
+        try:
+            self._write(inside, name, data)
+            if self.durable and not folder:
+                os.fsync(inside)
+        finally:
+            os.close(inside)
 
     def _write(self, inside: int, name: str, data: Any) -> None:
         beside = name + self._beside
@@ -127,7 +131,6 @@ class Folder:
 
     def _put_by_path(self, target: Path, data: Any) -> None:
         """Where the system knows files by their paths alone."""
-        self.check()
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(target.name + self._beside)
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from influencekit._files.publish import publish
+from influencekit._files.publishing import publish
 from influencekit._files.scratch import Scratch
 from influencekit.errors import InputError, StoreError
 

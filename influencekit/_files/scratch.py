@@ -37,12 +37,16 @@ class Scratch:
         while True:
             name = f".{_short(goal.name)}.{_host()}-{self._process}-{secrets.token_hex(8)}{PARTIAL}"
             path = parent / name
-            path.mkdir()  # what is there already is not ours
-            with suppress(FileNotFoundError):  # another process took it for one that was left
-                self.opened = OpenFolder(path, follow=False)
+            with suppress(FileExistsError):  # what is there already is not ours
+                path.mkdir()
+                try:
+                    self.opened = OpenFolder(path, follow=False)
+                except OSError:  # too many open files
+                    path.rmdir()
+                    raise
                 if self.opened.lock() is not False and self.opened.is_here(follow=False):
                     return
-                self.opened.close()
+                self.opened.close()  # another process took it for one that was left
 
     @property
     def path(self) -> Path:
