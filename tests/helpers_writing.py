@@ -28,10 +28,11 @@ def about_a_run(size: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def begin(path: Path | None) -> Writer:
+def begin(path: Path | None, durable: bool = False) -> Writer:
     return Writer.create(
         path, size=5, dtype="float32", slots=("m",), columns=COLUMNS_OF_A_RUN,
         fixed={"train": (("train",), np.arange(10))}, attrs=about_a_run(5),
+        durable=durable,
     )  # fmt: skip
 
 

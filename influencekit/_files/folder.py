@@ -80,11 +80,7 @@ class Folder:
         self.check()
         publish(self.root, goal)
         self.root = self._opened.path = goal.absolute()
-        if self.durable:
-            _sync(self.root.parent)
-            for above in self.root.parents[1:]:  # they may be new as well
-                with suppress(PermissionError):
-                    _sync(above)
+        self._sync_above()
 
     def put(self, key: str, data: Any) -> None:
         folder, _, name = key.rpartition("/")
@@ -170,6 +166,16 @@ class Folder:
                 os.close(fd)
         self._unsynced.clear()
 
+    def _sync_above(self) -> None:
+        """Have its own name on the disk, and those of the folders above it, which may be as new."""
+        for above in self.root.parents if self.durable else ():
+            with suppress(PermissionError):
+                fd = os.open(above, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
     # the folder as a whole ----------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -242,6 +248,7 @@ class Folder:
                 os.fsync(inside)
             if base != ".":
                 self._remember(base.removeprefix("./"), inside)
+        self._sync_above()
 
 
 class Memory:
@@ -262,12 +269,3 @@ class Memory:
         pass
 
     reopen = remove = release
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
