@@ -34,12 +34,13 @@ LAYERS = {
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
-        _trajectory/digests _trajectory/ending _trajectory/fingerprint _trajectory/integrity
-        _trajectory/replay_check _trajectory/schema/__init__ _trajectory/schema/arrays
-        _trajectory/schema/attributes _trajectory/schema/document _trajectory/schema/files
-        _trajectory/schema/kinds _trajectory/schema/root _trajectory/store _trajectory/trajectory
-        _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
-        _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
+        _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
+        _trajectory/integrity _trajectory/replay_check _trajectory/schema/__init__
+        _trajectory/schema/arrays _trajectory/schema/attributes _trajectory/schema/document
+        _trajectory/schema/files _trajectory/schema/kinds _trajectory/schema/root _trajectory/store
+        _trajectory/trajectory _trajectory/unchanged _trajectory/unfinished _trajectory/writing/__init__
+        _trajectory/writing/background _trajectory/writing/growing _trajectory/writing/ledger
+        _trajectory/writing/writer
     """,
     "what plugins implement": """
         interfaces _average
@@ -61,8 +62,8 @@ LAYERS = {
     """,
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
-        _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify
-        plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
+        _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust
+        _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
         trainers/__init__ trainers/extras trainers/lightning trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import zarr
 from torch import Tensor, nn
 
-from influencekit._tape.loader import items
+from influencekit._tape.loader import items, rows_behind
 from influencekit._tape.optimizer import UpdateRule, rule_for
 from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.stream import StreamExamples
-from influencekit._trajectory.fingerprint import digest, digest_by_name, sampled_rows
+from influencekit._training.batch import Batch
+from influencekit._trajectory.contents import digest_tensors, of_items, of_tensors
+from influencekit._trajectory.fingerprint import (
+    Known,
+    compare_contents,
+    digest,
+    digest_by_name,
+    named,
+    of_loss,
+    sampled_rows,
+)
 from influencekit._trajectory.store import read
+from influencekit._trajectory.unchanged import Unchanged
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["check_fingerprint", "check_penalty", "check_resumed", "run_attributes"]
+__all__ = ["check_fingerprint", "check_penalty", "check_resumed", "run_attributes", "watched"]
+
+_FROZEN = "frozen parameters and constant buffers"
+_SECONDS = 2.0  # in which as many examples are hashed as can be fetched
 
 
 def run_attributes(
@@ -49,18 +65,22 @@ def run_attributes(
             "parameters": [[n, list(s)] for n, s in zip(layout.names, layout.shapes, strict=True)],
             "dtype": _dtype(model, layout.names),
             "training examples": None if stream else len(call.data),
-            "training data": None if stream else _data_digest(call.data),
-            "frozen parameters and constant buffers": digest_by_name(
-                _constant(model, layout.names, changing)
-            ),
+            "training data": None if stream else _sample_digest(call.data),
+            _FROZEN: digest_by_name(_constant(model, layout.names, changing)),
+        },
+        "contents": {
+            **({} if stream else {"training data": _data_contents(call.data)}),
+            _FROZEN: digest_tensors(_constant(model, layout.names, changing)),
+            **of_loss(call.loss),
         },
     }
 
 
 def check_fingerprint(
-    stored: Mapping[str, Any], model: nn.Module, data: Any, changing: Sequence[str], where: str
-) -> None:
-    """Refuse another model or data set than those of the run, and say what differs."""
+    attrs: Mapping[str, Any], model: nn.Module, data: Any, changing: Sequence[str], where: str, loss: Any
+) -> Known:
+    """Refuse another model or data set than those of the run, and say what differs. What was compared."""
+    stored = attrs["fingerprint"]
     shapes = {n: list(p.shape) for n, p in model.named_parameters()}
     for name, shape in stored["parameters"]:
         if shapes.get(name) != shape:
@@ -86,16 +106,28 @@ def check_fingerprint(
             f"{where} was recorded on {stored['training examples']} training examples, and data has "
             f"{len(data)}; pass the same data set"
         )
-    if not stream and stored["training data"] != _data_digest(data):
+    whole, constant = attrs.get("contents", {}), _constant(model, names, changing)
+    mine: dict[str, Any] = {_FROZEN: digest_tensors(constant), **of_loss(loss)}
+    if not stream and ("training data" in whole or rows_behind(data) is not None):
+        mine["training data"] = _data_contents(data, whole.get("training data", {}).get("hashed"))
+    known = compare_contents(attrs, mine)
+    if not stream and ("training data" in known.wrong or stored["training data"] != _sample_digest(data)):
+        said = known.wrong.get("training data")
         raise StoreError(
             f"{where} was recorded on other training data of the same size (or in another order, or with "
-            "another preprocessing); pass the same data set"
+            f"another preprocessing){f': {said} differ' if said else ''}; pass the same data set"
         )
-    if stored["frozen parameters and constant buffers"] != digest_by_name(_constant(model, names, changing)):
+    if _FROZEN in known.wrong or stored[_FROZEN] != digest_by_name(constant):
         raise StoreError(
             f"{where}: the frozen parameters or constant buffers of the model are not those of the run; load "
             "the same pretrained weights"
         )
+    if known.wrong:
+        raise StoreError(
+            f"{where}: the tensors of the loss, such as the weights of classes, are not those of the run; "
+            "pass the same loss"
+        )
+    return known
 
 
 def check_resumed(
@@ -105,7 +137,7 @@ def check_resumed(
     """Refuse to resume a run with another model, data set, penalty, optimizer, or other `ids` (None: those of
     the store)."""
     attrs: dict[str, Any] = dict(group.attrs)
-    check_fingerprint(attrs["fingerprint"], model, call.data, [n for n, _ in attrs["buffers"]], where)
+    check_fingerprint(attrs, model, call.data, [n for n, _ in attrs["buffers"]], where, call.loss)
     check_penalty(attrs["tape"], call.penalty, where)
     rule, mine = attrs["tape"]["optimizer"]["rule"], rule_for(optimizer).__name__
     if ids is not None and [str(i) for i in read(group, "train").tolist()] != [str(i) for i in ids]:
@@ -121,10 +153,46 @@ def check_penalty(about: Mapping[str, Any], penalty: Any, where: str) -> None:
         raise InputError(f"{where} was recorded {was} a penalty; {do} penalty=...")
 
 
-def _data_digest(data: Any) -> str:
+def _sample_digest(data: Any) -> str:
     """A digest of a sample of examples. Random augmentation is drawn from a fixed seed."""
     with fixed():
         return digest(items(data, [i])[0] for i in sampled_rows(len(data)))
+
+
+def _data_contents(data: Any, hashed: int | None = None) -> dict[str, Any]:
+    """The contents of a data set: of all examples where they are rows of tensors, else of `hashed`.
+
+    `hashed` None: as many as can be fetched in two seconds, as a sample tells. Random augmentation is drawn
+    from a fixed seed. Cost: at most five times as long, where examples take longer to fetch.
+    """
+    if (found := rows_behind(data)) is not None:
+        return of_tensors(*found)
+    n = len(data)
+    if hashed is None:
+        start = time.monotonic()
+        sample = sampled_rows(n)
+        with fixed():
+            items(data, list(sample))
+        each = (time.monotonic() - start) / len(sample)
+        hashed = min(n, max(1, int(_SECONDS / max(each, 1e-9))))
+    return of_items(partial(items, data), n, hashed, 5 * _SECONDS, fixed)
+
+
+def watched(known: Known, data: Any, loss: Any, test: Batch | None, sample: str | None) -> Unchanged:
+    """What an opened run shares with whoever opened it. `sample`: the digest of examples that are fetched."""
+    of_test = {} if test is None else {"test data": of_tensors(named(test))}
+
+    def now() -> dict[str, Any]:
+        found: dict[str, Any] = of_loss(loss)
+        if test is not None:
+            found["test data"] = of_tensors(named(test))
+        if (rows := rows_behind(data)) is not None:
+            found["training data"] = of_tensors(*rows)
+        elif sample is not None:
+            found["a sample of the training data"] = _sample_digest(data)
+        return found
+
+    return Unchanged(now, {**known.contents, **of_test, "a sample of the training data": sample})
 
 
 def _dtype(model: nn.Module, names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from influencekit.errors import InputError
 
 __all__ = [
     "Collate", "IndexedBatch", "IndexedDataset", "Stacked", "StoredBatch", "as_data_set", "check_loader",
-    "entries", "fetch", "index_in_place", "indexed_loader", "items", "positions_in",
+    "entries", "fetch", "index_in_place", "indexed_loader", "items", "positions_in", "rows_behind",
 ]  # fmt: skip
 
 
@@ -102,13 +102,25 @@ class _Rows:
     """Rows of named tensors: items are dicts."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(tensors)
+        self.tensors = dict(tensors)
 
     def __len__(self) -> int:
-        return len(next(iter(self._tensors.values())))
+        return len(next(iter(self.tensors.values())))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {name: x[index] for name, x in self._tensors.items()}
+        return {name: x[index] for name, x in self.tensors.items()}
+
+
+def rows_behind(data: Any) -> tuple[dict[str, Tensor], Tensor | None] | None:
+    """The tensors whose rows are the examples, by entry, and which rows (None: all); None for other data."""
+    if type(data) is _Rows:
+        return data.tensors, None
+    if type(data) is TensorDataset:
+        return {str(k): x for k, x in enumerate(data.tensors)}, None
+    if type(data) is Subset and (found := rows_behind(data.dataset)) is not None:
+        rows = torch.as_tensor(data.indices)
+        return found[0], rows if found[1] is None else found[1][rows]
+    return None
 
 
 def _within(dataset: Any, data: Any) -> bool:

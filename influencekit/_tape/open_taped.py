@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
-from influencekit._tape.fingerprint import check_fingerprint, check_penalty
+from influencekit._tape.fingerprint import check_fingerprint, check_penalty, watched
 from influencekit._tape.hyperparameters import settings_of
 from influencekit._tape.index_entry import WithoutEntry, without
 from influencekit._tape.loader import as_data_set, fetch
@@ -61,7 +61,7 @@ def open_taped(
         data.dropped = key
         if attrs["fingerprint"]["training examples"] is None:
             data.load(group)
-    check_fingerprint(attrs["fingerprint"], model, data, [n for n, _ in attrs["buffers"]], where)
+    known = check_fingerprint(attrs, model, data, [n for n, _ in attrs["buffers"]], where, loss)
     call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
@@ -102,10 +102,13 @@ def open_taped(
     )
     trajectory = Trajectory(group, workload, Step(workload, source=source))
     check_opened(trajectory, where, source.rounds)
+    trajectory.attrs = {**attrs, "examples_compared": known.examples}
     if test is not None:
         end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
-        trajectory.attrs = {**attrs, **there.judge(end.theta).attrs()}
+        trajectory.attrs = {**trajectory.attrs, **there.judge(end.theta).attrs()}
+    sample = attrs["fingerprint"]["training data"]
+    trajectory.unchanged = watched(known, data, loss, workload.test, sample)
     return trajectory
 
 

@@ -2,22 +2,39 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import zarr
-from torch import Tensor
+from torch import Tensor, nn
 
-from influencekit._training.batch import select, tensors_of
+from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.optimizer import description
 from influencekit._training.workload import Workload
+from influencekit._trajectory.contents import compare, digest_tensors, of_tensors
 from influencekit.errors import StoreError
 
-__all__ = ["check_match", "digest", "digest_by_name", "fingerprint", "sampled_rows"]
+__all__ = [
+    "Known", "check_match", "compare_contents", "contents", "digest", "digest_by_name", "fingerprint",
+    "named", "of_loss", "sampled_rows", "shared_contents",
+]  # fmt: skip
 
 _EXAMPLES = 64  # examples that are read
 _ENTRIES = 4096  # entries of a named tensor that are read
+
+
+class Known(NamedTuple):
+    """The contents of what a run was opened with, and what the store says of them.
+
+    `wrong`: what differs, with details where there are some; `test`: what of the test set differs;
+    `examples`: how many training examples were compared.
+    """
+
+    contents: dict[str, Any]
+    wrong: dict[str, str]
+    test: str
+    examples: int
 
 
 def digest(values: Iterable[Any]) -> str:
@@ -87,15 +104,74 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
     }
 
 
-def check_match(group: zarr.Group, workload: Workload, where: str) -> None:
-    """Refuse a workload that did not make the store, naming everything that differs."""
+def shared_contents(workload: Workload) -> dict[str, Any]:
+    """The contents of the tensors that a workload shares with whoever made it."""
+    sets = {"training data": workload.train, "test data": workload.test}
+    return {name: of_tensors(named(batch)) for name, batch in sets.items()} | of_loss(workload.loss)
+
+
+def contents(workload: Workload) -> dict[str, Any]:
+    """All of the data and of what is not trained, beside the sample of `fingerprint`; see `contents.py`."""
+    own = {**dict(workload.model.named_parameters()), **dict(workload.model.named_buffers())}
+    trained = set(workload.layout.names)
+    return {
+        **shared_contents(workload),
+        "frozen parameters and constant buffers": digest_tensors(
+            {name: x for name, x in own.items() if name not in trained}
+        ),
+    }
+
+
+def named(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch by the names of the entries."""
+    if isinstance(batch, dict):
+        return batch
+    return {str(k): x for k, x in enumerate(tensors_of(batch))}
+
+
+def of_loss(loss: Any) -> dict[str, str]:
+    """A digest of the numbers in a loss that is a module, such as the weights of classes."""
+    if not isinstance(loss, nn.Module):
+        return {}
+    own = {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
+    own = {name: x for name, x in own.items() if x.is_floating_point()}  # the others may count its calls
+    return {"tensors of the loss": digest_tensors(own)} if own else {}
+
+
+def check_match(group: zarr.Group, workload: Workload, where: str) -> Known:
+    """Refuse a workload that did not make the store, naming everything that differs.
+
+    Returns what was compared. Another test set is no other run: what of it has changed is said.
+    """
     stored: Any = group.attrs["fingerprint"]
     mine = fingerprint(workload)
-    wrong = [name for name in mine if stored.get(name) != mine[name]]
+    wrong = {name: "" for name in mine if stored.get(name) != mine[name]}
+    for name in wrong:
+        if len(str(mine[name])) <= 60 and not name.endswith("data"):
+            wrong[name] = f"store: {stored.get(name)}, workload: {mine[name]}"
+    known = compare_contents(dict(group.attrs), contents(workload))
+    wrong |= known.wrong
     if wrong:
-        name = wrong[0]
-        shown = "" if len(str(mine[name])) > 60 else f" (store: {stored.get(name)}, workload: {mine[name]})"
+        shown = next((f" ({name}: {said})" for name, said in wrong.items() if said), "")
         raise StoreError(
             f"{where} is not a run of this workload: {', '.join(wrong)} differ{shown}; open it with the "
             "workload, setting, seed and data that it was recorded with"
         )
+    return known
+
+
+def compare_contents(attrs: Mapping[str, Any], mine: dict[str, Any]) -> Known:
+    """Compare contents with those that a store has; stores before 0.4.0 have a sample only."""
+    stored, wrong, test = attrs.get("contents", {}), dict[str, str](), ""
+    examples = len(sampled_rows(attrs["fingerprint"]["training examples"] or 0))
+    for name in stored.keys() & mine.keys():
+        if isinstance(mine[name], str):
+            wrong |= {} if stored[name] == mine[name] else {name: ""}
+            continue
+        found = compare(stored[name], mine[name])
+        if name == "test data":
+            test = found.difference
+        else:
+            wrong |= {name: found.difference} if found.difference else {}
+            examples = found.examples
+    return Known(mine, wrong, test, examples)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.binomial_schedule import backwards
 from influencekit._trajectory.ending import Ending, PartialSum
+from influencekit._trajectory.fingerprint import shared_contents
 from influencekit._trajectory.replay_check import (
     compare_stretch,
     replay_stretch,
@@ -26,6 +27,7 @@ from influencekit._trajectory.replay_check import (
     stretches,
 )
 from influencekit._trajectory.store import read
+from influencekit._trajectory.unchanged import Unchanged
 from influencekit.errors import InputError
 from influencekit.progress import track
 
@@ -63,6 +65,8 @@ class Trajectory:
     """The last one."""
     attrs: Mapping[str, Any]
     """What the store says of the run."""
+    unchanged: Unchanged
+    """Whether the data are what they were when the run was recorded or opened."""
     ending: Ending | None
     """What queries read at the end of the run, where it is not the last state."""
 
@@ -79,6 +83,7 @@ class Trajectory:
         self._asked: State | None = None
         self._taped = "tape" in self.attrs
         self._compared = set[int]()  # the starts of stretches that were replayed and compared
+        self.unchanged = Unchanged(partial(shared_contents, workload), self.attrs.get("contents", {}))
         self.ending = None
         self._sum: PartialSum | None = None
         self._average: State | None = None

@@ -18,7 +18,7 @@ from influencekit._training.plan import Plan
 from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
-from influencekit._trajectory.fingerprint import check_match, fingerprint
+from influencekit._trajectory.fingerprint import check_match, contents, fingerprint
 from influencekit._trajectory.replay_check import check_losses
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._trajectory.writing import COLUMNS, Column, Writer
@@ -202,6 +202,7 @@ def _create(
             "influencekit_version": __version__,
             "torch_version": torch.__version__,
             "fingerprint": fingerprint(workload),
+            "contents": contents(workload),
             **({"buffers": [[n, list(b.shape)] for n, b in buffers.items()]} if buffers else {}),
         },
         steps=plan.steps,

@@ -33,8 +33,10 @@ _LABELS: WeakKeyDictionary[Workload, list[str] | None] = WeakKeyDictionary()
 
 
 def require_run(run: Any) -> Any:
-    """`run` itself, if it is a recorded run. Errors: anything else that a user may take for one."""
+    """`run` itself, if it is a recorded run. Errors: anything else that a user may take for one; data that
+    were changed in place since."""
     if isinstance(run, Trajectory):
+        run.unchanged.check()
         return run
     what, then = f"got {type(run).__name__}", "record it with record(...)"
     if isinstance(run, Workload) and not isinstance(run.order, Plan):

@@ -56,6 +56,23 @@ _checks = Kind(
     ),
 )
 _counts = Kind("an object of row numbers", lambda x: type(x) is dict and all(map(whole().fits, x.values())))
+_digests = Kind(
+    "digests of examples",
+    lambda x: (
+        type(x) is dict
+        and x.keys() == {"examples", "hashed", "entries"}
+        and whole(1).fits(x["examples"])
+        and whole(1, x["examples"]).fits(x["hashed"])
+        and type(x["entries"]) is dict
+        and all(map(text(1368).fits, x["entries"].values()))
+    ),
+)
+_CONTENTS = {
+    "training data": _digests,
+    "test data": _digests,
+    "frozen parameters and constant buffers": text(16),
+    "tensors of the loss": text(16),
+}
 
 _ATTRIBUTES: dict[str, Kind] = {
     "influencekit_schema": whole(),
@@ -85,6 +102,7 @@ _ATTRIBUTES: dict[str, Kind] = {
     "replay": text(),
     "reloaded": whole(),
     "fingerprint": _plain,
+    "contents": _plain,
     "tape": _plain,
     "resume": _plain,
     "checks": _checks,
@@ -146,6 +164,7 @@ def check_attributes(attrs: dict[str, Any], store: str, newer: bool) -> None:
         _refuse(where, "reloaded", f"at most {committed}, which is committed", attrs["reloaded"])
     known = _FINGERPRINT, {"parameters", "dtype", "training examples"}
     check_object(attrs["fingerprint"], *known, f"{where} 'fingerprint': its", closed=False)
+    check_object(attrs.get("contents", {}), _CONTENTS, set(), f"{where} 'contents': its", not newer)
     check_object(attrs["info"], _INFO, set(), f"{where} 'info': its", closed=False)
     if taped:
         _check_tape(attrs["tape"], {n for n, _ in attrs["fingerprint"]["parameters"]}, where, newer)
