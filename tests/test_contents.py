@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from helpers_stores import changed
 from helpers_tape import Examples, network, per_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +76,7 @@ class Fetched(Dataset):
 changes = st.tuples(st.sampled_from(["input", "label", "order"]), st.integers(0, N - 1), st.integers(0, 3))
 
 
-def changed(kind, row, column):
+def one_changed(kind, row, column):
     """The examples with one of them changed, or two that change places."""
     x, y = examples()
     if kind == "input":
@@ -95,7 +96,7 @@ def changed(kind, row, column):
 @given(changes)
 def test_a_run_is_not_opened_with_a_single_other_example(store, change):
     with pytest.raises(ik.StoreError, match="not a run of this workload: training data differ") as error:
-        ik.open(store, workload(train=changed(*change)))
+        ik.open(store, workload(train=one_changed(*change)))
     what = {"input": ["inputs"], "label": ["targets"], "order": ["inputs"]}[change[0]]
     assert all(word in str(error.value) for word in what) and "\n" not in str(error.value)
 
@@ -104,7 +105,7 @@ def test_a_run_is_not_opened_with_a_single_other_example(store, change):
 @given(changes, st.sampled_from([TensorDataset, Fetched, lambda *x: x]))
 def test_nor_is_a_taped_one(taped_store, change, kind):
     with pytest.raises(ik.StoreError, match=r"other training data .*(inputs|targets) .*rows? \d+"):
-        reopened(taped_store, kind(*changed(*change)))
+        reopened(taped_store, kind(*one_changed(*change)))
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +145,10 @@ def test_every_example_is_compared_and_the_run_says_so(store):
 def test_of_an_old_store_a_sample_is_compared_and_the_run_says_so(store, tmp_path):
     path = tmp_path / "old.zarr"
     ik.record(workload(), store=path)
-    forget(path, "contents")
+    changed(path, contents=None)
     run = ik.open(path, workload())
     assert run.attrs["examples_compared"] == 75  # of 300, every fourth
     assert np.isfinite(ik.estimate(run).influence.values).all()
-
-
-def forget(path, name):
-    group = zarr.open_group(path, mode="r+")
-    del group.attrs[name]
-    zarr.consolidate_metadata(path)
 
 
 def test_examples_that_take_long_to_fetch_are_hashed_for_two_seconds(tmp_path, monkeypatch):
