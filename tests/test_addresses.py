@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import influencekit as ik
 from influencekit._address import local
+from influencekit.extend import NewStore
 
 ELSEWHERE = (
     "s3://bucket/x.zarr", "gs://bucket/x.zarr", "memory://x.zarr", "http://host/x.zarr", "zip::x.zip",
@@ -77,6 +78,7 @@ def doors(path, work):
         "Tape": lambda: ik.Tape(path, model, optimizer, loss=lambda o, y: o, data=data).open(),
         "contributions": lambda: ik.contributions(run, store=path),
         "evaluate": lambda: ik.evaluate(run, "lds:m=3", subsets=path),
+        "NewStore": lambda: NewStore(path),
         "workload": lambda: ik.make("workload", "mnist-1v7-lr", data_dir=path),
     }
 

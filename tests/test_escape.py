@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import influencekit as ik
 from influencekit._escape import shown
 from influencekit.cli.console import complain, print_table, print_tables, say
-from influencekit.cli.output import to_json
+from influencekit.cli.formats import to_json
 
 EVIL = "a\x1b[2J\r\nb\x9b1m\u202ec\u2028\x00\udc80\x7f"
 TEXT = st.text(st.characters(), max_size=30)

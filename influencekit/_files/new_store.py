@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from influencekit._address import local
 from influencekit._files.publishing import publish
 from influencekit._files.scratch import Scratch
 from influencekit.errors import InputError, StoreError
@@ -46,7 +47,7 @@ class NewStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         if os.path.lexists(path):
             raise InputError(f"{path} exists already; choose another path")
         try:

@@ -9,7 +9,8 @@ import click
 from influencekit._address import local
 from influencekit.cli.console import working, write
 from influencekit.cli.examples import described
-from influencekit.cli.output import new_file, new_folder, to_json
+from influencekit.cli.formats import to_json
+from influencekit.cli.output import check_places, new_folder, replaced_file
 from influencekit.cli.parameters import PATH, Seeds, shared
 from influencekit.errors import InputError
 
@@ -92,13 +93,13 @@ __all__ = ["compare"]
     metavar="FILE",
     help="The figures as JSON; - is stdout, and no table then.",
 )
-@shared("code", "data-dir", "threads")
+@shared("escape-formulas", "code", "data-dir", "threads")
 @click.pass_context
 def compare(
     ctx: click.Context, workload: str, estimators: str, reference: str, query: str, window: str,
     removal: Any, average: str | None, seeds: list[int], setting: str | None, recorder: str, device: str,
     loo_examples: int | None, evaluate: str | None, subsets: str | None, top: Any, out: str | None,
-    json_file: str | None, code: str | None, data_dir: str | None, threads: int,
+    json_file: str | None, escape_formulas: bool, code: str | None, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD, or take the run in STORE; estimate the influence of every training example, retrain
     without each of them, and say how well the estimates agree with that.
@@ -114,8 +115,10 @@ def compare(
       influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets
       influencekit compare run.zarr --code train.py:parts
     """
+    json_file = "-" if json_file == "/dev/stdout" else json_file
     file = None if json_file == "-" else json_file
-    with new_folder(out) as folder, new_file(file, "--json", replace=True) as json_path:
+    check_places({"--out": out, "--json": file, "--subsets": subsets})
+    with new_folder(out) as folder, replaced_file(file, "--json") as json_path:
         with working():
             from influencekit._verbs.compare import compare as verb
             from influencekit.cli.evaluations import save_evaluations
@@ -150,8 +153,8 @@ def compare(
             if folder:
                 from influencekit.cli.saving import save_comparison
 
-                save_comparison(result, found, problem, folder)
-                save_evaluations(evaluations, folder)
+                save_comparison(result, found, problem, folder, escape_formulas)
+                save_evaluations(evaluations, folder, escape_formulas)
         if json_path:
             json_path.write_text(to_json(found), encoding="utf-8")
     if json_file == "-":

@@ -10,7 +10,8 @@ import click
 
 from influencekit.cli.console import working
 from influencekit.cli.examples import by_seed
-from influencekit.cli.output import new_file, save_dataset
+from influencekit.cli.formats import save_dataset
+from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InputError
 
@@ -82,11 +83,11 @@ FORMATS = (".zarr", ".nc", ".csv")
     help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
     "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count.",
 )
-@shared("code", "device", "data-dir", "threads")
+@shared("escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
-    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, code: str | None,
-    device: str, data_dir: str | None, threads: int,
+    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
+    escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -102,6 +103,7 @@ def estimate(
     """
     if out and Path(out).suffix not in FORMATS:
         raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    check_places({"--out": out})
     with new_file(out) as path:
         with working():
             import influencekit as ik
@@ -133,7 +135,7 @@ def estimate(
         if path and path.suffix == ".csv":
             from influencekit.cli.saving import write_ranking
 
-            write_ranking(result, path)
+            write_ranking(result, path, escape_formulas)
         elif path:
             save_dataset(result, path)
     from influencekit.cli.console import say

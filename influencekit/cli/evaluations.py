@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from influencekit.cli.console import print_table, say
-from influencekit.cli.output import save_dataset, write_csv
+from influencekit.cli.formats import save_dataset, write_csv
 from influencekit.cli.summary import window_name
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def print_evaluations(results: Mapping[str, xr.Dataset]) -> None:
             say(note)
 
 
-def save_evaluations(results: Mapping[str, xr.Dataset], folder: Path) -> None:
+def save_evaluations(results: Mapping[str, xr.Dataset], folder: Path, escape_formulas: bool = False) -> None:
     """evaluation-NAME.zarr, evaluation-NAME.csv with one row a figure, and its plot, for every result."""
     from influencekit.evaluation import evaluation_of
 
     for spec, result in results.items():
         name = evaluation_file(spec)
         save_dataset(result, folder / f"{name}.zarr")
-        write_csv(_figures(result), folder / f"{name}.csv")
+        write_csv(_figures(result), folder / f"{name}.csv", escape_formulas)
         if (figure := evaluation_of(result).plot(result)) is not None:
             figure.savefig(folder / f"{name}.png")
 

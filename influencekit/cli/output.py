@@ -1,114 +1,126 @@
-"""What is left on disk, whole or not at all: a folder, a file, and the CSV and JSON texts in them."""
+"""Where results go on disk, whole or not at all: a new folder, a new file, a file that is replaced."""
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from influencekit.cli.summary import without_nan
 from influencekit.errors import InfluenceKitError, InputError
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["check_places", "new_file", "new_folder", "replaced_file"]
 
-__all__ = ["new_file", "new_folder", "save_dataset", "to_json", "write_csv"]
+
+def check_places(places: dict[str, str | None]) -> None:
+    """Refuse {option: path}s that are the same, one inside another, or inside a store."""
+    real = {option: Path(os.path.realpath(path)) for option, path in places.items() if path is not None}
+    for option, path in real.items():
+        for folder in path.parents:
+            if (folder / "zarr.json").is_file():
+                raise InputError(
+                    f"{option} {places[option]} lies inside the store {folder}; choose a path elsewhere"
+                )
+    for (one, path), (other, folder) in permutations(real.items(), 2):
+        if path == folder or folder in path.parents:
+            where = "is the same path as" if path == folder else "lies inside"
+            raise InputError(f"{one} {places[one]} {where} {other} {places[other]}; choose another path")
 
 
 @contextmanager
 def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]:
     """A temporary folder beside `path` that takes its place when the block ends well, else disappears.
 
-    Made before the work begins, so that what cannot be written is known before it is computed. Errors:
-    `path` is there and not an empty folder, or cannot be made.
+    Made before the work begins, so that what cannot be written is known before it is computed. An empty
+    folder that is there is filled at the end, and stays what it is: a mount, a link. Errors: `path` is there
+    and not an empty folder, or cannot be made.
     """
     if path is None:
         yield None
         return
     goal = Path(path)
-    if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
-        kind = "a folder that is not empty" if goal.is_dir() else "a file"
+    there = goal.is_dir()
+    if os.path.lexists(goal) and not (there and not any(goal.iterdir())):
+        kind = "a folder that is not empty" if there else "a file"
         raise InputError(f"{option} {path} is {kind}; choose a new one")
-    with _beside(goal, option) as partial:
+    with _told(goal, option), _whole(goal / ".new" if there else goal) as partial:
         partial.mkdir()
         yield partial
-        if goal.exists():
-            goal.rmdir()  # empty; a rename onto it is not for every system
+    if there:
+        with _told(goal, option):
+            for each in (goal / ".new").iterdir():
+                each.rename(goal / each.name)
+            (goal / ".new").rmdir()
 
 
 @contextmanager
-def new_file(path: str | None, option: str = "--out", replace: bool = False) -> Iterator[Path | None]:
-    """As `new_folder`, for one file (or one zarr store); `replace`: over a file that is there."""
+def new_file(path: str | None, option: str = "--out") -> Iterator[Path | None]:
+    """As `new_folder`, for one file (or one zarr store)."""
+    if path is None:
+        yield None
+        return
+    if os.path.lexists(path):
+        raise InputError(f"{option} {path} exists already; choose another name")
+    with _told(Path(path), option), _whole(Path(path)) as partial:
+        yield partial
+
+
+@contextmanager
+def replaced_file(path: str | None, option: str) -> Iterator[Path | None]:
+    """As `new_file`, over a file that is there, which keeps its mode; through a link, what it leads to.
+
+    What is no file of a disk (a pipe, a device) is never replaced, but written to.
+    """
     if path is None:
         yield None
         return
     goal = Path(path)
-    if goal.is_dir() or (goal.exists() and not replace):
-        raise InputError(f"{option} {path} exists already; choose another name")
-    with _beside(goal, option) as partial:
-        yield partial
+    try:
+        there = os.stat(goal)
+    except OSError:
+        there = None
+    if there is not None and stat.S_ISDIR(there.st_mode):
+        raise InputError(f"{option} {path} is a folder; choose another name")
+    with _told(goal, option):
+        if there is not None and not os.access(goal, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            yield goal
+            return
+        with _whole(Path(os.path.realpath(goal))) as partial:
+            yield partial
+            if there is not None:
+                partial.chmod(stat.S_IMODE(there.st_mode))
 
 
 @contextmanager
-def _beside(goal: Path, option: str) -> Iterator[Path]:
+def _whole(goal: Path) -> Iterator[Path]:
+    """A path that takes the place of `goal`, whose folder is made, and removed if nothing comes to be."""
     from influencekit._files import whole
 
     parents = [p for p in goal.absolute().parents if not p.exists()]
-    scratch = None
     try:
         goal.absolute().parent.mkdir(parents=True, exist_ok=True)
         with whole(goal) as partial:
-            scratch = partial.parent
             yield partial
         parents = []
-    except OSError as error:
-        if scratch is not None and error.filename is not None:
-            if not str(error.filename).startswith(str(scratch)):
-                raise
-        left = "" if scratch is None else "; nothing was left there"
-        raise InfluenceKitError(
-            f"{option} {goal} cannot be written: {error.strerror or error}{left}"
-        ) from error
     finally:
-        for parent in parents:  # made above, innermost first, for something that did not come to be
+        for parent in parents:  # innermost first
             with suppress(OSError):
                 parent.rmdir()
 
 
-def to_json(value: Any) -> str:
-    """JSON text that every reader takes and no terminal acts upon: no NaN, control characters as escapes."""
-    import json
-
-    lines = json.dumps(without_nan(value), indent=2, ensure_ascii=False).split("\n")
-    return "\n".join(line if line.isprintable() else "".join(map(_in_json, line)) for line in lines) + "\n"
-
-
-def _in_json(character: str) -> str:
-    import json
-
-    return character if character.isprintable() else json.dumps(character)[1:-1]
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """A frame as a CSV file with a head, in UTF-8; its index is not written, and NaN is `nan`."""
-    frame.to_csv(path, index=False, na_rep="nan", lineterminator="\r\n")
-
-
-def save_dataset(dataset: Any, path: Path) -> None:
-    """An xarray dataset as zarr, or as netCDF where the name ends so. Errors: no netCDF library."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr 3: strings and consolidated metadata have no specification yet
-        if path.suffix != ".nc":
-            dataset.to_zarr(path, zarr_format=3)
-            return
-        try:
-            dataset.to_netcdf(path, engine="h5netcdf")
-        except (ImportError, ValueError) as error:
-            if isinstance(error, ValueError) and "h5netcdf" not in str(error):
-                raise
-            raise InputError(
-                f"{path.name}: netCDF needs h5netcdf and h5py: pip install 'influencekit[netcdf]'"
-            ) from error
+@contextmanager
+def _told(goal: Path, option: str) -> Iterator[None]:
+    """Errors of the file system about `goal`, or about what is made beside it, in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(goal.absolute().parent)):
+            raise
+        raise InfluenceKitError(
+            f"{option} {goal} cannot be written: {error.strerror or error}; nothing was left there"
+        ) from error

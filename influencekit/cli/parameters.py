@@ -99,6 +99,11 @@ _SHARED = {
         help="For runs that were recorded in Python: a function of that file (or a value) which gives the "
         "workload, or a dict with the arguments of influencekit.open (model, loss, data, test). It is run.",
     ),
+    "escape-formulas": click.option(
+        "--escape-formulas", is_flag=True,
+        help="In CSV files, an apostrophe before ids and names that a spreadsheet would take for a formula "
+        "(those that begin with = + - @): for data of people whom you do not trust.",
+    ),
     "data-dir": click.option(
         "--data-dir", type=PATH, metavar="DIR",
         help="Folder with a full copy of the data, in place of the bundled sample.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from influencekit.cli.console import say, working
-from influencekit.cli.output import new_folder
+from influencekit.cli.output import check_places, new_folder
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InfluenceKitError, InputError
 
@@ -43,6 +43,7 @@ def plot(scores: str, out: str | None, code: str | None, data_dir: str | None) -
     run = _is_run(path)
     result = None if run else _load(path)
     goal = out or str(path.with_name(f"{path.stem}-plots"))
+    check_places({"--out": goal})
     with new_folder(goal) as folder, working():
         assert folder is not None
         from influencekit.cli.saving import draw

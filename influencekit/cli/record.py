@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from influencekit.cli.console import complain, say, working
+from influencekit.cli.output import check_places
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InfluenceKitError, InputError
 
@@ -61,6 +62,7 @@ def record(
       influencekit record mnist-1v7-dnn --store run.zarr --resume
     """
     path = Path(store)
+    check_places({"--store": store})
     if path.exists() and not resume:
         raise InputError(
             f"--store {store} exists already; choose another name, or continue it with --resume, if it was "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from influencekit._direction import better_in, ends, extremes, written
 from influencekit.cli.examples import PICTURES, pictures
-from influencekit.cli.output import save_dataset, to_json, write_csv
+from influencekit.cli.formats import save_dataset, to_json, write_csv
 from influencekit.cli.summary import window_name
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ __all__ = ["draw", "save_comparison", "write_ranking"]
 
 
 def save_comparison(
-    result: xr.Dataset, found: dict[str, Any], workload: Workload | None, folder: Path
-) -> None:
+    result: xr.Dataset, found: dict[str, Any], workload: Workload | None, folder: Path,
+    escape_formulas: bool = False,
+) -> None:  # fmt: skip
     """scores.zarr, ranking.csv, agreement.csv, compare.json and the plots, into a folder that is there."""
     save_dataset(result, folder / "scores.zarr")
-    write_ranking(result, folder / "ranking.csv")
-    write_csv(_agreement(result), folder / "agreement.csv")
+    write_ranking(result, folder / "ranking.csv", escape_formulas)
+    write_csv(_agreement(result), folder / "agreement.csv", escape_formulas)
     (folder / "compare.json").write_text(to_json(found), encoding="utf-8")
     draw(result, workload, folder)
 
@@ -48,7 +49,7 @@ def _agreement(result: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=head)
 
 
-def write_ranking(result: xr.Dataset, path: Path) -> None:
+def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False) -> None:
     """One row an example, seed, query and window; the most harmful by the first estimator come first.
 
     Where neither way of the query is better, those whose removal lowers it most.
@@ -73,7 +74,7 @@ def write_ranking(result: xr.Dataset, path: Path) -> None:
                     frame["removed"] = result.removed.values
                 # stable, and not a number comes last
                 frames.append(frame.iloc[(-first * scores[s, q, w, 0]).argsort(kind="stable")])
-    write_csv(pd.concat(frames), path)
+    write_csv(pd.concat(frames), path, escape_formulas)
 
 
 def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[str]:

@@ -1,0 +1,62 @@
+"""The texts and files that results are written as: JSON, CSV, zarr, netCDF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from influencekit.cli.summary import without_nan
+from influencekit.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["save_dataset", "to_json", "write_csv"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def to_json(value: Any) -> str:
+    """JSON text that every reader takes and no terminal acts upon: no NaN, control characters as escapes."""
+    import json
+
+    lines = json.dumps(without_nan(value), indent=2, ensure_ascii=False).split("\n")
+    return "\n".join(line if line.isprintable() else "".join(map(_in_json, line)) for line in lines) + "\n"
+
+
+def _in_json(character: str) -> str:
+    import json
+
+    return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
+def write_csv(frame: pd.DataFrame, path: Path, escape_formulas: bool = False) -> None:
+    """A frame as a CSV file with a head, in UTF-8; its index is not written, and NaN is `nan`.
+
+    `escape_formulas`: an apostrophe before texts that a spreadsheet would compute.
+    """
+    if escape_formulas:
+        frame = frame.map(
+            lambda cell: f"'{cell}" if str(cell).startswith(_FORMULA) and isinstance(cell, str) else cell
+        )
+    frame.to_csv(path, index=False, na_rep="nan", lineterminator="\r\n", errors="backslashreplace")
+
+
+def save_dataset(dataset: Any, path: Path) -> None:
+    """An xarray dataset as zarr, or as netCDF where the name ends so. Errors: no netCDF library."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3: strings and consolidated metadata have no specification yet
+        if path.suffix != ".nc":
+            dataset.to_zarr(path, zarr_format=3)
+            return
+        try:
+            # made in memory, because HDF5 ends the process where it cannot close a file on a full disk
+            path.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
+        except (ImportError, ValueError) as error:
+            if isinstance(error, ValueError) and "h5netcdf" not in str(error):
+                raise
+            raise InputError(
+                f"{path.name}: netCDF needs h5netcdf and h5py: pip install 'influencekit[netcdf]'"
+            ) from error

@@ -1,0 +1,230 @@
+"""Where results go: never over something else, whole or not at all, and never lost in silence."""
+
+import csv
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers_cli import TINY, fails, run
+
+import influencekit as ik
+
+
+def compare(store, *args):
+    return ("compare", store, "--estimators", "if", "--loo-examples", "4", *args)
+
+
+def shell(script: str) -> subprocess.CompletedProcess[str]:
+    command = script.replace("influencekit", f"'{sys.executable}' -m influencekit.cli")
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+
+# files that are there ------------------------------------------------------------------------------
+
+
+def test_json_over_a_file_keeps_its_mode(tmp_path, recorded):
+    file = tmp_path / "found.json"
+    file.write_text("old")
+    file.chmod(0o640)
+    run(*compare(recorded, "--json", file))
+    assert json.loads(file.read_text()) and stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["found.json"]
+
+
+def test_json_through_a_link_writes_what_it_leads_to(tmp_path, recorded):
+    target, link, dangling = tmp_path / "target.json", tmp_path / "link.json", tmp_path / "dangling.json"
+    target.write_text("old")
+    link.symlink_to("target.json")
+    dangling.symlink_to("made.json")
+    for name, end in ((link, target), (dangling, tmp_path / "made.json")):
+        run(*compare(recorded, "--json", name))
+        assert name.is_symlink() and json.loads(end.read_text())
+    assert sorted(os.listdir(tmp_path)) == ["dangling.json", "link.json", "made.json", "target.json"]
+
+
+def test_json_into_a_pipe_is_read_there_and_the_pipe_stays(tmp_path, recorded):
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    run(*compare(recorded, "--json", pipe))
+    reader.join()
+    assert json.loads(read[0]) and stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_device_is_written_to_and_stays(recorded):
+    run(*compare(recorded, "--json", "/dev/null"))
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    found = json.loads(run(*compare(recorded, "--json", "/dev/stdout")).stdout)
+    assert found["reference"] == "loo"
+    assert "--json /dev/full cannot be written: No space" in fails(
+        *compare(recorded, "--json", "/dev/full"), code=1
+    )
+
+
+def test_nothing_that_is_there_is_an_out(tmp_path, recorded):
+    (tmp_path / "dangling.csv").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for name in sorted(os.listdir(tmp_path)):
+        assert "exists already" in fails("estimate", recorded, "--out", tmp_path / name, code=2)
+        if name != "folder.csv":
+            assert "is a file; choose a new one" in fails(
+                *compare(recorded, "--out", tmp_path / name), code=2
+            )
+    assert sorted(os.listdir(tmp_path)) == ["dangling.csv", "folder.csv", "pipe.csv"]
+    assert (tmp_path / "dangling.csv").is_symlink()
+
+
+def test_an_empty_folder_is_filled_and_stays_the_folder_that_it_was(tmp_path, recorded, monkeypatch):
+    """It may be a mount, a link, or where the command runs."""
+    (tmp_path / "out").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path / "out")
+    before = (tmp_path / "out").stat()
+    run(*compare(recorded, "--out", "."))
+    assert "compare.json" in os.listdir() and not [n for n in os.listdir() if n.startswith(".")]
+    after = (tmp_path / "out").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert "is a folder that is not empty" in fails(*compare(recorded, "--out", tmp_path / "link"), code=2)
+
+
+def test_outputs_in_each_others_place_are_refused_before_the_work(tmp_path, recorded):
+    out, inside = tmp_path / "out", tmp_path / "out" / "x.json"
+    (tmp_path / "link").symlink_to("out")
+    for args in (
+        ("--out", out, "--json", out),
+        ("--out", out, "--json", tmp_path / "link"),
+        ("--out", out, "--json", inside),
+        ("--out", out, "--evaluate", "lds", "--subsets", out),
+        ("--out", inside, "--evaluate", "lds", "--subsets", out),
+    ):
+        line = fails("compare", TINY, *args, code=2)
+        assert "is the same path as" in line or "lies inside" in line
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_nothing_is_written_into_a_store(recorded):
+    before = sorted(recorded.rglob("*"))
+    for args in (
+        ("estimate", recorded, "--out", recorded / "scores.csv"),
+        compare(recorded, "--out", recorded / "deep" / "out"),
+        compare(recorded, "--json", recorded / "zarr.json.txt"),
+        compare(recorded, "--evaluate", "lds", "--subsets", recorded / "subsets"),
+        ("plot", recorded, "--out", recorded / "plots"),
+        ("record", TINY, "--store", recorded / "theta" / "run.zarr"),
+    ):
+        assert "lies inside the store" in fails(*args, code=2)
+    assert sorted(recorded.rglob("*")) == before
+
+
+def test_long_names(tmp_path, recorded):
+    longest = "x" * 251 + ".csv"
+    run("estimate", recorded, "--trust", "none", "--out", tmp_path / longest)
+    assert os.listdir(tmp_path) == [longest]
+    for args in (
+        ("estimate", recorded, "--out", tmp_path / ("x" * 252 + ".csv")),
+        ("record", TINY, "--store", tmp_path / ("x" * 300)),
+        compare(recorded, "--json", tmp_path / ("x" * 5000)),
+        ("estimate", "x" * 300 + ".zarr"),
+    ):
+        assert "File name too long" in fails(*args, code=2)
+    assert "no workload named" in fails("compare", "x" * 5000, code=2)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, recorded):
+    if os.getuid() == 0:
+        folder = Path("/proc/sys")  # of which not even root may
+    else:
+        folder = tmp_path / "folder"
+        folder.mkdir(mode=0o500)
+    for args in (
+        ("estimate", recorded, "--out", folder / "x.csv"),
+        compare(recorded, "--out", folder / "x"),
+        compare(recorded, "--json", folder / "x.json"),
+        ("record", TINY, "--store", folder / "run.zarr"),
+    ):
+        assert "cannot" in fails(*args, code=1)
+
+
+@pytest.mark.parametrize("ending", ["nc", "csv", "zarr"])
+def test_no_kind_of_file_is_left_on_a_full_disk(tmp_path, recorded, ending):
+    """netCDF ended the process. In a process of its own, as files may not grow there."""
+    if ending == "nc":
+        pytest.importorskip("h5netcdf")
+    out = tmp_path / f"x.{ending}"
+    done = shell(f"ulimit -f 1; influencekit estimate '{recorded}' --trust none --out '{out}'")
+    assert done.returncode == 1, done
+    assert done.stderr == f"error: --out {out} cannot be written: File too large; nothing was left there\n"
+    assert os.listdir(tmp_path) == []
+
+
+# stdout and stderr ---------------------------------------------------------------------------------
+
+
+def test_a_closed_stdout_is_one_line_and_nothing_is_done(tmp_path):
+    done = shell(f"influencekit record {TINY} --store '{tmp_path}/run.zarr' >&-")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: stdout is closed, so that nothing can be printed; send it somewhere\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_behind_stdout_is_one_line():
+    done = shell("influencekit list recorders >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("influencekit list recorders 2>&-", 0),
+        ("influencekit list nothing 2>&-", 2),
+        ("influencekit list nothing 2>/dev/full", 2),
+        ("influencekit list nothing >&- 2>&-", 1),
+        ("influencekit list nothing <&- >&- 2>&-", 1),
+        ("influencekit list recorders <&-", 0),
+        ("influencekit list 2>&1 | head -1 >/dev/null; exit ${PIPESTATUS[0]}", 1),
+        ("influencekit list nothing 2>&1 | true; exit ${PIPESTATUS[0]}", 2),
+    ],
+)
+def test_streams_that_nobody_reads_say_nothing_and_the_code_stays(script, code):
+    done = shell(script)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_file_never_takes_the_number_of_a_closed_stream(tmp_path):
+    """Else what a library prints on stderr gets into a store."""
+    code = "import os, sys; from influencekit.cli import main; sys.argv = ['x', '--version']\ntry: main()\n"
+    code += f"except SystemExit: pass\nprint(os.open('{tmp_path}/x', os.O_CREAT | os.O_WRONLY) > 2)"
+    command = ["bash", "-c", 'exec "$@" <&- 2>&-', "bash", sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+# formulas ------------------------------------------------------------------------------------------
+
+
+def test_ids_that_are_formulas_are_escaped_where_that_is_asked_for(tmp_path, recorded):
+    work = ik.make("workload", TINY)
+    ids = [f"{sign}cmd|' /C calc'!A{k}" for k in range(6) for sign in "=+-@"]
+    ik.record(replace(work, train_ids=ids), store=tmp_path / "run.zarr")
+    (tmp_path / "train.py").write_text(
+        "import influencekit as ik\nfrom dataclasses import replace\n"
+        f"work = replace(ik.make('workload', {TINY!r}), train_ids={ids!r})\n"
+    )
+    found = {}
+    for name, *flag in (("plain",), ("safe", "--escape-formulas")):
+        out = tmp_path / f"{name}.csv"
+        run("estimate", tmp_path / "run.zarr", "--code", f"{tmp_path}/train.py:work", "--out", out, *flag)
+        found[name] = list(csv.DictReader(out.open()))
+    assert {row["example"] for row in found["plain"]} == set(ids)
+    assert [row["example"] for row in found["safe"]] == ["'" + row["example"] for row in found["plain"]]
+    assert [row["dit"] for row in found["safe"]] == [row["dit"] for row in found["plain"]], "numbers stay"
