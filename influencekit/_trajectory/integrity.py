@@ -69,7 +69,7 @@ def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
     known = {"zarr.json", *chunks, *(f"{name}/zarr.json" for name in described)}
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     extra = sorted(files - known)
-    names = "|".join(map(re.escape, {*described, *attrs.get("resume", {}).get("columns", ())}))
+    names = "|".join(map(re.escape, attrs.get("resume", {}).get("columns", ())))
     uncommitted = re.compile(rf"(({names})/(zarr\.json|c(/\d+)+))|(.*\.partial)")
     for file in extra:
         if "resume" not in attrs or not uncommitted.fullmatch(file):
