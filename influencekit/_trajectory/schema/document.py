@@ -14,7 +14,7 @@ from influencekit.errors import StoreError
 __all__ = ["read_document", "require_folder", "require_file"]
 
 _BYTES = 64 << 20  # of a document
-_PARTS = 2_000_000  # values and keys of a document
+_PARTS = 300_000  # values and keys of a document
 _DEPTH = 64
 _WHOLE = 1 << 64  # numbers without a fraction are smaller
 
@@ -47,7 +47,7 @@ def _kind(mode: int) -> str:
 def read_document(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Errors: `StoreError` that says what is wrong; `OSError` for no such file.
 
-    Cost: that of reading it; refused are more than 64 MiB, two million values, a depth of 64, a key that
+    Cost: that of reading it; refused are more than 64 MiB, 300,000 values, a depth of 64, a key that
     stands twice, and numbers of more than 64 bits.
     """
     size = require_file(path, str(path))

@@ -38,8 +38,9 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
     there is no document. Cost: reading the document, and listing a folder of every array.
     """
     document = read_document(path / "zarr.json")
-    attrs: Any = document.get("attributes")
-    if type(attrs) is not dict or attrs.get("influencekit_schema") != schema:
+    attrs: Any = document.get("attributes", {})
+    check_object(attrs, {}, set(), f"{path}: its attributes", closed=False)
+    if attrs.get("influencekit_schema") != schema:
         return document
     newer = _version(attrs.get("influencekit_version")) > _version(__version__)
     check_object(document, _ROOT, set(_ROOT), f"{path}: in zarr.json")
