@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from influencekit._tape.optimizer import hyperparameters
-from influencekit.errors import InputError
+from influencekit.errors import InputError, StoreError
 
 __all__ = ["HyperParameters", "settings_of"]
 
@@ -90,13 +90,18 @@ class HyperParameters:
 
 
 def settings_of(groups: Sequence[Group], rows: Iterable[np.ndarray]) -> tuple[tuple[int, list[Group]], ...]:
-    """(first step, hyper-parameters of every group) of the rows of the store's table."""
-    found = []
+    """(first step, hyper-parameters of every group) of the rows of the store's table.
+
+    Errors: `StoreError` for rows that are none of these groups.
+    """
+    found, before = [], -1.0
+    own = [{n: _as_tuple(v) for n, v in group.items() if n not in ("params", "lr")} for group in groups]
     for row in rows:
-        values, changed = iter(row[1:].tolist()), []
-        for group in groups:
-            own = {n: v for n, v in group.items() if n not in ("params", "lr")}
-            changed.append({n: _with_numbers(_as_tuple(v), values) for n, v in own.items()})
+        if len(row) != len(_numbers(own)) + 2 or not np.isfinite(row).all() or row[0] <= before or row[0] % 1:
+            raise StoreError("the array 'settings' holds what no tape writes; record again")
+        before = row[0]
+        values = iter(row[1:].tolist())
+        changed = [{n: _with_numbers(v, values) for n, v in group.items()} for group in own]
         found.append((int(row[0]), changed))
     return tuple(found)
 

@@ -12,6 +12,7 @@ import zarr
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
+from influencekit._tape.checks.columns import COLUMNS, check_columns
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty, watched
@@ -64,9 +65,14 @@ def open_taped(
     known = check_fingerprint(attrs, model, data, [n for n, _ in attrs["buffers"]], where, loss)
     call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
-    columns = {n: read(group, n, rows) for n in ("batch", "part", "coefficient", "lr", "epoch")}
-    micros = _micros(group, rows, columns["batch"], columns["part"], penalty is not None)
-    changes = [row for row in (read(group, "settings") if "settings" in group else ()) if row[0] < steps]
+    columns = {n: read(group, n, rows) for n in COLUMNS}
+    generators = group["rng"].shape[0] if "rng" in group else 0  # type: ignore[union-attr]
+    counts = {"batch": len(data), "fetch_rng": generators, "forward_rng": generators}
+    if isinstance(data, StreamExamples):
+        columns["row"], counts["row"] = read(group, "row", rows), data.contents
+    check_columns(columns, counts, where)
+    micros = _micros(group, columns, penalty is not None)
+    changes = [row for row in (read(group, "settings") if "settings" in group else ()) if not row[0] >= steps]
     device = next(model.parameters()).device
     workload = Workload(
         model=_at_start(group, model),
@@ -95,7 +101,7 @@ def open_taped(
         micros=micros,
         first=lambda: trajectory.state(trajectory.first),
         autocast=None if about["autocast"] is None else getattr(torch, about["autocast"]),
-        random=bool((read(group, "forward_rng", rows) >= 0).any()),
+        random=bool((columns["forward_rng"] >= 0).any()),
         changing=tuple(n for n, _ in attrs["buffers"]),
         separable=about["separable"],
         scales=tuple((int(row[0]), float(row[-1])) for row in changes),
@@ -151,14 +157,14 @@ def _named_classes(
 
 
 def _micros(
-    group: zarr.Group, rows: slice, batch: np.ndarray, part: np.ndarray, penalty: bool
+    group: zarr.Group, columns: Mapping[str, np.ndarray], penalty: bool
 ) -> Callable[[int], list[Micro]]:
     """The micro-batches of a step; generator states are read from the store when needed.
 
     `penalty`: each ends with a slot that is no example's.
     """
-    fetched, forwarded = read(group, "fetch_rng", rows), read(group, "forward_rng", rows)
-    kept = read(group, "row", rows) if "row" in group else None
+    batch, part, kept = columns["batch"], columns["part"], columns.get("row")
+    fetched, forwarded = columns["fetch_rng"], columns["forward_rng"]
 
     @lru_cache(maxsize=64)
     def generators(number: int) -> bytes | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from influencekit._training import optimizers as _built_in  # whose rules `known_rules` finds
 from influencekit._training.layout import Layout
 from influencekit._training.optimizer import Group, Optimizer, Slots
-from influencekit.errors import InputError
+from influencekit.errors import InputError, StoreError
 
 __all__ = [
     "Clip", "UpdateRule", "describe_optimizer", "hyperparameters", "learning_rates", "read_slots",
@@ -192,9 +192,36 @@ def rebuild_optimizer(description: Mapping[str, Any]) -> Optimizer:
         )
     rest = tuple(Group(names, values) for names, values in groups[1:])
     clip = {k: v for k, v in description.items() if k.startswith("clip_")}
-    if "clip_norm_type" in clip:
-        clip["clip_norm_type"] = float(clip["clip_norm_type"])
-    return rule(**groups[0][1], **clip, groups=rest)
+    try:
+        if "clip_norm_type" in clip:
+            clip["clip_norm_type"] = float(clip["clip_norm_type"])
+        found = rule(**groups[0][1], **clip, groups=rest)
+        for member in found.members():
+            _check_settings(member)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the optimizer of the store cannot be made again ({name}: {error})") from error
+    return found
+
+
+def _check_settings(rule: Optimizer) -> None:
+    """Errors: `ValueError` for a setting of another type than its default, where that is a number or true or
+    false, or holds some."""
+    for field in fields(rule):
+        value, default = getattr(rule, field.name), 0.0 if field.name == "lr" else field.default
+        if not _alike(value, default):
+            raise ValueError(f"{field.name} is {value!r}")
+
+
+def _alike(value: Any, default: Any) -> bool:
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and 0 <= value <= 1000  # it may count what every step does
+    if isinstance(default, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    if isinstance(default, tuple) and default:
+        return isinstance(value, tuple) and all(map(_alike, value, default)) and len(value) == len(default)
+    return default is not None or value is None or isinstance(value, int | float | str)
 
 
 def read_slots(

@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from influencekit._tape.loader import StoredBatch
 from influencekit._training.batch import Batch
 from influencekit._trajectory.store import read
 from influencekit._trajectory.writing import Column, Writer
-from influencekit.errors import InputError
+from influencekit.errors import InputError, StoreError
 
 __all__ = ["STREAM", "StreamExamples"]
 
@@ -151,10 +152,20 @@ class StreamExamples:
             whole = slice(None) if count is None else slice(0, count(name))
             return read(group, name, whole) if name in group and whole.stop != 0 else np.zeros((0, 0), "u1")
 
-        self._forms = [_text(row) for row in rows("form")]
         self._form_of = [int(each) for each in rows("content_form").reshape(-1)]
-        self.ids = [json.loads(_text(row)) for row in rows("id")]
         self._first = [int(each) for each in rows("first").reshape(-1)]
+        try:
+            self._forms = [_text(row) for row in rows("form")]
+            self.ids = [_name(json.loads(_text(row))) for row in rows("id")]
+            largest = max((_size(self._forms[k]) for k in set(self._form_of)), default=0)
+            fits = not self._form_of or (min(self._form_of) >= 0 and largest <= _width(group, "content"))
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            fits = False
+        if not fits or not all(0 <= each < len(self._form_of) for each in self._first):
+            raise StoreError(
+                f"{getattr(group.store, 'root', 'the run')}: its examples have other forms than "
+                "it says; record again"
+            )
         self._group, self._handed = (lambda: group), len(self._form_of)
         if count is None:
             return
@@ -176,6 +187,11 @@ class StreamExamples:
             )
         found = _batch(self._forms[forms[0]], np.stack([self._row(row) for row in wanted]))
         return found if self.dropped is None else without(found, self.dropped)
+
+    @property
+    def contents(self) -> int:
+        """How many contents there are."""
+        return len(self._form_of)
 
     def bytes_of(self, content: int) -> int:
         """The size of a content."""
@@ -259,8 +275,20 @@ def _batch(form: str, rows: np.ndarray) -> Batch:
 
 
 def _size(form: str) -> int:
-    entries = json.loads(form)["entries"]
-    return sum(getattr(torch, kind).itemsize * int(np.prod(shape)) for _, kind, shape in entries)
+    """The bytes of a row. Errors: `ValueError` and the like for a form that is none."""
+    said, size = json.loads(form), 0
+    for key, kind, shape in said["entries"]:
+        dtype = getattr(torch, kind, None)
+        if not isinstance(dtype, torch.dtype) or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(form)
+        if said["kind"] != "dict" and type(key) is not int:
+            raise ValueError(form)
+        size += dtype.itemsize * prod(shape)
+    return size
+
+
+def _width(group: zarr.Group, name: str) -> int:
+    return group[name].shape[1]  # type: ignore[union-attr,no-any-return]
 
 
 def _names(ids: Sequence[Any]) -> list[Hashable]:

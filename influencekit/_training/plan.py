@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influencekit.errors import InputError
 
-__all__ = ["Plan", "drawn", "ordered"]
+__all__ = ["Plan", "drawn", "ordered", "planned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +68,16 @@ def ordered(order: Tensor, n: int, epochs: int) -> tuple[Tensor, Tensor]:
     return indices, torch.arange(len(indices)) // per_epoch
 
 
+def planned(n: int, batch_size: int, epochs: int, drop_last: bool) -> tuple[int, int]:
+    """How many steps and slots `drawn` gives, before anything is drawn."""
+    return epochs * (n // batch_size if drop_last else -(-n // batch_size)), batch_size
+
+
 def drawn(
     n: int, batch_size: int, epochs: int, generator: torch.Generator | None, drop_last: bool
 ) -> tuple[Tensor, Tensor]:
     """The same in an order drawn anew every epoch, or as the examples stand without a `generator`."""
-    per_epoch = n // batch_size if drop_last else -(-n // batch_size)
+    per_epoch = planned(n, batch_size, 1, drop_last)[0]
     if per_epoch == 0:
         raise InputError(
             f"drop_last leaves no batch: {n} examples in batches of {batch_size}; use a smaller batch_size"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.optimizer import description
+from influencekit._training.plan import planned
 from influencekit._training.workload import Workload
 from influencekit._trajectory.contents import compare, digest_tensors, of_tensors
 from influencekit.errors import StoreError
@@ -85,9 +86,12 @@ def _add(total: Any, value: Any) -> None:
             _add(total, dict(getattr(value, "__dict__", {})))
 
 
-def fingerprint(workload: Workload) -> dict[str, Any]:
-    """What a store and a workload must agree on. The names of the entries stand in error messages."""
-    plan, n = workload.plan, workload.n_train
+def fingerprint(workload: Workload, plan: bool = True) -> dict[str, Any]:
+    """What a store and a workload must agree on. The names of the entries stand in error messages.
+
+    plan = False: without the digests of the plan, which then is not made.
+    """
+    n = workload.n_train
     sample = torch.tensor(sampled_rows(n), dtype=torch.long, device=workload.device)
     return {
         "parameters": [
@@ -97,8 +101,8 @@ def fingerprint(workload: Workload) -> dict[str, Any]:
         "training examples": n,
         "training data": digest(tensors_of(select(workload.train, sample))),
         "initial parameters": digest([workload.theta0]),
-        "order of batches": digest([plan.indices]),
-        "learning rates": digest([plan.lr]),
+        "order of batches": digest([workload.plan.indices]) if plan else None,
+        "learning rates": digest([workload.plan.lr]) if plan else None,
         "optimizer": description(workload.optimizer),
         "l2": workload.l2,
     }
@@ -138,13 +142,21 @@ def of_loss(loss: Any) -> dict[str, str]:
     return {"tensors of the loss": digest_tensors(own)} if own else {}
 
 
+def _as_long(group: zarr.Group, workload: Workload) -> bool:
+    """Whether the workload's plan is as large as the store's. (A hostile store asks for one without end.)"""
+    if workload.order is not None:
+        return True
+    asked = planned(workload.n_train, workload.batch_size, workload.epochs, workload.drop_last)
+    return asked == getattr(group.get("batch"), "shape", None)
+
+
 def check_match(group: zarr.Group, workload: Workload, where: str) -> Known:
     """Refuse a workload that did not make the store, naming everything that differs.
 
     Returns what was compared. Another test set is no other run: what of it has changed is said.
     """
     stored: Any = group.attrs["fingerprint"]
-    mine = fingerprint(workload)
+    mine = fingerprint(workload, _as_long(group, workload))
     wrong = {name: "" for name in mine if stored.get(name) != mine[name]}
     for name in wrong:
         if len(str(mine[name])) <= 60 and not name.endswith("data"):

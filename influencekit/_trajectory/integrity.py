@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import zarr
 
+from influencekit._trajectory.schema import read_document
 from influencekit._trajectory.store import chunks, read
 from influencekit.errors import StoreError
 from influencekit.progress import track
@@ -54,13 +54,13 @@ def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
     Returns the number of files of a run that may go on which are not committed: it was cut off, or is being
     written.
     """
-    root = json.loads((folder / "zarr.json").read_bytes())
+    root = read_document(folder / "zarr.json")
     described: dict[str, Any] = root["consolidated_metadata"]["metadata"]
     for name, said in described.items():
         try:
-            own = json.loads((folder / name / "zarr.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder}: {name}/zarr.json is missing or broken; record again") from error
+            own = read_document(folder / name / "zarr.json")
+        except OSError as error:
+            raise StoreError(f"{folder}: {name}/zarr.json is missing; record again") from error
         if own != said and not ("resume" in attrs and _longer(own, said)):
             raise StoreError(
                 f"{folder}: {name}/zarr.json is not as it was committed, something else has written it; "

@@ -29,7 +29,7 @@ from influencekit._trajectory.replay_check import (
 )
 from influencekit._trajectory.store import read
 from influencekit._trajectory.unchanged import Unchanged
-from influencekit.errors import InputError
+from influencekit.errors import InputError, StoreError
 from influencekit.progress import track
 
 __all__ = ["Trajectory"]
@@ -78,8 +78,13 @@ class Trajectory:
         self.attrs = dict(group.attrs)
         self.plan = self.step.plan
         kept = read(group, "kept")
-        self._stored = kept[kept <= self.attrs["committed"]]
         self.first = int(self.attrs["start"])
+        if len(kept) and (kept[0] != self.first or (np.diff(kept) <= 0).any()):
+            raise StoreError(
+                f"{getattr(group.store, 'root', 'the run')}: the array 'kept' does not ascend from the first "
+                f"state, {self.first}; record again"
+            )
+        self._stored = kept[kept <= self.attrs["committed"]]
         self.last = int(self.attrs["committed"])
         self._asked: State | None = None
         self._taped = "tape" in self.attrs

@@ -89,6 +89,8 @@ def from_attrs(info: dict[str, Any], where: str, data_dir: str | None, device: s
             "say where it is made with --code FILE.py:NAME, or open it there: influencekit.open(store, "
             "workload)"
         )
+    if any(pair.startswith("data_dir=") for pair in info["spec"].split(":")):
+        raise InputError(f"{where} names a folder of data, which no store does; record again")
     if info.get("data_source") == "data_dir" and data_dir is None:
         raise InputError(f"{where} was made from data in a folder of yours; name it with --data-dir DIR")
     return WorkloadSource(info["spec"], data_dir=data_dir, device=device)(int(info["draw_seed"]))

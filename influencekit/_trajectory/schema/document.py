@@ -14,7 +14,7 @@ from influencekit.errors import StoreError
 __all__ = ["read_document", "require_folder", "require_file"]
 
 _BYTES = 64 << 20  # of a document
-_PARTS = 2_000_000  # values and keys of a document
+_PARTS = 300_000  # values and keys of a document
 _DEPTH = 64
 _WHOLE = 1 << 64  # numbers without a fraction are smaller
 
@@ -47,7 +47,7 @@ def _kind(mode: int) -> str:
 def read_document(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Errors: `StoreError` that says what is wrong; `OSError` for no such file.
 
-    Cost: that of reading it; refused are more than 64 MiB, two million values, a depth of 64, a key that
+    Cost: that of reading it; refused are more than 64 MiB, 300,000 values, a depth of 64, a key that
     stands twice, and numbers of more than 64 bits.
     """
     size = require_file(path, str(path))
@@ -58,7 +58,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} holds more than {_PARTS:,} values, and the description of a store does not")
     try:
         found = json.loads(data, object_pairs_hook=_once)
-        _check(found, 0)
+        _check(found, "it", 0)
     except RecursionError:
         raise StoreError(f"{path} is nested too deeply: more than {_DEPTH} levels") from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -76,14 +76,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check(value: Any, depth: int) -> None:
+def _check(value: Any, name: str, depth: int) -> None:
+    """`name`: of the nearest object's key."""
     if depth > _DEPTH:
         raise RecursionError
     if isinstance(value, dict):
-        for each in value.values():
-            _check(each, depth + 1)
+        for key, each in value.items():
+            _check(each, key, depth + 1)
     elif isinstance(value, list):
         for each in value:
-            _check(each, depth + 1)
+            _check(each, name, depth + 1)
     elif type(value) is int and abs(value) >= _WHOLE:
-        raise ValueError("a number of more than 64 bits")
+        raise ValueError(f"{name[:60]!r} has a number of more than 64 bits")

@@ -42,8 +42,8 @@ def check_files(root: Path, name: str, array: Described, rows: int, store: str) 
             first = next(k for k in range(count) if str(k) not in there)
             chunk = Path(folder, str(first), *["0"] * (len(needed) - len(folder.parts) + 1))
             raise StoreError(
-                f"{store}: chunk {chunk} is missing: the array {name!r} of shape {list(array.shape)} needs "
-                f"{count} in {folder}, and {len(there)} are there; record again"
+                f"{store}: chunk {chunk} (of {count} that the shape {list(array.shape)} needs; {len(there)} "
+                "are there) is missing; record again"
             )
         for entry in there.values() if len(needed) == len(folder.parts) else ():
             if not entry.is_dir(follow_symlinks=False):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from influencekit import __version__
-from influencekit._trajectory.schema.arrays import check_arrays
+from influencekit._trajectory.digests import Checks
+from influencekit._trajectory.schema.arrays import Described, check_arrays
 from influencekit._trajectory.schema.attributes import check_attributes, sizes
 from influencekit._trajectory.schema.document import read_document
 from influencekit._trajectory.schema.files import check_files
 from influencekit._trajectory.schema.kinds import Kind, check_object, one_of, whole
+from influencekit.errors import StoreError
 
 __all__ = ["check_store"]
 
@@ -38,8 +41,9 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
     there is no document. Cost: reading the document, and listing a folder of every array.
     """
     document = read_document(path / "zarr.json")
-    attrs: Any = document.get("attributes")
-    if type(attrs) is not dict or attrs.get("influencekit_schema") != schema:
+    attrs: Any = document.get("attributes", {})
+    check_object(attrs, {}, set(), f"{path}: its attributes", closed=False)
+    if attrs.get("influencekit_schema") != schema:
         return document
     newer = _version(attrs.get("influencekit_version")) > _version(__version__)
     check_object(document, _ROOT, set(_ROOT), f"{path}: in zarr.json")
@@ -50,7 +54,21 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
     for name, array in arrays.items():
         rows = attrs["committed"] if array.dims[0] == "step" else array.shape[0]
         check_files(path, name, array, rows, str(path))
+        if "checks" in attrs:
+            _check_checks(attrs["checks"].get(name), array, rows, f"{path}: 'checks' of the array {name!r}")
     return document
+
+
+def _check_checks(said: Any, array: Described, rows: int, where: str) -> None:
+    """Whether every chunk that is to be read has a checksum: one that has none would not be missed."""
+    try:
+        checks = Checks.parse(said)
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(f"{where} cannot be read; record again") from None
+    beside = prod(-(-n // long) for n, long in zip(array.shape[1:], array.chunks[1:], strict=True))
+    numbers = (checks.rows // array.chunks[0] * beside, beside * (checks.rows % array.chunks[0] > 0))
+    if not rows <= checks.rows <= array.shape[0] or (len(checks.full), len(checks.last)) != numbers:
+        raise StoreError(f"{where} are not of its {rows} rows; record again")
 
 
 def _version(text: Any) -> tuple[int, ...]:
