@@ -15,6 +15,17 @@ def _kills(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _corruptions(report: Report) -> Table:
+    counted = ("changes", "named by verify", "harmless", "refused by estimate")
+    kinds = {**report["kinds"], "all": report}
+    rows = [[name, *(str(f.get(c, 0)) for c in counted), _number(f["faults"])] for name, f in kinds.items()]
+    return Table(["store", *counted, "wrong scores, hangs, tracebacks"], rows)
+
+
+def _number(faults: list[str] | int) -> str:
+    return str(faults if isinstance(faults, int) else len(faults))
+
+
 def _changes(report: Report) -> Table:
     counted = ("runs", "caught by the tape", "caught by estimate", "missed", "false alarms")
     kinds = {**report["kinds"], "all": report["total"]}
@@ -24,9 +35,9 @@ def _changes(report: Report) -> Table:
 
 
 PAGE = Page(
-    "Recording: kills and late changes",
-    "What happens to a store whose process is killed, and whether a loop that changes late in training is "
-    "noticed.",
+    "Recording: kills, changed stores and late changes",
+    "What happens to a store whose process is killed, whether a store that something else has changed is "
+    "noticed, and a loop that changes late in training.",
     {
         "kills": Section(
             "`kill -9`",
@@ -34,6 +45,14 @@ PAGE = Page(
             "The process is killed at random moments, often very early. After each kill everything that "
             "was committed is compared with the run that was never killed, and the run is continued.",
             _kills,
+        ),
+        "corruptions": Section(
+            "Changed stores",
+            ("corruptions",),
+            "One thing of a small store is changed: a bit, the length of a file; a file is deleted, emptied, "
+            "exchanged or added; a value of its metadata; or an array or attribute, by zarr, with right "
+            "checksums. *Harmless*: `verify` did not name it, and the scores are those of before, bit for bit.",
+            _corruptions,
         ),
         "late-changes": Section(
             "Changes in the last tenth",

@@ -32,6 +32,7 @@ def _reproduced(words: str) -> Source:
 
 
 SOURCES = {
+    "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
     "dvemb": _benchmark("dvemb", *_DVEMB),
     "dvemb_overhead": _benchmark("dvemb_overhead --steps 400", "plugins/influencekit-dvemb/src"),
