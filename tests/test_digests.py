@@ -279,6 +279,10 @@ def test_files_that_are_not_the_stores_and_documents_that_disagree_are_named(pat
     with pytest.raises(StoreError, match="the file theta/c/7/0 is not of this recording"):
         read_all(open_group(path))
     shutil.rmtree(path / "theta" / "c" / "7")
+    (path / "elsewhere").symlink_to(path / "theta")
+    with pytest.raises(StoreError, match="the file elsewhere is not of this recording"):
+        read_all(open_group(path))
+    (path / "elsewhere").unlink()
     own = path / "theta" / "zarr.json"
     content = own.read_text()
     for new in (content.replace("zstd", "lz4"), content.replace('"shape"', '"shapes"'), "{", ""):

@@ -67,7 +67,8 @@ def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
                 "record again"
             )
     known = {"zarr.json", *chunks, *(f"{name}/zarr.json" for name in described)}
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    files = {name for name, path in there.items() if path.is_symlink() or not path.is_dir()}
     extra = sorted(files - known)
     names = "|".join(map(re.escape, attrs.get("resume", {}).get("columns", ())))
     uncommitted = re.compile(rf"(({names})/(zarr\.json|c(/\d+)+))|(.*\.partial)")
