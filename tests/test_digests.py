@@ -185,6 +185,15 @@ def test_any_value_of_the_root_document_that_is_taken_out_or_replaced_is_found(p
     assert contents(path).keys() == never_killed().keys()
 
 
+def test_a_store_of_a_version_that_keeps_digests_is_refused_without(path):
+    changed(path, checks=None, digest=None, influencekit_version="0.3.0")
+    open_group(path)
+    for version in ("0.4.0", "0.4.0rc1", "1.0"):
+        changed(path, influencekit_version=version)
+        with pytest.raises(StoreError, match="the attribute '(checks|digest)' is missing"):
+            open_group(path)
+
+
 def test_a_commit_while_the_store_is_opened_is_no_error(tmp_path, monkeypatch):
     writing = begin(tmp_path / "run.zarr")
     go_on(writing, 3)
@@ -312,7 +321,7 @@ def test_a_store_of_before_goes_on_without_a_list(tmp_path):
     writing = begin(path)
     go_on(writing, 6)
     writing.leave()
-    changed(path, checks=None, digest=None)
+    changed(path, checks=None, digest=None, influencekit_version="0.3.0")
     writing = Writer.resume(path)
     go_on(writing)
     writing.close()

@@ -51,7 +51,7 @@ PAGE = Page(
             ("corruptions",),
             "One thing of a small store is changed: a bit, the length of a file; a file is deleted, emptied, "
             "exchanged or added; a value of its metadata; or an array or attribute, by zarr, with right "
-            "checksums. *Harmless*: `verify` did not name it, and the scores are those of before, bit for bit.",
+            "checksums. *Harmless*: `verify` does not name it, and the scores are the same, bit for bit.",
             _corruptions,
         ),
         "late-changes": Section(

@@ -18,6 +18,7 @@ from influencekit.errors import StoreError
 
 __all__ = ["check_store"]
 
+_DIGESTS = 0, 4  # the first version that has kept them
 _plain = Kind("an object", lambda x: type(x) is dict)
 _ROOT = {
     "attributes": _plain,
@@ -50,6 +51,9 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
     said = document["consolidated_metadata"]
     check_object(said, _CONSOLIDATED, {"kind", "metadata"}, f"{path}: in consolidated_metadata")
     check_attributes(attrs, str(path), newer)
+    if _version(attrs["influencekit_version"]) >= _DIGESTS:
+        for name in {"checks", "digest"} - attrs.keys():
+            raise StoreError(f"{path}: the attribute {name!r} is missing; record again")
     arrays = check_arrays(said["metadata"], sizes(attrs), attrs["committed"], str(path), newer)
     for name, array in arrays.items():
         rows = attrs["committed"] if array.dims[0] == "step" else array.shape[0]
