@@ -1,5 +1,6 @@
 """Loops without a data set: the tape keeps the examples, by content, and ids come from the loop."""
 
+import inspect
 import shutil
 
 import numpy as np
@@ -303,7 +304,7 @@ def test_a_resumed_run_of_padded_batches(tmp_path, monkeypatch):
         padded(tape=tmp_path / "run.zarr")
     monkeypatch.undo()
     model = Bag()
-    monkeypatch.setitem(ik.Tape.__init__.__kwdefaults__, "resume", True)
+    monkeypatch.setitem(inspect.unwrap(ik.Tape.__init__).__kwdefaults__, "resume", True)
     padded(tape=tmp_path / "run.zarr", model=model)
     assert torch.equal(vector(model), padded())
     run = ik.open(tmp_path / "run.zarr", model=Bag(), loss=per_example)

@@ -1,5 +1,6 @@
 """The laws that a loop style is held to; loop_style.py says what a style is."""
 
+import inspect
 import re
 import tempfile
 from contextlib import chdir, contextmanager
@@ -25,7 +26,7 @@ def alone():
     (which takes longer than a tiny loop)."""
     always = {"check": 1.0, "recorder": "every-k:k=4"}
     with tempfile.TemporaryDirectory() as folder, chdir(folder), untraced():
-        with patch.dict(ik.Tape.__init__.__kwdefaults__, always):
+        with patch.dict(inspect.unwrap(ik.Tape.__init__).__kwdefaults__, always):
             seed()
             yield
 
