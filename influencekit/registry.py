@@ -16,13 +16,14 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, TypeVar, cast
 
 from influencekit._catalog import BUILTINS, KINDS, PACKAGES
+from influencekit._entry_points import entry_points, provider
 from influencekit._lazy import loaded
 from influencekit._specs import REQUIRED, options_of, read_options, unknown
 from influencekit.errors import InfluenceKitError, InputError
@@ -51,14 +52,14 @@ class Entry:
         """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
         module, _, attribute = self.target.partition(":")
         try:
-            found: Any = loaded(module)
+            with redirect_stdout(sys.stderr) if self.provider != "built-in" else nullcontext():
+                found: Any = loaded(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
             _check(self.kind, found)
-        except (
-            Exception,
-            SystemExit,
-        ) as reason:  # a plugin's module may raise anything while it is imported
+        except KeyboardInterrupt:
+            raise
+        except BaseException as reason:  # a plugin's module may raise anything while it is imported
             first_line = (str(reason).splitlines() or [""])[0]
             raise InfluenceKitError(
                 f"{self.kind} '{self.name}' ({self.provider}, {self.target}) is broken: "
@@ -284,17 +285,10 @@ def _entries(kind: str) -> tuple[Entry, ...]:
         raise unknown("kind", kind, list(KINDS), "kinds")
     own = [Entry(kind, name, target) for name, target in BUILTINS.get(kind, {}).items()]
     others = [
-        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), *_provider(point.dist))
-        for point in entry_points(group=group)
+        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), *provider(point.dist))
+        for point in entry_points(group)
     ]
     return (*own, *sorted(others, key=lambda entry: (entry.name, entry.provider)))
-
-
-def _provider(distribution: Any) -> tuple[str, str]:
-    """Name and version of a distribution, and its summary."""
-    if not distribution:
-        return "an unknown distribution", ""
-    return f"{distribution.name} {distribution.version}", distribution.metadata.get("Summary", "")
 
 
 def _check(kind: str, found: Any) -> None:

@@ -1,5 +1,6 @@
 """Commands of plugins: imported when they are called and not before, and never in the way of others."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -7,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from helpers_cli import fails, run
 
 from influencekit import registry
+from influencekit.cli import cli
 from influencekit.cli.reference import reference, reference_of
 from influencekit.errors import InputError
 
@@ -53,13 +56,19 @@ def test_a_command_is_listed_without_its_import_and_runs(install_command):
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         ("other = 1", "has no attribute 'hello'"),
         ("hello = print", "expected a click.Command"),
+        ("raise BaseException('no luck')", "BaseException: no luck"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("print('loud'); 1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_a_broken_command_is_one_line_for_its_user_and_nothing_to_others(install_command, source, reason):
     install_command("acme-broken", source, {"hello": "hello"})
     assert "hello" in run("--help").stdout and run("list", "recorders").stderr == ""
     assert reason in run("list", "commands").stdout and "COMMANDS" in run("list").stdout
-    line = fails("hello", code=1)
+    said = run("hello", code=1)
+    assert said.stdout == ""
+    line = said.stderr.removeprefix("loud\n").removesuffix("\n")
+    assert line.startswith("error: ") and line.isprintable()
     assert "command 'hello' (acme-broken 1.2, acme_broken:hello) is broken" in line and reason in line
 
 
@@ -126,3 +135,78 @@ def test_help_imports_no_plugin_and_no_library_of_the_edge():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+QUERY = """
+import time
+from dataclasses import dataclass
+import influencekit as ik
+
+print("loud")
+
+@dataclass(frozen=True)
+class Norm(ik.Query):
+    def labels(self, workload): return ["norm"]
+    def evaluate(self, workload, theta): return (theta @ theta)[None]
+"""
+
+
+def test_what_a_plugin_prints_does_not_come_between_json(install, recorded):
+    install("acme-norm", QUERY, {"acme-norm": "Norm"})
+    result = run(
+        "compare",
+        recorded,
+        "--estimators",
+        "if",
+        "--loo-examples",
+        "4",
+        "--query",
+        "acme-norm",
+        "--json",
+        "-",
+    )
+    assert json.loads(result.stdout)["reference"] == "loo" and result.stderr == "loud\n"
+
+
+def test_a_plugin_that_takes_long_is_imported_by_those_alone_who_name_it(install, recorded):
+    module = install("acme-slow", "raise AssertionError('imported')", {"acme-slow": "Slow"})
+    for words in (
+        ("--help",),
+        ("--version",),
+        ("compare", "--help"),
+        ("verify", recorded),
+        ("list", "recorders"),
+    ):
+        run(*words)
+    run("estimate", recorded, "--trust", "none")
+    assert module not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("entry_points.txt", b"[influencekit.commands]\nhello\n= x\n"),
+        ("entry_points.txt", b"\xff\xfe\x00"),
+        ("METADATA", b"\xff\xfe\x00"),
+        ("METADATA", b"Version: 1.2\n"),
+        ("METADATA", None),
+        ("entry_points.txt", b"[influencekit.commands]\nhello = :::\n"),
+        ("entry_points.txt", b"[influencekit.commands]\n\x1b[31mhello = a:b\n"),
+    ],
+)
+def test_bad_metadata_is_at_most_one_line_and_the_rest_works(install_command, tmp_path, file, content):
+    module = install_command("acme-bad", COMMAND, {"hello": "hello"})
+    path = tmp_path / f"{module}-1.2.dist-info" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    registry._entries.cache_clear()
+    if content in (b"\xff\xfe\x00", b"[influencekit.commands]\nhello\n= x\n") and file != "METADATA":
+        with pytest.warns(RuntimeWarning, match="cannot be read"):
+            assert "hello" not in registry.names("query") and "dit" in registry.names("estimator")
+    for words in (("--help",), ("list", "commands"), ("list", "recorders")):
+        registry._entries.cache_clear()
+        result = run(*words)
+        assert result.stderr.count("\n") <= 1
+        assert "reproduce" in result.stdout or "RECORDERS" in result.stdout
+        assert result.output.replace("\n", "").isprintable()
+    help_ = CliRunner().invoke(cli, ["--help"], color=True).stdout
+    assert help_.replace("\n", "").isprintable()

@@ -41,7 +41,7 @@ class Commands(click.Group):
 
     def plugins(self) -> dict[str, Entry]:
         """What plugins bring, in the order of the alphabet, without the names that are ours."""
-        return {entry.name: entry for entry in self._brought() if entry.name not in self.commands}
+        return {shown(entry.name): entry for entry in self._brought() if entry.name not in self.commands}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.commands, *self.plugins()]
@@ -50,7 +50,7 @@ class Commands(click.Group):
         """For help and completion; a command that is called comes from `resolve_command`."""
         if name in self.commands or (entry := self.plugins().get(name)) is None:
             return super().get_command(ctx, name)
-        return click.Command(name, short_help=entry.summary)
+        return click.Command(name, short_help=shown(entry.summary))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -34,13 +34,14 @@ def list_(kind: str | None) -> None:
     says so, and a plugin that cannot be loaded says why.
     """
     from influencekit._specs import unknown
-    from influencekit.registry import describe
+    from influencekit.registry import describe, names
 
     if kind is not None and kind not in PLURALS and kind not in PLURALS.values():
         raise unknown("kind", kind, list(PLURALS), "kinds") if kind else InputError("KIND is empty")
     for plural, single in PLURALS.items():
         if kind is not None and kind not in (plural, single):
             continue
+        names(single)  # warns of metadata that cannot be read
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the row says it
             rows = describe(single)

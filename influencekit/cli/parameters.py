@@ -1,5 +1,6 @@
 """Options that several commands share, and the two types that are our own."""
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from influencekit._address import local
 from influencekit.errors import InputError
 
 __all__ = ["PATH", "Seeds", "shared"]
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,8 +42,10 @@ class Seeds(click.ParamType):
         found: list[int] = []
         for part in value.split(","):
             first, dash, last = part.strip().partition("-")
-            if not (first.isdecimal() and (last.isdecimal() if dash else True)):
-                raise InputError(f"cannot read seeds '{value}'; write 0, 0-15 (16 of them) or 0-3,8")
+            if not all(_NUMBER.fullmatch(each) for each in ([first, last] if dash else [first])):
+                raise InputError(
+                    f"cannot read seeds '{value[:60]}'; write 0, 0-15 (16 of them) or 0-3,8, all below 10**18"
+                )
             low, high = int(first), int(last or first)
             if high < low:
                 raise InputError(f"seeds '{part}' are empty: the last is smaller than the first")
@@ -90,7 +95,7 @@ _SHARED = {
         help="auto takes cuda where there is one.",
     ),
     "threads": click.option(
-        "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N",
         help="CPU threads. Small models gain nothing from more, and one gives the same bits everywhere; "
         "try more for convolutions.",
     ),

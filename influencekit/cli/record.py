@@ -28,7 +28,7 @@ __all__ = ["record"]
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 10**18 - 1),
     default=0,
     show_default=True,
     metavar="N",

@@ -22,10 +22,25 @@ HEAD = """\
 <!-- generated: python -m influencekit.cli.reference > docs/cli.md -->
 
 `influencekit COMMAND --help` prints the same. Windows are half-open and counted from 0, in steps and in
-epochs; seeds include both ends. Errors are one line on stderr, after `error:`; the exit code is 2 for
-an argument that cannot work, 1 for whatever else goes wrong, 130 after Ctrl-C. `INFLUENCEKIT_DEBUG=1` adds
-the traceback, `NO_COLOR=1` takes the colours away, `INFLUENCEKIT_PROGRESS=0` the progress, which is drawn on
-a terminal only.
+epochs; seeds include both ends. `INFLUENCEKIT_DEBUG=1` adds the traceback of an error, `NO_COLOR=1` takes the
+colours away, `INFLUENCEKIT_PROGRESS=0` the progress, which is drawn on a terminal only.
+
+| exit code | meaning |
+|---|---|
+| 0 | what was asked for was done: files are there as a whole, the text was written to stdout |
+| 1 | something went wrong: a store is damaged, a disk is full, a training diverged, nobody reads stdout |
+| 2 | an argument cannot work, also `--code` that fails; nothing was done |
+| 130, 143, 129 | Ctrl-C, SIGTERM, a lost terminal (128 and the number of the signal) |
+
+- An error is one line on stderr, after `error:`; warnings begin with `warning:`. Control characters in names, ids
+  and files are shown as escapes (`\\x1b`), on a terminal, in pipes and in JSON.
+- stdout has the result and nothing else. What `--code`, a model or a plugin prints goes to stderr. A closed stdout
+  is refused; send it to `/dev/null` if nobody reads it.
+- Paths are those of this machine: `~` and `file://` are expanded, `s3://`, `zip::` and other addresses refused.
+- `--out` is never written over something. An empty folder is filled. `--json` replaces a file, which keeps its mode,
+  writes through a link, and into a pipe or a device.
+- CSV files have ids as they are. One that begins with `=`, `+`, `-` or `@` is a formula to a spreadsheet:
+  `--escape-formulas` puts an apostrophe before it.
 """
 
 
