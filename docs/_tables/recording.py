@@ -15,6 +15,18 @@ def _kills(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _races(report: Report) -> Table:
+    rows = [
+        (f"{report['processes in a race']} processes make the same store", report["creators"]),
+        (f"{report['processes in a race']} processes resume the same store", report["resumers"]),
+        *((f"the store under the writer: {name}", found) for name, found in report["moves"].items()),
+    ]
+    counts = [
+        [name, str(found.get("races", found.get("times"))), str(len(found["faults"]))] for name, found in rows
+    ]
+    return Table(["what happens", "times", "faults"], counts)
+
+
 def _changes(report: Report) -> Table:
     counted = ("runs", "caught by the tape", "caught by estimate", "missed", "false alarms")
     kinds = {**report["kinds"], "all": report["total"]}
@@ -24,9 +36,9 @@ def _changes(report: Report) -> Table:
 
 
 PAGE = Page(
-    "Recording: kills and late changes",
-    "What happens to a store whose process is killed, and whether a loop that changes late in training is "
-    "noticed.",
+    "Recording: kills, races and late changes",
+    "What happens to a store whose process is killed or meets another one, and whether a loop that changes "
+    "late in training is noticed.",
     {
         "kills": Section(
             "`kill -9`",
@@ -34,6 +46,14 @@ PAGE = Page(
             "The process is killed at random moments, often very early. After each kill everything that "
             "was committed is compared with the run that was never killed, and the run is continued.",
             _kills,
+        ),
+        "races": Section(
+            "Several processes, and stores that are moved",
+            ("races",),
+            "A fault is a process that ends well without a whole store at its path, bit for bit that of a "
+            "run alone; one that is not refused in one line; something left over; a store that was moved and "
+            "is not whole where it is now.",
+            _races,
         ),
         "late-changes": Section(
             "Changes in the last tenth",

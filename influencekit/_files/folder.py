@@ -49,7 +49,7 @@ class Folder:
     which is one act.
 
     Everything goes into that folder, under whatever name it may have by then, and nothing into another one.
-    No link below it is followed, and a folder below it that disappears is not made again. Before the root's
+    No link below it is followed, and a folder below it that disappears is not made again. When the root's
     document is written, which is the commit, the folder must be at `root` still, with the folders of its
     arrays, and the document must be the one that was written last. `durable`: what a commit refers to is on
     the disk before it, and the commit itself when `put` returns.
@@ -96,6 +96,7 @@ class Folder:
             raise
         if key == _ROOT:
             self._document = self._seen()
+            self.check()
         elif self.durable:
             self._unsynced.add(folder)
 
