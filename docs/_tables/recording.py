@@ -27,6 +27,14 @@ def _races(report: Report) -> Table:
     return Table(["what happens", "times", "faults"], counts)
 
 
+def _durable(report: Report) -> Table:
+    rows = [
+        [f"{int(size):,}", f"{f['plain_ms']:.0f}", f"{f['durable_ms']:.0f}", f"{f['ratio']:.1f}"]
+        for size, f in report["parameters"].items()
+    ]
+    return Table(["parameters", "commit [ms]", "durable commit [ms]", "ratio"], rows)
+
+
 def _changes(report: Report) -> Table:
     counted = ("runs", "caught by the tape", "caught by estimate", "missed", "false alarms")
     kinds = {**report["kinds"], "all": report["total"]}
@@ -54,6 +62,13 @@ PAGE = Page(
             "run alone; one that is not refused in one line; something left over; a store that was moved and "
             "is not whole where it is now.",
             _races,
+        ),
+        "durable": Section(
+            "Commits that outlive a loss of power",
+            ("durable",),
+            "The time of a commit of 200 steps in batches of 64 and one state, by the number of parameters. A "
+            "thread of its own commits, after 5 seconds or 64 MiB, and the loop goes on meanwhile.",
+            _durable,
         ),
         "late-changes": Section(
             "Changes in the last tenth",

@@ -33,6 +33,7 @@ def _reproduced(words: str) -> Source:
 
 SOURCES = {
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
+    "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),
     "dvemb": _benchmark("dvemb", *_DVEMB),
     "dvemb_overhead": _benchmark("dvemb_overhead --steps 400", "plugins/influencekit-dvemb/src"),
     "dvemb_phases": _benchmark("dvemb_phases", *_DVEMB),
