@@ -66,8 +66,8 @@ PAGE = Page(
         "durable": Section(
             "Commits that outlive a loss of power",
             ("durable",),
-            "The time of a commit of 200 steps in batches of 64 and one state, by the number of parameters. A "
-            "thread of its own commits, after 5 seconds or 64 MiB, and the loop goes on meanwhile.",
+            "The time of a commit of 200 steps in batches of 64 and one state, by the number of parameters. "
+            "A thread of its own commits, after 5 seconds or 64 MiB, and the loop goes on meanwhile.",
             _durable,
         ),
         "late-changes": Section(
