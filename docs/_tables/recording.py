@@ -26,6 +26,26 @@ def _number(faults: list[str] | int) -> str:
     return str(faults if isinstance(faults, int) else len(faults))
 
 
+def _races(report: Report) -> Table:
+    rows = [
+        (f"{report['processes in a race']} processes make the same store", report["creators"]),
+        (f"{report['processes in a race']} processes resume the same store", report["resumers"]),
+        *((f"the store under the writer: {name}", found) for name, found in report["moves"].items()),
+    ]
+    counts = [
+        [name, str(found.get("races", found.get("times"))), str(len(found["faults"]))] for name, found in rows
+    ]
+    return Table(["what happens", "times", "faults"], counts)
+
+
+def _durable(report: Report) -> Table:
+    rows = [
+        [f"{int(size):,}", f"{f['plain_ms']:.0f}", f"{f['durable_ms']:.0f}", f"{f['ratio']:.1f}"]
+        for size, f in report["parameters"].items()
+    ]
+    return Table(["parameters", "commit [ms]", "durable commit [ms]", "ratio"], rows)
+
+
 def _changes(report: Report) -> Table:
     counted = ("runs", "caught by the tape", "caught by estimate", "missed", "false alarms")
     kinds = {**report["kinds"], "all": report["total"]}
@@ -35,9 +55,9 @@ def _changes(report: Report) -> Table:
 
 
 PAGE = Page(
-    "Recording: kills, changed stores and late changes",
-    "What happens to a store whose process is killed, whether a store that something else has changed is "
-    "noticed, and a loop that changes late in training.",
+    "Recording: kills, races, changed stores and late changes",
+    "What happens to a store whose process is killed or meets another one, whether a store that something "
+    "else has changed is noticed, and a loop that changes late in training.",
     {
         "kills": Section(
             "`kill -9`",
@@ -53,6 +73,21 @@ PAGE = Page(
             "exchanged or added; a value of its metadata; or an array or attribute, by zarr, with right "
             "checksums. *Harmless*: `verify` does not name it, and the scores are the same, bit for bit.",
             _corruptions,
+        ),
+        "races": Section(
+            "Several processes, and stores that are moved",
+            ("races",),
+            "A fault is a process that ends well without a whole store at its path, bit for bit that of a "
+            "run alone; one that is not refused in one line; something left over; a store that was moved and "
+            "is not whole where it is now.",
+            _races,
+        ),
+        "durable": Section(
+            "Commits that outlive a loss of power",
+            ("durable",),
+            "The time of a commit of 200 steps in batches of 64 and one state, by the number of parameters. "
+            "A thread of its own commits, after 5 seconds or 64 MiB, and the loop goes on meanwhile.",
+            _durable,
         ),
         "late-changes": Section(
             "Changes in the last tenth",

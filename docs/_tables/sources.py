@@ -34,6 +34,7 @@ def _reproduced(words: str) -> Source:
 SOURCES = {
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
+    "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),
     "dvemb": _benchmark("dvemb", *_DVEMB),
     "dvemb_overhead": _benchmark("dvemb_overhead --steps 400", "plugins/influencekit-dvemb/src"),
     "dvemb_phases": _benchmark("dvemb_phases", *_DVEMB),
@@ -43,7 +44,7 @@ SOURCES = {
     "exactness": _benchmark("exactness", *_SWEEP),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(
-        "kills", "influencekit/_trajectory/writing", "influencekit/_tape", "influencekit/_files.py"
+        "kills", "influencekit/_trajectory/writing", "influencekit/_tape", "influencekit/_files"
     ),
     "late_changes": _benchmark(
         "late_changes", "influencekit/_tape", "influencekit/_trajectory/replay_check.py"
@@ -55,6 +56,7 @@ SOURCES = {
     "mislabelled": _benchmark("mislabelled", *_TAPE),
     "passes": _benchmark("passes", "influencekit/_training/kernels"),
     "peers": _benchmark("peers", *_COMPARE, "plugins/influencekit-baselines/src"),
+    "races": _benchmark("races", "influencekit/_trajectory/writing", "influencekit/_files"),
     "reproduce-quick": _reproduced("all --quick --workers 2"),
     "reproduce-seeds": _reproduced("seeds --seeds 8"),
     "reproduce-table1": _reproduced("table1 --seeds 16"),

@@ -49,7 +49,7 @@ class Folder:
     which is one act.
 
     Everything goes into that folder, under whatever name it may have by then, and nothing into another one.
-    No link below it is followed, and a folder below it that disappears is not made again. Before the root's
+    No link below it is followed, and a folder below it that disappears is not made again. When the root's
     document is written, which is the commit, the folder must be at `root` still, with the folders of its
     arrays, and the document must be the one that was written last. `durable`: what a commit refers to is on
     the disk before it, and the commit itself when `put` returns.
@@ -85,8 +85,7 @@ class Folder:
     def put(self, key: str, data: Any) -> None:
         folder, _, name = key.rpartition("/")
         try:
-            if key == _ROOT or not HAS_DIR_FD:
-                self.check()
+            self.check(arrays=key == _ROOT)
             if HAS_DIR_FD:
                 self._put_inside(folder, name, data)
             else:
@@ -96,6 +95,7 @@ class Folder:
             raise
         if key == _ROOT:
             self._document = self._seen()
+            self.check()
         elif self.durable:
             self._unsynced.add(folder)
 
@@ -178,18 +178,18 @@ class Folder:
 
     # the folder as a whole ----------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Errors: it is not at its path any more, one of its arrays is not there, or another process writes
-        it (`MovedError`)."""
+    def check(self, arrays: bool = True) -> None:
+        """Errors: it is not at its path any more, another process writes it, or one of its arrays is not
+        there (`MovedError`)."""
         if not self._opened.is_here():
             now = self._opened.whereabouts()
             left = f"it is at {now} now: move it back, and resume" if now else "look for it where it went"
             raise MovedError(f"{self.root} was renamed, removed or replaced while it was written; {left}")
-        for path, known in self._folders.items():
-            if self._seen(path)[:2] != known:
-                raise MovedError(f"{self.root / path} was removed or replaced while it was written")
         if self._document is not None and self._seen() != self._document:
             raise MovedError(f"{self.root / _ROOT} was changed by another process while it was written")
+        for path, known in self._folders.items() if arrays else ():
+            if self._seen(path)[:2] != known:
+                raise MovedError(f"{self.root / path} was removed or replaced while it was written")
 
     def _seen(self, path: str = _ROOT) -> tuple[int, ...]:
         """What is at a path below the root: its identity, and which state of it."""
