@@ -59,11 +59,11 @@ def judged(call: Call) -> Verdict:
         return Verdict("plain value refused" if plain else "refused", text, said)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]} ({Path(where.filename).name}:{where.lineno})"
         return Verdict("raw error", text, said)
     meant = [v.stands_for for v in call.values.values()]
     if REFUSED in [m for m in meant if isinstance(m, type(REFUSED))]:
-        return Verdict("admitted", text, f"gave {type(found).__name__} {found!r:.200}")
+        return Verdict("admitted", text, f"gave {' '.join(repr(found).split())[:200]}")
     if any(m is EITHER for m in meant):
         wrong = call.oracle(found, {k: v.it for k, v in call.values.items()}) if call.oracle else ""
         return Verdict("wrong", text, wrong) if wrong else Verdict("right", text)
@@ -90,7 +90,7 @@ def alike(a: Any, b: Any) -> bool:
         return np.array_equal(a, b)
     if isinstance(a, ik.Trajectory):
         return all(torch.equal(a.state(t).theta, b.state(t).theta) for t in (a.first, a.last)) and (
-            a.stored_states == b.stored_states and a.attrs == b.attrs
+            a.stored_states == b.stored_states and _attrs(a) == _attrs(b)
         )
     if isinstance(a, ik.Workload):
         return alike(ik.record(a), ik.record(b))
@@ -101,6 +101,10 @@ def alike(a: Any, b: Any) -> bool:
     if type(a).__module__.startswith(("matplotlib", "influencekit._tape")):
         return type(a) is type(b)
     return bool(type(a) is type(b) and repr(a) == repr(b))
+
+
+def _attrs(run: ik.Trajectory) -> dict[str, str]:
+    return {name: repr(value) for name, value in run.attrs.items() if name != "created"}
 
 
 def _child(pipe: Connection, seed: int, numbers: range) -> None:

@@ -15,56 +15,27 @@ import dataclasses
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, cast
 
+from influencekit._arguments import fitted, short
 from influencekit._catalog import BUILTINS, KINDS, PACKAGES
-from influencekit._lazy import loaded
+from influencekit._entry import Entry, provider
 from influencekit._specs import REQUIRED, options_of, read_options, unknown
 from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = [
-    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "listed", "load", "make", "names", "resolve",
+    "spec", "split",
 ]  # fmt: skip
 
 T = TypeVar("T")
 
 _COMMANDS = "influencekit.commands"  # the sixth group: commands, which have no specs
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is, and
-    `summary` what that distribution says of itself."""
-
-    kind: str
-    name: str
-    target: str
-    provider: str = "built-in"
-    summary: str = ""
-
-    def load(self) -> Callable[..., Any]:
-        """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
-        module, _, attribute = self.target.partition(":")
-        try:
-            found: Any = loaded(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-            _check(self.kind, found)
-        except (
-            Exception,
-            SystemExit,
-        ) as reason:  # a plugin's module may raise anything while it is imported
-            first_line = (str(reason).splitlines() or [""])[0]
-            raise InfluenceKitError(
-                f"{self.kind} '{self.name}' ({self.provider}, {self.target}) is broken: "
-                f"{type(reason).__name__}: {first_line}"
-            ) from reason
-        return found
 
 
 @dataclass(frozen=True)
@@ -96,7 +67,7 @@ def names(kind: str) -> tuple[str, ...]:
         >>> "every-k" in names("recorder")
         True
     """
-    return tuple(dict.fromkeys(entry.name for entry in _entries(kind)))
+    return tuple(dict.fromkeys(entry.name for entry in entries(kind)))
 
 
 def package_of(kind: str, name: str) -> str | None:
@@ -108,7 +79,9 @@ def package_of(kind: str, name: str) -> str | None:
 
 def entries(kind: str) -> tuple[Entry, ...]:
     """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing."""
-    return _entries(kind)
+    if not isinstance(kind, str):
+        raise InputError(f"expected a kind, one of {', '.join(KINDS)}; got {short(kind)}")
+    return _entries(str(kind))
 
 
 def load(kind: str, name: str) -> Callable[..., Any]:
@@ -122,7 +95,9 @@ def load(kind: str, name: str) -> Callable[..., Any]:
         >>> load("recorder", "every-k").__name__
         'EveryK'
     """
-    owners = [entry for entry in _entries(kind) if entry.name == name]
+    if not isinstance(name, str):
+        raise InputError(f"{kind}: expected a name, got {short(name)}")
+    owners = [entry for entry in entries(kind) if entry.name == name]
     if not owners:
         if package := package_of(kind, name):
             raise InputError(f"{name} comes with the package {package}: pip install {package}")
@@ -146,6 +121,8 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         >>> ik.make("recorder", "every-k:k=20")
         EveryK(k=20)
     """
+    if not isinstance(text, str):
+        raise InputError(f"{kind}: expected a spec, such as {_first(kind)}; got {short(text)}")
     name = text.partition(":")[0]
     target = load(kind, name)
     options = options_of(target)
@@ -161,10 +138,17 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         raise InputError(
             f"{kind} '{name}' needs a value for {', '.join(missing)}, as in {name}:{missing[0]}=..."
         )
+    if kind == "workload":  # a function: classes check their own fields
+        fit = {
+            k: fitted(f"{name}: {k}", options[k].annotation, v)
+            for k, v in values.items()
+            if _typed(options[k], v)
+        }
+        return target(**values | fit)
     try:
         return target(**values)
-    except ValueError as refused:
-        if kind == "workload" or isinstance(refused, InputError):
+    except (TypeError, ValueError) as refused:
+        if isinstance(refused, InputError):
             raise
         raise InputError(f"{kind} '{text}': {refused}") from refused
 
@@ -184,7 +168,29 @@ def resolve(kind: str, given: T | str) -> T:
     """
     if isinstance(given, type):
         raise InputError(f"expected an object, got the class {given.__name__}; write {given.__name__}()")
-    return cast(T, make(kind, given)) if isinstance(given, str) else given
+    if isinstance(given, str):
+        return cast(T, make(kind, given))
+    entries(kind)
+    if kind != "workload":
+        interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
+        wanted = getattr(interface, "__abstractmethods__", ())
+        if not isinstance(given, interface) and not (wanted and all(hasattr(given, each) for each in wanted)):
+            raise InputError(f"{kind}: expected one, such as {_first(kind)!r}, got {short(given)}")
+    return given
+
+
+def listed(name: str, given: Any) -> list[Any]:
+    """Several of something: of a list its items, of text the specs that it joins by commas, else it alone.
+
+    Errors: none at all.
+    """
+    if isinstance(given, str):
+        return split(given)
+    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
+        return [given]
+    if not (found := list(given)):
+        raise InputError(f"{name}: expected at least one, got none")
+    return found
 
 
 def spec(thing: Any) -> str:
@@ -242,6 +248,8 @@ def split(text: str) -> list[str]:
         >>> split("dit:curvature=fisher, if")
         ['dit:curvature=fisher', 'if']
     """
+    if not isinstance(text, str):
+        raise InputError(f"expected specs joined by commas, as in 'dit,if'; got {short(text)}")
     specs = [part.strip() for part in text.split(",")]
     if not all(specs):
         raise InputError(f"expected specs separated by single commas, got '{text}'")
@@ -257,7 +265,7 @@ def describe(kind: str | None = None) -> list[Listing]:
         >>> {row.kind for row in describe("query")}
         {'query'}
     """
-    return [_listing(entry) for each in ([kind] if kind else KINDS) for entry in _entries(each)]
+    return [_listing(entry) for each in (KINDS if kind is None else [kind]) for entry in entries(each)]
 
 
 def _listing(entry: Entry) -> Listing:
@@ -284,38 +292,20 @@ def _entries(kind: str) -> tuple[Entry, ...]:
         raise unknown("kind", kind, list(KINDS), "kinds")
     own = [Entry(kind, name, target) for name, target in BUILTINS.get(kind, {}).items()]
     others = [
-        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), *_provider(point.dist))
+        Entry(kind, point.name, point.value.split("[")[0].replace(" ", ""), *provider(point.dist))
         for point in entry_points(group=group)
     ]
     return (*own, *sorted(others, key=lambda entry: (entry.name, entry.provider)))
 
 
-def _provider(distribution: Any) -> tuple[str, str]:
-    """Name and version of a distribution, and its summary."""
-    if not distribution:
-        return "an unknown distribution", ""
-    return f"{distribution.name} {distribution.version}", distribution.metadata.get("Summary", "")
+def _first(kind: str) -> str:
+    """The name that stands for a kind in error messages."""
+    return next(iter(names(kind)), "one of your own")
 
 
-def _check(kind: str, found: Any) -> None:
-    """Raise TypeError where `found` cannot be what its kind asks for; its options must be readable, too."""
-    if kind == "workload":
-        if not callable(found):
-            raise TypeError(f"expected a function that returns a Workload, found {type(found).__name__}")
-    elif kind == "command":
-        if not isinstance(found, import_module("click").Command):
-            raise TypeError(f"expected a click.Command, found {type(found).__name__}")
-        return
-    else:
-        interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
-        if not (isinstance(found, type) and issubclass(found, interface)):
-            raise TypeError(f"expected a subclass of influencekit.{interface.__name__}")
-        if missing := sorted(getattr(found, "__abstractmethods__", ())):
-            raise TypeError(f"does not define {', '.join(missing)}")
-        parameters = getattr(found, "__dataclass_params__", None)
-        if parameters is None or not parameters.frozen:
-            raise TypeError("expected a frozen dataclass")
-    options_of(found)
+def _typed(option: Any, value: Any) -> bool:
+    """Whether an argument of a function is annotated, and not at its default."""
+    return value is not option.default and option.annotation is not str
 
 
 def _name_of(cls: type) -> str | None:

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        _lazy _escape errors _address progress _catalog _statistics _direction _specs windows metrics
-        _files/__init__ _files/folder _files/new_store _files/open_folder _files/publishing _files/scratch
-        registry _code _bars _exclusive _signals
+        _lazy _escape errors _specs _arguments _entry _labelled _tensors _address progress _catalog _statistics
+        _direction windows metrics _files/__init__ _files/folder _files/new_store _files/open_folder
+        _files/publishing _files/scratch registry _code _bars _exclusive _signals
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call

@@ -342,6 +342,12 @@ def train(every: dict[str, Any], given: dict[str, Any]) -> Any:
     return run, scores, ik.estimate(run, "test-loss", "loo").influence.values[0, 0]
 
 
+def planned(**given: Any) -> ik.Workload:
+    work = ik.Workload(**given)
+    assert work.plan.steps
+    return work
+
+
 def tape(every: dict[str, Any], given: dict[str, Any]) -> Any:
     made = parts()
     model, (x, y) = given.pop("model", made["model"]), made["train"]
@@ -363,6 +369,17 @@ def settings_of(cls: Any, /, **kinds: Kind) -> Draw:
     return mixed(cls.__name__, lambda every, given: cls(**given), **kinds)
 
 
+def evaluation_of(cls: Any, /, **kinds: Kind) -> Draw:
+    """An evaluation of odd settings, whose mistakes may be found when it is known what is evaluated."""
+
+    def make(every: dict[str, Any], given: dict[str, Any]) -> Any:
+        made = cls(**given)
+        made.check(every["work"], {"dit": dit.DIT()})
+        return made
+
+    return mixed(cls.__name__, make, **kinds)
+
+
 def optimizer_of(cls: Any, /, **kinds: Kind) -> Draw:
     def make(every: dict[str, Any], given: dict[str, Any]) -> Any:
         return cls(**{"lr": 0.1, **given})
@@ -379,10 +396,10 @@ def optimizer_of(cls: Any, /, **kinds: Kind) -> Draw:
 
 def groups_kind(r: random.Random) -> Value:
     g = ik.Group(("weight",), {"lr": 0.2})
-    good = [((g,), (g,)), ([g], (g,)), ((), ())]
+    good = [((g,), (g,)), ([g], (g,)), ((), ()), (g, (g,))]
     it, means = r.choice(good)
     return r.choice(
-        [Value(repr(it), it, means), *bad(g, "weight", None, 3, [{"params": 1}], [None], (object(),), {g: 1})]
+        [Value(repr(it), it, means), *bad("weight", None, 3, [{"params": 1}], [None], (object(),), {g: 1})]
     )
 
 
@@ -667,7 +684,7 @@ def calls() -> dict[str, Draw]:
             start=whole([0, 3], [-1]),
             by=one_of(["step", "epoch"]),
         ),
-        "LDS": settings_of(
+        "LDS": evaluation_of(
             v.LDS,
             m=whole([3, 10], [2, *at_least_1]),
             fraction=fraction_open(),
@@ -676,22 +693,22 @@ def calls() -> dict[str, Draw]:
             level=number([0.5, 0.9], [0.0, 1.0, -1.0]),
             strategy=one_of(strategies),
         ),
-        "LeaveKOut": settings_of(
+        "LeaveKOut": evaluation_of(
             v.LeaveKOut,
             k=ks_kind,
             groups=whole([3, 8], [2, *at_least_1]),
             seed=seed,
             level=number([0.5], [0.0, 1.0]),
         ),
-        "Brittleness": settings_of(
+        "Brittleness": evaluation_of(
             v.Brittleness,
             k=ks_kind,
             draws=whole([1, 3], at_least_1),
             queries=whole([1, 3], at_least_1),
             seed=seed,
         ),
-        "MislabelAUC": settings_of(v.MislabelAUC, fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), seed=seed),
-        "TaylorSlope": settings_of(
+        "MislabelAUC": evaluation_of(v.MislabelAUC, fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), seed=seed),
+        "TaylorSlope": evaluation_of(
             v.TaylorSlope,
             directions=whole([1, 3], at_least_1),
             largest=number([0.1, 1.0], [0.0, 1.5]),
@@ -759,7 +776,9 @@ def calls() -> dict[str, Draw]:
             lambda e, g: ik.make(**{}, **{}) if not g else make_of(g),
             spec_is_right,
             kind=_Later(also=(one_of(["estimator", "query", "recorder"]),)),
-            text=_Later(also=(spec("query", QUERY), spec("recorder", ("every-k:k=3", "full")))),
+            text=_Later(
+                also=(spec("query", QUERY), spec("query", ("feature-importance:feature=1", "vector")))
+            ),
         ),
         "make override": mixed(
             "make override",
@@ -774,7 +793,7 @@ def calls() -> dict[str, Draw]:
             epochs=whole([1, 2], [0, -1]),
             lr=number([0.1], [-1.0, float("inf")]),
             batch_size=whole([4, 64], [0, -1, 10**12]),
-            seed=seed,
+            seed=whole([0, 7]),
             setting=one_of(["paper", "trained"]),
         ),
         "names": mixed(
@@ -804,7 +823,7 @@ def calls() -> dict[str, Draw]:
         # the problem
         "Workload": mixed(
             "Workload",
-            lambda e, g: ik.Workload(**{**parts(), **g}),
+            lambda e, g: planned(**{**parts(), **g}),
             epochs=whole([1, 3], [0, -1, 10**9, 10**30]),
             batch_size=whole([4, 8, 64], [0, -1, 10**12]),
             l2=number([0.0, 0.1], [-1.0, float("inf")]),
@@ -1083,7 +1102,7 @@ def calls() -> dict[str, Draw]:
             scores=_Later(),
             count=whole([1, 3], at_least_1),
             ax=_Later(),
-            ids=remove_some,
+            ids=some_ids,
         ),
         "plot.predicted": mixed(
             "plot.predicted",
@@ -1283,9 +1302,10 @@ def record_here(every: dict[str, Any], given: dict[str, Any]) -> Any:
     return ik.record(every["work"], "full", given["store"], resume=True)
 
 
-def remove_some(r: random.Random) -> Value:
+def some_ids(r: random.Random) -> Value:
+    """Ids, where none at all stand for those of the largest scores."""
     found = remove_ids(r)
-    return found if isinstance(found.stands_for, list) or found.it not in ([],) else same([1])
+    return found if found.it is not None and not (isinstance(found.it, list) and not found.it) else same([1])
 
 
 def rates_kind(r: random.Random) -> Value:

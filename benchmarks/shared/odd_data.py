@@ -45,7 +45,7 @@ def _read_only(x: Tensor) -> np.ndarray:
 
 def _refused(x: Tensor) -> list[Any]:
     return [
-        x.to("meta"), x[:0], x[0].sum(), x[:5], None, "x", 3, torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), object(),
+        x.to("meta"), x[:0], x[0].sum(), x[:-1], None, "x", 3, torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), object(),
         torch.nested.nested_tensor([x[:4], x[4:]]), torch.full_like(x, float("nan")), torch.full_like(x, float("inf")),
         x.masked_fill(torch.arange(len(x)).reshape(-1, *[1] * (x.dim() - 1)) == 1, float("nan")),
     ]  # fmt: skip
