@@ -8,13 +8,11 @@ the colon; `whole_number` and `real_number` also say in which range.
 from __future__ import annotations
 
 import inspect
-import os
 import reprlib
 import sys
 from collections.abc import Callable, Collection
 from functools import wraps
 from math import isfinite, isnan
-from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
@@ -146,7 +144,7 @@ def fitted(name: str, annotation: Any, value: Any) -> Any:
     try:
         return _fit(annotation, value)
     except ValueError as error:
-        what = shown_type(annotation) or "a path"
+        what = shown_type(annotation)
         more = f" ({error})" if str(error) else ""
         raise InputError(f"{name} must be {what}, got {short(value)}{more}") from None
 
@@ -174,8 +172,6 @@ def _fit_union(parts: tuple[Any, ...], value: Any) -> Any:
     others = [part for part in parts if part is not NoneType]
     if value is None and len(others) < len(parts):
         return None
-    if Path in others and set(others) <= {str, Path}:
-        return _path(value)
     if not all(map(shown_type, others)):
         return value
     for part in others:
@@ -229,15 +225,4 @@ def _scalar(value: Any) -> Any:
 def _instance(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
         raise ValueError
-    return value
-
-
-def _path(value: Any) -> Any:
-    text = os.fspath(_instance(str | os.PathLike, value))
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError("which names no file")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("which names no file") from None
     return value

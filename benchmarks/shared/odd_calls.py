@@ -231,7 +231,6 @@ def paths_kind(every: dict[str, Any]) -> Kind:
     odd = bad(
         "",
         "a\0b",
-        b"store",
         3,
         "x" * 5000,
         "no/where/at.zarr",
@@ -707,7 +706,7 @@ def calls() -> dict[str, Draw]:
             queries=whole([1, 3], at_least_1),
             seed=seed,
         ),
-        "MislabelAUC": evaluation_of(v.MislabelAUC, fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), seed=seed),
+        "MislabelAUC": settings_of(v.MislabelAUC, fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), seed=seed),
         "TaylorSlope": evaluation_of(
             v.TaylorSlope,
             directions=whole([1, 3], at_least_1),
@@ -776,9 +775,7 @@ def calls() -> dict[str, Draw]:
             lambda e, g: ik.make(**{}, **{}) if not g else make_of(g),
             spec_is_right,
             kind=_Later(also=(one_of(["estimator", "query", "recorder"]),)),
-            text=_Later(
-                also=(spec("query", QUERY), spec("query", ("feature-importance:feature=1", "vector")))
-            ),
+            text=_Later(also=(spec("query", QUERY), spec("query", ("feature-importance:feature=1",)))),
         ),
         "make override": mixed(
             "make override",
@@ -1280,7 +1277,6 @@ def paths_bad(r: random.Random) -> Value:
         bad(
             "",
             "a\0b",
-            b"store",
             3,
             "x" * 5000,
             True,

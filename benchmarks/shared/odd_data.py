@@ -186,7 +186,7 @@ def models_kind(r: random.Random) -> Value:
         "zero-size": lambda: _Model(product, empty=nn.Parameter(torch.zeros(0, 3))), "unused": lambda: _Model(product, other=nn.Parameter(torch.ones(2))),
         "a whole-number parameter": lambda: _Model(product, count=nn.Parameter(torch.tensor([3]), requires_grad=False)),
         "a whole-number buffer": lambda: _with_buffer(_Model(product), torch.tensor([3])),
-        "double": lambda: _Model(lambda m, x: x.double() @ m.weight, torch.float64), "frozen half": lambda: _Model(product, half=nn.Parameter(torch.ones(2).half(), requires_grad=False)),
+        "double": lambda: _Model(lambda m, x: x.double() @ m.weight, torch.float64), "frozen half": lambda: _Model(product, low=nn.Parameter(torch.ones(2).half(), requires_grad=False)),
         "a scalar parameter": lambda: _Model(lambda m, x: x @ m.weight * m.scale, scale=nn.Parameter(torch.tensor(2.0))),
         "not contiguous": lambda: _Model(product, weight2=nn.Parameter(torch.ones(3, 2).T)), "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 1)),
         "layer norm": lambda: nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 1)), "complex inside": lambda: _Model(lambda m, x: (x @ m.weight * 1j).imag),

@@ -135,9 +135,7 @@ def spec(kind: str, names: Sequence[str]) -> Kind:
         if r.random() < 0.1:
             return same(name)
         if r.random() < 0.3:
-            return Value(
-                *_pair(r.choice([3, None, b"dit", 3.5, [name], {name: 1}, object, np.array([name] * 2)]))
-            )
+            return Value(*_pair(r.choice([3, b"dit", 3.5, [name], {name: 1}, object, np.array([name] * 2)])))
         text = list(name)
         for _ in range(r.randint(1, 3)):
             text.insert(r.randint(0, len(text)), r.choice(_PIECES))

@@ -84,7 +84,7 @@ def open(
     trajectory.attrs = {**trajectory.attrs, "examples_compared": known.examples}
     if known.test:
         said = f"the test set is not that of the recording: {known.test} differ"
-        warnings.warn(f"{store}: {said}", UserWarning, stacklevel=3)
+        warnings.warn(f"{store}: {said}", UserWarning, stacklevel=4)
         trajectory.attrs = with_test(trajectory, said)
     return trajectory
 
