@@ -29,7 +29,7 @@ from influencekit._specs import REQUIRED, options_of, read_options, unknown
 from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = [
-    "BUILTINS", "KINDS", "Listing", "describe", "label", "listed", "load", "make", "names", "resolve",
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve",
     "spec", "split",
 ]  # fmt: skip
 
