@@ -158,7 +158,7 @@ def _fit(annotation: Any, value: Any) -> Any:
     if get_origin(annotation) is Literal:
         return _fit_choice(parts, value)
     if annotation in (int, float, bool):
-        return _fit_number(annotation, _scalar(value))
+        return _fit_number(annotation, plain(value))
     if annotation is str:
         return str(_instance(str, value))
     if annotation is NoneType:
@@ -212,12 +212,15 @@ def _fit_number(kind: type, value: Any) -> Any:
     return value
 
 
-def _scalar(value: Any) -> Any:
-    """What a scalar of NumPy, or a tensor or an array without dimensions, holds; anything else as it is."""
+def plain(value: Any) -> Any:
+    """What a scalar of NumPy, or a tensor or an array without dimensions, holds; anything else as it is.
+
+    Errors: `ValueError` for a tensor without values.
+    """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         try:
             return value.item()
-        except Exception:  # a tensor without values
+        except Exception:  # on the meta device
             raise ValueError from None
     return value
 

@@ -107,9 +107,13 @@ class Option:
             return f"{self.name}=<{type(self.default).__name__}>"
 
 
-@lru_cache(maxsize=512)  # annotations are resolved once
 def options_of(target: Any) -> Mapping[str, Option]:
     """The options of a dataclass (its init fields) or of a function (its named parameters), in order."""
+    return _options_of(target)
+
+
+@lru_cache(maxsize=512)  # annotations are resolved once
+def _options_of(target: Any) -> Mapping[str, Option]:
     if isinstance(target, type) and dataclasses.is_dataclass(target):
         hints = _hints(*reversed(target.__mro__))
         return {

@@ -173,8 +173,8 @@ def resolve(kind: str, given: T | str) -> T:
     entries(kind)
     if kind != "workload":
         interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
-        wanted = getattr(interface, "__abstractmethods__", ())
-        if not isinstance(given, interface) and not (wanted and all(hasattr(given, each) for each in wanted)):
+        averages = kind == "average" and hasattr(given, "weights")  # as it is documented
+        if not (isinstance(given, interface) or averages):
             raise InputError(f"{kind}: expected one, such as {_first(kind)!r}, got {short(given)}")
     return given
 

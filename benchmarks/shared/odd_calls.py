@@ -1,5 +1,7 @@
 """Calls of the Python API with odd arguments: what there is to call, with what, and a slow way to check some."""
 
+# ruff: noqa: E501 (tables of odd values)
+# fmt: off
 from __future__ import annotations
 
 import random
@@ -102,9 +104,7 @@ class _Later:
         return draw
 
 
-def mixed(
-    name: str, make: Callable[[dict[str, Any], dict[str, Any]], Any], oracle: Any = None, /, **kinds: Any
-) -> Draw:
+def mixed(name: str, make: Callable[[dict[str, Any], dict[str, Any]], Any], oracle: Any = None, /, **kinds: Any) -> Draw:
     """`changed`, where some kinds are other things of the world."""
 
     def draw(every: dict[str, Any], r: random.Random) -> Call:
@@ -144,78 +144,20 @@ def window_kind(r: random.Random) -> Value:
 
 
 def at_kind(r: random.Random) -> Value:
-    good = [
-        ([1, 4], [1, 4]),
-        (np.array([4, 1]), [1, 4]),
-        ("each-epoch", [2, 4]),
-        ((2, 2), [2]),
-        (torch.tensor([3]), [3]),
-        (range(1, 3), [1, 2]),
-    ]
+    good = [([1, 4], [1, 4]), (np.array([4, 1]), [1, 4]), ("each-epoch", [2, 4]), ((2, 2), [2]), (torch.tensor([3]), [3]), (range(1, 3), [1, 2])]
     it, means = r.choice(good)
-    return r.choice(
-        [
-            Value(repr(it), it, means),
-            *bad(
-                [],
-                [0],
-                [9],
-                [1.5],
-                ["1"],
-                [True],
-                3,
-                b"1",
-                [None],
-                "",
-                "nothing",
-                [[1]],
-                {1.0},
-                [float("nan")],
-                [10**30],
-                object(),
-                np.zeros((2, 2)),
-                [np.float64(2.0)],
-            ),
-        ]
-    )
+    return r.choice([Value(repr(it), it, means), *bad([], [0], [9], [1.5], ["1"], [True], 3, b"1", [None], "", "nothing", [[1]], {1.0}, [float("nan")], [10**30], object(), np.zeros((2, 2)), [np.float64(2.0)])])
 
 
 def seeds_kind(r: random.Random) -> Value:
     good = [((0, 1), (0, 1)), ([np.int64(1)], [1]), (range(2), [0, 1]), (np.array([2]), [2]), (None, (0,))]
     it, means = r.choice(good)
-    return r.choice(
-        [
-            Value(repr(it), it, means),
-            *bad(
-                [],
-                [0, 0],
-                [-1],
-                [2**64],
-                [1.5],
-                ["1"],
-                3,
-                "0",
-                [True],
-                [None],
-                [float("nan")],
-                np.zeros((2, 2)),
-                [1j],
-                object(),
-            ),
-        ]
-    )
+    return r.choice([Value(repr(it), it, means), *bad([], [0, 0], [-1], [2**64], [1.5], ["1"], 3, "0", [True], [None], [float("nan")], np.zeros((2, 2)), [1j], object())])
 
 
 def average_kind(r: random.Random) -> Value:
     w = [0.0, 0.0, 0.0, 0.5, 0.5]
-    good = [
-        w,
-        np.array(w),
-        torch.tensor(w),
-        {3: 0.5, 4: 0.5},
-        {np.int64(3): np.float32(0.5), 4: 0.5},
-        tuple(w),
-    ]
+    good = [w, np.array(w), torch.tensor(w), {3: 0.5, 4: 0.5}, {np.int64(3): np.float32(0.5), 4: 0.5}, tuple(w)]
     it = r.choice(good)
     odd = bad(
         [], [1.0], {}, {9: 1.0}, {True: 1.0}, {3: "1"}, {3: float("nan")}, {3: 1.0, 4: 1.0}, {1.5: 1.0}, [float("nan")] * 5, ["a"] * 5, 3.0,
@@ -228,26 +170,8 @@ def average_kind(r: random.Random) -> Value:
 
 
 def paths_kind(every: dict[str, Any]) -> Kind:
-    odd = bad(
-        "",
-        "a\0b",
-        3,
-        "x" * 5000,
-        "no/where/at.zarr",
-        None,
-        True,
-        object(),
-        [],
-        1.5,
-        "\ud800",
-        Path("a\0"),
-        "/dev/null",
-        every["run"],
-        every["work"],
-    )
-    return lambda r: r.choice(
-        [same(every["store"]), Value("text", str(every["store"]), every["store"]), *odd]
-    )
+    odd = bad("", "a\0b", 3, "x" * 5000, "no/where/at.zarr", None, True, object(), [], 1.5, "\ud800", Path("a\0"), "/dev/null", every["run"], every["work"])
+    return lambda r: r.choice([same(every["store"]), Value("text", str(every["store"]), every["store"]), *odd])
 
 
 def remove_ids(r: random.Random) -> Value:
@@ -397,9 +321,7 @@ def groups_kind(r: random.Random) -> Value:
     g = ik.Group(("weight",), {"lr": 0.2})
     good = [((g,), (g,)), ([g], (g,)), ((), ()), (g, (g,))]
     it, means = r.choice(good)
-    return r.choice(
-        [Value(repr(it), it, means), *bad("weight", None, 3, [{"params": 1}], [None], (object(),), {g: 1})]
-    )
+    return r.choice([Value(repr(it), it, means), *bad("weight", None, 3, [{"params": 1}], [None], (object(),), {g: 1})])
 
 
 def group(every: dict[str, Any], given: dict[str, Any]) -> Any:
@@ -408,56 +330,18 @@ def group(every: dict[str, Any], given: dict[str, Any]) -> Any:
 
 
 def patterns_kind(r: random.Random) -> Value:
-    return r.choice(
-        [
-            same(("weight",)),
-            Value("list", ["weight"], ("weight",)),
-            *bad("weight", None, 3, (3,), [None], b"weight", object()),
-        ]
-    )
+    return r.choice([same(("weight",)), Value("list", ["weight"], ("weight",)), *bad("weight", None, 3, (3,), [None], b"weight", object())])
 
 
 def changes_kind(r: random.Random) -> Value:
     good = [same({"lr": 0.3}), same({}), Value("numpy", {"lr": np.float64(0.3)}, {"lr": 0.3})]
-    odd = bad(
-        {"lr": -1},
-        {"lr": float("nan")},
-        {"speed": 1},
-        {3: 1},
-        None,
-        [("lr", 1)],
-        "lr",
-        {"lr": "1"},
-        {"lr": None},
-        {"groups": ()},
-        {"lr": True},
-        {"momentum": -1},
-    )
+    odd = bad({"lr": -1}, {"lr": float("nan")}, {"speed": 1}, {3: 1}, None, [("lr", 1)], "lr", {"lr": "1"}, {"lr": None}, {"groups": ()}, {"lr": True}, {"momentum": -1})
     return r.choice([*good, *odd])
 
 
 def betas_kind(r: random.Random) -> Value:
-    good = [
-        same((0.8, 0.9)),
-        Value("list", [0.8, 0.9], (0.8, 0.9)),
-        Value("array", np.array([0.8, 0.9]), (0.8, 0.9)),
-    ]
-    odd = bad(
-        0.9,
-        (0.9,),
-        (0.9, 0.9, 0.9),
-        (1.0, 0.9),
-        (-0.1, 0.9),
-        (float("nan"), 0.9),
-        ("a", "b"),
-        None,
-        "ab",
-        (True, 0.9),
-        (0.9, None),
-        {0.8, 0.9},
-        (0.9j, 0.9),
-        3,
-    )
+    good = [same((0.8, 0.9)), Value("list", [0.8, 0.9], (0.8, 0.9)), Value("array", np.array([0.8, 0.9]), (0.8, 0.9))]
+    odd = bad(0.9, (0.9,), (0.9, 0.9, 0.9), (1.0, 0.9), (-0.1, 0.9), (float("nan"), 0.9), ("a", "b"), None, "ab", (True, 0.9), (0.9, None), {0.8, 0.9}, (0.9j, 0.9), 3)
     return r.choice([*good, *odd])
 
 
@@ -500,43 +384,18 @@ def schedule_kind(r: random.Random) -> Value:
 
     good = [same(ik.Constant()), same(ik.Cosine(warmup=1)), same(ik.Factors((1.0, 0.5, 0.25, 0.0)))]
     odd = bad(
-        ik.Factors((1.0,)),
-        ik.Constant,
-        "cosine",
-        None,
-        3,
-        Odd(None),
-        Odd("abcd"),
-        Odd([float("nan")] * 4),
-        Odd([1.0] * 3),
-        Odd([1j] * 4),
-        Odd([[1.0]] * 4),
-        Odd([1e308] * 4),
-        Odd([None] * 4),
-        Odd([float("inf")] * 4),
+        ik.Factors((1.0,)), ik.Constant, "cosine", None, 3, Odd(None), Odd("abcd"), Odd([float("nan")] * 4), Odd([1.0] * 3), Odd([1j] * 4), Odd([[1.0]] * 4), Odd([1e308] * 4), Odd([None] * 4), Odd([float("inf")] * 4)
     )
     return r.choice([*good, *odd])
 
 
 def info_kind(r: random.Random) -> Value:
-    return r.choice(
-        [
-            same({"a": 1}),
-            *bad(None, "a", 3, {"a": object()}, {"a": torch.ones(2)}, {3: {1}}, [1], {"a": b"x"}),
-        ]
-    )
+    return r.choice([same({"a": 1}), *bad(None, "a", 3, {"a": object()}, {"a": torch.ones(2)}, {3: {1}}, [1], {"a": b"x"})])
 
 
 def scores_pair(r: random.Random) -> Value:
     x = [1.0, 3.0, 2.0, 4.0, 7.0]
-    good = [
-        torch.tensor(x),
-        torch.tensor(x).double(),
-        torch.tensor(x).int(),
-        torch.tensor(x).half(),
-        torch.tensor(x).requires_grad_(),
-        torch.tensor(x * 2)[::2][:5] * 0 + torch.tensor(x),
-    ]
+    good = [torch.tensor(x), torch.tensor(x).double(), torch.tensor(x).int(), torch.tensor(x).half(), torch.tensor(x).requires_grad_(), torch.tensor(x * 2)[::2][:5] * 0 + torch.tensor(x)]
     odd = bad(
         x,
         np.array(x),
@@ -559,92 +418,47 @@ def scores_pair(r: random.Random) -> Value:
 
 def calls() -> dict[str, Draw]:
     """Everything that may be called, by name."""
-    fraction = number([0.25, 0.5], [0.0, -1.0, 1.5, float("inf")])
     seed = whole([0, 7], [-(2**70), 2**70])
     at_least_1 = [0, -1, -(10**30)]
     betas, eps = betas_kind, number([1e-8, 0.1], [-1.0, float("inf")])
     decay, momentum = number([0.0, 0.1], [-1.0, float("inf")]), number([0.0, 0.9], [-1.0, float("inf")])
-    rows, names, strategies = _Later("run", "other run"), ["weight", "bias"], ["auto", "batch", "loop"]
+    rows, strategies = _Later("run", "other run"), ["auto", "batch", "loop"]
     query = _Later("query", also=(spec("query", QUERY),))
     estimator = _Later("estimator", also=(spec("estimator", ESTIMATOR),))
-    recorder = _Later(
-        "recorder", also=(spec("recorder", ("full", "every-k:k=3", "revolve:states=3", "rounded:bits=5")),)
-    )
+    recorder = _Later("recorder", also=(spec("recorder", ("full", "every-k:k=3", "revolve:states=3", "rounded:bits=5")),))
     ready = _Later("estimator", "scores", "hole", also=(spec("estimator", ESTIMATOR),))
     w, v = windows, evaluation
     common = {"query": query, "windows": window_kind, "removal": REMOVAL}
 
     def on(function: Any, *first: str, **usual: Any) -> Any:
-        return lambda every, given: function(
-            **{
-                "trajectory": every["run"],
-                **{k: every[x] if isinstance(x, str) and x in every else x for k, x in usual.items()},
-                **given,
-            }
-        )
+        return lambda every, given: function(**{"trajectory": every["run"], **{k: every[x] if isinstance(x, str) and x in every else x for k, x in usual.items()}, **given})
 
     kinds: dict[str, Draw] = {
         # optimizers, schedules, windows
-        "SGD": optimizer_of(
-            ik.SGD,
-            momentum=momentum,
-            dampening=number([0.1], none=False),
-            weight_decay=decay,
-            nesterov=flag_off(),
-        ),
+        "SGD": optimizer_of(ik.SGD, momentum=momentum, dampening=number([0.1], none=False), weight_decay=decay, nesterov=flag_off()),
         "Adam": optimizer_of(ik.Adam, betas=betas, eps=eps, weight_decay=decay, amsgrad=flag()),
         "AdamW": optimizer_of(ik.AdamW, betas=betas, eps=eps, weight_decay=decay),
         "NAdam": optimizer_of(ik.NAdam, betas=betas, momentum_decay=decay, decoupled_weight_decay=flag()),
-        "RMSprop": optimizer_of(
-            ik.RMSprop, alpha=number([0.9], [-1.0, 1.5]), eps=eps, momentum=momentum, centered=flag()
-        ),
+        "RMSprop": optimizer_of(ik.RMSprop, alpha=number([0.9], [-1.0, 1.5]), eps=eps, momentum=momentum, centered=flag()),
         "Adagrad": optimizer_of(ik.Adagrad, lr_decay=decay, initial_accumulator_value=decay, eps=eps),
         "Adadelta": optimizer_of(ik.Adadelta, rho=number([0.9], [-1.0, 1.5]), eps=eps),
-        "Adafactor": optimizer_of(
-            ik.Adafactor, beta2_decay=number([-0.5], [0.5]), d=number([1.0, 2.0], [0.5]), weight_decay=decay
-        ),
-        "Muon": optimizer_of(
-            ik.Muon,
-            ns_steps=whole([3, 5], [0, -1, 1000]),
-            momentum=momentum,
-            adjust_lr_fn=one_of(["original", "match_rms_adamw"], none=True),
-        ),
+        "Adafactor": optimizer_of(ik.Adafactor, beta2_decay=number([-0.5], [0.5]), d=number([1.0, 2.0], [0.5]), weight_decay=decay),
+        "Muon": optimizer_of(ik.Muon, ns_steps=whole([3, 5], [0, -1, 1000]), momentum=momentum, adjust_lr_fn=one_of(["original", "match_rms_adamw"], none=True)),
         "Group": mixed("Group", group, params=patterns_kind, changes=changes_kind),
-        "Cosine": settings_of(
-            ik.Cosine, warmup=whole([0, 3], [-1]), final=number([0.0, 0.5], [float("inf")])
-        ),
+        "Cosine": settings_of(ik.Cosine, warmup=whole([0, 3], [-1]), final=number([0.0, 0.5], [float("inf")])),
         "Factors": settings_of(
             ik.Factors,
             values=lambda r: r.choice(
-                [
-                    same((1.0, 0.5)),
-                    Value("list", [1.0, 0.5], (1.0, 0.5)),
-                    Value("array", np.array([1.0, 0.5]), (1.0, 0.5)),
-                    *bad("ab", None, 3.0, (None,), (float("nan"),), ("1",), (1j,), object()),
-                ]
+                [same((1.0, 0.5)), Value("list", [1.0, 0.5], (1.0, 0.5)), Value("array", np.array([1.0, 0.5]), (1.0, 0.5)), *bad("ab", None, 3.0, (None,), (float("nan"),), ("1",), (1j,), object())]
             ),
         ),
-        "Window": mixed(
-            "Window",
-            lambda e, g: ik.Window(**{"start": 1, "stop": 4, **g}),
-            start=whole([0, 2], [-1, 4, 9]),
-            stop=whole([2, 9], [0, 1, -1]),
-            removal=REMOVAL,
-        ),
-        "Window.check": mixed(
-            "Window.check", lambda e, g: ik.Window(1, 4).check(**g), steps=whole([4, 9], [3, -1])
-        ),
+        "Window": mixed("Window", lambda e, g: ik.Window(**{"start": 1, "stop": 4, **g}), start=whole([0, 2], [-1, 4, 9]), stop=whole([2, 9], [0, 1, -1]), removal=REMOVAL),
+        "Window.check": mixed("Window.check", lambda e, g: ik.Window(1, 4).check(**g), steps=whole([4, 9], [3, -1])),
         "parse_windows": mixed(
             "parse_windows",
             lambda e, g: w.parse_windows(**{"spec": "full", "epochs": [0, 0, 1, 1], **g}),
             spec=_Later(also=(only_text(window_kind),)),
-            epochs=lambda r: r.choice(
-                [
-                    Value("array", np.array([0, 0, 1, 1]), [0, 0, 1, 1]),
-                    Value("tensor", torch.tensor([0, 0, 1, 1]), [0, 0, 1, 1]),
-                    *bad([], None, 3, "0011", [0.5], [None], object()),
-                ]
-            ),
+            epochs=lambda r: r.choice([Value("array", np.array([0, 0, 1, 1]), [0, 0, 1, 1]), Value("tensor", torch.tensor([0, 0, 1, 1]), [0, 0, 1, 1]), *bad([], None, 3, "0011", [0.5], [None], object())]),
             removal=REMOVAL,
         ),
         # things that have options
@@ -652,12 +466,7 @@ def calls() -> dict[str, Draw]:
         "Revolve": settings_of(recorders.Revolve, states=whole([2, 64], [1, *at_least_1])),
         "Rounded": settings_of(recorders.Rounded, bits=whole([1, 51], [0, 52]), k=whole([1, 2], at_least_1)),
         "DIT": settings_of(dit.DIT, curvature=one_of(["hessian", "gauss-newton", "fisher"])),
-        "LOO": settings_of(
-            loo.LOO,
-            examples=whole([2, 5], [1, *at_least_1], none=True),
-            seed=seed,
-            strategy=one_of(strategies),
-        ),
+        "LOO": settings_of(loo.LOO, examples=whole([2, 5], [1, *at_least_1], none=True), seed=seed, strategy=one_of(strategies)),
         "InfluenceFunction": settings_of(
             influence_function.InfluenceFunction,
             damping=number([0.1, 0.0], [-1.0, float("inf")], none=True),
@@ -668,79 +477,22 @@ def calls() -> dict[str, Draw]:
             curvature=one_of(["hessian", "gauss-newton", "fisher"]),
         ),
         "EMA": settings_of(
-            averages.EMA,
-            decay=number([0.0, 1.0], [-0.1, 1.1, float("inf")]),
-            every=whole([1, 2], at_least_1),
-            start=whole([0, 3], [-1]),
-            by=one_of(["step", "epoch"]),
-            initial=flag(),
-            warmup=flag(),
-            use_buffers=flag(),
+            averages.EMA, decay=number([0.0, 1.0], [-0.1, 1.1, float("inf")]), every=whole([1, 2], at_least_1), start=whole([0, 3], [-1]), by=one_of(["step", "epoch"]), initial=flag(), warmup=flag(), use_buffers=flag()
         ),
-        "SWA": settings_of(
-            averages.SWA,
-            every=whole([1, 2], at_least_1),
-            start=whole([0, 3], [-1]),
-            by=one_of(["step", "epoch"]),
-        ),
-        "LDS": evaluation_of(
-            v.LDS,
-            m=whole([3, 10], [2, *at_least_1]),
-            fraction=fraction_open(),
-            seed=seed,
-            resamples=whole([1, 50], at_least_1),
-            level=number([0.5, 0.9], [0.0, 1.0, -1.0]),
-            strategy=one_of(strategies),
-        ),
-        "LeaveKOut": evaluation_of(
-            v.LeaveKOut,
-            k=ks_kind,
-            groups=whole([3, 8], [2, *at_least_1]),
-            seed=seed,
-            level=number([0.5], [0.0, 1.0]),
-        ),
-        "Brittleness": evaluation_of(
-            v.Brittleness,
-            k=ks_kind,
-            draws=whole([1, 3], at_least_1),
-            queries=whole([1, 3], at_least_1),
-            seed=seed,
-        ),
+        "SWA": settings_of(averages.SWA, every=whole([1, 2], at_least_1), start=whole([0, 3], [-1]), by=one_of(["step", "epoch"])),
+        "LDS": evaluation_of(v.LDS, m=whole([3, 10], [2, *at_least_1]), fraction=fraction_open(), seed=seed, resamples=whole([1, 50], at_least_1), level=number([0.5, 0.9], [0.0, 1.0, -1.0]), strategy=one_of(strategies)),
+        "LeaveKOut": evaluation_of(v.LeaveKOut, k=ks_kind, groups=whole([3, 8], [2, *at_least_1]), seed=seed, level=number([0.5], [0.0, 1.0])),
+        "Brittleness": evaluation_of(v.Brittleness, k=ks_kind, draws=whole([1, 3], at_least_1), queries=whole([1, 3], at_least_1), seed=seed),
         "MislabelAUC": settings_of(v.MislabelAUC, fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), seed=seed),
-        "TaylorSlope": evaluation_of(
-            v.TaylorSlope,
-            directions=whole([1, 3], at_least_1),
-            largest=number([0.1, 1.0], [0.0, 1.5]),
-            smallest=number([1e-6], [0.0, 0.5, -1.0]),
-            precision=one_of(["double", "own"]),
-        ),
+        "TaylorSlope": evaluation_of(v.TaylorSlope, directions=whole([1, 3], at_least_1), largest=number([0.1, 1.0], [0.0, 1.5]), smallest=number([1e-6], [0.0, 0.5, -1.0]), precision=one_of(["double", "own"])),
         # queries, by their values
-        "Prediction": mixed(
-            "Prediction",
-            on_query(queries.Prediction),
-            example=whole([0, 3], [4, -1, 10**30]),
-            output=whole([0], [1, -1, 10**30]),
-        ),
-        "FeatureImportance": mixed(
-            "FeatureImportance",
-            on_query(queries.FeatureImportance),
-            example=whole([0, 3], [4, -1]),
-            feature=whole([0, 2], [3, -1, 10**30]),
-        ),
+        "Prediction": mixed("Prediction", on_query(queries.Prediction), example=whole([0, 3], [4, -1, 10**30]), output=whole([0], [1, -1, 10**30])),
+        "FeatureImportance": mixed("FeatureImportance", on_query(queries.FeatureImportance), example=whole([0, 3], [4, -1]), feature=whole([0, 2], [3, -1, 10**30])),
         "Parameter": mixed(
             "Parameter",
             on_query(queries.Parameter),
-            index=lambda r: r.choice(
-                [
-                    same((2,)),
-                    Value("list", [2], (2,)),
-                    Value("array", np.array([2]), (2,)),
-                    *bad((4,), (-1,), (0, 0), (), 2, None, ("2",), (True,), (1.5,), object(), "2", (10**30,)),
-                ]
-            ),
-            name=lambda r: r.choice(
-                [same("bias"), same(None), *bad("nothing", "", 3, b"bias", ["bias"], object(), "bi\0as")]
-            ),
+            index=lambda r: r.choice([same((2,)), Value("list", [2], (2,)), Value("array", np.array([2]), (2,)), *bad((4,), (-1,), (0, 0), (), 2, None, ("2",), (True,), (1.5,), object(), "2", (10**30,))]),
+            name=lambda r: r.choice([same("bias"), same(None), *bad("nothing", "", 3, b"bias", ["bias"], object(), "bi\0as")]),
         ),
         "FixedVector": mixed(
             "FixedVector",
@@ -753,18 +505,7 @@ def calls() -> dict[str, Draw]:
                     Value("double", torch.ones(4).double(), torch.ones(4)),
                     Value("expanded", torch.ones(1).expand(4), torch.ones(4)),
                     *bad(
-                        torch.ones(3),
-                        torch.ones(()),
-                        None,
-                        "ones",
-                        torch.ones(4) + 0j,
-                        torch.ones(4, device="meta"),
-                        torch.full((4,), float("nan")),
-                        torch.ones(0, 4),
-                        torch.ones(4).to_sparse(),
-                        object(),
-                        3,
-                        ["a"] * 4,
+                        torch.ones(3), torch.ones(()), None, "ones", torch.ones(4) + 0j, torch.ones(4, device="meta"), torch.full((4,), float("nan")), torch.ones(0, 4), torch.ones(4).to_sparse(), object(), 3, ["a"] * 4
                     ),
                 ]
             ),
@@ -777,12 +518,7 @@ def calls() -> dict[str, Draw]:
             kind=_Later(also=(one_of(["estimator", "query", "recorder"]),)),
             text=_Later(also=(spec("query", QUERY), spec("query", ("feature-importance:feature=1",)))),
         ),
-        "make override": mixed(
-            "make override",
-            lambda e, g: ik.make("recorder", "every-k", **g),
-            k=whole([1, 7], at_least_1),
-            unknown=_Later(),
-        ),
+        "make override": mixed("make override", lambda e, g: ik.make("recorder", "every-k", **g), k=whole([1, 7], at_least_1), unknown=_Later()),
         "make workload": mixed(
             "make workload",
             lambda e, g: ik.record(ik.make("workload", "mnist-1v7-lr", **{"n_train": 12, "epochs": 1, **g})),
@@ -793,30 +529,12 @@ def calls() -> dict[str, Draw]:
             seed=whole([0, 7]),
             setting=one_of(["paper", "trained"]),
         ),
-        "names": mixed(
-            "names", lambda e, g: registry.names(**g), kind=_Later(also=(one_of(["estimator", "query"]),))
-        ),
-        "describe": mixed(
-            "describe",
-            lambda e, g: registry.describe(**g),
-            kind=_Later("None", also=(one_of(["recorder"], none=True),)),
-        ),
-        "load": mixed(
-            "load",
-            lambda e, g: registry.load(**{"kind": "recorder", "name": "full", **g}),
-            kind=_Later(also=(one_of(["recorder"]),)),
-            name=_Later(also=(one_of(["full", "every-k"]),)),
-        ),
+        "names": mixed("names", lambda e, g: registry.names(**g), kind=_Later(also=(one_of(["estimator", "query"]),))),
+        "describe": mixed("describe", lambda e, g: registry.describe(**g), kind=_Later("None", also=(one_of(["recorder"], none=True),))),
+        "load": mixed("load", lambda e, g: registry.load(**{"kind": "recorder", "name": "full", **g}), kind=_Later(also=(one_of(["recorder"]),)), name=_Later(also=(one_of(["full", "every-k"]),))),
         "split": mixed("split", lambda e, g: registry.split(**g), text=_Later("text", also=(one_of_texts,))),
-        "resolve": mixed(
-            "resolve",
-            lambda e, g: registry.resolve(**{"kind": "recorder", "given": "full", **g}),
-            kind=_Later(also=(one_of(["recorder"]),)),
-            given=_Later("recorder", also=(one_of(["full", "every-k"]),)),
-        ),
-        "spec": mixed(
-            "spec", lambda e, g: registry.spec(**g), thing=_Later("query", "estimator", "recorder")
-        ),
+        "resolve": mixed("resolve", lambda e, g: registry.resolve(**{"kind": "recorder", "given": "full", **g}), kind=_Later(also=(one_of(["recorder"]),)), given=_Later("recorder", also=(one_of(["full", "every-k"]),))),
+        "spec": mixed("spec", lambda e, g: registry.spec(**g), thing=_Later("query", "estimator", "recorder")),
         # the problem
         "Workload": mixed(
             "Workload",
@@ -842,9 +560,7 @@ def calls() -> dict[str, Draw]:
             validation=_Later(),
         ),
         "train on odd data": mixed("train on odd data", train, train_is_right, **data_kinds()),
-        "train odd models": mixed(
-            "train odd models", train, train_is_right, model=models_kind, loss=losses_kind
-        ),
+        "train odd models": mixed("train odd models", train, train_is_right, model=models_kind, loss=losses_kind),
         "train at odd rates": mixed("train at odd rates", train, train_is_right, optimizer=rates_kind),
         # verbs
         "record": mixed(
@@ -857,22 +573,7 @@ def calls() -> dict[str, Draw]:
                     same((0, 4)),
                     Value("list", [1, 3], (1, 3)),
                     Value("numpy", (np.int64(1), 3), (1, 3)),
-                    *bad(
-                        (0, 9),
-                        (3, 1),
-                        (1.5, 3),
-                        ("0", "4"),
-                        3,
-                        "full",
-                        (0,),
-                        (0, 1, 2),
-                        (None, 4),
-                        (True, 4),
-                        object(),
-                        (-1, 4),
-                        (float("nan"), 4),
-                        ik.Window(0, 4),
-                    ),
+                    *bad((0, 9), (3, 1), (1.5, 3), ("0", "4"), 3, "full", (0,), (0, 1, 2), (None, 4), (True, 4), object(), (-1, 4), (float("nan"), 4), ik.Window(0, 4)),
                 ]
             ),
             resume=flag_off(),
@@ -880,58 +581,16 @@ def calls() -> dict[str, Draw]:
             store=paths_bad,
         ),
         "record here": mixed("record here", record_here, store=paths_bad),
-        "open": mixed(
-            "open",
-            lambda e, g: ik.open(**{"store": e["store"], "workload": e["work"], **g}),
-            store=_Later("store", "store text"),
-            workload=_Later("work"),
-        ),
-        "verify": mixed(
-            "verify",
-            lambda e, g: ik.verify(**{"run": e["run"], **g}),
-            run=_Later("run", "other run"),
-            spans=whole([1, 3], [-1, 0], none=True),
-        ),
-        "estimate": mixed(
-            "estimate", on(ik.estimate), trajectory=rows, **common, estimator=estimator, average=average_kind
-        ),
-        "contributions": mixed(
-            "contributions",
-            on(ik.contributions),
-            trajectory=rows,
-            query=query,
-            estimator=estimator,
-            at=at_kind,
-            average=average_kind,
-            store=paths_bad,
-        ),
-        "sum_over_windows": mixed(
-            "sum_over_windows",
-            lambda e, g: ik.sum_over_windows(**{"found": e["contributions"], **g}),
-            found=_Later("contributions"),
-            windows=window_kind,
-            removal=REMOVAL,
-        ),
+        "open": mixed("open", lambda e, g: ik.open(**{"store": e["store"], "workload": e["work"], **g}), store=_Later("store", "store text"), workload=_Later("work")),
+        "verify": mixed("verify", lambda e, g: ik.verify(**{"run": e["run"], **g}), run=_Later("run", "other run"), spans=whole([1, 3], [-1, 0], none=True)),
+        "estimate": mixed("estimate", on(ik.estimate), trajectory=rows, **common, estimator=estimator, average=average_kind),
+        "contributions": mixed("contributions", on(ik.contributions), trajectory=rows, query=query, estimator=estimator, at=at_kind, average=average_kind, store=paths_bad),
+        "sum_over_windows": mixed("sum_over_windows", lambda e, g: ik.sum_over_windows(**{"found": e["contributions"], **g}), found=_Later("contributions"), windows=window_kind, removal=REMOVAL),
         "sum of scores": mixed(
             "sum of scores",
             lambda e, g: ik.sum_over_windows(**{"found": e["scores"], "windows": [ik.Window(0, 4)], **g}),
             found=_Later("scores", "contributions", "hole"),
-            windows=lambda r: r.choice(
-                [
-                    same([ik.Window(0, 4)]),
-                    *bad(
-                        [ik.Window(1, 4)],
-                        [],
-                        3,
-                        [None],
-                        ["a"],
-                        "full",
-                        None,
-                        [ik.Window(0, 4, "window")],
-                        object(),
-                    ),
-                ]
-            ),
+            windows=lambda r: r.choice([same([ik.Window(0, 4)]), *bad([ik.Window(1, 4)], [], 3, [None], ["a"], "full", None, [ik.Window(0, 4, "window")], object())]),
         ),
         "compare": mixed(
             "compare",
@@ -944,22 +603,8 @@ def calls() -> dict[str, Draw]:
             average=average_kind,
             each=_Later("a function"),
         ),
-        "compare anew": mixed(
-            "compare anew",
-            lambda e, g: ik.compare(**{"workload": e["work"], "estimators": ["dit"], "reference": "if", **g}),
-            seeds=seeds_kind,
-            recorder=recorder,
-        ),
-        "remove": mixed(
-            "remove",
-            on(ik.remove, ids=[1, 3]),
-            trajectory=rows,
-            ids=remove_ids,
-            **common,
-            estimator=ready,
-            parts=whole([1, 3], at_least_1),
-            average=average_kind,
-        ),
+        "compare anew": mixed("compare anew", lambda e, g: ik.compare(**{"workload": e["work"], "estimators": ["dit"], "reference": "if", **g}), seeds=seeds_kind, recorder=recorder),
+        "remove": mixed("remove", on(ik.remove, ids=[1, 3]), trajectory=rows, ids=remove_ids, **common, estimator=ready, parts=whole([1, 3], at_least_1), average=average_kind),
         "verify_top": mixed(
             "verify_top",
             on(ik.verify_top, top=2),
@@ -972,15 +617,7 @@ def calls() -> dict[str, Draw]:
             average=average_kind,
         ),
         "trust": mixed(
-            "trust",
-            on(ik.trust, examples=4),
-            trajectory=rows,
-            **common,
-            estimator=ready,
-            method=one_of(["auto", "retrain", "smooth"]),
-            examples=whole([3, 5], [2, *at_least_1]),
-            seed=seed,
-            strategy=one_of(strategies),
+            "trust", on(ik.trust, examples=4), trajectory=rows, **common, estimator=ready, method=one_of(["auto", "retrain", "smooth"]), examples=whole([3, 5], [2, *at_least_1]), seed=seed, strategy=one_of(strategies)
         ),
         "evaluate": mixed(
             "evaluate",
@@ -993,61 +630,20 @@ def calls() -> dict[str, Draw]:
             average=average_kind,
             subsets=paths_bad,
         ),
-        "detection": mixed(
-            "detection",
-            lambda e, g: v.detection(**{"scores": e["one"], "corrupted": e["mask"], **g}),
-            scores=_Later("one", "influence"),
-            corrupted=_Later("mask", also=(mask_kind,)),
-        ),
-        "flipped": mixed(
-            "flipped",
-            lambda e, g: v.flipped(**{"workload": e["work"], **g})[1],
-            workload=_Later(),
-            fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]),
-            seed=seed,
-        ),
+        "detection": mixed("detection", lambda e, g: v.detection(**{"scores": e["one"], "corrupted": e["mask"], **g}), scores=_Later("one", "influence"), corrupted=_Later("mask", also=(mask_kind,))),
+        "flipped": mixed("flipped", lambda e, g: v.flipped(**{"workload": e["work"], **g})[1], workload=_Later(), fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), seed=seed),
         "over_seeds": mixed(
             "over_seeds",
             lambda e, g: v.over_seeds(**{"found": [{"a": e["lds"]}] * 2, "seeds": [0, 1], **g}),
             found=_Later(also=(lambda r: r.choice(bad([], None, [1], [{}, 1])),)),
             seeds=_Later("a list", also=(lambda r: r.choice(bad([0], [], None, "01", [0, 1, 2])),)),
         ),
-        "summary": mixed(
-            "summary",
-            lambda e, g: v.summary(**{"result": e["lds"], **g}),
-            result=_Later("lds"),
-            evaluation=_Later("None"),
-        ),
+        "summary": mixed("summary", lambda e, g: v.summary(**{"result": e["lds"], **g}), result=_Later("lds"), evaluation=_Later("None")),
         "evaluation_of": mixed("evaluation_of", lambda e, g: v.evaluation_of(**g), result=_Later("lds")),
         "LDS.table": mixed("LDS.table", lambda e, g: str(v.LDS().table(**g)), result=_Later("lds")),
         # metrics
-        **{
-            f"metrics.{m.__name__}": mixed(
-                m.__name__,
-                (
-                    lambda m: (
-                        lambda e, g: m(
-                            **{
-                                "x": torch.tensor([2.0, 1.0, 4.0, 3.0, 9.0]),
-                                "y": torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]),
-                                **g,
-                            }
-                        )
-                    )
-                )(m),
-                x=_Later("tensor", also=(scores_pair,)),
-                y=_Later(also=(scores_pair,)),
-            )
-            for m in (metrics.pearson, metrics.spearman, metrics.kendall, metrics.agreement)
-        },
-        "jaccard": mixed(
-            "jaccard",
-            lambda e, g: metrics.jaccard(
-                **{"x": torch.tensor([2.0, 1.0, 4.0]), "y": torch.tensor([1.0, 2.0, 3.0]), **g}
-            ),
-            fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]),
-            top=TOP,
-        ),
+        **{m.__name__: metric(m) for m in (metrics.pearson, metrics.spearman, metrics.kendall, metrics.agreement)},
+        "jaccard": mixed("jaccard", lambda e, g: metrics.jaccard(**{"x": torch.tensor([2.0, 1.0, 4.0]), "y": torch.tensor([1.0, 2.0, 3.0]), **g}), fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]), top=TOP),
         "border_ties": mixed(
             "border_ties",
             lambda e, g: metrics.border_ties(**{"x": torch.tensor([2.0, 2.0, 1.0, 4.0]), **g}),
@@ -1066,25 +662,9 @@ def calls() -> dict[str, Draw]:
             metric=one_of(["spearman", "jaccard"]),
             ax=_Later(),
         ),
-        "plot.agreement": mixed(
-            "plot.agreement",
-            lambda e, g: plot.agreement(**{"result": e["comparison"], **g}),
-            result=_Later("comparison"),
-            metric=one_of(["spearman", "jaccard"]),
-            figure=_Later(),
-        ),
-        "plot.detection": mixed(
-            "plot.detection",
-            lambda e, g: plot.detection(**{"result": e["found"], **g}),
-            result=_Later("found"),
-            ax=_Later(),
-        ),
-        "plot.precision_recall": mixed(
-            "plot.precision_recall",
-            lambda e, g: plot.precision_recall(**{"result": e["found"], **g}),
-            result=_Later("found"),
-            ax=_Later(),
-        ),
+        "plot.agreement": mixed("plot.agreement", lambda e, g: plot.agreement(**{"result": e["comparison"], **g}), result=_Later("comparison"), metric=one_of(["spearman", "jaccard"]), figure=_Later()),
+        "plot.detection": mixed("plot.detection", lambda e, g: plot.detection(**{"result": e["found"], **g}), result=_Later("found"), ax=_Later()),
+        "plot.precision_recall": mixed("plot.precision_recall", lambda e, g: plot.precision_recall(**{"result": e["found"], **g}), result=_Later("found"), ax=_Later()),
         "plot.extremes": mixed(
             "plot.extremes",
             lambda e, g: plot.extremes(**{"scores": e["one"], "pictures": e["pictures"], **g}),
@@ -1093,37 +673,14 @@ def calls() -> dict[str, Draw]:
             count=whole([1, 3], at_least_1),
             figure=_Later(),
         ),
-        "plot.timeline": mixed(
-            "plot.timeline",
-            lambda e, g: plot.timeline(**{"scores": e["influence"][0], **g}),
-            scores=_Later(),
-            count=whole([1, 3], at_least_1),
-            ax=_Later(),
-            ids=some_ids,
-        ),
-        "plot.predicted": mixed(
-            "plot.predicted",
-            lambda e, g: plot.predicted(**{"result": e["lds"], **g}),
-            result=_Later("lds"),
-            figure=_Later(),
-        ),
-        "plot.diverging": mixed(
-            "plot.diverging", lambda e, g: plot.diverging(**g), better=one_of(["lower", "higher"], none=True)
-        ),
-        "plot.new_figure": mixed(
-            "plot.new_figure",
-            lambda e, g: plot.new_figure(**{"width": 3.0, "height": 3.0, **g}),
-            width=number([2.0], [0.0, -1.0, float("inf")]),
-            height=number([2.0], [0.0, -1.0]),
-        ),
+        "plot.timeline": mixed("plot.timeline", lambda e, g: plot.timeline(**{"scores": e["influence"][0], **g}), scores=_Later(), count=whole([1, 3], at_least_1), ax=_Later(), ids=some_ids),
+        "plot.predicted": mixed("plot.predicted", lambda e, g: plot.predicted(**{"result": e["lds"], **g}), result=_Later("lds"), figure=_Later()),
+        "plot.diverging": mixed("plot.diverging", lambda e, g: plot.diverging(**g), better=one_of(["lower", "higher"], none=True)),
+        "plot.new_figure": mixed("plot.new_figure", lambda e, g: plot.new_figure(**{"width": 3.0, "height": 3.0, **g}), width=number([2.0], [0.0, -1.0, float("inf")]), height=number([2.0], [0.0, -1.0])),
         "plot.whole_numbers": mixed("plot.whole_numbers", lambda e, g: plot.whole_numbers(**g), ax=_Later()),
         # a run, and a tape
-        "Trajectory.state": mixed(
-            "Trajectory.state", lambda e, g: e["run"].state(**g).theta, t=whole([0, 4], [5, -1, 10**30])
-        ),
-        "Trajectory.evaluated": mixed(
-            "Trajectory.evaluated", lambda e, g: e["run"].evaluated(**g).theta, t=whole([0, 4], [5, -1])
-        ),
+        "Trajectory.state": mixed("Trajectory.state", lambda e, g: e["run"].state(**g).theta, t=whole([0, 4], [5, -1, 10**30])),
+        "Trajectory.evaluated": mixed("Trajectory.evaluated", lambda e, g: e["run"].evaluated(**g).theta, t=whole([0, 4], [5, -1])),
         "Tape": mixed(
             "Tape",
             tape,
@@ -1156,6 +713,16 @@ def calls() -> dict[str, Draw]:
     return kinds
 
 
+def metric(function: Any) -> Draw:
+    """A call of one of the metrics of two sets of scores."""
+
+    def make(every: dict[str, Any], given: dict[str, Any]) -> Any:
+        x, y = torch.tensor([2.0, 1.0, 4.0, 3.0, 9.0]), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+        return function(**{"x": x, "y": y, **given})
+
+    return mixed(function.__name__, make, x=_Later("tensor", also=(scores_pair,)), y=_Later(also=(scores_pair,)))
+
+
 def on_query(cls: Any) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
     return lambda every, given: ik.estimate(every["run"], cls(**given)).drop_attrs()
 
@@ -1181,37 +748,20 @@ def fraction_open() -> Kind:
 
 def ks_kind(r: random.Random) -> Value:
     good = [same((1, 2)), same(None), Value("list", [1, 2], (1, 2)), Value("array", np.array([1, 2]), (1, 2))]
-    return r.choice(
-        [
-            *good,
-            *bad((), (0,), (-1,), 3, "12", (1, 1), (1.5,), ("1",), (True,), (None,), {1}, object(), ((1,),)),
-        ]
-    )
+    return r.choice([*good, *bad((), (0,), (-1,), 3, "12", (1, 1), (1.5,), ("1",), (True,), (None,), {1}, object(), ((1,),))])
 
 
 def one_of_text(word: str) -> Kind:
-    return lambda r: r.choice(
-        [same(word), Value("numpy", np.str_(word), word), *bad(3, None, b"x", [word], object(), 3.5, str)]
-    )
+    return lambda r: r.choice([same(word), Value("numpy", np.str_(word), word), *bad(3, None, b"x", [word], object(), 3.5, str)])
 
 
 def one_of_texts(r: random.Random) -> Value:
-    return r.choice(
-        [
-            same("a,b"),
-            Value("spaces", " a , b", "a,b"),
-            *bad("", ",", "a,,b", None, 3, b"a,b", ["a"], object()),
-        ]
-    )
+    return r.choice([same("a,b"), Value("spaces", " a , b", "a,b"), *bad("", ",", "a,,b", None, 3, b"a,b", ["a"], object())])
 
 
 def only_text(kind: Kind) -> Kind:
     def draw(r: random.Random) -> Value:
-        while (
-            not isinstance((found := kind(r)).it, str)
-            or found.stands_for is not found.it
-            and found.stands_for is None
-        ):
+        while not isinstance((found := kind(r)).it, str) or found.stands_for is not found.it and found.stands_for is None:
             pass
         return found if not isinstance(found.stands_for, list) else same(found.it)
 
@@ -1219,32 +769,9 @@ def only_text(kind: Kind) -> Kind:
 
 
 def several_kind(r: random.Random) -> Value:
-    good = [
-        (["dit", "loo"], None),
-        (("dit", "loo"), None),
-        ("dit,loo", None),
-        ([dit.DIT(), "loo"], None),
-        (np.array(["dit", "loo"]), None),
-        (iter(["dit", "loo"]), None),
-    ]
+    good = [(["dit", "loo"], None), (("dit", "loo"), None), ("dit,loo", None), ([dit.DIT(), "loo"], None), (np.array(["dit", "loo"]), None), (iter(["dit", "loo"]), None)]
     it, _ = r.choice(good)
-    odd = bad(
-        [],
-        None,
-        3,
-        [3],
-        [None],
-        ["dit", "dit"][:0],
-        [dit.DIT],
-        b"dit",
-        {"dit": 1.0}[next(iter({"dit"}))],
-        [["dit"]],
-        object(),
-        "dit,,loo",
-        [b"dit"],
-        ["nothing"],
-        "",
-    )
+    odd = bad([], None, 3, [3], [None], ["dit", "dit"][:0], [dit.DIT], b"dit", {"dit": 1.0}[next(iter({"dit"}))], [["dit"]], object(), "dit,,loo", [b"dit"], ["nothing"], "")
     return r.choice(odd) if r.random() < 0.5 else Value(repr(it)[:60], it, ["dit", "loo"])
 
 
@@ -1254,44 +781,13 @@ def mask_kind(r: random.Random) -> Value:
     return r.choice(
         [
             *(Value(type(m).__name__, m, mask) for m in good),
-            *bad(
-                mask.astype(int),
-                mask[:5],
-                np.zeros(8, bool),
-                np.ones(8, bool),
-                None,
-                "mask",
-                3,
-                [None] * 8,
-                mask.astype(object),
-                mask[None],
-                mask.astype(float),
-                object(),
-            ),
+            *bad(mask.astype(int), mask[:5], np.zeros(8, bool), np.ones(8, bool), None, "mask", 3, [None] * 8, mask.astype(object), mask[None], mask.astype(float), object()),
         ]
     )
 
 
 def paths_bad(r: random.Random) -> Value:
-    return r.choice(
-        bad(
-            "",
-            "a\0b",
-            3,
-            "x" * 5000,
-            True,
-            object(),
-            [],
-            1.5,
-            "\ud800",
-            Path("a\0"),
-            "/dev/null",
-            "/dev/null/x",
-            "/proc/nowhere/x",
-            nn.Linear(1, 1),
-            {},
-        )
-    )
+    return r.choice(bad("", "a\0b", 3, "x" * 5000, True, object(), [], 1.5, "\ud800", Path("a\0"), "/dev/null", "/dev/null/x", "/proc/nowhere/x", nn.Linear(1, 1), {}))
 
 
 def record_here(every: dict[str, Any], given: dict[str, Any]) -> Any:

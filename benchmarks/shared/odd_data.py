@@ -1,5 +1,7 @@
 """Examples, ids, models and losses that misbehave, and good ones in odd forms."""
 
+# ruff: noqa: E501 (tables of odd values)
+# fmt: off
 from __future__ import annotations
 
 import random

@@ -95,7 +95,8 @@ def number(valid: Sequence[float], refused: Sequence[Any] = (), none: bool = Fal
         good = [Value(_short(y), y, float(x)) for y in guises]
         wrong = bad(
             *(y for y in NOT_NUMBERS if y is not None or not none), True, False, np.False_,
-            torch.tensor(True), float("nan"), np.float32("nan"), torch.tensor(float("nan")), 10**400, *refused,
+            torch.tensor(True), float("nan"), np.float32("nan"), torch.tensor(float("nan")), 10**400,
+            *refused,
         )  # fmt: skip
         return r.choice([*good, *wrong])
 
@@ -122,8 +123,8 @@ def one_of(words: Sequence[str], none: bool = False) -> Kind:
 
 _PIECES = (
     ":", "=", ",", "+", "%", "%zz", "%00", "%ff", "\0", "\n", "\r", "\t", " ", "\x1b[31m", "\u00b2", "\u0663",
-    "\u202e", "\ud800", "a" * 5000, "9" * 5000, "nan", "inf", "-1", "1e400", "none", "true", "None", "../", "*",
-    "\N{FULLWIDTH DIGIT THREE}", "1_0", "0x3", "''", '"', "{}", "{0}", "%s", "\\",
+    "\u202e", "\ud800", "a" * 5000, "9" * 5000, "nan", "inf", "-1", "1e400", "none", "true", "None", "../",
+    "*", "\N{FULLWIDTH DIGIT THREE}", "1_0", "0x3", "''", '"', "{}", "{0}", "%s", "\\",
 )  # fmt: skip
 
 

@@ -16,7 +16,13 @@ from influencekit._arguments import checked
 from influencekit._code import refuse_training
 from influencekit._exclusive import Claim, one_at_a_time
 from influencekit._signals import uninterrupted
-from influencekit._tape.checks.arguments import check_arguments, check_optimizer, scalers_of, schedulers_of
+from influencekit._tape.checks.arguments import (
+    check_arguments,
+    check_functions,
+    check_optimizer,
+    scalers_of,
+    schedulers_of,
+)
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import as_data_set, entries
 from influencekit._tape.loop_batches import Batches
@@ -110,6 +116,7 @@ class Tape:
         name: str = "taped", durable: bool = False,
     ) -> None:  # fmt: skip
         store = None if store is None else local(store)
+        check_functions(collate=collate, forward=forward, penalty=penalty)
         called, data = model, as_data_set(data)
         if data is None or isinstance(data, IterableDataset):
             data = StreamExamples()

@@ -61,7 +61,7 @@ def _alike(ids: list[Any]) -> list[Hashable]:
     return [str(each) for each in ids]
 
 
-def _twins(ids: list[Hashable]) -> str:
+def _twins(ids: Sequence[Hashable]) -> str:
     """What to say of the first two ids that are equal or are written alike; nothing where there are none."""
     seen: dict[Hashable, Hashable] = {}
     for each in ids:

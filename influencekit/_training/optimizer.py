@@ -16,9 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from influencekit._arguments import check_options, real_number, short
-from influencekit._specs import options_of, unknown
+from influencekit._arguments import check_options, real_number
+from influencekit._specs import options_of
 from influencekit._training.clipping import by_norm, by_norm_pullback, by_value, by_value_pullback
+from influencekit._training.group import Group, groups_of
 from influencekit._training.layout import Layout
 from influencekit.errors import InputError
 
@@ -34,30 +35,6 @@ _FRACTIONS = ("alpha", "rho")  # and these are at most 1
 def since_0_3(default: Any) -> Any:
     """The default of a setting that optimizers have had since 0.3: see `description`."""
     return field(default=default, metadata={"since": "0.3"})
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters (shell-style patterns of names) with hyper-parameters of their own.
-
-    Example: `SGD(lr=.1, groups=(Group(("head.*",), {"lr": .5, "weight_decay": 0.0}),))`. A parameter
-    belongs to the first group that matches it, and to the optimizer's own settings when none does.
-
-    Example:
-
-        >>> import influencekit as ik
-        >>> head = ik.Group(("head.*",), {"lr": 0.5, "weight_decay": 0.0})
-        >>> len(ik.SGD(lr=0.1, groups=(head,)).members())
-        2
-    """
-
-    params: tuple[str, ...]
-    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if not isinstance(self.changes, Mapping):
-            raise InputError(f"Group: changes must be a dict, as in {{'lr': 0.5}}, got {short(self.changes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,23 +87,7 @@ class Optimizer(ABC):
         betas = getattr(self, "betas", ())
         if not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"{type(self).__name__}: betas must lie in [0, 1), got {betas}")
-        self._check_groups()
-
-    def _check_groups(self) -> None:
-        """Refuse groups that are none, and settings that the rule does not have, or not with these values."""
-        known = [name for name in options_of(type(self)) if name not in ("groups", "clip_norm", "clip_value")]
-        if not isinstance(self.groups, tuple):
-            object.__setattr__(
-                self, "groups", tuple(self.groups) if isinstance(self.groups, list) else (self.groups,)
-            )
-        for group in self.groups:
-            if not isinstance(group, Group):
-                raise InputError(
-                    f"{type(self).__name__}: groups must be a tuple of Group(...), got {short(group)}"
-                )
-            for name in group.changes:
-                if name not in known:
-                    raise unknown(f"setting of {type(self).__name__} named", str(name), known, "settings")
+        object.__setattr__(self, "groups", groups_of(self))
         if self.groups:
             self.members()
 

@@ -15,6 +15,7 @@ from influencekit.errors import InputError
 
 __all__ = [
     "check_arguments",
+    "check_functions",
     "check_optimizer",
     "refuse_hooks",
     "refuse_parallel",
@@ -50,6 +51,13 @@ def check_arguments(
         raise InputError(f"reduction must be 'mean', 'sum' or a function of the batch, got {reduction!r}")
     if not 0 <= check <= 1:
         raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
+
+
+def check_functions(**given: Any) -> None:
+    """Refuse what is given as a function and is none."""
+    for name, function in given.items():
+        if function is not None and (isinstance(function, type) or not callable(function)):
+            raise InputError(f"{name}: expected a function, got {_kind(function)}")
 
 
 def check_optimizer(optimizer: Any) -> None:
