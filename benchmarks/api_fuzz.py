@@ -1,13 +1,13 @@
 """Does every call of the Python API give the right result, or one line that says what is wrong?
 
-Calls are drawn at random from a seed: a verb or a class of the API with usual arguments, of which one or two
-are replaced: by the same number in another guise (of NumPy, in a tensor), by what is no number, by a spec
-with odd characters, by another thing altogether (a run for a path, a result for an estimator), by examples, ids,
-models and losses that misbehave. A value that stands for a plain one must give the plain one's result, or be
-refused; what means nothing must be refused, by an `InfluenceKitError` of one line that does not call itself a
-bug. Where a model, a loss or data may be admitted or refused, scores of what is admitted must be those of a
-plain loop of torch. Counted are raw errors, hangs, ends of the process, wrong results, and what was admitted
-and means nothing.
+Calls are drawn at random from a seed: a verb or a class of the API with usual arguments, of which one or
+two are replaced: by the same number in another guise (of NumPy, in a tensor), by what is no number, by a
+spec with odd characters, by another thing altogether (a run for a path, a result for an estimator), by
+examples, ids, models and losses that misbehave. A value that stands for a plain one must give the plain
+one's result, or be refused; what means nothing must be refused, by an `InfluenceKitError` of one line that
+does not call itself a bug. Where a model, a loss or data may be admitted or refused, scores of what is
+admitted must be those of a plain loop of torch. Counted are raw errors, hangs, ends of the process, wrong
+results, and what was admitted and means nothing.
 """
 
 from __future__ import annotations

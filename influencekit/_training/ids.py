@@ -37,7 +37,7 @@ def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:
     problem = f"got {len(plain)} ids" if len(plain) < n else "got more" if len(plain) > n else _twins(plain)
     if problem:
         raise InputError(f"{name}: expected {n} different example ids; {problem}")
-    return _alike(plain)
+    return _of_one_kind(plain)
 
 
 def _plain(each: Any, name: str) -> str | int | float:
@@ -51,7 +51,7 @@ def _plain(each: Any, name: str) -> str | int | float:
     raise InputError(f"{name}: expected text or a number for each example, got {short(each)}{why}")
 
 
-def _alike(ids: list[Any]) -> list[Hashable]:
+def _of_one_kind(ids: list[Any]) -> list[Hashable]:
     """The ids of one kind, as arrays hold them: whole numbers, numbers, or else text."""
     kinds = {type(each) for each in ids}
     if kinds == {str} or (kinds == {int} and np.array(ids).dtype.kind in "iu"):
