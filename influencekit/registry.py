@@ -175,7 +175,10 @@ def resolve(kind: str, given: T | str) -> T:
         interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
         averages = kind == "average" and hasattr(given, "weights")  # as it is documented
         if not (isinstance(given, interface) or averages):
-            raise InputError(f"{kind}: expected one, such as {_first(kind)!r}, got {short(given)}")
+            raise InputError(
+                f"{kind}: expected an object of a subclass of influencekit.{interface.__name__}, or a spec such "
+                f"as '{_first(kind)}', got {short(given)}"
+            )
     return given
 
 
