@@ -44,6 +44,8 @@ def local(path: Any) -> Path:
         os.lstat(found)
     except RuntimeError:
         raise InputError(f"{text}: there is no such user; write ./{text} for a file of that name") from None
+    except UnicodeEncodeError:  # halves of surrogate pairs
+        raise InputError(f"{text[:40]} is no name of a file; choose another path") from None
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise InputError(f"{text[:40]}...: {error.strerror}; choose another path") from error

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from influencekit._arguments import check_options
+
 if TYPE_CHECKING:
     from influencekit._trajectory.trajectory import Trajectory
 
@@ -37,6 +39,8 @@ class Average(ABC):
     """
 
     use_buffers: bool = False
+
+    __post_init__ = check_options  # of subclasses that are dataclasses: their options are what they say
 
     @abstractmethod
     def weights(self, trajectory: Trajectory) -> Tensor:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-import math
+import re
 import sys
 import types
 import typing
@@ -27,12 +27,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 from influencekit.errors import InputError
 
-__all__ = ["REQUIRED", "Option", "options_of", "read_options", "unknown"]
+__all__ = ["REQUIRED", "Option", "is_union", "options_of", "read_options", "shown_type", "unknown"]
 
 
 class _Required:
@@ -69,7 +70,7 @@ class Option:
     @property
     def writable(self) -> bool:
         """Whether it has a text form at all."""
-        return _shown(self.annotation) is not None
+        return shown_type(self.annotation) is not None
 
     def parse(self, text: str) -> Any:
         """The value that `text` stands for. Errors: `InputError` when it is not of the option's type."""
@@ -79,7 +80,7 @@ class Option:
             return _parse(self.annotation, text)
         except ValueError:
             raise InputError(
-                f"option '{self.name}' expects {_shown(self.annotation)}, got '{text}'"
+                f"option '{self.name}' expects {shown_type(self.annotation)}, got '{text}'"
             ) from None
 
     def write(self, value: Any) -> str:
@@ -106,8 +107,13 @@ class Option:
             return f"{self.name}=<{type(self.default).__name__}>"
 
 
-def options_of(target: Any) -> dict[str, Option]:
+def options_of(target: Any) -> Mapping[str, Option]:
     """The options of a dataclass (its init fields) or of a function (its named parameters), in order."""
+    return _options_of(target)
+
+
+@lru_cache(maxsize=512)  # annotations are resolved once
+def _options_of(target: Any) -> Mapping[str, Option]:
     if isinstance(target, type) and dataclasses.is_dataclass(target):
         hints = _hints(*reversed(target.__mro__))
         return {
@@ -166,19 +172,24 @@ def _equal(a: Any, b: Any) -> bool:
         return False
 
 
+_NUMBER = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE
+)
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
 
 
-def _shown(annotation: Any) -> str | None:
+def shown_type(annotation: Any) -> str | None:
     """The annotation in words; None where it has no text form."""
+    if isinstance(annotation, list):  # the arguments of a Callable
+        return None
     if annotation in _PLAIN:
         return _PLAIN[annotation]
     if choices := _choices(annotation):
         return "one of " + ", ".join(choices)
-    parts = [_shown(part) for part in typing.get_args(annotation) if part is not Ellipsis]
+    parts = [shown_type(part) for part in typing.get_args(annotation) if part is not Ellipsis]
     if not parts or None in parts:
         return None
-    if _is_union(annotation):
+    if is_union(annotation):
         return " or ".join(str(part) for part in parts)
     if typing.get_origin(annotation) is tuple:
         return "values joined by + (" + ", ".join(str(part) for part in parts) + ")"
@@ -197,21 +208,21 @@ def _choices(annotation: Any) -> dict[str, Any]:
     return {}
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _parse(annotation: Any, text: str) -> Any:
     if choices := _choices(annotation):
         return _one_of(choices, text)
-    if annotation is float and math.isnan(float(text)):
-        raise ValueError(text)
     if annotation is str:
         return unquote(text, errors="surrogatepass")
     if annotation in (int, float):
+        if not _NUMBER.fullmatch(text):  # Python also reads 1_000, blanks, and the digits of other scripts
+            raise ValueError(text)
         return annotation(text)
     parts = typing.get_args(annotation)
-    if _is_union(annotation):
+    if is_union(annotation):
         return _first_that_fits(sorted(parts, key=lambda part: part is not type(None)), text)
     items = text.split("+") if text else []
     if parts[-1] is Ellipsis:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from influencekit._arguments import real_number, whole_number
 from influencekit._average import Average
+from influencekit._tensors import real_tensor
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 
@@ -50,8 +52,8 @@ class EMA(Average):
     use_buffers: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay <= 1:
-            raise InputError(f"ema: decay must be from 0 to 1, got {self.decay}")
+        super().__post_init__()
+        real_number("ema: decay", self.decay, 0, 1)
         _check_counts("ema", self.every, self.start)
 
     def weights(self, trajectory: Trajectory) -> Tensor:
@@ -92,6 +94,7 @@ class SWA(Average):
     use_buffers: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_counts("swa", self.every, self.start)
 
     def weights(self, trajectory: Trajectory) -> Tensor:
@@ -190,20 +193,17 @@ class States(Average):
 
     def weights(self, trajectory: Trajectory) -> Tensor:
         if not isinstance(self.given, Mapping):
-            return torch.as_tensor(self.given, dtype=torch.float64)
+            return real_tensor("average", self.given).double()
         found = torch.zeros(trajectory.steps + 1, dtype=torch.float64)
         for t, weight in self.given.items():
-            if not (isinstance(t, int) and 0 <= t <= trajectory.steps):
-                raise InputError(
-                    f"average: the run has the states 0 to {trajectory.steps}, and no state {t!r}"
-                )
-            found[t] = float(weight)
+            t = whole_number("average: the number of a state", t, 0, trajectory.steps)
+            found[t] = real_number(f"average: the weight of state {t}", weight)
         return found
 
 
 def _check_counts(name: str, every: int, start: int) -> None:
-    if every < 1 or start < 0:
-        raise InputError(f"{name}: every must be at least 1 and start at least 0, got {every} and {start}")
+    whole_number(f"{name}: every", every, 1)
+    whole_number(f"{name}: start", start, 0)
 
 
 def _ends(trajectory: Trajectory, by: By) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from influencekit._arguments import check_options
 from influencekit._average import Average
 from influencekit._direction import Better
 from influencekit._statistics import format_statistic, of_estimators, several_seeds
@@ -104,6 +105,8 @@ class Query(ABC):
 
     better: ClassVar[Better | None] = None
 
+    __post_init__ = check_options  # of subclasses that are dataclasses: their options are what they say
+
     @abstractmethod
     def labels(self, workload: Workload) -> Sequence[Hashable]:
         """One label for every value, all different; bad options of the query are reported here."""
@@ -146,6 +149,8 @@ class Estimator(ABC):
         >>> ik.estimate(run, estimator=Chance()).influence.shape
         (1, 1, 24)
     """
+
+    __post_init__ = check_options  # of subclasses that are dataclasses: their options are what they say
 
     @property
     @abstractmethod
@@ -195,6 +200,8 @@ class Recorder(ABC):
 
     lossless: ClassVar[bool] = True
     open_ended: ClassVar[bool] = True
+
+    __post_init__ = check_options  # of subclasses that are dataclasses: their options are what they say
 
     @abstractmethod
     def stored_states(self, start: int, stop: int) -> Sequence[int]:
@@ -276,6 +283,8 @@ class Evaluation(ABC):
     """
 
     folder_options: ClassVar[tuple[str, ...]] = ()
+
+    __post_init__ = check_options  # of subclasses that are dataclasses: their options are what they say
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
         """Find mistakes in the options before anything is trained.

@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from influencekit._arguments import one_of, real_number
+from influencekit._tensors import real_tensor, tensor_problem
 from influencekit.errors import InputError
 
 __all__ = [
@@ -145,7 +147,13 @@ def border_ties(
     if resolution is None:
         eps = torch.finfo(given.dtype).eps if given.is_floating_point() else 0.0
         resolution = eps * x.abs().amax(-1)
-    within = torch.as_tensor(resolution, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]
+    within = real_tensor("resolution", resolution).to(x)
+    if within.shape not in ((), x.shape[:-1]) or not bool((within >= 0).all()):
+        raise InputError(
+            f"resolution: expected one number of at least 0, or {list(x.shape[:-1])} of them, got shape "
+            f"{list(within.shape)}"
+        )
+    within = within.expand(x.shape[:-1])[..., None]
     ordered = x.sort(dim=-1, descending=True).values
     inside, outside = ordered[..., k - 1 : k], ordered[..., k : k + 1]
     return ((x >= inside - within) & (x <= outside + within)).sum(-1)
@@ -160,6 +168,7 @@ def top_words(top: Top = "signed") -> str:
         >>> top_words("abs")
         'the top 30 % by absolute value'
     """
+    one_of("top", top, _WORDS)
     percent = f"{100 * FRACTION:g} %"
     return f"the {percent} most harmful" if top == "harmful" else f"the top {percent} by {_WORDS[top]} value"
 
@@ -191,20 +200,19 @@ _WORDS = {"signed": "signed", "abs": "absolute", "harmful": ""}
 
 def _ordered_by(x: Tensor, top: str) -> Tensor:
     """x, turned so that the examples that `top` means have the highest values."""
-    if top not in _WORDS:
-        raise InputError(f"top: expected signed, abs or harmful for the Jaccard similarity, got {top!r}")
+    one_of("top", top, _WORDS)
     return x.abs() if top == "abs" else -x if top == "harmful" else x
 
 
 def _top_count(n: int, fraction: float) -> int:
-    if not 0 < fraction <= 1:
-        raise InputError(
-            f"expected a fraction above 0 and at most 1 for the Jaccard similarity, got {fraction}"
-        )
+    fraction = real_number("fraction", fraction, above=0, most=1)
     return max(1, round(fraction * n))
 
 
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    for scores in (x, y):
+        if problem := tensor_problem(scores):
+            raise InputError(f"expected two tensors of scores, {problem}")
     if x.shape != y.shape:
         raise InputError(f"expected two sets of scores of one shape, got {list(x.shape)} and {list(y.shape)}")
     if x.ndim == 0 or x.shape[-1] < 2:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from influencekit._tensors import real_tensor
 from influencekit._training.accuracy import logits_of
 from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.checks.separability import own_losses
@@ -232,15 +233,18 @@ class FixedVector(Query):
     vector: Tensor
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
-        if self.vector.dim() not in (1, 2) or self.vector.shape[-1] != workload.n_params:
+        vector = real_tensor("vector", self.vector)
+        if vector.dim() not in (1, 2) or vector.shape[-1] != workload.n_params or not len(vector):
             raise InputError(
                 f"vector: expected shape [{workload.n_params}] or [query, {workload.n_params}], "
-                f"got {list(self.vector.shape)}"
+                f"got {list(vector.shape)}"
             )
-        return [f"vector[{i}]" for i in range(len(torch.atleast_2d(self.vector)))]
+        if not bool(vector.isfinite().all()):
+            raise InputError("vector: it holds NaN or infinity")
+        return [f"vector[{i}]" for i in range(len(torch.atleast_2d(vector)))]
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
-        return torch.atleast_2d(self.vector).to(theta) @ theta
+        return torch.atleast_2d(real_tensor("vector", self.vector)).to(theta) @ theta
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from influencekit._arguments import whole_number
 from influencekit._trajectory.binomial_schedule import binomial_schedule
 from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
@@ -49,8 +50,8 @@ class EveryK(Recorder):
     k: int = 20
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"every-k: k must be at least 1, got {self.k}")
+        super().__post_init__()
+        whole_number("every-k: k", self.k, 1)
 
     def stored_states(self, start: int, stop: int) -> Sequence[int]:
         states = list(range(start, stop + 1, self.k))
@@ -82,6 +83,7 @@ class Revolve(Recorder):
     open_ended: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.states < 2:
             raise InputError(
                 f"revolve: states must be at least 2, the first and the last of a run; got {self.states}"
@@ -117,10 +119,9 @@ class Rounded(Recorder):
     lossless: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 51:
-            raise InputError(f"rounded: bits must be from 1 to 51, got {self.bits}")
-        if self.k < 1:
-            raise InputError(f"rounded: k must be at least 1, got {self.k}")
+        super().__post_init__()
+        whole_number("rounded: bits", self.bits, 1, 51)
+        whole_number("rounded: k", self.k, 1)
 
     def stored_states(self, start: int, stop: int) -> Sequence[int]:
         states = list(range(start, stop + 1, self.k))

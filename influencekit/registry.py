@@ -15,57 +15,27 @@ import dataclasses
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar, cast
 
+from influencekit._arguments import fitted, short
 from influencekit._catalog import BUILTINS, KINDS, PACKAGES
+from influencekit._entry import Entry
 from influencekit._entry_points import entry_points, provider
-from influencekit._lazy import loaded
 from influencekit._specs import REQUIRED, options_of, read_options, unknown
 from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = [
-    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve", "spec", "split",
+    "BUILTINS", "KINDS", "Listing", "describe", "label", "load", "make", "names", "resolve",
+    "spec", "split",
 ]  # fmt: skip
 
 T = TypeVar("T")
 
 _COMMANDS = "influencekit.commands"  # the sixth group: commands, which have no specs
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One owner's claim to one name. `target` is `module:attribute`; `provider` says whose it is, and
-    `summary` what that distribution says of itself."""
-
-    kind: str
-    name: str
-    target: str
-    provider: str = "built-in"
-    summary: str = ""
-
-    def load(self) -> Callable[..., Any]:
-        """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
-        module, _, attribute = self.target.partition(":")
-        try:
-            with redirect_stdout(sys.stderr) if self.provider != "built-in" else nullcontext():
-                found: Any = loaded(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-            _check(self.kind, found)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as reason:  # a plugin's module may raise anything while it is imported
-            first_line = (str(reason).splitlines() or [""])[0]
-            raise InfluenceKitError(
-                f"{self.kind} '{self.name}' ({self.provider}, {self.target}) is broken: "
-                f"{type(reason).__name__}: {first_line}"
-            ) from reason
-        return found
 
 
 @dataclass(frozen=True)
@@ -97,7 +67,7 @@ def names(kind: str) -> tuple[str, ...]:
         >>> "every-k" in names("recorder")
         True
     """
-    return tuple(dict.fromkeys(entry.name for entry in _entries(kind)))
+    return tuple(dict.fromkeys(entry.name for entry in entries(kind)))
 
 
 def package_of(kind: str, name: str) -> str | None:
@@ -109,7 +79,9 @@ def package_of(kind: str, name: str) -> str | None:
 
 def entries(kind: str) -> tuple[Entry, ...]:
     """Who claims which name of a kind, or of `command`; a name may have several owners. Imports nothing."""
-    return _entries(kind)
+    if not isinstance(kind, str):
+        raise InputError(f"expected a kind, one of {', '.join(KINDS)}; got {short(kind)}")
+    return _entries(str(kind))
 
 
 def load(kind: str, name: str) -> Callable[..., Any]:
@@ -123,7 +95,9 @@ def load(kind: str, name: str) -> Callable[..., Any]:
         >>> load("recorder", "every-k").__name__
         'EveryK'
     """
-    owners = [entry for entry in _entries(kind) if entry.name == name]
+    if not isinstance(name, str):
+        raise InputError(f"{kind}: expected a name, got {short(name)}")
+    owners = [entry for entry in entries(kind) if entry.name == name]
     if not owners:
         if package := package_of(kind, name):
             raise InputError(f"{name} comes with the package {package}: pip install {package}")
@@ -147,6 +121,8 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         >>> ik.make("recorder", "every-k:k=20")
         EveryK(k=20)
     """
+    if not isinstance(text, str):
+        raise InputError(f"{kind}: expected a spec, such as {_first(kind)}; got {short(text)}")
     name = text.partition(":")[0]
     target = load(kind, name)
     options = options_of(target)
@@ -162,10 +138,17 @@ def make(kind: str, text: str, /, **overrides: Any) -> Any:
         raise InputError(
             f"{kind} '{name}' needs a value for {', '.join(missing)}, as in {name}:{missing[0]}=..."
         )
+    if kind == "workload":  # a function: classes check their own fields
+        fit = {
+            k: fitted(f"{name}: {k}", options[k].annotation, v)
+            for k, v in values.items()
+            if _typed(options[k], v)
+        }
+        return target(**values | fit)
     try:
         return target(**values)
-    except ValueError as refused:
-        if kind == "workload" or isinstance(refused, InputError):
+    except (TypeError, ValueError) as refused:
+        if isinstance(refused, InputError):
             raise
         raise InputError(f"{kind} '{text}': {refused}") from refused
 
@@ -185,7 +168,32 @@ def resolve(kind: str, given: T | str) -> T:
     """
     if isinstance(given, type):
         raise InputError(f"expected an object, got the class {given.__name__}; write {given.__name__}()")
-    return cast(T, make(kind, given)) if isinstance(given, str) else given
+    if isinstance(given, str):
+        return cast(T, make(kind, given))
+    entries(kind)
+    if kind != "workload":
+        interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
+        averages = kind == "average" and hasattr(given, "weights")  # as it is documented
+        if not (isinstance(given, interface) or averages):
+            raise InputError(
+                f"{kind}: expected an object of a subclass of influencekit.{interface.__name__}, or a spec such "
+                f"as '{_first(kind)}', got {short(given)}"
+            )
+    return given
+
+
+def listed(name: str, given: Any) -> list[Any]:
+    """Several of something: of a list its items, of text the specs that it joins by commas, else it alone.
+
+    Errors: none at all.
+    """
+    if isinstance(given, str):
+        return split(given)
+    if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
+        return [given]
+    if not (found := list(given)):
+        raise InputError(f"{name}: expected at least one, got none")
+    return found
 
 
 def spec(thing: Any) -> str:
@@ -243,6 +251,8 @@ def split(text: str) -> list[str]:
         >>> split("dit:curvature=fisher, if")
         ['dit:curvature=fisher', 'if']
     """
+    if not isinstance(text, str):
+        raise InputError(f"expected specs joined by commas, as in 'dit,if'; got {short(text)}")
     specs = [part.strip() for part in text.split(",")]
     if not all(specs):
         raise InputError(f"expected specs separated by single commas, got '{text}'")
@@ -258,7 +268,7 @@ def describe(kind: str | None = None) -> list[Listing]:
         >>> {row.kind for row in describe("query")}
         {'query'}
     """
-    return [_listing(entry) for each in ([kind] if kind else KINDS) for entry in _entries(each)]
+    return [_listing(entry) for each in (KINDS if kind is None else [kind]) for entry in entries(each)]
 
 
 def _listing(entry: Entry) -> Listing:
@@ -291,25 +301,14 @@ def _entries(kind: str) -> tuple[Entry, ...]:
     return (*own, *sorted(others, key=lambda entry: (entry.name, entry.provider)))
 
 
-def _check(kind: str, found: Any) -> None:
-    """Raise TypeError where `found` cannot be what its kind asks for; its options must be readable, too."""
-    if kind == "workload":
-        if not callable(found):
-            raise TypeError(f"expected a function that returns a Workload, found {type(found).__name__}")
-    elif kind == "command":
-        if not isinstance(found, import_module("click").Command):
-            raise TypeError(f"expected a click.Command, found {type(found).__name__}")
-        return
-    else:
-        interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())
-        if not (isinstance(found, type) and issubclass(found, interface)):
-            raise TypeError(f"expected a subclass of influencekit.{interface.__name__}")
-        if missing := sorted(getattr(found, "__abstractmethods__", ())):
-            raise TypeError(f"does not define {', '.join(missing)}")
-        parameters = getattr(found, "__dataclass_params__", None)
-        if parameters is None or not parameters.frozen:
-            raise TypeError("expected a frozen dataclass")
-    options_of(found)
+def _first(kind: str) -> str:
+    """The name that stands for a kind in error messages."""
+    return next(iter(names(kind)), "one of your own")
+
+
+def _typed(option: Any, value: Any) -> bool:
+    """Whether an argument of a function is annotated, and not at its default."""
+    return value is not option.default and option.annotation is not str
 
 
 def _name_of(cls: type) -> str | None:

@@ -1,9 +1,11 @@
 """Windows of training: which steps, and what being without an example over them means."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from influencekit._arguments import check_options, checked, short, whole_number
 from influencekit.errors import InputError
 
 __all__ = ["REMOVALS", "Removal", "Window", "parse_windows"]
@@ -12,6 +14,7 @@ Removal = Literal["global", "window", "occurrence"]
 """The type of one of `REMOVALS`, for annotations of options."""
 REMOVALS: tuple[Removal, ...] = ("global", "window", "occurrence")
 """The three meanings of removal; `Window` says what each is."""
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Window:
     removal: Removal = "global"
 
     def __post_init__(self) -> None:
-        if self.removal not in REMOVALS:
-            raise InputError(f"no removal named {self.removal!r}; choose one of {', '.join(REMOVALS)}")
+        check_options(self, "window")
         if self.start < 0:
             raise InputError(f"window {self}: steps are counted from 0")
         if self.stop <= self.start:
@@ -51,7 +53,7 @@ class Window:
 
     def check(self, steps: int) -> "Window":
         """Itself, or an error when it reaches beyond a run of `steps` steps."""
-        if self.stop > steps:
+        if self.stop > whole_number("steps", steps, 0):
             raise InputError(f"window {self} reaches outside the run, which has steps [0, {steps})")
         return self
 
@@ -68,6 +70,7 @@ class Window:
         return {self.stop: 1}
 
 
+@checked
 def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global") -> list[Window]:
     """Windows from text: `full`, `each-epoch`, `epoch:3` (one), `epoch:3-5` (3 and 4), `step:10-40`.
 
@@ -82,6 +85,7 @@ def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global")
         >>> [str(window) for window in parse_windows("each-epoch, step:1-3", [0, 0, 1, 1])]
         ['[0, 2)', '[2, 4)', '[1, 3)']
     """
+    epochs = _whole_numbers(epochs)
     last, steps = epochs[-1] + 1, len(epochs)
     windows: list[Window] = []
     for part in spec.split(","):
@@ -108,9 +112,16 @@ def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global")
     return windows
 
 
+def _whole_numbers(epochs: Any) -> list[int]:
+    if not isinstance(epochs, Iterable) or not (found := list(epochs)):
+        raise InputError(f"epochs: expected the epoch of every step, got {short(epochs)}")
+    return [each if type(each) is int else whole_number("epochs", each) for each in found]
+
+
 def _span(part: str, span: str, single: bool) -> tuple[int, int]:
     numbers = span.split("-")
-    if not all(n.isdigit() for n in numbers) or len(numbers) > 2 or (len(numbers) == 1 and not single):
+    right = len(numbers) == 2 or (len(numbers) == 1 and single)
+    if not right or not all(_NUMBER.fullmatch(n) for n in numbers):
         raise InputError(
             f"cannot read window {part!r}; expected whole numbers such as {part.split(':')[0]}:3-5"
         )

@@ -249,9 +249,9 @@ def test_the_weights_are_those_of_torch_and_sum_to_one():
 
 REFUSED = {
     "weights that sum to 2": ({"average": {3: 1, 4: 1}}, "must sum to 1, and these to 2"),
-    "weights that are not finite": ({"average": {3: float("nan")}}, "must sum to 1, and these to nan"),
+    "weights that are not finite": ({"average": {3: float("nan")}}, "state 3 must be a number, got nan"),
     "too few weights": ({"average": [0.5, 0.5]}, "one weight for each of the 10 states"),
-    "a state that is not there": ({"average": {12: 1}}, "the states 0 to 9, and no state 12"),
+    "a state that is not there": ({"average": {12: 1}}, "a state must be from 0 to 9, got 12"),
     "an epoch that is not there": ({"average": "after:epoch=7"}, "the epochs 0 to 2, and no epoch 7"),
     "neither epoch nor step": ({"average": "after"}, "expected one of epoch and step"),
     "an average that never begins": ({"average": "swa:start=3"}, "no epoch 3"),

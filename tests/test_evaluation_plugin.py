@@ -213,6 +213,6 @@ def test_a_long_dimension_is_averaged_where_nothing_else_is_shown():
 def test_laws_are_of_evaluations_and_specs():
     assert [law.__name__ for law in laws(Fine())][-1] == "written_as_a_spec"
     with pytest.raises(
-        ik.InputError, match="expected an object of a subclass of influencekit.Evaluation, got one of"
+        ik.InputError, match="expected an object of a subclass of influencekit.Evaluation, or"
     ):
         check_evaluation(ik.make("query", "test-loss"))

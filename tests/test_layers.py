@@ -16,14 +16,14 @@ LAYERS = {
     "words": """
         _lazy _escape errors _address progress _catalog _statistics _direction _specs _entry_points windows
         metrics _files/__init__ _files/folder _files/new_store _files/open_folder _files/publishing
-        _files/scratch registry _code _bars _exclusive _signals
+        _files/scratch registry _code _bars _exclusive _signals _arguments _entry _labelled _tensors
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
         _training/checks/__init__ _training/checks/examples _training/checks/model _training/checks/non_finite
         _training/checks/separability _training/checks/step _training/checks/taylor _training/checks/workload
         _training/clipping _training/curvature _training/forward_curvature _training/functional
-        _training/gradients _training/ids _training/in_memory _training/kernels/__init__
+        _training/gradients _training/group _training/ids _training/in_memory _training/kernels/__init__
         _training/kernels/batched_trace _training/kernels/ctc _training/kernels/operators
         _training/kernels/products _training/kernels/same_trace _training/kernels/simplify
         _training/kernels/tracing _training/layout _training/linear _training/losses _training/optimizer

@@ -256,7 +256,7 @@ def test_a_parameter_belongs_to_the_first_group_that_matches():
     ("make", "words"),
     [
         (lambda: SGD(lr=-1.0), "lr must be at least 0"),
-        (lambda: SGD(lr=float("nan")), "lr must be at least 0"),
+        (lambda: SGD(lr=float("nan")), "lr must be a number, got nan"),
         (lambda: SGD(lr=0.1, weight_decay=-0.1), "weight_decay must be at least 0"),
         (lambda: SGD(lr=0.1, nesterov=True), "Nesterov momentum needs momentum above 0"),
         (lambda: SGD(lr=0.1, momentum=0.9, dampening=0.1, nesterov=True), "dampening 0"),

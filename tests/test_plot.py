@@ -176,7 +176,7 @@ def test_plots_draw_on_the_axes_they_are_given(result):
 
 
 def test_what_cannot_be_drawn_is_named(result):
-    with pytest.raises(InputError, match="no estimator 'bad' in this result; it has good, loo"):
+    with pytest.raises(InputError, match="estimator must be one of good, loo, got 'bad'"):
         plot.scatter(result, "bad")
     with pytest.raises(InputError, match="expected scores"):
         plot.timeline(result.influence)

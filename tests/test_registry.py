@@ -182,7 +182,6 @@ def test_an_unknown_override_is_refused_as_an_unknown_option_is():
     [
         (Probe(weights=torch.ones(2)), "weights"),
         (Probe(note="none"), "note"),
-        (Probe(rate=float("nan")), "rate"),
     ],
 )
 def test_what_text_cannot_hold_has_a_label_but_no_spec(thing, name):

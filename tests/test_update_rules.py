@@ -195,7 +195,7 @@ def test_a_store_knows_an_optimizer_by_the_text_of_older_versions_where_nothing_
         (lambda: ik.SGD(lr=0.1, clip_norm=1.0, clip_norm_type=0.0), "clip_norm_type must be above 0"),
         (lambda: ik.Adafactor(lr=0.1, d=0.5), "d must be at least 1"),
         (lambda: ik.Muon(lr=0.1, maximize=True), "has no maximize"),
-        (lambda: ik.Muon(lr=0.1, adjust_lr_fn="other"), "adjust_lr_fn must be original"),
+        (lambda: ik.Muon(lr=0.1, adjust_lr_fn="other"), "adjust_lr_fn must be one of original"),
         (lambda: ik.NAdam(lr=0.1, betas=(0.9, 1.0)), "betas must lie in"),
         (lambda: ik.record(tiny_workload(ik.Muon(lr=0.1))), "Muon trains matrices"),
     ],

@@ -65,7 +65,7 @@ def test_windows_are_values(a, b):
         ((3, 3), r"window \[3, 3\) is empty"),
         ((4, 2), r"window \[4, 2\) is empty"),
         ((-1, 2), "steps are counted from 0"),
-        ((0, 2, "gone"), "no removal named 'gone'; choose one of global, window, occurrence"),
+        ((0, 2, "gone"), "removal must be one of global, window, occurrence, got 'gone'"),
     ],
 )
 def test_impossible_windows_are_refused(arguments, words):

@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from influencekit._address import local
+from influencekit._arguments import checked
 from influencekit._code import refuse_training
 from influencekit._exclusive import Claim, one_at_a_time
 from influencekit._signals import uninterrupted
-from influencekit._tape.checks.arguments import check_arguments, check_optimizer
+from influencekit._tape.checks.arguments import (
+    check_arguments,
+    check_functions,
+    check_optimizer,
+    scalers_of,
+    schedulers_of,
+)
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.loader import as_data_set, entries
 from influencekit._tape.loop_batches import Batches
@@ -96,6 +103,7 @@ class Tape:
     """
 
     @one_at_a_time
+    @checked
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
         loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
@@ -108,6 +116,7 @@ class Tape:
         name: str = "taped", durable: bool = False,
     ) -> None:  # fmt: skip
         store = None if store is None else local(store)
+        check_functions(collate=collate, forward=forward, penalty=penalty)
         called, data = model, as_data_set(data)
         if data is None or isinstance(data, IterableDataset):
             data = StreamExamples()
@@ -118,7 +127,7 @@ class Tape:
         self.model, self.optimizer = model, optimizer
         self._store = store
         self._opened: Recording | None = None
-        scaling = [] if scaler is None or not scaler.is_enabled() else [scaler]
+        schedulers, scaling = schedulers_of(scheduler), scalers_of(scaler)
         call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
         self._begin = partial(
             Recording, store, called, optimizer, call, collate_given=collate is not None,
@@ -126,7 +135,7 @@ class Tape:
             settings=HyperParameters(optimizer), reduction=reduction, accumulate=accumulate,
             clip=Clip(clip_norm, clip_norm_type, clip_value), separable=separable,
             ids=_names(ids, data), id_entry=ids if isinstance(ids, str) else None,
-            schedulers=[*(scheduler if isinstance(scheduler, list | tuple) else [scheduler]), *scaling],
+            schedulers=[*schedulers, *scaling],
             resume=resume, check=check, tolerance=tolerance, name=name, scaler=next(iter(scaling), None),
             durable=durable,
         )  # fmt: skip

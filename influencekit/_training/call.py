@@ -109,4 +109,6 @@ def one_each(losses: Any, count: int) -> Tensor:
             f"the loss must return one value per example, shape [{count}], got {got}; use "
             'reduction="none" and reduce over everything but the examples'
         )
+    if not losses.is_floating_point():
+        raise InputError(f"the loss must return real numbers in floating point, got {losses.dtype}")
     return losses

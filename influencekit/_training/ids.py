@@ -1,15 +1,21 @@
 """The users' own names of examples: what may be one, and that no two look the same."""
 
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from influencekit._arguments import short
 from influencekit.errors import InputError
 
 __all__ = ["checked_ids", "positions_among"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:
@@ -19,25 +25,43 @@ def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:
     another number of them; two that are equal, or that look the same once they are written, as 1 and "1" do
     on disk, in tables and on the command line; ids that are lists themselves.
     """
-    if isinstance(ids, Tensor):
+    if isinstance(ids, Tensor) and not ids.is_meta:
         ids = ids.detach().cpu().numpy()
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise InputError(
             f"{name}: expected one id an example, [{n}], got an array of shape {list(ids.shape)}"
         )
-    if not isinstance(ids, Iterable):
-        raise InputError(f"{name}: expected a list of {n} different example ids, got {type(ids).__name__}")
-    plain = [each.item() if isinstance(each, Tensor | np.generic) else each for each in ids]
-    for each in plain:
-        if not isinstance(each, Hashable) or isinstance(each, tuple):
-            raise InputError(f"{name}: expected text or a number for each example, got {each!r}")
-    problem = f"got {len(plain)} ids" if len(plain) != n else _twins(plain)
+    if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | Tensor):
+        raise InputError(f"{name}: expected a list of {n} different example ids, got {short(ids)}")
+    plain = [_plain(each, name) for each in islice(ids, n + 1)]
+    problem = f"got {len(plain)} ids" if len(plain) < n else "got more" if len(plain) > n else _twins(plain)
     if problem:
         raise InputError(f"{name}: expected {n} different example ids; {problem}")
-    return plain
+    return _of_one_kind(plain)
 
 
-def _twins(ids: list[Hashable]) -> str:
+def _plain(each: Any, name: str) -> str | int | float:
+    """An id as text or a number. Errors: anything else, and text that cannot be written."""
+    each = each.item() if isinstance(each, Tensor | np.generic) and each.shape == () else each
+    if isinstance(each, str) and "\0" not in each and not _SURROGATE.search(each):
+        return str(each)
+    if isinstance(each, int | float) and not isinstance(each, bool) and isfinite(each):
+        return each
+    why = ", which cannot be written everywhere" if isinstance(each, str) else ""
+    raise InputError(f"{name}: expected text or a number for each example, got {short(each)}{why}")
+
+
+def _of_one_kind(ids: list[Any]) -> list[Hashable]:
+    """The ids of one kind, as arrays hold them: whole numbers, numbers, or else text."""
+    kinds = {type(each) for each in ids}
+    if kinds == {str} or (kinds == {int} and np.array(ids).dtype.kind in "iu"):
+        return ids
+    if kinds <= {int, float} and float in kinds and all(abs(each) <= 2**53 for each in ids):
+        return [float(each) for each in ids]
+    return [str(each) for each in ids]
+
+
+def _twins(ids: Sequence[Hashable]) -> str:
     """What to say of the first two ids that are equal or are written alike; nothing where there are none."""
     seen: dict[Hashable, Hashable] = {}
     for each in ids:
@@ -56,14 +80,15 @@ def positions_among(ids: Iterable[Hashable], own: Sequence[Any]) -> list[int]:
     A text stands for the id that is written like it, so that ids may come from a file. Errors: what is no
     list of ids; an id that no example has.
     """
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise InputError(f"expected a list of example ids, got {ids!r}")
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"expected a list of example ids, got {short(ids)}")
+    ids = ids.reshape(-1).tolist() if isinstance(ids, Tensor) and not ids.is_meta else ids
     exact = {name: k for k, name in enumerate(own)}
     written = {str(name): k for name, k in exact.items()}
     found = []
     for name in ids:
-        name = name.item() if isinstance(name, np.generic) else name
-        position = exact.get(name, written.get(name) if isinstance(name, str) else None)
+        name = _plain(name, "ids")
+        position = exact.get(name, written.get(str(name)))
         if position is None:
             near = get_close_matches(str(name), written, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""

@@ -16,7 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from influencekit._arguments import check_options, real_number
+from influencekit._specs import options_of
 from influencekit._training.clipping import by_norm, by_norm_pullback, by_value, by_value_pullback
+from influencekit._training.group import Group, groups_of
 from influencekit._training.layout import Layout
 from influencekit.errors import InputError
 
@@ -25,30 +28,13 @@ __all__ = ["Group", "Optimizer", "Slots", "description", "since_0_3"]
 Slots = dict[str, Tensor]
 
 _PIECE = 1 << 18  # entries of a vector that a rule is applied to at once
+_SIGNED = ("dampening", "beta2_decay")  # settings that may be below 0; all others may not
+_FRACTIONS = ("alpha", "rho")  # and these are at most 1
 
 
 def since_0_3(default: Any) -> Any:
     """The default of a setting that optimizers have had since 0.3: see `description`."""
     return field(default=default, metadata={"since": "0.3"})
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters (shell-style patterns of names) with hyper-parameters of their own.
-
-    Example: `SGD(lr=.1, groups=(Group(("head.*",), {"lr": .5, "weight_decay": 0.0}),))`. A parameter
-    belongs to the first group that matches it, and to the optimizer's own settings when none does.
-
-    Example:
-
-        >>> import influencekit as ik
-        >>> head = ik.Group(("head.*",), {"lr": 0.5, "weight_decay": 0.0})
-        >>> len(ik.SGD(lr=0.1, groups=(head,)).members())
-        2
-    """
-
-    params: tuple[str, ...]
-    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +72,12 @@ class Optimizer(ABC):
     stands_for: ClassVar[type[torch.optim.Optimizer] | None] = None
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "eps", "momentum"):
-            value = getattr(self, name, 0.0)
-            if isinstance(value, int | float) and not value >= 0.0:
-                raise InputError(f"{type(self).__name__}: {name} must be at least 0, got {value}")
+        check_options(self)
+        for name, option in options_of(type(self)).items():
+            value = getattr(self, name)
+            if option.annotation is float and not name.startswith("clip"):
+                least, most = (None, None) if name in _SIGNED else (0, 1 if name in _FRACTIONS else None)
+                real_number(f"{type(self).__name__}: {name}", value, least, most)
         for name in ("clip_norm", "clip_value", "clip_norm_type"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -99,6 +87,9 @@ class Optimizer(ABC):
         betas = getattr(self, "betas", ())
         if not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"{type(self).__name__}: betas must lie in [0, 1), got {betas}")
+        object.__setattr__(self, "groups", groups_of(self))
+        if self.groups:
+            self.members()
 
     @abstractmethod
     def rule(self, theta: Tensor, slots: Slots, g: Tensor, t: int, lr: float) -> tuple[Tensor, Slots]:
@@ -226,12 +217,20 @@ class Optimizer(ABC):
         """
         theta, rules = given[0], self.members() if self.groups else [self]
         long = theta.device.type == "cpu" and theta.shape[-1] > _PIECE
-        if self.elementwise and not (self.groups or long):
-            return tuple(each(self, _Piece(0, slice(None)), *given))
-        found = []
-        for piece in _pieces(layout, tuple(group.params for group in self.groups), self.elementwise):
-            there = (_each(lambda x, where=piece.where: x[..., where], v) for v in given)
-            found.append(each(rules[piece.group], piece, *there))
+        try:
+            if self.elementwise and not (self.groups or long):
+                return tuple(each(self, _Piece(0, slice(None)), *given))
+            found = []
+            for piece in _pieces(layout, tuple(group.params for group in self.groups), self.elementwise):
+                there = (_each(lambda x, where=piece.where: x[..., where], v) for v in given)
+                found.append(each(rules[piece.group], piece, *there))
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise InputError(
+                f"{type(self).__name__}: a setting, or what the rule makes of it, is more than {theta.dtype} "
+                "holds; lower the learning rate, weight_decay, momentum or eps"
+            ) from error
         return tuple(_together(parts) for parts in zip(*found, strict=True))
 
     def needs_gradient(self) -> bool:

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from influencekit._tensors import real_tensor
+from influencekit._training.schedules import Schedule
 from influencekit.errors import InputError
 
-__all__ = ["Plan", "drawn", "ordered", "planned"]
+__all__ = ["Plan", "drawn", "factors_of", "ordered", "planned"]
+
+_LARGEST = 1 << 28  # places of examples in the batches of a run: 2 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +62,13 @@ class Plan:
 
 def ordered(order: Tensor, n: int, epochs: int) -> tuple[Tensor, Tensor]:
     """(positions [step, slot], epoch [step]) of an order that the user gives for n examples."""
-    indices = torch.as_tensor(order, dtype=torch.int64, device="cpu")
-    if indices.dim() != 2 or bool((indices >= n).any()) or bool((indices < -1).any()):
+    indices = real_tensor("order", order)
+    if indices.dim() != 2 or not indices.numel() or indices.is_floating_point():
+        raise InputError(
+            f"order must be whole numbers [step, slot], got {indices.dtype} {list(indices.shape)}"
+        )
+    indices = indices.to("cpu", torch.int64)
+    if bool((indices >= n).any()) or bool((indices < -1).any()):
         raise InputError(f"order must be [step, slot] positions below {n}, or -1 for an empty slot")
     per_epoch = -(-n // indices.shape[1]) if epochs == 1 else len(indices) // epochs
     if epochs > 1 and len(indices) % epochs:
@@ -78,6 +87,12 @@ def drawn(
 ) -> tuple[Tensor, Tensor]:
     """The same in an order drawn anew every epoch, or as the examples stand without a `generator`."""
     per_epoch = planned(n, batch_size, 1, drop_last)[0]
+    if epochs * max(per_epoch * batch_size, n) > _LARGEST:
+        raise InputError(
+            f"{epochs} epochs of {n} examples in batches of {batch_size} have "
+            f"{epochs * per_epoch * batch_size} places for examples, and a plan has at most {_LARGEST}; use "
+            "smaller ones"
+        )
     if per_epoch == 0:
         raise InputError(
             f"drop_last leaves no batch: {n} examples in batches of {batch_size}; use a smaller batch_size"
@@ -91,6 +106,19 @@ def drawn(
     indices = torch.cat(rows)
     _check_batches(indices)
     return indices, torch.arange(epochs).repeat_interleave(per_epoch)
+
+
+def factors_of(schedule: Schedule, steps: int) -> Tensor:
+    """A schedule's factors [step]. Errors: another number of them, or no finite numbers."""
+    found = real_tensor(f"{type(schedule).__name__}.factors", schedule.factors(steps)).to(
+        "cpu", torch.float64
+    )
+    if found.shape != (steps,) or not bool(found.isfinite().all()):
+        raise InputError(
+            f"{type(schedule).__name__}.factors: expected {steps} finite numbers, one a step, got shape "
+            f"{list(found.shape)}, {int((~found.isfinite()).sum())} of them NaN or infinite"
+        )
+    return found
 
 
 def _check_batches(indices: Tensor) -> None:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import cos, pi, sqrt
 
+from influencekit._arguments import check_options, real_number, whole_number
 from influencekit.errors import InputError
 
 __all__ = ["Constant", "Cosine", "Factors", "InverseSqrt", "Schedule"]
@@ -23,6 +24,8 @@ class Schedule(ABC):
         >>> Halved().factors(4)
         (1.0, 1.0, 0.5, 0.5)
     """
+
+    __post_init__ = check_options  # of subclasses that are dataclasses: their options are what they say
 
     @abstractmethod
     def factors(self, steps: int) -> tuple[float, ...]:
@@ -72,6 +75,11 @@ class Cosine(Schedule):
 
     warmup: int = 0
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("Cosine: warmup", self.warmup, 0)
+        real_number("Cosine: final", self.final)
 
     def factors(self, steps: int) -> tuple[float, ...]:
         down = max(steps - self.warmup, 1)

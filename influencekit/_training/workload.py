@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from influencekit._arguments import short
 from influencekit._exclusive import one_at_a_time
 from influencekit._training.accuracy import Accuracy, accuracy_of
 from influencekit._training.batch import (
@@ -32,7 +33,7 @@ from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.layout import Layout
 from influencekit._training.optimizer import Optimizer
 from influencekit._training.pieces import in_pieces, pieces
-from influencekit._training.plan import Plan, drawn, ordered
+from influencekit._training.plan import Plan, drawn, factors_of, ordered
 from influencekit._training.schedules import Constant, Schedule
 from influencekit.errors import InputError
 
@@ -119,10 +120,13 @@ class Workload:
     def __post_init__(self) -> None:
         if isinstance(self.order, Plan):
             return  # a recorded run: it was checked when it was recorded
+        if not isinstance(self.model, nn.Module):
+            raise InputError(f"model: expected a torch.nn.Module, got {short(self.model)}")
         check_model(self.model)
         object.__setattr__(self, "model", copy_model(self.model))
-        counts = {name: getattr(self, name) for name in ("epochs", "batch_size", "seed")}
-        check_settings(counts, self.optimizer, self.l2)
+        check_settings(self)
+        if self.validation is not None:
+            check_set("validation", self.validation, self.target_key)
         for name in ("train", "test"):
             count = check_set(name, getattr(self, name), self.target_key)
             if (ids := getattr(self, f"{name}_ids")) is not None:
@@ -337,6 +341,10 @@ class Workload:
         else:
             generator = torch.Generator().manual_seed(self.seed) if self.shuffle else None
             indices, epoch = drawn(n, b, self.epochs, generator, self.drop_last)
-        factors = torch.tensor(self.schedule.factors(len(indices)), dtype=torch.float64)
         rates = torch.tensor([rule.lr for rule in self.optimizer.members()], dtype=torch.float64)
-        return Plan(indices, factors[:, None] * rates, epoch)
+        lr = factors_of(self.schedule, len(indices))[:, None] * rates
+        if not bool((lr.abs() <= torch.finfo(self.dtype).max).all()):
+            raise InputError(
+                f"the learning rate reaches {float(lr.abs().max()):g}, more than {self.dtype} holds; lower it"
+            )
+        return Plan(indices, lr, epoch)

@@ -32,7 +32,7 @@ def open_group(store: Any) -> zarr.Group:
         digest = _digest(Path(store)) if isinstance(store, str | Path) else None
         group = zarr.open_group(store, mode="r", zarr_format=3)
         attrs = dict(group.attrs)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, TypeError, ValueError, KeyError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
     if digest is not None and attrs.get("digest") != digest:
         return open_group(store)  # its writer has committed meanwhile

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
+from influencekit._arguments import whole_number
 from influencekit._exclusive import one_at_a_time
 from influencekit._training.buffers import unpacked
 from influencekit._training.plan import Plan
@@ -141,6 +142,7 @@ class Trajectory:
     @one_at_a_time
     def state(self, t: int) -> State:
         """The state before update t (t = steps gives the final one)."""
+        t = t if type(t) is int else whole_number("state", t)
         if self._taped and t not in self._stored:
             self.check_replay(t, t + 1)
         if self._asked is None or self._asked.step != t:  # every method asks for the final state
@@ -296,7 +298,7 @@ class Trajectory:
 
     def evaluated(self, t: int) -> State:
         """What queries read at `t`: state t, or at the end of the run what `ending` makes of its states."""
-        if t != self.steps or self.ending is None:
+        if self.ending is None or whole_number("state", t) != self.steps:
             return self.state(t)
         if self._average is None:
             self._average = self.partial_sum(self.ending.last).value(t)

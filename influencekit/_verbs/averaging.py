@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit._tensors import real_tensor
 from influencekit._trajectory.ending import Ending
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.averages import States
@@ -35,7 +35,7 @@ def averaged(trajectory: Trajectory, average: Any) -> Trajectory:
     if not isinstance(average, str) and not hasattr(average, "weights"):
         average = States(average)
     average = resolve("average", average)
-    w = torch.as_tensor(average.weights(trajectory)).detach().double().cpu()
+    w = real_tensor("average", average.weights(trajectory)).double().cpu()
     if w.shape != (trajectory.steps + 1,):
         raise InputError(
             f"average: expected one weight for each of the {trajectory.steps + 1} states, which are 0 to "

@@ -1,15 +1,17 @@
 """Record runs, score their examples by several estimators, and compare those with ground truth."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import nn
 
 from influencekit import __version__
+from influencekit._arguments import checked, short, whole_number
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, sign, written
 from influencekit._training.step import Step
@@ -30,13 +32,14 @@ from influencekit.errors import InputError
 from influencekit.interfaces import Average, Claim, Estimator, Query, Recorder
 from influencekit.metrics import METRICS, Top, agreement, border_ties, top_words
 from influencekit.progress import track
-from influencekit.registry import label, make, resolve
+from influencekit.registry import label, listed, make, resolve
 from influencekit.windows import Removal, Window
 
 __all__ = ["compare", "last_digits"]
 
 
 @with_progress
+@checked
 def compare(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
     estimators: Sequence[Estimator | str] = ("dit", "if", "loo"),
@@ -81,7 +84,10 @@ def compare(
         >>> found.agreement.sel(estimator="dit", metric="pearson").mean().item() > 0.99
         True
     """
-    methods = {label(e): e for e in (resolve("estimator", e) for e in (*estimators, reference))}
+    if each is not None and not callable(each):
+        raise InputError(f"each: expected a function of seed, run and scores, got {short(each)}")
+    every = *listed("estimators", estimators), reference
+    methods = {label(e): e for e in (resolve("estimator", e) for e in every)}
     truth = label(resolve("estimator", reference))
     query = resolve("query", query)
     words, side = top_words(top), _side(query, top)
@@ -228,10 +234,11 @@ def _runs(
         yield int(problem.info.get("draw_seed", problem.seed)), workload, np.nan
         return
     seeds, recorder = (0,) if seeds is None else seeds, "full" if recorder is None else recorder
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str | bytes):
+        raise InputError(f"seeds: expected a list of different whole numbers, got {short(seeds)}")
+    seeds = [whole_number("seeds", seed, 0, 2**63 - 1) for seed in seeds]
     if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds must be different whole numbers, at least one; got {list(seeds)}")
-    if any(not 0 <= s < 2**63 for s in seeds):
-        raise InputError(f"seeds must be from 0 to 2**63 - 1; got {list(seeds)}")
+        raise InputError(f"seeds must be different whole numbers, at least one; got {short(seeds)}")
     step = None
     for seed in track(seeds, "seeds", len(seeds)):
         problem = _problem(workload, seed)
@@ -261,4 +268,10 @@ def _problem(workload: Workload | str | Callable[[int], Workload], seed: int) ->
         return make("workload", workload, seed=seed)
     if isinstance(workload, Workload):
         return replace(workload, seed=seed)
-    return workload(seed) if callable(workload) else require_run(workload)
+    made = workload(seed) if callable(workload) and not isinstance(workload, type | nn.Module) else None
+    if not isinstance(made, Workload):
+        wrong = require_run(workload) if made is None else f"and {short(workload)} gave {short(made)}"
+        raise InputError(
+            f"compare: expected a run, a Workload, the spec of one or a function that makes one, {wrong}"
+        )
+    return made

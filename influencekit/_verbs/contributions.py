@@ -1,6 +1,6 @@
 """Contributions: what every occurrence of an example adds to the effect at every evaluation time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 
 from influencekit._address import local
+from influencekit._arguments import checked, short, whole_number
 from influencekit._bars import with_progress
 from influencekit._files import NewStore
+from influencekit._labelled import dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged, check_average
 from influencekit._verbs.results import (
@@ -17,6 +19,7 @@ from influencekit._verbs.results import (
     about,
     example_coords,
     require_run,
+    require_windows,
     window_coords,
     windows_among,
     windows_of,
@@ -35,6 +38,7 @@ _HELD = 256 << 20  # bytes of chunks that are gathered before they are written
 
 
 @with_progress
+@checked
 def contributions(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -96,6 +100,7 @@ def contributions(
     return xr.open_zarr(store)
 
 
+@checked
 def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Removal = "global") -> xr.Dataset:
     """Scores over any windows, as `estimate` gives them, by sums of contributions: no sweep, model or run.
 
@@ -117,8 +122,10 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
         >>> ik.sum_over_windows(found, [ik.Window(0, 2), ik.Window(1, 2)]).influence.shape
         (1, 2, 24)
     """
+    dataset_of("sum_over_windows", "contributions(...), or what estimate(...) gave", found)
     if "contribution" not in found:
         return _joined(found, windows)
+    dataset_of("sum_over_windows", "contributions(...)", found, ("epoch", "batch", "train", "evaluation"))
     epochs = found.epoch.values.tolist()
     steps, known = len(epochs), found.evaluation.values.tolist()
     chosen = windows_among(epochs, windows, removal)
@@ -160,7 +167,7 @@ def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
         raise InputError(
             "sum_over_windows: expected contributions(...), or what estimate(...) gave and a list of Windows"
         )
-    known = windows_of(found)
+    known, windows = windows_of(found), require_windows(windows)
     place = {w: k for k, w in enumerate(known)}
     sums = []
     for window in windows:
@@ -197,7 +204,9 @@ def _states(trajectory: Trajectory, at: str | Sequence[int]) -> list[int]:
     if isinstance(at, str):
         chosen = windows_among(trajectory.plan.epoch.tolist(), at, "global")
         at = [t for w in chosen for t in (w.start, w.stop) if t]
-    states, first = sorted({int(t) for t in at}), trajectory.first
+    if not isinstance(at, Iterable) or isinstance(at, bytes | Mapping):
+        raise InputError(f"contributions: at must be a list of states, or windows as text, got {short(at)}")
+    states, first = sorted({whole_number("contributions: at", t) for t in at}), trajectory.first
     if first or not states or states[0] < 1 or states[-1] > trajectory.last:
         got = f"states {states[0]} to {states[-1]}" if states else "none"
         raise InputError(

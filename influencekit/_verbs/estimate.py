@@ -3,7 +3,9 @@
 from typing import Any
 
 import xarray as xr
+from torch import Tensor
 
+from influencekit._arguments import checked, short
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
@@ -18,7 +20,7 @@ from influencekit._verbs.results import (
     window_coords,
     windows_among,
 )
-from influencekit.errors import DivergedError
+from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Average, Estimator, Query
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal
@@ -27,6 +29,7 @@ __all__ = ["estimate"]
 
 
 @with_progress
+@checked
 def estimate(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -64,7 +67,14 @@ def estimate(
     workload = trajectory.workload
     labels = list(query.labels(workload))
     with naming_the_query(trajectory, query, chosen):
-        scores = estimator.scores(trajectory, query, chosen).detach()
+        scores = estimator.scores(trajectory, query, chosen)
+        shape = (len(labels), len(chosen), workload.n_train)
+        if not isinstance(scores, Tensor) or scores.shape != shape or scores.is_complex():
+            came = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else short(scores)
+            raise InputError(
+                f"{label(estimator)}: expected scores [query, window, train] = {list(shape)}, got {came}"
+            )
+        scores = scores.detach()
         nan = scores.isnan()
         left_out = nan.all(0).all(0)  # on request, for every query and window
         if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():

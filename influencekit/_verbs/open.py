@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from influencekit._address import local
+from influencekit._arguments import checked, short
 from influencekit._bars import with_progress
 from influencekit._tape import open_taped
+from influencekit._training.plan import Plan
 from influencekit._training.workload import Workload
 from influencekit._trajectory.fingerprint import check_match
 from influencekit._trajectory.replay_check import check_losses
@@ -19,6 +21,7 @@ __all__ = ["open"]
 
 
 @with_progress
+@checked
 def open(
     store: str | Path, workload: Workload | None = None, *, model: Any = None, loss: Any = None,
     data: Any = None, test: Any = None, **more: Any,
@@ -51,7 +54,7 @@ def open(
     store = local(store) if isinstance(store, str | Path) else store
     group = open_group(store)
     if said := describe_unfinished(group, store):
-        warnings.warn(said, UserWarning, stacklevel=3)  # past the progress around this verb
+        warnings.warn(said, UserWarning, stacklevel=4)  # past what is around this verb
     if "tape" in group.attrs:
         about: Any = group.attrs["fingerprint"]
         if model is None or loss is None or (data is None and about["training examples"] is not None):
@@ -67,6 +70,8 @@ def open(
         return open_taped(group, str(store), model=model, loss=loss, data=data, test=test, **more)
     if workload is None:
         raise InputError(f"{store} was made by record(); open it with its workload: open(store, workload)")
+    if not isinstance(workload, Workload) or isinstance(workload.order, Plan):
+        raise InputError(f"open: workload must be the Workload that was recorded, got {short(workload)}")
     known = check_match(group, workload, str(store))
     trajectory = Trajectory(group, workload)
     trajectory.unchanged.known = known.contents
@@ -79,7 +84,7 @@ def open(
     trajectory.attrs = {**trajectory.attrs, "examples_compared": known.examples}
     if known.test:
         said = f"the test set is not that of the recording: {known.test} differ"
-        warnings.warn(f"{store}: {said}", UserWarning, stacklevel=3)
+        warnings.warn(f"{store}: {said}", UserWarning, stacklevel=4)
         trajectory.attrs = with_test(trajectory, said)
     return trajectory
 

@@ -8,6 +8,7 @@ import torch
 
 from influencekit import __version__
 from influencekit._address import local
+from influencekit._arguments import checked, short
 from influencekit._bars import with_progress
 from influencekit._code import refuse_training
 from influencekit._training.buffers import packed, unpacked
@@ -32,6 +33,7 @@ __all__ = ["record"]
 
 
 @with_progress
+@checked
 def record(
     workload: Workload,
     recorder: Recorder | str | None = None,
@@ -70,6 +72,8 @@ def record(
     store = None if store is None else local(store)
     _check(workload)
     check_examples(workload)
+    if step is not None and (not isinstance(step, Step) or step.workload is not workload):
+        raise InputError(f"step: expected Step(workload) of this very workload, got {short(step)}")
     step = step or Step(workload)
     check_step(step)
     if resume and store is None:

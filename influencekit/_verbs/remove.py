@@ -8,16 +8,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit._arguments import checked, whole_number
 from influencekit._bars import with_progress
 from influencekit._direction import Which, better_in, better_of, side, which_end
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit._effects.sums import part_sizes, worst_verdict
+from influencekit._labelled import dataset_of
 from influencekit._training.ids import positions_among
 from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import Windows, require_run, window_coords, windows_of
+from influencekit._verbs.results import Windows, examples, require_run, window_coords, windows_of
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Average, Estimator, Query
@@ -29,6 +31,7 @@ __all__ = ["ranked", "remove", "verify_top"]
 
 
 @with_progress
+@checked
 def verify_top(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -66,8 +69,7 @@ def verify_top(
         True
     """
     require_run(trajectory)
-    if top < 1:
-        raise InputError(f"top must be at least 1, got {top}")
+    whole_number("top", top, 1)
     query = resolve("query", query)
     better = better_of(query)
     which = which_end(which, better, f"query {label(query)}")
@@ -97,6 +99,7 @@ def verify_top(
 
 
 @with_progress
+@checked
 def remove(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -137,8 +140,7 @@ def remove(
         'the sum holds to within ... % for 1, 2 and all 4 examples'
     """
     require_run(trajectory)
-    if parts < 1:
-        raise InputError(f"parts must be at least 1, got {parts}")
+    whole_number("parts", parts, 1)
     workload = trajectory.workload
     positions = positions_of(workload, ids)
     left = torch.ones(workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
@@ -151,6 +153,8 @@ def remove(
     strength = np.abs(scores.influence.mean(("query", "window"), skipna=False).values[positions.numpy()])
     positions = positions[np.argsort(-strength, kind="stable")]
     found = scores.influence.isel(train=positions.numpy()).transpose("query", "window", "train").values
+    if not np.isfinite(found).all():
+        raise InputError("some of these examples have no score (NaN); estimate them anew, or name others")
     sizes = part_sizes(len(positions), parts)
     estimates = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
     before = _values(trajectory, query, among)
@@ -214,13 +218,18 @@ def scored(
         raise InputError("the scores bring their own windows; give windows to estimate, or an estimator here")
     mine = {"query": label(query), "workload": trajectory.workload.name, "seed": trajectory.workload.seed}
     mine["average"] = asked(trajectory).get("average")
+    needed, dims = ("influence", "start", "stop", "removal", "train"), ("query", "window", "train")
+    dataset_of("estimator", "what estimate(...) gives", estimator, needed, dims=dims)
     for name, value in mine.items():
         if estimator.attrs.get(name) != value:
             raise InputError(
                 f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
                 f"them, {value!r} here; estimate them anew"
             )
-    return query, estimator, windows_of(estimator)
+    own = [str(each) for each in examples(trajectory.workload)]
+    if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
+        raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
+    return query, estimator, [window.check(trajectory.steps) for window in windows_of(estimator)]
 
 
 def ranked(scores: xr.Dataset, which: Which | None = None) -> list[int]:

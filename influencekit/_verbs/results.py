@@ -1,6 +1,6 @@
 """What results of all verbs share: their windows, coordinates and attributes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from influencekit import __version__
+from influencekit._arguments import short
 from influencekit._direction import better_of, sign, written
 from influencekit._training.plan import Plan
 from influencekit._training.workload import Workload
@@ -22,7 +23,7 @@ from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
     "Windows", "about", "check_windows", "class_labels", "example_coords", "examples", "require_run",
-    "window_coords", "windows_among", "windows_of",
+    "require_windows", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
 Windows = str | Sequence[Window] | None
@@ -53,12 +54,19 @@ def require_run(run: Any) -> Any:
 def windows_among(epochs: Sequence[int], windows: Windows, removal: Removal) -> list[Window]:
     """The windows that are meant, of a run whose steps have these epochs. Errors: outside the run, none."""
     if windows is None or isinstance(windows, str):
-        return parse_windows(windows or "full", epochs, removal)
-    if not windows:
+        return parse_windows("full" if windows is None else windows, epochs, removal)
+    return [w.check(len(epochs)) for w in require_windows(windows)]
+
+
+def require_windows(windows: Any) -> list[Window]:
+    """Windows in a list. Errors: no list, none in it, or what is no window."""
+    if not isinstance(windows, Iterable) or isinstance(windows, bytes):
+        raise InputError(f"windows: expected a list of Window(start, stop), or text, got {short(windows)}")
+    if not (found := list(windows)):
         raise InputError("windows: expected at least one, got none")
-    if wrong := [w for w in windows if not isinstance(w, Window)]:
-        raise InputError(f"windows: expected Window(start, stop), got {wrong[0]!r}")
-    return [w.check(len(epochs)) for w in windows]
+    if wrong := [w for w in found if not isinstance(w, Window)]:
+        raise InputError(f"windows: expected Window(start, stop), got {short(wrong[0])}")
+    return found
 
 
 def check_windows(trajectory: Trajectory, estimator: Estimator, windows: Sequence[Window]) -> None:

@@ -28,6 +28,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from influencekit._arguments import check_seed, checked, whole_number
 from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained, spans, strategy_of
 from influencekit._training.batch import tensors_of
@@ -58,6 +59,7 @@ _CORNERS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.Hardtanh, nn
 
 
 @with_progress
+@checked
 def trust(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
@@ -104,8 +106,8 @@ def trust(
     require_run(trajectory)
     if method not in ("auto", "retrain", "smooth"):
         raise InputError(f"no method of trust named {method!r}; choose one of auto, retrain, smooth")
-    if examples < 3:
-        raise InputError(f"examples must be at least 3, got {examples}")
+    whole_number("examples", examples, 3)
+    check_seed("seed", seed)
     trajectory = averaged_as(trajectory, average, estimator)
     query, scores, chosen = scored(trajectory, query, estimator, windows, removal)
     if method == "auto":

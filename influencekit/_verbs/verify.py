@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from influencekit._arguments import checked
 from influencekit._bars import with_progress
 from influencekit._training.state import State
 from influencekit._trajectory.integrity import read_all
@@ -57,6 +58,7 @@ class NearReplay(NamedTuple):
 
 
 @with_progress
+@checked
 def verify(run: Trajectory | str | Path, spans: int | None = None, **opened: Any) -> Replay | NearReplay:
     """Read every chunk, and train again from every kept state to the next (or from `spans` of them).
 

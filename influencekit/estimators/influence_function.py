@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 from torch.func import vmap
 
+from influencekit._arguments import real_number, whole_number
 from influencekit._training.curvature import REVERSE, gradient, leaf
 from influencekit._training.functional import called
 from influencekit._training.kernels.tracing import agree
@@ -109,8 +110,12 @@ class InfluenceFunction(Estimator):
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.damping is not None and not self.damping >= 0:
-            raise InputError(f"if: damping must be at least 0, got {self.damping}")
+        super().__post_init__()
+        if self.damping is not None:
+            real_number("if: damping", self.damping, 0)
+        whole_number("if: exact_limit", self.exact_limit, 0)
+        whole_number("if: iterations", self.iterations, 1)
+        real_number("if: tolerance", self.tolerance, above=0)
 
     @property
     def claims(self) -> frozenset[Claim]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from influencekit._arguments import check_seed, whole_number
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.windows import Window
 
@@ -42,8 +42,10 @@ class LOO(Estimator):
     strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
-        if self.examples is not None and self.examples < 2:
-            raise InputError(f"loo: examples must be at least 2, got {self.examples}")
+        super().__post_init__()
+        if self.examples is not None:
+            whole_number("loo: examples", self.examples, 2)
+        check_seed("loo: seed", self.seed)
 
     @property
     def claims(self) -> frozenset[Claim]:

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import norm
 
 from influencekit import metrics
+from influencekit._arguments import whole_number
 from influencekit.errors import InputError
 
 __all__ = ["LEAST", "check_interval", "drawn", "interval", "ranked_alike", "spearman", "without_each"]
@@ -17,8 +18,7 @@ _BALANCED = 0.3  # BCa needs this fraction of the resamples on either side of th
 
 def check_interval(resamples: int, level: float) -> None:
     """Errors: no resamples, a level that is none."""
-    if resamples < 1:
-        raise InputError(f"resamples must be at least 1, got {resamples}")
+    whole_number("resamples", resamples, 1)
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, got {level}")
 

@@ -13,13 +13,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit._arguments import check_seed, whole_number
 from influencekit._direction import better_of, ends, most, written
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite
+from influencekit._labelled import dataset_of
 from influencekit._statistics import Statistic, format_percent, over_seeds, several_seeds
 from influencekit._training.batch import select
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, sizes
+from influencekit.evaluation.retraining import draw_seed, random_sets, sizes
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, mean_over, new_figure
 from influencekit.progress import track
@@ -71,8 +73,10 @@ class Brittleness(Evaluation):
     strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least("draws", self.draws, 1)
-        check_at_least("queries", self.queries, 1)
+        super().__post_init__()
+        whole_number("draws", self.draws, 1)
+        whole_number("queries", self.queries, 1)
+        check_seed("seed", self.seed)
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
         sizes(workload.n_train, self.k)
@@ -136,6 +140,7 @@ class Brittleness(Evaluation):
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
         """By k: the effect of either end, and the flips, of each estimator; `control`: of random examples."""
+        result = _own(result)
         flips, found = "flips" in result, dict[str, Any]()
         for name in result.estimator.values.tolist():
             one, row = result.sel(estimator=name), dict[str, Any]()
@@ -150,7 +155,7 @@ class Brittleness(Evaluation):
         return {"k": result.k.values.tolist(), "estimators": found, "control": control}
 
     def table(self, result: xr.Dataset) -> Table:
-        several, found = several_seeds(result), self.figures(result)
+        found, several = self.figures(result), several_seeds(result)
         kinds: list[tuple[str, str, str, Callable[[Statistic, bool], str]]] = [
             ("", "", "effect", _format_effect), ("flipped, ", "_flips", "flips", format_percent)
         ]  # fmt: skip
@@ -171,7 +176,7 @@ class Brittleness(Evaluation):
         and windows; grey: random examples, the mean and the range of the draws. Where there are flipped
         predictions, further panels show their fraction. k is on a logarithmic axis.
         """
-        names, k = result.estimator.values.tolist(), result.k.values
+        names, k = _own(result).estimator.values.tolist(), result.k.values
         ends = [str(word) for word in result.removed.values]
         flips = [word for word in ends if word != "harmful"] if "flips" in result else []
         figure = new_figure(4.2 * (2 + len(flips)) + 0.4, 4.0)
@@ -199,6 +204,12 @@ class Brittleness(Evaluation):
             ax.minorticks_off()
         axes[0].legend(frameon=False)
         return figure
+
+
+def _own(result: Any) -> xr.Dataset:
+    """The result itself. Errors: not that of this evaluation."""
+    names, dims = ("effect", "control", "removed", "k", "estimator"), ("estimator", "removed", "k", "draw")
+    return dataset_of("brittleness", "a result of brittleness", result, names, ("draws",), dims)
 
 
 def _without(removed: str) -> str:

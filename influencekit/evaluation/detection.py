@@ -9,6 +9,7 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
+from influencekit._arguments import check_seed, real_number, short
 from influencekit._direction import better_in
 from influencekit._training.batch import Batch, tensors_of, with_tensors
 from influencekit._training.workload import Workload
@@ -36,6 +37,9 @@ def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[W
         >>> int(mask.sum()), wrong.n_train
         (6, 24)
     """
+    if not isinstance(workload, Workload):
+        raise InputError(f"flipped: expected a Workload, got {short(workload)}")
+    fraction, seed = real_number("fraction", fraction), check_seed("seed", seed) % 2**64
     n = workload.n_train
     count = math.floor(fraction * n + 1e-9)  # 0.29 * 100 is 28.999...
     if not 0 < fraction <= 1 or count < 1:
@@ -91,6 +95,8 @@ def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.
     if not isinstance(scores, xr.DataArray) or "train" not in scores.dims:
         got = scores.dims if isinstance(scores, xr.DataArray) else type(scores).__name__
         raise InputError(f"detection: expected scores [.., train], got {got}")
+    if scores.dtype.kind not in "fiu":
+        raise InputError(f"detection: expected scores that are numbers, got {scores.dtype}")
     x = scores.transpose(..., "train")
     mask = _mask(x, corrupted)
     values = x.values.astype(np.float64) * (-1 if better_in(scores.attrs) == "higher" else 1)
@@ -148,7 +154,10 @@ def _hits(lowest: np.ndarray, here: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def _mask(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> np.ndarray:
     """The mask in the scores' shape [.., train]."""
     if not isinstance(corrupted, xr.DataArray):
-        corrupted = np.asarray(corrupted)
+        try:
+            corrupted = np.asarray(corrupted)
+        except Exception:  # a Dataset, an object of the user's own
+            raise InputError(f"detection: expected a mask of booleans, got {short(corrupted)}") from None
         if corrupted.shape != (scores.sizes["train"],):
             raise InputError(
                 f"detection: expected a mask of {scores.sizes['train']} examples, got shape "

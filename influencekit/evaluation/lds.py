@@ -11,13 +11,15 @@ import numpy as np
 import xarray as xr
 
 from influencekit import plot
+from influencekit._arguments import check_seed, whole_number
 from influencekit._effects.retrain import Strategy
+from influencekit._labelled import dataset_of
 from influencekit._statistics import format_statistic, over_seeds, several_seeds
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.evaluation.bootstrap import LEAST, check_interval, interval, ranked_alike
-from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects
+from influencekit.evaluation.retraining import draw_seed, random_sets, set_effects
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import figure_of
 from influencekit.windows import Window
@@ -73,7 +75,9 @@ class LDS(Evaluation):
     strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least("m", self.m, 3)
+        super().__post_init__()
+        whole_number("m", self.m, 3)
+        check_seed("seed", self.seed)
         check_interval(self.resamples, self.level)
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
@@ -113,6 +117,8 @@ class LDS(Evaluation):
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
         """`lds` of each estimator, with `low` and `high`: the interval of its mean over windows and seeds."""
+        names = ("lds", "mean", "bootstrap", "jackknife", "estimator")
+        dataset_of("lds", "a result of lds", result, names, ("level", "m", "fraction"), ("estimator",))
         result = result if "seed" in result.dims else result.expand_dims("seed")
         level, m = float(result.attrs["level"]), int(result.attrs["m"])
         found = {}
@@ -127,8 +133,9 @@ class LDS(Evaluation):
         return {"estimators": found}
 
     def table(self, result: xr.Dataset) -> Table:
-        several, m, rows = several_seeds(result), result.attrs["m"], {}
-        for name, row in self.figures(result)["estimators"].items():
+        found, rows = self.figures(result), {}
+        several, m = several_seeds(result), result.attrs["m"]
+        for name, row in found["estimators"].items():
             score = row["lds"]
             ends = (format_statistic({"mean": score[end], "std": 0.0}, False) for end in ("low", "high"))
             rows[name] = [format_statistic(score, several), *ends]

@@ -12,12 +12,14 @@ import torch
 import xarray as xr
 
 from influencekit import plot
+from influencekit._arguments import check_seed, whole_number
 from influencekit._effects.retrain import Strategy
+from influencekit._labelled import dataset_of
 from influencekit._statistics import format_statistic, of_estimators, several_seeds
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.evaluation.bootstrap import check_interval, ranked_alike
-from influencekit.evaluation.retraining import check_at_least, draw_seed, random_sets, set_effects, sizes
+from influencekit.evaluation.retraining import draw_seed, random_sets, set_effects, sizes
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.metrics import pearson
 from influencekit.plot.style import figure_of
@@ -66,7 +68,9 @@ class LeaveKOut(Evaluation):
     strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least("groups", self.groups, 3)
+        super().__post_init__()
+        whole_number("groups", self.groups, 3)
+        check_seed("seed", self.seed)
         check_interval(self.resamples, self.level)
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
@@ -110,10 +114,13 @@ class LeaveKOut(Evaluation):
         )  # fmt: skip
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        dataset_of(
+            "leave-k-out", "a result of leave-k-out", result, (*_SHOWN, "k"), ("groups",), ("estimator", "k")
+        )
         return {"k": result.k.values.tolist(), "estimators": of_estimators(result, list(_SHOWN))}
 
     def table(self, result: xr.Dataset) -> Table:
-        several, found = several_seeds(result), self.figures(result)
+        found, several = self.figures(result), several_seeds(result)
         rows = {
             (name, word): [format_statistic(value, several) for value in row[figure]]
             for name, row in found["estimators"].items()

@@ -12,7 +12,9 @@ import torch
 import xarray as xr
 
 from influencekit import plot
+from influencekit._arguments import check_seed, real_number
 from influencekit._direction import better_of, written
+from influencekit._labelled import dataset_of
 from influencekit._statistics import (
     format_percent,
     format_statistic,
@@ -66,6 +68,11 @@ class MislabelAUC(Evaluation):
     fraction: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real_number("fraction", self.fraction, above=0, most=1)
+        check_seed("seed", self.seed)
+
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
         require_estimators(estimators)
         flipped(workload, self.fraction, self.seed)
@@ -93,6 +100,10 @@ class MislabelAUC(Evaluation):
         )  # the fraction is called share in results, since 0.1.0
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
+        names = ("accuracy", "auc", "average_precision", "found", "control_auc")
+        dataset_of(
+            "mislabel-auc", "a result of mislabel-auc", result, names, ("share", "corrupted"), ("estimator",)
+        )
         return {
             "accuracy": over_seeds(result.accuracy),
             "estimators": of_estimators(result, ["auc", "average_precision", "found"]),
@@ -100,7 +111,7 @@ class MislabelAUC(Evaluation):
         }
 
     def table(self, result: xr.Dataset) -> Table:
-        several, figures = several_seeds(result), self.figures(result)
+        figures, several = self.figures(result), several_seeds(result)
         rows = {}
         for name, row in figures["estimators"].items():
             found = f"{row['found']['mean']:.1f}" + (f" ± {row['found']['std']:.1f}" if several else "")

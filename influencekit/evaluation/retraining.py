@@ -28,20 +28,14 @@ from influencekit.interfaces import Query
 from influencekit.progress import track
 from influencekit.windows import Window
 
-__all__ = ["check_at_least", "draw_seed", "random_sets", "set_effects", "sizes"]
+__all__ = ["draw_seed", "random_sets", "set_effects", "sizes"]
 
 _PIECE = 64  # sets that are retrained, and kept, at once; 4 where models are trained one after the other
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Errors: a number that is too small."""
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}")
-
-
 def draw_seed(trajectory: Trajectory, seed: int) -> tuple[int, int]:
     """What a random choice for this run is seeded with: every seed of a workload has choices of its own."""
-    return seed, trajectory.workload.seed
+    return seed % 2**64, trajectory.workload.seed % 2**64  # NumPy takes none below 0
 
 
 def random_sets(n: int, sizes: Sequence[int], seed: tuple[int, ...]) -> np.ndarray:

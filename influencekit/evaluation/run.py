@@ -8,7 +8,9 @@ import numpy as np
 import xarray as xr
 
 from influencekit._address import local
+from influencekit._arguments import checked, short, whole_number
 from influencekit._bars import with_progress
+from influencekit._labelled import dataset_of
 from influencekit._specs import options_of
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
@@ -18,15 +20,18 @@ from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
 from influencekit.interfaces import Average, Estimator, Evaluation, Query
 from influencekit.progress import track
-from influencekit.registry import label, make, resolve, split
+from influencekit.registry import label, listed, make, resolve
 from influencekit.windows import Removal
 
 __all__ = ["check", "evaluate", "evaluation_of", "evaluations_of", "over_seeds", "summary"]
+
+_WHAT = "a result of evaluate(...)"
 
 Evaluations = str | Evaluation | Sequence[str | Evaluation]
 
 
 @with_progress
+@checked
 def evaluate(
     trajectory: Trajectory,
     evaluations: Evaluations | Mapping[str, Evaluation] = "lds",
@@ -67,7 +72,7 @@ def evaluate(
     """
     require_run(trajectory)
     subsets = None if subsets is None else local(subsets)
-    asked = evaluations if isinstance(evaluations, Mapping) else evaluations_of(evaluations)
+    asked = evaluations_of(evaluations)
     given = ("dit",) if estimators is None and scores is None else estimators
     methods = {} if given is None else estimators_of(given)
     query, trajectory = resolve("query", query), averaged(trajectory, average)
@@ -98,15 +103,12 @@ def evaluate(
     return found
 
 
-def evaluations_of(evaluations: Evaluations) -> dict[str, Evaluation]:
+def evaluations_of(evaluations: Evaluations | Mapping[str, Evaluation]) -> dict[str, Evaluation]:
     """{evaluation as it was written: itself}. Errors: unknown names and options, values, the same twice."""
-    each: Iterable[str | Evaluation]
-    if isinstance(evaluations, str):
-        each = split(evaluations)
-    else:
-        each = [evaluations] if isinstance(evaluations, Evaluation) else evaluations
+    if isinstance(evaluations, Mapping):
+        return {str(spec): resolve("evaluation", one) for spec, one in evaluations.items()}
     found: dict[str, Evaluation] = {}
-    for one in each:
+    for one in listed("evaluations", evaluations):
         spec = one if isinstance(one, str) else label(one)
         if spec in found:
             raise InputError(f"evaluation '{spec}' is asked for twice")
@@ -134,6 +136,7 @@ def evaluation_of(result: xr.Dataset) -> Evaluation:
         >>> type(evaluation.evaluation_of(found["lds:m=4"])).__name__
         'LDS'
     """
+    dataset_of("evaluation_of", _WHAT, result, attrs=("evaluation",))
     found: Evaluation = make("evaluation", result.attrs["evaluation"])
     return found
 
@@ -152,8 +155,10 @@ def summary(result: xr.Dataset, evaluation: Evaluation | None = None) -> dict[st
         >>> sorted(evaluation.summary(found["lds:m=4"])["estimators"])
         ['dit']
     """
+    dataset_of("summary", _WHAT, result)
+    evaluation = evaluation_of(result) if evaluation is None else resolve("evaluation", evaluation)
     attrs = {str(k): v.item() if hasattr(v, "item") else v for k, v in result.attrs.items()}
-    return {**attrs, **(evaluation or evaluation_of(result)).figures(result)}
+    return {**attrs, **evaluation.figures(result)}
 
 
 def over_seeds(found: Sequence[Mapping[str, xr.Dataset]], seeds: Sequence[int]) -> dict[str, xr.Dataset]:
@@ -170,10 +175,23 @@ def over_seeds(found: Sequence[Mapping[str, xr.Dataset]], seeds: Sequence[int]) 
         >>> evaluation.over_seeds([found, found], [0, 1])["lds:m=4"].sizes["seed"]
         2
     """
+    found = list(found) if isinstance(found, Iterable) else [found]
+    numbers = [whole_number("over_seeds: seeds", seed) for seed in listed("over_seeds: seeds", seeds)]
+    for each in found:
+        if not isinstance(each, Mapping) or each.keys() != found[0].keys():
+            raise InputError(
+                f"over_seeds: expected what evaluate(...) gave for every seed, got {short(each)}"
+            )
+        for one in each.values():
+            dataset_of("over_seeds", _WHAT, one)
+    if not found or len(numbers) != len(found):
+        raise InputError(
+            f"over_seeds: expected one seed a result, got {len(numbers)} and {len(found)} results"
+        )
     return {
         spec: xr.concat(
             [_numbered(each[spec], [one[spec] for one in found]) for each in found],
-            xr.DataArray(list(seeds), dims="seed", name="seed"),
+            xr.DataArray(numbers, dims="seed", name="seed"),
             join="exact",
             coords="minimal",
             compat="override",

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from influencekit._labelled import dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked
 from influencekit._verbs.estimate import estimate
@@ -13,7 +14,7 @@ from influencekit._verbs.results import example_coords, examples, window_coords
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
-from influencekit.registry import label, resolve
+from influencekit.registry import label, listed, resolve
 from influencekit.windows import Window
 
 __all__ = ["estimators_of", "holes", "ready", "require_estimators", "scored"]
@@ -42,10 +43,7 @@ def scored(
 
 def estimators_of(estimators: Estimator | str | Sequence[Estimator | str]) -> dict[str, Estimator]:
     """{label: estimator}. Errors: none at all."""
-    each = [estimators] if isinstance(estimators, Estimator | str) else list(estimators)
-    if not each:
-        raise InputError("expected at least one estimator, got none")
-    made = [resolve("estimator", one) for one in each]
+    made = [resolve("estimator", one) for one in listed("estimators", estimators)]
     return {label(one): one for one in made}
 
 
@@ -68,8 +66,9 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
     What `estimate` returns, or one seed of what `compare` returns. Errors: scores of another run or query, or
     of several seeds.
     """
-    if "influence" not in scores:
-        raise InputError("expected scores with the variable influence, as estimate and compare return them")
+    dataset_of(
+        "scores", "what estimate or compare returned", scores, ("influence", "start", "stop", "removal")
+    )
     if "seed" in scores.influence.dims:
         raise InputError("these scores are of several seeds; take those of this run: result.sel(seed=...)")
     if "estimator" not in scores.influence.dims:

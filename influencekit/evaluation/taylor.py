@@ -12,14 +12,16 @@ import numpy as np
 import torch
 import xarray as xr
 
+from influencekit._arguments import check_seed, whole_number
 from influencekit._effects.retrain import Strategy, Weighting
+from influencekit._labelled import dataset_of
 from influencekit._statistics import format_statistic, of_estimators, several_seeds
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.record import record
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
-from influencekit.evaluation.retraining import check_at_least, draw_seed
+from influencekit.evaluation.retraining import draw_seed
 from influencekit.evaluation.scoring import require_estimators, scored
 from influencekit.interfaces import Claim, Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, mean_text, new_figure
@@ -74,7 +76,9 @@ class TaylorSlope(Evaluation):
     strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least("directions", self.directions, 1)
+        super().__post_init__()
+        whole_number("directions", self.directions, 1)
+        check_seed("seed", self.seed)
         if not 0 < self.smallest < self.largest <= 1:
             raise InputError(f"expected 0 < smallest < largest <= 1, got {self.smallest} and {self.largest}")
 
@@ -140,11 +144,12 @@ class TaylorSlope(Evaluation):
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
         names = ["slope", "slope_from", "slope_to", "smooth_below"]
-        return {"estimators": of_estimators(result, names)}
+        return {"estimators": of_estimators(_own(result), names)}
 
     def table(self, result: xr.Dataset) -> Table:
-        several, rows = several_seeds(result), {}
-        for name, row in self.figures(result)["estimators"].items():
+        found, rows = self.figures(result)["estimators"], {}
+        several = several_seeds(result)
+        for name, row in found.items():
             ends = [row[key]["mean"] for key in ("slope_from", "slope_to", "smooth_below")]
             cells = ["-" if math.isnan(h) else f"{h:.0e}" for h in ends]
             rows[name] = [format_statistic(row["slope"], several), *cells]
@@ -163,7 +168,7 @@ class TaylorSlope(Evaluation):
         """
         figure = new_figure(5.4, 4.2)
         ax = figure.subplots()
-        h, names = result.h.values, result.estimator.values.tolist()
+        h, names = _own(result).h.values, result.estimator.values.tolist()
         top = 0.0
         for j, name in enumerate(names):
             left = result.remainder.sel(estimator=name).transpose(..., "h").values.reshape(-1, len(h))
@@ -180,6 +185,12 @@ class TaylorSlope(Evaluation):
         ax.set(xscale="log", yscale="log", xlabel="weight change h", ylabel="remainder of first order")
         ax.legend(frameon=False)
         return figure
+
+
+def _own(result: Any) -> xr.Dataset:
+    """The result itself. Errors: not that of this evaluation."""
+    names = ("slope", "slope_from", "slope_to", "smooth_below", "remainder", "noise", "h", "estimator")
+    return dataset_of("taylor", "a result of taylor", result, names, ("dtype",), ("estimator", "h"))
 
 
 def _resolution(trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> float:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, new_figure, subject
+from influencekit._arguments import one_of
+from influencekit._labelled import dataset_of
+from influencekit.plot.style import COLOURS, axes_of, figure_for, subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,11 +36,10 @@ def scatter(result: xr.Dataset, estimator: str, ax: Axes | None = None, metric: 
         >>> axes.get_xlabel() != ""
         True
     """
-    reference = result.attrs["reference"]
-    names = result.estimator.values.tolist()
-    if estimator not in names:
-        raise InputError(f"no estimator '{estimator}' in this result; it has {', '.join(names)}")
-    ax = ax if ax is not None else new_figure(4.2, 4.4).subplots()
+    reference, names = _compared("scatter", result)
+    one_of("scatter: estimator", estimator, names)
+    one_of("scatter: metric", metric, result.metric.values.tolist())
+    ax = axes_of(ax, 4.2, 4.4)
     x = result.influence.sel(estimator=reference).transpose("seed", "query", "window", "train")
     y = result.influence.sel(estimator=estimator).transpose("seed", "query", "window", "train")
     both = np.isfinite(x.values) & np.isfinite(y.values)
@@ -79,11 +79,11 @@ def agreement(result: xr.Dataset, metric: str = "spearman", figure: Figure | Non
         >>> len(plot.agreement(result))
         1
     """
-    names = result.estimator.values.tolist()
-    shown = [n for n in names if n != result.attrs["reference"]] or names
+    reference, names = _compared("agreement", result)
+    shown = [n for n in names if n != reference] or names
     columns = 2 if len(shown) == 4 else min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = figure if figure is not None else new_figure(4.0 * columns + 0.4, 4.4 * rows + 0.5)
+    figure = figure_for(figure, 4.0 * columns + 0.4, 4.4 * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, name in zip(axes, shown, strict=False):
         scatter(result, name, ax, metric)
@@ -91,6 +91,15 @@ def agreement(result: xr.Dataset, metric: str = "spearman", figure: Figure | Non
         ax.remove()
     figure.suptitle(_subject(result))
     return list(axes[: len(shown)])
+
+
+def _compared(who: str, result: Any) -> tuple[str, list[str]]:
+    """The reference and the estimators of what `compare` returned. Errors: anything else."""
+    needed = ("influence", "agreement", "accuracy", "estimator", "metric")
+    dims = ("estimator", "metric", "seed", "query", "window", "train")
+    dataset_of(who, "what compare(...) gives", result, needed, ("reference",), dims)
+    names = result.estimator.values.tolist()
+    return one_of(f"{who}: the reference", result.attrs["reference"], names), names
 
 
 def _groups(result: xr.Dataset, like: xr.DataArray) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from influencekit._labelled import dataset_of
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, LINES, line_look, new_figure
+from influencekit.plot.style import COLOURS, LINES, axes_of, line_look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,8 @@ def detection(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         >>> len(axes.get_lines()) > 0
         True
     """
-    ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
+    _found("detection", result)
+    ax = axes_of(ax, 8.0, 4.2)
     n = result.sizes["k"]
     fraction = float(result.corrupted.mean()) / n
     looked = np.concatenate([[0], result.k.values / n])
@@ -76,7 +78,8 @@ def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         >>> len(axes.get_lines()) > 0
         True
     """
-    ax = ax if ax is not None else new_figure(8.0, 4.2).subplots()
+    _found("precision_recall", result)
+    ax = axes_of(ax, 8.0, 4.2)
     fraction = float(result.corrupted.mean()) / result.sizes["k"]
     ax.axhline(fraction, color="0.6", linewidth=1, linestyle=":", zorder=0)
     for name, look, one in _lines(result, "precision_recall"):
@@ -86,6 +89,12 @@ def precision_recall(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def _found(who: str, result: Any) -> None:
+    """Errors: not what `evaluation.detection` returned."""
+    names = ("recall", "precision", "auc", "average_precision", "corrupted")
+    dataset_of(who, "what evaluation.detection(...) gives", result, names, dims=("k",))
 
 
 def _lines(result: xr.Dataset, who: str) -> list[tuple[str, dict[str, Any], xr.Dataset]]:

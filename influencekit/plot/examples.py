@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from influencekit._arguments import short, whole_number
 from influencekit._direction import better_in, effect_of, ends
 from influencekit._direction import extremes as both_ends
+from influencekit._labelled import array_of
 from influencekit._training.ids import positions_among
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, new_figure, side_colour, whole_numbers
+from influencekit.plot.style import COLOURS, axes_of, figure_for, side_colour, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,15 +43,24 @@ def extremes(
         >>> len(plot.extremes(scores, run.workload.train[0][:, 0].numpy(), count=2))
         4
     """
-    if scores.dims != ("train",) or len(pictures) != scores.sizes["train"]:
+    array_of("extremes", "scores [train]", scores, "train")
+    whole_number("extremes: count", count, 1)
+    shape = np.shape(pictures) if isinstance(pictures, np.ndarray) else ()
+    if (
+        len(shape) not in (3, 4)
+        or shape[0] != scores.sizes["train"]
+        or shape[3:] not in ((), (1,), (3,), (4,))
+    ):
         raise InputError(
-            f"extremes: expected scores [train] and as many pictures, got {dict(scores.sizes)} and "
-            f"{len(pictures)}"
+            f"extremes: expected an array of {scores.sizes['train']} pictures [train, row, column] or "
+            f"[train, row, column, 3], got {list(shape) or short(pictures)}"
         )
+    if not 0 < pictures[0].size or pictures.dtype.kind not in "biuf":
+        raise InputError(f"extremes: expected pictures of numbers, got {pictures.dtype} {list(shape)}")
     better = better_in(scores.attrs)
     rows = both_ends(scores.values, better, count)
     count = max(len(chosen) for _, _, chosen in rows)
-    figure = figure if figure is not None else new_figure(1.25 * count + 0.5, 4.3)
+    figure = figure_for(figure, 1.25 * count + 0.5, 4.3)
     axes = figure.subplots(2, count, squeeze=False)
     for row, (title, sign, chosen) in zip(axes, rows, strict=True):
         colour = side_colour(sign, better)
@@ -85,9 +96,11 @@ def timeline(
         >>> len(axes.get_lines()) > 3
         True
     """
-    if scores.dims != ("window", "train"):
-        raise InputError(f"timeline: expected scores [window, train], got {dict(scores.sizes)}")
-    ax = ax if ax is not None else new_figure(7.0, 3.8).subplots()
+    array_of("timeline", "scores [window, train]", scores, "window", "train")
+    if "stop" not in scores.coords:
+        raise InputError("timeline: these scores have no coordinate stop, the ends of the windows")
+    whole_number("timeline: count", count, 1)
+    ax = axes_of(ax, 7.0, 3.8)
     when, better, own = scores.stop.values, better_in(scores.attrs), _ids(scores)
     low, high = np.nanquantile(scores.values, [0.25, 0.75], axis=1)
     ax.fill_between(when, low, high, color="0.85", linewidth=0, label="middle half")

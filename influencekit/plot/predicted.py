@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from influencekit.plot.style import COLOURS, mean_text, new_figure
+from influencekit._labelled import dataset_of
+from influencekit.plot.style import COLOURS, figure_for, mean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,10 +33,14 @@ def predicted(result: xr.Dataset, figure: Figure | None = None) -> list[Axes]:
         >>> len(plot.predicted(found["lds:m=4"]))
         1
     """
+    dims = ("estimator",)
+    dataset_of(
+        "predicted", "a result of lds or leave-k-out", result, ("predicted", "retrained", *dims), dims=dims
+    )
     names = result.estimator.values.tolist()
     columns = 2 if len(names) == 4 else min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = figure if figure is not None else new_figure(3.8 * columns + 0.4, 4.2 * rows)
+    figure = figure_for(figure, 3.8 * columns + 0.4, 4.2 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     grouped = "k" in result.dims
     ks: list[Any] = result.k.values.tolist() if grouped else [None]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from influencekit._arguments import one_of, real_number, short
 from influencekit._direction import Better
+from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "LINES",
+    "axes_of",
+    "figure_for",
     "diverging",
     "figure_of",
     "line_look",
@@ -46,7 +50,30 @@ def new_figure(width: float, height: float) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    width, height = (real_number(n, x, above=0, most=1000) for n, x in (("width", width), ("height", height)))
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
+
+
+def axes_of(ax: Any, width: float, height: float) -> Axes:
+    """The Axes that were given, or new ones of this size. Errors: what is given is none."""
+    from matplotlib.axes import Axes
+
+    if ax is None:
+        return new_figure(width, height).subplots()
+    if not isinstance(ax, Axes):
+        raise InputError(f"ax: expected the Axes of matplotlib to draw on, got {short(ax)}")
+    return ax
+
+
+def figure_for(figure: Any, width: float, height: float) -> Figure:
+    """The Figure that was given, or a new one of this size. Errors: what is given is none."""
+    from matplotlib.figure import FigureBase
+
+    if figure is None:
+        return new_figure(width, height)
+    if not isinstance(figure, FigureBase):
+        raise InputError(f"figure: expected a Figure of matplotlib, got {short(figure)}")
+    return figure  # type: ignore[return-value]
 
 
 def figure_of(axes: Axes | list[Axes]) -> Figure:
@@ -101,6 +128,8 @@ def diverging(better: Better | None = "lower") -> Colormap:
         >>> len(diverging("lower")(0.5))  # red, green, blue, alpha
         4
     """
+    if better is not None:
+        one_of("better", better, ("lower", "higher"))
     from matplotlib.colors import LinearSegmentedColormap
 
     dark = {HARMFUL: "#7a3300", HELPFUL: "#003a5c", LOWERS: "#7a2e5a", RAISES: "#00503a"}
@@ -122,4 +151,5 @@ def whole_numbers(ax: Axes) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
+    ax = axes_of(ax, 1, 1)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from influencekit._arguments import short
 from influencekit._exclusive import one_at_a_time
 from influencekit._specs import options_of, unknown
 from influencekit._training.optimizers import SGD
@@ -107,8 +108,8 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
     ) -> Workload:
         if other:
             raise unknown(f"option of workload '{name}' named", [*other][0], options_of(function), "options")
-        if setting not in settings:
-            raise InputError(f"{name}: setting must be 'paper' or 'trained', got {setting!r}")
+        if not isinstance(setting, str) or setting not in settings:
+            raise InputError(f"{name}: setting must be 'paper' or 'trained', got {short(setting)}")
         chosen = settings[setting]
         n = chosen.n_train if n_train is None else n_train
         if n < 1:

@@ -13,7 +13,15 @@ from influencekit._tape.stream import StreamExamples
 from influencekit._training.checks.model import check_model
 from influencekit.errors import InputError
 
-__all__ = ["check_arguments", "check_optimizer", "refuse_hooks", "refuse_parallel"]
+__all__ = [
+    "check_arguments",
+    "check_functions",
+    "check_optimizer",
+    "refuse_hooks",
+    "refuse_parallel",
+    "scalers_of",
+    "schedulers_of",
+]
 
 
 def check_arguments(
@@ -45,6 +53,13 @@ def check_arguments(
         raise InputError(f"check must be from 0 (no step) to 1 (every step), got {check}")
 
 
+def check_functions(**given: Any) -> None:
+    """Refuse what is given as a function and is none."""
+    for name, function in given.items():
+        if function is not None and (isinstance(function, type) or not callable(function)):
+            raise InputError(f"{name}: expected a function, got {_kind(function)}")
+
+
 def check_optimizer(optimizer: Any) -> None:
     """Refuse what is no optimizer, or several."""
     if isinstance(optimizer, list | tuple):
@@ -54,6 +69,24 @@ def check_optimizer(optimizer: Any) -> None:
         )
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer: expected a torch.optim.Optimizer, got {_kind(optimizer)}")
+
+
+def schedulers_of(given: Any) -> list[Any]:
+    """One or more schedulers in a list. Errors: what is none."""
+    found = list(given) if isinstance(given, list | tuple) else [given]
+    for each in found:
+        if isinstance(each, type) or not (hasattr(each, "state_dict") and hasattr(each, "load_state_dict")):
+            raise InputError(f"scheduler: expected one of torch.optim.lr_scheduler, got {_kind(each)}")
+    return found
+
+
+def scalers_of(given: Any) -> list[Any]:
+    """The scaler, if there is one and it scales. Errors: what is none."""
+    if given is None:
+        return []
+    if isinstance(given, type) or not hasattr(given, "is_enabled"):
+        raise InputError(f"scaler: expected a torch.amp.GradScaler, got {_kind(given)}")
+    return [given] if given.is_enabled() else []
 
 
 def _kind(thing: Any) -> str:

@@ -1,40 +1,58 @@
 """What the parts of a workload must be, seen when it is made."""
 
+import json
 from typing import Any
 
 from torch import Tensor
 
+from influencekit._arguments import check_options, check_seed, real_number, short, whole_number
+from influencekit._tensors import tensor_problem
 from influencekit._training.batch import Batch, tensors_of
 from influencekit._training.optimizer import Optimizer
+from influencekit._training.schedules import Schedule
 from influencekit.errors import InputError
 
 __all__ = ["check_set", "check_settings"]
 
 
-def check_settings(counts: dict[str, Any], optimizer: Any, l2: float) -> None:
-    """Refuse whole numbers that are none, and what is no optimizer; `counts`: epochs, batch_size and seed."""
-    for name, value in counts.items():
-        if not isinstance(value, int):
-            raise InputError(f"{name} must be a whole number, got {value!r}")
-    if counts["epochs"] < 1 or counts["batch_size"] < 1:
+def check_settings(workload: Any) -> None:
+    """Refuse what is no number, optimizer, schedule or loss where one is expected; numbers become plain.
+
+    `info` is written into stores and results, so it must be JSON.
+    """
+    check_options(workload, "Workload")
+    whole_number("epochs", workload.epochs, 1)
+    whole_number("batch_size", workload.batch_size, 1)
+    check_seed("seed", workload.seed)
+    real_number("l2", workload.l2, 0)
+    if not isinstance(workload.optimizer, Optimizer):
         raise InputError(
-            f"epochs and batch_size must be at least 1, got {counts['epochs']} and {counts['batch_size']}"
+            f"optimizer: expected one of influencekit's, such as SGD(lr=0.1), got {short(workload.optimizer)}"
         )
-    if not isinstance(optimizer, Optimizer):
+    if not isinstance(workload.schedule, Schedule):
+        raise InputError(f"schedule: expected one such as Cosine(), got {short(workload.schedule)}")
+    if not callable(workload.loss) or isinstance(workload.loss, type):
         raise InputError(
-            f"optimizer: expected one of influencekit's, such as SGD(lr=0.1), got {optimizer!r:.60}"
+            f"loss: expected a function loss(outputs, target) -> [n] or a module, got {short(workload.loss)}"
         )
-    if l2 < 0:
-        raise InputError(f"l2 must be at least 0, got {l2}")
+    try:
+        json.dumps(dict(workload.info))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"info: expected a dict of texts and numbers, got {short(workload.info)} ({error})"
+        ) from None
 
 
 def check_set(name: str, batch: Batch, target_key: str) -> int:
     """How many examples a training or test set has. Errors: no tensors, different lengths, no target."""
-    tensors = tensors_of(batch)
-    if wrong := [x for x in tensors if not isinstance(x, Tensor)]:
+    if not isinstance(batch, Tensor | tuple | list | dict):
         raise InputError(
-            f"{name}: expected tensors, got {type(wrong[0]).__name__}; torch.as_tensor makes them"
+            f"{name}: expected a tensor, a tuple (inputs..., target) or a dict of tensors, got {short(batch)}"
         )
+    tensors = tensors_of(batch)
+    for x in tensors:
+        if problem := tensor_problem(x):
+            raise InputError(f"{name}: expected tensors, {problem}")
     lengths = {len(x) if x.dim() else 0 for x in tensors}
     if len(lengths) != 1 or 0 in lengths:
         sizes = [tuple(x.shape) for x in tensors]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from influencekit._arguments import real_number, whole_number
 from influencekit._training.optimizer import Optimizer, Slots
 from influencekit.errors import InputError
 
@@ -38,8 +39,8 @@ class Adafactor(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.d >= 1:
-            raise InputError(f"Adafactor: d must be at least 1, got {self.d}")
+        real_number("Adafactor: d", self.d, 1)
+        real_number("Adafactor: beta2_decay", self.beta2_decay, most=0)
 
     def slots_of(self, state: Mapping[str, Any], like: Tensor) -> Slots:
         row = state.get("row_var", state.get("variance"))
@@ -125,10 +126,7 @@ class Muon(Optimizer):
         super().__post_init__()
         if self.maximize:
             raise InputError("Muon: torch.optim.Muon has no maximize; change the sign of the loss")
-        if self.adjust_lr_fn not in (None, "original", "match_rms_adamw"):
-            raise InputError(
-                f"Muon: adjust_lr_fn must be original, match_rms_adamw or None, got {self.adjust_lr_fn!r}"
-            )
+        whole_number("Muon: ns_steps", self.ns_steps, 1, 99)
 
     def state_of(self, slots: Slots, updates: int) -> dict[str, Any]:
         return dict(slots) if updates else {}
