@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from influencekit.errors import InfluenceKitError
 if TYPE_CHECKING:
     from influencekit.registry import Entry
 
-__all__ = ["cli", "main"]
+__all__ = ["cli"]
 
 
 class Commands(click.Group):
@@ -68,8 +67,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except SystemExit as stop:  # a plugin's own command may end as it likes, and signals do
-            if ctx.invoked_subcommand not in self.commands or _is_signal(stop.code):
+        except SystemExit as stop:  # a plugin's own command may end as it likes
+            if ctx.invoked_subcommand not in self.commands:
                 raise
             raise InfluenceKitError(
                 f"a plugin, or code of yours, ended the program before the work was done (SystemExit: {stop})"
@@ -104,10 +103,6 @@ class Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _is_signal(code: object) -> bool:
-    return isinstance(code, int) and code > 128
-
-
 def _warn(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
     if issubclass(category, DeprecationWarning | PendingDeprecationWarning):
         return  # for those who write the libraries, not for those who run the command
@@ -124,7 +119,7 @@ def _fail(error: BaseException) -> NoReturn:
         sys.exit(error.exit_code)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         complain("interrupted")
-        sys.exit(130)
+        sys.exit(getattr(error.__cause__ or error, "code", 130))
     if os.environ.get("INFLUENCEKIT_DEBUG"):
         import traceback
 
@@ -172,30 +167,3 @@ def cli() -> None:
 
 for _command in (compare, record, estimate, plot, verify, list_):
     cli.add_command(_command)
-
-
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The console script `influencekit`. SIGTERM and a lost terminal clean up as Ctrl-C does."""
-    _open_streams()
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
-    cli.main(args, prog_name="influencekit")
-    raise AssertionError("click ends the process")
-
-
-def _open_streams() -> None:
-    """Open a closed stdin or stderr to nowhere, and refuse a closed stdout.
-
-    Else the next file that is opened takes its number, and what a library prints gets into that file.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8")
-    if sys.stdout is None:
-        complain("stdout is closed, so that nothing can be printed; send it somewhere", "error:")
-        sys.exit(1)
