@@ -32,13 +32,14 @@ colours away, `INFLUENCEKIT_PROGRESS=0` the progress, which is drawn on a termin
 | 2 | an argument cannot work, also `--code` that fails; nothing was done |
 | 130, 143, 129 | Ctrl-C, SIGTERM, a lost terminal (128 and the number of the signal) |
 
-- An error is one line on stderr, after `error:`; warnings begin with `warning:`. Control characters in names, ids
-  and files are shown as escapes (`\\x1b`), on a terminal, in pipes and in JSON.
-- stdout has the result and nothing else. What `--code`, a model or a plugin prints goes to stderr. A closed stdout
-  is refused; send it to `/dev/null` if nobody reads it.
-- Paths are those of this machine: `~` and `file://` are expanded, `s3://`, `zip::` and other addresses refused.
-- `--out` is never written over something. An empty folder is filled. `--json` replaces a file, which keeps its mode,
-  writes through a link, and into a pipe or a device.
+- An error is one line on stderr, after `error:`; warnings begin with `warning:`. Control characters in
+  names, ids and files are shown as escapes (`\\x1b`), on a terminal, in pipes and in JSON.
+- stdout has the result and nothing else. What `--code`, a model or a plugin prints goes to stderr. A closed
+  stdout is refused; send it to `/dev/null` if nobody reads it.
+- Paths are those of this machine: `~` and `file://` are expanded, `s3://`, `zip::` and other addresses
+  refused.
+- `--out` is never written over something. An empty folder is filled. `--json` replaces a file, which keeps
+  its mode, writes through a link, and into a pipe or a device.
 - CSV files have ids as they are. One that begins with `=`, `+`, `-` or `@` is a formula to a spreadsheet:
   `--escape-formulas` puts an apostrophe before it.
 """
