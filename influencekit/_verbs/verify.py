@@ -58,15 +58,14 @@ class NearReplay(NamedTuple):
 
 @with_progress
 def verify(run: Trajectory | str | Path, spans: int | None = None, **opened: Any) -> Replay | NearReplay:
-    """Read and compare every chunk, and train again from every kept state to the next (or `spans` of them).
+    """Read every chunk, and train again from every kept state to the next (or from `spans` of them).
 
     `run` is a recorded run, or a store, which is opened with `opened`, the other arguments of
     `influencekit.open`: `workload=`, or `model=`, `loss=` and `data=` of a taped run. The result has `steps`,
     how many were trained again, and `gap`, the largest difference relative to the update, 0 for bit for bit;
     `print` says it in words.
 
-    Errors: `StoreError` that names a chunk which is missing, corrupted or not the one that was committed, a
-    file or an array's metadata that are not those of the recording, or the steps, the tensor and the
+    Errors: `StoreError` that names a chunk which is missing or corrupted, or the steps, the tensor and the
     difference where a replay is not what was recorded. Bit for bit is asked of runs on a CPU; of taped runs
     and of others on a GPU, no more than the tape's tolerance relative to the update. Of a store that is not
     lossless the first `spans` are trained again in one go from the first state, which is exact, and each kept
