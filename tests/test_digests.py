@@ -82,6 +82,20 @@ def test_the_list_is_that_of_the_chunks_however_the_run_was_cut_and_committed(
     assert document(path) == before
 
 
+def test_a_run_that_goes_on_after_its_end_keeps_the_list(tmp_path):
+    path = tmp_path / "run.zarr"
+    writing = begin(path)
+    for stop in (3, 6, STEPS):
+        go_on(writing, stop, commits=set())
+        writing.close(may_go_on=True)
+        copy = shutil.copytree(path, tmp_path / f"{stop}.zarr")
+        sealed(copy)
+        assert document(copy) == document(path) and whole_and_true(path, stop) == stop
+        if stop < STEPS:
+            writing.reopen()
+    same(path, never_killed())
+
+
 def test_memory_keeps_no_list_and_needs_none():
     assert not {"checks", "digest"} & open_group(begin(None).store).attrs.keys()
 
@@ -280,6 +294,16 @@ def test_verify_says_what_was_compared_and_no_more(path):
     changed(path, checks=None, digest=None, influencekit_version="0.3.0")
     said = str(read_all(open_group(path)))
     assert said.endswith("0.3.0 kept no digests: their place is not checked") and "as committed" not in said
+
+
+def test_an_array_without_its_checksum_codec_is_said(path):
+    """Of a store that lists no checksums, since the list would not be that of other metadata."""
+    changed(path, checks=None, digest=None, influencekit_version="0.3.0")
+    root = document(path)
+    root["consolidated_metadata"]["metadata"]["loss"]["codecs"].pop()
+    (path / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="the array 'loss' has no checksums"):
+        open_group(path)
 
 
 def test_files_that_are_not_the_stores_and_documents_that_disagree_are_named(path):

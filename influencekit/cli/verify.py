@@ -25,7 +25,8 @@ __all__ = ["verify"]
 def verify(
     store: str, replay: int | None, code: str | None, device: str, data_dir: str | None, threads: int
 ) -> None:
-    """Open STORE, check its schema, read every chunk, train every step again and compare bit for bit.
+    """Open STORE, compare its metadata and every chunk with what was committed, train every step again and
+    compare bit for bit. Each line says what was checked.
 
     Exit code 0 if all is well, 1 with the reason if not. For a run that was recorded in Python, --code says
     where its model, loss and data are made. Examples:
