@@ -176,8 +176,8 @@ def resolve(kind: str, given: T | str) -> T:
         averages = kind == "average" and hasattr(given, "weights")  # as it is documented
         if not (isinstance(given, interface) or averages):
             raise InputError(
-                f"{kind}: expected an object of a subclass of influencekit.{interface.__name__}, or a spec such "
-                f"as '{_first(kind)}', got {short(given)}"
+                f"{kind}: expected an object of a subclass of influencekit.{interface.__name__}, or a spec "
+                f"such as '{_first(kind)}', got {short(given)}"
             )
     return given
 
