@@ -589,7 +589,7 @@ def calls() -> dict[str, Draw]:
         "sum of scores": mixed(
             "sum of scores",
             lambda e, g: ik.sum_over_windows(**{"found": e["scores"], "windows": [ik.Window(0, 4)], **g}),
-            found=_Later("scores", "contributions", "hole"),
+            found=_Later("scores", "contributions", "hole", "other scores"),
             windows=lambda r: r.choice([same([ik.Window(0, 4)]), *bad([ik.Window(1, 4)], [], 3, [None], ["a"], "full", None, [ik.Window(0, 4, "window")], object())]),
         ),
         "compare": mixed(
@@ -647,7 +647,7 @@ def calls() -> dict[str, Draw]:
         "border_ties": mixed(
             "border_ties",
             lambda e, g: metrics.border_ties(**{"x": torch.tensor([2.0, 2.0, 1.0, 4.0]), **g}),
-            x=_Later("tensor", also=(scores_pair,)),
+            x=_Later("tensor", also=(scores_alone,)),
             fraction=number([0.5, 1.0], [0.0, -1.0, 1.5]),
             top=TOP,
             resolution=number([0.5, 0.0], [-1.0], none=True),
@@ -711,6 +711,11 @@ def calls() -> dict[str, Draw]:
         ),
     }
     return kinds
+
+
+def scores_alone(r: random.Random) -> Value:
+    found = scores_pair(r)
+    return found if not isinstance(found.it, torch.Tensor) or found.it.shape != (4,) else scores_alone(r)
 
 
 def metric(function: Any) -> Draw:
