@@ -115,3 +115,48 @@ def test_a_run_that_was_not_durable_is_made_so_when_it_is_resumed(disk):
     go_on(writing)
     writing.close()
     assert not faults(disk, 60, seed=2, first=now)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_every_way_to_record_hands_it_on(durable, disk):
+    """`record`, a tape and the command line, each also when it resumes."""
+    import torch
+    from click.testing import CliRunner
+
+    import influencekit as ik
+    from influencekit.cli import cli
+
+    work = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2")
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3), torch.randint(2, (8,)))
+    losses, model = torch.nn.CrossEntropyLoss(reduction="none"), torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def tape(path, resume):
+        with ik.Tape(
+            path, model, optimizer, loss=losses, data=data, resume=resume, durable=durable
+        ) as recording:
+            for _ in range(1 + resume):
+                for _, (x, y) in recording.batches(torch.utils.data.DataLoader(data, 4)):
+                    optimizer.zero_grad()
+                    losses(model(x), y).mean().backward()
+                    optimizer.step()
+
+    def command(path, _):
+        words = ["record", "mnist-1v7-lr:n_train=24:epochs=2", "--store", str(path)]
+        result = CliRunner().invoke(cli, words + ["--durable"] * durable, catch_exceptions=False)
+        assert result.exit_code == 0
+
+    def syncs(act, *args) -> bool:
+        disk.log.clear()
+        act(*args)
+        return any(kind == "sync" for kind, *_ in disk.log)
+
+    cut = disk.root / "cut.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "close", lambda self, *_, **__: self.leave())
+        ik.record(work, store=cut)
+    assert syncs(lambda: ik.record(work, store=cut, resume=True, durable=durable)) == durable
+    assert syncs(lambda: ik.record(work, store=disk.root / "whole.zarr", durable=durable)) == durable
+    assert syncs(tape, disk.root / "tape.zarr", False) == durable
+    assert syncs(tape, disk.root / "tape.zarr", True) == durable
+    assert syncs(command, disk.root / "command.zarr", False) == durable

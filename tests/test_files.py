@@ -20,6 +20,7 @@ from influencekit import InputError, StoreError
 from influencekit._files import folder, hold, is_held, open_folder, publishing, scratch, sweep, whole
 from influencekit._files.new_store import NewStore
 from influencekit._trajectory.writing import Writer
+from influencekit.cli.output import new_file, new_folder
 
 
 def tree(path: Path) -> dict[str, object]:
@@ -132,6 +133,29 @@ def test_a_new_store_replaces_nothing_either(thing, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         NewStore(tmp_path / "run.zarr")
     assert os.listdir(tmp_path) == ["run.zarr"]
+
+
+@in_the_way
+@pytest.mark.parametrize("opened", [new_file, new_folder], ids=["file", "folder"])
+def test_an_output_replaces_nothing_that_came_meanwhile(thing, opened, tmp_path):
+    goal = tmp_path / "out"
+    with pytest.raises(InputError, match="exists already"), opened(str(goal)) as beside:
+        (beside / "x" if opened is new_folder else beside).write_text("mine")
+        IN_THE_WAY[thing](goal)
+        before = {name: what for name, what in tree(tmp_path).items() if ".out." not in name}
+    assert tree(tmp_path) == before
+
+
+def test_an_output_that_is_there_is_refused_and_what_was_left_beside_it_is_removed(tmp_path):
+    child, left = child_with_scratch(tmp_path / "out")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    a_file(tmp_path / "out")
+    for opened in (new_file, new_folder):
+        assert left.exists() == (opened is new_file)
+        with pytest.raises(InputError), opened(str(tmp_path / "out")):
+            pass
+    assert os.listdir(tmp_path) == ["out"]
 
 
 @in_the_way

@@ -12,7 +12,7 @@ import zarr
 
 from influencekit._address import local
 from influencekit._files.publishing import publish
-from influencekit._files.scratch import Scratch
+from influencekit._files.scratch import Scratch, sweep
 from influencekit.errors import InputError, StoreError
 
 __all__ = ["NewStore", "save_zarr"]
@@ -48,7 +48,8 @@ class NewStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = local(path)
-        if os.path.lexists(path):
+        if os.path.lexists(self.path):
+            sweep(self.path.absolute().parent, self.path.name)
             raise InputError(f"{path} exists already; choose another path")
         try:
             self._scratch = Scratch(self.path)

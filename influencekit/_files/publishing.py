@@ -18,7 +18,7 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
 
 def publish(source: Path, goal: Path) -> None:
-    """Rename `source`, a folder or a file beside `goal`, to `goal`.
+    """Rename `source`, a folder or a file near `goal`, to `goal`.
 
     Of two processes that do this at once, one does it, and the other's `source` stays where it is. Errors:
     something is there, be it an empty folder or a link that leads nowhere (`InputError`); `OSError`.

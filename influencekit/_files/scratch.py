@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from influencekit._files.open_folder import OpenFolder
+from influencekit._files.publishing import publish
 
 __all__ = ["PARTIAL", "Scratch", "sweep", "whole"]
 
@@ -61,16 +62,21 @@ class Scratch:
 
 
 @contextmanager
-def whole(goal: Path) -> Iterator[Path]:
+def whole(goal: Path, new: bool = False) -> Iterator[Path]:
     """A path that takes the place of `goal`, a file or an empty or absent folder, if the block ends well.
 
     One act of the file system; whatever stops the block leaves what was there before. What is written lies
-    in a folder of its own beside the goal until then. Errors: `OSError`.
+    in a folder of its own beside the goal until then. `new`: nothing may be there, also not since the block
+    began (`InputError`). Errors: `OSError`.
     """
     scratch = Scratch(goal)
     try:
-        yield scratch.path / goal.name
-        os.replace(scratch.path / goal.name, goal)
+        made = scratch.path / goal.name
+        yield made
+        if new:
+            publish(made, goal)
+        else:
+            os.replace(made, goal)
     finally:
         scratch.remove()
 

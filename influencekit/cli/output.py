@@ -42,11 +42,13 @@ def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]
         yield None
         return
     goal = Path(path)
+    _sweep(goal)
+    _sweep(goal / ".new")
     there = goal.is_dir()
     if os.path.lexists(goal) and not (there and not any(goal.iterdir())):
         kind = "a folder that is not empty" if there else "a file"
         raise InputError(f"{option} {path} is {kind}; choose a new one")
-    with _told(goal, option), _whole(goal / ".new" if there else goal) as partial:
+    with _told(goal, option), _whole(goal / ".new" if there else goal, new=True) as partial:
         partial.mkdir()
         yield partial
     if there:
@@ -62,9 +64,10 @@ def new_file(path: str | None, option: str = "--out") -> Iterator[Path | None]:
     if path is None:
         yield None
         return
+    _sweep(Path(path))
     if os.path.lexists(path):
         raise InputError(f"{option} {path} exists already; choose another name")
-    with _told(Path(path), option), _whole(Path(path)) as partial:
+    with _told(Path(path), option), _whole(Path(path), new=True) as partial:
         yield partial
 
 
@@ -96,15 +99,22 @@ def replaced_file(path: str | None, option: str) -> Iterator[Path | None]:
                 partial.chmod(stat.S_IMODE(there.st_mode))
 
 
+def _sweep(goal: Path) -> None:
+    """Remove what killed processes left beside it."""
+    from influencekit._files import sweep
+
+    sweep(goal.absolute().parent, goal.name)
+
+
 @contextmanager
-def _whole(goal: Path) -> Iterator[Path]:
+def _whole(goal: Path, new: bool = False) -> Iterator[Path]:
     """A path that takes the place of `goal`, whose folder is made, and removed if nothing comes to be."""
     from influencekit._files import whole
 
     parents = [p for p in goal.absolute().parents if not p.exists()]
     try:
         goal.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with whole(goal) as partial:
+        with whole(goal, new) as partial:
             yield partial
         parents = []
     finally:
