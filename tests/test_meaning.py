@@ -14,7 +14,7 @@ import torch
 import zarr
 from helpers_stores import changed, sealed
 from helpers_tape import LOOPS, Examples, N, held_out, network, per_example, taped, untraced
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from test_streams import batches as stream
 from test_streams import record as record_stream
@@ -138,7 +138,7 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize(("kind", "name"), ARRAYS, ids=lambda x: x)
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(change=CHANGE)
 def test_a_changed_value_is_named_or_changes_no_score(kind, name, change, tmp_path_factory):
     path = spoilt(kind, name, change, tmp_path_factory.mktemp("spoilt"))
