@@ -35,13 +35,13 @@ LAYERS = {
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
-        _trajectory/digests _trajectory/ending _trajectory/fingerprint _trajectory/integrity
-        _trajectory/replay_check _trajectory/schema/__init__ _trajectory/schema/arrays
-        _trajectory/schema/attributes _trajectory/schema/document _trajectory/schema/files
-        _trajectory/schema/kinds _trajectory/schema/root _trajectory/store _trajectory/trajectory
-        _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
-        _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer _trajectory/contents
-        _trajectory/unchanged
+        _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
+        _trajectory/integrity _trajectory/replay_check _trajectory/schema/__init__
+        _trajectory/schema/arrays _trajectory/schema/attributes _trajectory/schema/document
+        _trajectory/schema/files _trajectory/schema/kinds _trajectory/schema/root _trajectory/store
+        _trajectory/trajectory _trajectory/unchanged _trajectory/unfinished _trajectory/writing/__init__
+        _trajectory/writing/background _trajectory/writing/growing _trajectory/writing/ledger
+        _trajectory/writing/writer
     """,
     "what plugins implement": """
         interfaces _average
@@ -54,18 +54,20 @@ LAYERS = {
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
         estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector _tape/checks/__init__
-        _tape/checks/arguments _tape/checks/collation _tape/checks/columns _tape/checks/model
-        _tape/checks/opened _tape/ending _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses
-        _tape/index_entry _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches
-        _tape/loop_position _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording
-        _tape/reloads _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check
-        _tape/step_collector _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
+        _tape/checks/agreement _tape/checks/arguments _tape/checks/collation _tape/checks/columns
+        _tape/checks/model _tape/checks/opened _tape/ending _tape/fingerprint _tape/hooks
+        _tape/hyperparameters _tape/hypotheses _tape/index_entry _tape/intercept_loader _tape/listen
+        _tape/loader _tape/loop_batches _tape/loop_position _tape/open_taped _tape/optimizer
+        _tape/random_draws _tape/recorded _tape/recording _tape/reloads _tape/replay_difference
+        _tape/replica _tape/rng _tape/scaling _tape/spot_check _tape/step_collector _tape/stream
+        _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate _verbs/non_finite
-        _verbs/open _verbs/record _verbs/remove _verbs/results _verbs/trust _verbs/verify plot/__init__
-        plot/agreement plot/detection plot/examples plot/predicted plot/style trainers/__init__
-        trainers/extras trainers/lightning trainers/model_losses trainers/transformers
+        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
+        _verbs/meaning _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results
+        _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
+        plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
+        trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache evaluation/detection

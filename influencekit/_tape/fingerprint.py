@@ -40,7 +40,7 @@ _SECONDS = 2.0  # in which as many examples are hashed as can be fetched
 
 def run_attributes(
     model: nn.Module, call: Call, rule: UpdateRule, steps: StepCollector, changing: Sequence[str], *,
-    separable: bool, optimizer: dict[str, Any], tolerance: float,
+    separable: bool, optimizer: dict[str, Any], tolerance: float, positions: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Attributes of a store: how its steps are rebuilt, and how its model and data set are recognised."""
     layout, stream = rule.layout, isinstance(call.data, StreamExamples)
@@ -59,6 +59,8 @@ def run_attributes(
             "autocast": None if steps.autocast is None else str(steps.autocast).removeprefix("torch."),
             "separable": separable,
             "tolerance": tolerance,
+            "reduction": steps.reduction,
+            "ids": _ids(call.data, positions),
             **({} if steps.index_entry is None else {"index_entry": steps.index_entry}),
         },
         "fingerprint": {
@@ -74,6 +76,13 @@ def run_attributes(
             **of_loss(call.loss),
         },
     }
+
+
+def _ids(data: Any, positions: bool) -> str:
+    """Where the names of the examples come from."""
+    if isinstance(data, StreamExamples):
+        return "given" if data.named else "contents"
+    return "positions" if positions else "given"
 
 
 def check_fingerprint(

@@ -12,6 +12,7 @@ import zarr
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
+from influencekit._tape.checks.agreement import check_agreement
 from influencekit._tape.checks.columns import COLUMNS, check_columns
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.checks.opened import check_opened
@@ -71,6 +72,8 @@ def open_taped(
     if isinstance(data, StreamExamples):
         columns["row"], counts["row"] = read(group, "row", rows), data.contents
     check_columns(columns, counts, where)
+    ids = data.ids if isinstance(data, StreamExamples) else read(group, "train").tolist()
+    check_agreement(group, columns, where, ids=ids, penalty=penalty is not None)
     micros = _micros(group, columns, penalty is not None)
     changes = [row for row in (read(group, "settings") if "settings" in group else ()) if not row[0] >= steps]
     device = next(model.parameters()).device
@@ -82,7 +85,7 @@ def open_taped(
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
         info=_named_classes(model, data, about["target_key"], class_names),
-        train_ids=data.ids if isinstance(data, StreamExamples) else read(group, "train").tolist(),
+        train_ids=ids,
         test_ids=test_ids,
         target_key=about["target_key"],
         call=call,

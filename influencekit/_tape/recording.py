@@ -297,7 +297,7 @@ class Recording:
         if self.writer.writer is None:
             about = run_attributes(
                 self._model, self.call, state.rule, self._steps, changing, separable=self._separable,
-                optimizer=description, tolerance=self._tolerance,
+                optimizer=description, tolerance=self._tolerance, positions=self._own_names,
             )  # fmt: skip
             names = self._ids if self._stream is None else self._stream
             self.writer.begin(state.rule, first, names, {"workload": self._name, **about})

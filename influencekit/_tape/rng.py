@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from influencekit.errors import StoreError
+
+_DAMAGED = "a state of the random generators, in the array 'rng', is damaged"
+
 __all__ = ["capture", "fixed", "preserved_random", "restore", "restored", "setter"]
 
 _PYTHON = np.dtype([("key", "<u4", 625), ("has_gauss", "u1"), ("gauss", "<f8")])
@@ -63,7 +67,17 @@ def _forget_numpy() -> None:
 
 
 def setter(state: bytes, device: torch.device | None = None) -> Callable[[], None]:
-    """A function that puts the generators to a captured state; it may be called inside `torch.func`."""
+    """A function that puts the generators to a captured state; it may be called inside `torch.func`.
+
+    Errors: `StoreError` for what is no such state.
+    """
+    try:
+        return _setter(state, device)
+    except (ValueError, IndexError) as error:
+        raise StoreError(f"{_DAMAGED} ({error}); record again") from error
+
+
+def _setter(state: bytes, device: torch.device | None) -> Callable[[], None]:
     ends = np.cumsum([len(torch.get_rng_state()), _PYTHON.itemsize, _NUMPY.itemsize])
     parts = [state[a:b] for a, b in zip((0, *ends), (*ends, len(state)), strict=True)]
     ours, cuda = (torch.frombuffer(bytearray(x), dtype=torch.uint8) if x else None for x in parts[::3])
@@ -73,9 +87,12 @@ def setter(state: bytes, device: torch.device | None = None) -> Callable[[], Non
 
     def put() -> None:
         assert ours is not None
-        torch.default_generator.set_state(ours)
-        random.setstate(python)
-        np.random.set_state(twister)
+        try:
+            torch.default_generator.set_state(ours)
+            random.setstate(python)
+            np.random.set_state(twister)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise StoreError(f"{_DAMAGED} ({str(error)[:80]}); record again") from error
         _forget_numpy()  # where half a pair of Gaussians may wait now
         if cuda is not None and device is not None and device.type == "cuda":
             torch.cuda.set_rng_state(cuda, device)

@@ -78,6 +78,11 @@ class StepCollector:
         self.drop_entry: Callable[[], None] = lambda: None
 
     @property
+    def reduction(self) -> str:
+        """`mean`, `sum`, or `given` by a function."""
+        return self._reduction if isinstance(self._reduction, str) else "given"
+
+    @property
     def _batch_is_read(self) -> bool:
         """Whether something else than model and loss gets the batch, whole."""
         return callable(self._reduction) or self.call.penalty is not None

@@ -56,6 +56,7 @@ class StreamExamples:
     def __init__(self) -> None:
         self.ids: list[Hashable] = []
         self.dropped: int | str | None = None
+        self.named = False  # by the loop
         self._by_name: dict[Hashable, int] = {}
         self._by_content: dict[int, int] = {}
         self._written: dict[str, int] = {}  # positions by names as they are written
@@ -80,6 +81,7 @@ class StreamExamples:
         """
         form, rows = _rows(batch)
         names = None if ids is None else _names(ids)
+        self.named = self.named or names is not None
         if names is not None and len(names) != len(rows):
             raise InputError(f"a batch of {len(rows)} examples came with {len(names)} ids; give one for each")
         found = self._register_contents(rows, self._number(form))

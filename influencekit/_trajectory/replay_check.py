@@ -98,11 +98,15 @@ def sample_stretches(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [single[i] for i in places]
 
 
-def replay_stretch(trajectory: RecordedRun, start: int, stop: int) -> State:
-    """State `stop`, trained again from the stored state `start`."""
+def replay_stretch(
+    trajectory: RecordedRun, start: int, stop: int, seen: Callable[[int, Tensor], None] | None = None
+) -> State:
+    """State `stop`, trained again from the stored state `start`. `seen` is given each step and its losses."""
     state = trajectory.state(start)
-    for _ in range(start, stop):
-        state = trajectory.step.advance(state)[0]
+    for t in range(start, stop):
+        state, losses = trajectory.step.advance(state)
+        if seen is not None:
+            seen(t, losses)
     return state
 
 

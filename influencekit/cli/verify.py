@@ -37,6 +37,7 @@ def verify(
     """
     from influencekit._trajectory.integrity import read_all
     from influencekit._trajectory.store import open_group
+    from influencekit._verbs.meaning import check_meaning
     from influencekit._verbs.verify import replayed
     from influencekit.cli.problems import reopen, use_device
 
@@ -59,8 +60,9 @@ def verify(
     _say("chunks", str(chunks))
     with progress():
         trajectory = reopen(store, data_dir, device, code)
+        meaning = check_meaning(trajectory)
         done = replayed(trajectory, replay)
-    _say("workload", "built again; parameters and data agree with the store")
+    _say("workload", f"built again; compared: {meaning}")
     _say("replay", str(done))
 
 
