@@ -22,6 +22,15 @@ def _corruptions(report: Report) -> Table:
     return Table(["store", *counted, "wrong scores, hangs, tracebacks"], rows)
 
 
+def _hostile(report: Report) -> Table:
+    became = report["became"]
+    rows = [[word, str(became.get(word, 0))] for word in ("refused", "the same scores", *_BAD)]
+    return Table(["became", "stores"], rows)
+
+
+_BAD = ("refused by some", "other scores", "raw errors", "bug lines", "hangs", "crashes")
+
+
 def _number(faults: list[str] | int) -> str:
     return str(faults if isinstance(faults, int) else len(faults))
 
@@ -88,6 +97,18 @@ PAGE = Page(
             "The time of a commit of 200 steps in batches of 64 and one state, by the number of parameters. "
             "A thread of its own commits, after 5 seconds or 64 MiB, and the loop goes on meanwhile.",
             _durable,
+        ),
+        "hostile": Section(
+            "Hostile stores",
+            ("hostile",),
+            lambda report: (
+                f"{report['stores']} small stores that somebody made hostile, with all checksums right, are "
+                "opened, asked, verified and compared, in Python and on the command line. *The same scores*: "
+                "what was changed does not matter, or the workload says it. Memory at most: "
+                f"{report['times_the_memory']} times that of a good store. Code of a store that was run: "
+                f"{'some' if report['code_was_run'] else 'none'}."
+            ),
+            _hostile,
         ),
         "late-changes": Section(
             "Changes in the last tenth",

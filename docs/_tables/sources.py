@@ -42,6 +42,7 @@ SOURCES = {
     "dvemb_throughput": _benchmark("dvemb_throughput", "plugins/influencekit-dvemb/src"),
     "evaluation": _benchmark("evaluation", *_COMPARE, "influencekit/evaluation"),
     "exactness": _benchmark("exactness", *_SWEEP),
+    "hostile": _benchmark("hostile", "influencekit/_trajectory", "influencekit/_tape"),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(
         "kills", "influencekit/_trajectory/writing", "influencekit/_tape", "influencekit/_files"

@@ -208,11 +208,11 @@ def _check_settings(rule: Optimizer) -> None:
     false, or holds some."""
     for field in fields(rule):
         value, default = getattr(rule, field.name), 0.0 if field.name == "lr" else field.default
-        if not _alike(value, default):
+        if not _of_its_type(value, default):
             raise ValueError(f"{field.name} is {value!r}")
 
 
-def _alike(value: Any, default: Any) -> bool:
+def _of_its_type(value: Any, default: Any) -> bool:
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, int):
@@ -220,7 +220,9 @@ def _alike(value: Any, default: Any) -> bool:
     if isinstance(default, int | float):
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     if isinstance(default, tuple) and default:
-        return isinstance(value, tuple) and all(map(_alike, value, default)) and len(value) == len(default)
+        return (
+            isinstance(value, tuple) and all(map(_of_its_type, value, default)) and len(value) == len(default)
+        )
     return default is not None or value is None or isinstance(value, int | float | str)
 
 

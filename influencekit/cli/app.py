@@ -139,12 +139,19 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return _line(error.format_message()), error.exit_code
     if isinstance(error, OSError) and error.strerror:
         return _line(f"{error.strerror}{f': {error.filename}' if error.filename else ''}"), 1
-    if isinstance(error, MemoryError):
+    if _is_of_memory(error):
         return "out of memory; take fewer examples or queries at once, or a machine with more", 1
     return (
         f"{type(error).__name__}: {_line(error)}; this is a bug, of influencekit or of a plugin: "
         "INFLUENCEKIT_DEBUG=1 in the environment shows where"
     ), 1
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: to Python, to torch, to a library that is loaded, or to a thread."""
+    said = str(error).lower() if isinstance(error, RuntimeError | ImportError) else ""
+    words = ("allocate memory", "enough memory", "of memory", "map segment", "new thread", "a primitive")
+    return isinstance(error, MemoryError) or any(each in said for each in words)
 
 
 def _line(text: object) -> str:

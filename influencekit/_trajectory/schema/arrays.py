@@ -20,6 +20,8 @@ _SIZES = {
     **{f"{kind}{bits}": bits // 8 for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)},
 }
 
+_FILLS = (0, -1, "NaN", "")
+
 _STEP, _SLOT, _MICRO = ("step",), ("step", "slot"), ("step", "micro")
 # dims and dtypes by name; what else has states is a slot of the optimizer
 _ARRAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -58,7 +60,7 @@ _DOCUMENT = {
                        and x["name"] == "regular" and type(x["configuration"]) is dict
                        and x["configuration"].keys() == {"chunk_shape"}),
     "chunk_key_encoding": _same({"name": "default", "configuration": {"separator": "/"}}),
-    "fill_value": Kind("a number or text", lambda x: type(x) in (int, float, str) and len(str(x)) < 30),
+    "fill_value": Kind("0, -1, NaN or no text", lambda x: type(x) in (int, float, str) and x in _FILLS),
     "codecs": Kind("a list of codecs", lambda x: type(x) is list and all(type(c) is dict for c in x)),
     "attributes": _same({}),
     "dimension_names": items(text(60)),
@@ -130,6 +132,9 @@ def _described(name: str, doc: Any, where: str, newer: bool) -> Described:
         )
     if dtype not in dtypes:
         raise StoreError(f"{where}: expected the dtype {' or '.join(dtypes)}, got {dtype!r}; record again")
+    kind = str if dtype == "string" else (int, float) if dtype in _FLOATS else int
+    if not isinstance(doc["fill_value"], kind) and not (dtype in _FLOATS and doc["fill_value"] == "NaN"):
+        raise StoreError(f"{where}: its 'fill_value' is {shown(doc['fill_value'])}, which is none of {dtype}")
     _check_codecs(doc["codecs"], dtype, len(shape), where)
     if not (_lengths.fits(chunks) and len(chunks) == len(shape) and min(chunks) > 0):
         raise StoreError(f"{where}: expected chunks of one or two lengths above 0, got {shown(chunks)}")

@@ -333,6 +333,5 @@ class Writer:
 
 def _unwritten(path: str | Path | None, error: Exception, left: str) -> StoreError:
     where = "" if path is None else f" to {path}"
-    return StoreError(
-        f"cannot write the trajectory{where}: {getattr(error, 'strerror', None) or error}; {left}"
-    )
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__  # a MemoryError says nothing
+    return StoreError(f"cannot write the trajectory{where}: {why}; {left}")
