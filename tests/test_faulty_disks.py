@@ -24,10 +24,10 @@ def small_chunks(monkeypatch):
 
 
 @contextmanager
-def disk(number: int, first: int, last: int):
+def disk(number: int, first: int, last: int, names: tuple[str, ...] = WRITING):
     """Of the operations that write, those from `first` to `last` fail with this error. Gives all of them."""
     done: list[str] = []
-    real = {name: getattr(os, name) for name in WRITING}
+    real = {name: getattr(os, name) for name in names}
 
     def failing(name: str) -> Callable[..., Any]:
         def act(*args: Any, **more: Any) -> Any:
@@ -40,7 +40,7 @@ def disk(number: int, first: int, last: int):
         return act
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in WRITING:
+        for name in names:
             patch.setattr(os, name, failing(name))
         yield done
 
@@ -97,3 +97,15 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
             f"cannot write the trajectory to {path}: Permission denied; nothing was left there"
         )
     assert not os.listdir(tmp_path)
+
+
+def test_a_disk_that_fails_when_it_is_waited_for(tmp_path):
+    """It is not said to be another process, and what is committed may be more than what was announced."""
+    with disk(errno.EIO, 0, 0, ("fsync",)) as all_of_them:
+        record(tmp_path / "whole.zarr", True)
+    for first in range(1, len(all_of_them) + 1, 5):
+        path = tmp_path / f"{first}.zarr"
+        with disk(errno.EIO, first, first, ("fsync",)):
+            committed, error = record(path, True)
+        assert error.count("Input/output error") == 1 and "\n" not in error, (first, error)
+        assert not path.exists() or whole_and_true(path, committed) >= committed

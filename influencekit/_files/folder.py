@@ -86,6 +86,8 @@ class Folder:
         folder, _, name = key.rpartition("/")
         try:
             self.check(arrays=key == _ROOT)
+            if key == _ROOT:
+                self._document = None  # until it is known again: this process changes it, whatever stops it
             if HAS_DIR_FD:
                 self._put_inside(folder, name, data)
             else:
@@ -96,8 +98,6 @@ class Folder:
         if key == _ROOT:
             self._document = self._seen()
             self.check()
-        elif self.durable:
-            self._unsynced.add(folder)
 
     def _put_inside(self, folder: str, name: str, data: Any) -> None:
         if not folder:
@@ -107,6 +107,7 @@ class Folder:
             self._write(inside, name, data)
             if self.durable and not folder:
                 os.fsync(inside)
+            self._unsynced.add(folder)
         finally:
             os.close(inside)
 
