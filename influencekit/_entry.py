@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from influencekit._lazy import loaded
+from influencekit._docstring import docstring
+from influencekit._lazy import LOADING, loaded
 from influencekit._specs import options_of
 from influencekit.errors import InfluenceKitError
 
@@ -31,7 +32,7 @@ class Entry:
         """The class or function itself. Errors: `InfluenceKitError` naming the owner if it does not work."""
         module, _, attribute = self.target.partition(":")
         try:
-            with redirect_stdout(sys.stderr) if self.provider != "built-in" else nullcontext():
+            with LOADING, redirect_stdout(sys.stderr) if self.provider != "built-in" else nullcontext():
                 found: Any = loaded(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
@@ -55,6 +56,7 @@ def _check(kind: str, found: Any) -> None:
     elif kind == "command":
         if not isinstance(found, import_module("click").Command):
             raise TypeError(f"expected a click.Command, found {type(found).__name__}")
+        found.help = found.help or docstring(found.callback)
         return
     else:
         interface = getattr(import_module("influencekit.interfaces"), kind.capitalize())

@@ -6,7 +6,7 @@ from importlib import import_module
 from threading import RLock
 from typing import Any
 
-__all__ = ["lazily", "loaded"]
+__all__ = ["LOADING", "lazily", "loaded"]
 
 
 def lazily(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -20,7 +20,7 @@ def lazily(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     return load
 
 
-_LOADING = RLock()
+LOADING = RLock()
 
 
 def loaded(module: str) -> Any:
@@ -29,5 +29,5 @@ def loaded(module: str) -> Any:
     there = sys.modules.get(module)
     if there is not None and not getattr(there.__spec__, "_initializing", False):
         return there
-    with _LOADING:
+    with LOADING:
         return import_module(module)

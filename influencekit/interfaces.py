@@ -16,6 +16,7 @@ from torch import Tensor
 from influencekit._arguments import check_options
 from influencekit._average import Average
 from influencekit._direction import Better
+from influencekit._docstring import first_line
 from influencekit._statistics import format_statistic, of_estimators, several_seeds
 from influencekit._training.gradients import rows_of_jacobian
 from influencekit._training.workload import Workload
@@ -333,7 +334,7 @@ class Evaluation(ABC):
         several = several_seeds(result)
         found = self.figures(result)["estimators"]
         rows = {n: [format_statistic(value, several) for value in row.values()] for n, row in found.items()}
-        title = (type(self).__doc__ or type(self).__name__).strip().partition("\n")[0]
+        title = first_line(type(self)) or type(self).__name__
         return Table.of(title, list(next(iter(found.values()))), rows)
 
     def plot(self, result: xr.Dataset) -> Figure | None:

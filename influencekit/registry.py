@@ -12,7 +12,6 @@ it is named, a warning and a broken row in lists, and does not matter elsewhere.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from influencekit._arguments import fitted, short
 from influencekit._catalog import BUILTINS, KINDS, PACKAGES
+from influencekit._docstring import first_line
 from influencekit._entry import Entry
 from influencekit._entry_points import entry_points, provider
 from influencekit._specs import REQUIRED, options_of, read_options, unknown
@@ -279,7 +279,7 @@ def _listing(entry: Entry) -> Listing:
         if entry.kind == "command":
             summary = target.get_short_help_str(100)
         else:
-            summary = (inspect.getdoc(target) or "").partition("\n")[0]
+            summary = first_line(target)
             options = tuple(str(option) for option in options_of(target).values())
         load(entry.kind, entry.name)
     except InfluenceKitError as error:

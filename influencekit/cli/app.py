@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from influencekit import __version__
+from influencekit._docstring import docstring
 from influencekit._escape import shown
 from influencekit.cli.compare import compare
 from influencekit.cli.console import complain
@@ -174,3 +175,5 @@ def cli() -> None:
 
 for _command in (compare, record, estimate, plot, verify, list_):
     cli.add_command(_command)
+for _command in (cli, *cli.commands.values()):
+    _command.help = _command.help or docstring(_command.callback)

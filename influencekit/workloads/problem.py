@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from influencekit._arguments import short
+from influencekit._docstring import first_line
 from influencekit._exclusive import one_at_a_time
 from influencekit._specs import options_of, unknown
 from influencekit._training.optimizers import SGD
@@ -146,7 +147,7 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
 
     function.__name__ = function.__qualname__ = name.replace("-", "_")
     function.__module__ = pool.__module__
-    function.__doc__ = f"{(pool.__doc__ or '').strip().partition(chr(10))[0]} Model: {model.__name__}."
+    function.__doc__ = f"{first_line(pool)} Model: {model.__name__}."
     function.settings = settings  # type: ignore[attr-defined]
     return function  # type: ignore[return-value]
 
