@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from influencekit._files.open_folder import OpenFolder
+from influencekit._files.publishing import publish
 
 __all__ = ["PARTIAL", "Scratch", "sweep", "whole"]
 
@@ -61,16 +62,17 @@ class Scratch:
 
 
 @contextmanager
-def whole(goal: Path) -> Iterator[Path]:
+def whole(goal: Path, replace: bool = True) -> Iterator[Path]:
     """A path that takes the place of `goal`, a file or an empty or absent folder, if the block ends well.
 
     One act of the file system; whatever stops the block leaves what was there before. What is written lies
-    in a folder of its own beside the goal until then. Errors: `OSError`.
+    in a folder of its own beside the goal until then. `replace=False`: what came to be there meanwhile stays,
+    and is an error (`InputError`). Errors: `OSError`.
     """
     scratch = Scratch(goal)
     try:
         yield scratch.path / goal.name
-        os.replace(scratch.path / goal.name, goal)
+        (os.replace if replace else publish)(scratch.path / goal.name, goal)
     finally:
         scratch.remove()
 

@@ -46,7 +46,7 @@ def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]
     if os.path.lexists(goal) and not (there and not any(goal.iterdir())):
         kind = "a folder that is not empty" if there else "a file"
         raise InputError(f"{option} {path} is {kind}; choose a new one")
-    with _told(goal, option), _whole(goal / ".new" if there else goal) as partial:
+    with _told(goal, option), _whole(goal / ".new" if there else goal, replace=False) as partial:
         partial.mkdir()
         yield partial
     if there:
@@ -64,7 +64,7 @@ def new_file(path: str | None, option: str = "--out") -> Iterator[Path | None]:
         return
     if os.path.lexists(path):
         raise InputError(f"{option} {path} exists already; choose another name")
-    with _told(Path(path), option), _whole(Path(path)) as partial:
+    with _told(Path(path), option), _whole(Path(path), replace=False) as partial:
         yield partial
 
 
@@ -90,21 +90,21 @@ def replaced_file(path: str | None, option: str) -> Iterator[Path | None]:
         if there is not None and not stat.S_ISREG(there.st_mode):
             yield goal
             return
-        with _whole(Path(os.path.realpath(goal))) as partial:
+        with _whole(Path(os.path.realpath(goal)), replace=True) as partial:
             yield partial
             if there is not None:
                 partial.chmod(stat.S_IMODE(there.st_mode))
 
 
 @contextmanager
-def _whole(goal: Path) -> Iterator[Path]:
+def _whole(goal: Path, replace: bool) -> Iterator[Path]:
     """A path that takes the place of `goal`, whose folder is made, and removed if nothing comes to be."""
     from influencekit._files import whole
 
     parents = [p for p in goal.absolute().parents if not p.exists()]
     try:
         goal.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with whole(goal) as partial:
+        with whole(goal, replace) as partial:
             yield partial
         parents = []
     finally:
