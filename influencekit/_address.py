@@ -32,10 +32,10 @@ def local(path: Any) -> Path:
     text = os.fsdecode(path)
     if match := _FILE.match(text):
         text = unquote(text[match.end() :])
-    elif match := _SCHEME.match(text):
+    elif _SCHEME.match(text):
         raise InputError(
             f"{text} is an address, and stores and results are local files and folders: choose a path of "
-            f"this machine, and copy it from or to {match[0]}..."
+            "this machine, and copy it from or to there"
         )
     if not text or "\0" in text:
         raise InputError(f"expected a path, got {f'{text}, which holds a zero byte' if text else 'no text'}")

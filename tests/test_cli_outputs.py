@@ -14,6 +14,7 @@ import pytest
 from helpers_cli import TINY, fails, run
 
 import influencekit as ik
+from influencekit.cli.output import new_file, new_folder
 
 
 def compare(store, *args):
@@ -81,6 +82,15 @@ def test_nothing_that_is_there_is_an_out(tmp_path, recorded):
             )
     assert sorted(os.listdir(tmp_path)) == ["dangling.csv", "folder.csv", "pipe.csv"]
     assert (tmp_path / "dangling.csv").is_symlink()
+
+
+@pytest.mark.parametrize("make", [new_file, new_folder])
+def test_what_came_to_be_there_meanwhile_stays(tmp_path, make):
+    goal = tmp_path / "x"
+    with pytest.raises(ik.InputError, match="exists already"), make(str(goal)) as partial:
+        (partial / "mine" if make is new_folder else partial).write_text("mine")
+        goal.write_text("theirs")
+    assert goal.read_text() == "theirs" and os.listdir(tmp_path) == ["x"]
 
 
 def test_an_empty_folder_is_filled_and_stays_the_folder_that_it_was(tmp_path, recorded, monkeypatch):

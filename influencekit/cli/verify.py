@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from influencekit._bars import progress
-from influencekit.cli.console import say
+from influencekit.cli.console import say, working
 from influencekit.cli.parameters import shared
 
 __all__ = ["verify"]
@@ -55,10 +54,10 @@ def verify(
     _say("run", f"{attrs['workload']}{setting}; {attrs['status']}{why}")
     near = "" if attrs.get("lossless", True) else ", which is not lossless"
     _say("states", f"{attrs['start']} to {attrs['committed']}, recorder {attrs['recorder']}{near}")
-    with progress():
+    with working():
         chunks = read_all(group)
     _say("chunks", str(chunks))
-    with progress():
+    with working():
         trajectory = reopen(store, data_dir, device, code)
         meaning = check_meaning(trajectory)
         done = replayed(trajectory, replay)
