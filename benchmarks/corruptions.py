@@ -27,6 +27,7 @@ import zarr
 from benchmarks.shared.small_stores import KINDS, made, scores
 from influencekit._trajectory.integrity import read_all
 from influencekit._trajectory.store import open_group
+from influencekit._verbs.meaning import check_meaning
 from influencekit._verbs.verify import replayed
 from influencekit.errors import InfluenceKitError
 
@@ -239,7 +240,9 @@ def _verify(kind: str, store: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_all(open_group(store))
-        replayed(KINDS[kind].open(store), None)
+        run = KINDS[kind].open(store)
+        check_meaning(run)
+        replayed(run, None)
     return "silent"
 
 
