@@ -15,6 +15,8 @@ from influencekit.errors import StoreError
 
 __all__ = ["Losses", "Meaning", "check_meaning"]
 
+_STEPS = 1000  # whose losses are read at once, as they lie in a chunk
+
 
 class Meaning(NamedTuple):
     """What of a store was compared with the run that was built again."""
@@ -123,12 +125,12 @@ class Losses:
     def __init__(self, trajectory: Trajectory, exact: bool) -> None:
         self._trajectory, self._exact, self.steps = trajectory, exact, 0
         rounds = trajectory.step.source.rounds
+        self._first, self._rows = -1, np.zeros((0, 0))  # a block of stored losses
         self._tolerance = (1e-5, 1e-7) if exact else (5e-2, 5e-3) if rounds else (1e-2, 1e-4)
 
     def compare(self, t: int, losses: Tensor) -> None:
         """Errors: `StoreError` that names the step, the example and both losses."""
-        group, batch = self._trajectory.group, self._trajectory.plan.indices[t].numpy()
-        stored = read(group, "loss", slice(t, t + 1))[0].astype(np.float64)
+        stored, batch = self._stored(t), self._trajectory.plan.indices[t].numpy()
         mine, there = losses.detach().cpu().double().numpy(), batch >= 0
         taped = "tape" in self._trajectory.attrs
         near = np.isclose(mine, stored, *self._tolerance) | (np.isnan(stored) & (taped | ~there))
@@ -140,6 +142,13 @@ class Losses:
                 "else has written it, or the loss is another: record again"
             )
         self.steps += bool(np.isfinite(stored[there]).any())
+
+    def _stored(self, t: int) -> np.ndarray:
+        first = t // _STEPS * _STEPS
+        if first != self._first:
+            rows = slice(first, min(first + _STEPS, self._trajectory.last))
+            self._first, self._rows = first, read(self._trajectory.group, "loss", rows)
+        return self._rows[t - first].astype(np.float64)
 
     def __str__(self) -> str:
         how = "" if self._exact else f" to {100 * self._tolerance[0]:g} %"
