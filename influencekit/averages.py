@@ -211,7 +211,7 @@ def _ends(trajectory: Trajectory, by: By) -> list[int]:
     if by == "step":
         return list(range(1, trajectory.steps + 1))
     epochs = trajectory.plan.epoch
-    return [int((epochs <= e).sum()) for e in range(int(epochs[-1]) + 1)]
+    return torch.searchsorted(epochs, torch.arange(int(epochs[-1]) + 1), right=True).tolist()
 
 
 def _updates(trajectory: Trajectory, name: str, by: By, start: int, every: int) -> list[int]:

@@ -151,6 +151,16 @@ _RESUME = {
     "tables": _counts,
     "snapshot": none_or(_plain),
 }
+_POSITION = {  # where a loop is
+    "epoch": whole(),
+    "position": whole(),
+    "loader": text(),
+    "began": none_or(whole()),
+    "own": items(text(1 << 20)),
+    "now": whole(),
+    "lrs": items(number()),
+    "schedulers": items(_plain),
+}
 
 
 def check_attributes(attrs: dict[str, Any], store: str, newer: bool) -> None:
@@ -172,7 +182,10 @@ def check_attributes(attrs: dict[str, Any], store: str, newer: bool) -> None:
         _check_tape(attrs["tape"], {n for n, _ in attrs["fingerprint"]["parameters"]}, where, newer)
     if "resume" in attrs:
         said = f"{where} 'resume': its"
-        check_object(attrs["resume"], _RESUME, {"columns", "expected", "state"}, said, not newer)
+        check_object(attrs["resume"], _RESUME, set(_RESUME), said, not newer)
+        if taped and attrs["resume"]["snapshot"] is not None:
+            position = attrs["resume"]["snapshot"]
+            check_object(position, _POSITION, set(_POSITION), f"{said} 'snapshot', its", closed=False)
 
 
 def sizes(attrs: dict[str, Any]) -> dict[str, int]:

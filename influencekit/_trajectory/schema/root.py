@@ -31,6 +31,7 @@ _CONSOLIDATED = {
     "must_understand": Kind("false", lambda x: x is False),
     "metadata": _plain,
 }
+_FIXED = {"train", "batch", "lr", "epoch", "step"}  # they may be known before the run
 
 
 def check_store(path: Path, schema: int) -> dict[str, Any]:
@@ -55,12 +56,27 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
         for name in {"checks", "digest"} - attrs.keys():
             raise StoreError(f"{path}: the attribute {name!r} is missing; record again")
     arrays = check_arrays(said["metadata"], sizes(attrs), attrs["committed"], str(path), newer)
+    if "resume" in attrs:
+        _check_resume(attrs["resume"], arrays, f"{path}: the attribute 'resume': its")
     for name, array in arrays.items():
         rows = attrs["committed"] if array.dims[0] == "step" else array.shape[0]
         check_files(path, name, array, rows, str(path))
         if "checks" in attrs:
             _check_checks(attrs["checks"].get(name), array, rows, f"{path}: 'checks' of the array {name!r}")
     return document
+
+
+def _check_resume(said: dict[str, Any], arrays: dict[str, Described], where: str) -> None:
+    """Whether what is to be continued is there."""
+    for name, array in arrays.items():
+        column = said["columns"].get(name)
+        if (name not in _FIXED) if column is None else (tuple(column[0]) != array.dims):
+            raise StoreError(f"{where} 'columns' do not have the array {name!r} as it is; record again")
+    states = arrays["rng"].shape[0] if "rng" in arrays else 0
+    position = said["snapshot"] or {}
+    for name in ("began", "now"):
+        if isinstance(number := position.get(name), int) and number >= states:
+            raise StoreError(f"{where} 'snapshot', its {name!r}: expected less than {states}; record again")
 
 
 def _check_checks(said: Any, array: Described, rows: int, where: str) -> None:
