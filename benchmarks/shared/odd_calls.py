@@ -16,7 +16,15 @@ import xarray as xr
 from torch import nn
 
 import influencekit as ik
-from benchmarks.shared.odd_data import data_kinds, ids_kind, losses_kind, models_kind
+from benchmarks.shared.odd_data import (
+    data_kinds,
+    estimator_kind,
+    ids_kind,
+    losses_kind,
+    models_kind,
+    penalty_kind,
+    query_kind,
+)
 from benchmarks.shared.odd_values import (
     EITHER,
     Kind,
@@ -285,6 +293,11 @@ def tape(every: dict[str, Any], given: dict[str, Any]) -> Any:
                 squared(model(inputs), target).mean().backward()
                 optimizer.step()
     return ik.estimate(taped.trajectory(test=made["test"])).drop_attrs()
+
+
+def same_tape(every: dict[str, Any], found: Any, given: Mapping[str, Any]) -> str:
+    """What is wrong with the scores of a run that was taped with a loss that may be the loop's."""
+    return "" if found.equals(tape(every, {})) else "other scores than those of the loop's own loss"
 
 
 def settings_of(cls: Any, /, **kinds: Kind) -> Draw:
@@ -681,6 +694,11 @@ def calls() -> dict[str, Draw]:
         # a run, and a tape
         "Trajectory.state": mixed("Trajectory.state", lambda e, g: e["run"].state(**g).theta, t=whole([0, 4], [5, -1, 10**30])),
         "Trajectory.evaluated": mixed("Trajectory.evaluated", lambda e, g: e["run"].evaluated(**g).theta, t=whole([0, 4], [5, -1])),
+        "own query": mixed("own query", lambda e, g: ik.estimate(e["run"], **g).drop_attrs(), query=query_kind),
+        "own query, retrained": mixed("own query, retrained", lambda e, g: ik.estimate(e["run"], estimator="loo", **g).drop_attrs(), query=query_kind),
+        "own estimator": mixed("own estimator", lambda e, g: ik.estimate(e["run"], **g).drop_attrs(), estimator=estimator_kind),
+        "own penalty": mixed("own penalty", tape, penalty=penalty_kind),
+        "own loss on a tape": mixed("own loss on a tape", tape, same_tape, loss=losses_kind),
         "Tape": mixed(
             "Tape",
             tape,
