@@ -282,7 +282,7 @@ def planned(**given: Any) -> ik.Workload:
 def tape(every: dict[str, Any], given: dict[str, Any]) -> Any:
     made = parts()
     model, (x, y) = given.pop("model", made["model"]), made["train"]
-    optimizer = given.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = given.pop("optimizer", None) or torch.optim.SGD((model if isinstance(model, nn.Module) else made["model"]).parameters(), lr=0.1)
     store, batches = given.pop("store", None), given.pop("batches", None)
     settings = {"loss": squared, "data": torch.utils.data.TensorDataset(x, y), "check": 0.0, **given}
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
@@ -535,10 +535,10 @@ def calls() -> dict[str, Draw]:
         "make workload": mixed(
             "make workload",
             lambda e, g: ik.record(ik.make("workload", "mnist-1v7-lr", **{"n_train": 12, "epochs": 1, **g})),
-            n_train=whole([6, 9], [0, -1, 10**9]),
-            epochs=whole([1, 2], [0, -1]),
-            lr=number([0.1], [-1.0, float("inf")]),
-            batch_size=whole([4, 64], [0, -1, 10**12]),
+            n_train=whole([6, 9], [0, -1, 10**9], none=True),
+            epochs=whole([1, 2], [0, -1], none=True),
+            lr=number([0.1], [-1.0, float("inf")], none=True),
+            batch_size=whole([4, 64], [0, -1, 10**12], none=True),
             seed=whole([0, 7]),
             setting=one_of(["paper", "trained"]),
         ),
