@@ -54,10 +54,7 @@ def judged(call: Call) -> Verdict:
     except ik.InfluenceKitError as error:
         said = str(error)
         one = said and len(said.splitlines()) == 1 and said.isprintable() and "bug" not in said
-        plain = all(v.stands_for is not REFUSED and v.stands_for is v.it for v in call.values.values())
-        if not one:
-            return Verdict("not one line", text, said)
-        return Verdict("plain value refused" if plain else "refused", text, said)
+        return Verdict("refused" if one else "not one line", text, said)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         line = (str(error).splitlines() or [""])[0][:200]

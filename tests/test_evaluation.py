@@ -263,7 +263,7 @@ def test_an_estimator_that_cannot_be_evaluated_is_left_out_and_says_why():
         (lambda run: evaluated(run, Brittleness(k=())), "got none"),
         (lambda run: evaluated(run, Brittleness(draws=0)), "draws must be at least 1"),
         (lambda run: evaluated(run, TaylorSlope(smallest=1.0)), "smallest < largest"),
-        (lambda run: evaluated(run, LDS(), estimators=[]), "at least one estimator"),
+        (lambda run: evaluated(run, LDS(), estimators=[]), "estimators: expected at least one"),
         (
             lambda run: evaluated(run, MislabelAUC(), estimators=ik.estimate(run)),
             "give the estimators, not scores",

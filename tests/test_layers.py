@@ -65,8 +65,8 @@ LAYERS = {
     """,
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
-        _verbs/meaning _verbs/non_finite _verbs/open _verbs/record _verbs/remove _verbs/results
-        _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
+        _verbs/meaning _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record _verbs/remove
+        _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
         plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
         trainers/model_losses trainers/transformers
     """,

@@ -263,7 +263,7 @@ def test_more_than_there_are_is_all_and_one_has_no_agreement():
     ("arguments", "words"),
     [
         ({"top": 0}, "top must be at least 1"),
-        ({"which": "odd"}, "'harmful', 'helpful', 'raises' or 'lowers', got 'odd'"),
+        ({"which": "odd"}, "which must be one of harmful, helpful, raises, lowers or none, got 'odd'"),
         ({"estimator": "ditt"}, "did you mean 'dit'"),
         ({"windows": "step:4-9"}, "outside the run"),
     ],

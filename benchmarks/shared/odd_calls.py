@@ -16,7 +16,15 @@ import xarray as xr
 from torch import nn
 
 import influencekit as ik
-from benchmarks.shared.odd_data import data_kinds, ids_kind, losses_kind, models_kind
+from benchmarks.shared.odd_data import (
+    data_kinds,
+    estimator_kind,
+    ids_kind,
+    losses_kind,
+    models_kind,
+    penalty_kind,
+    query_kind,
+)
 from benchmarks.shared.odd_values import (
     EITHER,
     Kind,
@@ -274,7 +282,7 @@ def planned(**given: Any) -> ik.Workload:
 def tape(every: dict[str, Any], given: dict[str, Any]) -> Any:
     made = parts()
     model, (x, y) = given.pop("model", made["model"]), made["train"]
-    optimizer = given.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = given.pop("optimizer", None) or torch.optim.SGD((model if isinstance(model, nn.Module) else made["model"]).parameters(), lr=0.1)
     store, batches = given.pop("store", None), given.pop("batches", None)
     settings = {"loss": squared, "data": torch.utils.data.TensorDataset(x, y), "check": 0.0, **given}
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
@@ -285,6 +293,11 @@ def tape(every: dict[str, Any], given: dict[str, Any]) -> Any:
                 squared(model(inputs), target).mean().backward()
                 optimizer.step()
     return ik.estimate(taped.trajectory(test=made["test"])).drop_attrs()
+
+
+def same_tape(every: dict[str, Any], found: Any, given: Mapping[str, Any]) -> str:
+    """What is wrong with the scores of a run that was taped with a loss that may be the loop's."""
+    return "" if found.equals(tape(every, {})) else "other scores than those of the loop's own loss"
 
 
 def settings_of(cls: Any, /, **kinds: Kind) -> Draw:
@@ -522,10 +535,10 @@ def calls() -> dict[str, Draw]:
         "make workload": mixed(
             "make workload",
             lambda e, g: ik.record(ik.make("workload", "mnist-1v7-lr", **{"n_train": 12, "epochs": 1, **g})),
-            n_train=whole([6, 9], [0, -1, 10**9]),
-            epochs=whole([1, 2], [0, -1]),
-            lr=number([0.1], [-1.0, float("inf")]),
-            batch_size=whole([4, 64], [0, -1, 10**12]),
+            n_train=whole([6, 9], [0, -1, 10**9], none=True),
+            epochs=whole([1, 2], [0, -1], none=True),
+            lr=number([0.1], [-1.0, float("inf")], none=True),
+            batch_size=whole([4, 64], [0, -1, 10**12], none=True),
             seed=whole([0, 7]),
             setting=one_of(["paper", "trained"]),
         ),
@@ -681,6 +694,11 @@ def calls() -> dict[str, Draw]:
         # a run, and a tape
         "Trajectory.state": mixed("Trajectory.state", lambda e, g: e["run"].state(**g).theta, t=whole([0, 4], [5, -1, 10**30])),
         "Trajectory.evaluated": mixed("Trajectory.evaluated", lambda e, g: e["run"].evaluated(**g).theta, t=whole([0, 4], [5, -1])),
+        "own query": mixed("own query", lambda e, g: ik.estimate(e["run"], **g).drop_attrs(), query=query_kind),
+        "own query, retrained": mixed("own query, retrained", lambda e, g: ik.estimate(e["run"], estimator="loo", **g).drop_attrs(), query=query_kind),
+        "own estimator": mixed("own estimator", lambda e, g: ik.estimate(e["run"], **g).drop_attrs(), estimator=estimator_kind),
+        "own penalty": mixed("own penalty", tape, penalty=penalty_kind),
+        "own loss on a tape": mixed("own loss on a tape", tape, same_tape, loss=losses_kind),
         "Tape": mixed(
             "Tape",
             tape,

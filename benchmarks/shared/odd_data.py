@@ -256,11 +256,12 @@ def losses_kind(r: random.Random) -> Value:
         lambda *a: square(*a),
         lambda o, y, batch=None: square(o, y),
         in_place,
+        odd_one,
     ]
     refused = [
         lambda o, y: square(o, y).mean(), lambda o, y: square(o, y)[:, None], lambda o, y: None, lambda o, y: [1.0] * len(y), lambda o, y: square(o, y).tolist(),
         lambda o, y: square(o, y).detach(), lambda o, y: square(o, y).long(), lambda o, y: square(o, y) > 0, lambda o, y: square(o, y) + 0j, lambda o: o, one_nan, raises,
-        lambda o, y: square(o, y)[:-1], lambda o, y: (square(o, y),), lambda o, y: torch.rand(len(y)) * square(o, y), odd_one, "mse", None, 3, nn.MSELoss, lambda o, y: square(o, y) * float("inf"),
+        lambda o, y: square(o, y)[:-1], lambda o, y: (square(o, y),), lambda o, y: torch.rand(len(y)) * square(o, y), "mse", None, 3, nn.MSELoss, lambda o, y: square(o, y) * float("inf"),
         lambda o, y: square(o, y).numpy(), nn.MSELoss(), torch.zeros(8),
     ]  # fmt: skip
     if r.random() < 0.4:
@@ -268,3 +269,75 @@ def losses_kind(r: random.Random) -> Value:
         return Value(f"fair loss {k}", either[k], same(0) if False else EITHER)
     k = r.randrange(len(refused))
     return Value(f"bad loss {k}", refused[k])
+
+
+def query_kind(r: random.Random) -> Value:
+    """Queries of the user's own: a good one, and such as do not keep to what they say."""
+    good = lambda work, theta: (theta @ theta)[None]  # noqa: E731
+    one = lambda work: ["norm"]  # noqa: E731
+    bad_values = {
+        "None": lambda w, x: None, "a number": lambda w, x: 3.0, "a scalar": lambda w, x: x @ x, "two": lambda w, x: x[:2], "a list": lambda w, x: [x @ x],
+        "nan": lambda w, x: (x @ x)[None] * float("nan"), "integers": lambda w, x: (x @ x)[None].long(), "a matrix": lambda w, x: (x @ x)[None, None],
+        "complex": lambda w, x: (x @ x)[None] + 0j, "raises": _raises, "text": lambda w, x: "norm", "an array": lambda w, x: np.ones(1), "other": lambda w, x: torch.ones(1)[:0],
+    }
+    bad_labels = {
+        "None": lambda w: None, "a number": lambda w: 3, "none at all": lambda w: [], "two": lambda w: ["a", "b"], "twice": lambda w: ["a", "a"], "lists": lambda w: [[1]],
+        "raises": lambda w: _raises(w, w), "text": lambda w: "n", "nothing": lambda w: [None],
+    }
+    x = r.random()
+    if x < 0.2:
+        return Value("a good query", _query(one, good), _query(one, good))
+    text = r.choice(list(bad_values if x < 0.7 else bad_labels))
+    if x < 0.7:
+        return Value(f"values: {text}", _query(one, bad_values[text]))
+    return Value(f"labels: {text}", _query(bad_labels[text], good))
+
+
+def _query(labels: Any, values: Any) -> Any:
+    import influencekit as ik
+
+    class Own(ik.Query):
+        def labels(self, workload: Any) -> Any:
+            return labels(workload)
+
+        def evaluate(self, workload: Any, theta: Tensor) -> Any:
+            return values(workload, theta)
+
+    return Own()
+
+
+def estimator_kind(r: random.Random) -> Value:
+    """Estimators of the user's own."""
+    import influencekit as ik
+
+    def own(scores: Any, claims: Any = frozenset()) -> Any:
+        class Own(ik.Estimator):
+            @property
+            def claims(self) -> Any:
+                return claims
+
+            def scores(self, trajectory: Any, query: Any, windows: Any) -> Any:
+                return scores(trajectory)
+
+        return Own()
+
+    ramp = lambda run: torch.arange(8.0)[None, None]  # noqa: E731
+    odd = {
+        "None": own(lambda run: None), "a row": own(lambda run: torch.arange(8.0)), "nan": own(lambda run: torch.full((1, 1, 8), float("nan"))), "one nan": own(lambda run: torch.full((2, 1, 8), 1.0)),
+        "an array": own(lambda run: np.ones((1, 1, 8))), "raises": own(lambda run: _raises(run, run)), "complex": own(lambda run: torch.zeros(1, 1, 8) + 0j), "infinite": own(lambda run: torch.full((1, 1, 8), float("inf"))),
+        "claims a text": own(ramp, "exact"), "claims nothing": own(ramp, None), "seven": own(lambda run: torch.zeros(1, 1, 7)),
+    }
+    text = r.choice(list(odd))
+    return r.choice([Value("ramp", own(ramp), own(ramp)), *[Value(text, odd[text])] * 4])
+
+
+def penalty_kind(r: random.Random) -> Value:
+    """Penalties of a tape whose loop has none."""
+    odd: dict[str, Any] = {
+        "None": lambda model: None, "a number": lambda model: 3.0, "a vector": lambda model: model.weight.flatten(), "raises": lambda model: _raises(model, model), "text": lambda model: "x",
+        "nan": lambda model: model.weight.sum() * float("nan"), "complex": lambda model: model.weight.sum() + 0j, "another": lambda model: model.weight.square().sum(),
+        "no argument": lambda: 1.0, "four arguments": lambda model, a, b, c: 1.0,
+    }
+    text = r.choice(list(odd))
+    zero = lambda model: 0 * model.weight.sum()  # noqa: E731
+    return r.choice([Value("zero", zero, zero), *[Value(text, odd[text])] * 3])

@@ -14,6 +14,7 @@ from influencekit._files import NewStore
 from influencekit._labelled import dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged, check_average
+from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.results import (
     Windows,
     about,
@@ -222,7 +223,7 @@ def _described(trajectory: Trajectory, query: Query, estimator: Estimator, state
     return xr.Dataset(
         {"batch": (("step", "slot"), plan.indices.cpu().numpy())},
         coords={
-            "query": list(query.labels(trajectory.workload)),
+            "query": labels_of(trajectory, query),
             "evaluation": states,
             "step": np.arange(plan.steps),
             "epoch": ("step", plan.epoch.cpu().numpy()),

@@ -3,14 +3,14 @@
 from typing import Any
 
 import xarray as xr
-from torch import Tensor
 
-from influencekit._arguments import checked, short
+from influencekit._arguments import checked
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
 from influencekit._verbs.non_finite import naming_the_query, zero_words
+from influencekit._verbs.own_parts import labels_of, require_claims, scores_of
 from influencekit._verbs.results import (
     Windows,
     about,
@@ -20,7 +20,7 @@ from influencekit._verbs.results import (
     window_coords,
     windows_among,
 )
-from influencekit.errors import DivergedError, InputError
+from influencekit.errors import DivergedError
 from influencekit.interfaces import Average, Estimator, Query
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal
@@ -62,19 +62,13 @@ def estimate(
     query, estimator = resolve("query", query), resolve("estimator", estimator)
     trajectory = averaged(trajectory, average)
     better = written(better_of(query))
+    require_claims(estimator)
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     check_windows(trajectory, estimator, chosen)
     workload = trajectory.workload
-    labels = list(query.labels(workload))
+    labels = labels_of(trajectory, query)
     with naming_the_query(trajectory, query, chosen):
-        scores = estimator.scores(trajectory, query, chosen)
-        shape = (len(labels), len(chosen), workload.n_train)
-        if not isinstance(scores, Tensor) or scores.shape != shape or scores.is_complex():
-            came = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else short(scores)
-            raise InputError(
-                f"{label(estimator)}: expected scores [query, window, train] = {list(shape)}, got {came}"
-            )
-        scores = scores.detach()
+        scores = scores_of(trajectory, query, estimator, chosen, len(labels))
         nan = scores.isnan()
         left_out = nan.all(0).all(0)  # on request, for every query and window
         if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
