@@ -1,0 +1,157 @@
+"""SIGKILL at random moments and at every one: what was committed stays, nothing is left over, no bit differs.
+
+benchmarks/kills.py does the first 300 times.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_cli import TINY, run
+
+import influencekit as ik
+from influencekit._files import hold, is_held
+from influencekit._training.step import Step
+from influencekit._trajectory.store import open_group
+from influencekit.cli import cli
+from influencekit.testing import tiny_workload
+
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
+from benchmarks import kills  # noqa: E402
+from benchmarks.shared.kill_runs import unlike  # noqa: E402
+from benchmarks.shared.killing import left_over, live  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*was cut off")
+SOME = {name: 1 for name in kills.CASES} | {"record every-k:k=7 adam": 3, "tape every-k:k=7": 3}
+del SOME["reproduce --workers 2"]  # each process imports torch
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_what_is_killed_loses_nothing_and_is_continued_to_the_same_bits(tmp_path, name):
+    if name.startswith("reproduce"):
+        pytest.importorskip("influencekit_paper")
+    tally = kills.campaign(name, SOME[name], tmp_path, seed=len(name), rehearse=False)
+    assert tally.kills >= SOME[name] and tally.continued
+    assert kills.wrong({"campaigns": [tally.__dict__]}) == []
+
+
+WORKLOAD = tiny_workload(ik.Adam(lr=0.05), dtype=torch.float32)
+
+
+def recorded(path):
+    ik.record(WORKLOAD, "every-k:k=2", path, resume=True)
+
+
+def killed_at_every_change(tmp_path, make, again=None, least=10):
+    """`make(folder)`, killed before every single change of a file, then `again(folder)`; all end alike."""
+    again = again or make
+
+    def child(folder, change=None):
+        folder.mkdir(exist_ok=True)
+        return live(lambda tell: make(folder), tmp_path / "log", change=change)
+
+    whole = child(tmp_path / "whole")
+    assert whole.code == 0 and whole.changes >= least, whole.text
+    for change in range(1, whole.changes + 1):
+        folder = tmp_path / str(change)
+        assert child(folder, change).code == -signal.SIGKILL
+        life = live(lambda tell, folder=folder: again(folder), tmp_path / "log")
+        assert "Traceback" not in life.text and life.code in (0, 1, 2)
+        assert life.code == 0 or "exists already" in life.text or "nothing to resume" in life.text, life.text
+        assert unlike(folder, tmp_path / "whole") == [] and left_over(folder) == [], change
+        shutil.rmtree(folder)
+
+
+def test_a_recording_killed_before_every_change_of_a_file(tmp_path):
+    """Making the store, publishing it, every commit, and the last one that closes it."""
+
+    def begin(folder):
+        recorded(folder / "run.zarr")
+
+    def go_on(folder):
+        if (
+            not (folder / "run.zarr").exists()
+            or open_group(folder / "run.zarr").attrs["status"] != "complete"
+        ):
+            recorded(folder / "run.zarr")
+
+    killed_at_every_change(tmp_path, begin, go_on, least=40)
+
+
+def test_a_resume_killed_before_every_change_of_a_file(tmp_path):
+    advance = Step.advance
+
+    def cut(self, state):
+        if state.step == 3:
+            raise KeyboardInterrupt
+        return advance(self, state)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Step, "advance", cut)
+        recorded(tmp_path / "cut.zarr")
+    assert open_group(tmp_path / "cut.zarr").attrs["status"] == "recording"
+
+    def resume(folder):
+        if not (folder / "run.zarr").exists():
+            shutil.copytree(tmp_path / "cut.zarr", folder / "run.zarr")
+        if open_group(folder / "run.zarr").attrs["status"] != "complete":
+            recorded(folder / "run.zarr")
+
+    killed_at_every_change(tmp_path, resume, least=15)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("given") / "run.zarr"
+    run("record", TINY, "--store", path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "zarr"])
+def test_scores_killed_before_every_change_of_a_file(tmp_path, store, ending):
+    words = ("estimate", str(store), "--trust", "none", "--device", "cpu", "--out")
+
+    def estimate(folder):
+        cli.main([*words, str(folder / f"scores.{ending}")], prog_name="influencekit")
+
+    killed_at_every_change(tmp_path, estimate, least=3)
+
+
+def test_a_worker_that_outlives_a_killed_process_keeps_no_lock(tmp_path):
+    reads, writes = os.pipe()
+    if not (writer := os.fork()):
+        hold(tmp_path)
+        worker = os.fork()
+        if worker:
+            os.write(writes, worker.to_bytes(8, "little"))
+        time.sleep(60)
+        os._exit(0)
+    worker = int.from_bytes(os.read(reads, 8), "little")
+    assert is_held(tmp_path)
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    try:
+        os.kill(worker, 0)  # it is there
+        assert not is_held(tmp_path)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_worker_of_reproduce_ends_with_its_parent(tmp_path):
+    running = pytest.importorskip("influencekit_paper.reproduce.running")
+
+    def parent(tell):
+        me = os.getpid()
+        if not os.fork():
+            running._begin(me)
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(0.3)
+        os.kill(me, signal.SIGKILL)
+
+    assert live(parent, tmp_path / "log", patience=5).orphans == []
