@@ -1,4 +1,4 @@
-"""SIGKILL at random moments and at every one: what was committed stays, nothing is left over, no bit differs.
+"""SIGKILL at random moments and chosen ones: what was committed stays, nothing is left over, no bit differs.
 
 benchmarks/kills.py does the first 300 times.
 """
@@ -27,8 +27,11 @@ from benchmarks.shared.kill_runs import unlike  # noqa: E402
 from benchmarks.shared.killing import left_over, live  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was cut off")
-SOME = {name: 1 for name in kills.CASES} | {"record every-k:k=7 adam": 3, "tape every-k:k=7": 3}
-del SOME["reproduce --workers 2"]  # each process imports torch
+SOME = {
+    "record every-k:k=7 adam": 2, "record rounded:bits=7 adam": 1, "tape every-k:k=7": 2, "tape stream": 1,
+    "tape loader workers": 1, "estimate --out nc": 1, "compare --out": 1, "compare --subsets": 2,
+    "reproduce": 2,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -47,8 +50,15 @@ def recorded(path):
     ik.record(WORKLOAD, "every-k:k=2", path, resume=True)
 
 
-def killed_at_every_change(tmp_path, make, again=None, least=10):
-    """`make(folder)`, killed before every single change of a file, then `again(folder)`; all end alike."""
+def complete(path):
+    return path.exists() and open_group(path).attrs["status"] == "complete"
+
+
+def killed_at_changes(tmp_path, make, again=None, least=10, most=12):
+    """`make(folder)`, killed before a change of a file, then `again(folder)`: all end alike.
+
+    `most` of the changes, from the first to the last; of the last ones, each.
+    """
     again = again or make
 
     def child(folder, change=None):
@@ -57,17 +67,17 @@ def killed_at_every_change(tmp_path, make, again=None, least=10):
 
     whole = child(tmp_path / "whole")
     assert whole.code == 0 and whole.changes >= least, whole.text
-    for change in range(1, whole.changes + 1):
+    last = range(max(1, whole.changes - most // 3), whole.changes + 1)
+    for change in sorted({*range(1, whole.changes, -(-whole.changes // most)), *last}):
         folder = tmp_path / str(change)
         assert child(folder, change).code == -signal.SIGKILL
         life = live(lambda tell, folder=folder: again(folder), tmp_path / "log")
-        assert "Traceback" not in life.text and life.code in (0, 1, 2)
-        assert life.code == 0 or "exists already" in life.text or "nothing to resume" in life.text, life.text
+        assert "Traceback" not in life.text and (life.code == 0 or "exists already" in life.text), life.text
         assert unlike(folder, tmp_path / "whole") == [] and left_over(folder) == [], change
         shutil.rmtree(folder)
 
 
-def test_a_recording_killed_before_every_change_of_a_file(tmp_path):
+def test_a_recording_killed_before_changes_of_files(tmp_path):
     """Making the store, publishing it, every commit, and the last one that closes it."""
 
     def begin(folder):
@@ -80,10 +90,10 @@ def test_a_recording_killed_before_every_change_of_a_file(tmp_path):
         ):
             recorded(folder / "run.zarr")
 
-    killed_at_every_change(tmp_path, begin, go_on, least=40)
+    killed_at_changes(tmp_path, begin, go_on, least=40)
 
 
-def test_a_resume_killed_before_every_change_of_a_file(tmp_path):
+def test_a_resume_killed_before_changes_of_files(tmp_path):
     advance = Step.advance
 
     def cut(self, state):
@@ -99,10 +109,10 @@ def test_a_resume_killed_before_every_change_of_a_file(tmp_path):
     def resume(folder):
         if not (folder / "run.zarr").exists():
             shutil.copytree(tmp_path / "cut.zarr", folder / "run.zarr")
-        if open_group(folder / "run.zarr").attrs["status"] != "complete":
+        if not complete(folder / "run.zarr"):
             recorded(folder / "run.zarr")
 
-    killed_at_every_change(tmp_path, resume, least=15)
+    killed_at_changes(tmp_path, resume, least=15)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +123,13 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ending", ["csv", "zarr"])
-def test_scores_killed_before_every_change_of_a_file(tmp_path, store, ending):
+def test_scores_killed_before_changes_of_files(tmp_path, store, ending):
     words = ("estimate", str(store), "--trust", "none", "--device", "cpu", "--out")
 
     def estimate(folder):
         cli.main([*words, str(folder / f"scores.{ending}")], prog_name="influencekit")
 
-    killed_at_every_change(tmp_path, estimate, least=3)
+    killed_at_changes(tmp_path, estimate, least=3)
 
 
 def test_a_worker_that_outlives_a_killed_process_keeps_no_lock(tmp_path):
