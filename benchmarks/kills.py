@@ -30,8 +30,8 @@ CASES = {
     "record rounded:bits=7 adam": 20, "record rounded:bits=5:k=3 sgd": 15,
     "record revolve:states=9 momentum": 15, "influencekit record": 15, "tape full": 20,
     "tape every-k:k=7": 20, "tape stream": 20, "tape loader workers": 15, "estimate --out zarr": 15,
-    "estimate --out nc": 10, "estimate --out csv": 10, "compare --out": 15, "compare --subsets": 20,
-    "reproduce": 20, "reproduce --workers 2": 10,
+    "estimate --out nc": 10, "estimate --out csv": 10, "compare --out": 10,
+    "compare --out, a folder": 10, "compare --subsets": 15, "reproduce": 20, "reproduce --workers 2": 10,
 }  # fmt: skip
 QUICK = {"fraction": 0.05, "cases": ["record every-k:k=7 adam", "compare --subsets"]}
 PATIENCE = 8.0  # seconds in which processes of a killed one have to end; those of a DataLoader look every 5

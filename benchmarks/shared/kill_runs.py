@@ -184,11 +184,17 @@ def differences(path: Path, reference: Path) -> Iterator[str]:
 
 
 def command(
-    result: str, *words: str, given: Callable[[Path], None] = lambda folder: None, workers: bool = False
+    result: str, *words: str, given: Callable[[Path], None] = lambda folder: None, workers: bool = False,
+    filled: bool = False,
 ) -> Run:  # fmt: skip
-    """`influencekit WORDS`, where {} is the folder of this run and {given} the one above."""
+    """`influencekit WORDS`, where {} is the folder of this run and {given} the one above.
+
+    `filled`: the result is a folder that is there, empty, before the first call.
+    """
 
     def do(folder: Path, tell: Tell) -> None:
+        if filled:
+            (folder / result).mkdir(exist_ok=True)
         from influencekit.cli import cli
         from influencekit.evaluation import retraining
 
@@ -241,6 +247,9 @@ def runs() -> Mapping[str, Callable[[], Run]]:
         "estimate --out nc": lambda: command("scores.nc", *estimate, "{}/scores.nc", given=_recorded),
         "estimate --out csv": lambda: command("scores.csv", *estimate, "{}/scores.csv", given=_recorded),
         "compare --out": lambda: command("results", *compare, "--out", "{}/results"),
+        "compare --out, a folder": lambda: command(
+            "results", *compare, "--out", "{}/results", filled=True
+        ),
         "compare --subsets": lambda: command(
             "results", *compare, "--estimators", "dit", "--evaluate", "lds:m=6,leave-k-out:groups=3:k=2",
             "--subsets", "{}/sets", "--out", "{}/results",

@@ -48,6 +48,7 @@ def live(
     The child is the leader of a session; `group`: all of it is killed. `patience`: seconds that its own
     processes have to notice that it is no more.
     """
+    log.touch()
     reads, writes = os.pipe()
     began = time.perf_counter()
     child = os.fork()

@@ -38,8 +38,9 @@ class Folder:
     piece is there whole or not at all. `done`: the numbers of the sets that are there.
 
     `retrained.json` has a digest of its own. The attributes of a piece have those of its files, of its
-    metadata, and of the run, states and draws of the folder that it belongs to. Pieces of 0.1 to 0.3 have a digest of their parameters alone; the rest of
-    what a figure depends on is compared with the run that is asked for.
+    metadata, and of the run, states and draws of the folder that it belongs to. Pieces of 0.1 to 0.3 have a
+    digest of their parameters alone; the rest of what a figure depends on is compared with the run that is
+    asked for.
     """
 
     def __init__(
