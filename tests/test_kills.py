@@ -55,7 +55,7 @@ def finished(folder):
         recorded(path)
 
 
-def killed_at_changes(tmp_path, make, given=lambda folder: None, least=10, most=12):
+def killed_at_changes(tmp_path, make, given=lambda folder: None, least=10, most=8):
     """`make(folder)`, killed before a change of a file, and called again: all end alike. `given`: before.
 
     `most` of the changes, from the first to the last; of the last ones, each.
@@ -110,14 +110,13 @@ def store(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("ending", ["csv", "zarr"])
-def test_scores_killed_before_changes_of_files(tmp_path, store, ending):
+def test_scores_killed_before_changes_of_files(tmp_path, store):
     words = ("estimate", str(store), "--trust", "none", "--device", "cpu", "--out")
 
     def estimate(folder):
-        cli.main([*words, str(folder / f"scores.{ending}")], prog_name="influencekit")
+        cli.main([*words, str(folder / "scores.csv")], prog_name="influencekit")
 
-    killed_at_changes(tmp_path, estimate, least=3, most=6)
+    killed_at_changes(tmp_path, estimate, least=3)
 
 
 def test_a_worker_that_outlives_a_killed_process_keeps_no_lock(tmp_path):

@@ -251,7 +251,7 @@ def runs() -> Mapping[str, Callable[[], Run]]:
             "results", *compare, "--out", "{}/results", filled=True
         ),
         "compare --subsets": lambda: command(
-            "results", *compare, "--estimators", "dit", "--evaluate", "lds:m=6,leave-k-out:groups=3:k=2",
+            "results", *compare, "--estimators", "dit", "--evaluate", "lds:m=5,leave-k-out:groups=3:k=2",
             "--subsets", "{}/sets", "--out", "{}/results",
         ),
         "reproduce": lambda: command("tables/table4.md", *reproduce, "1", given=_small_tables),
