@@ -183,3 +183,24 @@ def test_an_error_within_a_call_releases_the_folder(folder, monkeypatch):
     monkeypatch.undo()
     call(folder)
     assert kept is not None
+
+
+def test_of_processes_that_begin_at_once_one_writes_and_the_others_are_refused(tmp_path):
+    expected = call(None)
+    for number in range(3):
+        folder, children = tmp_path / str(number), []
+        for _ in range(3):
+            if not (child := os.fork()):
+                code = 1
+                try:
+                    call(folder)
+                    code = 0
+                except StoreError as error:
+                    code = 3 if "is being written by another process" in str(error) else 4
+                finally:
+                    os._exit(code)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert 0 in codes and set(codes) <= {0, 3}, codes
+        assert sorted(p.name for p in folder.iterdir()) == ["retrained.json", FIRST, SECOND]
+        xr.testing.assert_identical(call(folder), expected)
