@@ -96,29 +96,32 @@ def _parts() -> dict[str, Any]:
     }
 
 
-def taped(recorder: str, epochs: int = 8, workers: int = 0, stream: bool = False) -> Run:
+def tape_loop(path: Path, recorder: str, epochs: int = 8, workers: int = 0, stream: bool = False) -> None:
     """Dropout, augmentation, AdamW, clipping, a schedule, two micro-batches a step. `stream`: no data set."""
+    parts = _parts()
+    model, loss, data = parts["model"], parts["loss"], parts["data"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6 * epochs)
+    source = data.tensors if stream else data
+    loader = DataLoader(data, batch_size=8, shuffle=True, num_workers=workers)
+    with ik.Tape(
+        path, model, optimizer, loss=loss, data=None if stream else data, scheduler=scheduler,
+        recorder=recorder, accumulate=2, clip_norm=1.0, resume=True,
+    ) as tape:  # fmt: skip
+        for epoch in range(epochs):
+            batches = _streamed(source, epoch) if stream else loader
+            for number, (_, (inputs, target)) in enumerate(tape.batches(batches)):
+                (loss(model(inputs), target).mean() / 2).backward()
+                if number % 2:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    scheduler.step()
 
+
+def taped(recorder: str, workers: int = 0, stream: bool = False) -> Run:
     def loop(path: Path) -> None:
-        parts = _parts()
-        model, loss, data = parts["model"], parts["loss"], parts["data"]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6 * epochs)
-        source = data.tensors if stream else data
-        loader = DataLoader(data, batch_size=8, shuffle=True, num_workers=workers)
-        with ik.Tape(
-            path, model, optimizer, loss=loss, data=None if stream else data, scheduler=scheduler,
-            recorder=recorder, accumulate=2, clip_norm=1.0, resume=True,
-        ) as tape:  # fmt: skip
-            for epoch in range(epochs):
-                batches = _streamed(source, epoch) if stream else loader
-                for number, (_, (inputs, target)) in enumerate(tape.batches(batches)):
-                    (loss(model(inputs), target).mean() / 2).backward()
-                    if number % 2:
-                        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                        optimizer.step()
-                        optimizer.zero_grad()
-                        scheduler.step()
+        tape_loop(path, recorder, workers=workers, stream=stream)
 
     def opened(path: Path) -> Any:
         parts = _parts()
