@@ -29,6 +29,7 @@ def check_places(places: dict[str, str | None]) -> None:
             where = "is the same path as" if path == folder else "lies inside"
             raise InputError(f"{one} {places[one]} {where} {other} {places[other]}; choose another path")
 
+
 _NEW = ".influencekit-new"  # in a folder that is being filled
 
 
