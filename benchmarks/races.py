@@ -22,14 +22,18 @@ import click
 import torch
 
 import influencekit as ik
-from benchmarks.kills import RUNS, differences
+from benchmarks.shared.kill_runs import differences, tape_loop
 from influencekit._files import Folder
 from influencekit._trajectory.store import open_group
 from influencekit._trajectory.writing import ledger, writer
 
 TAKES = "10 min"
 QUICK = {"creators": 2, "resumers": 1, "moves": 1}
-KINDS = (("tape", "epochs=8", "every-k:k=7"), ("record", "mnist-1v7-lr:epochs=40", "every-k:k=7"))
+RECORDER = "every-k:k=7"
+KINDS: tuple[Callable[[Path], Any], ...] = (
+    lambda path: tape_loop(path, RECORDER),
+    lambda path: ik.record(ik.make("workload", "mnist-1v7-lr:epochs=40"), RECORDER, path, resume=True),
+)
 AT_ONCE = 3
 READY = (ik.record, ik.open, ik.Tape)  # imported once, by the process that children are forked from
 
@@ -53,8 +57,7 @@ def child(pipe: Connection, kind: int, path: Path, meet: str) -> None:
     ledger.Ledger.commit = say  # type: ignore[method-assign]
     setattr(Folder, meet, together)
     try:
-        run, spec, recorder = KINDS[kind]
-        RUNS[run].record(spec, recorder, path)
+        KINDS[kind](path)
     except ik.InfluenceKitError as error:
         pipe.send(("refused", str(error)))
     except BaseException as error:

@@ -36,6 +36,11 @@ _HOME = {
     "train_together": "_effects.retrain",
     # results and stores
     "NewStore": "_files",
+    "hold": "_files",
+    "sweep": "_files",
+    "whole": "_files",
+    "read_sealed": "_sealed",
+    "sealed": "_sealed",
     "local": "_address",
     "better_in": "_direction",
     # commands

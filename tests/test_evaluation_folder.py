@@ -16,6 +16,7 @@ from helpers_evaluation import called, evaluated, tiny
 import influencekit as ik
 from influencekit import StoreError
 from influencekit._files import hold
+from influencekit._sealed import sealed
 from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import LDS, LeaveKOut, retraining
 
@@ -233,7 +234,7 @@ def test_damage_is_named(tmp_path):
     chunk = next(p for p in (piece / "theta" / "c").rglob("*") if p.is_file())
     data = chunk.read_bytes()
     chunk.write_bytes(data[: len(data) // 2])
-    refused(call, str(piece), "is damaged; delete it, and its sets are retrained")
+    refused(call, str(piece), "is damaged (", "); delete it, and its sets are retrained")
     other = next(
         p for p in (tmp_path / "sets" / "sets-000000-000004.zarr" / "theta" / "c").rglob("*") if p.is_file()
     )
@@ -247,7 +248,8 @@ def test_damage_is_named(tmp_path):
     text = head.read_text()
     head.write_text(text[:50])
     refused(call, "retrained.json is damaged")
-    head.write_text(json.dumps({**json.loads(text), "influencekit_sets": 99}))
+    content = {k: v for k, v in json.loads(text).items() if k != "digest"}
+    head.write_text(sealed({**content, "influencekit_sets": 99}, indent=1))
     refused(call, "format differ (there 99, here 1)")
     head.unlink()
     refused(call, "is not a folder of retrained models; name a new one")

@@ -1,8 +1,6 @@
 """A recording that was killed or interrupted is continued; it ends as the one that was not."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +13,6 @@ from influencekit._trajectory.store import open_group
 from influencekit._trajectory.writing import ledger
 from influencekit.testing import tiny_workload
 
-sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
-from benchmarks import kills  # noqa: E402
-
 WORKLOAD = tiny_workload(Adam(lr=0.05), dtype=torch.float32)
 
 
@@ -25,16 +20,6 @@ WORKLOAD = tiny_workload(Adam(lr=0.05), dtype=torch.float32)
 def small_chunks(monkeypatch):
     """Chunks of four rows, so that every run crosses their borders."""
     monkeypatch.setattr(ledger, "_ROWS", 4)
-
-
-@pytest.mark.parametrize(("recorder", "count"), [("full", 5), ("every-k:k=7", 5)])
-def test_a_run_killed_at_random_moments_loses_no_committed_step_and_ends_as_if_it_had_not_been(
-    tmp_path, recorder, count
-):
-    """SIGKILL after random times, some very short; see benchmarks/kills.py, which does this 200 times."""
-    tally = kills.campaign("record", "mnist-1v7-lr:epochs=150", recorder, count, tmp_path, seed=count)
-    assert tally.kills == count and tally.completed >= 1 and tally.lost_steps == 0 and not tally.faults
-    assert any(tally.committed_when_killed)
 
 
 def interrupt_at(monkeypatch, step: int, error: type[BaseException] = KeyboardInterrupt) -> None:

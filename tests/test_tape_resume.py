@@ -1,8 +1,6 @@
 """A taped run that was cut off and resumed is bitwise the run that was not."""
 
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,6 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRa
 
 import influencekit as ik
 from influencekit._trajectory.store import open_group, read
-
-sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is not installed
-from benchmarks import kills  # noqa: E402
 
 N = 12
 
@@ -226,13 +221,6 @@ def test_scores_of_a_resumed_run_are_those_of_the_whole_one(tmp_path, reference)
         for p in (path, reference()[1])
     ]
     assert found[0].tobytes() == found[1].tobytes()
-
-
-def test_killed_at_random_moments(tmp_path):
-    """SIGKILL, 10 times: see benchmarks/kills.py, which does this with taped runs and recorded ones."""
-    tally = kills.campaign("tape", "epochs=4", "every-k:k=5", 10, tmp_path, seed=1)
-    assert tally.kills == 10 and tally.completed >= 1 and tally.lost_steps == 0 and not tally.faults
-    assert any(tally.committed_when_killed)
 
 
 # what cannot be resumed --------------------------------------------------------------------------------

@@ -4,14 +4,18 @@ from _tables.page import Page, Report, Section, Table
 
 
 def _kills(report: Report) -> Table:
-    heads = ["recorded by", "recorder", "kills", "before the first commit", "within a commit"]
-    heads += ["committed steps lost", "wrong bits", "runs continued to the end"]
+    heads = [
+        "killed", "kills", "of resumes", "before anything", "half-written", "committed steps lost",
+        "wrong bits", "left over", "failed", "processes left", "ended well",
+    ]  # fmt: skip
+    keys = (
+        "kills", "of_resumes", "before_anything", "half_written", "lost_steps", "faults", "left_over",
+        "failed", "orphans", "continued",
+    )  # fmt: skip
     rows = []
     for found in report["campaigns"]:
-        name = {"record": "`ik.record`", "tape": "`ik.Tape`"}[found["run"]]
-        keys = ("kills", "before_the_first_commit", "in_the_middle_of_a_commit", "lost_steps")
-        counts = [*(found[key] for key in keys), len(found["faults"]), found["completed"]]
-        rows.append([name, f"`{found['recorder']}`", *map(str, counts)])
+        counts = [found[key] for key in keys]
+        rows.append([f"`{found['run']}`", *(str(len(c) if isinstance(c, list) else c) for c in counts)])
     return Table(heads, rows)
 
 
@@ -71,8 +75,14 @@ PAGE = Page(
         "kills": Section(
             "`kill -9`",
             ("kills",),
-            "The process is killed at random moments, often very early. After each kill everything that "
-            "was committed is compared with the run that was never killed, and the run is continued.",
+            "The process, or its group, is killed at random moments, and just before random changes of "
+            "files: in a commit, a publication, a removal. After each kill everything that was committed is "
+            "compared with the run that was never killed. Then the same call is made again, and may be "
+            "killed, too; the last one must end well, with the same bits and no other file. *Of resumes*: "
+            "kills of a call that had found a result that was not finished. *Before anything*: nothing was "
+            "committed or published yet. *Half-written*: hidden files or folders were there after the kill. "
+            "*Left over*: files that were there at the end. *Failed*: calls after a kill that did not end "
+            "well.",
             _kills,
         ),
         "corruptions": Section(

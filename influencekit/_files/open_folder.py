@@ -100,6 +100,15 @@ def hold(folder: Path) -> Callable[[], None]:
     """Keep other processes from writing there, until the returned function is called or this one ends.
 
     Errors: another process holds it. Where the file system has no locks, nothing is held.
+
+    Example:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from influencekit.extend import hold
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> release = hold(folder)  # a second call fails until this one is over
+        >>> release()
     """
     if fcntl is None:
         return lambda: None

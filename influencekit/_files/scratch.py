@@ -68,6 +68,17 @@ def whole(goal: Path, new: bool = False) -> Iterator[Path]:
     One act of the file system; whatever stops the block leaves what was there before. What is written lies
     in a folder of its own beside the goal until then. `new`: nothing may be there, also not since the block
     began (`InputError`). Errors: `OSError`.
+
+    Example:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from influencekit.extend import whole
+        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with whole(path) as beside:
+        ...     _ = beside.write_text("all of it, or nothing")
+        >>> path.read_text()
+        'all of it, or nothing'
     """
     scratch = Scratch(goal)
     try:
@@ -87,6 +98,17 @@ def sweep(parent: Path, goal: str | None = None) -> None:
     Only folders of this user that a `Scratch` made. One whose process lives is locked. Where there are no
     locks, one of this machine goes if no process has its number; and one of another machine, which may not
     see our locks, goes if it has not changed for a day and is not locked.
+
+    Example:
+
+        >>> import os
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from influencekit.extend import sweep
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> sweep(folder)
+        >>> os.listdir(folder)
+        []
     """
     with suppress(OSError):
         for name in os.listdir(parent):

@@ -30,6 +30,9 @@ def check_places(places: dict[str, str | None]) -> None:
             raise InputError(f"{one} {places[one]} {where} {other} {places[other]}; choose another path")
 
 
+_NEW = ".influencekit-new"  # in a folder that is being filled
+
+
 @contextmanager
 def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]:
     """A temporary folder beside `path` that takes its place when the block ends well, else disappears.
@@ -43,19 +46,26 @@ def new_folder(path: str | None, option: str = "--out") -> Iterator[Path | None]
         return
     goal = Path(path)
     _sweep(goal)
-    _sweep(goal / ".new")
+    _sweep(goal / _NEW)
     there = goal.is_dir()
+    if there and (goal / _NEW).is_dir() and not (goal / _NEW).is_symlink():
+        with _told(goal, option):  # a process that was killed was filling it, with what is whole
+            _fill(goal)
     if os.path.lexists(goal) and not (there and not any(goal.iterdir())):
         kind = "a folder that is not empty" if there else "a file"
         raise InputError(f"{option} {path} is {kind}; choose a new one")
-    with _told(goal, option), _whole(goal / ".new" if there else goal, new=True) as partial:
+    with _told(goal, option), _whole(goal / _NEW if there else goal, new=True) as partial:
         partial.mkdir()
         yield partial
     if there:
         with _told(goal, option):
-            for each in (goal / ".new").iterdir():
-                each.rename(goal / each.name)
-            (goal / ".new").rmdir()
+            _fill(goal)
+
+
+def _fill(goal: Path) -> None:
+    for each in (goal / _NEW).iterdir():
+        each.rename(goal / each.name)
+    (goal / _NEW).rmdir()
 
 
 @contextmanager

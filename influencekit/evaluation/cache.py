@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 
 from influencekit import __version__
-from influencekit._files import hold, save_zarr, whole
+from influencekit._files import hold, save_zarr, sweep, whole
+from influencekit._sealed import file_digests, read_sealed, sealed
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples
 from influencekit.errors import StoreError
@@ -22,7 +23,10 @@ __all__ = ["SCHEMA", "Folder"]
 SCHEMA = 1
 
 _HEAD = "retrained.json"
-_PIECE = re.compile(r"sets-(\d+)-(\d+)\.zarr")
+_NAMES = {"influencekit_sets", "influencekit_version", "workload", "run", "states", "sets"}
+_PIECE = re.compile(r"sets-([0-9]{6,12})-([0-9]{6,12})\.zarr")
+_ROOT = "zarr.json"
+_SEAL = ("files", "folder", "digest_of_metadata")  # attributes of a piece, the last one last
 
 
 class Folder:
@@ -32,12 +36,18 @@ class Folder:
     `theta` [set, state, param], `left_out` [set, train] of the sets A to B - 1, `recorded` [state, param] of
     the run itself, and the coordinates of a state: the steps of absence and the step it stands before. A
     piece is there whole or not at all. `done`: the numbers of the sets that are there.
+
+    `retrained.json` has a digest of its own. The attributes of a piece have those of its files, of its
+    metadata, and of the run, states and draws of the folder that it belongs to. Pieces of 0.1 to 0.3 have a
+    digest of their parameters alone; the rest of what a figure depends on is compared with the run that is
+    asked for.
     """
 
     def __init__(
-        self, path: Path, left_out: np.ndarray, recorded: np.ndarray, coords: dict[str, Any]
+        self, path: Path, left_out: np.ndarray, recorded: np.ndarray, coords: dict[str, Any], bound: str
     ) -> None:
         self.path, self._left_out, self._recorded, self._coords = path, left_out, recorded, coords
+        self._bound = bound
         self._files = self._found()
         self.done: list[range] = []
         covered = 0
@@ -78,27 +88,34 @@ class Folder:
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / _HEAD).exists():
-                if any(p.suffix != ".partial" for p in path.iterdir()):
+            release = hold(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            sweep(path)
+            if not os.path.lexists(path / _HEAD):
+                if any(path.iterdir()):
                     raise StoreError(f"{path} is not a folder of retrained models; name a new one")
                 with whole(path / _HEAD) as beside:
-                    beside.write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-        _compare(path, head)
-        absent, stop, at = (list(column) for column in zip(*states, strict=True))
-        coords = {
-            "train": [str(i) for i in examples(trajectory.workload)],
-            "absent_start": ("state", absent),
-            "absent_stop": ("state", stop),
-            "step": ("state", at),
-        }
-        return cls(path, left_out, recorded, coords)
+                    beside.write_text(sealed(head, indent=1), encoding="utf-8")
+            bound = _compare(path, head)
+            absent, stop, at = (list(column) for column in zip(*states, strict=True))
+            coords = {
+                "train": [str(i) for i in examples(trajectory.workload)],
+                "absent_start": ("state", absent),
+                "absent_stop": ("state", stop),
+                "step": ("state", at),
+            }
+            folder = cls(path, left_out, recorded, coords, bound)
+        except BaseException as error:
+            release()
+            if isinstance(error, OSError):
+                raise _unwritable(path, error) from error
+            raise
+        folder._release = release
+        return folder
 
     def __enter__(self) -> "Folder":
-        self._release = hold(self.path)
-        for rest in self.path.glob("*.partial"):
-            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,6 +148,7 @@ class Folder:
         try:
             with whole(goal) as beside:
                 save_zarr(piece, beside)
+                self._seal(beside)
         except OSError as error:
             raise StoreError(
                 f"{goal} cannot be written: {error.strerror or error}; what was kept before stays"
@@ -141,41 +159,94 @@ class Folder:
         owner = next(r for r in self._files if r.start <= rows.start and rows.stop <= r.stop)
         file = self._files[owner]
         try:
-            piece = xr.open_zarr(file, consolidated=False, chunks=None).load()
-            theta, left_out, recorded = (piece[n].values for n in ("theta", "left_out", "recorded"))
-            whole = piece.attrs["digest"] == _digest(theta) and piece["set"].values.tolist() == list(owner)
+            theta, left_out, recorded = self._checked(file, owner)
         except Exception as error:  # every codec has its own exceptions
-            raise StoreError(f"{file} is damaged; delete it, and its sets are retrained") from error
-        if not whole:
-            raise StoreError(f"{file} is damaged; delete it, and its sets are retrained")
+            why = f" ({error})" if isinstance(error, _Damage) else ""
+            raise StoreError(f"{file} is damaged{why}; delete it, and its sets are retrained") from error
         some = slice(rows.start - owner.start, rows.stop - owner.start)
         if not np.array_equal(left_out[some], self._left_out[rows]):
             raise StoreError(f"{file} leaves out other examples than are asked for; name a new folder")
         scale = np.abs(self._recorded).max()
-        if recorded.shape != self._recorded.shape or np.abs(recorded - self._recorded).max() > 1e-3 * scale:
+        if not np.abs(recorded - self._recorded).max() <= 1e-3 * scale:
             raise StoreError(
                 f"{file} was retrained from another run: its parameters are not those of this one; name a "
                 "new folder"
             )
         return theta[some]
 
+    def _seal(self, piece: Path) -> None:
+        """Add to the metadata of a piece what its files hold, and whose it is."""
+        doc = json.loads((piece / _ROOT).read_text(encoding="utf-8"))
+        files = {name: digest for name, digest in file_digests(piece).items() if name != _ROOT}
+        doc["attributes"] |= {"files": files, "folder": self._bound}
+        (piece / _ROOT).write_text(_sealed(doc), encoding="utf-8")
+
+    def _checked(self, file: Path, owner: range) -> list[np.ndarray]:
+        """`theta`, `left_out`, `recorded` of a piece, of which nothing was changed. Errors: any."""
+        try:
+            files = file_digests(file)
+            del files[_ROOT]
+        except OSError as error:
+            raise _Damage(f"{error.filename}: {error.strerror}") from error
+        text = (file / _ROOT).read_text(encoding="utf-8")
+        doc = json.loads(text)
+        attrs = doc["attributes"]
+        if any(name in attrs for name in _SEAL):
+            if (attrs.get("files"), attrs.get("folder")) != (files, self._bound) or _sealed(doc) != text:
+                raise _Damage("it is not what was written, or of another folder")
+        piece = xr.open_zarr(file, consolidated=False, chunks=None)
+        train, dtype, count = self._left_out.shape[1], self._recorded.dtype, owner.stop - owner.start
+        forms: dict[str, tuple[tuple[int, ...], Any]] = {
+            "theta": ((count, *self._recorded.shape), dtype), "left_out": ((count, train), bool),
+            "recorded": (self._recorded.shape, dtype), "set": ((count,), np.int64),
+        }  # fmt: skip
+        for name, form in forms.items():
+            there = piece[name]
+            long = any(c > s for c, s in zip(there.encoding["chunks"], there.shape, strict=True))
+            if (there.shape, there.dtype) != form or long:
+                raise _Damage(f"{name} has not the shape, type or chunks of this run's")
+        theta, left_out, recorded, numbers = (piece[name].values for name in forms)
+        if piece.attrs["digest"] != _digest(theta) or not np.array_equal(
+            numbers, np.arange(count) + owner.start
+        ):
+            raise _Damage("its parameters are not those that were written, or of other sets")
+        if not np.isfinite(theta).all():
+            raise _Damage("its parameters are NaN or infinite")
+        return [theta, left_out, recorded]
+
     def _found(self) -> dict[range, Path]:
         names = ((_PIECE.fullmatch(file.name), file) for file in sorted(self.path.iterdir()))
         return {range(int(name[1]), int(name[2])): file for name, file in names if name}
 
 
-def _compare(path: Path, mine: dict[str, Any]) -> None:
-    """Refuse a folder of another run, or of sets drawn otherwise, naming what differs."""
+class _Damage(Exception):
+    """What is wrong with a piece, in words."""
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _compare(path: Path, mine: dict[str, Any]) -> str:
+    """A digest of the run, states and draws that the folder is of.
+
+    Errors: a folder of another run, or of sets drawn otherwise, naming what differs.
+    """
     try:
-        head = json.loads((path / _HEAD).read_text(encoding="utf-8"))
+        head, _ = read_sealed(path / _HEAD, indent=1)
+        if head.keys() != _NAMES:
+            raise ValueError("it has other entries")
         theirs = {
             "format": head["influencekit_sets"],
             **head["run"],
             "states": head["states"],
             **head["sets"],
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path / _HEAD} is damaged; delete {path}, and the sets are retrained") from error
+    except (OSError, ValueError, TypeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StoreError(
+            f"{path / _HEAD} is damaged ({why}); delete {path}, and the sets are retrained"
+        ) from error
     own = {
         "format": mine["influencekit_sets"],
         **json.loads(json.dumps(mine["run"])),
@@ -191,6 +262,16 @@ def _compare(path: Path, mine: dict[str, Any]) -> None:
             f"{path} holds retrainings of another run, or of other sets: {', '.join(wrong)} differ{shown}; "
             "name a new folder"
         )
+    whose = {name: head[name] for name in ("run", "states", "sets")}
+    return hashlib.sha256(json.dumps(whose).encode()).hexdigest()
+
+
+def _sealed(doc: dict[str, Any]) -> str:
+    """Metadata as text, with their digest in the attributes."""
+    attrs = {name: value for name, value in doc["attributes"].items() if name != _SEAL[-1]}
+    plain = json.dumps({**doc, "attributes": attrs}, indent=1)
+    attrs[_SEAL[-1]] = hashlib.sha256(plain.encode()).hexdigest()
+    return json.dumps({**doc, "attributes": attrs}, indent=1) + "\n"
 
 
 def _digest(theta: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """The run retrained without each of many sets of examples, kept in a folder if one is named."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,19 @@ def set_effects(
     own = {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
     change_of = query_at(trajectory, query, list(recorded))
     out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))
-    for rows, theta in _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {}):
-        changes = {}
-        for place, (key, t) in enumerate((key, key[2]) for key in states):
-            each, state = theta[:, place].to(own[t]), recorded[t]
-            size = len(state.theta)
-            models = Models([*rows], t, each[:, :size], state.theta, each[:, size:], state.buffers)
-            changes[key] = change_of(models).double().cpu().numpy()
-        for absent, members in spans(windows, steps).items():
-            for k in members:
-                signs = windows[k].evaluations(steps).items()
-                out[:, k, rows] = sum(sign * changes[(*absent, t)] for t, sign in signs)
+    pieces = _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {})
+    with closing(pieces):  # an error releases the folder
+        for rows, theta in pieces:
+            changes = {}
+            for place, (key, t) in enumerate((key, key[2]) for key in states):
+                each, state = theta[:, place].to(own[t]), recorded[t]
+                size = len(state.theta)
+                models = Models([*rows], t, each[:, :size], state.theta, each[:, size:], state.buffers)
+                changes[key] = change_of(models).double().cpu().numpy()
+            for absent, members in spans(windows, steps).items():
+                for k in members:
+                    signs = windows[k].evaluations(steps).items()
+                    out[:, k, rows] = sum(sign * changes[(*absent, t)] for t, sign in signs)
     if not np.isfinite(out).all():
         raise DivergedError("the query is NaN or infinite in a retrained run; lower the learning rate")
     return out
@@ -111,7 +114,7 @@ def _pieces(
     strategy: Strategy,
     store: str | Path | None,
     drawn: Mapping[str, Any],
-) -> Iterator[tuple[range, Tensor]]:
+) -> Generator[tuple[range, Tensor], None, None]:
     """(numbers of sets, their parameters [set, state, param]), from the folder or retrained now."""
     together = strategy_of(trajectory, strategy) == "batch"
     size = capacity(trajectory, _PIECE) if together else 4

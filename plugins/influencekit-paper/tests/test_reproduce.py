@@ -23,7 +23,7 @@ from influencekit_paper.reproduce.cells import Cell
 from torch.func import grad
 
 import influencekit as ik
-from influencekit.errors import InputError, StoreError
+from influencekit.errors import InputError
 from influencekit.evaluation import flipped
 from influencekit.progress import listen
 
@@ -149,21 +149,6 @@ def test_impossible_requests_are_errors_of_usage(words, said, tmp_path):
     assert all(word in shown for word in said), shown
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"made_with": 1}', None])
-def test_a_cell_that_cannot_be_read_is_one_line_that_names_it(tiny, tmp_path, content):
-    command("table4", "--seeds", "1", out=tmp_path)
-    (path,) = (tmp_path / "cells").rglob("*.json")
-    whole = json.loads(path.read_text())
-    path.write_bytes(json.dumps(whole | {"found": {}}).encode() if content is None else content)
-    if content == b'{"made_with": 1}':  # made with something else, so done again
-        command("table4", "--seeds", "1", out=tmp_path)
-        assert json.loads(path.read_text())["found"] == whole["found"]
-        return
-    with pytest.raises(StoreError, match="delete it") as error:
-        in_python(["table4"], tmp_path, Extent(1))
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
 def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     for tables, out, extent, said in (
@@ -178,31 +163,6 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
 
 
 # cells ------------------------------------------------------------------------------------------------
-
-
-def test_a_cell_made_with_something_else_is_done_again(tmp_path, monkeypatch):
-    cell = Cell("stages", TINY, 0)
-    cells.save(tmp_path, cell, "cpu", result := cells.Result({"accuracy": 0.5}, 1.25, "a machine"))
-    assert cells.load(tmp_path, cell, "cpu") == result
-    assert cells.load(tmp_path, cell, "cuda") is None
-    monkeypatch.setitem(experiments.EXPERIMENTS, "stages", experiments.Experiment(experiments.stages, 99))
-    assert cells.load(tmp_path, cell, "cpu") is None
-
-
-def test_a_cell_of_a_version_with_the_same_numbers_is_not_done_again(tmp_path, monkeypatch):
-    cell = Cell("stages", TINY, 0)
-    cells.save(tmp_path, cell, "cpu", result := cells.Result({"accuracy": 0.5}, 1.25, "a machine"))
-    path = tmp_path / cell.file
-    content = json.loads(path.read_text())
-    assert content["made_with"]["influencekit"] == ik.__version__
-    for version, known in (("0.1.0", True), ("0.3.0", True), ("0.0.9", False)):
-        content["made_with"]["influencekit"] = version
-        path.write_text(json.dumps(content))
-        for ours in ("0.1.0", "0.3.0"):
-            monkeypatch.setattr(ik, "__version__", ours)
-            assert cells.load(tmp_path, cell, "cpu") == (result if known else None)
-        monkeypatch.setattr(ik, "__version__", "9.9.9")
-        assert cells.load(tmp_path, cell, "cpu") is None
 
 
 def test_different_cells_have_different_files():

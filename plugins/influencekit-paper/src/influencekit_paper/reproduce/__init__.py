@@ -12,7 +12,7 @@ from typing import Any
 
 import influencekit as ik
 from influencekit.errors import InputError
-from influencekit.extend import local
+from influencekit.extend import hold, local, sweep
 from influencekit_paper.reproduce import beyond, tables
 from influencekit_paper.reproduce.plan import PLANS, Extent, in_order
 from influencekit_paper.reproduce.report import Report
@@ -39,8 +39,8 @@ def reproduce(
     """Run what is missing of the named tables, and write them to `out` as CSV, JSON, LaTeX and Markdown.
 
     Cells are saved below `out`/cells; those made with the same versions and options are not done again.
-    Cost: see docs/reproduce.md. Errors: an unknown table, fewer than one seed or worker, an `out` that is a
-    file or cannot be written, a cell's file that cannot be read, an experiment that fails.
+    Errors: an unknown table, fewer than one seed or worker, an `out` that is a file, cannot be written or is
+    written by another process, a cell's file that is not what was written, an experiment that fails.
     """
     folder, extent = local(out), extent or Extent()
     if unknown := [name for name in names if name not in PLANS]:
@@ -56,6 +56,16 @@ def reproduce(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
+    release = hold(folder)
+    try:
+        for each in (folder, *folder.glob("cells/*/")):
+            sweep(each)
+        return _reports(names, folder, extent, workers, command)
+    finally:
+        release()
+
+
+def _reports(names: Sequence[str], folder: Path, extent: Extent, workers: int, command: str) -> list[Report]:
     plans = {name: PLANS[name](extent) for name in names}
     cells = in_order({(name, *row): found for name, rows in plans.items() for row, found in rows.items()})
     workers = 1 if extent.device != "cpu" else workers
@@ -64,6 +74,12 @@ def reproduce(
     for name, rows in plans.items():
         report = _REPORTS[name]({row: [results[cell].found for cell in found] for row, found in rows.items()})
         mine = [results[cell] for row in rows.values() for cell in row]
+        if unchecked := sum(not each.checked for each in mine):
+            report.notes.append(
+                f"{unchecked} of {len(mine)} cells were kept by a version that wrote no digests: they are of "
+                "the right form, and whether they were changed since is not known. Delete them, and they are "
+                "done again."
+            )
         made = {
             "command": command,
             "machine": " and ".join(sorted({each.machine for each in mine})),

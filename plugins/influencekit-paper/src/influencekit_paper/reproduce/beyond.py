@@ -20,7 +20,8 @@ def kappa(one: Sequence[str], other: Sequence[str]) -> float:
 
     (p - c) / (1 - c), p the fraction of equal labels, c the fraction expected of independent ones.
     """
-    n = len(one)
+    if not (n := len(one)):
+        return float("nan")
     equal = sum(a == b for a, b in zip(one, other, strict=True)) / n
     chance = sum(one.count(kind) * other.count(kind) for kind in set(one) | set(other)) / n**2
     return (equal - chance) / (1 - chance) if chance < 1 else float("nan")

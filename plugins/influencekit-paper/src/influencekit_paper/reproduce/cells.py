@@ -1,6 +1,5 @@
 """A cell: the smallest piece of a reproduction, done once and saved in a file of its own."""
 
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -9,9 +8,13 @@ from typing import Any
 
 import influencekit as ik
 from influencekit.errors import InfluenceKitError, StoreError
+from influencekit.extend import read_sealed, sealed, whole
 from influencekit_paper.reproduce.experiments import EXPERIMENTS, problem_of
+from influencekit_paper.reproduce.forms import misfit
 
-__all__ = ["Cell", "Result", "load", "made_with", "run", "save"]
+__all__ = ["SCHEMA", "Cell", "Result", "load", "made_with", "replace_file", "run", "save"]
+
+SCHEMA = 1  # of a cell's file; those of 0.1.0 to 0.3.0 have neither schema nor digest
 
 # Versions of influencekit that give the same numbers: a cell of any of them is a cell of all.
 SAME_NUMBERS = ("0.1.0", "0.2.0", "0.3.0")
@@ -44,11 +47,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell gave, the seconds that took, and the machine in words."""
+    """What a cell gave, the seconds that took, and the machine in words.
+
+    `checked`: done now, or read from a file with a digest.
+    """
 
     found: dict[str, Any]
     seconds: float
     machine: str
+    checked: bool = True
 
 
 def made_with(cell: Cell, device: str) -> dict[str, Any]:
@@ -84,45 +91,51 @@ def save(folder: Path, cell: Cell, device: str, result: Result) -> None:
     path = folder / cell.file
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "made_with": made_with(cell, device), "seconds": round(result.seconds, 2),
+        "schema": SCHEMA, "made_with": made_with(cell, device), "seconds": round(result.seconds, 2),
         "machine": result.machine, "found": result.found,
     }  # fmt: skip
-    replace_file(path, json.dumps(content) + "\n")
+    replace_file(path, sealed(content))
 
 
 def replace_file(path: Path, text: str) -> None:
     """Write a text file as a whole, over what is there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def load(folder: Path, cell: Cell, device: str) -> Result | None:
     """The saved result of a cell; None where there is none, or one made with other options or versions.
 
-    Errors: a file that cannot be read.
+    Errors: a file that is not what was written, or of another cell.
     """
     path = folder / cell.file
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if _comparable(content["made_with"]) != _comparable(made_with(cell, device)):
+        content, checked = read_sealed(path)
+        made, mine = content.get("made_with"), made_with(cell, device)
+        if checked and (schema := repr(content.get("schema"))[:20]) != str(SCHEMA):
+            raise ValueError(f"its schema is {schema}, this version reads {SCHEMA}")
+        if not isinstance(made, dict) or made.keys() != mine.keys() or checked != ("schema" in content):
+            raise ValueError("entries are missing")
+        if wrong := [name for name in _WHICH if made[name] != mine[name]]:
+            raise ValueError(f"it is of another cell, with another {wrong[0]}")
+        if _comparable(made) != _comparable(mine):
             return None
-        result = Result(dict(content["found"]), float(content["seconds"]), str(content["machine"]))
-        if not isinstance(result.found.get("accuracy"), float):
-            raise ValueError("no accuracy")
-        return result
+        if words := misfit(cell.experiment, content):
+            raise ValueError(words)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
-        raise StoreError(f"{path} cannot be read: {reason}; delete it, and the cell is done again") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"{path} cannot be used: {reason}; delete it, and the cell is done again") from error
+    return Result(dict(content["found"]), float(content["seconds"]), content["machine"], checked)
 
 
-def _comparable(made: Any) -> Any:
+_WHICH = ("experiment", "workload", "seed", "again", "options")
+
+
+def _comparable(made: dict[str, Any]) -> dict[str, Any]:
     """`made_with`, where versions that give the same numbers are one version."""
-    if isinstance(made, dict) and made.get("influencekit") in SAME_NUMBERS:
-        return made | {"influencekit": SAME_NUMBERS[-1]}
-    return made
+    return made | {"influencekit": SAME_NUMBERS[-1]} if made["influencekit"] in SAME_NUMBERS else made
 
 
 def _machine(device: str) -> str:
