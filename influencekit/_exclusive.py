@@ -28,6 +28,7 @@ T = TypeVar("T")
 _turn = threading.RLock()
 _has_it: str | None = None  # the name of the thread that has the turn, for whoever waits
 _claims: list[Claim] = []
+_forks = False  # whether this process was forked, and has not computed yet
 
 
 @contextmanager
@@ -40,6 +41,8 @@ def exclusive() -> Iterator[None]:
     if _serves_another():
         yield
         return
+    if _forks:
+        _use_one_thread()
     _refuse()
     me, other = threading.current_thread().name, _has_it
     if other not in (None, me):
@@ -114,9 +117,17 @@ def _refuse() -> None:
 
 def _forked() -> None:
     """The child has one thread, which has the turn; a tape is its parent's."""
-    global _turn, _has_it
-    _turn, _has_it = threading.RLock(), None
+    global _turn, _has_it, _forks
+    _turn, _has_it, _forks = threading.RLock(), None, True
     _claims.clear()
+
+
+def _use_one_thread() -> None:
+    """The threads of OpenMP, which torch computes with, are the parent's: a child waits for them forever."""
+    global _forks
+    if (torch := sys.modules.get("torch")) is not None:
+        _forks = False
+        torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -132,3 +132,25 @@ def test_what_was_handed_over_is_committed_when_the_program_ends_with_an_open_ta
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert open_group(path).attrs["committed"] == 4 and open_group(path).attrs["status"] == "recording"
     assert done.stderr.count("Traceback") == (how == "raise") and "Exception ignored" not in done.stderr
+
+
+POOL = """
+import multiprocessing, sys, torch
+import influencekit as ik
+torch.set_num_threads(2)
+run = ik.record(ik.make("workload", "mnist-1v7-dnn:n_train=16:epochs=1"))
+ik.estimate(run)
+torch.randn(1000, 1000) @ torch.randn(1000, 1000)
+context = multiprocessing.get_context("fork")
+mine, its = context.Pipe(duplex=False)
+child = context.Process(target=lambda: its.send(ik.estimate(run).influence.size))
+child.start()
+print(mine.recv() if mine.poll(60) else "hangs")
+child.kill()
+"""
+
+
+def test_a_child_that_is_forked_after_torch_used_several_threads_does_not_wait_for_them():
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "16", done.stderr
