@@ -262,7 +262,10 @@ def test_a_retraining_that_diverges_or_nothing_to_draw_from_is_said_and_is_no_er
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"method": "feel"}, "method must be one of auto, retrain, smooth, got 'feel'"), ({"examples": 2}, "at least 3, got 2")],
+    [
+        ({"method": "feel"}, "method must be one of auto, retrain, smooth, got 'feel'"),
+        ({"examples": 2}, "at least 3, got 2"),
+    ],
 )
 def test_impossible_requests_are_refused(arguments, words):
     with pytest.raises(InputError, match=words):
