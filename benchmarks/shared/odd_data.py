@@ -65,7 +65,7 @@ def data_kinds() -> dict[str, Kind]:
                 part = x if which else y
                 odd = r.choice(_refused(part))
                 pair = (odd, y) if which else (x, odd)
-                text = f"{'inputs' if which else 'targets'} {type(odd).__name__} {getattr(odd, 'dtype', '')} {tuple(getattr(odd, 'shape', ()))}"
+                text = f"{'inputs' if which else 'targets'} {type(odd).__name__} {getattr(odd, 'dtype', '')} {'' if getattr(odd, 'is_nested', False) else tuple(getattr(odd, 'shape', ()))}"
                 return Value(text, pair)
             if r.random() < 0.2:
                 things = bad(
