@@ -339,5 +339,8 @@ def test_a_scheduler_that_cannot_be_saved(tmp_path):
         def state_dict(self):
             return {"what": object()}
 
+        def load_state_dict(self, state):
+            pass
+
     with pytest.raises(ik.InputError, match="scheduler: its state cannot be saved as plain data"):
         script.run(tmp_path / "run.zarr", scheduler=Odd())
