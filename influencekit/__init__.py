@@ -5,7 +5,7 @@ The public names are loaded on first use, so that importing the package costs no
 
 from influencekit._lazy import lazily
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOME = {
     "Adadelta": "_training.optimizers",

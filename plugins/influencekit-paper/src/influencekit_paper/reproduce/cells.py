@@ -17,7 +17,7 @@ __all__ = ["SCHEMA", "Cell", "Result", "load", "made_with", "replace_file", "run
 SCHEMA = 1  # of a cell's file; those of 0.1.0 to 0.3.0 have neither schema nor digest
 
 # Versions of influencekit that give the same numbers: a cell of any of them is a cell of all.
-SAME_NUMBERS = ("0.1.0", "0.2.0", "0.3.0")
+SAME_NUMBERS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0")
 
 
 @dataclass(frozen=True)
