@@ -17,8 +17,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,8 +29,10 @@ import torch
 import xarray as xr
 
 import influencekit as ik
-from benchmarks.shared.odd_calls import Call, calls, world
-from benchmarks.shared.odd_values import EITHER, REFUSED
+from benchmarks.shared.odd.calls import CALLEES
+from benchmarks.shared.odd.drawing import Call
+from benchmarks.shared.odd.values import EITHER, REFUSED
+from benchmarks.shared.odd.world import world
 
 TAKES = "2 min"
 QUICK = {"count": 60}
@@ -135,16 +136,10 @@ def _restore(before: tuple[Any, ...]) -> None:
     torch.set_default_dtype(before[1])
 
 
-@cache
-def _kinds() -> dict[str, Callable[..., Call]]:
-    return calls()
-
-
 def drawn(every: dict[str, Any], seed: int, number: int) -> Call:
     """The call of this number; the same whatever was called before."""
     r = random.Random(f"{seed}/{number}")
-    kinds = _kinds()
-    return kinds[r.choice(list(kinds))](every, r)
+    return r.choice(CALLEES).draw(every, r)
 
 
 def campaign(seed: int, count: int) -> Iterator[Verdict]:

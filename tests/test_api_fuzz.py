@@ -16,8 +16,8 @@ def test_odd_calls_are_right_or_refused_in_one_line():
 
 
 def test_a_wrong_result_and_a_raw_error_would_be_seen():
-    from benchmarks.shared.odd_calls import Call
-    from benchmarks.shared.odd_values import REFUSED, Value
+    from benchmarks.shared.odd.drawing import Call
+    from benchmarks.shared.odd.values import REFUSED, Value
 
     def verdict(make, **values):
         return api_fuzz.judged(Call("f", values, make)).kind

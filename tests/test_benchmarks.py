@@ -42,7 +42,7 @@ def test_a_file_is_a_question_or_is_imported_by_one():
     families = import_module("benchmarks.peers.method").FAMILIES
     for path in files:
         if path.stem not in questions() and path.stem not in families:
-            assert re.search(rf"from benchmarks\.\w+\.{path.stem} import", text), path
+            assert re.search(rf"from benchmarks\.[\w.]+\.{path.stem} import", text), path
 
 
 @pytest.mark.parametrize("name", questions())

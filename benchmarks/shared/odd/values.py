@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +149,7 @@ def _pair(value: Any) -> tuple[str, Any]:
     return _short(value), value
 
 
-def anything(world: dict[str, Any], but: Sequence[str] = ()) -> Kind:
+def anything(world: Mapping[str, Any], but: Sequence[str] = ()) -> Kind:
     """Another thing of this world: a run for a path, a Dataset for a DataArray, arguments swapped."""
 
     def draw(r: random.Random) -> Value:

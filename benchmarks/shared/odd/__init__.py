@@ -1,0 +1,1 @@
+"""Calls of the Python API with odd arguments: what to call, with what, and slow ways to check some."""
