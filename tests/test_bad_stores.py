@@ -62,6 +62,8 @@ def test_a_store_that_is_something_else(tmp_path):
 
 def test_a_store_that_is_half_written(store):
     changed(store, status="recording", committed=4)
+    assert "'accuracy' is that of the end of a run" in fails("verify", store, code=1)
+    changed(store, accuracy=None)
     line = fails("estimate", store, code=1)
     assert "the recording holds 0 to 4" in line and "--resume" in line
     result = CliRunner().invoke(cli, ["verify", str(store)])

@@ -269,7 +269,7 @@ def test_names_of_examples():
         return checked_ids(ids, 2, "ids")
 
     assert plain(torch.tensor([3, 1])) == [3, 1]
-    assert plain(np.array(["a", "b"])) == ["a", "b"] and plain(("x", 1)) == ["x", 1]
+    assert plain(np.array(["a", "b"])) == ["a", "b"] and plain(("x", 1)) == ["x", "1"]
     assert [type(x) for x in plain(np.arange(2))] == [int, int]
     for twins in ([1, "1"], np.array([4, 4]), ("a", "a")):
         with pytest.raises(InputError, match="ids: expected 2 different"):

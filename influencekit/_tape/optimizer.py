@@ -218,7 +218,7 @@ def _of_its_type(value: Any, default: Any) -> bool:
     if isinstance(default, int):
         return isinstance(value, int) and 0 <= value <= 1000  # it may count what every step does
     if isinstance(default, int | float):
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if isinstance(default, tuple) and default:
         return (
             isinstance(value, tuple) and all(map(_of_its_type, value, default)) and len(value) == len(default)

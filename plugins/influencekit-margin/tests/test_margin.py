@@ -32,7 +32,7 @@ def problem(model, loss, target, **options):
 binary = problem(Logit(3, 1, bias=False), nn.BCEWithLogitsLoss(reduction="none"), BINARY)
 column = problem(nn.Linear(3, 1, bias=False), nn.BCEWithLogitsLoss(reduction="none"), BINARY[:, None])
 multiclass = problem(
-    nn.Linear(3, 3, bias=False), nn.CrossEntropyLoss(reduction="none"), CLASSES, test_ids="abcd"
+    nn.Linear(3, 3, bias=False), nn.CrossEntropyLoss(reduction="none"), CLASSES, test_ids=list("abcd")
 )
 
 
