@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TextIO, TypeVar
 
+from influencekit._ambient import as_outside
 from influencekit._exclusive import exclusive
 from influencekit.progress import listen, listening
 
@@ -61,11 +62,12 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
 
 
 def with_progress(verb: Callable[P, T]) -> Callable[P, T]:
-    """The verb, one thread at a time (`exclusive`), with progress drawn while it works."""
+    """The verb, one thread at a time (`exclusive`), with progress drawn while it works, and without the modes
+    of torch that a block around the call has switched on."""
 
     @wraps(verb)
     def shown(*args: P.args, **kwargs: P.kwargs) -> T:
-        with progress(), exclusive():
+        with progress(), exclusive(), as_outside():
             return verb(*args, **kwargs)
 
     return shown
