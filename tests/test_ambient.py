@@ -31,3 +31,11 @@ def test_a_mode_around_a_verb_changes_nothing(workload, mode, estimator):
         after = torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     assert np.array_equal(found, expected) and after == before
     assert torch.equal(again.final.theta, run.final.theta)
+
+
+def test_a_state_that_was_handed_out_may_be_changed(workload):
+    run = ik.record(workload)
+    expected = ik.estimate(run).influence.values
+    run.final.theta.mul_(0)
+    run.evaluated(run.steps).theta.mul_(0)
+    assert np.array_equal(ik.estimate(run).influence.values, expected)

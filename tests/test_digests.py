@@ -326,6 +326,15 @@ def test_files_that_are_not_the_stores_and_documents_that_disagree_are_named(pat
     assert read_all(open_group(path)).later == 0
 
 
+def test_files_that_file_managers_leave_are_no_part_of_the_store(tmp_path):
+    path = tmp_path / "run.zarr"
+    workload = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2")
+    ik.record(workload, store=path)
+    for name in (".DS_Store", "Thumbs.db", "theta/._zarr.json", "kept/.nfs0001"):
+        (path / name).write_bytes(b"x")
+    assert ik.verify(path, workload=workload).steps == 2
+
+
 def test_what_is_not_committed_yet_is_counted_and_not_called_right(tmp_path):
     writing = begin(tmp_path / "run.zarr")
     go_on(writing, 4)

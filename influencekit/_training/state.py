@@ -26,3 +26,12 @@ class State(NamedTuple):
     slots: Slots
     step: int
     buffers: dict[str, Tensor] = {}  # noqa: RUF012 (a named tuple's default, never modified)
+
+    def copied(self) -> "State":
+        """The same in tensors of its own."""
+        return State(
+            self.theta.clone(),
+            {name: x.clone() for name, x in self.slots.items()},
+            self.step,
+            {name: x.clone() for name, x in self.buffers.items()},
+        )

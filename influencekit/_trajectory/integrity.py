@@ -17,6 +17,10 @@ from influencekit.progress import track
 __all__ = ["Chunks", "read_all"]
 
 
+# what file managers and NFS leave in any folder
+_OF_THE_SYSTEM = re.compile(r"(.*/)?(\.DS_Store|Thumbs\.db|desktop\.ini|\.directory|\._.*|\.nfs\w+)")
+
+
 class Chunks(NamedTuple):
     """What was read: how many chunks; the version, if it kept no list of them; files that are left over."""
 
@@ -69,7 +73,7 @@ def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
     known = {"zarr.json", *chunks, *(f"{name}/zarr.json" for name in described)}
     there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     files = {name for name, path in there.items() if path.is_symlink() or not path.is_dir()}
-    extra = sorted(files - known)
+    extra = sorted(x for x in files - known if there[x].is_symlink() or not _OF_THE_SYSTEM.fullmatch(x))
     names = "|".join(map(re.escape, attrs.get("resume", {}).get("columns", ())))
     uncommitted = re.compile(rf"(({names})/(zarr\.json|c(/\d+)+))|(.*\.partial)")
     for file in extra:

@@ -147,7 +147,7 @@ class Trajectory:
             self.check_replay(t, t + 1)
         if self._asked is None or self._asked.step != t:  # every method asks for the final state
             self._asked = self._states(t, t + 1)[0]
-        return self._asked
+        return self._asked.copied()  # whoever gets it may change it
 
     @one_at_a_time
     def check_replay(self, start: int, stop: int) -> None:
@@ -302,7 +302,7 @@ class Trajectory:
             return self.state(t)
         if self._average is None:
             self._average = self.partial_sum(self.ending.last).value(t)
-        return self._average
+        return self._average.copied()
 
     def partial_sum(self, upto: int) -> PartialSum:
         """The part of the average at the end that states 0 ... upto give. Cost: reading, or replaying, the
