@@ -34,8 +34,9 @@ colours away, `INFLUENCEKIT_PROGRESS=0` the progress, which is drawn on a termin
 
 - An error is one line on stderr, after `error:`; warnings begin with `warning:`. Control characters in
   names, ids and files are shown as escapes (`\\x1b`), on a terminal, in pipes and in JSON.
-- stdout has the result and nothing else. What `--code`, a model or a plugin prints goes to stderr. A closed
-  stdout is refused; send it to `/dev/null` if nobody reads it.
+- stdout has the result and nothing else. What `--code`, a model or a plugin prints goes to stderr; what a
+  program that they start, or a C library, writes to stdout does not. A closed stdout is refused; send it to
+  `/dev/null` if nobody reads it.
 - Paths are those of this machine: `~` and `file://` are expanded, `s3://`, `zip::` and other addresses
   refused.
 - `--out` is never written over something. An empty folder is filled. `--json` replaces a file, which keeps
