@@ -109,7 +109,7 @@ def _child(
 
     life = live(do, mine.with_suffix(".log"), patience=PATIENCE if run.workers else 0, **moment)  # type: ignore[arg-type]
     tally.orphans += len(life.orphans)
-    if life.code >= 0 and ("Traceback" in life.text or "this is a bug" in life.text):
+    if life.code >= 0 and not _is_there(life) and ("Traceback" in life.text or "this is a bug" in life.text):
         tally.failed.append(" ".join(life.text.split())[-300:])
     return life
 

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def live(
     os.close(writes)
     ended = os.pidfd_open(child)
     if not select.select([ended], [], [], seconds)[0]:
-        (os.killpg if group else os.kill)(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it leads no group yet
+            (os.killpg if group else os.kill)(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         select.select([ended], [], [])
     os.close(ended)
     os.set_blocking(reads, False)  # processes of its own may hold the other end
