@@ -152,7 +152,7 @@ def test_the_order_of_keys_and_the_form_of_ids_and_orders_change_nothing(keys, f
 ids_of = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), unique=True, min_size=2)
 
 
-@given(ids_of | st.lists(st.integers(), unique=True, min_size=2))
+@given(ids_of | st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, min_size=2))
 def test_ids_are_found_again_by_themselves_and_by_what_they_are_written_as(ids):
     own = checked_ids(ids, len(ids), "ids")
     assert [str(each) for each in own] == [str(each) for each in ids]

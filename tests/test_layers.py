@@ -56,7 +56,7 @@ LAYERS = {
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
         estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector _tape/checks/__init__
         _tape/checks/agreement _tape/checks/arguments _tape/checks/collation _tape/checks/columns
-        _tape/checks/model _tape/checks/opened _tape/ending _tape/fingerprint _tape/hooks
+        _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending _tape/fingerprint _tape/hooks
         _tape/hyperparameters _tape/hypotheses _tape/index_entry _tape/intercept_loader _tape/listen
         _tape/loader _tape/loop_batches _tape/loop_position _tape/open_taped _tape/optimizer
         _tape/random_draws _tape/recorded _tape/recording _tape/reloads _tape/replay_difference

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-import zarr
 from torch import Tensor, nn
 
 from influencekit._tape.loader import items, rows_behind
-from influencekit._tape.optimizer import UpdateRule, rule_for
+from influencekit._tape.optimizer import UpdateRule
 from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
@@ -28,11 +26,10 @@ from influencekit._trajectory.fingerprint import (
     of_loss,
     sampled_rows,
 )
-from influencekit._trajectory.store import read
 from influencekit._trajectory.unchanged import Unchanged
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["check_fingerprint", "check_penalty", "check_resumed", "run_attributes", "watched"]
+__all__ = ["check_fingerprint", "check_penalty", "run_attributes", "watched"]
 
 _FROZEN = "frozen parameters and constant buffers"
 _SECONDS = 2.0  # in which as many examples are hashed as can be fetched
@@ -137,22 +134,6 @@ def check_fingerprint(
             "pass the same loss"
         )
     return known
-
-
-def check_resumed(
-    group: zarr.Group, model: nn.Module, optimizer: torch.optim.Optimizer, call: Call,
-    ids: Sequence[Hashable] | None, where: str,
-) -> None:  # fmt: skip
-    """Refuse to resume a run with another model, data set, penalty, optimizer, or other `ids` (None: those of
-    the store)."""
-    attrs: dict[str, Any] = dict(group.attrs)
-    check_fingerprint(attrs, model, call.data, [n for n, _ in attrs["buffers"]], where, call.loss)
-    check_penalty(attrs["tape"], call.penalty, where)
-    rule, mine = attrs["tape"]["optimizer"]["rule"], rule_for(optimizer).__name__
-    if ids is not None and [str(i) for i in read(group, "train").tolist()] != [str(i) for i in ids]:
-        raise StoreError(f"{where} was recorded with other ids of the examples; resume it with the same ids=")
-    if rule != mine:
-        raise StoreError(f"{where} was recorded with {rule}, and this is {mine}; resume it with {rule}")
 
 
 def check_penalty(about: Mapping[str, Any], penalty: Any, where: str) -> None:

@@ -32,6 +32,7 @@ from influencekit._training.layout import Layout
 from influencekit._training.plan import Plan
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
+from influencekit._trajectory.fingerprint import Known
 from influencekit._trajectory.store import read
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError, StoreError
@@ -44,9 +45,9 @@ def open_taped(
     test: Any = None, test_ids: Sequence[Hashable] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None, penalty: Penalty | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None, known: Known | None = None,
 ) -> Trajectory:  # fmt: skip
-    """The recorded run as a `Trajectory`. See `influencekit.open`."""
+    """The recorded run as a `Trajectory`. See `influencekit.open`. `known`: what was compared already."""
     attrs: dict[str, Any] = dict(group.attrs)
     about, model, data = attrs["tape"], plain_copy(model), as_data_set(data)
     plain = collate.collate if isinstance(collate, WithoutEntry) else collate or default_collate
@@ -63,7 +64,8 @@ def open_taped(
         data.dropped = key
         if attrs["fingerprint"]["training examples"] is None:
             data.load(group)
-    known = check_fingerprint(attrs, model, data, [n for n, _ in attrs["buffers"]], where, loss)
+    changing = [n for n, _ in attrs["buffers"]]
+    known = known or check_fingerprint(attrs, model, data, changing, where, loss)
     call = Call(loss, data, collate, about["target_key"], forward, penalty)
     rows = slice(0, steps)
     columns = {n: read(group, n, rows) for n in COLUMNS}
@@ -105,7 +107,7 @@ def open_taped(
         first=lambda: trajectory.state(trajectory.first),
         autocast=None if about["autocast"] is None else getattr(torch, about["autocast"]),
         random=bool((columns["forward_rng"] >= 0).any()),
-        changing=tuple(n for n, _ in attrs["buffers"]),
+        changing=tuple(changing),
         separable=about["separable"],
         scales=tuple((int(row[0]), float(row[-1])) for row in changes),
     )

@@ -13,8 +13,9 @@ from torch import nn
 from influencekit._signals import uninterrupted
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
+from influencekit._tape.checks.resumed import Resumed
 from influencekit._tape.ending import end_store
-from influencekit._tape.fingerprint import check_resumed, run_attributes
+from influencekit._tape.fingerprint import run_attributes
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.listen import listen
@@ -84,6 +85,7 @@ class Recording:
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
+        self._unchecked: Resumed | None = None  # until its first boundary
         self.finished, self.closed, self._was_finished, self._ends = False, False, False, ""
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
@@ -107,10 +109,10 @@ class Recording:
         self.closed = True
         for remove in self._removers:
             remove()
-        writer = self.writer.writer
-        if writer is not None and self._resumed is not None and self._was_finished:
-            writer.leave()
-            if error is None:
+        early = self._unchecked is not None or (self._resumed is not None and self._was_finished)
+        if early and (self._was_finished or error is not None):
+            self.writer.opened.leave()
+            if error is None and self._resumed is not None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
         noted, steps = self._end_noted, self._steps.step
@@ -205,6 +207,8 @@ class Recording:
         self._steps.check_done()
         if self._steps.forwarded and self._steps.nothing_due():  # after a skipped update: the step goes on
             return
+        if self._unchecked is not None:
+            self._unchecked = self._unchecked.checked(self.call)
         step, state = self._steps.step, self._state
         if epoch != self._noted_epoch:  # where loops evaluate, and keep the best weights
             self._reloads.note(state, step)
@@ -317,13 +321,9 @@ class Recording:
         attrs, writer = self.writer.reopen(), self.writer.opened
         kept, fingerprint = writer.resumed, attrs["fingerprint"]
         changing = [n for n, _ in attrs["buffers"]]
-        ids = self._ids if self._stream is None else None
-        try:
-            check_resumed(writer.group, self._model, self._optimizer, self.call, ids, str(self.writer.store))
-        except BaseException:
-            writer.leave()
-            raise
+        self._unchecked = Resumed(writer, self._model, self._optimizer, self.call, self._ids)
         if kept is None:  # cut off before a state was there: begin
+            self._unchecked = None
             return
         own, about = dict(self._model.named_parameters()), attrs["tape"]
         if (key := about.get("index_entry")) is not None:

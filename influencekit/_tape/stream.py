@@ -29,6 +29,7 @@ from torch import Tensor
 from influencekit._tape.index_entry import without
 from influencekit._tape.loader import StoredBatch
 from influencekit._training.batch import Batch
+from influencekit._training.ids import refuse_large
 from influencekit._trajectory.store import read
 from influencekit._trajectory.writing import Column, Writer
 from influencekit.errors import InputError, StoreError
@@ -294,8 +295,10 @@ def _width(group: zarr.Group, name: str) -> int:
 
 
 def _names(ids: Sequence[Any]) -> list[Hashable]:
-    """Ids as plain Python. Errors: those of `_name`."""
-    return list(ids) if set(map(type, ids)) <= {int} else [_name(each) for each in ids]
+    """Ids as plain Python. Errors: those of `_name`; numbers that are too large."""
+    found = list(ids) if set(map(type, ids)) <= {int} else [_name(each) for each in ids]
+    refuse_large(found, "ids")
+    return found
 
 
 def _name(each: Any) -> Hashable:

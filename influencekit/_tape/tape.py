@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +168,12 @@ class Tape:
         finally:
             self._claim.release()
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise InputError(
+            "a tape cannot be copied or pickled, since it listens to one loop; copy the model, or "
+            "tape.trajectory() once the tape is closed"
+        )
+
     @property
     def _recording(self) -> Recording:
         if self._opened is None:
@@ -210,15 +216,17 @@ class Tape:
         batches, or pairs (ids, batch). In a resumed run the batches that were done are skipped. What comes
         back has the loader's length: `tqdm(tape.batches(loader))`.
         """
+        begin = self._recording.batches
         self._claim.move()
-        return Batches(self._recording.batches, loader)
+        return Batches(begin, loader)
 
     # for callbacks of trainers, in the place of `batches` ------------------------------------------
 
     def boundary(self, *, epoch: int) -> None:
         """A step is about to begin."""
+        recording = self._recording
         self._claim.move()
-        self._recording.boundary(epoch)
+        recording.boundary(epoch)
 
     def push(self, indices: Sequence[int], rng: bytes | None = None, batch: Any = None) -> None:
         """The micro-batch of these positions is forwarded next (first come, first served)."""

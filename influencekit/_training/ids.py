@@ -13,7 +13,7 @@ from torch import Tensor
 from influencekit._arguments import short
 from influencekit.errors import InputError
 
-__all__ = ["checked_ids", "positions_among"]
+__all__ = ["checked_ids", "positions_among", "refuse_large"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -37,7 +37,19 @@ def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:
     problem = f"got {len(plain)} ids" if len(plain) < n else "got more" if len(plain) > n else _twins(plain)
     if problem:
         raise InputError(f"{name}: expected {n} different example ids; {problem}")
-    return _of_one_kind(plain)
+    own = _of_one_kind(plain)
+    refuse_large(own, name)
+    return own
+
+
+def refuse_large(ids: Iterable[Any], name: str) -> None:
+    """Refuse whole numbers that no array of 64 bits holds."""
+    large = next((i for i in ids if type(i) is int and not -(2**63) <= i < 2**63), None)
+    if large is not None:
+        raise InputError(
+            f"{name}: expected whole numbers of 64 bits with a sign, got {large}, which is too large; give "
+            "them as text"
+        )
 
 
 def _plain(each: Any, name: str) -> str | int | float:
@@ -54,7 +66,7 @@ def _plain(each: Any, name: str) -> str | int | float:
 def _of_one_kind(ids: list[Any]) -> list[Hashable]:
     """The ids of one kind, as arrays hold them: whole numbers, numbers, or else text."""
     kinds = {type(each) for each in ids}
-    if kinds == {str} or (kinds == {int} and np.array(ids).dtype.kind in "iu"):
+    if kinds in ({str}, {int}):
         return ids
     if kinds <= {int, float} and float in kinds and all(abs(each) <= 2**53 for each in ids):
         return [float(each) for each in ids]

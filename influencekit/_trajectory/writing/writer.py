@@ -256,7 +256,9 @@ class Writer:
 
     @uninterrupted
     def leave(self) -> None:
-        """Release the store as it was committed last."""
+        """Release the store as it was committed last. A process that was forked has nothing to release."""
+        if self.forked:
+            return
         with suppress(StoreError):  # it may have failed already
             self._background.end()
         self._ledger.files.release()
