@@ -1,13 +1,14 @@
 """Mistakes that people made with the tape in their own loops: one line each, with the cause first."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from helpers_tape import Examples, held_out, network, per_example
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 import influencekit as ik
 
@@ -279,7 +280,7 @@ def relu(model):
         {"loss": lambda outputs, y: 3 * per_example(outputs, y)},
         {"loss": torch.nn.CrossEntropyLoss(reduction="none", label_smoothing=0.2)},
         {"change": relu},
-        {"change": lambda model: model.append(torch.nn.Dropout(0.5))},
+        {"change": lambda model: setattr(model[2], "p", 0.5)},
         {"collate": lambda items: [2 * x if x.ndim > 1 else x for x in default_collate(items)]},
     ],
     ids=["factor", "smoothing", "relu", "dropout", "collation"],
@@ -301,16 +302,14 @@ def test_with_another_loss_or_model_nothing_is_written(tmp_path, other, stop):
 def test_the_check_of_a_resumed_run_leaves_the_loop_as_it_was(tmp_path):
     store, seen = tmp_path / "run.zarr", []
     on(store)
-    model = network()
+    model, data = network(), Examples()
     model.eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def state():
         return torch.get_rng_state(), torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
-    with ik.Tape(
-        store, model, optimizer, loss=per_example, data=Examples(), recorder="full", resume=True
-    ) as tape:
+    with ik.Tape(store, model, optimizer, loss=per_example, data=data, recorder="full", resume=True) as tape:
         check = tape._recording._unchecked.checked
 
         def watched(call):
@@ -321,7 +320,7 @@ def test_the_check_of_a_resumed_run_leaves_the_loop_as_it_was(tmp_path):
 
         tape._recording._unchecked.checked = watched
         for _ in range(2):
-            for _, (x, y) in tape.batches(DataLoader(Examples(), batch_size=4)):
+            for _, (x, y) in tape.batches(DataLoader(data, batch_size=4)):
                 optimizer.zero_grad()
                 model.train()
                 per_example(model(x), y).mean().backward()
@@ -331,13 +330,10 @@ def test_the_check_of_a_resumed_run_leaves_the_loop_as_it_was(tmp_path):
 
 def test_a_resumed_run_that_ends_at_once_stays(tmp_path):
     store = tmp_path / "run.zarr"
-    tape = on(store)
+    on(store)
     before = files(store)
-    again = ik.Tape(
-        store, tape.model, tape.optimizer, loss=per_example, data=Examples(), recorder="full", resume=True
-    )
-    with again:
-        pass
+    with pytest.raises(ik.InputError, match="is complete: there is nothing to resume"):
+        on(store, epochs=0)
     assert files(store) == before
 
 
