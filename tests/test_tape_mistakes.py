@@ -310,7 +310,7 @@ def test_the_check_of_a_resumed_run_leaves_the_loop_as_it_was(tmp_path):
         return torch.get_rng_state(), torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
     with ik.Tape(store, model, optimizer, loss=per_example, data=data, recorder="full", resume=True) as tape:
-        check = tape._recording._unchecked.checked
+        check = tape._recording._unchecked.check
 
         def watched(call):
             before = state()
@@ -318,7 +318,7 @@ def test_the_check_of_a_resumed_run_leaves_the_loop_as_it_was(tmp_path):
             seen.append(all(map(torch.equal, before, state())))
             assert all(p.grad is None for p in model.parameters()) and not model.training
 
-        tape._recording._unchecked.checked = watched
+        tape._recording._unchecked.check = watched
         for _ in range(2):
             for _, (x, y) in tape.batches(DataLoader(data, batch_size=4)):
                 optimizer.zero_grad()

@@ -208,7 +208,8 @@ class Recording:
         if self._steps.forwarded and self._steps.nothing_due():  # after a skipped update: the step goes on
             return
         if self._unchecked is not None:
-            self._unchecked = self._unchecked.checked(self.call)
+            self._unchecked.check(self.call)
+            self._unchecked = None
         step, state = self._steps.step, self._state
         if epoch != self._noted_epoch:  # where loops evaluate, and keep the best weights
             self._reloads.note(state, step)
@@ -323,7 +324,6 @@ class Recording:
         changing = [n for n, _ in attrs["buffers"]]
         self._unchecked = Resumed(writer, self._model, self._optimizer, self.call, self._ids)
         if kept is None:  # cut off before a state was there: begin
-            self._unchecked = None
             return
         own, about = dict(self._model.named_parameters()), attrs["tape"]
         if (key := about.get("index_entry")) is not None:

@@ -23,7 +23,7 @@ __all__ = ["Resumed"]
 
 
 class Resumed:
-    """A run that is resumed, until `checked` has seen that model, loss and data give what was recorded.
+    """A run that is resumed, until `check` has seen that model, loss and data give what was recorded.
 
     Errors: another model, data set, penalty, optimizer, or other `ids` of a data set. The store is released
     then, as it was.
@@ -54,7 +54,7 @@ class Resumed:
             writer.leave()
             raise
 
-    def checked(self, call: Call) -> None:
+    def check(self, call: Call) -> None:
         """Open the run with the model, and with the loss and collation of `call`, which compares a step.
 
         Errors: those of opening. Random generators stay as they were. Cost: three steps, and reading the
