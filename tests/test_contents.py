@@ -325,6 +325,14 @@ def test_data_that_change_in_place_after_recording_are_named(tmp_path, change, w
     assert np.isfinite(ik.estimate(run).influence.values).all()
 
 
+def test_one_block_of_rows_is_named_as_such():
+    x = torch.zeros(300, 2)
+    found = compare(
+        of_tensors({"0": x, "1": x}), of_tensors({"0": x, "1": x.index_fill(0, torch.tensor(9), 1)})
+    )
+    assert found.difference == "targets among rows 9 to 10"
+
+
 def test_the_model_as_it_was_recorded_is_the_runs_own():
     model = Frozen()
     run = ik.record(workload(model=model))
@@ -348,4 +356,47 @@ def test_a_taped_run_whose_data_change_in_place_names_them(tmp_path, kind):
         with pytest.raises(ik.InputError, match=f"{name} changed in place"):
             ik.estimate(run)
         tensor.div_(2)
+    assert np.array_equal(ik.estimate(run).influence.values, before)
+
+
+class Focal(nn.Module):
+    """A loss with settings, one of them deeper, which counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.CrossEntropyLoss(reduction="none")
+        self.powers, self.weight, self.calls = (1.0, 2.0), torch.ones(3), 0
+
+    def forward(self, outputs, target):
+        self.calls += 1
+        return self.powers[0] * self.inner(outputs, target) * self.weight[0]
+
+
+@pytest.mark.parametrize("kept", ["memory", "opened", "taped"])
+def test_settings_of_a_loss_that_change_after_the_first_use_are_named(tmp_path, kept):
+    """Its number of calls is none, and `eval()` means nothing to it."""
+    loss, (x, y) = Focal(), examples()
+    if kept == "taped":
+        taped(tmp_path / "run.zarr", TensorDataset(x, y), loss=loss)
+        run = reopened(tmp_path / "run.zarr", TensorDataset(x, y), loss=loss, test=(x[:5], y[:5]))
+    else:
+        w = workload(loss=loss)
+        run = ik.record(w, store=None if kept == "memory" else tmp_path / "run.zarr")
+        run = run if kept == "memory" else ik.open(tmp_path / "run.zarr", w)
+    before = ik.estimate(run).influence.values
+    loss(torch.randn(2, 3), torch.zeros(2, dtype=torch.long)), loss.eval()
+    changes = [
+        (loss.inner, "label_smoothing", 0.3),
+        (loss, "powers", (2.0, 2.0)),
+        (loss, "weight", 2 * loss.weight),
+    ]
+    for owner, name, value in changes:
+        was = getattr(owner, name)
+        setattr(owner, name, value)
+        with pytest.raises(
+            ik.InputError, match=rf"the loss has changed .* its setting \S*{name} was"
+        ) as error:
+            ik.estimate(run)
+        assert "\n" not in str(error.value)
+        setattr(owner, name, was)
     assert np.array_equal(ik.estimate(run).influence.values, before)

@@ -27,12 +27,12 @@ LAYERS = {
         _training/gradients _training/group _training/ids _training/in_memory _training/kernels/__init__
         _training/kernels/batched_trace _training/kernels/ctc _training/kernels/operators
         _training/kernels/products _training/kernels/same_trace _training/kernels/simplify
-        _training/kernels/tracing _training/layout _training/linear _training/losses _training/optimizer
-        _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices
-        _training/optimizers/moments _training/optimizers/root _training/optimizers/sgd
-        _training/optimizers/squares _training/parts _training/pieces _training/plan _training/push
-        _training/reverse _training/schedules _training/state _training/step _training/traced
-        _training/workload
+        _training/kernels/tracing _training/layout _training/linear _training/loss_settings
+        _training/losses _training/optimizer _training/optimizers/__init__ _training/optimizers/adam
+        _training/optimizers/matrices _training/optimizers/moments _training/optimizers/root
+        _training/optimizers/sgd _training/optimizers/squares _training/parts _training/pieces
+        _training/plan _training/push _training/reverse _training/schedules _training/state _training/step
+        _training/traced _training/workload
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks

@@ -237,3 +237,18 @@ def test_chunks_stay_near_their_size_whatever_the_model(monkeypatch):
     assert trajectory.group["theta"].chunks == (3, 16)
     assert len({tuple(trajectory.state(t).theta.tolist()) for t in range(7)}) == 7
     assert math.prod(trajectory.group["theta"].shape) == 7 * 16
+
+
+def test_a_relative_path_keeps_its_meaning_when_the_working_folder_changes(tmp_path, monkeypatch):
+    """And errors say the path as it was given."""
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    work = influencekit.make("workload", "mnist-1v7-lr:n_train=24:epochs=2")
+    influencekit.record(work, store="run.zarr")
+    run = influencekit.open("run.zarr", work)
+    monkeypatch.chdir("sub")
+    assert influencekit.verify(run).gap == 0 and influencekit.estimate(run).influence.shape == (1, 1, 24)
+    assert run.dataset.loss.notnull().any()
+    (tmp_path / "run.zarr/loss/c/0/0").unlink()
+    with pytest.raises(influencekit.StoreError, match="^run.zarr: chunk loss/c/0/0"):
+        influencekit.verify(run)

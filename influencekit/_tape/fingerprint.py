@@ -15,7 +15,7 @@ from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.stream import StreamExamples
-from influencekit._training.batch import Batch
+from influencekit._training.step import Step
 from influencekit._trajectory.contents import digest_tensors, of_items, of_tensors
 from influencekit._trajectory.fingerprint import (
     Known,
@@ -168,8 +168,9 @@ def _data_contents(data: Any, hashed: int | None = None) -> dict[str, Any]:
     return of_items(partial(items, data), n, hashed, 5 * _SECONDS, fixed)
 
 
-def watched(known: Known, data: Any, loss: Any, test: Batch | None, sample: str | None) -> Unchanged:
+def watched(known: Known, data: Any, step: Step, sample: str | None) -> Unchanged:
     """What an opened run shares with whoever opened it. `sample`: the digest of examples that are fetched."""
+    loss, test = step.workload.loss, step.workload.test
     of_test = {} if test is None else {"test data": of_tensors(named(test))}
 
     def now() -> dict[str, Any]:
@@ -182,7 +183,8 @@ def watched(known: Known, data: Any, loss: Any, test: Batch | None, sample: str 
             found["a sample of the training data"] = _sample_digest(data)
         return found
 
-    return Unchanged(now, {**known.contents, **of_test, "a sample of the training data": sample})
+    known_then = {**known.contents, **of_test, "a sample of the training data": sample}
+    return Unchanged(now, known_then, loss, step.loss_settings)
 
 
 def _dtype(model: nn.Module, names: Sequence[str]) -> str:

@@ -119,7 +119,7 @@ def open_taped(
         refuse_random_evaluation(there)
         trajectory.attrs = {**trajectory.attrs, **there.judge(end.theta).attrs()}
     sample = attrs["fingerprint"]["training data"]
-    trajectory.unchanged = watched(known, data, loss, workload.test, sample)
+    trajectory.unchanged = watched(known, data, trajectory.step, sample)
     return trajectory
 
 

@@ -30,7 +30,7 @@ from influencekit._tape.index_entry import without
 from influencekit._tape.loader import StoredBatch
 from influencekit._training.batch import Batch
 from influencekit._training.ids import refuse_large
-from influencekit._trajectory.store import read
+from influencekit._trajectory.store import read, shown
 from influencekit._trajectory.writing import Column, Writer
 from influencekit.errors import InputError, StoreError
 
@@ -165,10 +165,7 @@ class StreamExamples:
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             fits = False
         if not fits or not all(0 <= each < len(self._form_of) for each in self._first):
-            raise StoreError(
-                f"{getattr(group.store, 'root', 'the run')}: its examples have other forms than "
-                "it says; record again"
-            )
+            raise StoreError(f"{shown(group)}: its examples have other forms than it says; record again")
         self._group, self._handed = (lambda: group), len(self._form_of)
         if count is None:
             return

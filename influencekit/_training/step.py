@@ -24,6 +24,7 @@ from influencekit._training.in_memory import InMemory
 from influencekit._training.kernels.same_trace import same_trace
 from influencekit._training.kernels.tracing import has_convolution
 from influencekit._training.linear import LinearStep
+from influencekit._training.loss_settings import settings_of
 from influencekit._training.optimizer import Optimizer, Slots
 from influencekit._training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit._training.push import pushed
@@ -60,6 +61,7 @@ class Step:
         self.workload = workload
         self.source: PartSource = InMemory(workload) if source is None else source
         self.plan = self.source.plan
+        self.loss_settings = settings_of(workload.loss)  # before any call, which may count itself
         valid = (self.plan.indices >= 0).to(workload.dtype).to(workload.device)
         self._rows = self.plan.indices.clamp(min=0).to(workload.device)
         mean = self.plan.coefficient

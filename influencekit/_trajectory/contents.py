@@ -101,15 +101,15 @@ def compare(stored: Mapping[str, Any], mine: Mapping[str, Any]) -> Compared:
         odd = np.flatnonzero(theirs[:done] != ours[:done])
         if len(odd):
             first = min((blocks[k] for k in odd), key=lambda block: block[0])
-            found.append(f"{_named(name, list(stored['entries']))} of {_where(first, len(odd), done)}")
+            found.append(f"{_named(name, list(stored['entries']))} {_where(first, len(odd), done)}")
     return Compared("; ".join(found), sum(len(block) for block in blocks[:done]))
 
 
 def _where(first: Sequence[int], odd: int, done: int) -> str:
     if len(first) == 1:
-        return f"row {first[0]}" if odd == 1 else f"{odd} rows, first of row {first[0]}"
+        return f"of row {first[0]}" if odd == 1 else f"of {odd} rows, first of row {first[0]}"
     among = f"among rows {first[0]} to {first[-1]}"
-    return among if odd == 1 else f"{odd} of {done} blocks of rows, first {among}"
+    return among if odd == 1 else f"of {odd} of {done} blocks of rows, first {among}"
 
 
 def _named(name: str, names: list[str]) -> str:

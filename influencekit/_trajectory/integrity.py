@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import zarr
 
 from influencekit._trajectory.schema import read_document
-from influencekit._trajectory.store import chunks, read
+from influencekit._trajectory.store import chunks, read, shown
 from influencekit.errors import StoreError
 from influencekit.progress import track
 
@@ -44,7 +44,8 @@ def read_all(group: zarr.Group) -> Chunks:
     attrs: dict[str, Any] = dict(group.attrs)
     folder = getattr(group.store, "root", None)
     found = chunks(group)
-    later = 0 if folder is None else _check_files(Path(folder), {f"{n}/{key}" for n, key, _ in found}, attrs)
+    listed, where = {f"{n}/{key}" for n, key, _ in found}, shown(group)
+    later = 0 if folder is None else _check_files(Path(folder), where, listed, attrs)
     blocks = [which for which, _ in groupby((name, rows.start, rows.stop) for name, _, rows in found)]
     for name, start, stop in track(blocks, "chunks", len(blocks)):
         read(group, name, slice(start, stop))
@@ -52,7 +53,7 @@ def read_all(group: zarr.Group) -> Chunks:
     return Chunks(len(found), unlisted, later)
 
 
-def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
+def _check_files(folder: Path, where: str, chunks: set[str], attrs: dict[str, Any]) -> int:
     """Refuse files that are not the store's, and arrays whose own zarr.json is not what the root's says.
 
     Returns the number of files of a run that may go on which are not committed: it was cut off, or is being
@@ -64,10 +65,10 @@ def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
         try:
             own = read_document(folder / name / "zarr.json")
         except OSError as error:
-            raise StoreError(f"{folder}: {name}/zarr.json is missing; record again") from error
+            raise StoreError(f"{where}: {name}/zarr.json is missing; record again") from error
         if own != said and not ("resume" in attrs and _longer(own, said)):
             raise StoreError(
-                f"{folder}: {name}/zarr.json is not as it was committed, something else has written it; "
+                f"{where}: {name}/zarr.json is not as it was committed, something else has written it; "
                 "record again"
             )
     known = {"zarr.json", *chunks, *(f"{name}/zarr.json" for name in described)}
@@ -78,7 +79,7 @@ def _check_files(folder: Path, chunks: set[str], attrs: dict[str, Any]) -> int:
     uncommitted = re.compile(rf"(({names})/(zarr\.json|c(/\d+)+))|(.*\.partial)")
     for file in extra:
         if "resume" not in attrs or not uncommitted.fullmatch(file):
-            raise StoreError(f"{folder}: the file {file} is not of this recording; remove it")
+            raise StoreError(f"{where}: the file {file} is not of this recording; remove it")
     return len(extra)
 
 

@@ -14,9 +14,15 @@ from influencekit._trajectory.digests import Checks, crc_of_file, crc_of_rows, d
 from influencekit._trajectory.schema import check_chunk, check_store
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["SCHEMA", "chunks", "open_group", "read"]
+__all__ = ["SCHEMA", "chunks", "open_group", "read", "shown"]
 
 SCHEMA = 1
+
+
+class _Folder(zarr.storage.LocalStore):
+    """The folder of a store, wherever the program goes meanwhile. `given`: its path in the user's words."""
+
+    given: Path | None = None
 
 
 def open_group(store: Any) -> zarr.Group:
@@ -30,7 +36,7 @@ def open_group(store: Any) -> zarr.Group:
         raise InputError(words)
     try:
         digest = _digest(Path(store)) if isinstance(store, str | Path) else None
-        group = zarr.open_group(store, mode="r", zarr_format=3)
+        group = zarr.open_group(_opened(store), mode="r", zarr_format=3)
         attrs = dict(group.attrs)
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
@@ -47,6 +53,20 @@ def open_group(store: Any) -> zarr.Group:
             "use that version"
         )
     return group
+
+
+def _opened(store: Any) -> Any:
+    if not isinstance(store, str | Path):
+        return store
+    folder = _Folder(Path(store).absolute(), read_only=True)
+    folder.given = Path(store)
+    return folder
+
+
+def shown(group: zarr.Group) -> str:
+    """Where a run is, for messages: the path that it was opened with."""
+    store = group.store
+    return str(getattr(store, "given", None) or getattr(store, "root", "the run in memory"))
 
 
 def _digest(path: Path) -> str | None:
@@ -71,7 +91,7 @@ def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
     """
     array = group.get(name)
     if not isinstance(array, zarr.Array):
-        raise StoreError(f"{_where(group)}: the array {name!r} is missing; record again")
+        raise StoreError(f"{shown(group)}: the array {name!r} is missing; record again")
     start, stop, _ = rows.indices(array.shape[0])
     low, high = start, max(start, stop)
     checks = _checks(group, name)
@@ -81,7 +101,7 @@ def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
     found = chunks_of(array, slice(low, high))
     for chunk in found:
         if (file := _file(group, name, chunk)) is not None:
-            check_chunk(file, array, f"{_where(group)}: chunk {name}/{chunk}")
+            check_chunk(file, array, f"{shown(group)}: chunk {name}/{chunk}")
     values = _decoded(group, array, slice(low, high), found)
     for chunk in found:
         file, beyond = _file(group, name, chunk), chunk.place - len(checks.full)
@@ -92,7 +112,7 @@ def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
             same = beyond >= len(checks.last) or checks.last[beyond] == crc_of_rows(mine[:, *chunk.columns])
         if not same:
             raise StoreError(
-                f"{_where(group)}: chunk {name}/{chunk} is not the one that was committed, something else "
+                f"{shown(group)}: chunk {name}/{chunk} is not the one that was committed, something else "
                 "has written it or put it there; record again"
             )
     return values[start - low : max(start, stop) - low]
@@ -107,11 +127,11 @@ def _decoded(group: zarr.Group, array: Any, rows: slice, found: list[Chunk]) -> 
                 array[chunk.rows]
             except Exception as reason:
                 raise StoreError(
-                    f"{_where(group)}: chunk {array.basename}/{chunk} is corrupted ({_line(reason)}); "
+                    f"{shown(group)}: chunk {array.basename}/{chunk} is corrupted ({_line(reason)}); "
                     "record again"
                 ) from reason
         raise StoreError(
-            f"{_where(group)}: the array {array.basename!r} cannot be read ({_line(error)})"
+            f"{shown(group)}: the array {array.basename!r} cannot be read ({_line(error)})"
         ) from error
 
 
@@ -137,7 +157,7 @@ def _checks(group: zarr.Group, name: str) -> Checks:
     try:
         return Checks(0, [], []) if said is None else Checks.parse(said[name])
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{_where(group)}: no checksums of the array {name!r}; record again") from error
+        raise StoreError(f"{shown(group)}: no checksums of the array {name!r}; record again") from error
 
 
 def _file(group: zarr.Group, name: str, chunk: Chunk) -> Path | None:
@@ -150,10 +170,6 @@ def _end(file: Path) -> bytes:
     with open(file, "rb") as opened:
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - 4))
         return opened.read(4)
-
-
-def _where(group: zarr.Group) -> str:
-    return str(getattr(group.store, "root", "the trajectory in memory"))
 
 
 def _line(error: Exception) -> str:

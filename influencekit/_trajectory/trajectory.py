@@ -28,7 +28,7 @@ from influencekit._trajectory.replay_check import (
     sample_stretches,
     stretches,
 )
-from influencekit._trajectory.store import read
+from influencekit._trajectory.store import read, shown
 from influencekit._trajectory.unchanged import Unchanged
 from influencekit.errors import InputError, StoreError
 from influencekit.progress import track
@@ -68,7 +68,7 @@ class Trajectory:
     attrs: Mapping[str, Any]
     """What the store says of the run."""
     unchanged: Unchanged
-    """Whether the data are what they were when the run was recorded or opened."""
+    """Whether data and loss are what they were when the run was recorded or opened."""
     ending: Ending | None
     """What queries read at the end of the run, where it is not the last state."""
 
@@ -82,7 +82,7 @@ class Trajectory:
         self.first = int(self.attrs["start"])
         if len(kept) and (kept[0] != self.first or (np.diff(kept) <= 0).any()):
             raise StoreError(
-                f"{getattr(group.store, 'root', 'the run')}: the array 'kept' does not ascend from the first "
+                f"{shown(group)}: the array 'kept' does not ascend from the first "
                 f"state, {self.first}; record again"
             )
         self._stored = kept[kept <= self.attrs["committed"]]
@@ -90,7 +90,8 @@ class Trajectory:
         self._asked: State | None = None
         self._taped = "tape" in self.attrs
         self._compared = set[int]()  # the starts of stretches that were replayed and compared
-        self.unchanged = Unchanged(partial(shared_contents, workload), self.attrs.get("contents", {}))
+        now, known = partial(shared_contents, workload), self.attrs.get("contents", {})
+        self.unchanged = Unchanged(now, known, workload.loss, self.step.loss_settings)
         self.ending = None
         self._sum: PartialSum | None = None
         self._average: State | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from influencekit._trajectory.contents import compare, of_tensors
 from influencekit._trajectory.fingerprint import named
-from influencekit._trajectory.store import read
+from influencekit._trajectory.store import read, shown
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import StoreError
 
@@ -62,7 +62,7 @@ def check_meaning(trajectory: Trajectory) -> Meaning:
 
 
 def _check_recorded(trajectory: Trajectory) -> None:
-    workload, plan, where = trajectory.workload, trajectory.plan, _where(trajectory)
+    workload, plan, where = trajectory.workload, trajectory.plan, shown(trajectory.group)
     expected: dict[str, Any] = {
         "train": _text(workload.train_ids or range(workload.n_train)),
         "batch": plan.indices.numpy(),
@@ -107,7 +107,7 @@ def _nan(a: np.ndarray, b: np.ndarray) -> Any:
 def _check_accuracy(trajectory: Trajectory, stored: float) -> None:
     if trajectory.last < trajectory.steps:
         raise StoreError(
-            f"{_where(trajectory)}: the attribute 'accuracy' is that of the end of a run, and this one has "
+            f"{shown(trajectory.group)}: the attribute 'accuracy' is that of the end of a run, and this one has "
             f"{trajectory.last} of {trajectory.steps} steps; something else has written it: record again"
         )
     end = trajectory.evaluated(trajectory.steps)
@@ -115,7 +115,7 @@ def _check_accuracy(trajectory: Trajectory, stored: float) -> None:
     count = trajectory.workload.n_test
     if not abs(mine - stored) < 0.5 / count and not (np.isnan(mine) and np.isnan(stored)):
         raise StoreError(
-            f"{_where(trajectory)}: the attribute 'accuracy' is {stored:.6g}, and the last state has "
+            f"{shown(trajectory.group)}: the attribute 'accuracy' is {stored:.6g}, and the last state has "
             f"{mine:.6g}; something else has written it: record again"
         )
 
@@ -142,7 +142,7 @@ class Losses:
         if not near[there].all():
             slot = int(np.flatnonzero(there & ~near)[0])
             raise StoreError(
-                f"{_where(self._trajectory)}: the array 'loss' has {stored[slot]:.6g} in step {t}, "
+                f"{shown(self._trajectory.group)}: the array 'loss' has {stored[slot]:.6g} in step {t}, "
                 f"column {slot} (example {batch[slot]}), and trained again it is {mine[slot]:.6g}; something "
                 "else has written it, or the loss is another: record again"
             )
@@ -158,7 +158,3 @@ class Losses:
     def __str__(self) -> str:
         how = "" if self._exact else f" to {100 * self._tolerance[0]:g} %"
         return f"losses of {self.steps} steps{how}"
-
-
-def _where(trajectory: Trajectory) -> str:
-    return str(getattr(trajectory.group.store, "root", "the run in memory"))

@@ -81,6 +81,7 @@ def open(
             "again, or resume it"
         )
     check_losses(trajectory, str(store))
+    trajectory.unchanged.settle()
     trajectory.attrs = {**trajectory.attrs, "examples_compared": known.examples}
     if known.test:
         said = f"the test set is not that of the recording: {known.test} differ"
