@@ -184,5 +184,12 @@ def describe_difference(
         f"{where} differs by up to {size:.1e}; look for what else the loop did or what had changed by then "
         "(the loss, a setting of the model, the data, a second network or optimizer), or check it where it "
         f"was recorded: on {attrs['device']} with torch {attrs['torch_version']} and "
-        f"{attrs.get('threads', 1)} threads"
+        f"{_threads(attrs.get('threads'))}; here with torch {torch.__version__} and "
+        f"{_threads(torch.get_num_threads())}"
     )
+
+
+def _threads(number: int | None) -> str:
+    if number is None:  # recorded before 0.4
+        return "a number of threads that is not known"
+    return "1 thread" if number == 1 else f"{number} threads"

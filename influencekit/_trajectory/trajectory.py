@@ -1,9 +1,9 @@
 """A recorded run, opened: states, batches and learning rates, in memory, on disk, or replayed."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import copy
+from copy import copy, deepcopy
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -98,6 +98,20 @@ class Trajectory:
         again = self.attrs.get("reloaded")
         if again is not None and again != self.steps:  # the loop's own model at its end
             self.ending = Ending({int(again): 1.0}, {int(again): 1.0}, "reloaded", asked=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a run cannot be pickled or sent to another process: pass the path of its store, and call "
+            "influencekit.open in the other process"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__ if memo is None else deepcopy(self.__dict__, memo))
+        return other
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__(None)
 
     @property
     def stored_states(self) -> list[int]:

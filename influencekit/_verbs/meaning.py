@@ -107,8 +107,8 @@ def _nan(a: np.ndarray, b: np.ndarray) -> Any:
 def _check_accuracy(trajectory: Trajectory, stored: float) -> None:
     if trajectory.last < trajectory.steps:
         raise StoreError(
-            f"{shown(trajectory.group)}: the attribute 'accuracy' is that of the end of a run, and this one has "
-            f"{trajectory.last} of {trajectory.steps} steps; something else has written it: record again"
+            f"{shown(trajectory.group)}: the attribute 'accuracy' is that of the end of a run, and this one "
+            f"has {trajectory.last} of {trajectory.steps} steps; something else has written it: record again"
         )
     end = trajectory.evaluated(trajectory.steps)
     mine = trajectory.workload_at(trajectory.steps).judge(end.theta).value

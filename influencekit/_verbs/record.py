@@ -206,6 +206,7 @@ def _create(
             "schedule": repr(workload.schedule),
             "l2": workload.l2,
             "device": str(workload.device),
+            "threads": torch.get_num_threads(),
             "influencekit_version": __version__,
             "torch_version": torch.__version__,
             "fingerprint": fingerprint(workload),

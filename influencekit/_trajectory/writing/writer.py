@@ -1,5 +1,6 @@
 """The writer of a run: it takes steps and states in their order and commits them to disk."""
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ __all__ = ["COLUMNS", "Kept", "Writer"]
 
 SECONDS = 5.0  # what was handed over is committed after this time at the latest
 BYTES = 64 << 20  # or as soon as it is this much
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MEMORY = 256 << 20  # a loop that is this much ahead of the disk waits for it
 
 # the usual arrays along step; a dtype of None is the model's
@@ -123,7 +125,7 @@ class Writer:
         except BaseException as error:
             files.remove()
             if isinstance(error, OSError):
-                raise _unwritten(path, error, "nothing was left there") from error
+                raise _unwritten(path, error, _left(files)) from error
             raise
         return writer
 
@@ -327,10 +329,19 @@ class Writer:
             raise MovedError(f"{error}; {self.committed} steps of it are committed") from error
         if self._fresh and not self.committed:
             files.remove()
-            raise _unwritten(self.path, error, "nothing was left there") from error
+            raise _unwritten(self.path, error, _left(files)) from error
         files.release()
-        left = f"its first {self.committed} steps are safe: make room, and resume"
+        full = getattr(error, "errno", None) in _FULL
+        then = "make room, and resume" if full else "resume it where it can be written"
+        left = f"its first {self.committed} steps are safe: {then}"
         raise _unwritten(self.path, error, left) from error
+
+
+def _left(files: Files) -> str:
+    """What is there after `remove`, which fails too where a disk has become read-only."""
+    if isinstance(files.store, str) and os.path.lexists(files.store):
+        return f"what was begun could not be removed: {files.store} is there, without a step; remove it"
+    return "nothing was left there"
 
 
 def _unwritten(path: str | Path | None, error: Exception, left: str) -> StoreError:
