@@ -11,7 +11,7 @@ import pytest
 from helpers_writing import begin, go_on, never_killed, same, whole_and_true
 
 from influencekit import StoreError
-from influencekit._files import publishing
+from influencekit._files import publishing, scratch
 from influencekit._trajectory.writing import Writer, ledger
 
 WRITING = ("open", "mkdir", "rename", "replace", "fsync")  # what needs a disk that can be written
@@ -109,3 +109,18 @@ def test_a_disk_that_fails_when_it_is_waited_for(tmp_path):
             committed, error = record(path, True)
         assert error.count("Input/output error") == 1 and "\n" not in error, (first, error)
         assert not path.exists() or whole_and_true(path, committed) >= committed
+
+
+def test_a_disk_that_becomes_read_only_before_the_first_step_is_committed(tmp_path, monkeypatch):
+    """Nothing can be removed from it either, so that what was begun stays, and is said to."""
+    path = tmp_path / "run.zarr"
+    writing = begin(path, False)
+    monkeypatch.setattr(scratch.shutil, "rmtree", lambda *_, **__: None)
+    with disk(errno.EROFS, 1, 1000), pytest.raises(StoreError) as error:
+        go_on(writing, commits={3})
+        writing.close()
+    assert str(error.value) == (
+        f"cannot write the trajectory to {path}: Read-only file system; what was begun could not be removed: "
+        f"{path} is there, without a step; remove it"
+    )
+    assert path.exists()

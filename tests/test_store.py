@@ -1,6 +1,8 @@
 """The trajectory store gives back what it was given, to us and to plain xarray, however it is chunked."""
 
+import copy
 import math
+import pickle
 from dataclasses import replace
 from functools import cache
 
@@ -252,3 +254,13 @@ def test_a_relative_path_keeps_its_meaning_when_the_working_folder_changes(tmp_p
     (tmp_path / "run.zarr/loss/c/0/0").unlink()
     with pytest.raises(influencekit.StoreError, match="^run.zarr: chunk loss/c/0/0"):
         influencekit.verify(run)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_is_not_pickled_and_can_be_copied(tmp_path, kept):
+    work = make("workload", "mnist-1v7-lr:n_train=24:epochs=2")
+    run = record(work, store=tmp_path / "run.zarr" if kept else None)
+    with pytest.raises(InputError, match="^a run cannot be pickled: pass its store's path, and call ik.open"):
+        pickle.dumps(run)
+    for other in (copy.copy(run), copy.deepcopy(run)):
+        assert other is not run and torch.equal(other.final.theta, run.final.theta)

@@ -77,3 +77,16 @@ def test_blocks_hold_every_state_once_last_first_in_any_memory(k, read, held, st
     assert [s.step for s in states] == list(range(run.steps - 1, start - 1, -1))
     assert all(len(block) <= max(read, held) for block in blocks)
     assert all(torch.equal(s.theta, full.state(s.step).theta) for s in states)
+
+
+def test_a_step_that_differs_says_both_numbers_of_threads(workload, tmp_path):
+    path = tmp_path / "run.zarr"
+    ik.record(workload, "every-k:k=2", store=path)
+    altered(path, "theta", 2, 0.25)
+    for recorded, said in ((7, "7 threads"), (None, "a number of threads that is not known")):
+        run = ik.open(path, workload)
+        assert run.attrs["threads"] == 1
+        run.attrs = {name: value for name, value in run.attrs.items() if name != "threads"}
+        run.attrs |= {} if recorded is None else {"threads": recorded}
+        with pytest.raises(ik.StoreError, match=f"and {said}; here with torch .* and 1 thread$"):
+            verify(run)

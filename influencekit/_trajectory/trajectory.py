@@ -100,18 +100,15 @@ class Trajectory:
             self.ending = Ending({int(again): 1.0}, {int(again): 1.0}, "reloaded", asked=False)
 
     def __reduce__(self) -> NoReturn:
-        raise InputError(
-            "a run cannot be pickled or sent to another process: pass the path of its store, and call "
-            "influencekit.open in the other process"
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any] | None) -> Self:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__ if memo is None else deepcopy(self.__dict__, memo))
-        return other
+        raise InputError("a run cannot be pickled: pass its store's path, and call ik.open in that process")
 
     def __copy__(self) -> Self:
-        return self.__deepcopy__(None)
+        vars(other := object.__new__(type(self))).update(vars(self))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        vars(other := copy(self)).update(deepcopy(vars(self), memo))
+        return other
 
     @property
     def stored_states(self) -> list[int]:
@@ -121,8 +118,7 @@ class Trajectory:
     @property
     def max_states(self) -> int | None:
         """How many states a sweep may hold, as the recorder says (`Recorder.max_states`)."""
-        held: Any = self.attrs.get("held")
-        return held
+        return self.attrs.get("held")  # type: ignore[no-any-return]
 
     @property
     def lossless(self) -> bool:
@@ -292,8 +288,7 @@ class Trajectory:
                 f"average: it needs the states {ending.first} to {ending.last}, and the recording holds "
                 f"{self.first} to {self.last}"
             )
-        other = copy(self)
-        other.ending, other._sum, other._average = ending, None, None
+        vars(other := copy(self)).update(ending=ending, _sum=None, _average=None)
         if self.workload.test is not None and "accuracy" in self.attrs:
             kept = {k: v for k, v in self.attrs.items() if k != "accuracy_note"}
             there = other.workload_at(self.steps), other.evaluated(self.steps).theta
