@@ -45,7 +45,7 @@ def opened(found: xr.Dataset | str | Path, what: str) -> xr.Dataset:
     """A store of this package, given as a path or as xarray opened it, that has the array `what`."""
     if isinstance(found, xr.Dataset):
         store = found
-    elif (path := local(found)).exists():
+    elif ((path := local(found)) / "zarr.json").exists():
         check_result(path)
         store = xr.open_zarr(path, chunks=None)
     else:
