@@ -36,6 +36,7 @@ _HOME = {
     "train_together": "_effects.retrain",
     # results and stores
     "NewStore": "_files",
+    "check_result": "_files",
     "hold": "_files",
     "sweep": "_files",
     "whole": "_files",

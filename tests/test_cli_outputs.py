@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xarray as xr
 from helpers_cli import TINY, fails, run
 
 import influencekit as ik
@@ -238,3 +240,66 @@ def test_ids_that_are_formulas_are_escaped_where_that_is_asked_for(tmp_path, rec
     assert {row["example"] for row in found["plain"]} == set(ids)
     assert [row["example"] for row in found["safe"]] == ["'" + row["example"] for row in found["plain"]]
     assert [row["dit"] for row in found["safe"]] == [row["dit"] for row in found["plain"]], "numbers stay"
+
+
+# results that are read again -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(recorded, tmp_path_factory):
+    """The folder of compare and the store of estimate."""
+    folder = tmp_path_factory.mktemp("saved")
+    run(*compare(recorded, "--out", folder / "c"))
+    options = ("--estimator", "dit", "--window", "each-epoch", "--trust", "none")
+    run("estimate", recorded, *options, "--out", folder / "e.zarr")
+    return folder
+
+
+def flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 8
+    file.write_bytes(data)
+
+
+def piped(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("change", [flipped, piped, Path.unlink])
+@pytest.mark.parametrize(("name", "store"), [("c", "c/scores.zarr"), ("e.zarr", "e.zarr")])
+def test_plot_names_the_file_of_scores_that_is_damaged(saved, tmp_path, name, store, change):
+    shutil.copytree(saved, tmp_path / "s")
+    whole = tmp_path / "s" / store
+    for file in ("influence/c/0/0/0/0/0", "train/c/0", "influence/zarr.json"):
+        copy = tmp_path / "s" / "kept"
+        shutil.copy2(whole / file, copy)
+        change(whole / file)
+        line = fails("plot", tmp_path / "s" / name, "--out", tmp_path / "plots", code=1)
+        assert f"{whole} is damaged: {file}" in line and "make it again" in line
+        (whole / file).unlink(missing_ok=True)
+        shutil.copy2(copy, whole / file)
+    flipped(whole / "zarr.json")
+    fails("plot", tmp_path / "s" / name, "--out", tmp_path / "plots", code=1)
+
+
+def test_xarray_opens_saved_scores_refuses_a_flipped_bit_and_may_save_them_again(saved, tmp_path):
+    shutil.copytree(saved / "e.zarr", tmp_path / "e.zarr")
+    found = xr.open_zarr(tmp_path / "e.zarr").load()
+    assert "checksums" not in found.attrs
+    (found * 2).assign_attrs(found.attrs).drop_encoding().to_zarr(tmp_path / "twice.zarr", zarr_format=3)
+    run("plot", tmp_path / "twice.zarr", "--out", tmp_path / "plots")  # as stores of before 0.4: no digests
+    flipped(tmp_path / "e.zarr" / "influence/c/0/0/0/0/0")
+    with pytest.raises(ValueError, match="checksum"):
+        xr.open_zarr(tmp_path / "e.zarr").load()
+
+
+def test_a_pipe_in_scores_without_digests_is_not_waited_for(saved, tmp_path):
+    shutil.copytree(saved / "e.zarr", tmp_path / "e.zarr")
+    root = tmp_path / "e.zarr" / "zarr.json"
+    content = json.loads(root.read_text())
+    del content["consolidated_metadata"]["checksums"]
+    root.write_text(json.dumps(content))
+    run("plot", tmp_path / "e.zarr", "--out", tmp_path / "plots")
+    piped(tmp_path / "e.zarr" / "influence/c/0/0/0/0/0")
+    assert "not a regular file" in fails("plot", tmp_path / "e.zarr", "--out", tmp_path / "more", code=1)

@@ -12,7 +12,6 @@ import xarray as xr
 from helpers_evaluation import called, tiny
 
 from influencekit import StoreError
-from influencekit._files import save_zarr
 from influencekit.evaluation import LDS, retraining
 
 OLD = Path(__file__).parent / "stores_010" / "retrained-lds"
@@ -92,7 +91,7 @@ def test_a_piece_of_another_run_or_of_other_draws_is_named(folder, tmp_path):
     for other in ("other", "drawn"):
         shutil.rmtree(folder / FIRST)
         shutil.copytree(tmp_path / other / FIRST, folder / FIRST)
-        named(folder, FIRST, "or of another folder")
+        named(folder, FIRST, "of another folder")
 
 
 def test_links_and_pipes_are_named_and_not_waited_for(folder, tmp_path):
@@ -130,7 +129,7 @@ def rewritten(piece, **changes):
         found[name] = change(found[name])
     for name in found.variables:
         found[name].encoding.clear()
-    save_zarr(found, piece)
+    found.to_zarr(piece, zarr_format=3, consolidated=True)
 
 
 def test_a_piece_of_0_3_has_a_digest_of_its_parameters_alone_and_is_read(folder):
@@ -168,8 +167,8 @@ def test_a_folder_of_0_1_has_no_digest_of_its_head_and_what_matters_of_it_is_com
 def test_more_sets_in_a_folder_of_0_1_get_digests(tmp_path):
     shutil.copytree(OLD, tmp_path / "old")
     grown = call(tmp_path / "old", m=6)
-    piece = xr.open_zarr(tmp_path / "old" / "sets-000003-000004.zarr", consolidated=False)
-    assert {"files", "folder", "digest_of_metadata"} <= set(piece.attrs)
+    root = json.loads((tmp_path / "old" / "sets-000003-000004.zarr" / "zarr.json").read_text())
+    assert {"files", "whose", "metadata"} == set(root["consolidated_metadata"]["checksums"])
     xr.testing.assert_identical(call(tmp_path / "old", m=6), grown)
     np.testing.assert_allclose(grown.retrained, call(None, m=6).retrained, atol=1e-13)
 

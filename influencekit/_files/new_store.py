@@ -9,20 +9,57 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from influencekit._address import local
 from influencekit._files.publishing import publish
 from influencekit._files.scratch import Scratch, sweep
+from influencekit._sealed import check_store, seal_store
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["NewStore", "save_zarr"]
+__all__ = ["NewStore", "check_result", "save_zarr"]
 
 
-def save_zarr(dataset: xr.Dataset, path: Path, mode: Any = "w-") -> None:
-    """A labelled dataset as a zarr v3 group; `mode="a"` adds to one that is there."""
+def save_zarr(dataset: xr.Dataset, path: Path, mode: Any = "w-", whose: str | None = None) -> None:
+    """A labelled dataset as a zarr v3 group, sealed; `mode="a"` adds to one that is there.
+
+    Every chunk has a checksum, so that xarray refuses a changed one; `check_store` compares all files.
+    """
+    codecs = {"compressors": (ZstdCodec(), Crc32cCodec())}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr 3 has no specification of strings and consolidated metadata
-        dataset.to_zarr(path, mode=mode, zarr_format=3, consolidated=True)
+        dataset.to_zarr(
+            path,
+            mode=mode,
+            zarr_format=3,
+            consolidated=True,
+            encoding=dict.fromkeys(dataset.variables, codecs),
+        )
+    seal_store(Path(path), whose)
+
+
+def check_result(path: Path) -> None:
+    """Compare a store of results with the digests that it was saved with; before 0.4 there were none.
+
+    Errors: `StoreError` that names the file. What is no store is left to who opens it.
+
+    Example:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import xarray as xr
+        >>> from influencekit.extend import NewStore, check_result
+        >>> path = Path(tempfile.mkdtemp()) / "squares.zarr"
+        >>> NewStore(path).commit(xr.Dataset({"square": ("step", [0, 1, 4])}))
+        >>> check_result(path)
+    """
+    if not os.path.lexists(path / "zarr.json"):
+        return
+    try:
+        check_store(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StoreError(f"{path} is damaged: {why}; make it again") from error
 
 
 class NewStore:

@@ -44,19 +44,17 @@ def write_csv(frame: pd.DataFrame, path: Path, escape_formulas: bool = False) ->
 
 def save_dataset(dataset: Any, path: Path) -> None:
     """An xarray dataset as zarr, or as netCDF where the name ends so. Errors: no netCDF library."""
-    import warnings
+    if path.suffix != ".nc":
+        from influencekit._files import save_zarr
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr 3: strings and consolidated metadata have no specification yet
-        if path.suffix != ".nc":
-            dataset.to_zarr(path, zarr_format=3)
-            return
-        try:
-            # made in memory, because HDF5 ends the process where it cannot close a file on a full disk
-            path.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
-        except (ImportError, ValueError) as error:
-            if isinstance(error, ValueError) and "h5netcdf" not in str(error):
-                raise
-            raise InputError(
-                f"{path.name}: netCDF needs h5netcdf and h5py: pip install 'influencekit[netcdf]'"
-            ) from error
+        save_zarr(dataset, path)
+        return
+    try:
+        # made in memory, because HDF5 ends the process where it cannot close a file on a full disk
+        path.write_bytes(dataset.to_netcdf(engine="h5netcdf"))
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "h5netcdf" not in str(error):
+            raise
+        raise InputError(
+            f"{path.name}: netCDF needs h5netcdf and h5py: pip install 'influencekit[netcdf]'"
+        ) from error

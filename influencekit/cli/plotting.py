@@ -10,7 +10,7 @@ import click
 from influencekit.cli.console import say, working
 from influencekit.cli.output import check_places, new_folder
 from influencekit.cli.parameters import PATH, shared
-from influencekit.errors import InfluenceKitError, InputError
+from influencekit.errors import InfluenceKitError, InputError, StoreError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,7 +32,8 @@ def plot(scores: str, out: str | None, code: str | None, data_dir: str | None) -
     what compare --evaluate found.
 
     SCORES is the folder of compare, or a .zarr or .nc file. The store of a run will do, too: it is scored
-    first, by dit in each epoch. Examples:
+    first, by dit in each epoch. A .zarr says what its files hold, and one that was damaged is refused; a .nc
+    is taken as it is. Examples:
 
     \b
       influencekit plot results --out plots
@@ -83,10 +84,17 @@ def _load(path: Path) -> xr.Dataset:
 def _read(file: Path) -> xr.Dataset:
     import xarray as xr
 
+    from influencekit._files import check_result
+
     try:
         if file.suffix == ".nc":
+            if not file.is_file():
+                raise ValueError("it is not a regular file")
             return xr.load_dataset(file, engine="h5netcdf")
+        check_result(file)
         return xr.open_zarr(file, consolidated=False).load()
+    except StoreError:
+        raise
     except Exception as error:
         raise InputError(f"{file} cannot be read as scores: {' '.join(str(error).split())[:120]}") from error
 

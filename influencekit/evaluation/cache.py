@@ -13,7 +13,7 @@ import xarray as xr
 
 from influencekit import __version__
 from influencekit._files import hold, save_zarr, sweep, whole
-from influencekit._sealed import file_digests, read_sealed, sealed
+from influencekit._sealed import check_store, read_sealed, sealed
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples
 from influencekit.errors import StoreError
@@ -25,8 +25,6 @@ SCHEMA = 1
 _HEAD = "retrained.json"
 _NAMES = {"influencekit_sets", "influencekit_version", "workload", "run", "states", "sets"}
 _PIECE = re.compile(r"sets-([0-9]{6,12})-([0-9]{6,12})\.zarr")
-_ROOT = "zarr.json"
-_SEAL = ("files", "folder", "digest_of_metadata")  # attributes of a piece, the last one last
 
 
 class Folder:
@@ -37,9 +35,9 @@ class Folder:
     the run itself, and the coordinates of a state: the steps of absence and the step it stands before. A
     piece is there whole or not at all. `done`: the numbers of the sets that are there.
 
-    `retrained.json` has a digest of its own. The attributes of a piece have those of its files, of its
-    metadata, and of the run, states and draws of the folder that it belongs to. Pieces of 0.1 to 0.3 have a
-    digest of their parameters alone; the rest of what a figure depends on is compared with the run that is
+    `retrained.json` has a digest of its own. The metadata of a piece have those of its files, of
+    themselves, and of the run, states and draws of the folder that it belongs to. Pieces of 0.1 to 0.3 have
+    a digest of their parameters alone; the rest of what a figure depends on is compared with the run that is
     asked for.
     """
 
@@ -147,8 +145,7 @@ class Folder:
         goal = self.path / f"sets-{rows.start:06d}-{rows.stop:06d}.zarr"
         try:
             with whole(goal) as beside:
-                save_zarr(piece, beside)
-                self._seal(beside)
+                save_zarr(piece, beside, whose=self._bound)
         except OSError as error:
             raise StoreError(
                 f"{goal} cannot be written: {error.strerror or error}; what was kept before stays"
@@ -174,26 +171,12 @@ class Folder:
             )
         return theta[some]
 
-    def _seal(self, piece: Path) -> None:
-        """Add to the metadata of a piece what its files hold, and whose it is."""
-        doc = json.loads((piece / _ROOT).read_text(encoding="utf-8"))
-        files = {name: digest for name, digest in file_digests(piece).items() if name != _ROOT}
-        doc["attributes"] |= {"files": files, "folder": self._bound}
-        (piece / _ROOT).write_text(_sealed(doc), encoding="utf-8")
-
     def _checked(self, file: Path, owner: range) -> list[np.ndarray]:
         """`theta`, `left_out`, `recorded` of a piece, of which nothing was changed. Errors: any."""
         try:
-            files = file_digests(file)
-            del files[_ROOT]
-        except OSError as error:
-            raise _Damage(f"{error.filename}: {error.strerror}") from error
-        text = (file / _ROOT).read_text(encoding="utf-8")
-        doc = json.loads(text)
-        attrs = doc["attributes"]
-        if any(name in attrs for name in _SEAL):
-            if (attrs.get("files"), attrs.get("folder")) != (files, self._bound) or _sealed(doc) != text:
-                raise _Damage("it is not what was written, or of another folder")
+            check_store(file, self._bound)
+        except (OSError, ValueError) as error:
+            raise _Damage(getattr(error, "strerror", None) or error) from error
         piece = xr.open_zarr(file, consolidated=False, chunks=None)
         train, dtype, count = self._left_out.shape[1], self._recorded.dtype, owner.stop - owner.start
         forms: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -264,14 +247,6 @@ def _compare(path: Path, mine: dict[str, Any]) -> str:
         )
     whose = {name: head[name] for name in ("run", "states", "sets")}
     return hashlib.sha256(json.dumps(whose).encode()).hexdigest()
-
-
-def _sealed(doc: dict[str, Any]) -> str:
-    """Metadata as text, with their digest in the attributes."""
-    attrs = {name: value for name, value in doc["attributes"].items() if name != _SEAL[-1]}
-    plain = json.dumps({**doc, "attributes": attrs}, indent=1)
-    attrs[_SEAL[-1]] = hashlib.sha256(plain.encode()).hexdigest()
-    return json.dumps({**doc, "attributes": attrs}, indent=1) + "\n"
 
 
 def _digest(theta: np.ndarray) -> str:

@@ -199,3 +199,17 @@ def test_collectors_of_other_optimizers_are_refused(tmp_path):
     ):
         with pytest.raises(ik.InputError, match="derived for plain SGD"):
             Collector(tmp_path / "g.zarr", model, optimizer, examples=11, slots=4)
+
+
+@pytest.mark.parametrize("name", ["embedding/c/0/0/0", "train/c/0", "zarr.json"])
+def test_a_damaged_store_is_named(tmp_path, name):
+    embed(RUN, tmp_path / "e.zarr", dim=6)
+    file = tmp_path / "e.zarr" / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 8
+    file.write_bytes(data)
+    with pytest.raises(ik.StoreError, match=f"e.zarr is damaged: {name} .*make it again"):
+        scores(tmp_path / "e.zarr", "test-losses", WORKLOAD)
+    file.unlink()
+    with pytest.raises(ik.InfluenceKitError, match="e.zarr"):
+        scores(tmp_path / "e.zarr", "test-losses", WORKLOAD)

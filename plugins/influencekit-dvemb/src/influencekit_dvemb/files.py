@@ -9,7 +9,7 @@ import xarray as xr
 import zarr
 
 from influencekit import InputError, StoreError
-from influencekit.extend import Layout, NewStore, local
+from influencekit.extend import Layout, NewStore, check_result, local
 from influencekit_dvemb.projection import Projection
 
 __all__ = ["attributes", "feature_layers", "new_array", "opened"]
@@ -45,7 +45,8 @@ def opened(found: xr.Dataset | str | Path, what: str) -> xr.Dataset:
     """A store of this package, given as a path or as xarray opened it, that has the array `what`."""
     if isinstance(found, xr.Dataset):
         store = found
-    elif (path := local(found)).exists():
+    elif ((path := local(found)) / "zarr.json").exists():
+        check_result(path)
         store = xr.open_zarr(path, chunks=None)
     else:
         raise StoreError(f"nothing at {found}: expected a store with the array {what!r}")
