@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from influencekit._address import local
 from influencekit._files.publishing import publish
@@ -17,12 +18,15 @@ from influencekit.errors import InputError, StoreError
 
 __all__ = ["NewStore", "save_zarr"]
 
+_CHECKED = (ZstdCodec(level=0), Crc32cCodec())  # the checksum is of the compressed bytes
+
 
 def save_zarr(dataset: xr.Dataset, path: Path, mode: Any = "w-") -> None:
-    """A labelled dataset as a zarr v3 group; `mode="a"` adds to one that is there."""
+    """A labelled dataset as a zarr v3 group, with checksums; `mode="a"` adds to one that is there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr 3 has no specification of strings and consolidated metadata
-        dataset.to_zarr(path, mode=mode, zarr_format=3, consolidated=True)
+        checked = {name: {"compressors": _CHECKED} for name in dataset.variables}
+        dataset.to_zarr(path, mode=mode, zarr_format=3, consolidated=True, encoding=checked)
 
 
 class NewStore:
@@ -59,9 +63,9 @@ class NewStore:
 
     def array(
         self, name: str, shape: Sequence[int], dims: Sequence[str], dtype: Any, chunks: Sequence[int],
-        compressors: Any = "auto",
+        compressors: Any = _CHECKED,
     ) -> zarr.Array:  # fmt: skip
-        """An array in chunks; what is lost of it reads as NaN."""
+        """An array in chunks; what is lost of it reads as NaN, and a damaged chunk is an error."""
         return zarr.create_array(
             str(self.folder), name=name, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype,
             fill_value=np.nan, dimension_names=tuple(dims), compressors=compressors,
