@@ -306,7 +306,7 @@ def test_scores_of_another_run_are_refused_and_of_the_same_again_are_not(change,
             call(ik.estimate(other))
         assert "\n" not in str(error.value)
         with pytest.raises(InputError, match="scores of another run"):
-            ik.evaluate(run, "lds:m=2", scores=scores)
+            ik.evaluate(run, "lds:m=4", scores=scores)
     found = ik.estimate(again)
     found.to_netcdf(tmp_path / "scores.nc")
     found = xr.open_dataset(tmp_path / "scores.nc")
