@@ -298,7 +298,8 @@ def test_scores_of_another_run_are_refused_and_of_the_same_again_are_not(change,
     }  # fmt: skip
     ik.record(work, store=tmp_path / "run.zarr")
     run, again = ik.open(tmp_path / "run.zarr", work), ik.record(work, "every-k:k=2")
-    other = ik.record(replace(work, **{change: changed[change]}))
+    ids = {"test_ids": None} if change == "test" else {}
+    other = ik.record(replace(work, **{change: changed[change]}, **ids))
     scores = ik.compare(other, ["dit"]).sel(estimator=["dit"]).isel(seed=0)
     calls = [partial(verb, run, "test-loss") for verb in (ik.verify_top, ik.trust)]
     for call in [*calls, partial(ik.remove, run, "test-loss", [run.workload.train_ids[0]])]:
@@ -317,16 +318,16 @@ def test_scores_of_another_run_are_refused_and_of_the_same_again_are_not(change,
 
 
 def test_scores_of_a_part_of_the_run_or_without_a_test_set_are_of_the_run():
-    work = TRAJECTORY.workload
-    part = ik.record(work, window=(2, 5))
+    work = tiny_workload()
+    run, part = ik.record(work), ik.record(work, window=(2, 5))
     window, query = [Window(2, 4, "window")], "parameter:index=3"
-    ik.verify_top(TRAJECTORY, "test-loss", ik.estimate(part, windows=window), top=2)
+    ik.verify_top(run, "test-loss", ik.estimate(part, windows=window), top=2)
     untested = ik.record(replace(work, test=select(work.test, torch.arange(2)), test_ids=None))
-    assert ik.estimate(untested, query).run == ik.estimate(TRAJECTORY, query).run
+    assert ik.estimate(untested, query).run == ik.estimate(run, query).run
     with pytest.raises(InputError, match="another test set"):
-        ik.verify_top(TRAJECTORY, "test-loss", ik.estimate(untested))
+        ik.verify_top(run, "test-loss", ik.estimate(untested))
     with pytest.raises(InputError, match="scores of another run: their run is 3"):
-        ik.verify_top(TRAJECTORY, "test-loss", ik.estimate(TRAJECTORY).assign_attrs(run=3))
+        ik.verify_top(run, "test-loss", ik.estimate(run).assign_attrs(run=3))
 
 
 def test_nothing_is_changed_by_asking():
