@@ -11,7 +11,9 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["array_of", "dataset_of"]
+__all__ = ["array_of", "check_run", "dataset_of"]
+
+_PARTS = "starts or is trained otherwise", "ends in other parameters", "has another test set"
 
 
 def dataset_of(
@@ -30,6 +32,23 @@ def dataset_of(
     if missing := missing + [d for d in dims if d not in given.sizes]:
         raise InputError(f"{who}: expected {what}; this Dataset has no {', '.join(missing)}")
     return given
+
+
+def check_run(theirs: Any, mine: str) -> None:
+    """Refuse scores whose attribute `run` is not that of this run; None: of before 0.4, which had none."""
+    if theirs is None:
+        return
+    parts, own = str(theirs).split("-"), mine.split("-")
+    if len(parts) != len(own):
+        raise InputError(
+            f"scores of another run: their run is {short(theirs)}, {mine} here; estimate them anew"
+        )
+    for a, b, differs in zip(parts, own, _PARTS, strict=True):
+        if a != b and "?" not in (a, b):
+            raise InputError(
+                f"scores of another run: this one {differs} (run is {short(theirs)} in them, {mine!r} here); "
+                "estimate them anew"
+            )
 
 
 def array_of(who: str, what: str, given: Any, *dims: str) -> xr.DataArray:

@@ -143,6 +143,21 @@ def test_a_lost_chunk_is_never_read_as_zero(tmp_path):
         ik.sum_over_windows(xr.open_zarr(tmp_path / "c.zarr"))
 
 
+@pytest.mark.parametrize("name", ["contribution", "batch", "epoch"])
+def test_a_damaged_chunk_is_refused_whichever_bit_of_it_changed(name, tmp_path):
+    ik.contributions(recorded("sgd"), store=tmp_path / "c.zarr")
+    chunk = max((p for p in (tmp_path / "c.zarr" / name / "c").rglob("*") if p.is_file()), key=str)
+    whole = chunk.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 16)):
+        chunk.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        found = xr.open_zarr(tmp_path / "c.zarr")
+        with pytest.raises(StoreError, match=f"{name} cannot be read, a chunk of it is damaged") as error:
+            ik.sum_over_windows(found)
+        assert "\n" not in str(error.value)
+        with pytest.raises(ValueError, match="checksum"):  # of xarray itself
+            found[name].load()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

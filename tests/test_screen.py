@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -283,6 +284,50 @@ def test_scores_of_another_run_or_query_are_refused():
             ik.verify_top(TRAJECTORY, query, other)
     with pytest.raises(InputError, match="bring their own windows"):
         ik.verify_top(TRAJECTORY, "test-loss", ik.estimate(TRAJECTORY), windows="full")
+
+
+@pytest.mark.parametrize("change", ["epochs", "l2", "shuffle", "optimizer", "model", "test", "loss"])
+def test_scores_of_another_run_are_refused_and_of_the_same_again_are_not(change, tmp_path):
+    work = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2")
+    weights = deepcopy(work.model)
+    with torch.no_grad():
+        next(weights.parameters()).add_(0.1)
+    changed = {
+        "epochs": 3, "l2": 0.3, "shuffle": False, "optimizer": SGD(lr=0.3), "model": weights,
+        "test": select(work.test, torch.arange(9)), "loss": lambda *a: 2 * work.loss(*a),
+    }  # fmt: skip
+    ik.record(work, store=tmp_path / "run.zarr")
+    run, again = ik.open(tmp_path / "run.zarr", work), ik.record(work, "every-k:k=2")
+    ids = {"test_ids": None} if change == "test" else {}
+    other = ik.record(replace(work, **{change: changed[change]}, **ids))
+    scores = ik.compare(other, ["dit"]).sel(estimator=["dit"]).isel(seed=0)
+    calls = [partial(verb, run, "test-loss") for verb in (ik.verify_top, ik.trust)]
+    for call in [*calls, partial(ik.remove, run, "test-loss", [run.workload.train_ids[0]])]:
+        with pytest.raises(InputError, match="scores of another run: this one (starts|ends|has)") as error:
+            call(ik.estimate(other))
+        assert "\n" not in str(error.value)
+        with pytest.raises(InputError, match="scores of another run"):
+            ik.evaluate(run, "lds:m=4", scores=scores)
+    found = ik.estimate(again)
+    found.to_netcdf(tmp_path / "scores.nc")
+    found = xr.open_dataset(tmp_path / "scores.nc")
+    assert found.run == ik.estimate(run).run == ik.compare(run, ["dit"]).run.item()
+    assert ik.verify_top(run, "test-loss", found, top=2).run == found.run
+    del found.attrs["run"]  # of before 0.4
+    ik.verify_top(run, "test-loss", found, top=2)
+
+
+def test_scores_of_a_part_of_the_run_or_without_a_test_set_are_of_the_run():
+    work = tiny_workload()
+    run, part = ik.record(work), ik.record(work, window=(2, 5))
+    window, query = [Window(2, 4, "window")], "parameter:index=3"
+    ik.verify_top(run, "test-loss", ik.estimate(part, windows=window), top=2)
+    untested = ik.record(replace(work, test=select(work.test, torch.arange(2)), test_ids=None))
+    assert ik.estimate(untested, query).run == ik.estimate(run, query).run
+    with pytest.raises(InputError, match="another test set"):
+        ik.verify_top(run, "test-loss", ik.estimate(untested))
+    with pytest.raises(InputError, match="scores of another run: their run is 3"):
+        ik.verify_top(run, "test-loss", ik.estimate(run).assign_attrs(run=3))
 
 
 def test_nothing_is_changed_by_asking():

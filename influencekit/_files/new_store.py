@@ -19,13 +19,14 @@ from influencekit.errors import InputError, StoreError
 
 __all__ = ["NewStore", "check_result", "save_zarr"]
 
+_CHECKED = (ZstdCodec(level=0), Crc32cCodec())  # the checksum is of the compressed bytes
+
 
 def save_zarr(dataset: xr.Dataset, path: Path, mode: Any = "w-", whose: str | None = None) -> None:
     """A labelled dataset as a zarr v3 group, sealed; `mode="a"` adds to one that is there.
 
     Every chunk has a checksum, so that xarray refuses a changed one; `check_store` compares all files.
     """
-    codecs = {"compressors": (ZstdCodec(), Crc32cCodec())}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr 3 has no specification of strings and consolidated metadata
         dataset.to_zarr(
@@ -33,7 +34,7 @@ def save_zarr(dataset: xr.Dataset, path: Path, mode: Any = "w-", whose: str | No
             mode=mode,
             zarr_format=3,
             consolidated=True,
-            encoding=dict.fromkeys(dataset.variables, codecs),
+            encoding={name: {"compressors": _CHECKED} for name in dataset.variables},
         )
     seal_store(Path(path), whose)
 
@@ -96,9 +97,9 @@ class NewStore:
 
     def array(
         self, name: str, shape: Sequence[int], dims: Sequence[str], dtype: Any, chunks: Sequence[int],
-        compressors: Any = "auto",
+        compressors: Any = _CHECKED,
     ) -> zarr.Array:  # fmt: skip
-        """An array in chunks; what is lost of it reads as NaN."""
+        """An array in chunks; what is lost of it reads as NaN, and a damaged chunk is an error."""
         return zarr.create_array(
             str(self.folder), name=name, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype,
             fill_value=np.nan, dimension_names=tuple(dims), compressors=compressors,

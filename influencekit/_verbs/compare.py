@@ -26,6 +26,7 @@ from influencekit._verbs.results import (
     class_labels,
     examples,
     require_run,
+    run_of,
     windows_among,
 )
 from influencekit.errors import InputError
@@ -65,7 +66,8 @@ def compare(
     examples stand so near the border of the top 30 % that Jaccard compares that rounding decides who is in
     (`metrics.border_ties`); `seconds` [estimator, seed], `training_seconds` [seed] (NaN for a recorded run),
     `accuracy` [seed] on the test set, and `label` [seed, train], the examples' classes, where they have some.
-    Their ids are the coordinate `train`; where seeds draw different examples, `example` [seed, train].
+    Their ids are the coordinate `train`; where seeds draw different examples, `example` [seed, train]. The
+    coordinate `run` [seed] tells the runs apart.
 
     `top`: the Jaccard similarity is that of the highest 30 % by signed value, unless you ask for "abs", by
     absolute value, or "harmful", the most harmful ones.
@@ -93,6 +95,7 @@ def compare(
     words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
     seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
+    runs: list[str] = []
     used = list[int]()
     for seed, recorded, training in _runs(workload, seeds, recorder):
         trajectory = averaged(recorded, average)
@@ -114,12 +117,13 @@ def compare(
             if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):
                 beware.append(f"{name}{_which(workload, seed)}: {zero}")
         rows.append(found)
+        runs.append(run_of(trajectory, query))
         seconds.append([*spent, training])
         digits.append(last_digits(trajectory, query, chosen))
         if each is not None:
             together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
-            whose |= asked(trajectory)
+            whose |= {"run": runs[-1], **asked(trajectory)}
             each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
     result = _assemble(
         rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
@@ -128,7 +132,7 @@ def compare(
     result["ties"] = _ties(result, exact, torch.stack(digits), side)
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
-    result = result.assign_attrs(asked(trajectory))
+    result = result.assign_coords(run=("seed", runs)).assign_attrs(asked(trajectory))
     return result.assign_attrs(jaccard=words, **({"caution": "; ".join(beware)} if beware else {}))
 
 

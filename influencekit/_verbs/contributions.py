@@ -113,7 +113,8 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
     Or it is what `estimate` gave for adjoining windows, of which larger ones, a list of `Window`s, are made
     (not under `window` removal: such windows do not add up, as each is evaluated at its own end).
     Sign: removal minus full, as of what is summed. Cost: reading the contributions once. Errors: a window
-    that needs an evaluation, or a smaller window, which is not there; lost chunks.
+    that needs an evaluation, or a smaller window, which is not there; lost chunks
+    or damaged ones.
 
     Example:
 
@@ -127,7 +128,7 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
     if "contribution" not in found:
         return _joined(found, windows)
     dataset_of("sum_over_windows", "contributions(...)", found, ("epoch", "batch", "train", "evaluation"))
-    epochs = found.epoch.values.tolist()
+    epochs = _read(found.epoch).tolist()
     steps, known = len(epochs), found.evaluation.values.tolist()
     chosen = windows_among(epochs, windows, removal)
     needed = sorted({t for w in chosen for t in w.evaluations(steps)})
@@ -194,10 +195,21 @@ def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
 def _summed(found: xr.Dataset, evaluation: int, steps: slice) -> np.ndarray:
     """Sums [query, train] of what the steps contribute to an evaluation."""
     some = found.isel(step=steps)
-    values = some.contribution.sel(evaluation=evaluation).values.reshape(some.sizes["query"], -1)
-    rows, n_train = some.batch.values.ravel(), found.sizes["train"]
+    values = _read(some.contribution.sel(evaluation=evaluation)).reshape(some.sizes["query"], -1)
+    rows, n_train = _read(some.batch).ravel(), found.sizes["train"]
     there = rows >= 0
     return np.stack([np.bincount(rows[there], row[there], minlength=n_train) for row in values])
+
+
+def _read(array: xr.DataArray) -> np.ndarray:
+    """The values, which may lie in a store. Errors: a chunk that is damaged."""
+    try:
+        return array.values
+    except Exception as error:  # every codec has its own exceptions
+        raise StoreError(
+            f"sum_over_windows: {array.name} cannot be read, a chunk of it is damaged "
+            f"({' '.join(str(error).split())}); compute the contributions again"
+        ) from error
 
 
 def _states(trajectory: Trajectory, at: str | Sequence[int]) -> list[int]:

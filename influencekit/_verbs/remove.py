@@ -13,13 +13,13 @@ from influencekit._bars import with_progress
 from influencekit._direction import Which, better_in, better_of, side, which_end
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
 from influencekit._effects.sums import part_sizes, worst_verdict
-from influencekit._labelled import dataset_of
+from influencekit._labelled import check_run, dataset_of
 from influencekit._training.ids import positions_among
 from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import Windows, examples, require_run, window_coords, windows_of
+from influencekit._verbs.results import Windows, examples, require_run, run_of, window_coords, windows_of
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Average, Estimator, Query
@@ -226,6 +226,7 @@ def scored(
                 f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
                 f"them, {value!r} here; estimate them anew"
             )
+    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     own = [str(each) for each in examples(trajectory.workload)]
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
@@ -293,6 +294,7 @@ def _attrs(scores: xr.Dataset) -> dict[str, Any]:
         "query",
         "workload",
         "seed",
+        "run",
         "optimizer",
         "influencekit_version",
     )

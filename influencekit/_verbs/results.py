@@ -14,16 +14,18 @@ from influencekit._direction import better_of, sign, written
 from influencekit._training.plan import Plan
 from influencekit._training.workload import Workload
 from influencekit._trajectory.checkpoints import only_weights
+from influencekit._trajectory.identity import identity
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, check_average
 from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.queries import FixedVector, Parameter
 from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
     "Windows", "about", "check_windows", "class_labels", "example_coords", "examples", "require_run",
-    "require_windows", "window_coords", "windows_among", "windows_of",
+    "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
 Windows = str | Sequence[Window] | None
@@ -153,6 +155,11 @@ def _class_labels(workload: Workload) -> list[str] | None:
     ]
 
 
+def run_of(trajectory: Trajectory, query: Query) -> str:
+    """The attribute `run`: which run scores are of, and which test set, where the query reads it."""
+    return identity(trajectory, tested=not isinstance(query, Parameter | FixedVector))
+
+
 def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[str, Any]:
     """What scores say of where they come from: the attrs of every result."""
     workload, better = trajectory.workload, better_of(query)
@@ -163,6 +170,7 @@ def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[st
         "query": label(query),
         "workload": workload.name,
         "seed": workload.seed,
+        "run": run_of(trajectory, query),
         **asked(trajectory),
         "accuracy": trajectory.attrs.get("accuracy", float("nan")),
         **{k: v for k, v in trajectory.attrs.items() if k == "accuracy_note"},

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from influencekit._labelled import dataset_of
+from influencekit._labelled import check_run, dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import example_coords, examples, window_coords
+from influencekit._verbs.results import example_coords, examples, run_of, window_coords
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
@@ -93,6 +93,8 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
             raise InputError(
                 f"these scores are not of this run and query: their {name} differ{shown}; score it anew"
             )
+    whose = scores.coords["run"].item() if "run" in scores.coords else scores.attrs.get("run")
+    check_run(whose, run_of(trajectory, query))
     values = scores.influence.transpose(*_DIMS)
     return xr.Dataset(
         {"influence": (_DIMS, values.values)},
