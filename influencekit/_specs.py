@@ -209,6 +209,7 @@ def _choices(annotation: Any) -> dict[str, Any]:
 
 
 def is_union(annotation: Any) -> bool:
+    """Whether an annotation is one of several types."""
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
