@@ -180,7 +180,7 @@ def test_what_cannot_be_drawn_is_named(result):
         plot.scatter(result, "bad")
     with pytest.raises(InputError, match="expected scores"):
         plot.timeline(result.influence)
-    with pytest.raises(InputError, match="as many pictures"):
+    with pytest.raises(InputError, match="expected an array of 20 pictures"):
         plot.extremes(result.influence.isel(estimator=0, seed=0, query=0, window=0), np.zeros((3, 4, 4)))
 
 

@@ -126,6 +126,8 @@ def laws(subject: Subject) -> list[Law]:
         return [*RECORDER_LAWS, TAPED_LAWS[Recorder], written_as_a_spec]
     if isinstance(subject, Evaluation):
         return [*EVALUATION_LAWS, TAPED_LAWS[Evaluation], written_as_a_spec]
+    if isinstance(subject, type):
+        raise InputError(f"expected an object, got the class {subject.__name__}; write {subject.__name__}()")
     raise InputError(f"expected an estimator, a query, a recorder or an evaluation, got {short(subject)}")
 
 

@@ -142,8 +142,8 @@ def _check_refusal(law: str, name: str, error: Exception) -> None:
         raise AssertionError(
             f"{law}: {name}: {type(error).__name__}: {lines[0]}; {ASK}, or raise InputError"
         ) from error
-    if len(lines) > 1:
-        raise AssertionError(f"{law}: {name}: refused in {len(lines)} lines, expected one") from error
+    if (count := len(str(error.args[0]).splitlines() if error.args else lines)) > 1:  # as it was written
+        raise AssertionError(f"{law}: {name}: refused in {count} lines, expected one") from error
     if NOT_TENSORS in lines[0]:  # the product's own refusal, which the author can do without
         raise AssertionError(f"{law}: {name}: {lines[0]}") from error
 

@@ -111,8 +111,9 @@ class _Margins(ik.Query):
 
 def test_a_singular_trak_says_so():
     pytest.importorskip("trak")
-    run = ik.record(problem())
-    run.workload.train[0][:, 2] = 0
+    workload = problem()
+    workload.train[0][:, 2] = 0
+    run = ik.record(workload)
     with pytest.raises(ik.InputError, match="is singular; give a larger damping"):
         ik.estimate(run, "test-loss", TRAK(damping=0.0))
 
