@@ -274,7 +274,7 @@ def runs() -> Mapping[str, Callable[[], Run]]:
 # what is the same -------------------------------------------------------------------------------------------
 
 # what depends on times: also which steps a tape checks, and the digest of a text with seconds in it
-_TIMES = {"seconds", "cell_seconds", "created", "digest", "replay", "known"}
+_TIMES = {"seconds", "cell_seconds", "created", "digest", "replay", "known", "checksums"}
 
 
 def unlike(folder: Path, reference: Path) -> list[str]:

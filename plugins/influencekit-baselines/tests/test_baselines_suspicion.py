@@ -90,8 +90,8 @@ def test_the_most_suspicious_is_the_most_harmful_whichever_way_is_better(estimat
 
 def test_random_scores_belong_to_the_example_and_the_seed():
     x, y = problem().train
-    one = ik.record(problem(train_ids="abcdefghijkl"))
-    other = ik.record(problem(train_ids="lkjihgfedcba", model=Logit(3, 1)))
+    one = ik.record(problem(train_ids=list("abcdefghijkl")))
+    other = ik.record(problem(train_ids=list("lkjihgfedcba"), model=Logit(3, 1)))
     first = scores(one, Random())
     assert torch.equal(first[0, 0], scores(other, Random())[0, 0].flip(0))
     assert (first == first[0]).all() and first[0, 0].unique().numel() == 12 and first.abs().max() < 1
