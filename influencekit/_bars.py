@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TextIO, TypeVar
 
-from influencekit._ambient import as_outside
 from influencekit._exclusive import exclusive
 from influencekit.progress import listen, listening
 
@@ -62,12 +61,11 @@ def progress(stream: TextIO | None = None, after: float = 2.0) -> Iterator[None]
 
 
 def with_progress(verb: Callable[P, T]) -> Callable[P, T]:
-    """The verb, one thread at a time (`exclusive`), with progress drawn while it works, and without the modes
-    of torch that a block around the call has switched on."""
+    """The verb, one thread at a time (`exclusive`), with progress drawn while it works."""
 
     @wraps(verb)
     def shown(*args: P.args, **kwargs: P.kwargs) -> T:
-        with progress(), exclusive(), as_outside():
+        with progress(), exclusive():
             return verb(*args, **kwargs)
 
     return shown

@@ -11,19 +11,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from weakref import ref
 
+from influencekit._ambient import as_outside
 from influencekit.errors import InputError
 from influencekit.progress import announce
 
-__all__ = ["Claim", "exclusive", "one_at_a_time"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["Claim", "exclusive"]
 
 _turn = threading.RLock()
 _has_it: str | None = None  # the name of the thread that has the turn, for whoever waits
@@ -35,7 +31,8 @@ _forks = False  # whether this process was forked, and has not computed yet
 def exclusive() -> Iterator[None]:
     """Within the block no other thread is in one. Waits for its turn; a thread may nest such blocks.
 
-    Errors: `InputError` while a tape is open in another thread.
+    The outermost one leaves the modes of torch that the caller is in (`as_outside`). `@exclusive()` puts a
+    function into such a block. Errors: `InputError` while a tape is open in another thread.
     """
     global _has_it
     if _serves_another():
@@ -53,20 +50,10 @@ def exclusive() -> Iterator[None]:
             announce(f"waiting for the thread {other}", 1, 1)
         outer, _has_it = _has_it, me
         try:
-            yield
+            with as_outside() if outer is None else nullcontext():
+                yield
         finally:
             _has_it = outer
-
-
-def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, of which and of the like only one runs at a time: see `exclusive`."""
-
-    @wraps(function)
-    def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
-        with exclusive():
-            return function(*args, **kwargs)
-
-    return waiting
 
 
 def _serves_another() -> bool:

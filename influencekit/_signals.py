@@ -8,13 +8,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-__all__ = ["ENDING", "deferred", "uninterrupted"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["ENDING", "deferred"]
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -24,7 +20,7 @@ def deferred() -> Iterator[None]:
     """Within the block Ctrl-C, SIGTERM and SIGHUP only note that they came; after it they take effect.
 
     The handlers that were there are put back first, and get what came. Outside of the main thread, where no
-    handler runs, it does nothing. Cost: some microseconds.
+    handler runs, it does nothing. `@deferred()` puts a function into such a block. Cost: some microseconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,14 +48,3 @@ def _each(call: Callable[..., object], arguments: list[Any]) -> None:
             call(*arguments[0])
         finally:
             _each(call, arguments[1:])
-
-
-def uninterrupted(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, with signals deferred until it has ended."""
-
-    @wraps(function)
-    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
-        with deferred():
-            return function(*args, **kwargs)
-
-    return whole

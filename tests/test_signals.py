@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from influencekit._signals import deferred, uninterrupted
+from influencekit._signals import deferred
 
 HELPERS = Path(__file__).parent / "helpers_signals.py"
 
@@ -89,7 +89,7 @@ def test_deferred_signals_come_once_after_the_block_and_handlers_are_back(heard)
 
 
 def test_an_error_inside_comes_through_with_the_signal_behind_it(heard):
-    @uninterrupted
+    @deferred()
     def call():
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError

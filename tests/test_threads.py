@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,9 @@ def test_the_turn_is_given_back_also_after_an_error(error):
         pass
 
 
-def test_ctrl_c_gets_through_to_a_thread_that_waits_for_its_turn():
+@contextmanager
+def held_by_another():
+    """Within the block another thread has the turn."""
     held, done = threading.Event(), threading.Event()
 
     def hold():
@@ -120,37 +123,31 @@ def test_ctrl_c_gets_through_to_a_thread_that_waits_for_its_turn():
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait(60)
-    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
-    began = time.monotonic()
     try:
-        with pytest.raises(KeyboardInterrupt), exclusive():
-            raise AssertionError("it is another's turn")
-        assert time.monotonic() - began < 10
+        yield
     finally:
         done.set()
         thread.join()
+
+
+def test_ctrl_c_gets_through_to_a_thread_that_waits_for_its_turn():
+    with held_by_another():
+        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), exclusive():
+            raise AssertionError("it is another's turn")
+        assert time.monotonic() - began < 10
     with exclusive():
         pass
 
 
 def test_a_child_that_was_forked_while_another_thread_had_the_turn_has_it():
-    held, done = threading.Event(), threading.Event()
-
-    def hold():
-        with exclusive():
-            held.set()
-            done.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(60)
-    child = os.fork()
-    if not child:
-        signal.alarm(30)
-        with exclusive():
-            os._exit(7)
-    done.set()
-    thread.join()
+    with held_by_another():
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            with exclusive():
+                os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 

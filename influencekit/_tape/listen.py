@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from influencekit._signals import uninterrupted
+from influencekit._signals import deferred
 from influencekit._tape.hooks import Hook
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.unwrap import model_behind, watch_forward
@@ -25,7 +25,7 @@ def listen(
 
     `copied()`: the weights may be kept somewhere; `loading(optimizer)`: others are about to be loaded.
     """
-    model, whole_step = model_behind(called), uninterrupted(after_step)
+    model, whole_step = model_behind(called), deferred()(after_step)
     handles = [
         optimizer.register_step_pre_hook(Hook(lambda *event: before_step(*event[1:]))),
         optimizer.register_step_post_hook(Hook(lambda *event: whole_step())),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from influencekit._signals import uninterrupted
+from influencekit._signals import deferred
 from influencekit._tape.change_detector import ConstantTensors
 from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
 from influencekit._tape.checks.resumed import Resumed
@@ -201,7 +201,7 @@ class Recording:
         self._state.load(kept.tensors, kept.number)
         self._position.return_to(kept.snapshot, self.writer.generators)
 
-    @uninterrupted
+    @deferred()
     def boundary(self, epoch: int, position: int = 0) -> None:
         """A step is about to begin, at this position of this epoch: store the state if the recorder does."""
         self._steps.check_done()

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from influencekit._address import local
 from influencekit._arguments import checked
 from influencekit._code import refuse_training
-from influencekit._exclusive import Claim, one_at_a_time
-from influencekit._signals import uninterrupted
+from influencekit._exclusive import Claim, exclusive
+from influencekit._signals import deferred
 from influencekit._tape.checks.arguments import (
     check_arguments,
     check_functions,
@@ -102,7 +102,7 @@ class Tape:
         (1, 1, 12)
     """
 
-    @one_at_a_time
+    @exclusive()
     @checked
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
@@ -159,7 +159,7 @@ class Tape:
 
     open = __enter__
 
-    @uninterrupted
+    @deferred()
     def close(self, error: BaseException | None = None) -> None:
         """What leaving the `with` block does. `error`: what ended the loop."""
         recording = self._recording
@@ -183,7 +183,7 @@ class Tape:
             )
         return self._opened
 
-    @one_at_a_time
+    @exclusive()
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
         """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
         call = self._recording.call

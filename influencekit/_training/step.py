@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.func import jvp
 
-from influencekit._exclusive import one_at_a_time
+from influencekit._exclusive import exclusive
 from influencekit._training.batch import Batch, tensors_of
 from influencekit._training.checks.model import refuse_hidden_ties
 from influencekit._training.checks.taylor import check_pull, is_derivative
@@ -225,7 +225,7 @@ class Step:
         """Gradient of L_t shaped like theta, and the losses [..., slot] without the penalty."""
         return self._summed(state, coefficients)[:2]
 
-    @one_at_a_time
+    @exclusive()
     def _summed(self, state: State, coefficients: Tensor) -> Gradient:
         theta, many = state.theta, coefficients.dim() == 2
         with torch.no_grad():
@@ -240,7 +240,7 @@ class Step:
                 found = found._replace(value=torch.addcmul(found.value, theta, penalty))
         return found
 
-    @one_at_a_time
+    @exclusive()
     def derived(self, state: State) -> tuple[Tensor, Tensor]:
         """Gradient and losses [slot] of one model as derivatives see them: by plain operators, untraced."""
         return summed(self.source.parts(state), state.theta, self._mean[state.step], by_autograd)[:2]
@@ -252,7 +252,7 @@ class Step:
 
     # pull and push ----------------------------------------------------------------------------------
 
-    @one_at_a_time
+    @exclusive()
     def linear(self, curvature: str = "hessian") -> LinearStep:
         """The step linearised in theta, buffers and the weights, for any number of adjoints at once.
 
@@ -284,7 +284,7 @@ class Step:
         part = self.source.few(state)
         return part, state.theta, self._mean[state.step][part.slots]
 
-    @one_at_a_time
+    @exclusive()
     def push(self, state: State, tangent: State, weights: Tensor) -> State:
         """The tangent of the next state from those of state (buffers by name) and weights [slot], of
         which those of slots without an example count for nothing."""

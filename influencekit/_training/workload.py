@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._arguments import short
-from influencekit._exclusive import one_at_a_time
+from influencekit._exclusive import exclusive
 from influencekit._training.accuracy import Accuracy, accuracy_of
 from influencekit._training.batch import (
     Batch,
@@ -116,7 +116,7 @@ class Workload:
     info: Mapping[str, Any] = field(default_factory=dict)
     call: Calls | None = None
 
-    @one_at_a_time
+    @exclusive()
     def __post_init__(self) -> None:
         if isinstance(self.order, Plan):
             return  # a recorded run: it was checked when it was recorded
@@ -158,7 +158,7 @@ class Workload:
         """Whether the optimizer decays weights."""
         return any(getattr(rule, "weight_decay", 0.0) for rule in self.optimizer.members())
 
-    @one_at_a_time
+    @exclusive()
     def _unused(self, layout: Layout) -> list[str]:
         """Parameters that no loss reaches: torch does not even decay them."""
         own = dict(self.model.named_parameters())
@@ -294,7 +294,7 @@ class Workload:
             object.__setattr__(other, "test", batch_in_float64(self.test))
         return other
 
-    @one_at_a_time
+    @exclusive()
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """Per-example losses [n] at theta in evaluation mode, without the penalty; many in pieces."""
         return in_pieces(self, lambda *at: self.loss_of(self.outputs(*at), at[1]), theta, batch)
@@ -320,7 +320,7 @@ class Workload:
         """Fraction of what the loss scores that is classified rightly (test set by default), or NaN."""
         return self.judge(theta, batch).value
 
-    @one_at_a_time
+    @exclusive()
     def judge(self, theta: Tensor, batch: Batch | None = None) -> Accuracy:
         """`accuracy`, and a note that says why where it is NaN."""
         batch = self.test if batch is None else batch

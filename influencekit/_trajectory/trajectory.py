@@ -12,7 +12,7 @@ import zarr
 from torch import Tensor
 
 from influencekit._arguments import whole_number
-from influencekit._exclusive import one_at_a_time
+from influencekit._exclusive import exclusive
 from influencekit._training.buffers import unpacked
 from influencekit._training.plan import Plan
 from influencekit._training.state import State
@@ -150,7 +150,7 @@ class Trajectory:
         """The store as xarray sees it, lazily."""
         return xr.open_zarr(self.group.store)
 
-    @one_at_a_time
+    @exclusive()
     def state(self, t: int) -> State:
         """The state before update t (t = steps gives the final one)."""
         t = t if type(t) is int else whole_number("state", t)
@@ -160,7 +160,7 @@ class Trajectory:
             self._asked = self._states(t, t + 1)[0]
         return self._asked.copied()  # whoever gets it may change it
 
-    @one_at_a_time
+    @exclusive()
     def check_replay(self, start: int, stop: int) -> None:
         """Check that the steps start ... stop - 1 of a taped run, replayed, are what was recorded.
 

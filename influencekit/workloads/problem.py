@@ -9,7 +9,7 @@ from torch import nn
 
 from influencekit._arguments import short
 from influencekit._docstring import first_line
-from influencekit._exclusive import one_at_a_time
+from influencekit._exclusive import exclusive
 from influencekit._specs import options_of, unknown
 from influencekit._training.optimizers import SGD
 from influencekit._training.schedules import Constant, InverseSqrt
@@ -152,7 +152,7 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
     return function  # type: ignore[return-value]
 
 
-@one_at_a_time
+@exclusive()
 def _initialised(
     model: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...], seed: int
 ) -> nn.Module:

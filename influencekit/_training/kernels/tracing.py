@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from influencekit._exclusive import one_at_a_time
+from influencekit._exclusive import exclusive
 from influencekit._training.kernels.operators import unsafe
 from influencekit._training.kernels.simplify import ZEROS, shapes_of, simplify
 from influencekit.errors import InfluenceKitError
@@ -33,7 +33,7 @@ __all__ = [
 aten = torch.ops.aten
 
 
-@one_at_a_time
+@exclusive()
 def trace(fn: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     """The kernels that `fn` issues for arguments shaped like `example`, simplified, as a callable.
 

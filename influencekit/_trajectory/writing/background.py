@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from influencekit._signals import uninterrupted
+from influencekit._signals import deferred
 from influencekit.errors import StoreError
 
 __all__ = ["Background"]
@@ -133,7 +133,7 @@ class Background:
 _GOING: WeakSet[Background] = WeakSet()
 
 
-@uninterrupted
+@deferred()
 def _finish() -> None:
     """The program ends, and nobody has closed these."""
     for one in list(_GOING):

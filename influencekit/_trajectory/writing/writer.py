@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from influencekit._files import Files, Folder, Memory, MovedError, sweep
-from influencekit._signals import uninterrupted
+from influencekit._signals import deferred
 from influencekit._trajectory.store import SCHEMA, open_group, read
 from influencekit._trajectory.writing.background import Background
 from influencekit._trajectory.writing.growing import Column
@@ -236,7 +236,7 @@ class Writer:
         """Wait until everything that was handed over is committed."""
         self._background.flush()
 
-    @uninterrupted
+    @deferred()
     def close(self, status: str = "complete", may_go_on: bool = False, **attrs: Any) -> None:
         """Commit everything and release the store: `complete`, `stopped` with a `reason`, or `recording`.
 
@@ -256,7 +256,7 @@ class Writer:
             self._fail(error)
         self._ledger.files.release()
 
-    @uninterrupted
+    @deferred()
     def leave(self) -> None:
         """Release the store as it was committed last. A process that was forked has nothing to release."""
         if self.forked:
