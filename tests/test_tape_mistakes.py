@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers_tape import Examples, held_out, network, per_example
 from torch import nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 import influencekit as ik
 
@@ -238,103 +238,6 @@ def test_a_scheduler_that_a_resumed_run_does_not_know(tmp_path):
         ik.InputError, match="a scheduler sets the learning rates, and the run that is resumed did"
     ):
         interrupted(store, rate=halved, stop=None)
-
-
-# what a store is resumed with -------------------------------------------------------------------------
-
-
-def on(store, loss=per_example, change=lambda model: None, epochs=1, stop=None, collate=None):
-    """A run that is resumed if it is there: its loss and its model may be others, and so may the loader's
-    collation."""
-    torch.manual_seed(1)
-    model, data = network(), Examples()
-    change(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader, step = DataLoader(data, batch_size=4, collate_fn=collate), 0
-    with ik.Tape(store, model, optimizer, loss=loss, data=data, recorder="full", resume=True) as tape:
-        for _ in range(epochs):
-            for _, (x, y) in tape.batches(loader):
-                if step == stop:
-                    raise KeyboardInterrupt
-                step += 1
-                optimizer.zero_grad()
-                loss(model(x), y).mean().backward()
-                optimizer.step()
-    return tape
-
-
-def files(store):
-    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in store.rglob("*") if p.is_file()}
-
-
-def relu(model):
-    for name, module in list(model.named_children()):
-        if not list(module.parameters()):
-            setattr(model, name, torch.nn.ReLU())
-
-
-@pytest.mark.parametrize("stop", [None, 2], ids=["complete", "interrupted"])
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"loss": lambda outputs, y: 3 * per_example(outputs, y)},
-        {"loss": torch.nn.CrossEntropyLoss(reduction="none", label_smoothing=0.2)},
-        {"change": relu},
-        {"change": lambda model: setattr(model[2], "p", 0.5)},
-        {"collate": lambda items: [2 * x if x.ndim > 1 else x for x in default_collate(items)]},
-    ],
-    ids=["factor", "smoothing", "relu", "dropout", "collation"],
-)
-def test_with_another_loss_or_model_nothing_is_written(tmp_path, other, stop):
-    store = tmp_path / "run.zarr"
-    if stop is None:
-        on(store)
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            on(store, stop=stop)
-    before = files(store)
-    with pytest.raises(ik.StoreError, match="is not a run of this model, loss and data: the mean") as info:
-        on(store, epochs=2, **other)
-    assert "\n" not in str(info.value) and files(store) == before
-    assert on(store, epochs=2).steps == 6
-
-
-def test_the_check_of_a_resumed_run_leaves_the_loop_as_it_was(tmp_path):
-    store, seen = tmp_path / "run.zarr", []
-    on(store)
-    model, data = network(), Examples()
-    model.eval()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def state():
-        return torch.get_rng_state(), torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-
-    with ik.Tape(store, model, optimizer, loss=per_example, data=data, recorder="full", resume=True) as tape:
-        check = tape._recording._unchecked.check
-
-        def watched(call):
-            before = state()
-            check(call)
-            seen.append(all(map(torch.equal, before, state())))
-            assert all(p.grad is None for p in model.parameters()) and not model.training
-
-        tape._recording._unchecked.check = watched
-        for _ in range(2):
-            for _, (x, y) in tape.batches(DataLoader(data, batch_size=4)):
-                optimizer.zero_grad()
-                model.train()
-                per_example(model(x), y).mean().backward()
-                optimizer.step()
-    assert seen == [True]
-
-
-def test_a_resumed_run_that_ends_at_once_stays(tmp_path):
-    store = tmp_path / "run.zarr"
-    on(store)
-    before = files(store)
-    with pytest.raises(ik.InputError, match="is complete: there is nothing to resume"):
-        on(store, epochs=0)
-    assert files(store) == before
 
 
 # tapes themselves ----------------------------------------------------------------------------------------

@@ -109,14 +109,13 @@ class Recording:
         self.closed = True
         for remove in self._removers:
             remove()
-        early = self._unchecked is not None or (self._resumed is not None and self._was_finished)
-        if early and (self._was_finished or error is not None):
+        if (self._unchecked or self.writer.untouched) and (self._was_finished or error is not None):
             self.writer.opened.leave()
             if error is None and self._resumed is not None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
-        noted, steps = self._end_noted, self._steps.step
-        end_store(self.writer, error, self._last_state, noted, self._spot, self._completed, steps)
+        count = self._steps.step
+        end_store(self.writer, error, self._last_state, self._end_noted, self._spot, self._completed, count)
 
     def _end_noted(self) -> dict[str, Any]:
         return {**self._position.ended(self._epoch, self._batches_done), "known": self._reloads.known}
@@ -325,6 +324,7 @@ class Recording:
         self._unchecked = Resumed(writer, self._model, self._optimizer, self.call, self._ids)
         if kept is None:  # cut off before a state was there: begin
             return
+        self._steps.check_modes = self._unchecked.check_modes
         own, about = dict(self._model.named_parameters()), attrs["tape"]
         if (key := about.get("index_entry")) is not None:
             self._steps.index_entry = key

@@ -73,6 +73,7 @@ class StepCollector:
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
         self._first = True
+        self.check_modes: Callable[..., None] = lambda training, autocast: None  # those of a resumed run
         self._shape: list[int] | None = None  # of what the model was called with
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
@@ -213,7 +214,9 @@ class StepCollector:
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         first = self._first
         if first:
-            self.training, self.autocast, self._first = modes(self.model), cast, False
+            now = modes(self.model)
+            self.check_modes(now, cast)
+            self.training, self.autocast, self._first = now, cast, False
         if [module.training for module in self._modules] != list(self.training.values()):
             now = modes(self.model)
             odd = next(name for name in now if now[name] != self.training.get(name))

@@ -57,6 +57,12 @@ class TapeWriter:
             raise InputError("the tape has recorded nothing yet")
         return self.writer
 
+    @property
+    def untouched(self) -> bool:
+        """Whether this recording was resumed, and has recorded no step since."""
+        writer = self.writer
+        return writer is not None and writer.resumed is not None and writer.steps == writer.resumed.number
+
     def begin(
         self, rule: UpdateRule, first: State, ids: Sequence[Hashable] | StreamExamples,
         about: Mapping[str, Any],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from influencekit._tape.fingerprint import check_fingerprint, check_penalty
@@ -23,7 +24,8 @@ __all__ = ["Resumed"]
 
 
 class Resumed:
-    """A run that is resumed, until `check` has seen that model, loss and data give what was recorded.
+    """A run that is resumed, until its first step: `check` sees that model, loss and data give what was
+    recorded, `check_modes` that the first forward pass is in the modes of the run.
 
     Errors: another model, data set, penalty, optimizer, or other `ids` of a data set. The store is released
     then, as it was.
@@ -49,6 +51,7 @@ class Resumed:
                 raise StoreError(
                     f"{self._where} was recorded with {rule}, and this is {mine}; resume it with {rule}"
                 )
+            self._training, self._autocast = attrs["tape"]["training"], attrs["tape"]["autocast"]
             self._model = copy_model(plain_copy(model))  # before hooks listen to it
         except BaseException:
             writer.leave()
@@ -68,3 +71,21 @@ class Resumed:
                 self._writer.group, self._where, model=self._model, loss=call.loss, data=data,
                 collate=call.collate, forward=call.forward, penalty=call.penalty, known=self._known,
             )  # fmt: skip
+
+    def check_modes(self, training: Mapping[str, bool], autocast: torch.dtype | None) -> None:
+        """Errors: a module in another mode than in the run, or one that the run had not; another autocast."""
+        mine = [name for name, on in training.items() if on]
+        if odd := sorted({*self._training} ^ {*mine}):
+            name = f"module {odd[0]}" if odd[0] else "the model"
+            was = "was in training mode when the run was recorded, and is not now"
+            now = "is in training mode, and was not when the run was recorded"
+            raise StoreError(
+                f"{self._where}: {name} {was if odd[0] in self._training else now}; resume it with the "
+                "modules of the run, each in the same mode"
+            )
+        cast = None if autocast is None else str(autocast).removeprefix("torch.")
+        if cast != self._autocast:
+            raise StoreError(
+                f"{self._where} was recorded with autocast to {self._autocast}, and this is with autocast to "
+                f"{cast}; resume it as it was"
+            )
