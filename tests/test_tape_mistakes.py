@@ -130,6 +130,8 @@ def test_an_open_tape_has_no_run_yet():
         (list(held_out()), r"test: expected a batch of tensors, as in test=\(x, y\).*got a list of tensors"),
         (tuple(x.numpy() for x in held_out()), "test: .*got arrays of numpy; make tensors"),
         ([], "test: .*got one without examples"),
+        (tuple(x[:0] for x in held_out()), "test: .*got one without examples"),
+        ({"x": held_out()[0][:0], "labels": held_out()[1][:0]}, "test: .*got one without examples"),
     ],
 )
 def test_test_sets(test, message):

@@ -26,7 +26,7 @@ from influencekit._tape.replica import Call, Micro, Penalty, RecordedExamples, o
 from influencekit._tape.rng import capture, fixed
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import find_loader, plain_copy
-from influencekit._training.batch import Batch
+from influencekit._training.batch import Batch, tensors_of
 from influencekit._training.checks.model import copy_model
 from influencekit._training.layout import Layout
 from influencekit._training.plan import Plan
@@ -195,17 +195,20 @@ def _whole(
     collation. `key`: the entry that numbers the examples of a batch, if there is one."""
     if (place := find_loader(test)) is not None:
         test, collate = place.loader.dataset, place.loader.collate_fn
+    advice, empty = "a batch of tensors, as in test=(x, y), or a data set", "one without examples"
     if isinstance(test, Tensor | Mapping) or (
         isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
     ):
-        return on_device(test, device)
-    advice = "a batch of tensors, as in test=(x, y), or a data set"
+        batch: Batch = on_device(test, device)
+        if any(x.shape[:1] == (0,) for x in tensors_of(batch)):
+            raise InputError(f"test: expected {advice}, got {empty}")
+        return batch
     if isinstance(test, tuple | list) and any(isinstance(x, np.ndarray) for x in test):
         raise InputError(f"test: expected {advice}, got arrays of numpy; make tensors: torch.from_numpy(x)")
     if isinstance(test, list) and test and all(isinstance(x, Tensor) for x in test):
         raise InputError(f"test: expected {advice}, got a list of tensors, which could be either")
     if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
-        got = "one without examples" if hasattr(test, "__len__") else type(test).__name__
+        got = empty if hasattr(test, "__len__") else type(test).__name__
         raise InputError(f"test: expected {advice}, got {got}")
     with fixed():
         batch = fetch(test, collate, range(len(test)), capture())
