@@ -1,41 +1,23 @@
-"""A store knows its data: any other example, frozen weight or test row is named, also if changed in place."""
+"""A store knows its data: any other example, frozen weight or test row is named."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import zarr
+from helpers_contents import Fetched, Frozen, N, examples, reopened, taped, workload
 from helpers_stores import changed
 from helpers_tape import Examples, network, per_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import influencekit as ik
 from influencekit._tape import fingerprint
 from influencekit._trajectory.contents import compare, of_items, of_tensors
-
-N, TEST = 300, 20
-
-
-def examples(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(N, 4, generator=generator)
-    return x, (x[:, 0] > 0).long()
-
-
-def workload(**changes):
-    x, y = examples()
-    torch.manual_seed(0)
-    made = ik.Workload(
-        model=nn.Linear(4, 2), loss=per_example, train=(x, y), test=(x[:TEST].clone(), y[:TEST].clone()),
-        optimizer=ik.SGD(lr=0.1), batch_size=50,
-    )  # fmt: skip
-    return replace(made, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -43,34 +25,6 @@ def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("contents") / "run.zarr"
     ik.record(workload(), store=path)
     return path
-
-
-def taped(path, data, model=None, loss=per_example, steps=3):
-    model = network(torch.float32) if model is None else model
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    with ik.Tape(path, model, optimizer, loss=loss, data=data) as tape:
-        for _, (x, y) in tape.batches(DataLoader(data, batch_size=100)):
-            optimizer.zero_grad()
-            loss(model(x), y).mean().backward()
-            optimizer.step()
-    return tape
-
-
-def reopened(path, data, **changes):
-    return ik.open(path, **{"model": network(torch.float32), "loss": per_example, "data": data, **changes})
-
-
-class Fetched(Dataset):
-    """The rows of tensors as somebody's own data set gives them."""
-
-    def __init__(self, x, y):
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return self.x[i], self.y[i]
 
 
 changes = st.tuples(st.sampled_from(["input", "label", "order"]), st.integers(0, N - 1), st.integers(0, 3))
@@ -235,22 +189,6 @@ def test_rows_of_a_tensor_are_what_its_items_are(dtype):
 # what is not trained, and the test set ---------------------------------------------------------------------
 
 
-class Frozen(nn.Module):
-    """A model with a table of which the loop reads little."""
-
-    def __init__(self, value=0.0):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer, self.table = nn.Linear(4, 2), nn.Embedding(3000, 4)
-        nn.init.ones_(self.table.weight)
-        with torch.no_grad():
-            self.table.weight[1234, 1] += value
-        self.table.requires_grad_(False)
-
-    def forward(self, x):
-        return self.layer(x * self.table.weight[0])
-
-
 def test_every_entry_of_frozen_parameters_counts(tmp_path):
     x, y = examples()
     path, data = tmp_path / "taped.zarr", TensorDataset(x, y)
@@ -291,112 +229,3 @@ def test_what_of_the_test_set_changed_is_said(store):
     with pytest.warns(UserWarning, match="19 examples, not 20"):
         ik.open(store, workload(test=(x[1:], y[1:])))
     assert "caution" not in ik.estimate(ik.open(store, w)).attrs
-
-
-# changes in place ------------------------------------------------------------------------------------------
-
-
-def in_place(tensor, row):
-    tensor[row] = tensor[row] * 0 + 3
-
-
-def through_numpy(tensor, row):
-    tensor.numpy()[row] = 3
-
-
-@pytest.mark.parametrize("change", [in_place, through_numpy])
-@pytest.mark.parametrize("which", ["train", "test"])
-@pytest.mark.parametrize("entry", [0, 1])
-@pytest.mark.parametrize("kept", ["memory", "opened"])
-def test_data_that_change_in_place_after_recording_are_named(tmp_path, change, which, entry, kept):
-    w = workload()
-    run = ik.record(w, store=None if kept == "memory" else tmp_path / "run.zarr")
-    run = run if kept == "memory" else ik.open(tmp_path / "run.zarr", w)
-    ik.estimate(run)
-    tensor = getattr(w, which)[entry]
-    before = tensor.clone()
-    change(tensor, 11)
-    names = {"train": "training data", "test": "test data"}
-    what = f"{names[which]} changed in place .*{['inputs', 'targets'][entry]} "
-    for verb in (ik.estimate, ik.compare, ik.contributions, ik.verify):
-        with pytest.raises(ik.InputError, match=what):
-            verb(run, *([["dit"]] if verb is ik.compare else []))
-    tensor.copy_(before)
-    assert np.isfinite(ik.estimate(run).influence.values).all()
-
-
-def test_one_block_of_rows_is_named_as_such():
-    x = torch.zeros(300, 2)
-    found = compare(
-        of_tensors({"0": x, "1": x}), of_tensors({"0": x, "1": x.index_fill(0, torch.tensor(9), 1)})
-    )
-    assert found.difference == "targets among rows 9 to 10"
-
-
-def test_the_model_as_it_was_recorded_is_the_runs_own():
-    model = Frozen()
-    run = ik.record(workload(model=model))
-    before = ik.estimate(run).influence.values
-    with torch.no_grad():
-        model.table.weight.mul_(2)
-        model.layer.weight.zero_()
-    assert np.array_equal(ik.estimate(run).influence.values, before)
-
-
-@pytest.mark.parametrize("kind", [TensorDataset, Fetched])
-def test_a_taped_run_whose_data_change_in_place_names_them(tmp_path, kind):
-    x, y = examples()
-    loss = nn.CrossEntropyLoss(weight=torch.ones(3), reduction="none")
-    test = x[:5].clone(), y[:5].clone()
-    taped(tmp_path / "run.zarr", kind(x, y), loss=loss)
-    run = reopened(tmp_path / "run.zarr", kind(x, y), loss=loss, test=test)
-    before = ik.estimate(run).influence.values
-    for tensor, name in ((x, "training data"), (test[0], "test data"), (loss.weight, "tensors of the loss")):
-        tensor.mul_(2)
-        with pytest.raises(ik.InputError, match=f"{name} changed in place"):
-            ik.estimate(run)
-        tensor.div_(2)
-    assert np.array_equal(ik.estimate(run).influence.values, before)
-
-
-class Focal(nn.Module):
-    """A loss with settings, one of them deeper, which counts its calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.CrossEntropyLoss(reduction="none")
-        self.powers, self.weight, self.calls = (1.0, 2.0), torch.ones(3), 0
-
-    def forward(self, outputs, target):
-        self.calls += 1
-        return self.powers[0] * self.inner(outputs, target) * self.weight[0]
-
-
-@pytest.mark.parametrize("kept", ["memory", "opened", "taped"])
-def test_settings_of_a_loss_that_change_after_the_first_use_are_named(tmp_path, kept):
-    """Its number of calls is none, and `eval()` means nothing to it."""
-    loss, (x, y) = Focal(), examples()
-    if kept == "taped":
-        taped(tmp_path / "run.zarr", TensorDataset(x, y), loss=loss)
-        run = reopened(tmp_path / "run.zarr", TensorDataset(x, y), loss=loss, test=(x[:5], y[:5]))
-    else:
-        w = workload(loss=loss)
-        run = ik.record(w, store=None if kept == "memory" else tmp_path / "run.zarr")
-        run = run if kept == "memory" else ik.open(tmp_path / "run.zarr", w)
-    before = ik.estimate(run).influence.values
-    loss(torch.randn(2, 3), torch.zeros(2, dtype=torch.long)), loss.eval()
-    changes = [
-        (loss.inner, "label_smoothing", 0.3),
-        (loss, "powers", (2.0, 2.0)),
-        (loss, "weight", 2 * loss.weight),
-    ]
-    for owner, name, value in changes:
-        was = getattr(owner, name)
-        setattr(owner, name, value)
-        with pytest.raises(
-            ik.InputError, match=rf"the loss has changed .* its setting \S*{name} was"
-        ) as error:
-            ik.estimate(run)
-        assert "\n" not in str(error.value)
-        setattr(owner, name, was)
-    assert np.array_equal(ik.estimate(run).influence.values, before)
