@@ -9,6 +9,7 @@ Nothing here knows an estimator, a disk or a device.
 """
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +68,8 @@ class Step:
         mean = self.plan.coefficient
         self._mean = valid / valid.sum(1, keepdim=True) if mean is None else mean.to(valid)
         self._valid = valid
+        self._of_examples = self._mean * valid
+        self._start: State | None = None
         self._penalised = bool(((self._mean != 0) & (valid == 0)).any())
         self._linear: dict[str, LinearStep] = {}
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
@@ -76,11 +79,22 @@ class Step:
         self._like = like
         self._changed: tuple[int, Optimizer] = 0, workload.optimizer
 
+    def varied(self, weight: Tensor | None = None, start: State | None = None) -> "Step":
+        """The step of another run on the same batches: from the state `start`, and with every example of
+        step t at weight[t] of `weight` [step]. What was traced serves both."""
+        other = copy(self)
+        other._linear, other._derivative, other.pulls, other.notes = {}, {}, set(), dict(self.notes)
+        other._start = self._start if start is None else start
+        if weight is not None:
+            each = weight.to(self._mean)[:, None]
+            other._mean = torch.where(self._valid > 0, each * self._mean, self._mean)
+        return other
+
     # what a step reads ------------------------------------------------------------------------------
 
     def start(self) -> State:
         """The state before step 0."""
-        return self.source.start()
+        return self.source.start() if self._start is None else self._start.copied()
 
     def coefficients(self, t: int | slice, weights: Tensor | None = None) -> Tensor:
         """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] say otherwise.
@@ -95,7 +109,7 @@ class Step:
 
     def of_examples(self, t: int | slice) -> Tensor:
         """The coefficients 1/b of the examples of step t, [slot]: 0 in slots that are no example's."""
-        return self._mean[t] * self._valid[t] if self._penalised else self._mean[t]
+        return self._of_examples[t]
 
     def rows(self, t: int | slice) -> Tensor:
         """Positions in the training set of every slot of step t (0 where it is no example's)."""

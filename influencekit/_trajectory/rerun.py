@@ -1,0 +1,98 @@
+"""Another run of a recorded plan: from a moved start, or with less weight on all examples."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from influencekit._arguments import check_seed, real_number
+from influencekit._training.buffers import packed
+from influencekit._training.checks.non_finite import LOWER_RATE, diverged
+from influencekit._training.state import State
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._trajectory.writing import COLUMNS, Column, Writer
+from influencekit.progress import track
+
+__all__ = ["moved", "rerun"]
+
+_HELD = 1 << 30  # bytes of states that are kept in memory; what lies between is replayed
+
+
+def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
+    """The first state of a run with theta a little aside: theta + fraction * rms(tensor) * normal, for each
+    parameter tensor by itself (a tensor of zeros, such as a bias, moves by `fraction` times the RMS of all).
+
+    Errors: `InputError` for a fraction that is not above 0.
+    """
+    real_number("moved", fraction, above=0.0)
+    check_seed("seed", seed)
+    start = trajectory.step.start()
+    generator = torch.Generator().manual_seed(seed)
+    theta, layout = start.theta.cpu(), trajectory.workload.layout
+    overall = theta.double().square().mean().sqrt()
+    rows = []
+    for tensor in layout.split(theta).values():
+        size = tensor.double().square().mean().sqrt()
+        noise = torch.randn(tensor.numel(), generator=generator, dtype=torch.float64)
+        rows.append(noise * (size if size > 0 else overall))
+    return start._replace(theta=(theta.double() + fraction * torch.cat(rows)).to(start.theta))
+
+
+def rerun(
+    trajectory: Trajectory, weight: Tensor | float | None = None, start: State | None = None
+) -> Trajectory:
+    """The run trained again, in memory, from `start` and with `weight` on every example.
+
+        theta_{t+1} = F_t(theta_t, weight_t 1)
+
+    on the same batches in the same order, with the same random draws; the divisor of a batch stays. `weight`
+    is one number, or one for each step of the run. Penalties, weight decay and momentum act as they did. The
+    data and the average are the recorded run's; so is `workload`, whose `theta0` is not the new start.
+
+    Shapes: weight [step]. Cost: a training run, and at most a GiB of states; the others are replayed. Errors:
+    `DivergedError` where training leaves the finite numbers.
+    """
+    workload, last = trajectory.workload, trajectory.last
+    scale = None
+    if weight is not None:
+        scale = torch.as_tensor(weight, dtype=torch.float64).expand(trajectory.steps)
+    step = trajectory.step.varied(scale, start)
+    state = step.start()
+    each = (1 + len(workload.optimizer.slots)) * workload.theta0.nbytes
+    apart = max(1, math.ceil((last + 1) * each / _HELD))
+    kept = {last, *range(0, last, apart)}
+    same = ("workload", "seed", "info", "optimizer", "device", "caution", "buffers", "reloaded")
+    writer = Writer.create(
+        None,
+        size=workload.n_params,
+        dtype=str(workload.dtype).removeprefix("torch."),
+        slots=workload.optimizer.slots,
+        columns={
+            "loss": COLUMNS["loss"],
+            **({"buffers": Column(("kept", "buffer"), "f8")} if state.buffers else {}),
+        },
+        attrs={
+            **{k: trajectory.attrs[k] for k in same if k in trajectory.attrs},
+            "stop": last,
+            "recorder": f"every-k:k={apart}",
+        },
+        steps=last,
+        states=len(kept),
+    )  # fmt: skip
+    for t in track(range(last + 1), "training", last + 1):
+        if t in kept:
+            tensors = {name: x.cpu().numpy() for name, x in {"theta": state.theta, **state.slots}.items()}
+            writer.state(t, tensors | ({"buffers": packed(state.buffers)} if state.buffers else {}))
+        if t == last:
+            break
+        state, losses = step.advance(state)
+        if not bool(state.theta.isfinite().all()):
+            raise diverged("parameters of a run with a moved start or other weights", t, LOWER_RATE)
+        writer.step({"loss": losses.cpu().numpy()})
+    writer.close()
+    other = Trajectory(writer.group, workload, step)
+    other.ending, other.unchanged = trajectory.ending, trajectory.unchanged
+    if last == trajectory.steps:
+        at_end = other.evaluated(last)
+        other.attrs = {**other.attrs, **workload.with_buffers(at_end.buffers).judge(at_end.theta).attrs()}
+    return other
