@@ -226,10 +226,10 @@ def scored(
                 f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
                 f"them, {value!r} here; estimate them anew"
             )
-    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     own = [str(each) for each in examples(trajectory.workload)]
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
+    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     return query, estimator, [window.check(trajectory.steps) for window in windows_of(estimator)]
 
 
