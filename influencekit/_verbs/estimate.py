@@ -47,6 +47,7 @@ def estimate(
     the coordinate `train`, and by `label`, their class, where they have one. Sign:
     removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
     better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
+    Scores for sets (`dit:centre=0.5`) come with `intercept` [query, window], which is added to their sum.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
     it, scores that are not finite.
 
@@ -75,10 +76,11 @@ def estimate(
             raise DivergedError(
                 f"{label(estimator)} gave scores that are NaN or infinite, and does not say why"
             )
+        intercept = estimator.intercept(trajectory, query, chosen, scores)
     attrs = about(trajectory, query, estimator)
     said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
     attrs |= {"caution": "; ".join(said)} if said else {}
-    return xr.Dataset(
+    found = xr.Dataset(
         {"influence": (("query", "window", "train"), scores.cpu().numpy(), better)},
         coords={
             "query": labels,
@@ -87,3 +89,6 @@ def estimate(
         },
         attrs=attrs,
     )
+    if intercept is not None:
+        found["intercept"] = ("query", "window"), intercept.cpu().numpy()
+    return found
