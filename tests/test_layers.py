@@ -46,12 +46,12 @@ LAYERS = {
         _trajectory/writing/writer
     """,
     "what plugins implement": """
-        interfaces _average
+        interfaces _average _table
     """,
     "effects, and the nouns without derivatives": """
-        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/repeated
-        _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
-        workloads/draw
+        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient
+        _effects/repeated _effects/retrain _effects/step_products _effects/sums queries recorders
+        workloads/__init__ workloads/draw _effects/centred
         workloads/files workloads/mnist workloads/models workloads/problem averages
     """,
     "methods, and recording another's loop": """
