@@ -50,8 +50,8 @@ LAYERS = {
     """,
     "effects, and the nouns without derivatives": """
         _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/retrain
-        _effects/step_products _effects/sums queries recorders workloads/__init__ workloads/draw
-        workloads/files workloads/mnist workloads/models workloads/problem averages
+        _effects/selection _effects/step_products _effects/sums queries recorders workloads/__init__
+        workloads/draw workloads/files workloads/mnist workloads/models workloads/problem averages
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/influence_function estimators/loo
@@ -66,15 +66,15 @@ LAYERS = {
     """,
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
-        _verbs/meaning _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record _verbs/remove
-        _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
-        plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
+        _verbs/meaning _verbs/moved_runs _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record
+        _verbs/remove _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection
+        plot/examples plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
         trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache evaluation/detection
-        evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/retraining evaluation/run
-        evaluation/scoring evaluation/taylor
+        evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld evaluation/retraining
+        evaluation/run evaluation/scoring evaluation/taylor
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
