@@ -67,8 +67,10 @@ LAYERS = {
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
         _verbs/meaning _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record _verbs/remove
-        _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
-        plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
+        _verbs/results _verbs/trust/__init__ _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision
+        _verbs/trust/retrain _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words
+        _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
+        plot/trust trainers/__init__ trainers/extras trainers/lightning
         trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
