@@ -71,7 +71,9 @@ LAYERS = {
         _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results _verbs/trust
         _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted
         plot/style trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs
-        trainers/model_losses trainers/transformers
+        _verbs/trust/__init__ _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision
+        _verbs/trust/retrain _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb
+        _verbs/trust/words plot/trust trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
