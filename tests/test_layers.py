@@ -68,7 +68,7 @@ LAYERS = {
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/contributions
         _verbs/estimate _verbs/kept_effects _verbs/reseeded _verbs/meaning _verbs/non_finite
-        _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results _verbs/trust
+        _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results
         _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted
         plot/style trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs
         _verbs/trust/__init__ _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision
