@@ -147,7 +147,7 @@ class Trajectory:
 
     @cached_property
     def dataset(self) -> xr.Dataset:
-        """The store as xarray sees it, lazily: an array is read where it is asked for (`chunk()` for dask)."""
+        """The store as xarray sees it, lazily: an array is read when it is asked for; `chunk()` for dask."""
         return xr.open_zarr(self.group.store, chunks=None)
 
     @exclusive()
