@@ -14,6 +14,7 @@ from scipy import stats
 from torch.utils.data import TensorDataset
 
 import influencekit as ik
+from influencekit._repeatability import again as one_more
 from influencekit._repeatability import attainable, consistent, interval, intraclass, of_mean, of_one
 from influencekit._trajectory.rerun import moved, rerun
 from influencekit._verbs import ceiling as verb
@@ -171,11 +172,13 @@ def test_ceilings_are_what_the_expected_effect_reaches_in_a_simulation(icc, runs
     estimate = intraclass(d)
     assert estimate.item() == pytest.approx(icc, abs=0.03)
     again, one, mean = agreement(d[0], d[1]), agreement(m, d[0]), agreement(m, d.mean(0))
+    rest = agreement(d[0], d[1:].mean(0))
     assert of_one(estimate).item() == pytest.approx(one[0].item(), abs=0.04)
     assert of_mean(estimate, runs).item() == pytest.approx(mean[0].item(), abs=0.04)
     for k, metric in enumerate(METRICS):
         assert attainable(metric, again[k]).item() == pytest.approx(one[k].item(), abs=0.04)
         assert attainable(metric, again[k], runs).item() == pytest.approx(mean[k].item(), abs=0.04)
+        assert one_more(metric, again[k], runs - 1).item() == pytest.approx(rest[k].item(), abs=0.04)
 
 
 @pytest.mark.parametrize("metric", METRICS)
