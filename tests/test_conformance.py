@@ -30,6 +30,7 @@ INSTALLED = [
 ]
 VARIANTS = [
     "dit:curvature=gauss-newton",
+    "dit:centre=0.5",
     "loo:examples=3:strategy=loop",
     "expected-loo:runs=2:moved=0.01",
     "if:solver=cg:tolerance=1e-13",  # the laws ask for more digits than its default tolerance gives
