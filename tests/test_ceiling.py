@@ -68,7 +68,8 @@ def test_a_workload_a_spec_and_a_function_are_recorded_first():
 def test_a_taped_run_starts_again_from_its_own_first_state(tmp_path):
     x, y = sample()
     run = taped(tmp_path / "run", TensorDataset(x, y)).trajectory(test=(x[:20], y[:20]))
-    found = ik.ceiling(run, runs=2, moved=0.01, examples=5, windows="step:1-2", removal="window")
+    asked = {"moved": 0.01, "examples": 5, "windows": "step:1-2", "removal": "window"}
+    found = ik.ceiling(run, runs=2, store=tmp_path / "kept", **asked)
     other = rerun(run, start=moved(run, 0.01, 1))
     truth = ik.estimate(other, "test-loss", "loo:examples=5", "step:1-2", "window").influence
     np.testing.assert_array_equal(found.effects[1], truth)
