@@ -84,10 +84,17 @@ FORMATS = (".zarr", ".nc", ".csv")
     help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
     "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count.",
 )
+@click.option(
+    "--runs",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="--remove also trains N - 1 runs whose start is moved by a thousandth, and sums over the set there: "
+    "if it was chosen by these scores, their own sum is biased.",
+)
 @shared("escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
-    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
+    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
     escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
@@ -98,12 +105,14 @@ def estimate(
     \b
       influencekit estimate run.zarr
       influencekit estimate run.zarr --verify-top 20
-      influencekit estimate run.zarr --remove suspects.txt
+      influencekit estimate run.zarr --remove suspects.txt --runs 9
       influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
     if out and Path(out).suffix not in FORMATS:
         raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    if runs and not remove:
+        raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
     check_places({"--out": out})
     with new_file(out) as path:
         with working():
@@ -129,7 +138,7 @@ def estimate(
                 verified = ik.verify_top(trajectory, asked, scores, verify_top, which)
                 verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
             if ids:
-                removed = ik.remove(trajectory, asked, ids, scores)
+                removed = ik.remove(trajectory, asked, ids, scores, runs=runs)
                 removed.attrs["seconds"] = time.perf_counter() - began
             result = by_seed(scores, trajectory, store)
             result = retrained.attach(result, verified, removed)
