@@ -115,7 +115,10 @@ def _groups(result: xr.Dataset, like: xr.DataArray) -> dict[str, Any]:
 def _agreement(result: xr.Dataset, estimator: str, metric: str) -> str:
     each = result.agreement.sel(estimator=estimator, metric=metric).mean(("query", "window"))
     spread = f" ± {float(each.std()):.3f}" if each.size > 1 else ""
-    return f"{metric.capitalize()} {float(each.mean()):.3f}{spread}"
+    words = f"{metric.capitalize()} {float(each.mean()):.3f}{spread}"
+    if "ceiling" in result and estimator != result.attrs["reference"]:
+        words += f" (ceiling {float(result.ceiling.sel(metric=metric).mean()):.3f})"
+    return words
 
 
 def _subject(result: xr.Dataset) -> str:
