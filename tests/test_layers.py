@@ -17,7 +17,7 @@ LAYERS = {
         _lazy _escape errors _address progress _catalog _statistics _direction _specs _entry_points windows
         metrics _files/__init__ _files/folder _files/new_store _files/open_folder _files/publishing
         _files/scratch _sealed registry _code _ambient _bars _exclusive _signals _arguments _docstring _entry
-        _labelled _tensors
+        _labelled _tensors _repeatability
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
@@ -49,12 +49,14 @@ LAYERS = {
         interfaces _average
     """,
     "effects, and the nouns without derivatives": """
-        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/retrain
-        _effects/step_products _effects/sums queries recorders workloads/__init__ workloads/draw
+        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/repeated
+        _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
+        workloads/draw
         workloads/files workloads/mnist workloads/models workloads/problem averages
     """,
     "methods, and recording another's loop": """
-        estimators/__init__ estimators/dit estimators/influence_function estimators/loo
+        estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function
+        estimators/loo
         estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector _tape/checks/__init__
         _tape/checks/agreement _tape/checks/arguments _tape/checks/collation _tape/checks/columns
         _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending _tape/fingerprint _tape/hooks
@@ -65,7 +67,8 @@ LAYERS = {
         _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
+        _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/contributions _verbs/estimate
+        _verbs/kept_effects _verbs/reseeded
         _verbs/meaning _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record _verbs/remove
         _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
         plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
