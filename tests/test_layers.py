@@ -67,10 +67,10 @@ LAYERS = {
         _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/contributions _verbs/estimate
+        _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/compare_ceiling _verbs/contributions _verbs/cross_seed _verbs/estimate
         _verbs/kept_effects _verbs/reseeded
         _verbs/meaning _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record _verbs/remove
-        _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples
+        _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/ceiling plot/detection plot/examples
         plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
         trainers/model_losses trainers/transformers
     """,
@@ -84,7 +84,7 @@ LAYERS = {
         testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
     """,
     "the command line, and the public names": """
-        cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate cli/evaluations
+        cli/__init__ cli/__main__ cli/app cli/ceiling cli/compare cli/comparison cli/console cli/estimate cli/evaluations
         cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting cli/problems cli/ranking
         cli/record cli/reference cli/retrained cli/saving cli/start cli/summary cli/user_code cli/verify
         __init__

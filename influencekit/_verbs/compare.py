@@ -84,16 +84,16 @@ def compare(
     which is what `influencekit.evaluation` takes. `average`: as of `estimate`.
 
     `ceiling` repeats the retraining of every seed over `runs` runs, the recorded one among them, and says how
-    well it agrees with itself (see `ik.ceiling`): from starts moved by this fraction of their size (0.001), or
-    for "seeds" with other starts and batch orders on the same examples. `loo_again` [metric, seed, repeat,
-    query, window] is the agreement of each further run with the reference: with loo, of its leave-one-out;
-    with expected-loo, of one run with the mean of the others. `ceiling` [metric, seed, query, window] is what
-    an estimate is divided by: with loo the mean of `loo_again`, what retraining itself reaches; with
-    expected-loo what the expected effect itself would reach against the mean of so many runs. An estimate may
-    be above it, and `of_ceiling` [estimator, metric, seed], the ratio of the means over queries and windows,
-    then is above 1. `attainable` is for both what the expected effect would reach; `icc`, `ceiling_one`,
-    `ceiling_mean` [seed, query, window] are those of `ik.ceiling`. `store`: a folder that keeps the effects,
-    so that a call that was killed continues.
+    well it agrees with itself (see `ik.ceiling`): from starts moved by this fraction of their size (0.001),
+    or for "seeds" with other starts and batch orders on the same examples. `loo_again` [metric, seed, repeat,
+    query, window] is what retraining itself reaches: with loo as the reference, the agreement of each further
+    run's leave-one-out with this run's; with expected-loo, of one run with the mean of the others. `ceiling`
+    [metric, seed, query, window] is what the expected effect would reach, were it known: against one run (for
+    pearson sqrt(a), a the agreement of two runs) or against the mean of R runs (sqrt(R a / (1 + (R - 1) a)));
+    see `ik.ceiling`. `of_ceiling` [estimator, metric, seed] is estimate /
+    ceiling, of the means over queries and windows. It may be above 1, since an estimate follows this very
+    run. `icc`, `ceiling_one`, `ceiling_mean` [seed, query, window] are those of `ik.ceiling`. `store`: a
+    folder that keeps the effects, so that a call that was killed continues.
 
     `cross_seed` (and ceiling="seeds") add `cross_agreement` [estimator, metric, query, window], the mean over
     ordered pairs of different seeds of the agreement of one seed's estimate with another one's reference,
@@ -143,13 +143,13 @@ def compare(
         if shared is not None:
             shared.add(seed, problem)
         if repeats is not None:
-            again = partial(_problem, workload)
+            again = partial(_problem, workload)  # type: ignore[arg-type]  # of a run there are no seeds
             measured.append(repeats.measure(trajectory, query, chosen, seed, again))
         for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
-            known = repeats.scores(measured[-1], trajectory, query, method) if repeats is not None else None
-            result = estimate(trajectory, query, method, chosen) if known is None else known[0]
-            spent.append(time.perf_counter() - began if known is None else known[1])
+            there = repeats and repeats.scores(measured[-1], trajectory, query, chosen, method)
+            result = there[0] if there else estimate(trajectory, query, method, chosen)
+            spent.append(there[1] if there else time.perf_counter() - began)
             found.append(result.influence)
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
             if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):

@@ -15,8 +15,10 @@ from influencekit._arguments import real_number, whole_number
 from influencekit._effects.repeated import check_moves
 from influencekit._repeatability import attainable
 from influencekit._training.workload import Workload
+from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.ceiling import ceiling_of
+from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.reseeded import Reseeded
 from influencekit._verbs.results import about
 from influencekit.errors import InputError
@@ -49,20 +51,24 @@ class Repeats:
     ) -> xr.Dataset:  # fmt: skip
         """What `ceiling` gives of one seed's run. `make` trains the same with another seed."""
         if self.moved == "seeds":
-            others: list[Any] = [
-                Reseeded(make, (seed + _APART * r) % 2**63) for r in range(1, self.runs)
-            ]
+            others: list[Any] = [Reseeded(make, (seed + _APART * r) % 2**63) for r in range(1, self.runs)]
         else:
             others = check_moves("compare", self.runs, self.moved)
         single = self.reference
-        folder = None if self.store is None else self.store / f"seed-{seed}" / "ceiling"
+        asked = digest([label(query), [str(w) for w in windows], single.examples, single.seed])[:8]
+        folder = None if self.store is None else self.store / f"seed-{seed}" / f"ceiling-{asked}"
         return ceiling_of(
             trajectory, query, others, windows, strategy=single.strategy, examples=single.examples,
             seed=single.seed, store=folder,
         )  # fmt: skip
 
     def scores(
-        self, measured: xr.Dataset, trajectory: Trajectory, query: Query, method: Estimator
+        self,
+        measured: xr.Dataset,
+        trajectory: Trajectory,
+        query: Query,
+        windows: Sequence[Window],
+        method: Estimator,
     ) -> tuple[xr.Dataset, float] | None:
         """What `estimate` would give of `method`, and its seconds, where `measured` has it already."""
         if not isinstance(method, LOO | ExpectedLOO):
@@ -76,7 +82,11 @@ class Repeats:
             found, spent = measured["mean"].astype(effects.dtype), float(measured.seconds.sum(skipna=False))
         else:
             return None
-        return xr.Dataset({"influence": found}, attrs=about(trajectory, query, method)), spent
+        attrs = about(trajectory, query, method)
+        said = zero_words(trajectory, query, windows, torch.from_numpy(found.values))
+        caution = "; ".join(each for each in (trajectory.caution, said) if each)
+        attrs |= {"caution": caution} if caution else {}
+        return xr.Dataset({"influence": found}, attrs=attrs), spent
 
     def variables(self, result: xr.Dataset, measured: Sequence[xr.Dataset], top: Top) -> dict[str, Any]:
         """What a comparison has of its ceiling: see `compare`. `measured` has one result a seed."""
@@ -90,24 +100,24 @@ class Repeats:
         over = {name: np.stack([m[name].values for m in measured]) for name in (*_MEASURES, *_OF_RUNS)}
         return {
             "loo_again": (("metric", "seed", "repeat", "query", "window"), again.numpy()),
-            "ceiling": (("metric", *place), limit.numpy() if mean_only else again.nanmean(2).numpy()),
-            "attainable": (("metric", *place), limit.numpy()),
+            "ceiling": (("metric", *place), limit.numpy()),
             **{name: (place, over[name]) for name in _MEASURES},
             **{f"again_{name}": (("seed", "repeat"), over[name][:, used]) for name in _OF_RUNS},
         }
 
     def _against(self, effects: Tensor, top: Top) -> tuple[Tensor, Tensor]:
-        """Of effects [run, seed, query, window, train]: the agreement [repeat, seed, query, window, metric] of
-        one more run with the reference, and what the expected effect would reach [metric, seed, query,
-        window]."""
-        effects, runs = effects.double(), len(effects)
+        """The agreement of one more run with the reference [repeat, seed, query, window, metric], and what
+        the expected effect would reach [metric, seed, query, window].
+
+        Shapes: effects [run, seed, query, window, train].
+        """
+        effects, runs = effects.double().contiguous(), len(effects)
         if isinstance(self.reference, ExpectedLOO):
-            again = agreement(effects, (effects.sum(0) - effects) / (runs - 1), top)
-            pairs = [(effects[r], effects[s]) for r in range(runs) for s in range(r)]
-            between, of = torch.stack([agreement(x, y, top) for x, y in pairs]).nanmean(0), runs
+            again, of = agreement(effects, (effects.sum(0) - effects) / (runs - 1), top), runs
         else:
-            again = agreement(effects[1:], effects[:1].expand_as(effects[1:]), top)
-            between, of = again.nanmean(0), 1
+            again, of = agreement(effects[1:], effects[:1].expand_as(effects[1:]), top), 1
+        pairs = [agreement(effects[r], effects[s], top) for r in range(runs) for s in range(r)]
+        between = torch.stack(pairs).nanmean(0)
         limit = [attainable(name, between[..., k], of) for k, name in enumerate(METRICS)]
         if top == "abs":  # of which no normal pair is a model
             limit[list(METRICS).index("jaccard")] = torch.full_like(limit[0], torch.nan)
@@ -134,8 +144,8 @@ class Repeats:
                 "others."
             )
         return (
-            f"The ceiling is what retraining itself reaches (loo again): leave-one-out of {runs} {how}, "
-            "against that of this run."
+            "The ceiling is what the expected effect itself would reach against one run; loo again is "
+            f"leave-one-out of {runs} {how}, against that of this run."
         )
 
 

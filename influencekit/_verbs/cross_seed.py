@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from influencekit._trajectory.fingerprint import shared_contents
 from influencekit._training.workload import Workload
+from influencekit._trajectory.fingerprint import shared_contents
 from influencekit._verbs.results import examples
 from influencekit.metrics import METRICS, Top, agreement
 
@@ -33,7 +33,10 @@ class SharedExamples:
         first, known, before = self._first
         pair = f"seeds {first} and {seed}"
         if ids != known:
-            self.why_not = f"{pair} draw different examples (or order them otherwise); hold the draw fixed, as by data_seed=0 of a bundled workload"
+            self.why_not = (
+                f"{pair} draw different examples (or order them otherwise); hold the draw fixed, as "
+                "data_seed=0 does for a bundled workload"
+            )
         elif data["training data"] != before["training data"]:
             self.why_not = f"{pair} call different training examples by the same ids"
         elif data["test data"] != before["test data"]:
@@ -49,9 +52,10 @@ def across_seeds(scores: Tensor, reference: Tensor, top: Top) -> Tensor:
     scores [estimator, seed, query, window, train] and reference [seed, query, window, train] to [estimator,
     metric, query, window]. Cost: that of the metrics for seeds * (seeds - 1) pairs.
     """
-    pairs: Sequence[tuple[int, int]] = [*permutations(range(scores.shape[1]), 2)]
+    scores, reference = scores.transpose(0, 1).contiguous(), reference.contiguous()
+    pairs: Sequence[tuple[int, int]] = [*permutations(range(len(scores)), 2)]
     if not pairs:
-        shape = (scores.shape[0], len(METRICS), *scores.shape[2:-1])
+        shape = (scores.shape[1], len(METRICS), *scores.shape[2:-1])
         return torch.full(shape, torch.nan, dtype=torch.float64, device=scores.device)
-    found = [agreement(scores[:, a], reference[b].expand_as(scores[:, a]), top) for a, b in pairs]
+    found = [agreement(scores[a], reference[b].expand_as(scores[a]), top) for a, b in pairs]
     return torch.stack(found).nanmean(0).movedim(-1, 1)

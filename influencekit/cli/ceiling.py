@@ -91,9 +91,9 @@ def _notes(found: dict[str, Any]) -> list[str]:
             for name, each in ceiling["estimators"].items()
         }
         if said := "; ".join(f"{name} in {', '.join(some)}" for name, some in high.items() if some):
-            notes.append(f"Above the ceiling, which is possible: {said}.")
+            notes.append(f"Above the ceiling, as an estimate that follows this very run may be: {said}.")
         if low := [m for m, x in ceiling["ceiling"].items() if not x["mean"] > 0]:
-            notes.append(f"Retraining does not agree with itself in {', '.join(low)}: no ratio there.")
+            notes.append(f"No ratio in {', '.join(low)}: the ceiling is 0 there, or unknown.")
     if "cross_seed" in found and "absent" not in found["cross_seed"]:
         notes.append(
             "Across seeds: one seed's estimate against another's reference, on the same examples, mean over "

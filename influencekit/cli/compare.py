@@ -47,9 +47,9 @@ __all__ = ["compare"]
     is_flag=False,
     flag_value="0.001",
     metavar="[FRACTION|seeds]",
-    help="How well leave-one-out agrees with itself, and each estimate as a part of that. It is repeated over "
-    "runs whose start is moved by this fraction of its size (0.001 if you do not say), or with other seeds of "
-    "start and order on the same examples. Costs --ceiling-runs times loo.",
+    help="How well leave-one-out agrees with itself, and each estimate as a part of that. It is repeated "
+    "over runs whose start is moved by this fraction of its size (0.001 if you do not say), or with other "
+    "seeds of start and order on the same examples. Costs --ceiling-runs times loo.",
 )
 @click.option(
     "--ceiling-runs",
@@ -62,8 +62,8 @@ __all__ = ["compare"]
 @click.option(
     "--cross-seed",
     is_flag=True,
-    help="Agreement of each seed's estimate with the other seeds' reference, too, where --seeds have the same "
-    "examples: give a bundled WORKLOAD data_seed=0. --ceiling seeds shows it as well.",
+    help="Agreement of each seed's estimate with the other seeds' reference, too, where --seeds have the "
+    "same examples: give a bundled WORKLOAD data_seed=0. --ceiling seeds shows it as well.",
 )
 @shared("query", "window", "removal", "average")
 @click.option(

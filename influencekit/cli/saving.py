@@ -61,9 +61,7 @@ def _again(result: xr.Dataset) -> list[list[Any]]:
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):
                 where = [query, window_name(result, w), str(result.removal[w].item())]
-                rows.append(
-                    ["loo again", seed, *where, *values[s, q, w].tolist(), accuracy[s], seconds[s]]
-                )
+                rows.append(["loo again", seed, *where, *values[s, q, w].tolist(), accuracy[s], seconds[s]])
     return rows
 
 
@@ -98,9 +96,9 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
 def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[str]:
     """Draw what can be drawn of a result [estimator, seed, query, window, train]; the names of the files.
 
-    `agreement.png` where there is ground truth, `ceiling.png` where it was repeated; `extremes-NAME.png` for the first seed, where the examples of
-    its workload are pictures; `timeline-NAME.png` where there are several windows. Several queries are
-    averaged.
+    `agreement.png` where there is ground truth, `ceiling.png` where it was repeated; `extremes-NAME.png` for
+    the first seed, where the examples of its workload are pictures; `timeline-NAME.png` where there are
+    several windows. Several queries are averaged.
     """
     from influencekit import plot
     from influencekit.plot.style import subject

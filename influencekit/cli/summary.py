@@ -21,7 +21,7 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
     Undefined agreements (constant scores) are left out of the means; NaN where nothing is left.
 
     `ceiling`, where it was asked for: `moved`, `runs`, `note`, `loo_again` (the means of a row of the table),
-    and of every metric the `ceiling`, what is `attainable`, and `estimators: {NAME: estimate / ceiling}`.
+    and of every metric the `ceiling` and `estimators: {NAME: estimate / ceiling}`.
     `cross_seed`: `{NAME: {METRIC: mean over pairs of seeds}}`, or `{"absent": why}`.
     """
     found: dict[str, Any] = {
@@ -69,7 +69,6 @@ def beside(result: xr.Dataset) -> dict[str, Any]:
                 "seconds": float(result.again_seconds.sum("repeat", skipna=True).mean()),
             },
             "ceiling": _by_metric(result.ceiling),
-            "attainable": _by_metric(result.attainable),
             "estimators": {
                 name: {m: statistic(fraction.sel(estimator=name, metric=m).values) for m in metrics}
                 for name in names

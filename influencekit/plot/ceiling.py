@@ -1,4 +1,4 @@
-"""Estimates beside the ceiling of their agreement: what retraining itself reaches."""
+"""Estimates beside the ceiling of their agreement, and what retraining itself reaches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from influencekit._labelled import dataset_of
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, axes_of, subject
+from influencekit.plot.agreement import subject_of
+from influencekit.plot.style import COLOURS, axes_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +22,7 @@ HALF = 0.42  # of the width of a metric's group
 
 
 def ceiling(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """The agreement of every estimator, metric by metric, on a band: what retraining agrees with itself.
+    """The agreement of every estimator, metric by metric, below its ceiling, and a band: loo again.
 
     `result` is what `compare(..., ceiling=...)` returns. Points are means over seeds, queries and windows,
     with a bar of one deviation over seeds. The black line is the ceiling, the grey band one deviation around
@@ -60,14 +61,21 @@ def ceiling(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax.errorbar(x, each.mean("seed", skipna=True), spread, markersize=7, capsize=3, label=name, **look)
         if "cross_agreement" in result:
             across = _of_seeds(result.cross_agreement.sel(estimator=name))
-            label = "the same, across seeds" if j == len(shown) - 1 else None
-            ax.plot(x, across, markersize=7, markerfacecolor="white", label=label, **look)
+            ax.plot(x, across, markersize=7, markerfacecolor="white", **look)
+    if "cross_agreement" in result:
+        hollow = ax.plot([], [], MARKERS[0], color="0.4", markersize=7, label="hollow: across seeds")
+        hollow[0].set_markerfacecolor("white")
     ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.set_xticks(range(len(metrics)), metrics)
     ax.tick_params(axis="x", length=0)
     ax.set(xlim=(-0.5, len(metrics) - 0.5), ylim=(min(0.0, ax.get_ylim()[0]), 1.03))
-    ax.set(ylabel=f"agreement with {reference}", title=subject(result.attrs))
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set(ylabel=f"agreement with {reference}", title=subject_of(result))
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda k: (labels[k] not in shown, labels[k] != "ceiling"))
+    ax.legend(
+        [handles[k] for k in order], [labels[k] for k in order], frameon=False, loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )  # fmt: skip
     return ax
 
 
@@ -76,9 +84,10 @@ def _draw_band(ax: Axes, k: int, one: xr.Dataset, first: bool) -> None:
     again = _of_seeds(one.loo_again).values
     middle, spread = np.nanmean(again), np.nanstd(again)
     place = [k - HALF, k + HALF]
-    words = f"loo again, {one.attrs['ceiling_runs'] - 1} runs" if "ceiling_runs" in one.attrs else "loo again"
+    count = one.sizes["repeat"]
+    words = f"loo again, {count} runs" if count > 1 else "loo again"
     ax.fill_between(
-        place, middle - spread, middle + spread, color="0.8", linewidth=0, zorder=0,
+        place, middle - spread, min(1.0, middle + spread), color="0.8", linewidth=0, zorder=0,
         label=f"{words} (± deviation)" if first else None,
     )  # fmt: skip
     most = float(_of_seeds(one.ceiling).mean("seed", skipna=True))
