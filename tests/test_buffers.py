@@ -201,7 +201,7 @@ def test_trust_retrains_with_each_models_own_statistics(run):
     base, dit = mlp(one(0, 0.0))[0], scores(run, "dit")
     right = [mlp(one(j))[0] - base for j in range(N)]
     found = ik.trust(run, method="retrain", examples=N)
-    close([float(found.pearson)], [np.corrcoef(right, dit)[0, 1]], 1e-6)
+    close([found.pearson.item()], [np.corrcoef(right, dit)[0, 1]], 1e-6)
     assert ik.trust(run, method="smooth").trust > 0
 
 
