@@ -50,6 +50,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "lds": "influencekit.evaluation.lds:LDS",
             "leave-k-out": "influencekit.evaluation.leave_k_out:LeaveKOut",
             "brittleness": "influencekit.evaluation.brittleness:Brittleness",
+            "qld": "influencekit.evaluation.qld:QLD",
             "mislabel-auc": "influencekit.evaluation.mislabel:MislabelAUC",
             "taylor": "influencekit.evaluation.taylor:TaylorSlope",
         },

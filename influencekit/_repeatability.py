@@ -7,11 +7,13 @@ Runs r = 1 ... R measure the effect of every example j once, with an error of th
     MSW = sum_rj (d[r, j] - mean_r d[r, j])^2 / (n (R - 1))
     ICC = (MSB - MSW) / (MSB + (R - 1) MSW)                   estimates var m / (var m + var e)
 
-ICC is the correlation to expect between two runs that differ in e alone, so sqrt(ICC) is that of m with one run, and
-sqrt(R ICC / (1 + (R - 1) ICC)) that of m with the mean of R runs: no estimate of m that knows nothing of the
-errors correlates better (Spearman, "The proof and measurement of association between two things", 1904;
-Shrout and Fleiss, "Intraclass correlations", Psychological Bulletin 1979). For agreement in ranks and top
-parts the same is done to the correlation of the normal distribution that has this agreement.
+ICC is the correlation to expect between two runs that differ in e alone. So sqrt(ICC) is that of m with one
+run, and sqrt(R ICC / (1 + (R - 1) ICC)) that of m with the mean of R runs: no estimate that knows nothing of
+the errors correlates better. For agreement in ranks and top parts the same is done to the correlation of the
+normal pair that has this agreement.
+
+Sources: Spearman, "The proof and measurement of association between two things", 1904; Shrout and Fleiss,
+"Intraclass correlations", Psychological Bulletin 1979.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from influencekit.metrics import FRACTION, METRICS
 
-__all__ = ["Interval", "attainable", "consistent", "intraclass", "interval", "of_mean", "of_one"]
+__all__ = ["Interval", "again", "attainable", "consistent", "intraclass", "interval", "of_mean", "of_one"]
 
 
 class Interval(NamedTuple):
@@ -92,6 +94,13 @@ def attainable(metric: str, agreement: Tensor, runs: int = 1) -> Tensor:
     """
     to_latent, from_latent = _LATENT[metric]
     return from_latent(of_mean(to_latent(agreement), runs))
+
+
+def again(metric: str, agreement: Tensor, runs: int = 1) -> Tensor:
+    """How well one more run agrees with the mean of so many others, under the assumption of `attainable`."""
+    to_latent, from_latent = _LATENT[metric]
+    latent = to_latent(agreement)
+    return from_latent(of_one(latent) * of_mean(latent, runs))
 
 
 def interval(effects: Tensor, level: float) -> Interval:

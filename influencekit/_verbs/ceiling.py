@@ -44,7 +44,7 @@ from influencekit.progress import track
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
 
-__all__ = ["Repetition", "ceiling", "ceiling_of"]
+__all__ = ["Repetition", "agreements", "ceiling", "ceiling_of"]
 
 _ROUNDING = 1e-3  # of the largest value of the query: what another machine may end a run with
 _EACH = "query", "window", "train"
@@ -80,28 +80,30 @@ def ceiling(
 ) -> xr.Dataset:
     """Leave-one-out, repeated over `runs` runs: how well it agrees with itself, and what it says on average.
 
-    `workload`: a recorded run, taped or not, or what is recorded first (a `Workload`, a spec, a function seed
-    -> `Workload`, called with 0). Run 0 is that one. The others are its plan trained again from initial
-    parameters of which every tensor is moved by the fraction `moved` of its RMS; or, with `seeds`, runs on
-    the same examples with start and batch order of those seeds, of a spec or a function.
+    `workload`: a recorded run, taped or not, or what is recorded first: a `Workload`, a spec, a function seed
+    -> `Workload`, which is called with 0. That is run 0. The others are its plan trained again from initial
+    parameters of which each tensor is moved by the fraction `moved` of its RMS. With `seeds`, of a spec or a
+    function, they are runs on the same examples with the start and the batch order of those seeds.
 
-    `effects` [run, query, window, train], `accuracy` [run], `seconds` [run] (NaN: taken from `store`). Of the
-    four metrics: `between` [metric, query, window, run, other]; `agreement` and its deviation `agreement_std`
-    over the pairs of runs; `loo_again` and `loo_again_std` over the pairs of run 0 with another; `rest`, of a
-    run with the mean of the others; and `ceiling` [target, metric, query, window], what the expected effect
-    itself would reach, were it known, against one run (target "loo") and against the mean of these runs
-    ("expected-loo"): divide an estimate's agreement by it. For Pearson it is sqrt(agreement) and sqrt(R a /
-    (1 + (R - 1) a)); for the others the same is done to the correlation of a normal pair that agrees so well.
+    `effects` [run, query, window, train], `accuracy` [run], `seconds` [run] (NaN: taken from `store`).
 
-    `icc` [query, window] = (MSB - MSW) / (MSB + (R - 1) MSW), `ceiling_one` = sqrt(icc), `ceiling_mean` =
-    sqrt(R icc / (1 + (R - 1) icc)); 0 where icc is below 0, NaN where all effects are one number. They ask for
-    the same values. What a run adds to all examples alike, which no ranking sees, counts in them, and does
-    not in `icc_consistency`, the ICC once each run's mean is taken away.
+    Agreement in the four metrics: `between` [metric, query, window, run, other]. `agreement` and
+    `agreement_std` [metric, query, window]: mean and deviation over the pairs of runs. `loo_again`,
+    `loo_again_std`: over the pairs of run 0 with another. `rest`: a run with the mean of the others.
+    `ceiling` [target, metric, query, window]: what the expected effect itself would reach against one run
+    (target "loo") and against the mean of these runs ("expected-loo"). Divide an estimate's agreement by it.
+    With a for Pearson's agreement, they are sqrt(a) and sqrt(R a / (1 + (R - 1) a)); the other metrics get
+    the same by way of the normal pair that agrees as well.
 
-    Of every example [query, window, train]: `mean`, `deviation` over runs, `standard_error`, `low` and `high`
-    (a t-interval at `level`), `sign_certainty` (that the expected effect has the sign of the mean) and
-    `effect_size` = mean / deviation. `examples` leaves only so many of them out, drawn with `seed`; the
-    others are NaN.
+    Agreement in values, [query, window]: `icc` = (MSB - MSW) / (MSB + (R - 1) MSW); `ceiling_one` = sqrt(icc)
+    and `ceiling_mean` = sqrt(R icc / (1 + (R - 1) icc)), 0 where icc is below 0. What a run adds to the
+    effects of all examples alike counts as disagreement, although no ranking sees it; `icc_consistency` is
+    the ICC without it. NaN where all effects are one number.
+
+    Of every example, [query, window, train]: `mean`, `deviation` over runs, `standard_error`, `low` and
+    `high` (a t-interval at `level`), `sign_certainty` (that the expected effect has the sign of the mean) and
+    `effect_size` = mean / deviation. `examples`: only so many are left out, drawn with `seed`; the others are
+    NaN.
 
     `store`: a folder that keeps the effects of each run: a call that was killed continues, and more runs are
     added to those that are there. It is of one run, query and choice of windows; another is refused.
@@ -175,7 +177,7 @@ def ceiling_of(
             "effects": (("run", *_EACH), stacked, written(better_of(query))),
             "accuracy": (("run",), np.array([each.accuracy for each in every])),
             "seconds": (("run",), np.array(seconds)),
-            **_agreements(effects),
+            **agreements(effects),
             **_examples(effects, level),
         },
         coords={
@@ -228,7 +230,7 @@ def _values(trajectory: Trajectory, query: Query) -> np.ndarray:
         return query.at(trajectory.workload_at(last), theta)(theta).cpu().numpy()
 
 
-def _agreements(effects: Tensor) -> dict[str, Any]:
+def agreements(effects: Tensor) -> dict[str, Any]:
     """How the runs of effects [run, query, window, train] agree, and what an estimate can then reach."""
     known = effects[..., effects.isfinite().flatten(0, -2).all(0)]
     runs, total = len(known), known.sum(0)

@@ -21,7 +21,7 @@ from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged
 from influencekit._verbs.compare_ceiling import Moves, of_ceiling, repeats_of
-from influencekit._verbs.cross_seed import SharedExamples, across_seeds
+from influencekit._verbs.cross_seed import SharedExamples, with_cross_agreement
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
 from influencekit._verbs.results import (
@@ -29,6 +29,7 @@ from influencekit._verbs.results import (
     check_windows,
     class_labels,
     examples,
+    intercept_of,
     require_run,
     run_of,
     windows_among,
@@ -75,7 +76,8 @@ def compare(
     (`metrics.border_ties`); `seconds` [estimator, seed], `training_seconds` [seed] (NaN for a recorded run),
     `accuracy` [seed] on the test set, and `label` [seed, train], the examples' classes, where they have some.
     Their ids are the coordinate `train`; where seeds draw different examples, `example` [seed, train]. The
-    coordinate `run` [seed] tells the runs apart.
+    coordinate `run` [seed] tells the runs apart. `intercept` [estimator, seed, query, window] is added to
+    sums of scores, where an estimator has one (`dit:centre=0.5`); it is 0 for the others.
 
     `top`: the Jaccard similarity is that of the highest 30 % by signed value, unless you ask for "abs", by
     absolute value, or "harmful", the most harmful ones.
@@ -124,6 +126,7 @@ def compare(
     query = resolve("query", query)
     words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
+    intercepts: list[list[xr.DataArray]] = []
     seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
     names_of_runs: list[str] = []
     used, measured = list[int](), list[xr.Dataset]()
@@ -139,7 +142,7 @@ def compare(
         accuracy.append(trajectory.attrs.get("accuracy", np.nan))
         names.append(examples(problem))
         labels.append(class_labels(problem))
-        found, spent = [], []
+        found, spent, added = [], [], []
         if shared is not None:
             shared.add(seed, problem)
         if repeats is not None:
@@ -151,28 +154,38 @@ def compare(
             result = there[0] if there else estimate(trajectory, query, method, chosen)
             spent.append(there[1] if there else time.perf_counter() - began)
             found.append(result.influence)
+            added.append(intercept_of(result))
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
-            if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):
+            said = result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; ")
+            own = method.caution(trajectory)
+            if own and f"{name}: {own}" not in beware:
+                beware.append(f"{name}: {own}")
+            if zero := said.removeprefix(own).removeprefix("; "):
                 beware.append(f"{name}{_which(workload, seed)}: {zero}")
         rows.append(found)
+        intercepts.append(added)
         names_of_runs.append(run_of(trajectory, query))
         seconds.append([*spent, training])
         digits.append(last_digits(trajectory, query, chosen))
         if each is not None:
-            together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
+            names_of = xr.DataArray(list(methods), dims="estimator", name="estimator")
+            together = {"influence": xr.concat(found, names_of), "intercept": xr.concat(added, names_of)}
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
             whose |= {"run": names_of_runs[-1], **asked(trajectory)}
-            each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
+            each(seed, trajectory, xr.Dataset(together, attrs=whose))
     result = _assemble(
         rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
     )
     exact = [Claim.EXACT in method.claims for method in methods.values()]
     result["ties"] = _ties(result, exact, torch.stack(digits), side)
+    if any(one.values.any() for added in intercepts for one in added):
+        values = np.stack([[one.values for one in added] for added in intercepts], 1)
+        result["intercept"] = ("estimator", "seed", "query", "window"), values
     if repeats is not None:
         result = result.assign(repeats.variables(result, measured, side)).assign_attrs(repeats.attrs)
         result["of_ceiling"] = of_ceiling(result)
     if shared is not None:
-        result = _across(result, shared, side)
+        result = with_cross_agreement(result, shared, side)
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
     result = result.assign_coords(run=("seed", names_of_runs)).assign_attrs(asked(trajectory))
@@ -252,18 +265,6 @@ def _ties(
         [torch.maximum(o, digits.cpu().to(o)) if e else o for o, e in zip(own, exact, strict=True)]
     )
     return ("estimator", "seed", "query", "window"), border_ties(scores, top=top, resolution=known).numpy()
-
-
-def _across(result: xr.Dataset, shared: SharedExamples, top: Top) -> xr.Dataset:
-    """The result with `cross_agreement`, or with the reason why it has none."""
-    seeds = result.sizes["seed"]
-    if why := shared.why_not if seeds > 1 else "there is one seed; name several":
-        return result.assign_attrs(cross_note=why)
-    scores = torch.from_numpy(result.influence.transpose("estimator", "seed", ...).values)
-    scores = scores[..., scores.isfinite().flatten(0, -2).all(0)]
-    reference = scores[result.estimator.values.tolist().index(result.attrs["reference"])]
-    found = across_seeds(scores, reference, top).numpy()
-    return result.assign(cross_agreement=(("estimator", "metric", "query", "window"), found))
 
 
 def _side(query: Query, top: Top) -> Top:

@@ -47,7 +47,8 @@ def estimate(
     the coordinate `train`, and by `label`, their class, where they have one. Sign:
     removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
     better. An estimator that averages over runs also gives `standard_error` [query, window, train]. A sum of
-    scores is first order, too, and holds less far than a single one: `remove` says how far.
+    scores is first order, too, and holds less far than a single one: `remove` says how far. Scores for sets
+    (`dit:centre=0.5`) come with `intercept` [query, window], which is added to their sum.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
     it, scores that are not finite.
 
@@ -76,6 +77,7 @@ def estimate(
             raise DivergedError(
                 f"{label(estimator)} gave scores that are NaN or infinite, and does not say why"
             )
+        intercept = estimator.intercept(trajectory, query, chosen, scores)
     attrs = about(trajectory, query, estimator)
     said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
     attrs |= {"caution": "; ".join(said)} if said else {}
@@ -83,7 +85,7 @@ def estimate(
     variables = {"influence": (dims, scores.cpu().numpy(), better)}
     if errors is not None:
         variables["standard_error"] = dims, errors.detach().cpu().numpy(), {}
-    return xr.Dataset(
+    found = xr.Dataset(
         variables,
         coords={
             "query": labels,
@@ -92,3 +94,6 @@ def estimate(
         },
         attrs=attrs,
     )
+    if intercept is not None:
+        found["intercept"] = ("query", "window"), intercept.cpu().numpy()
+    return found

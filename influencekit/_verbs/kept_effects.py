@@ -115,7 +115,7 @@ def _compared(path: Path, mine: Mapping[str, Any]) -> str:
     """A digest of what the folder is of. Errors: it is of something else, naming what differs."""
     try:
         theirs, known = read_sealed(path / _HEAD, indent=1)
-        if not known or theirs.keys() != {*mine, *_FORM}:
+        if not known or theirs.keys() != {*mine, *_FORM} or not isinstance(theirs["run"], dict):
             raise ValueError("it has other entries")
     except (OSError, ValueError, TypeError) as error:
         why = getattr(error, "strerror", None) or error
@@ -123,8 +123,9 @@ def _compared(path: Path, mine: Mapping[str, Any]) -> str:
             f"{path / _HEAD} is damaged ({why}); delete {path}, and the runs are retrained"
         ) from error
     own = {_FORM[0]: SCHEMA, **json.loads(json.dumps(mine))}
-    if wrong := [name for name in own if theirs[name] != own[name]]:
-        there, here = (str(each[wrong[0]]) for each in (theirs, own))
+    flat = [{**each, **each["run"]} for each in (theirs, own)]
+    if wrong := [name for name in flat[1] if name != "run" and flat[0].get(name) != flat[1][name]]:
+        there, here = (str(each.get(wrong[0])) for each in flat)
         shown = "" if max(len(there), len(here)) > 60 else f" (there {there}, here {here})"
         raise StoreError(
             f"{path} keeps the effects of something else: {', '.join(wrong)} differ{shown}; name a new folder"

@@ -19,7 +19,16 @@ from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import Windows, examples, require_run, run_of, window_coords, windows_of
+from influencekit._verbs.moved_runs import check_runs, sums_of_moved_runs
+from influencekit._verbs.results import (
+    Windows,
+    examples,
+    intercept_of,
+    require_run,
+    run_of,
+    window_coords,
+    windows_of,
+)
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Average, Estimator, Query
@@ -109,14 +118,18 @@ def remove(
     removal: Removal = "global",
     parts: int = 3,
     average: Average | str | Any = None,
+    runs: int | None = None,
+    moved: float = 0.001,
 ) -> xr.Dataset:
     """What being without a whole set of examples does: the sum of their scores, and retraining without all.
 
     `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order. The
     result has `influence` [query, window, train], the score of each, the strongest first; `estimate` [query,
-    window], their sum, which is what first order says of the set; `retrained` [query, window]; `before` and
-    `after` [query, window], the query's values at the end of the window (where a window of global removal
-    starts later, `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
+    window], their sum, which is what first order says of the set (for scores for sets, with their
+    `intercept`: take `dit:centre=A` where the set leaves about the fraction A of the examples in);
+    `retrained` [query, window]; `before` and `after` [query, window], the query's values at the end of the
+    window (where a window of global removal starts later, `after` is before + retrained); `accuracy_before`
+    and `accuracy_after` [window] there.
 
     How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
     for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
@@ -124,10 +137,21 @@ def remove(
     queries and the window that is worst: "the sum has the wrong sign from 50 examples on". `average`: as of
     `estimate`.
 
+    Ids that were chosen by these scores have a biased sum: some score low by the chance of this run alone.
+    `runs`, say 9, trains the run eight times more, its start moved by the fraction `moved` of each tensor.
+    Added are `estimate_crossfit` [query, window], the sum on runs that did not choose, with `low` and `high`,
+    the 95 % interval of its expected value, and `run_low`, `run_high`, where one more run's sum would lie;
+    `estimate_shrunk`, the sum predicted from all runs; `icc`, the fraction of the scores' variance that runs
+    have in common; `estimate_runs` and `retrained_runs` [run, query, window], sum and truth on each. If the
+    ids are the k lowest or highest by mean score, every run chooses its own k in turn; else the others sum
+    over these ids. `verdict` then says, too, which part of the error is the choice: nothing of this mends
+    that single scores do not add up.
+
     Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
-    batching is faster; parts=1 trains only without the whole set. Batches keep their divisor: a step that
-    loses all its examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that
-    no example has, none at all, a set that leaves nothing to train on.
+    batching is faster; parts=1 trains only without the whole set; for each moved run two trainings and the
+    estimate. Batches keep their divisor: a step that loses all its examples has zero loss gradient, and
+    weight decay and momentum still act. Errors: an id that no example has, none at all, a set that leaves
+    nothing to train on; fewer than three runs.
 
     Example:
 
@@ -141,6 +165,7 @@ def remove(
     """
     require_run(trajectory)
     whole_number("parts", parts, 1)
+    check_runs(runs, moved)
     workload = trajectory.workload
     positions = positions_of(workload, ids)
     left = torch.ones(workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
@@ -156,11 +181,19 @@ def remove(
     if not np.isfinite(found).all():
         raise InputError("some of these examples have no score (NaN); estimate them anew, or name others")
     sizes = part_sizes(len(positions), parts)
-    estimates = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
+    sums = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
+    estimates = sums + intercept_of(scores).transpose("query", "window").values[..., None]
     before = _values(trajectory, query, among)
     truth, accuracy = _without(trajectory, query, [positions[:n] for n in sizes], among)
     check_finite(truth[..., -1:], [Weighting(positions)])
     shown = truth.cpu().numpy()
+    said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)
+    others, attrs = dict[str, Any](), dict[str, Any]()
+    if runs is not None:
+        others, attrs = sums_of_moved_runs(
+            trajectory, query, estimator, scores, positions.numpy(), shown[..., -1], among, runs, moved
+        )
+        said = f"{said}; {attrs.pop('verdict_runs')}"
     return xr.Dataset(
         {
             "influence": (("query", "window", "train"), found),
@@ -172,9 +205,10 @@ def remove(
             "accuracy_after": (("window",), accuracy[1]),
             "part_estimate": (("query", "window", "part"), estimates),
             "part_retrained": (("query", "window", "part"), shown),
+            **others,
         },
         coords={**_coords(scores, positions.tolist(), among), "part": sizes},
-        attrs={**_attrs(scores), "verdict": worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)},
+        attrs={**_attrs(scores), **attrs, "verdict": said},
     )
 
 
@@ -226,10 +260,10 @@ def scored(
                 f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
                 f"them, {value!r} here; estimate them anew"
             )
-    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     own = [str(each) for each in examples(trajectory.workload)]
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
+    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     return query, estimator, [window.check(trajectory.steps) for window in windows_of(estimator)]
 
 

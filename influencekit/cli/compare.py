@@ -85,15 +85,15 @@ __all__ = ["compare"]
 @click.option(
     "--evaluate",
     metavar="NAMES",
-    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor, or one of "
-    "a plugin (influencekit list evaluations). Joined by commas, each with options if you like: "
+    help="More than agreement, by retraining: lds, leave-k-out, brittleness, qld, mislabel-auc, taylor, or "
+    "one of a plugin (influencekit list evaluations). Joined by commas, each with options if you like: "
     "lds:m=200,brittleness.",
 )
 @click.option(
     "--subsets",
     type=PATH,
     metavar="DIR",
-    help="A folder for the models that --evaluate retrains (lds, leave-k-out), and for what --ceiling "
+    help="A folder for the models that --evaluate retrains (lds, leave-k-out, qld), and for what --ceiling "
     "repeats. What is there is not retrained: a call that was killed continues, another query or estimator "
     "costs no retraining of such models.",
 )

@@ -23,9 +23,9 @@ class ExpectedLOO(Estimator):
         effect_j = 1/R sum_r [q(run r without j) - q(run r)],   standard error = deviation over r / sqrt(R)
 
     One run is the recorded one. The others are its plan trained again, from initial parameters of which each
-    tensor is moved by the fraction `moved` of its RMS (seeds 1 to `runs` - 1). In a network with corners, such
-    as ReLU, so small a move changes the effects of single examples. `ceiling` says how well one run knows
-    their mean.
+    tensor is moved by the fraction `moved` of its RMS (seeds 1 to `runs` - 1). In a network with corners,
+    such as ReLU, so small a move changes the effects of single examples. `ceiling` says how well one run
+    knows their mean.
 
     `examples`, `seed` and `strategy`: as of `loo`, in each run. Shapes: [query, window, train]; `estimate`
     has its `standard_error` as well. Sign: removal minus full. Cost: R times `loo`, and R - 1 training runs.

@@ -10,6 +10,7 @@ from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.examples import extremes, timeline
 from influencekit.plot.predicted import predicted
 from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
+from influencekit.plot.trust import trust_by_window
 
 __all__ = [
     "COLOURS",
@@ -23,5 +24,6 @@ __all__ = [
     "predicted",
     "scatter",
     "timeline",
+    "trust_by_window",
     "whole_numbers",
 ]
