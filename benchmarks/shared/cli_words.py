@@ -127,6 +127,8 @@ OPTIONS: dict[str, Options] = {
         "--seeds": of("0 0-1 3,5", "", "1-0 0,0 ² -1 0-99999999 x 0--1 ٣ 1_0", "", LONG, "9" * 25),
         "--evaluate": of("", "lds:m=3 mislabel-auc", "lds:m=1 x", ""), "--subsets": perhaps(places("")),
         "--jaccard": of("signed abs", "", "x"), "--out": places(""),
+        "--ceiling": of("", "0.01 moved=0.1 seeds 1e-3", "0 x nan inf moved= -0.1", ""), "--cross-seed": None,
+        "--ceiling-runs": of("", "2 3", "0 1 ² x", "", LONG),
         "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
     },
     "plot": {"--out": places(""), "--code": perhaps(of("good.py:work")), "--data-dir": of("", "none")},

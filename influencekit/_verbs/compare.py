@@ -21,7 +21,7 @@ from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged
 from influencekit._verbs.compare_ceiling import Moves, of_ceiling, repeats_of
-from influencekit._verbs.cross_seed import SharedExamples, across_seeds
+from influencekit._verbs.cross_seed import SharedExamples, with_cross_agreement
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
 from influencekit._verbs.results import (
@@ -185,7 +185,7 @@ def compare(
         result = result.assign(repeats.variables(result, measured, side)).assign_attrs(repeats.attrs)
         result["of_ceiling"] = of_ceiling(result)
     if shared is not None:
-        result = _across(result, shared, side)
+        result = with_cross_agreement(result, shared, side)
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
     result = result.assign_coords(run=("seed", names_of_runs)).assign_attrs(asked(trajectory))
@@ -265,18 +265,6 @@ def _ties(
         [torch.maximum(o, digits.cpu().to(o)) if e else o for o, e in zip(own, exact, strict=True)]
     )
     return ("estimator", "seed", "query", "window"), border_ties(scores, top=top, resolution=known).numpy()
-
-
-def _across(result: xr.Dataset, shared: SharedExamples, top: Top) -> xr.Dataset:
-    """The result with `cross_agreement`, or with the reason why it has none."""
-    seeds = result.sizes["seed"]
-    if why := shared.why_not if seeds > 1 else "there is one seed; name several":
-        return result.assign_attrs(cross_note=why)
-    scores = torch.from_numpy(result.influence.transpose("estimator", "seed", ...).values)
-    scores = scores[..., scores.isfinite().flatten(0, -2).all(0)]
-    reference = scores[result.estimator.values.tolist().index(result.attrs["reference"])]
-    found = across_seeds(scores, reference, top).numpy()
-    return result.assign(cross_agreement=(("estimator", "metric", "query", "window"), found))
 
 
 def _side(query: Query, top: Top) -> Top:

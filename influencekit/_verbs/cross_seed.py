@@ -5,6 +5,7 @@ from itertools import permutations
 from typing import Any
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from influencekit._training.workload import Workload
@@ -12,7 +13,7 @@ from influencekit._trajectory.fingerprint import shared_contents
 from influencekit._verbs.results import examples
 from influencekit.metrics import METRICS, Top, agreement
 
-__all__ = ["SharedExamples", "across_seeds"]
+__all__ = ["SharedExamples", "across_seeds", "with_cross_agreement"]
 
 
 class SharedExamples:
@@ -59,3 +60,15 @@ def across_seeds(scores: Tensor, reference: Tensor, top: Top) -> Tensor:
         return torch.full(shape, torch.nan, dtype=torch.float64, device=scores.device)
     found = [agreement(scores[a], reference[b].expand_as(scores[a]), top) for a, b in pairs]
     return torch.stack(found).nanmean(0).movedim(-1, 1)
+
+
+def with_cross_agreement(result: xr.Dataset, shared: SharedExamples, top: Top) -> xr.Dataset:
+    """The result with `cross_agreement`, or with the reason why it has none."""
+    seeds = result.sizes["seed"]
+    if why := shared.why_not if seeds > 1 else "there is one seed; name several":
+        return result.assign_attrs(cross_note=why)
+    scores = torch.from_numpy(result.influence.transpose("estimator", "seed", ...).values)
+    scores = scores[..., scores.isfinite().flatten(0, -2).all(0)]
+    reference = scores[result.estimator.values.tolist().index(result.attrs["reference"])]
+    found = across_seeds(scores, reference, top).numpy()
+    return result.assign(cross_agreement=(("estimator", "metric", "query", "window"), found))
