@@ -31,7 +31,8 @@ LAYERS = {
         _training/losses _training/optimizer _training/optimizers/__init__ _training/optimizers/adam
         _training/optimizers/matrices _training/optimizers/moments _training/optimizers/root
         _training/optimizers/sgd _training/optimizers/squares _training/parts _training/pieces
-        _training/plan _training/push _training/reverse _training/schedules _training/state _training/step
+        _training/plan _training/push _training/reverse _training/schedules _training/spread _training/state
+        _training/step
         _training/traced _training/workload
     """,
     "a recorded run": """
