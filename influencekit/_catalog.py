@@ -24,6 +24,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "sgd-influence": "influencekit.estimators.sgd_influence:SGDInfluence",
             "if": "influencekit.estimators.influence_function:InfluenceFunction",
             "loo": "influencekit.estimators.loo:LOO",
+            "expected-loo": "influencekit.estimators.expected_loo:ExpectedLOO",
         },
         "query": {
             "test-loss": "influencekit.queries:TestLoss",
@@ -49,6 +50,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "lds": "influencekit.evaluation.lds:LDS",
             "leave-k-out": "influencekit.evaluation.leave_k_out:LeaveKOut",
             "brittleness": "influencekit.evaluation.brittleness:Brittleness",
+            "qld": "influencekit.evaluation.qld:QLD",
             "mislabel-auc": "influencekit.evaluation.mislabel:MislabelAUC",
             "taylor": "influencekit.evaluation.taylor:TaylorSlope",
         },

@@ -166,6 +166,12 @@ class Estimator(ABC):
         (`loo:examples=32`). For a number that cannot be computed, raise `InputError`.
         """
 
+    def scores_and_errors(
+        self, trajectory: Trajectory, query: Query, windows: Sequence[Window]
+    ) -> tuple[Tensor, Tensor | None]:
+        """`scores`, and their standard errors, which those of means over runs have; `estimate` calls it."""
+        return self.scores(trajectory, query, windows), None
+
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:

@@ -274,9 +274,17 @@ def test_results_say_for_which_sets_they_are():
     assert again.predicted.sizes["estimator"] == 3
 
 
+def test_what_asks_about_single_examples_is_refused_in_one_line():
+    run = recorded("sgd")
+    with pytest.raises(InputError, match="these scores are for sets"):
+        ik.trust(run, "test-loss", CENTRED)
+    with pytest.raises(InputError, match="these are for sets"):
+        ik.remove(run, "test-loss", run.workload.train_ids[:4], CENTRED, runs=3)
+
+
 def test_the_command_line_says_so(tmp_path):
     store = tmp_path / "run.zarr"
     run_cli("record", TINY, "--store", store)
     out = run_cli("estimate", store, "--estimator", "dit:centre=0.5").output
-    assert "for sets that leave about 12 of the 24 examples in" in out
+    assert "for sets that leave about 12 of the 24 examples in" in out and "trust" not in out
     assert "centre" in fails("estimate", store, "--estimator", "dit:centre=2", code=2)

@@ -39,7 +39,15 @@ class Concentration(ik.Evaluation):
 
 
 @parametrize_with_checks(
-    ["lds", "lds:m=12:fraction=0.25", "leave-k-out:k=1+3:groups=12", "brittleness", "mislabel-auc", "taylor"]
+    [
+        "lds",
+        "lds:m=12:fraction=0.25",
+        "leave-k-out:k=1+3:groups=12",
+        "brittleness",
+        "qld:fraction=0.1+0.3:draws=4",
+        "mislabel-auc",
+        "taylor",
+    ]
 )
 def test_conformance(subject, check):
     check(subject)

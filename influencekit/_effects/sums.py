@@ -11,7 +11,7 @@ import numpy as np
 
 from influencekit.windows import Window
 
-__all__ = ["part_sizes", "verdict", "worst_verdict"]
+__all__ = ["part_sizes", "selected_verdict", "verdict", "worst_verdict", "worst_window"]
 
 NEAR = 0.25  # of the truth; what is further off is told as a factor
 
@@ -62,11 +62,42 @@ def worst_verdict(
     sizes: Sequence[int], estimate: np.ndarray, retrained: np.ndarray, windows: Sequence[Window]
 ) -> str:
     """The verdict on the window that is furthest off, of sums and truths [window, part], and which it is."""
-
-    def off(k: int) -> float:
-        e, r = estimate[k, -1], retrained[k, -1]
-        return float(abs(e - r) / abs(r)) if r else float(bool(e)) * math.inf
-
-    worst = max(range(len(windows)), key=off)
+    worst = worst_window(estimate[:, -1], retrained[:, -1])
     said = verdict(sizes, estimate[worst], retrained[worst])
     return said if len(windows) == 1 else f"in window {windows[worst]}, the worst of {len(windows)}: {said}"
+
+
+def worst_window(estimate: np.ndarray, retrained: np.ndarray) -> int:
+    """The window whose sum [window] is furthest off what retraining shows [window]."""
+
+    def off(k: int) -> float:
+        e, r = estimate[k], retrained[k]
+        return float(abs(e - r) / abs(r)) if r else float(bool(e)) * math.inf
+
+    return max(range(len(estimate)), key=off)
+
+
+def selected_verdict(
+    count: int, runs: int, chosen: float, others: Sequence[float], same: float, joint: float, retrained: float
+) -> str:
+    """One sentence about the sum of `count` examples on the run that chose them and on runs that did not.
+
+    `others`: the sum on runs that did not choose, and its interval; `same`: the sum of these very examples
+    on the moved runs, `joint`: what retraining without them shows there, on average. The difference of sum
+    and retraining is the choice, chosen - same; that effects do not add up, same - joint; and the one run
+    that was retrained, joint - retrained. The largest is named where the sum is off by more than a quarter.
+    """
+    value, low, high = others
+    said = (
+        f"the sum over the {count} chosen is {chosen:+.2g}; on {runs} runs that did not choose them it is "
+        f"{value:+.2g} [{low:+.2g}, {high:+.2g}], where retraining without them shows {joint:+.2g}"
+    )
+    if not abs(chosen - retrained) > NEAR * abs(retrained):
+        return said
+    parts = {
+        "the choice": chosen - same,
+        "that single scores do not add up to the effect of all": same - joint,
+        "that one run differs from the next": joint - retrained,
+    }
+    largest = max(parts, key=lambda cause: abs(parts[cause]))
+    return f"{said}; what the sum is off is mostly {largest} ({parts[largest]:+.2g})"

@@ -60,15 +60,15 @@ __all__ = ["compare"]
 @click.option(
     "--evaluate",
     metavar="NAMES",
-    help="More than agreement, by retraining: lds, leave-k-out, brittleness, mislabel-auc, taylor, or one of "
-    "a plugin (influencekit list evaluations). Joined by commas, each with options if you like: "
+    help="More than agreement, by retraining: lds, leave-k-out, brittleness, qld, mislabel-auc, taylor, or "
+    "one of a plugin (influencekit list evaluations). Joined by commas, each with options if you like: "
     "lds:m=200,brittleness.",
 )
 @click.option(
     "--subsets",
     type=PATH,
     metavar="DIR",
-    help="A folder for the models that --evaluate retrains (lds, leave-k-out). What is there is not "
+    help="A folder for the models that --evaluate retrains (lds, leave-k-out, qld). What is there is not "
     "retrained: a call that was killed continues, another query or estimator costs no retraining.",
 )
 @click.option(

@@ -58,7 +58,8 @@ FORMATS = (".zarr", ".nc", ".csv")
     show_default=True,
     help="Can the scores be believed? retrain = agreement with retraining without 16 random examples; smooth "
     "= does training answer in proportion when 4 random examples lose weight (two trainings); auto takes the "
-    "first for small models, the second for large ones.",
+    "first for small models, the second for large ones. Where retrain is low, it also says which windows can "
+    "be believed.",
 )
 @click.option(
     "--verify-top",
@@ -83,10 +84,17 @@ FORMATS = (".zarr", ".nc", ".csv")
     help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
     "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count.",
 )
+@click.option(
+    "--runs",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="--remove also trains N - 1 runs whose start is moved by a thousandth, and sums over the set there: "
+    "if it was chosen by these scores, their own sum is biased.",
+)
 @shared("escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
-    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
+    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
     escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
@@ -97,12 +105,14 @@ def estimate(
     \b
       influencekit estimate run.zarr
       influencekit estimate run.zarr --verify-top 20
-      influencekit estimate run.zarr --remove suspects.txt
+      influencekit estimate run.zarr --remove suspects.txt --runs 9
       influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
     if out and Path(out).suffix not in FORMATS:
         raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    if runs and not remove:
+        raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
     check_places({"--out": out})
     with new_file(out) as path:
         with working():
@@ -128,7 +138,7 @@ def estimate(
                 verified = ik.verify_top(trajectory, asked, scores, verify_top, which)
                 verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
             if ids:
-                removed = ik.remove(trajectory, asked, ids, scores)
+                removed = ik.remove(trajectory, asked, ids, scores, runs=runs)
                 removed.attrs["seconds"] = time.perf_counter() - began
             result = by_seed(scores, trajectory, store)
             result = retrained.attach(result, verified, removed)
@@ -155,14 +165,30 @@ def estimate(
 def _trust(
     trajectory: Trajectory, query: Query, estimator: Estimator, scores: xr.Dataset, method: Any
 ) -> dict[str, Any]:
-    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth."""
+    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth, and for sets.
+
+    Where it is low, and windows can be retrained together, other windows say what may be believed.
+    """
     import influencekit as ik
 
     exact = ik.Claim.EXACT in estimator.claims
-    if method == "none" or (method == "auto" and exact):
+    if method == "none" or (method == "auto" and (exact or "intercept" in scores)):
         return {}
     began = time.perf_counter()
     found = ik.trust(trajectory, query, scores, method)
     about = {f"trust_{name}": value for name, value in found.attrs.items()}
-    about |= {f"trust_{n}": found[n].item() for n in ("pearson", "spearman", "scale") if n in found}
-    return {"trust": found.trust.item(), **about, "trust_seconds": time.perf_counter() - began}
+    about |= {f"trust_{n}": found[n].mean().item() for n in ("pearson", "spearman") if n in found}
+    about |= {"trust_scale": found.check_value.sel(check="scale").item()}
+    if found.sizes["window"] > 1:
+        about["trust_by_window"] = found.trust.values.tolist()
+    elif (
+        found.overall < found.limit
+        and found.method == "retrain"
+        and ik.Claim.WINDOWED in estimator.claims
+        and trajectory.ending is None
+        and "average" not in scores.attrs
+    ):
+        about["trust_believed"] = ik.trust(trajectory, query, estimator, method, windows="horizons").believed
+    else:
+        del about["trust_believed"]  # of one window it says nothing more
+    return {"trust": found.overall.item(), **about, "trust_seconds": time.perf_counter() - began}

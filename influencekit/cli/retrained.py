@@ -37,7 +37,7 @@ def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset 
     window] of the verified examples; `removed` [train] marks the set, `removed_estimate`, `..._retrained`,
     `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after` [window] are its,
     `removed_part_estimate`, `..._retrained` [query, window, part] those of its parts, and the attr
-    `removed_verdict` says how far their sum holds.
+    `removed_verdict` says how far their sum holds. With --runs also what `remove` adds of other runs.
     """
     ids = result.example.isel(seed=0).values.tolist()
     if verified is not None:
@@ -58,7 +58,8 @@ def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset 
         for name in [str(n) for n in removed.data_vars if n != "influence"]:
             result[f"removed_{name}"] = removed[name].dims, removed[name].values
         result = result.assign_coords(part=removed.part.values)
-        result.attrs["removed_verdict"] = removed.attrs["verdict"]
+        said = {n: removed.attrs[n] for n in ("verdict", "runs", "moved", "chosen") if n in removed.attrs}
+        result.attrs |= {f"removed_{name}": value for name, value in said.items()}
     return result
 
 
@@ -122,6 +123,10 @@ def print_removed(removed: xr.Dataset) -> None:
         rows.append(
             _effect(f"{int(removed.part[k])} strongest of them", before, before + change, change, total)
         )
+    if windows == 1 and "retrained_runs" in removed:
+        change, total = float(removed.retrained_runs.mean()), float(mean.estimate_crossfit[0])
+        moved = f"mean of {removed.sizes['run']} moved runs"
+        rows.append([moved, "", "", f"{change:+.3e}", f"{total:+.3e}"])
     head = ["window" if windows > 1 else "", "with all", "without", "change", "sum of scores"]
     count = removed.sizes["train"]
     title = f"without all {count} examples of the set, retrained ({removed.attrs['seconds']:.1f} s)"

@@ -16,13 +16,16 @@ from torch import Tensor
 from influencekit._arguments import check_seed, whole_number
 from influencekit._direction import better_of, ends, most, written
 from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite
+from influencekit._effects.selection import crossfitted, extremes, shrunk
 from influencekit._labelled import dataset_of
 from influencekit._statistics import Statistic, format_percent, over_seeds, several_seeds
 from influencekit._training.batch import select
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.moved_runs import check_runs, moved_scores
 from influencekit._verbs.results import intercept_of
 from influencekit.evaluation.retraining import draw_seed, random_sets, sizes
+from influencekit.evaluation.scoring import require_estimators
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, mean_over, new_figure
 from influencekit.progress import track
@@ -33,6 +36,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Brittleness"]
+
+_SUMS = {  # a sum of scores: what its rows in the table begin with
+    "predicted": "sum of scores, ",
+    "predicted_crossfit": "sum on other runs, ",
+    "predicted_shrunk": "sum shrunk, ",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,10 @@ class Brittleness(Evaluation):
     window, k] and `control_flips` [window, k]: the fraction of the queries whose example the model then
     classifies otherwise (one logit: above 0; several: the largest).
 
+    With `runs` of 3 or more, `predicted` has company, as in `remove`: `predicted_crossfit`, the sum on runs
+    whose start is `moved` and that did not choose, with its interval `predicted_low`, `predicted_high`, and
+    `predicted_shrunk`. Cost: runs - 1 trainings, and the estimators on each.
+
     `k` is 1, 4, 16, ... up to a quarter of the examples unless you say. Cost: 2 k queries training runs an
     estimator (equal sets once), k draws for the control, divided by what batching gains. Source: Ilyas et
     al. 2022, section 4.2; Park et al. 2023.
@@ -73,15 +86,20 @@ class Brittleness(Evaluation):
     queries: int = 16
     seed: int = 0
     strategy: Strategy = "auto"
+    runs: int | None = None
+    moved: float = 0.001
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_runs(self.runs, self.moved)
         whole_number("draws", self.draws, 1)
         whole_number("queries", self.queries, 1)
         check_seed("seed", self.seed)
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
         sizes(workload.n_train, self.k)
+        if self.runs:
+            require_estimators(estimators)
 
     def run(
         self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
@@ -129,6 +147,10 @@ class Brittleness(Evaluation):
             "predicted": (dims, predicted),
             "control": (("draw", "query", "window", "k"), control),
         }
+        if self.runs:
+            others = moved_scores(trajectory, query, estimators, windows, self.runs, self.moved)
+            every = np.concatenate([scores.influence.values[None], others])[:, :, some]
+            said |= {n: (dims, values) for n, values in _sums_on_others(every, ks, removed).items()}
         if watched.examples:
             said["flips"] = ("estimator", "removed", "window", "k"), flips[0].mean(0)
             said["control_flips"] = ("window", "k"), flips[1].mean((0, 1))
@@ -139,7 +161,13 @@ class Brittleness(Evaluation):
                 "removed": [word for word, _ in removed],
                 "k": list(ks),
             },
-            attrs={"draws": draws, "seed": self.seed, "queries": len(some), **written(better)},
+            attrs={
+                "draws": draws,
+                "seed": self.seed,
+                "queries": len(some),
+                **written(better),
+                **({"runs": self.runs, "moved": self.moved} if self.runs else {}),
+            },
         )
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
@@ -152,6 +180,8 @@ class Brittleness(Evaluation):
                 row[removed] = over_seeds(one.effect.sel(removed=removed))
                 if flips:
                     row[f"{removed}_flips"] = over_seeds(one.flips.sel(removed=removed))
+                for of in _SUMS if "runs" in result.attrs else ():
+                    row[f"{removed}_{of}"] = over_seeds(one[of].sel(removed=removed))
             found[name] = row
         control = {"effect": over_seeds(result.control)}
         if flips:
@@ -164,6 +194,11 @@ class Brittleness(Evaluation):
             ("", "", "effect", _format_effect), ("flipped, ", "_flips", "flips", format_percent)
         ]  # fmt: skip
         rows: dict[tuple[str, str], list[Any]] = {}
+        for of, word in _SUMS.items() if "runs" in result.attrs else ():
+            for removed in result.removed.values.tolist():
+                for name, row in found["estimators"].items():
+                    cells = [_format_effect(value, several) for value in row[f"{removed}_{of}"]]
+                    rows[word + most(removed), name] = cells
         for word, end, key, text in kinds[: len(found["control"])]:
             for removed in result.removed.values.tolist():
                 for name, row in found["estimators"].items():
@@ -214,6 +249,24 @@ def _own(result: Any) -> xr.Dataset:
     """The result itself. Errors: not that of this evaluation."""
     names, dims = ("effect", "control", "removed", "k", "estimator"), ("estimator", "removed", "k", "draw")
     return dataset_of("brittleness", "a result of brittleness", result, names, ("draws",), dims)
+
+
+def _sums_on_others(
+    scores: np.ndarray, ks: Sequence[int], removed: Sequence[tuple[str, int]]
+) -> dict[str, np.ndarray]:
+    """Sums [estimator, removed, query, window, k] of scores [run, estimator, query, window, train], the first
+    of which chose: on other runs with their interval, and shrunk."""
+    names = ("predicted_crossfit", "predicted_low", "predicted_high", "predicted_shrunk")
+    shape = (scores.shape[1], len(removed), *scores.shape[2:4], len(ks))
+    found = {name: np.zeros(shape) for name in names}
+    for r, (_, side) in enumerate(removed):
+        for j, k in enumerate(ks):
+            masks = extremes(scores, k, side).astype(np.float64)
+            on_others = crossfitted(np.einsum("aeqwt,beqwt->abeqw", masks, scores))
+            values = (*on_others[:3], shrunk(scores, masks[0]))
+            for name, value in zip(names, values, strict=True):
+                found[name][:, r, ..., j] = value
+    return found
 
 
 def _without(removed: str) -> str:

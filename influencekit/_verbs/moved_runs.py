@@ -1,0 +1,135 @@
+"""Scores of a run and of moved runs, and the sums over chosen examples on runs that did not choose them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from influencekit._arguments import real_number, whole_number
+from influencekit._effects.retrain import Weighting
+from influencekit._effects.selection import Sum, crossfitted, extremes, held_out, icc, shrunk
+from influencekit._effects.sums import selected_verdict, worst_window
+from influencekit._trajectory.rerun import moved, rerun
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.estimate import estimate
+from influencekit.errors import InputError
+from influencekit.estimators.loo import retraining_effects
+from influencekit.interfaces import Estimator, Query
+from influencekit.progress import track
+from influencekit.registry import resolve
+from influencekit.windows import Window
+
+__all__ = ["check_runs", "moved_run", "moved_scores", "sums_of_moved_runs"]
+
+
+def check_runs(runs: int | None, fraction: float) -> None:
+    """`runs` counts the recorded one. Errors: fewer than two moved ones, which give no interval; a fraction
+    that moves nothing."""
+    if runs is not None:
+        whole_number("runs", runs, 3)
+    real_number("moved", fraction, above=0.0)
+
+
+def moved_run(trajectory: Trajectory, fraction: float, number: int) -> Trajectory:
+    """The run trained again from a start that is moved by `fraction`; other ones by `number`, 1, 2, ..."""
+    return rerun(trajectory, start=moved(trajectory, fraction, number))
+
+
+def moved_scores(
+    trajectory: Trajectory,
+    query: Query,
+    methods: Mapping[str, Estimator],
+    windows: Sequence[Window],
+    runs: int,
+    fraction: float,
+) -> np.ndarray:
+    """Scores [run, estimator, query, window, train] of the moved ones of so many runs. Cost: a training run
+    and the estimators, for each."""
+    found = []
+    for number in track(range(1, runs), "moved runs", runs - 1):
+        other = moved_run(trajectory, fraction, number)
+        each = [estimate(other, query, method, windows).influence.values for method in methods.values()]
+        found.append(np.stack(each))
+    return np.stack(found).astype(np.float64)
+
+
+def sums_of_moved_runs(
+    trajectory: Trajectory,
+    query: Query,
+    estimator: Estimator | str | xr.Dataset,
+    scores: xr.Dataset,
+    positions: np.ndarray,
+    retrained: np.ndarray,
+    windows: Sequence[Window],
+    runs: int,
+    fraction: float,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `remove` adds about the examples at `positions`: variables, and attrs.
+
+    `retrained` [query, window] is the effect of removing them together from the recorded run.
+    """
+    if isinstance(estimator, xr.Dataset):
+        estimator = _remade(estimator)
+    method: Estimator = resolve("estimator", estimator)
+    every = [scores.influence.transpose("query", "window", "train").values.astype(np.float64)]
+    truth = []
+    for number in track(range(1, runs), "moved runs", runs - 1):
+        other = moved_run(trajectory, fraction, number)
+        every.append(estimate(other, query, method, windows).influence.values.astype(np.float64))
+        together = [Weighting(torch.from_numpy(np.sort(positions)))]
+        truth.append(retraining_effects(other, query, together, windows)[..., 0].double().cpu().numpy())
+    known: np.ndarray = np.isfinite(np.stack(every)).all(
+        (0, 1, 2)
+    )  # an estimator may score some examples only
+    mask = np.isin(np.arange(len(known)), positions)[known]
+    each = np.stack(every)[..., known]
+    sums = each @ mask.astype(np.float64)  # [run, query, window]
+    found, rule = _sum_on_others(each, mask)
+    joint = np.stack(truth)
+    dims = ("query", "window")
+    variables = {
+        "estimate_crossfit": (dims, found.value),
+        "estimate_shrunk": (dims, shrunk(each, mask)),
+        **{name: (dims, getattr(found, name)) for name in ("low", "high", "run_low", "run_high")},
+        "icc": (dims, icc(each)),
+        "estimate_runs": (("run", *dims), sums[1:]),
+        "retrained_runs": (("run", *dims), joint),
+    }
+    mean, _ = _sum_on_others(each.mean(1, keepdims=True), mask)
+    worst = worst_window(sums[0].mean(0), retrained.mean(0))
+    said = selected_verdict(
+        len(positions), runs - 1, sums[0].mean(0)[worst], [float(x[0, worst]) for x in mean[:3]],
+        sums[1:].mean((0, 1))[worst], joint.mean((0, 1))[worst], float(retrained.mean(0)[worst]),
+    )  # fmt: skip
+    return variables, {"runs": runs, "moved": fraction, "chosen": rule, "verdict_runs": said}
+
+
+def _sum_on_others(scores: np.ndarray, mask: np.ndarray) -> tuple[Sum, str]:
+    """The sum over `mask` [train] of scores [run, query, window, train], the first of which chose, on other
+    runs; and in words how it was chosen.
+
+    Where these are the k lowest or highest of the first run, by the mean over queries and windows, every run
+    chooses its own k in turn; else the other runs sum over these very ones.
+    """
+    by = scores.mean((1, 2))
+    for side, word in ((-1, "lowest"), (1, "highest")):
+        masks = extremes(by, int(mask.sum()), side)
+        if (masks[0] == mask).all():
+            pairs = np.einsum("at,bqwt->abqw", masks.astype(np.float64), scores)
+            return crossfitted(pairs), f"the {mask.sum()} {word} by the mean score"
+    return held_out(scores[1:] @ mask.astype(np.float64)), "by their ids"
+
+
+def _remade(scores: xr.Dataset) -> str:
+    """The estimator of ready scores, by its name. Errors: one that has no text form."""
+    name = str(scores.attrs.get("estimator"))
+    try:
+        resolve("estimator", name)
+    except InputError as error:
+        raise InputError(
+            f"runs= scores other runs, too, and these ready scores are of {name}, which cannot be made from "
+            "its name; pass the estimator itself"
+        ) from error
+    return name
