@@ -58,24 +58,6 @@ def _slope(figures: dict[str, Any] | None) -> list[str]:
     return [f"{figures['slope']['mean']:.2f}", "" if below is None else f"{below:.0e}"]
 
 
-def _sets(report: Report) -> Table:
-    heads = ["workload, test accuracy", "seeds", "sets", "`dit`", "summed `loo`", "centred"]
-    rows = []
-    for case, found in report["cases"].items():
-        for fraction in ("0.5", "0.9"):
-            lds, minus = found[fraction]["lds"], found[fraction]["centred_minus"]
-            cells = [f"{case}, {percent(found['accuracy']['mean'])}", str(found["seeds"])]
-            cells += ["halves" if fraction == "0.5" else "90 %"]
-            cells += [f"{lds[name]['mean']:.3f} ± {lds[name]['std']:.3f}" for name in ("dit", "loo", "centred")]
-            rows.append([*cells, *(_gain(minus[name]) for name in ("dit", "loo"))])
-    return Table([*heads, "gain over `dit`", "gain over `loo`"], rows)
-
-
-def _gain(found: dict[str, float | None]) -> str:
-    mean, low, high = (found[key] for key in ("mean", "low", "high"))
-    return f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
-
-
 def _brittleness(report: Report) -> Table:
     sizes = next(_workloads(report))[1]["test-losses"]["brittleness"]["k"]
     heads = ["workload, test accuracy", "removed, by", *(f"mean test loss, k = {k}" for k in sizes)]
@@ -132,17 +114,6 @@ PAGE = Page(
                 "methods here."
             ),
             _scores,
-        ),
-        "sets": Section(
-            "Scores for sets",
-            ("sets",),
-            lambda report: (
-                f"Setting `trained`; Spearman's correlation of predicted and retrained effects of {report['sets']} "
-                "random sets on the mean test loss, mean and deviation over seeds. `centred` is "
-                "`dit:centre=0.5` for halves and `dit:centre=0.9` for sets of 90 %; in brackets the mean gain over "
-                "`dit` and over summed `loo` with its interval at 95 %, paired by seed."
-            ),
-            _sets,
         ),
         "evaluation-brittleness": Section(
             "Brittleness",
