@@ -16,9 +16,11 @@ import influencekit as ik
 from influencekit._effects import centred as module
 from influencekit.errors import InputError
 from influencekit.evaluation import Brittleness, LeaveKOut
+from influencekit.extend import select
 from influencekit.testing import oracle
 from influencekit.testing.estimators import recorded
 from influencekit.testing.setting import windows_of
+from influencekit.testing.taped import _recorded as of_tape
 from influencekit.testing.taped import taped
 
 QUERIES = ["test-losses", "alignment"]  # the recorded run defines the second
@@ -75,6 +77,56 @@ def test_intercept_and_sum_are_the_effect_at_weight_a_and_second_order_around_it
         assert (slopes > 1.9).all(), slopes
 
 
+def adam_run(run, weights, spread=None):
+    """States of Adam by a plain loop with weights [step, train] whose v has the spread of random sets in the
+    steps that weigh less, or the one that is given [step, param]; and the spread."""
+    work, plan = run.workload, run.plan
+    theta, optimizer = work.theta0, work.optimizer
+    slots, states, found = optimizer.start(theta), [theta], []
+    for t in range(plan.steps):
+        rows = plan.batch(t)
+        batch, w, b = select(work.train, rows), weights[t, rows], len(rows)
+
+        def losses(theta, batch=batch):
+            return work.losses(theta, batch) + 0.5 * work.l2 * theta @ theta
+
+        g = jacrev(lambda theta, w=w, b=b, losses=losses: (w * losses(theta)).sum() / b)(theta)
+        if spread is None:
+            each, a = jacrev(losses)(theta) / b, w[0]
+            scale = min(1.0, optimizer.clip_norm / (g.norm().item() + 1e-6)) if optimizer.clip_norm else 1.0
+            found.append(scale**2 * a * (1 - a) * each.square().sum(0))
+        else:
+            found.append(spread[t])
+        m = slots["exp_avg_sq"] + (1 - optimizer.betas[1]) / optimizer.betas[1] * found[t]
+        theta, slots = optimizer.step(work.layout, theta, {**slots, "exp_avg_sq": m}, g, t, plan.lrs(t))
+        states.append(theta)
+    return states, found
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])  # the second clips
+def test_for_adam_it_is_the_derivative_of_the_run_whose_v_has_the_spread_of_random_sets(name):
+    run, query = recorded(name), ik.make("query", "test-losses")
+    windows = [ik.Window(0, 6), ik.Window(2, 5, "window"), ik.Window(3, 4, "occurrence")]
+    scores, work = ik.estimate(run, query, CENTRED, windows), run.workload
+    ones = torch.ones(run.steps, work.n_train, dtype=work.dtype)
+    for k, window in enumerate(windows):
+        weights = oracle.window_weights(work, window, (1 - A) * ones[0])
+        spread = adam_run(run, weights)[1]
+
+        def effect(taken, window=window, spread=spread):
+            states = adam_run(run, oracle.window_weights(work, window, taken), spread)[0]
+            return sum(
+                sign * (query.evaluate(work, states[t]) - query.evaluate(work, run.state(t).theta))
+                for t, sign in window.evaluations(run.steps).items()
+            )
+
+        there = (1 - A) * ones[0]
+        wanted = jacrev(effect)(there).numpy()
+        found = scores.influence.values[:, k]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+        np.testing.assert_allclose(sums(scores, there)[:, k], effect(there), rtol=0, atol=1e-14)
+
+
 def test_all_examples_at_once_are_foretold_where_a_is_small():
     run = recorded("sgd")
     scores = ik.estimate(run, "test-loss", "dit:centre=0.001")
@@ -113,15 +165,13 @@ def test_buffers_are_those_of_the_run_at_weight_a():
     close(scores.influence.values.ravel()[:4], slopes, 1e-5)
 
 
-def test_a_taped_run_gives_what_the_same_run_by_record_gives():
-    run = taped("dicts")
-    scores = ik.estimate(run, "test-losses", CENTRED)
-    everyone = torch.ones(run.workload.n_train, dtype=run.workload.dtype)
-    wanted = module.change_of_query(
-        run, module.rerun(run, A), ik.make("query", "test-losses"), [ik.Window(0, run.steps)]
-    )
-    np.testing.assert_allclose(sums(scores, (1 - A) * everyone), wanted, rtol=0, atol=1e-13)
-    assert scores.intercept.any()
+@pytest.mark.parametrize("form", ["dicts", "tuples"])  # SGD, and AdamW that clips
+def test_a_taped_run_has_the_intercept_of_the_same_run_by_record(form):
+    run, same = taped(form), of_tape(form)
+    mine, wanted = (ik.estimate(each, "test-losses", CENTRED) for each in (run, same))
+    np.testing.assert_allclose(mine.influence, wanted.influence, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(mine.intercept, wanted.intercept, rtol=1e-9, atol=1e-13)
+    assert mine.intercept.any()
 
 
 def test_the_run_at_weight_a_is_trained_once_for_several_queries(monkeypatch):
@@ -139,10 +189,12 @@ def test_the_run_at_weight_a_is_trained_once_for_several_queries(monkeypatch):
 rerun = module.rerun
 
 
-@pytest.mark.parametrize("optimizer", [ik.AdamW(lr=0.01), ik.RMSprop(lr=0.01)])
+@pytest.mark.parametrize("optimizer", [ik.RMSprop(lr=0.01), ik.Adam(lr=0.01, betas=(0.9, 0.0))])
 def test_an_optimizer_in_whose_step_the_weight_cancels_is_refused_by_name(optimizer):
     run = ik.record(oracle.tiny_workload(optimizer))
-    with pytest.raises(InputError, match=rf"{type(optimizer).__name__}: a weight on all .* cancels"):
+    with pytest.raises(
+        InputError, match=rf"centre is for SGD, Adam, .* this run used {type(optimizer).__name__}"
+    ):
         ik.estimate(run, "test-loss", CENTRED)
 
 
@@ -222,9 +274,17 @@ def test_results_say_for_which_sets_they_are():
     assert again.predicted.sizes["estimator"] == 3
 
 
+def test_what_asks_about_single_examples_is_refused_in_one_line():
+    run = recorded("sgd")
+    with pytest.raises(InputError, match="these scores are for sets"):
+        ik.trust(run, "test-loss", CENTRED)
+    with pytest.raises(InputError, match="these are for sets"):
+        ik.remove(run, "test-loss", run.workload.train_ids[:4], CENTRED, runs=3)
+
+
 def test_the_command_line_says_so(tmp_path):
     store = tmp_path / "run.zarr"
     run_cli("record", TINY, "--store", store)
     out = run_cli("estimate", store, "--estimator", "dit:centre=0.5").output
-    assert "for sets that leave about 12 of the 24 examples in" in out
+    assert "for sets that leave about 12 of the 24 examples in" in out and "trust" not in out
     assert "centre" in fails("estimate", store, "--estimator", "dit:centre=2", code=2)

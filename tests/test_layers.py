@@ -32,8 +32,8 @@ LAYERS = {
         _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices
         _training/optimizers/moments _training/optimizers/root _training/optimizers/sgd
         _training/optimizers/squares _training/parts _training/pieces _training/plan _training/push
-        _training/reverse _training/schedules _training/state _training/step _training/traced
-        _training/workload
+        _training/reverse _training/schedules _training/spread _training/state _training/step
+        _training/traced _training/workload
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks

@@ -2,7 +2,9 @@
 
     f(w_S) ~ f(A 1) + grad f(A 1) . (w_S - A 1)
 
-f is a window's effect on the query, and w_S is 0 on the examples of a set and 1 on the others.
+f is a window's effect on the query, and w_S is 0 on the examples of a set and 1 on the others. In the step of
+Adam and its kin a weight on all examples cancels; there f(A 1) is the run whose v has the spread that random
+sets of a fraction A give it (`Spread`), which is held fixed in the derivative.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +15,13 @@ from torch import Tensor
 from influencekit._effects.retrain import Models, query_at
 from influencekit._training.buffers import by_formula, flat, with_flat
 from influencekit._training.gradients import rows_of_jacobian
+from influencekit._training.optimizers import SGD
+from influencekit._training.spread import Spread, takes_spread
 from influencekit._training.state import State
 from influencekit._training.workload import evaluated_with
 from influencekit._trajectory.rerun import rerun
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.windows import Window
 
@@ -28,13 +33,21 @@ _KEPT = 2  # reruns of a run, each of at most a GiB of states
 def centred(trajectory: Trajectory, weight: float, absent: tuple[int, int]) -> Trajectory:
     """The run trained again with `weight` on every example in the steps of `absent`, 1 outside of them.
 
-    Kept for the next query: the last two. Cost: a training run, once. Errors: as `rerun`.
+    Kept for the next query: the last two. Cost: a training run, once; for Adam and its kin with a gradient of
+    every single example. Errors: as `rerun`; another optimizer.
     """
+    optimizer = trajectory.workload.optimizer
+    if not (isinstance(optimizer, SGD) or takes_spread(optimizer)):
+        raise InputError(
+            "dit:centre is for SGD, Adam, AdamW, NAdam and RAdam (beta2 above 0), and this run used "
+            f"{type(optimizer).__name__}; use dit"
+        )
     key = ("weight", weight, absent)
     if (found := trajectory.reruns.pop(key, None)) is None:
         each = torch.ones(trajectory.steps, dtype=torch.float64)
         each[slice(*absent)] = weight
-        found = rerun(trajectory, each)
+        squares = takes_spread(trajectory.workload.optimizer)
+        found = rerun(trajectory, each, prepare=Spread(each) if squares else None)
     trajectory.reruns[key] = found
     for old in list(trajectory.reruns)[:-_KEPT]:
         trajectory.reruns.pop(old, None)

@@ -78,13 +78,19 @@ class Step:
         self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
         self._like = like
         self._changed: tuple[int, Optimizer] = 0, workload.optimizer
+        self._prepare: Callable[[Step, State], State] | None = None
 
-    def varied(self, weight: Tensor | None = None, start: State | None = None) -> "Step":
+    def varied(
+        self, weight: Tensor | None = None, start: State | None = None,
+        prepare: "Callable[[Step, State], State] | None" = None,
+    ) -> "Step":  # fmt: skip
         """The step of another run on the same batches: from the state `start`, and with every example of
-        step t at weight[t] of `weight` [step]. What was traced serves both."""
+        step t at weight[t] of `weight` [step]; `prepare(step, state)` is the state that a step begins from,
+        and every state of the run is prepared. What was traced serves both."""
         other = copy(self)
         other._linear, other._derivative, other.pulls, other.notes = {}, {}, set(), dict(self.notes)
         other._start = self._start if start is None else start
+        other._prepare = prepare
         if weight is not None:
             each = weight.to(self._mean)[:, None]
             other._mean = torch.where(self._valid > 0, each * self._mean, self._mean)
@@ -94,7 +100,12 @@ class Step:
 
     def start(self) -> State:
         """The state before step 0."""
-        return self.source.start() if self._start is None else self._start.copied()
+        return self._prepared(self.source.start() if self._start is None else self._start.copied())
+
+    def _prepared(self, state: State) -> State:
+        if self._prepare is None or state.step >= self.plan.steps:
+            return state
+        return self._prepare(self, state)
 
     def coefficients(self, t: int | slice, weights: Tensor | None = None) -> Tensor:
         """w_i / b of every slot of step t, all w_i = 1 unless `weights` [..., train] say otherwise.
@@ -226,7 +237,7 @@ class Step:
         Deterministic: on the CPU the same state gives the same bits, which is what makes replay exact.
         """
         new, losses = self.advance_with(state, self.coefficients(state.step))
-        return new, losses * self._valid[state.step]
+        return self._prepared(new), losses * self._valid[state.step]
 
     def advance_with(self, state: State, coefficients: Tensor) -> tuple[State, Tensor]:
         """One step with slot coefficients w_i / b; theta [param] with [slot], or [model, param] with

@@ -1,6 +1,7 @@
 """Another run of a recorded plan: from a moved start, or with less weight on all examples."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from influencekit._arguments import check_seed, real_number
 from influencekit._training.buffers import packed
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.state import State
+from influencekit._training.step import Step
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._trajectory.writing import COLUMNS, Column, Writer
 from influencekit.progress import track
@@ -39,14 +41,16 @@ def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
 
 
 def rerun(
-    trajectory: Trajectory, weight: Tensor | float | None = None, start: State | None = None
-) -> Trajectory:
+    trajectory: Trajectory, weight: Tensor | float | None = None, start: State | None = None,
+    prepare: Callable[[Step, State], State] | None = None,
+) -> Trajectory:  # fmt: skip
     """The run trained again, in memory, from `start` and with `weight` on every example.
 
         theta_{t+1} = F_t(theta_t, weight_t 1)
 
     on the same batches in the same order, with the same random draws; the divisor of a batch stays. `weight`
-    is one number, or one for each step of the run. Penalties, weight decay and momentum act as they did. The
+    is one number, or one for each step of the run. Penalties, weight decay and momentum act as they did.
+    `prepare(step, state)` is the state that a step begins from, in place of the one that training led to. The
     data and the average are the recorded run's; so is `workload`, whose `theta0` is not the new start.
 
     Shapes: weight [step]. Cost: a training run, and at most a GiB of states; the others are replayed. Errors:
@@ -56,7 +60,7 @@ def rerun(
     scale = None
     if weight is not None:
         scale = torch.as_tensor(weight, dtype=torch.float64).expand(trajectory.steps)
-    step = trajectory.step.varied(scale, start)
+    step = trajectory.step.varied(scale, start, prepare)
     state = step.start()
     each = (1 + len(workload.optimizer.slots)) * workload.theta0.nbytes
     apart = max(1, math.ceil((last + 1) * each / _HELD))

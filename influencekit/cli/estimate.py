@@ -165,14 +165,14 @@ def estimate(
 def _trust(
     trajectory: Trajectory, query: Query, estimator: Estimator, scores: xr.Dataset, method: Any
 ) -> dict[str, Any]:
-    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth.
+    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth, and for sets.
 
     Where it is low, and windows can be retrained together, other windows say what may be believed.
     """
     import influencekit as ik
 
     exact = ik.Claim.EXACT in estimator.claims
-    if method == "none" or (method == "auto" and exact):
+    if method == "none" or (method == "auto" and (exact or "intercept" in scores)):
         return {}
     began = time.perf_counter()
     found = ik.trust(trajectory, query, scores, method)

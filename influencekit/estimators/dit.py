@@ -13,10 +13,9 @@ from influencekit._effects.backward import evaluations_of, questions, scores_fro
 from influencekit._effects.centred import centred, change_of_query, gradient_as_recorded
 from influencekit._effects.query_gradient import query_gradient
 from influencekit._effects.retrain import spans
-from influencekit._training.optimizers import SGD
 from influencekit._training.state import State
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit.errors import DivergedError, InputError
+from influencekit.errors import DivergedError
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
 from influencekit.windows import Window
 
@@ -43,16 +42,21 @@ class DIT(Estimator):
     f(w_S) ~ f(A 1) + grad f(A 1) . (w_S - A 1):   effect of leaving S out ~ intercept + sum of scores over S
     intercept = f(A 1) - f(1) - (1 - A) (sum of all scores)
 
-    For SGD, with whatever it has; in the step of Adam a weight on all examples cancels. For single examples
-    leave it out.
+    For SGD, with whatever it has. In the step of Adam (AdamW, NAdam, RAdam) a weight on all examples cancels,
+    and what random sets do to its v does not. So along its run v has their spread, which the derivative holds
+    fixed:
+
+    v <- beta2 v + (1 - beta2) (g^2 + A (1 - A) sum_i (g_i / b)^2)
+
+    For single examples leave `centre` out.
 
     Shapes: [query, window, train]. Sign: removal minus full, so a harmful example is negative for a loss.
     Cost: one sweep, about 1 to 3 training runs, for all examples; with `centre` a training run more for each
-    span of absence, which is kept for the next query. Source: arXiv 2502.10793; `centre` is our own.
+    span of absence (for Adam with a gradient of every example), which is kept for the next query. Source:
+    arXiv 2502.10793; `centre` is our own.
 
     Errors: `DivergedError` where the adjoint leaves the floating-point numbers; `InputError` where a gradient
-    is not the derivative of the loss, which the run is tested for, and for `centre` with another optimizer
-    than SGD.
+    is not the derivative of the loss, which the run is tested for, and for `centre` with other optimizers.
 
     Example:
 
@@ -81,7 +85,6 @@ class DIT(Estimator):
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         if self.centre is None:
             return self._scores(trajectory, query, windows)
-        _require_sgd(trajectory)
         total = trajectory.workload.theta0.new_zeros(
             len(query.labels(trajectory.workload)), len(windows), trajectory.workload.n_train
         )
@@ -170,13 +173,3 @@ class DIT(Estimator):
                         after = state
                     del states, state, here  # before the next states are computed
                 yield found.contributions()
-
-
-def _require_sgd(trajectory: Trajectory) -> None:
-    """Errors: an optimizer in whose step a weight on all examples cancels."""
-    optimizer = trajectory.workload.optimizer
-    if not isinstance(optimizer, SGD):
-        raise InputError(
-            f"dit:centre is for SGD, and this run used {type(optimizer).__name__}: a weight on all examples "
-            "cancels in a step that divides by the size of the gradient; use dit"
-        )

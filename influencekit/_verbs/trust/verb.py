@@ -121,6 +121,11 @@ def trust(
     if isinstance(windows, str) and windows == "horizons":
         windows = horizons(trajectory.plan.epoch.tolist())
     query, scores, chosen = _scored(trajectory, query, estimator, windows, removal)
+    if "intercept" in scores:
+        raise InputError(
+            "trust asks what leaving out single examples does, and these scores are for sets; ask about sets "
+            'by evaluate(run, "lds")'
+        )
     if method == "auto":
         small = trajectory.workload.n_params <= _BATCHED and strategy_of(trajectory, strategy) == "batch"
         method = "retrain" if small else "smooth"
