@@ -196,7 +196,7 @@ def enough(rows: list[dict]) -> dict:
 def best(folder: Path) -> Iterator[dict]:
     """The rows that are there, of every workload, setting and seed the one with the most runs."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    rows.sort(key=lambda row: row["runs"])
+    rows.sort(key=lambda row: (CASES.index(row["workload"]), row["setting"], row["seed"], row["runs"]))
     yield from {(row["workload"], row["setting"], row["seed"]): row for row in rows}.values()
 
 

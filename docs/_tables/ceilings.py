@@ -75,7 +75,9 @@ def _off(report: Report) -> str:
     return (
         "Ceilings in ranks assume that two runs are jointly normal after a monotone change of their values. "
         "This can be checked: it foretells how well a run agrees with the mean of the others, which is "
-        f"measured as well. In Spearman's correlation the two differ by at most {max(off):.3f} here."
+        f"measured as well. In Spearman's correlation the two differ by at most {max(off):.3f} here. "
+        "Where they differ visibly, the measured one is lower: then the ceiling is too high, and an "
+        "estimate's fraction of it too low."
     )
 
 
