@@ -44,7 +44,7 @@ def compared(recorded) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def repeated(recorded) -> np.ndarray:
     """Leave-one-out of the same runs [run, train], by `ik.ceiling`."""
-    return ik.ceiling(recorded, runs=RUNS, moved=FRACTION).effects.values[:, 0, 0]
+    return ik.ceiling(recorded, runs=RUNS, moved=FRACTION).effects.values[:, 0, 0].astype(float)
 
 
 @pytest.fixture(scope="module")
