@@ -162,6 +162,7 @@ def missing(words: list[str], out: str, new: Path) -> Iterator[str]:
 
 def batch(pipe: Connection, lines: list[tuple[int, Line]], folder: Path) -> None:
     """Run some command lines in this process: number, exit code, what was wrong, what was said."""
+    signal.alarm(SECONDS)  # ends this process, also where the fork itself hangs
     torch.set_num_threads(1)
     new, known = folder / "new", {*os.listdir(folder), "new"}
     with chdir(folder):
@@ -170,7 +171,7 @@ def batch(pipe: Connection, lines: list[tuple[int, Line]], folder: Path) -> None
             new.mkdir()
             pipe.send(number)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(SECONDS)  # ends this process
+            signal.alarm(SECONDS)
             words = [word.replace("NEW", str(new)) for word in typed.words]
             code, out, errors = call(words)
             found = list(faults(typed._replace(words=words), code, out, errors, new))
@@ -213,7 +214,7 @@ def campaign(commands: int, seed: int, folder: Path) -> dict[str, Any]:
         last = todo[0][0]
         done = last - 1
         with suppress(EOFError):
-            while True:
+            while mine.poll(SECONDS + 60) or process.kill():
                 said = mine.recv()
                 if isinstance(said, int):
                     last = said

@@ -41,6 +41,7 @@ _HOME = {
     "Trajectory": "_trajectory.trajectory",
     "Window": "windows",
     "Workload": "_training.workload",
+    "ceiling": "_verbs.ceiling",
     "compare": "_verbs.compare",
     "contributions": "_verbs.contributions",
     "estimate": "_verbs.estimate",

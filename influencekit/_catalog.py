@@ -24,6 +24,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "sgd-influence": "influencekit.estimators.sgd_influence:SGDInfluence",
             "if": "influencekit.estimators.influence_function:InfluenceFunction",
             "loo": "influencekit.estimators.loo:LOO",
+            "expected-loo": "influencekit.estimators.expected_loo:ExpectedLOO",
         },
         "query": {
             "test-loss": "influencekit.queries:TestLoss",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from influencekit._arguments import check_options
@@ -18,6 +17,7 @@ from influencekit._average import Average
 from influencekit._direction import Better
 from influencekit._docstring import first_line
 from influencekit._statistics import format_statistic, of_estimators, several_seeds
+from influencekit._table import Table
 from influencekit._training.gradients import rows_of_jacobian
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
@@ -166,6 +166,12 @@ class Estimator(ABC):
         (`loo:examples=32`). For a number that cannot be computed, raise `InputError`.
         """
 
+    def scores_and_errors(
+        self, trajectory: Trajectory, query: Query, windows: Sequence[Window]
+    ) -> tuple[Tensor, Tensor | None]:
+        """`scores`, and their standard errors, which those of means over runs have; `estimate` calls it."""
+        return self.scores(trajectory, query, windows), None
+
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:
@@ -174,6 +180,22 @@ class Estimator(ABC):
         Whoever claims ADDITIVE overrides it.
         """
         raise NotImplementedError(f"{type(self).__name__}.contributions")
+
+    def intercept(
+        self, trajectory: Trajectory, query: Query, windows: Sequence[Window], scores: Tensor
+    ) -> Tensor | None:
+        """What is added to a sum of `scores` before it is the effect of leaving a set out: [query, window].
+
+            q without the set - q  ~  intercept + sum of the scores over the set
+
+        None = nothing, for scores that are a derivative at the run itself. `estimate` calls it with what
+        `scores` has just returned, and carries it as `intercept`; whoever sums scores adds it.
+        """
+        return None
+
+    def caution(self, trajectory: Trajectory) -> str:
+        """One line that results must carry beside the run's own, such as what the scores are not for."""
+        return ""
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         """What the result should say of the computation (curvature, damping, ...); goes into its attrs."""
@@ -222,37 +244,6 @@ class Recorder(ABC):
         The first and the last state of a run are stored exactly, whatever the recorder.
         """
         return values
-
-
-class Table(NamedTuple):
-    """What is shown of an evaluation: a title, the rows, and notes below them, a sentence each.
-
-    The index of `rows` names them and has names itself, such as "estimator"; cells are text or numbers.
-
-    Example:
-
-        >>> import influencekit as ik
-        >>> ik.Table.of("Coverage", ["hits"], {"dit": ["0.9"], "if": ["0.7"]}).rows.loc["if", "hits"]
-        '0.7'
-    """
-
-    title: str
-    rows: pd.DataFrame
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        title: str,
-        heads: Sequence[str],
-        rows: Mapping[Any, Sequence[Any]],
-        names: Sequence[str] = ("estimator",),
-        notes: Sequence[str] = (),
-    ) -> Table:
-        """A table of {name of a row: its cells} under `heads`; with several `names`, rows have tuples."""
-        labels = list(rows)
-        index = pd.MultiIndex.from_tuples(labels) if len(names) > 1 else pd.Index(labels)
-        return cls(title, pd.DataFrame(list(rows.values()), index.set_names(names), heads), tuple(notes))
 
 
 class Evaluation(ABC):
@@ -315,8 +306,9 @@ class Evaluation(ABC):
         """The result for one run: variables with the dimension `estimator` of `scores`, labelled.
 
         `scores` has `influence` [estimator, query, window, train] of this run, no number missing, with the
-        run's own labels; `estimators` are those that made them, by label, for whoever must score another run.
-        Everything random is drawn from a seed among the options and the workload's seed.
+        run's own labels, and `intercept` [estimator, query, window], which is added to a sum of them (0 for
+        most); `estimators` are those that made them, by label, for whoever must score another run. Everything
+        random is drawn from a seed among the options and the workload's seed.
         """
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:

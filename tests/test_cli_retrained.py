@@ -53,7 +53,7 @@ def test_no_trust_is_asked_for_where_it_is_not_wanted_or_the_scores_are_the_trut
 
 
 def test_a_low_figure_is_a_warning_in_plain_words_and_stands_in_the_result(recorded, monkeypatch, tmp_path):
-    monkeypatch.setattr("influencekit._verbs.trust.LIMITS", {"retrain": 2.0, "smooth": 2.0})
+    monkeypatch.setattr("influencekit._verbs.trust.verb.LIMITS", {"retrain": 2.0, "smooth": 2.0})
     out = tmp_path / "scores.zarr"
     shown = run("estimate", recorded, "--out", out).stdout
     assert re.search(r"^Beware: trust \S+ is below 2: leaving examples out does not do what", shown, re.M)

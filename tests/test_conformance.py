@@ -29,6 +29,7 @@ INSTALLED = [
 ]
 VARIANTS = [
     "dit:curvature=gauss-newton",
+    "dit:centre=0.5",
     "loo:examples=3:strategy=loop",
     "if:solver=cg:tolerance=1e-13",  # the laws ask for more digits than its default tolerance gives
     "if:damping=0.5",

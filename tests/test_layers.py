@@ -14,77 +14,81 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 # each other: the registry reaches them, by string, at the moment of use.
 LAYERS = {
     "words": """
-        _lazy _escape errors _address progress _catalog _statistics _direction _specs _entry_points windows
-        metrics _files/__init__ _files/folder _files/new_store _files/open_folder _files/publishing
-        _files/scratch _sealed registry _code _ambient _bars _exclusive _signals _arguments _docstring _entry
-        _labelled _tensors
+        _lazy _escape errors _address progress _catalog _statistics _direction _specs _entry_points
+        windows metrics _files/__init__ _files/folder _files/new_store _files/open_folder
+        _files/publishing _files/scratch _sealed registry _code _ambient _bars _exclusive _signals
+        _arguments _docstring _entry _labelled _tensors _repeatability
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
-        _training/checks/__init__ _training/checks/examples _training/checks/model _training/checks/non_finite
-        _training/checks/separability _training/checks/step _training/checks/taylor _training/checks/workload
-        _training/clipping _training/curvature _training/forward_curvature _training/functional
-        _training/gradients _training/group _training/ids _training/in_memory _training/kernels/__init__
-        _training/kernels/batched_trace _training/kernels/ctc _training/kernels/operators
-        _training/kernels/products _training/kernels/same_trace _training/kernels/simplify
-        _training/kernels/tracing _training/layout _training/linear _training/loss_settings
-        _training/losses _training/optimizer _training/optimizers/__init__ _training/optimizers/adam
-        _training/optimizers/matrices _training/optimizers/moments _training/optimizers/root
-        _training/optimizers/sgd _training/optimizers/squares _training/parts _training/pieces
-        _training/plan _training/push _training/reverse _training/schedules _training/state _training/step
-        _training/traced _training/workload
+        _training/checks/__init__ _training/checks/examples _training/checks/model
+        _training/checks/non_finite _training/checks/separability _training/checks/step
+        _training/checks/taylor _training/checks/workload _training/clipping _training/curvature
+        _training/forward_curvature _training/functional _training/gradients _training/group
+        _training/ids _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
+        _training/kernels/ctc _training/kernels/operators _training/kernels/products
+        _training/kernels/same_trace _training/kernels/simplify _training/kernels/tracing
+        _training/layout _training/linear _training/loss_settings _training/losses _training/optimizer
+        _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices
+        _training/optimizers/moments _training/optimizers/root _training/optimizers/sgd
+        _training/optimizers/squares _training/parts _training/pieces _training/plan _training/push
+        _training/reverse _training/schedules _training/state _training/step _training/traced
+        _training/workload
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
         _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
-        _trajectory/identity
-        _trajectory/integrity _trajectory/replay_check _trajectory/rerun _trajectory/schema/__init__
-        _trajectory/schema/arrays _trajectory/schema/attributes _trajectory/schema/document
-        _trajectory/schema/files _trajectory/schema/kinds _trajectory/schema/root _trajectory/store
-        _trajectory/trajectory _trajectory/unchanged _trajectory/unfinished _trajectory/writing/__init__
-        _trajectory/writing/background _trajectory/writing/growing _trajectory/writing/ledger
-        _trajectory/writing/writer
+        _trajectory/identity _trajectory/integrity _trajectory/replay_check _trajectory/rerun
+        _trajectory/schema/__init__ _trajectory/schema/arrays _trajectory/schema/attributes
+        _trajectory/schema/document _trajectory/schema/files _trajectory/schema/kinds
+        _trajectory/schema/root _trajectory/store _trajectory/trajectory _trajectory/unchanged
+        _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
+        _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
     """,
     "what plugins implement": """
-        interfaces _average
+        interfaces _average _table
     """,
     "effects, and the nouns without derivatives": """
-        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/retrain
-        _effects/selection _effects/step_products _effects/sums queries recorders workloads/__init__
-        workloads/draw workloads/files workloads/mnist workloads/models workloads/problem averages
+        _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/repeated
+        _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
+        workloads/draw _effects/centred workloads/files workloads/mnist workloads/models
+        workloads/problem averages _effects/selection
     """,
     "methods, and recording another's loop": """
-        estimators/__init__ estimators/dit estimators/influence_function estimators/loo
-        estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector _tape/checks/__init__
-        _tape/checks/agreement _tape/checks/arguments _tape/checks/collation _tape/checks/columns
-        _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending _tape/fingerprint _tape/hooks
-        _tape/hyperparameters _tape/hypotheses _tape/index_entry _tape/intercept_loader _tape/listen
-        _tape/loader _tape/loop_batches _tape/loop_position _tape/open_taped _tape/optimizer
-        _tape/random_draws _tape/recorded _tape/recording _tape/reloads _tape/replay_difference
-        _tape/replica _tape/rng _tape/scaling _tape/spot_check _tape/step_collector _tape/stream
-        _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
+        estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function
+        estimators/loo estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector
+        _tape/checks/__init__ _tape/checks/agreement _tape/checks/arguments _tape/checks/collation
+        _tape/checks/columns _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending
+        _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
+        _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
+        _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording
+        _tape/reloads _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check
+        _tape/step_collector _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/averaging _verbs/compare _verbs/contributions _verbs/estimate
-        _verbs/meaning _verbs/moved_runs _verbs/non_finite _verbs/open _verbs/own_parts _verbs/record
-        _verbs/remove _verbs/results _verbs/trust _verbs/verify plot/__init__ plot/agreement plot/detection
-        plot/examples plot/predicted plot/style trainers/__init__ trainers/extras trainers/lightning
-        trainers/model_losses trainers/transformers
+        _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/contributions
+        _verbs/estimate _verbs/kept_effects _verbs/reseeded _verbs/meaning _verbs/non_finite
+        _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results
+        _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted
+        plot/style trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs
+        _verbs/trust/__init__ _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision
+        _verbs/trust/retrain _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb
+        _verbs/trust/words plot/trust trainers/model_losses trainers/transformers
     """,
     "what scores are worth": """
-        evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache evaluation/detection
-        evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld evaluation/retraining
-        evaluation/run evaluation/scoring evaluation/taylor
+        evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
+        evaluation/detection evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld
+        evaluation/retraining evaluation/run evaluation/scoring evaluation/taylor
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
         testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
     """,
     "the command line, and the public names": """
-        cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate cli/evaluations
-        cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting cli/problems cli/ranking
-        cli/record cli/reference cli/retrained cli/saving cli/start cli/summary cli/user_code cli/verify
-        __init__
+        cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
+        cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
+        cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
+        cli/summary cli/user_code cli/verify __init__
     """,
 }
 

@@ -170,6 +170,8 @@ def line(draw: random.Random) -> tuple[list[str], bool | None]:
             value, works = _pick(draw, values, bold)
             if option in ("--seeds", *TRAINING) and "zarr" in first[0]:
                 works = None  # a run that is there is not trained
+            if option == "--code" and first[0].startswith("mnist"):
+                works = False  # code goes with a run that is there
             typed.append(([option, value], works))
     if bold and draw.random() < 0.1:
         typed.append(([draw.choice(["--nothing", "--estimatr", "-x", "--"])], None))

@@ -20,7 +20,7 @@ _COMPARE = (
 _TAPE = (*_SWEEP, "influencekit/_tape")
 _DVEMB = (*_SWEEP, "plugins/influencekit-dvemb/src")
 _PAPER = (*_COMPARE, "plugins/influencekit-paper/src")
-_MINILM = (*_TAPE, "influencekit/_verbs/trust.py")
+_MINILM = (*_TAPE, "influencekit/_verbs/trust")
 
 
 def _benchmark(words: str, *code: str) -> Source:
@@ -78,7 +78,7 @@ SOURCES = {
     "tape_overhead": _benchmark("tape_overhead", "influencekit/_tape"),
     "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
     "tracing": _benchmark("tracing", "influencekit/_training"),
-    "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/_verbs/trust.py"),
+    "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/_verbs/trust"),
     "tune_trained": _benchmark("tune_trained", "influencekit/_training", "influencekit/workloads"),
     "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),
 }

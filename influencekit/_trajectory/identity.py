@@ -29,7 +29,7 @@ def identity(trajectory: Trajectory, tested: bool = True) -> str:
         _KNOWN[trajectory] = (
             _beginning(trajectory),
             _state(trajectory, trajectory.steps),
-            _UNKNOWN if test is None else digest_tensors(named(test))[:8],
+            _UNKNOWN if test is None else digest_tensors(dict(sorted(named(test).items())))[:8],
         )
     *run, test_set = _KNOWN[trajectory]
     return "-".join([*run, test_set if tested else _UNKNOWN])

@@ -25,6 +25,7 @@ from influencekit._verbs.results import (
     check_windows,
     class_labels,
     examples,
+    intercept_of,
     require_run,
     run_of,
     windows_among,
@@ -67,7 +68,8 @@ def compare(
     (`metrics.border_ties`); `seconds` [estimator, seed], `training_seconds` [seed] (NaN for a recorded run),
     `accuracy` [seed] on the test set, and `label` [seed, train], the examples' classes, where they have some.
     Their ids are the coordinate `train`; where seeds draw different examples, `example` [seed, train]. The
-    coordinate `run` [seed] tells the runs apart.
+    coordinate `run` [seed] tells the runs apart. `intercept` [estimator, seed, query, window] is added to
+    sums of scores, where an estimator has one (`dit:centre=0.5`); it is 0 for the others.
 
     `top`: the Jaccard similarity is that of the highest 30 % by signed value, unless you ask for "abs", by
     absolute value, or "harmful", the most harmful ones.
@@ -94,6 +96,7 @@ def compare(
     query = resolve("query", query)
     words, side = top_words(top), _side(query, top)
     rows: list[list[xr.DataArray]] = []
+    intercepts: list[list[xr.DataArray]] = []
     seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
     runs: list[str] = []
     used = list[int]()
@@ -107,29 +110,39 @@ def compare(
         accuracy.append(trajectory.attrs.get("accuracy", np.nan))
         names.append(examples(problem))
         labels.append(class_labels(problem))
-        found, spent = [], []
+        found, spent, added = [], [], []
         for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
             result = estimate(trajectory, query, method, chosen)
             spent.append(time.perf_counter() - began)
             found.append(result.influence)
+            added.append(intercept_of(result))
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
-            if zero := result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; "):
+            said = result.attrs.get("caution", "").removeprefix(trajectory.caution).removeprefix("; ")
+            own = method.caution(trajectory)
+            if own and f"{name}: {own}" not in beware:
+                beware.append(f"{name}: {own}")
+            if zero := said.removeprefix(own).removeprefix("; "):
                 beware.append(f"{name}{_which(workload, seed)}: {zero}")
         rows.append(found)
+        intercepts.append(added)
         runs.append(run_of(trajectory, query))
         seconds.append([*spent, training])
         digits.append(last_digits(trajectory, query, chosen))
         if each is not None:
-            together = xr.concat(found, xr.DataArray(list(methods), dims="estimator", name="estimator"))
+            names_of = xr.DataArray(list(methods), dims="estimator", name="estimator")
+            together = {"influence": xr.concat(found, names_of), "intercept": xr.concat(added, names_of)}
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
             whose |= {"run": runs[-1], **asked(trajectory)}
-            each(seed, trajectory, xr.Dataset({"influence": together}, attrs=whose))
+            each(seed, trajectory, xr.Dataset(together, attrs=whose))
     result = _assemble(
         rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
     )
     exact = [Claim.EXACT in method.claims for method in methods.values()]
     result["ties"] = _ties(result, exact, torch.stack(digits), side)
+    if any(one.values.any() for added in intercepts for one in added):
+        values = np.stack([[one.values for one in added] for added in intercepts], 1)
+        result["intercept"] = ("estimator", "seed", "query", "window"), values
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
     result = result.assign_coords(run=("seed", runs)).assign_attrs(asked(trajectory))

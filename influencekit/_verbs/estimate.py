@@ -46,7 +46,9 @@ def estimate(
     query at the end of the run only. Attrs `average` and `average_states` say which. Examples are named by
     the coordinate `train`, and by `label`, their class, where they have one. Sign:
     removal minus full; attr `sign` says what that means for this query, and `better` which way of it is
-    better. A sum of scores is first order, too, and holds less far than a single one: `remove` says how far.
+    better. An estimator that averages over runs also gives `standard_error` [query, window, train]. A sum of
+    scores is first order, too, and holds less far than a single one: `remove` says how far. Scores for sets
+    (`dit:centre=0.5`) come with `intercept` [query, window], which is added to their sum.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
     it, scores that are not finite.
 
@@ -68,18 +70,23 @@ def estimate(
     workload = trajectory.workload
     labels = labels_of(trajectory, query)
     with naming_the_query(trajectory, query, chosen):
-        scores = scores_of(trajectory, query, estimator, chosen, len(labels))
+        scores, errors = scores_of(trajectory, query, estimator, chosen, len(labels))
         nan = scores.isnan()
         left_out = nan.all(0).all(0)  # on request, for every query and window
         if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
             raise DivergedError(
                 f"{label(estimator)} gave scores that are NaN or infinite, and does not say why"
             )
+        intercept = estimator.intercept(trajectory, query, chosen, scores)
     attrs = about(trajectory, query, estimator)
     said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
     attrs |= {"caution": "; ".join(said)} if said else {}
-    return xr.Dataset(
-        {"influence": (("query", "window", "train"), scores.cpu().numpy(), better)},
+    dims = ("query", "window", "train")
+    variables = {"influence": (dims, scores.cpu().numpy(), better)}
+    if errors is not None:
+        variables["standard_error"] = dims, errors.detach().cpu().numpy(), {}
+    found = xr.Dataset(
+        variables,
         coords={
             "query": labels,
             **example_coords(workload),
@@ -87,3 +94,6 @@ def estimate(
         },
         attrs=attrs,
     )
+    if intercept is not None:
+        found["intercept"] = ("query", "window"), intercept.cpu().numpy()
+    return found

@@ -50,20 +50,21 @@ def _check_values(trajectory: Trajectory, query: Query, count: int) -> None:
 
 def scores_of(
     trajectory: Trajectory, query: Query, estimator: Estimator, windows: Sequence[Window], labels: int
-) -> Tensor:
-    """The estimator's scores [query, window, train]. Errors: another shape, or no real numbers."""
+) -> tuple[Tensor, Tensor | None]:
+    """The estimator's scores [query, window, train], and standard errors if it has some. Errors: another
+    shape, or no real numbers."""
     if type(estimator).__module__.startswith("influencekit."):
-        found = estimator.scores(trajectory, query, windows)
+        found, errors = estimator.scores_and_errors(trajectory, query, windows)
     else:
         with _naming(estimator, "scores"):
-            found = estimator.scores(trajectory, query, windows)
+            found, errors = estimator.scores_and_errors(trajectory, query, windows)
     shape = (labels, len(windows), trajectory.workload.n_train)
     if not isinstance(found, Tensor) or found.shape != shape or found.is_complex():
         came = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else short(found)
         raise InputError(
             f"{label(estimator)}: expected scores [query, window, train] = {list(shape)}, got {came}"
         )
-    return found.detach()
+    return found.detach(), errors
 
 
 def require_claims(estimator: Estimator) -> None:

@@ -20,7 +20,15 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.moved_runs import check_runs, sums_of_moved_runs
-from influencekit._verbs.results import Windows, examples, require_run, run_of, window_coords, windows_of
+from influencekit._verbs.results import (
+    Windows,
+    examples,
+    intercept_of,
+    require_run,
+    run_of,
+    window_coords,
+    windows_of,
+)
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Average, Estimator, Query
@@ -117,9 +125,11 @@ def remove(
 
     `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order. The
     result has `influence` [query, window, train], the score of each, the strongest first; `estimate` [query,
-    window], their sum, which is what first order says of the set; `retrained` [query, window]; `before` and
-    `after` [query, window], the query's values at the end of the window (where a window of global removal
-    starts later, `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
+    window], their sum, which is what first order says of the set (for scores for sets, with their
+    `intercept`: take `dit:centre=A` where the set leaves about the fraction A of the examples in);
+    `retrained` [query, window]; `before` and `after` [query, window], the query's values at the end of the
+    window (where a window of global removal starts later, `after` is before + retrained); `accuracy_before`
+    and `accuracy_after` [window] there.
 
     How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
     for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
@@ -171,7 +181,8 @@ def remove(
     if not np.isfinite(found).all():
         raise InputError("some of these examples have no score (NaN); estimate them anew, or name others")
     sizes = part_sizes(len(positions), parts)
-    estimates = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
+    sums = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
+    estimates = sums + intercept_of(scores).transpose("query", "window").values[..., None]
     before = _values(trajectory, query, among)
     truth, accuracy = _without(trajectory, query, [positions[:n] for n in sizes], among)
     check_finite(truth[..., -1:], [Weighting(positions)])
@@ -249,10 +260,10 @@ def scored(
                 f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
                 f"them, {value!r} here; estimate them anew"
             )
-    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     own = [str(each) for each in examples(trajectory.workload)]
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
+    check_run(estimator.attrs.get("run"), run_of(trajectory, query))
     return query, estimator, [window.check(trajectory.steps) for window in windows_of(estimator)]
 
 

@@ -111,6 +111,13 @@ def window_coords(windows: Sequence[Window]) -> dict[str, Any]:
     }
 
 
+def intercept_of(scores: xr.Dataset) -> xr.DataArray:
+    """What is added to a sum of scores, without the dimension `train`: 0 where the result has none."""
+    if "intercept" in scores:
+        return scores.intercept
+    return 0 * scores.influence.isel(train=0, drop=True).fillna(0)
+
+
 def examples(workload: Workload) -> list[Any]:
     """The training examples' own ids, in their order."""
     return list(workload.train_ids or range(workload.n_train))
@@ -163,6 +170,7 @@ def run_of(trajectory: Trajectory, query: Query) -> str:
 def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[str, Any]:
     """What scores say of where they come from: the attrs of every result."""
     workload, better = trajectory.workload, better_of(query)
+    caution = "; ".join(filter(None, (trajectory.caution, estimator.caution(trajectory))))
     return {
         "sign": sign(better),
         **written(better),
@@ -176,6 +184,6 @@ def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[st
         **{k: v for k, v in trajectory.attrs.items() if k == "accuracy_note"},
         "optimizer": repr(workload.optimizer),
         "influencekit_version": __version__,
-        **({"caution": trajectory.caution} if trajectory.caution else {}),
+        **({"caution": caution} if caution else {}),
         **{f"note_{k}": v for k, v in estimator.notes(trajectory).items()},
     }

@@ -58,7 +58,8 @@ FORMATS = (".zarr", ".nc", ".csv")
     show_default=True,
     help="Can the scores be believed? retrain = agreement with retraining without 16 random examples; smooth "
     "= does training answer in proportion when 4 random examples lose weight (two trainings); auto takes the "
-    "first for small models, the second for large ones.",
+    "first for small models, the second for large ones. Where retrain is low, it also says which windows can "
+    "be believed.",
 )
 @click.option(
     "--verify-top",
@@ -164,7 +165,10 @@ def estimate(
 def _trust(
     trajectory: Trajectory, query: Query, estimator: Estimator, scores: xr.Dataset, method: Any
 ) -> dict[str, Any]:
-    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth."""
+    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth.
+
+    Where it is low, and windows can be retrained together, other windows say what may be believed.
+    """
     import influencekit as ik
 
     exact = ik.Claim.EXACT in estimator.claims
@@ -173,5 +177,18 @@ def _trust(
     began = time.perf_counter()
     found = ik.trust(trajectory, query, scores, method)
     about = {f"trust_{name}": value for name, value in found.attrs.items()}
-    about |= {f"trust_{n}": found[n].item() for n in ("pearson", "spearman", "scale") if n in found}
-    return {"trust": found.trust.item(), **about, "trust_seconds": time.perf_counter() - began}
+    about |= {f"trust_{n}": found[n].mean().item() for n in ("pearson", "spearman") if n in found}
+    about |= {"trust_scale": found.check_value.sel(check="scale").item()}
+    if found.sizes["window"] > 1:
+        about["trust_by_window"] = found.trust.values.tolist()
+    elif (
+        found.overall < found.limit
+        and found.method == "retrain"
+        and ik.Claim.WINDOWED in estimator.claims
+        and trajectory.ending is None
+        and "average" not in scores.attrs
+    ):
+        about["trust_believed"] = ik.trust(trajectory, query, estimator, method, windows="horizons").believed
+    else:
+        del about["trust_believed"]  # of one window it says nothing more
+    return {"trust": found.overall.item(), **about, "trust_seconds": time.perf_counter() - began}

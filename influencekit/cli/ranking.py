@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["print_ranking"]
 
+_WINDOWS = 6  # of so many, each is printed
+
 
 def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     """A title, the accuracy, notes of the estimator, and a table for the mean over queries and windows."""
@@ -31,6 +33,10 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     say(_setting(result))
     if "trust" in attrs:
         say(_trust(attrs))
+        if "trust_by_window" in attrs:
+            say(_by_window(result))
+        if believed := attrs.get("trust_believed"):
+            say(f"at least {attrs['trust_limit']:g}: {believed}")
     say()
     scores = result.influence.isel(estimator=0, seed=0).mean(("query", "window"), skipna=False)
     ends = extremes(scores.values, better_in(attrs), top)
@@ -81,6 +87,20 @@ def _trust(attrs: dict[str, Any]) -> str:
     )
     size = f"retraining shows {attrs['trust_scale']:.2g} times the scores"
     return f"trust {attrs['trust']:.2f} of 1: {attrs['trust_how']}; {parts}{size} ({seconds})"
+
+
+def _by_window(result: xr.Dataset) -> str:
+    """`by window: step:0-4 0.99, step:4-8 0.31`; of more than six, the extremes and how many are low."""
+    values, limit = result.attrs["trust_by_window"], result.attrs["trust_limit"]
+    named = [(value, f"{window_name(result, k)} {value:.2f}") for k, value in enumerate(values)]
+    if len(named) <= _WINDOWS:
+        return "by window: " + ", ".join(text for _, text in named)
+    known = sorted(pair for pair in named if pair[0] == pair[0])
+    if not known:
+        return "by window: nothing can be said"
+    good = sum(value >= limit for value, _ in known)
+    ends = f"; lowest {known[0][1]}, highest {known[-1][1]}"
+    return f"by window: {good} of {len(known)} reach {limit:g}{ends}"
 
 
 def _short(value: object) -> str:

@@ -4,6 +4,7 @@ from influencekit._lazy import lazily
 
 _HOME = {
     "DIT": "estimators.dit",
+    "ExpectedLOO": "estimators.expected_loo",
     "InfluenceFunction": "estimators.influence_function",
     "LOO": "estimators.loo",
     "SGDInfluence": "estimators.sgd_influence",

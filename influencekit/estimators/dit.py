@@ -1,17 +1,22 @@
 """Dynamic Influence Tracker, and the sweep that it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from influencekit._arguments import real_number
 from influencekit._effects.adjoint import Adjoint, Columns, Gathered, Signs
 from influencekit._effects.backward import evaluations_of, questions, scores_from_contributions
+from influencekit._effects.centred import centred, change_of_query, gradient_as_recorded
 from influencekit._effects.query_gradient import query_gradient
+from influencekit._effects.retrain import spans
+from influencekit._training.optimizers import SGD
+from influencekit._training.state import State
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit.errors import DivergedError
+from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
 from influencekit.windows import Window
 
@@ -31,11 +36,23 @@ class DIT(Estimator):
     the recursion is that of the optimizer itself. `curvature` is H_t: the batch's true Hessian (the authors'
     code), its Gauss-Newton part, or the empirical Fisher (the outer products of the paper's Eq. 12).
 
+    `centre`: scores for sets. The derivative is taken along the run trained with this weight A on all
+    examples (in the steps in which the window's examples are absent), not along the recorded one, so that
+    sums over sets which leave about the fraction A of the examples in are first order about their own mean:
+
+    f(w_S) ~ f(A 1) + grad f(A 1) . (w_S - A 1):   effect of leaving S out ~ intercept + sum of scores over S
+    intercept = f(A 1) - f(1) - (1 - A) (sum of all scores)
+
+    For SGD, with whatever it has; in the step of Adam a weight on all examples cancels. For single examples
+    leave it out.
+
     Shapes: [query, window, train]. Sign: removal minus full, so a harmful example is negative for a loss.
-    Cost: one sweep, about 1 to 3 training runs, for all examples. Source: arXiv 2502.10793.
+    Cost: one sweep, about 1 to 3 training runs, for all examples; with `centre` a training run more for each
+    span of absence, which is kept for the next query. Source: arXiv 2502.10793; `centre` is our own.
 
     Errors: `DivergedError` where the adjoint leaves the floating-point numbers; `InputError` where a gradient
-    is not the derivative of the loss, which the run is tested for.
+    is not the derivative of the loss, which the run is tested for, and for `centre` with another optimizer
+    than SGD.
 
     Example:
 
@@ -47,16 +64,40 @@ class DIT(Estimator):
 
     curvature: Literal["hessian", "gauss-newton", "fisher"] = "hessian"
 
+    centre: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.centre is not None:
+            real_number("dit: centre", self.centre, above=0.0, most=1.0)
+
     @property
     def claims(self) -> frozenset[Claim]:
-        exact_derivative = {Claim.FIRST_ORDER} if self.curvature == "hessian" else set()
-        return frozenset(
-            {Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.ADDITIVE, Claim.AVERAGED} | exact_derivative
-        )
+        found = {Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.AVERAGED}
+        if self.centre is None:
+            found |= {Claim.ADDITIVE} | ({Claim.FIRST_ORDER} if self.curvature == "hessian" else set())
+        return frozenset(found)
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
+        if self.centre is None:
+            return self._scores(trajectory, query, windows)
+        _require_sgd(trajectory)
+        total = trajectory.workload.theta0.new_zeros(
+            len(query.labels(trajectory.workload)), len(windows), trajectory.workload.n_train
+        )
+        as_recorded = gradient_as_recorded(trajectory, query) if type(query).at is not Query.at else None
+        for absent, members in spans(windows, trajectory.steps).items():
+            other = centred(trajectory, self.centre, absent)
+            total[:, members] = self._scores(other, query, [windows[k] for k in members], as_recorded)
+        return total
+
+    def _scores(
+        self, trajectory: Trajectory, query: Query, windows: Sequence[Window],
+        gradient: Callable[[State], tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:  # fmt: skip
         evaluations = evaluations_of(windows, trajectory.steps)
-        found = self.sweep(trajectory, query, evaluations, min(w.absent()[0] for w in windows))
+        begin = min(w.absent()[0] for w in windows)
+        found = self.sweep(trajectory, query, evaluations, begin, gradient)
         totals = scores_from_contributions(trajectory, query, windows, evaluations, found)
         if not totals.isfinite().all():
             raise DivergedError(
@@ -65,17 +106,40 @@ class DIT(Estimator):
             )
         return totals
 
+    def intercept(
+        self, trajectory: Trajectory, query: Query, windows: Sequence[Window], scores: Tensor
+    ) -> Tensor | None:
+        """f(A 1) - f(1) - (1 - A) (sum of all scores), [query, window]; nothing without `centre`."""
+        if self.centre is None:
+            return None
+        found = scores.sum(-1) * (self.centre - 1)
+        for absent, members in reversed(spans(windows, trajectory.steps).items()):  # the last are kept
+            other = centred(trajectory, self.centre, absent)
+            found[:, members] += change_of_query(trajectory, other, query, [windows[k] for k in members])
+        return found
+
+    def caution(self, trajectory: Trajectory) -> str:
+        if self.centre is None:
+            return ""
+        n = trajectory.workload.n_train
+        return (
+            f"these scores are for sets that leave about {round(self.centre * n)} of the {n} examples in, "
+            "not for single examples; take dit without centre for those"
+        )
+
     def contributions(
         self, trajectory: Trajectory, query: Query, states: Sequence[int]
     ) -> Iterator[Contributions]:
         return self.sweep(trajectory, query, [((t, 1),) for t in states], 0)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
-        return {"curvature": self.curvature, **trajectory.step.notes}
+        centre = {} if self.centre is None else {"centre": self.centre}
+        return {"curvature": self.curvature, **centre, **trajectory.step.notes}
 
     def sweep(
-        self, trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int
-    ) -> Iterator[Contributions]:
+        self, trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int,
+        gradient: Callable[[State], tuple[Tensor, Tensor]] | None = None,
+    ) -> Iterator[Contributions]:  # fmt: skip
         """What every occurrence from step `begin` on contributes to q's effect at each of `evaluations`:
 
         a <- grad q(theta_e)
@@ -83,12 +147,14 @@ class DIT(Estimator):
 
         Several evaluations e and values of the query are columns of one adjoint a [column, param]. Last steps
         first; a step may come more than once, with other columns, where memory asks for several passes.
-        Values are 0 for steps after the evaluation and for padded slots. Cost: about one curvature product a
+        `gradient` is that of q, where another run defines it. Values are 0 for steps after the evaluation and
+        for padded slots. Cost: about one curvature product a
         step, whatever the number of examples; more columns cost less than proportionally.
         """
         step = trajectory.step
         linear, n_query = step.linear(self.curvature), len(query.labels(trajectory.workload))
-        gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
+        if gradient is None:
+            gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
         for columns in Columns.passes(trajectory, evaluations, n_query, step.capacity(_MEMORY)):
             ask = questions(trajectory, query, self.curvature, begin, columns.last)
             after = trajectory.state(columns.last)
@@ -104,3 +170,13 @@ class DIT(Estimator):
                         after = state
                     del states, state, here  # before the next states are computed
                 yield found.contributions()
+
+
+def _require_sgd(trajectory: Trajectory) -> None:
+    """Errors: an optimizer in whose step a weight on all examples cancels."""
+    optimizer = trajectory.workload.optimizer
+    if not isinstance(optimizer, SGD):
+        raise InputError(
+            f"dit:centre is for SGD, and this run used {type(optimizer).__name__}: a weight on all examples "
+            "cancels in a step that divides by the size of the gradient; use dit"
+        )

@@ -23,6 +23,7 @@ from influencekit._training.batch import select
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.moved_runs import check_runs, moved_scores
+from influencekit._verbs.results import intercept_of
 from influencekit.evaluation.retraining import draw_seed, random_sets, sizes
 from influencekit.evaluation.scoring import require_estimators
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
@@ -52,7 +53,8 @@ class Brittleness(Evaluation):
     larger) and "lowers" in place of helpful and harmful.
 
     `effect` [estimator, removed, query, window, k]: q without them, retrained, minus q; `predicted`: the sum
-    of their scores. Every query has its own k examples; of more than `queries` of them so many are drawn.
+    of their scores, and the intercept of scores for sets (`dit:centre=A`). Every query has its own k
+    examples; of more than `queries` of them so many are drawn.
     The control: `control` [draw, query, window, k], k random examples, `draws` times. Of two estimators the
     one with the stronger effects (of a loss, larger ones of `helpful` and more negative ones of `harmful`)
     has found the examples that matter; no ground truth of single examples takes part.
@@ -112,6 +114,7 @@ class Brittleness(Evaluation):
         watched = _Watched(query, tuple(some.tolist()), _examples(query, some))
         random = random_sets(workload.n_train, list(ks) * draws, (*seed, 1))
         influence = scores.influence.values[:, some].astype(np.float64)
+        intercept = intercept_of(scores).values[:, some].astype(np.float64)
         shape = (len(influence), len(removed), len(some), len(windows), len(ks))
         found, predicted = np.zeros(shape), np.zeros(shape)
         control = np.zeros((draws, len(some), len(windows), len(ks)))
@@ -122,7 +125,8 @@ class Brittleness(Evaluation):
             for j, size in enumerate(ks):
                 for r, (_, sign) in enumerate(removed):
                     np.put_along_axis(masks[:, r, :, j], ordered[..., ::-sign][..., :size], True, axis=-1)
-            predicted[..., w, :] = (masks * influence[:, None, :, w, None]).sum(-1)
+            sums = (masks * influence[:, None, :, w, None]).sum(-1)
+            predicted[..., w, :] = sums + intercept[:, None, :, w, None]
             sets, place = np.unique(
                 np.concatenate([masks.reshape(-1, workload.n_train), random]), axis=0, return_inverse=True
             )

@@ -20,6 +20,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.evaluation.bootstrap import LEAST, check_interval, interval, ranked_alike
 from influencekit.evaluation.retraining import draw_seed, random_sets, set_effects
+from influencekit.evaluation.scoring import sums_over
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import figure_of
 from influencekit.windows import Window
@@ -39,8 +40,9 @@ class LDS(Evaluation):
 
     Each S_i holds the `fraction` of the examples, drawn at random; the run is trained again on it, on the
     recorded batches with their divisors, under each window's own removal. Summing over those left out, not
-    over S_i, follows the sign of scores (removal minus full) and ranks alike. `seed` draws the subsets, other
-    ones for every seed of a workload.
+    over S_i, follows the sign of scores (removal minus full) and ranks alike. Scores for sets of this size
+    (`dit:centre=0.5` for halves) rank them better than others do; `predicted` has their intercept in it.
+    `seed` draws the subsets, other ones for every seed of a workload.
 
     Result: `lds` [estimator, query, window], in [-1, 1]; 1 = ranked as retraining does. `lds_low` and
     `lds_high` are the bootstrap interval (BCa) at `level` from so many `resamples` of the subsets, NaN with
@@ -91,7 +93,7 @@ class LDS(Evaluation):
         left_out = random_sets(n, [self._left_out(n)] * self.m, seed)
         drawn = {"fraction": self.fraction, "seed": list(seed)}
         retrained = set_effects(trajectory, query, left_out, windows, self.strategy, folder, drawn)
-        predicted = scores.influence.values.astype(np.float64) @ left_out.T.astype(np.float64)
+        predicted = sums_over(scores, left_out)
         dims = ("estimator", "query", "window")
         found = ranked_alike(predicted, retrained, self.resamples, self.level, seed)
         return xr.Dataset(

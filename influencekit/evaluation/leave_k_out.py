@@ -22,7 +22,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.moved_runs import check_runs, moved_scores
 from influencekit.evaluation.bootstrap import check_interval, ranked_alike
 from influencekit.evaluation.retraining import draw_seed, random_sets, set_effects, sizes
-from influencekit.evaluation.scoring import require_estimators
+from influencekit.evaluation.scoring import require_estimators, sums_over
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.metrics import pearson, spearman
 from influencekit.plot.style import figure_of
@@ -52,7 +52,8 @@ class LeaveKOut(Evaluation):
     groups of that size (the interval is NaN with fewer than ten of them); `predicted` [estimator, query,
     window, k, group], `retrained` [query, window, k, group]. `size` [estimator, query, window, k] is the
     slope of retrained on predicted through the origin: 1 = the sums are right in size too, below 1 = they are
-    too large. The rest is as for `LDS`: this is the same for small sets.
+    too large. The rest is as for `LDS`: this is the same for small sets. Of scores for sets (`dit:centre=A`)
+    the sums have their intercept, and are meant for k of about (1 - A) times the number of examples.
 
     Random groups are not chosen by their scores, so their sums have no winner's curse and nothing is
     cross-fitted. With `runs` of 3 or more, these and moved runs (as in `remove`) say how much of the sums is
@@ -106,7 +107,7 @@ class LeaveKOut(Evaluation):
         left_out = random_sets(n, list(ks) * self.groups, seed)  # more groups come behind
         drawn = {"k": list(ks), "seed": list(seed)}
         effects = set_effects(trajectory, query, left_out, windows, self.strategy, folder, drawn)
-        sums = scores.influence.values.astype(np.float64) @ left_out.T.astype(np.float64)
+        sums = sums_over(scores, left_out)
         retrained, predicted = (
             x.reshape(*x.shape[:-1], self.groups, len(ks)).swapaxes(-1, -2) for x in (effects, sums)
         )

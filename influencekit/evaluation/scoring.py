@@ -10,14 +10,14 @@ from influencekit._labelled import check_run, dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import example_coords, examples, run_of, window_coords
+from influencekit._verbs.results import example_coords, examples, intercept_of, run_of, window_coords
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
 from influencekit.registry import label, listed, resolve
 from influencekit.windows import Window
 
-__all__ = ["estimators_of", "holes", "ready", "require_estimators", "scored"]
+__all__ = ["estimators_of", "holes", "ready", "require_estimators", "scored", "sums_over"]
 
 _DIMS = ("estimator", "query", "window", "train")
 
@@ -25,13 +25,17 @@ _DIMS = ("estimator", "query", "window", "train")
 def scored(
     trajectory: Trajectory, query: Query, methods: Mapping[str, Estimator], windows: Sequence[Window]
 ) -> xr.Dataset:
-    """`influence` [estimator, query, window, train] of the run, NaN for what an estimator leaves out."""
+    """`influence` [estimator, query, window, train] of the run, NaN for what an estimator leaves out, and the
+    `intercept` [estimator, query, window] of its sums."""
     each = [
-        estimate(trajectory, query, method, windows).influence
+        estimate(trajectory, query, method, windows)
         for method in track(methods.values(), "estimators", len(methods))
     ]
     return xr.Dataset(
-        {"influence": (_DIMS, np.stack([one.values for one in each]))},
+        {
+            "influence": (_DIMS, np.stack([one.influence.values for one in each])),
+            "intercept": (_DIMS[:3], np.stack([intercept_of(one).values for one in each])),
+        },
         coords={
             "estimator": list(methods),
             "query": each[0]["query"].values,
@@ -61,7 +65,8 @@ def holes(scores: xr.Dataset) -> dict[str, str]:
 
 
 def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Dataset:
-    """Scores that are there, `influence` [estimator, query, window, train] with the run's own coordinates.
+    """Scores that are there, `influence` [estimator, query, window, train] with the run's own coordinates,
+    and the `intercept` [estimator, query, window] of their sums.
 
     What `estimate` returns, or one seed of what `compare` returns. Errors: scores of another run or query, or
     of several seeds.
@@ -73,7 +78,8 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
         raise InputError("these scores are of several seeds; take those of this run: result.sel(seed=...)")
     if "estimator" not in scores.influence.dims:
         name = scores.attrs.get("estimator", "scores")
-        scores = scores.assign(influence=scores.influence.expand_dims(estimator=[name]))
+        parts = {"influence": scores.influence, "intercept": intercept_of(scores)}
+        scores = scores.assign({k: one.expand_dims(estimator=[name]) for k, one in parts.items()})
     workload = trajectory.workload
     ids = scores["train"].values if "train" in scores.coords else scores.coords.get("example")
     mine: dict[str, tuple[Any, Any]] = {
@@ -97,7 +103,10 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
     check_run(whose, run_of(trajectory, query))
     values = scores.influence.transpose(*_DIMS)
     return xr.Dataset(
-        {"influence": (_DIMS, values.values)},
+        {
+            "influence": (_DIMS, values.values),
+            "intercept": (_DIMS[:3], intercept_of(scores).transpose(*_DIMS[:3]).values),
+        },
         coords={
             "estimator": values.estimator.values,
             "query": list(query.labels(workload)),
@@ -105,3 +114,9 @@ def ready(trajectory: Trajectory, query: Query, scores: xr.Dataset) -> xr.Datase
             **{name: ("window", scores[name].values) for name in ("start", "stop", "removal")},
         },
     )
+
+
+def sums_over(scores: xr.Dataset, sets: np.ndarray) -> np.ndarray:
+    """What scores say of leaving out each of `sets` [set, train]: [estimator, query, window, set]."""
+    sums = scores.influence.values.astype(np.float64) @ sets.T.astype(np.float64)
+    return np.asarray(sums + intercept_of(scores).values[..., None])

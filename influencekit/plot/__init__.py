@@ -9,6 +9,7 @@ from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.examples import extremes, timeline
 from influencekit.plot.predicted import predicted
 from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
+from influencekit.plot.trust import trust_by_window
 
 __all__ = [
     "COLOURS",
@@ -21,5 +22,6 @@ __all__ = [
     "predicted",
     "scatter",
     "timeline",
+    "trust_by_window",
     "whole_numbers",
 ]

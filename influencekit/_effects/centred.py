@@ -1,0 +1,83 @@
+"""The run with less weight on every example: along it the derivative for sets is taken.
+
+    f(w_S) ~ f(A 1) + grad f(A 1) . (w_S - A 1)
+
+f is a window's effect on the query, and w_S is 0 on the examples of a set and 1 on the others.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from influencekit._effects.retrain import Models, query_at
+from influencekit._training.buffers import by_formula, flat, with_flat
+from influencekit._training.gradients import rows_of_jacobian
+from influencekit._training.state import State
+from influencekit._training.workload import evaluated_with
+from influencekit._trajectory.rerun import rerun
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit.interfaces import Query
+from influencekit.windows import Window
+
+__all__ = ["centred", "change_of_query", "gradient_as_recorded"]
+
+_KEPT = 2  # reruns of a run, each of at most a GiB of states
+
+
+def centred(trajectory: Trajectory, weight: float, absent: tuple[int, int]) -> Trajectory:
+    """The run trained again with `weight` on every example in the steps of `absent`, 1 outside of them.
+
+    Kept for the next query: the last two. Cost: a training run, once. Errors: as `rerun`.
+    """
+    key = ("weight", weight, absent)
+    if (found := trajectory.reruns.pop(key, None)) is None:
+        each = torch.ones(trajectory.steps, dtype=torch.float64)
+        each[slice(*absent)] = weight
+        found = rerun(trajectory, each)
+    trajectory.reruns[key] = found
+    for old in list(trajectory.reruns)[:-_KEPT]:
+        trajectory.reruns.pop(old, None)
+    return found if found.ending is trajectory.ending else found.with_ending(trajectory.ending)
+
+
+def change_of_query(
+    trajectory: Trajectory, other: Trajectory, query: Query, windows: Sequence[Window]
+) -> Tensor:
+    """f of another run of these batches minus f of the recorded one, [query, window].
+
+    Cost: two evaluations of the query a state that the windows read.
+    """
+    signs = [window.evaluations(trajectory.steps) for window in windows]
+    when = sorted(set().union(*signs))
+    values_of, changes = query_at(trajectory, query, when), {}
+    for t in when:
+        state, own = other.evaluated(t), trajectory.evaluated(t)
+        buffers = flat(state.buffers, state.theta)[None] if state.buffers else None
+        changes[t] = values_of(Models([0], t, state.theta[None], own.theta, buffers, own.buffers))[:, 0]
+    return torch.stack([torch.stack([s * changes[t] for t, s in each.items()]).sum(0) for each in signs], 1)
+
+
+def gradient_as_recorded(trajectory: Trajectory, query: Query) -> Callable[[State], tuple[Tensor, Tensor]]:
+    """The gradients of a query that the recorded run defines (`Query.at`), at states of another run.
+
+    A function of such a state that gives [query, param], and by the buffers that training changes [query,
+    buffer]: what `query_gradient` is at the run's own states.
+    """
+
+    def gradient(state: State) -> tuple[Tensor, Tensor]:
+        t = state.step
+        at = query.at(trajectory.workload_at(t), trajectory.evaluated(t).theta)
+        start = flat(state.buffers, state.theta)
+
+        def of_buffers(buffers: Tensor) -> Tensor:
+            with evaluated_with(with_flat(state.buffers, buffers), by_formula):
+                return at(state.theta)
+
+        with evaluated_with(state.buffers):
+            by_theta = rows_of_jacobian(at, state.theta)
+        if not len(start):
+            return by_theta, start.new_zeros(len(by_theta), 0)
+        return by_theta, rows_of_jacobian(of_buffers, start)
+
+    return gradient

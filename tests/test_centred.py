@@ -1,0 +1,230 @@
+"""Scores for sets: the derivative along the run with weight A on all examples, and the intercept of sums."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from helpers_buffers import N, close, hand, one
+from helpers_buffers import recorded as with_buffers
+from helpers_cli import TINY, fails
+from helpers_cli import run as run_cli
+from helpers_evaluation import additive
+from torch.func import jacrev
+
+import influencekit as ik
+from influencekit._effects import centred as module
+from influencekit.errors import InputError
+from influencekit.evaluation import Brittleness, LeaveKOut
+from influencekit.testing import oracle
+from influencekit.testing.estimators import recorded
+from influencekit.testing.setting import windows_of
+from influencekit.testing.taped import taped
+
+QUERIES = ["test-losses", "alignment"]  # the recorded run defines the second
+A = 0.4
+CENTRED = ik.make("estimator", f"dit:centre={A}")
+each_sgd = pytest.mark.parametrize("name", ["sgd", "sgd with momentum", "sgd with Nesterov momentum"])
+
+
+@cache
+def scored(name, query):
+    run = recorded(name)
+    windows = windows_of(CENTRED, run.steps)
+    return windows, ik.estimate(run, query, CENTRED, windows)
+
+
+def effects(run, query, window):
+    """A window's effect [query] as a function of what is taken from the weights [train], by a plain loop."""
+    work, query = run.workload, ik.make("query", query)
+    base = oracle.weighted_run(work, torch.ones(run.steps, work.n_train, dtype=work.dtype))
+    base = [theta.detach() for theta in base]
+    return lambda taken: oracle.perturbed_effect(work, query, window, base, taken)
+
+
+def sums(scores, taken):
+    """What the scores say [query, window] of weights 1 - taken."""
+    return scores.intercept.values + scores.influence.values @ taken.numpy()
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@each_sgd
+def test_it_is_the_derivative_by_autodiff_through_the_unrolled_run_at_weight_a(name, query):
+    windows, scores = scored(name, query)
+    run = recorded(name)
+    there = torch.full((run.workload.n_train,), 1 - A, dtype=run.workload.dtype)
+    for k, window in enumerate(windows):
+        wanted = jacrev(effects(run, query, window))(there).numpy()
+        found = scores.influence.values[:, k]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@each_sgd
+def test_intercept_and_sum_are_the_effect_at_weight_a_and_second_order_around_it(name, query):
+    windows, scores = scored(name, query)
+    run, generator = recorded(name), torch.Generator().manual_seed(0)
+    d = torch.randn(run.workload.n_train, generator=generator, dtype=run.workload.dtype)
+    for k, window in enumerate(windows):
+        effect, left = effects(run, query, window), []
+        for h in (0.0, 1e-2, 1e-3, 1e-4):
+            taken = 1 - A - h * d
+            left.append(np.linalg.norm(effect(taken).numpy() - sums(scores, taken)[:, k]))
+        assert left[0] < 1e-14  # rounding of losses of about 1
+        slopes = np.log10(np.array(left[1:-1]) / np.array(left[2:]))
+        assert (slopes > 1.9).all(), slopes
+
+
+def test_all_examples_at_once_are_foretold_where_a_is_small():
+    run = recorded("sgd")
+    scores = ik.estimate(run, "test-loss", "dit:centre=0.001")
+    everyone = torch.ones(run.workload.n_train, dtype=run.workload.dtype)
+    truth = effects(run, "test-loss", ik.Window(0, run.steps))(everyone).item()
+    assert sums(scores, everyone).item() == pytest.approx(truth, rel=1e-4)
+    plain = ik.estimate(run, "test-loss", "dit").influence.values.sum()
+    assert abs(plain - truth) > 0.02 * abs(truth)
+
+
+def test_where_effects_add_up_it_says_the_same_as_dit_without_an_intercept():
+    run, query = additive()
+    found, plain = (ik.estimate(run, query, name) for name in ("dit:centre=0.3", "dit"))
+    np.testing.assert_allclose(found.influence, plain.influence, rtol=1e-12)
+    np.testing.assert_allclose(found.intercept, 0, atol=1e-12 * np.abs(plain.influence).max())
+    assert "intercept" not in plain
+
+
+def test_centre_1_is_the_recorded_run():
+    run = recorded("sgd with momentum")
+    found, plain = (ik.estimate(run, "test-losses", name) for name in ("dit:centre=1", "dit"))
+    np.testing.assert_allclose(found.influence, plain.influence, rtol=1e-12)
+    assert not found.intercept.any()
+
+
+def test_buffers_are_those_of_the_run_at_weight_a():
+    run = with_buffers("mlp", "sgd")
+    scores, half = ik.estimate(run, "test-loss", "dit:centre=0.5"), torch.full((N,), 0.5).double()
+    (before,), (there,) = hand("mlp", "sgd", 0 * half), hand("mlp", "sgd", half)
+    assert sums(scores, half).item() == pytest.approx(there - before, rel=1e-9)
+    h = 1e-4
+    slopes = [
+        (hand("mlp", "sgd", half + one(j, h))[0] - hand("mlp", "sgd", half - one(j, h))[0]) / (2 * h)
+        for j in range(4)
+    ]
+    close(scores.influence.values.ravel()[:4], slopes, 1e-5)
+
+
+def test_a_taped_run_gives_what_the_same_run_by_record_gives():
+    run = taped("dicts")
+    scores = ik.estimate(run, "test-losses", CENTRED)
+    everyone = torch.ones(run.workload.n_train, dtype=run.workload.dtype)
+    wanted = module.change_of_query(
+        run, module.rerun(run, A), ik.make("query", "test-losses"), [ik.Window(0, run.steps)]
+    )
+    np.testing.assert_allclose(sums(scores, (1 - A) * everyone), wanted, rtol=0, atol=1e-13)
+    assert scores.intercept.any()
+
+
+def test_the_run_at_weight_a_is_trained_once_for_several_queries(monkeypatch):
+    run, trained = ik.record(oracle.tiny_workload()), []
+    monkeypatch.setattr(module, "rerun", lambda *args: trained.append(1) or rerun(*args))
+    for query in ("test-loss", "test-losses"):
+        ik.estimate(run, query, CENTRED)
+    ik.estimate(run, "test-loss", CENTRED, average={4: 1.0})
+    assert len(trained) == 1
+    ik.estimate(run, "test-loss", "dit:centre=0.7")
+    ik.estimate(run, "test-loss", "dit:centre=0.9")
+    assert len(trained) == 3 and len(run.reruns) == 2
+
+
+rerun = module.rerun
+
+
+@pytest.mark.parametrize("optimizer", [ik.AdamW(lr=0.01), ik.RMSprop(lr=0.01)])
+def test_an_optimizer_in_whose_step_the_weight_cancels_is_refused_by_name(optimizer):
+    run = ik.record(oracle.tiny_workload(optimizer))
+    with pytest.raises(InputError, match=rf"{type(optimizer).__name__}: a weight on all .* cancels"):
+        ik.estimate(run, "test-loss", CENTRED)
+
+
+@pytest.mark.parametrize("centre", [0, -0.5, 1.5, float("nan"), "half"])
+def test_a_weight_outside_of_0_to_1_is_refused(centre):
+    with pytest.raises(InputError, match="centre"):
+        ik.make("estimator", "dit", centre=centre)
+
+
+def test_it_claims_no_derivative_at_the_recorded_run_and_no_contributions():
+    assert not CENTRED.claims & {ik.Claim.FIRST_ORDER, ik.Claim.ADDITIVE, ik.Claim.EXACT}
+    with pytest.raises(InputError, match="claims first order"):
+        ik.evaluate(recorded("sgd"), "taylor", estimators=[CENTRED])
+    with pytest.raises(InputError, match="centre"):
+        ik.contributions(recorded("sgd"), "test-loss", CENTRED)
+
+
+# who sums scores adds the intercept -------------------------------------------------------------------------
+
+
+def sets_of(size, n=8, count=5):
+    return [np.random.default_rng(k).permutation(n)[:size] for k in range(count)]
+
+
+def test_leave_k_out_lds_brittleness_and_remove_add_it():
+    run = recorded("sgd")
+    scores = ik.estimate(run, "test-losses", "dit:centre=0.5")
+    added, influence = scores.intercept.values, scores.influence.values
+    found = ik.evaluate(run, {"k": LeaveKOut(k=(2, 4), groups=5)}, "test-losses", scores=scores)["k"]
+    assert found.sizes["estimator"] == 1
+    again = ik.evaluate(run, "lds:m=6", "test-losses", estimators=["dit", "dit:centre=0.5"])["lds:m=6"]
+    mine = again.sel(estimator="dit:centre=0.5")
+    wanted = added[..., None] + influence @ mine.left_out.values.T
+    np.testing.assert_allclose(mine.predicted, wanted, rtol=1e-12)
+    plain = ik.estimate(run, "test-losses", "dit").influence.values
+    np.testing.assert_allclose(again.predicted.sel(estimator="dit"), plain @ mine.left_out.values.T)
+    brittle = ik.evaluate(run, {"b": Brittleness(k=(2,))}, "test-losses", scores=scores)["b"]
+    top = np.sort(influence, -1)[..., -2:].sum(-1)
+    np.testing.assert_allclose(
+        brittle.predicted.sel(removed="helpful").values[0, ..., 0], top + added, rtol=1e-12
+    )
+    ids = list(run.workload.train_ids[:4])
+    removed = ik.remove(run, "test-losses", ids, scores)
+    some = [list(run.workload.train_ids).index(i) for i in ids]
+    np.testing.assert_allclose(removed.estimate, influence[..., some].sum(-1) + added, rtol=1e-12)
+
+
+def test_sums_have_the_size_and_the_order_of_halves_where_those_of_dit_have_not():
+    run = ik.record(ik.make("workload", "mnist-1v7-lr:setting=trained:n_train=96:epochs=10"))
+    halves = {"halves": LeaveKOut(k=(48,), groups=12)}
+    found = ik.evaluate(run, halves, "test-loss", ["dit", "dit:centre=0.5"])["halves"]
+    plain, centred = np.abs(np.log(found["size"].values[:, 0, 0, 0]))
+    assert centred < 0.15 and plain > 0.4
+    plain, centred = found.spearman.values[:, 0, 0, 0]
+    assert centred > plain
+
+
+# results say what they are for --------------------------------------------------------------------------
+
+
+def test_results_say_for_which_sets_they_are():
+    run = recorded("sgd")
+    said = "sets that leave about 4 of the 8 examples in, not for single examples"
+    scores = ik.estimate(run, "test-loss", "dit:centre=0.5")
+    assert said in scores.attrs["caution"] and scores.attrs["note_centre"] == 0.5
+    assert said in ik.verify_top(run, "test-loss", scores, top=2).attrs["caution"]
+    work = "mnist-1v7-lr:n_train=24:epochs=2"
+    found = ik.compare(work, ["dit", "dit:centre=0.5"], seeds=(0, 1))
+    assert found.attrs["caution"].count("about 12 of the 24 examples in") == 1  # whatever the seeds
+    assert found.intercept.dims == ("estimator", "seed", "query", "window")
+    assert found.intercept.sel(estimator="dit:centre=0.5").values.all()
+    assert not found.intercept.sel(estimator=["dit", "loo"]).any()
+    of_one = found.sel(seed=1)
+    again = ik.evaluate(ik.record(ik.make("workload", work, seed=1)), "lds:m=4", "test-loss", scores=of_one)[
+        "lds:m=4"
+    ]
+    assert again.predicted.sizes["estimator"] == 3
+
+
+def test_the_command_line_says_so(tmp_path):
+    store = tmp_path / "run.zarr"
+    run_cli("record", TINY, "--store", store)
+    out = run_cli("estimate", store, "--estimator", "dit:centre=0.5").output
+    assert "for sets that leave about 12 of the 24 examples in" in out
+    assert "centre" in fails("estimate", store, "--estimator", "dit:centre=2", code=2)
