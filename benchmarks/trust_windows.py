@@ -28,21 +28,26 @@ from influencekit._verbs.trust import LIMITS
 from influencekit.metrics import agreement
 
 TAKES = "40 min"
-RUNS = [cell for cell in CELLS if cell[2] == "ReLU"] + OTHERS
+RUNS = sorted(  # the hard ones first
+    [cell for cell in CELLS if cell[2] == "ReLU"] + OTHERS,
+    key=lambda cell: ("-lr" in cell[0], cell[1] == "paper"),
+)
 QUICK = {"chosen": 1, "measured": 1, "processes": 1, "runs": RUNS[:1], "keep": None}
 HIGH, LOW = 0.8, 0.5
 FIGURES = ("trust", "spearman", "pearson", "metasmoothness")
 KEPT = RESULTS / "trust_windows.partial.jsonl"
 
 
-def one(job: tuple[str, str, str, int]) -> dict:
-    run, seed = ik.record(workload(*job)), job[-1]
+def one(job: tuple[str, str, str, int, int | None]) -> dict:
+    *what, examples = job
+    run, seed = ik.record(workload(*what)), what[-1]
     found, seconds = timed(lambda: ik.trust(run, seed=seed, method="retrain", windows="horizons"))
     smooth, smooth_seconds = timed(lambda: ik.trust(run, seed=seed, method="smooth", windows="horizons"))
     windows = windows_of(found)
-    truth, loo_seconds = timed(lambda: ik.estimate(run, "test-loss", "loo", windows))
-    scores = ik.estimate(run, "test-loss", "dit", windows)
-    pairs = [torch.tensor(x.influence.values[0]) for x in (scores, truth)]
+    loo = ik.make("estimator", "loo", examples=examples, seed=1000 + seed)
+    truth, loo_seconds = timed(lambda: ik.estimate(run, "test-loss", loo, windows))
+    scores, known = ik.estimate(run, "test-loss", "dit", windows), truth.influence[0, 0].notnull().values
+    pairs = [torch.tensor(x.influence.values[0][:, known]) for x in (scores, truth)]
     pearson, spearman = agreement(*pairs)[:, :2].T.tolist()
     columns = {
         "removal": found.removal.values.tolist(),
@@ -55,7 +60,8 @@ def one(job: tuple[str, str, str, int]) -> dict:
     }
     checks = dict(zip(found.check.values.tolist(), found.check_value.values.tolist(), strict=True))
     return {
-        "run": [*job],
+        "run": what,
+        "asked": examples,
         "accuracy": run.attrs["accuracy"],
         "steps": run.steps,
         "believed": found.believed,
@@ -153,24 +159,29 @@ def summary(rows: list[dict], chosen: int) -> dict:
 
 @click.option("--chosen", default=2, help="Seeds on which figure and limit are chosen.")
 @click.option("--measured", default=4, help="Seeds after them, on which they are measured.")
+@click.option("--examples", type=int, help="Truth of so many random examples; of all unless you say.")
 @click.option("--processes", default=1)
-def answer(chosen: int, measured: int, processes: int, runs: list = RUNS, keep: Path | None = KEPT) -> dict:
+def answer(
+    chosen: int, measured: int, examples: int | None, processes: int, runs: list = RUNS,
+    keep: Path | None = KEPT,
+) -> dict:  # fmt: skip
     early, late = range(chosen), range(chosen, chosen + measured)
     order = [seed for pair in zip_longest(early, late) for seed in pair if seed is not None]
-    jobs = [(*cell, seed) for seed in order for cell in runs]
+    jobs = [(*cell, seed, examples) for seed in order for cell in runs]
     rows = []
     if keep is not None and keep.exists():
         rows = [json.loads(line) for line in keep.read_text(encoding="utf-8").splitlines()]
-    done = {tuple(row["run"]) for row in rows}
-    for row in at_once(one, [job for job in jobs if job not in done], processes):
+    done = {(*row["run"], row["asked"]) for row in rows}
+    left = [job for job in jobs if job not in done]
+    for row in map(one, left) if processes == 1 else at_once(one, left, processes):
         rows.append(row)
         if keep is not None:
             with keep.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         print(len(rows), len(jobs), *row["run"], row["seconds"], row["believed"], flush=True)
-    rows = [row for row in rows if tuple(row["run"]) in jobs]
+    rows = [row for row in rows if (*row["run"], row["asked"]) in jobs]
     return {
         "chosen_seeds": chosen, "measured_seeds": measured, "high": HIGH, "low": LOW,
-        **summary(rows, chosen),
+        "examples": examples, **summary(rows, chosen),
         "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],
     }  # fmt: skip

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "docs"))  # docs is no package
 from _tables import (  # noqa: E402
     age,
     agreement,
+    ceilings,
     cost,
     dvemb,
     evaluation,
@@ -37,7 +38,7 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(agreement, trust, evaluation, exactness, examples, cost, recording, layers),
+    *(agreement, ceilings, trust, evaluation, exactness, examples, cost, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2]: module.PAGE for module in MODULES}

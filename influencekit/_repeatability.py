@@ -30,7 +30,7 @@ from torch import Tensor
 
 from influencekit.metrics import FRACTION, METRICS
 
-__all__ = ["Interval", "attainable", "consistent", "intraclass", "interval", "of_mean", "of_one"]
+__all__ = ["Interval", "again", "attainable", "consistent", "intraclass", "interval", "of_mean", "of_one"]
 
 
 class Interval(NamedTuple):
@@ -94,6 +94,13 @@ def attainable(metric: str, agreement: Tensor, runs: int = 1) -> Tensor:
     """
     to_latent, from_latent = _LATENT[metric]
     return from_latent(of_mean(to_latent(agreement), runs))
+
+
+def again(metric: str, agreement: Tensor, runs: int = 1) -> Tensor:
+    """How well one more run agrees with the mean of so many others, under the assumption of `attainable`."""
+    to_latent, from_latent = _LATENT[metric]
+    latent = to_latent(agreement)
+    return from_latent(of_one(latent) * of_mean(latent, runs))
 
 
 def interval(effects: Tensor, level: float) -> Interval:

@@ -14,6 +14,7 @@ from scipy import stats
 from torch.utils.data import TensorDataset
 
 import influencekit as ik
+from influencekit._repeatability import again as one_more
 from influencekit._repeatability import attainable, consistent, interval, intraclass, of_mean, of_one
 from influencekit._trajectory.rerun import moved, rerun
 from influencekit._verbs import ceiling as verb
@@ -67,7 +68,8 @@ def test_a_workload_a_spec_and_a_function_are_recorded_first():
 def test_a_taped_run_starts_again_from_its_own_first_state(tmp_path):
     x, y = sample()
     run = taped(tmp_path / "run", TensorDataset(x, y)).trajectory(test=(x[:20], y[:20]))
-    found = ik.ceiling(run, runs=2, moved=0.01, examples=5, windows="step:1-2", removal="window")
+    asked = {"moved": 0.01, "examples": 5, "windows": "step:1-2", "removal": "window"}
+    found = ik.ceiling(run, runs=2, store=tmp_path / "kept", **asked)
     other = rerun(run, start=moved(run, 0.01, 1))
     truth = ik.estimate(other, "test-loss", "loo:examples=5", "step:1-2", "window").influence
     np.testing.assert_array_equal(found.effects[1], truth)
@@ -171,11 +173,13 @@ def test_ceilings_are_what_the_expected_effect_reaches_in_a_simulation(icc, runs
     estimate = intraclass(d)
     assert estimate.item() == pytest.approx(icc, abs=0.03)
     again, one, mean = agreement(d[0], d[1]), agreement(m, d[0]), agreement(m, d.mean(0))
+    rest = agreement(d[0], d[1:].mean(0))
     assert of_one(estimate).item() == pytest.approx(one[0].item(), abs=0.04)
     assert of_mean(estimate, runs).item() == pytest.approx(mean[0].item(), abs=0.04)
     for k, metric in enumerate(METRICS):
         assert attainable(metric, again[k]).item() == pytest.approx(one[k].item(), abs=0.04)
         assert attainable(metric, again[k], runs).item() == pytest.approx(mean[k].item(), abs=0.04)
+        assert one_more(metric, again[k], runs - 1).item() == pytest.approx(rest[k].item(), abs=0.04)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -168,11 +168,15 @@ def test_a_folder_that_cannot_be_written(tmp_path, recorded):
 
 @pytest.mark.parametrize("ending", ["nc", "csv", "zarr"])
 def test_no_kind_of_file_is_left_on_a_full_disk(tmp_path, recorded, ending):
-    """netCDF ended the process. In a process of its own, as files may not grow there."""
+    """netCDF ended the process. In a process of its own, as files may not grow there: nor Python's caches of
+    modules, which it would leave cut off for all that come later."""
     if ending == "nc":
         pytest.importorskip("h5netcdf")
     out = tmp_path / f"x.{ending}"
-    done = shell(f"ulimit -f 1; influencekit estimate '{recorded}' --trust none --out '{out}'")
+    done = shell(
+        "ulimit -f 1; export PYTHONDONTWRITEBYTECODE=1; "
+        f"influencekit estimate '{recorded}' --trust none --out '{out}'"
+    )
     assert done.returncode == 1, done
     assert done.stderr == f"error: --out {out} cannot be written: File too large; nothing was left there\n"
     assert os.listdir(tmp_path) == []

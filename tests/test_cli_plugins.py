@@ -210,3 +210,11 @@ def test_bad_metadata_is_at_most_one_line_and_the_rest_works(install_command, tm
         assert result.output.replace("\n", "").isprintable()
     help_ = CliRunner().invoke(cli, ["--help"], color=True).stdout
     assert help_.replace("\n", "").isprintable()
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(install_command):
+    """As a cache of Python's does that a full disk has cut off; click says `interrupted`."""
+    code = COMMAND.replace("    click.echo(", "    raise EOFError('marshal data too short')\n    click.echo(")
+    install_command("acme-hello", code, {"hello": "hello"})
+    said = fails("hello", code=1)
+    assert "a file ended too early (marshal data too short)" in said and "__pycache__" in said

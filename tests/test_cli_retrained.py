@@ -38,13 +38,27 @@ def test_every_estimate_says_how_far_to_trust_it(recorded, trajectory):
     ) == round(expected, 2)
     found = ik.trust(trajectory)
     parts = (
-        f"values {found.pearson:.2f}, ranks {found.spearman:.2f}, retraining shows {found.scale:.2g} times"
+        f"values {found.pearson.item():.2f}, ranks {found.spearman.item():.2f}, "
+        f"retraining shows {found.scale.item():.2g} times"
     )
     assert "and of the 8 with the largest scores; " + parts in said
     smooth = run("estimate", recorded, "--trust", "smooth").stdout
     figure = re.search(r"^trust (\S+) of 1: how proportionately training answers", smooth, re.M)[1]
     expected = ik.trust(trajectory, method="smooth")
     assert float(figure) == round(expected.trust.item(), 2) and "Beware" not in smooth
+
+
+def test_trust_by_window_is_one_line_however_many_windows_there_are(recorded, trajectory):
+    shown = run("estimate", recorded, "--window", "each-epoch").stdout
+    found = ik.trust(trajectory, windows="each-epoch")
+    ends = zip(found.start.values, found.stop.values, found.trust.values, strict=True)
+    cells = ", ".join(f"step:{start}-{stop} {value:.2f}" for start, stop, value in ends)
+    assert f"\nby window: {cells}\n" in shown and f"\nat least 0.9: {found.believed}\n" in shown
+    steps = ",".join(["step:1-6", *(f"step:0-{t + 1}" for t in range(trajectory.steps))])
+    (line,) = re.findall(r"^by window: .*", run("estimate", recorded, "--window", steps).stdout, re.M)
+    values = ik.trust(trajectory, windows=steps).trust.values
+    known = values[~np.isnan(values)]
+    assert len(values) > 6 and f"{(known >= 0.9).sum()} of {len(known)} reach 0.9; lowest step:" in line
 
 
 @pytest.mark.parametrize("arguments", [("--trust", "none"), ("--estimator", "loo:examples=4")])
@@ -58,11 +72,14 @@ def test_a_low_figure_is_a_warning_in_plain_words_and_stands_in_the_result(recor
     shown = run("estimate", recorded, "--out", out).stdout
     assert re.search(r"^Beware: trust \S+ is below 2: leaving examples out does not do what", shown, re.M)
     assert "a smaller learning rate (now " in shown and "--verify-top 20 shows" in shown
+    assert re.search(
+        r"^at least 2: absence from the start not even up to step \d+; absence not even", shown, re.M
+    )
     attrs = xr.open_zarr(out, consolidated=False).attrs
     assert attrs["trust_warning"] in " ".join(shown.split())
     assert (
         attrs["trust_method"] == "retrain"
-        and 16 < attrs["trust_trainings"] <= 24
+        and 16 < attrs["trust_trainings"] <= 25
         and attrs["trust_limit"] == 2
     )
     assert attrs["trust"] == min(attrs["trust_pearson"], attrs["trust_spearman"]) and attrs["trust_scale"] > 0

@@ -154,3 +154,13 @@ def test_a_child_that_is_forked_after_torch_used_several_threads_does_not_wait_f
     environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "16", done.stderr
+
+
+def test_a_child_that_is_forked_after_dask_used_its_threads_reads_the_dataset():
+    """dask's pool of threads is not there in the child, which waited for it."""
+    import dask.array
+
+    run = ik.record(ik.make("workload", SPEC))
+    assert dask.array.ones((64, 64), chunks=8).sum().compute(scheduler="threads") == 64 * 64
+    here = run.dataset.batch.values.sum()
+    assert in_child(lambda: run.dataset.batch.values.sum() - here) == ""

@@ -68,12 +68,13 @@ LAYERS = {
     "verbs and pictures": """
         _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/contributions
         _verbs/estimate _verbs/kept_effects _verbs/reseeded _verbs/meaning _verbs/non_finite
-        _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results
-        _verbs/verify plot/__init__ plot/agreement plot/detection plot/examples plot/predicted
-        plot/style trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs
-        _verbs/trust/__init__ _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision
-        _verbs/trust/retrain _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb
-        _verbs/trust/words plot/trust trainers/model_losses trainers/transformers
+        _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results _verbs/verify
+        plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
+        trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs _verbs/trust/__init__
+        _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
+        _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
+        trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
+        _verbs/trust plot/ceiling
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
@@ -88,7 +89,7 @@ LAYERS = {
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
-        cli/summary cli/user_code cli/verify __init__
+        cli/summary cli/user_code cli/verify __init__ cli/ceiling
     """,
 }
 

@@ -35,6 +35,7 @@ SOURCES = {
     "api_fuzz": _benchmark("api_fuzz", "influencekit"),
     "cli_fuzz": _benchmark("cli_fuzz", "influencekit"),
     "threads": _benchmark("threads", "influencekit"),
+    "ceilings": _benchmark("ceilings", *_COMPARE),
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
     "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),

@@ -148,8 +148,8 @@ class Trajectory:
 
     @cached_property
     def dataset(self) -> xr.Dataset:
-        """The store as xarray sees it, lazily."""
-        return xr.open_zarr(self.group.store)
+        """The store as xarray sees it, lazily: an array is read when it is asked for; `chunk()` for dask."""
+        return xr.open_zarr(self.group.store, chunks=None)
 
     @exclusive()
     def state(self, t: int) -> State:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged
+from influencekit._verbs.compare_ceiling import Moves, of_ceiling, repeats_of
+from influencekit._verbs.cross_seed import SharedExamples, across_seeds
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
 from influencekit._verbs.results import (
@@ -54,6 +58,10 @@ def compare(
     each: Callable[[int, Trajectory, xr.Dataset], object] | None = None,
     top: Top = "signed",
     average: Average | str | Any = None,
+    ceiling: Moves | None = None,
+    runs: int = 8,
+    cross_seed: bool = False,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Score the examples of a run, or of a run per seed, with every estimator; compare with the reference.
 
@@ -77,15 +85,37 @@ def compare(
     `each` is called with every seed, its run and its scores, `influence` [estimator, query, window, train],
     which is what `influencekit.evaluation` takes. `average`: as of `estimate`.
 
-    Cost: a training run a seed, and each estimator's own. Errors: those of `record` and `estimate`; seeds
-    that are not different whole numbers; seeds or a recorder for a run; top="harmful" for a query of which
-    neither way is better.
+    `ceiling` repeats the retraining of every seed over `runs` runs, the recorded one among them, and says how
+    well it agrees with itself (see `ik.ceiling`): from starts moved by this fraction of their size (0.001),
+    or for "seeds" with other starts and batch orders on the same examples. `loo_again` [metric, seed, repeat,
+    query, window] is what retraining itself reaches: with loo as the reference, the agreement of each further
+    run's leave-one-out with this run's; with expected-loo, of one run with the mean of the others. `ceiling`
+    [metric, seed, query, window] is what the expected effect would reach, were it known: against one run (for
+    pearson sqrt(a), a the agreement of two runs) or against the mean of R runs (sqrt(R a / (1 + (R - 1) a)));
+    see `ik.ceiling`. `of_ceiling` [estimator, metric, seed] is estimate /
+    ceiling, of the means over queries and windows. It may be above 1, since an estimate follows this very
+    run. `icc`, `ceiling_one`, `ceiling_mean` [seed, query, window] are those of `ik.ceiling`. `store`: a
+    folder that keeps the effects, so that a call that was killed continues.
+
+    `cross_seed` (and ceiling="seeds") add `cross_agreement` [estimator, metric, query, window], the mean over
+    ordered pairs of different seeds of the agreement of one seed's estimate with another one's reference,
+    where all seeds have the same examples; elsewhere the attr `cross_note` says why there is none. Bundled
+    workloads have them with data_seed: "mnist-1v7-dnn:data_seed=0".
+
+    Cost: a training run a seed, and each estimator's own; of a ceiling `runs` - 1 times that of loo. Errors:
+    those of `record` and `estimate`; seeds that are not different whole numbers; seeds or a recorder for a
+    run; top="harmful" for a query of which neither way is better; a ceiling that is not above 0, of fewer
+    than 2 runs, of a reference that is no retraining, or of seeds for a run.
 
     Example:
 
         >>> import influencekit as ik
         >>> found = ik.compare("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "if"], seeds=(0, 1))
         >>> found.agreement.sel(estimator="dit", metric="pearson").mean().item() > 0.99
+        True
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> found = ik.compare(run, ["dit"], ceiling=0.001, runs=3)
+        >>> found.of_ceiling.sel(estimator="dit", metric="pearson").item() > 0.99
         True
     """
     if each is not None and not callable(each):
@@ -98,8 +128,10 @@ def compare(
     rows: list[list[xr.DataArray]] = []
     intercepts: list[list[xr.DataArray]] = []
     seconds, accuracy, names, labels, notes, digits, beware = [], [], [], [], {}, [], list[str]()
-    runs: list[str] = []
-    used = list[int]()
+    names_of_runs: list[str] = []
+    used, measured = list[int](), list[xr.Dataset]()
+    repeats = repeats_of(ceiling, runs, methods[truth], workload, store)
+    shared = SharedExamples() if cross_seed or ceiling == "seeds" else None
     for seed, recorded, training in _runs(workload, seeds, recorder):
         trajectory = averaged(recorded, average)
         problem = trajectory.workload
@@ -111,10 +143,16 @@ def compare(
         names.append(examples(problem))
         labels.append(class_labels(problem))
         found, spent, added = [], [], []
+        if shared is not None:
+            shared.add(seed, problem)
+        if repeats is not None:
+            again = partial(_problem, workload)  # type: ignore[arg-type]  # of a run there are no seeds
+            measured.append(repeats.measure(trajectory, query, chosen, seed, again))
         for name, method in track(methods.items(), "estimators", len(methods)):
             began = time.perf_counter()
-            result = estimate(trajectory, query, method, chosen)
-            spent.append(time.perf_counter() - began)
+            there = repeats and repeats.scores(measured[-1], trajectory, query, chosen, method)
+            result = there[0] if there else estimate(trajectory, query, method, chosen)
+            spent.append(there[1] if there else time.perf_counter() - began)
             found.append(result.influence)
             added.append(intercept_of(result))
             notes[name] = {k[5:]: v for k, v in result.attrs.items() if k.startswith("note_")}
@@ -126,14 +164,14 @@ def compare(
                 beware.append(f"{name}{_which(workload, seed)}: {zero}")
         rows.append(found)
         intercepts.append(added)
-        runs.append(run_of(trajectory, query))
+        names_of_runs.append(run_of(trajectory, query))
         seconds.append([*spent, training])
         digits.append(last_digits(trajectory, query, chosen))
         if each is not None:
             names_of = xr.DataArray(list(methods), dims="estimator", name="estimator")
             together = {"influence": xr.concat(found, names_of), "intercept": xr.concat(added, names_of)}
             whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
-            whose |= {"run": runs[-1], **asked(trajectory)}
+            whose |= {"run": names_of_runs[-1], **asked(trajectory)}
             each(seed, trajectory, xr.Dataset(together, attrs=whose))
     result = _assemble(
         rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
@@ -143,9 +181,14 @@ def compare(
     if any(one.values.any() for added in intercepts for one in added):
         values = np.stack([[one.values for one in added] for added in intercepts], 1)
         result["intercept"] = ("estimator", "seed", "query", "window"), values
+    if repeats is not None:
+        result = result.assign(repeats.variables(result, measured, side)).assign_attrs(repeats.attrs)
+        result["of_ceiling"] = of_ceiling(result)
+    if shared is not None:
+        result = _across(result, shared, side)
     if trajectory.caution:
         beware.insert(0, trajectory.caution)
-    result = result.assign_coords(run=("seed", runs)).assign_attrs(asked(trajectory))
+    result = result.assign_coords(run=("seed", names_of_runs)).assign_attrs(asked(trajectory))
     return result.assign_attrs(jaccard=words, **({"caution": "; ".join(beware)} if beware else {}))
 
 
@@ -222,6 +265,18 @@ def _ties(
         [torch.maximum(o, digits.cpu().to(o)) if e else o for o, e in zip(own, exact, strict=True)]
     )
     return ("estimator", "seed", "query", "window"), border_ties(scores, top=top, resolution=known).numpy()
+
+
+def _across(result: xr.Dataset, shared: SharedExamples, top: Top) -> xr.Dataset:
+    """The result with `cross_agreement`, or with the reason why it has none."""
+    seeds = result.sizes["seed"]
+    if why := shared.why_not if seeds > 1 else "there is one seed; name several":
+        return result.assign_attrs(cross_note=why)
+    scores = torch.from_numpy(result.influence.transpose("estimator", "seed", ...).values)
+    scores = scores[..., scores.isfinite().flatten(0, -2).all(0)]
+    reference = scores[result.estimator.values.tolist().index(result.attrs["reference"])]
+    found = across_seeds(scores, reference, top).numpy()
+    return result.assign(cross_agreement=(("estimator", "metric", "query", "window"), found))
 
 
 def _side(query: Query, top: Top) -> Top:

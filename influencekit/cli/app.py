@@ -74,6 +74,11 @@ class Commands(click.Group):
             raise InfluenceKitError(
                 f"a plugin, or code of yours, ended the program before the work was done (SystemExit: {stop})"
             ) from stop
+        except EOFError as error:  # click would call it an interruption
+            raise InfluenceKitError(
+                f"a file ended too early ({error or 'no words'}); if it is a cache of Python's, which a full "
+                "disk cuts off, remove the __pycache__ folders of the installed packages"
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for entry in self._brought():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from influencekit._address import local
+from influencekit.cli.ceiling import Ceiling
 from influencekit.cli.console import working, write
 from influencekit.cli.examples import described
 from influencekit.cli.formats import to_json
@@ -40,6 +41,30 @@ __all__ = ["compare"]
     metavar="SPEC",
     help="The ground truth.",
 )
+@click.option(
+    "--ceiling",
+    type=Ceiling(),
+    is_flag=False,
+    flag_value="0.001",
+    metavar="[FRACTION|seeds]",
+    help="How well leave-one-out agrees with itself, and each estimate as a part of that. It is repeated "
+    "over runs whose start is moved by this fraction of its size (0.001 if you do not say), or with other "
+    "seeds of start and order on the same examples. Costs --ceiling-runs times loo.",
+)
+@click.option(
+    "--ceiling-runs",
+    type=int,
+    default=8,
+    show_default=True,
+    metavar="R",
+    help="How many runs, the first one among them, say what the ceiling is.",
+)
+@click.option(
+    "--cross-seed",
+    is_flag=True,
+    help="Agreement of each seed's estimate with the other seeds' reference, too, where --seeds have the "
+    "same examples: give a bundled WORKLOAD data_seed=0. --ceiling seeds shows it as well.",
+)
 @shared("query", "window", "removal", "average")
 @click.option(
     "--seeds",
@@ -48,7 +73,7 @@ __all__ = ["compare"]
     show_default=True,
     metavar="SEEDS",
     help="0-15 (both included: 16 runs), 3, or 0-3,8. A seed decides the draw of the examples, the initial "
-    "parameters and the order of the batches.",
+    "parameters and the order of the batches; with data_seed=0 in WORKLOAD, the last two.",
 )
 @shared("setting", "recorder", "device")
 @click.option(
@@ -68,8 +93,9 @@ __all__ = ["compare"]
     "--subsets",
     type=PATH,
     metavar="DIR",
-    help="A folder for the models that --evaluate retrains (lds, leave-k-out, qld). What is there is not "
-    "retrained: a call that was killed continues, another query or estimator costs no retraining.",
+    help="A folder for the models that --evaluate retrains (lds, leave-k-out, qld), and for what --ceiling "
+    "repeats. What is there is not retrained: a call that was killed continues, another query or estimator "
+    "costs no retraining of such models.",
 )
 @click.option(
     "--jaccard",
@@ -96,8 +122,9 @@ __all__ = ["compare"]
 @shared("escape-formulas", "code", "data-dir", "threads")
 @click.pass_context
 def compare(
-    ctx: click.Context, workload: str, estimators: str, reference: str, query: str, window: str,
-    removal: Any, average: str | None, seeds: list[int], setting: str | None, recorder: str, device: str,
+    ctx: click.Context, workload: str, estimators: str, reference: str, ceiling: Any, ceiling_runs: int,
+    cross_seed: bool, query: str, window: str, removal: Any, average: str | None, seeds: list[int],
+    setting: str | None, recorder: str, device: str,
     loo_examples: int | None, evaluate: str | None, subsets: str | None, top: Any, out: str | None,
     json_file: str | None, escape_formulas: bool, code: str | None, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
@@ -111,6 +138,7 @@ def compare(
       influencekit compare --estimators dit,if,loo
       influencekit compare mnist-1v7-dnn --seeds 0-15 --setting paper --out paper
       influencekit compare mnist-1v7-cnn --loo-examples 32
+      influencekit compare mnist-1v7-dnn --estimators dit --ceiling 0.01
       influencekit compare --estimators dit --window each-epoch --removal window
       influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets
       influencekit compare run.zarr --code train.py:parts
@@ -141,10 +169,12 @@ def compare(
                 source = build = _Memory(WorkloadSource(workload, setting, data_dir, chip))
                 problem = build(seeds[0])
             _check(problem, asked, window, removal)
-            evaluating = _evaluating(evaluate, [*methods, truth], subsets, asked, problem)
+            repeats = _repeats(ctx, ceiling, ceiling_runs, cross_seed, subsets)
+            evaluating = _evaluating(evaluate, [*methods, truth], subsets, asked, problem, bool(ceiling))
             result = verb(
-                source.compared, methods, truth, asked, window, removal, each=evaluating, top=top, **training
-            )
+                source.compared, methods, truth, asked, window, removal, each=evaluating, top=top,
+                **training, **repeats,
+            )  # fmt: skip
             result = source.describe(_named(result, typed))
             found = summarise(result)
             evaluations = evaluating.results(typed) if evaluating else {}
@@ -165,14 +195,26 @@ def compare(
     print_comparison(result, found, evaluations, [name for name in (out, file) if name])
 
 
+def _repeats(
+    ctx: click.Context, ceiling: Any, runs: int, cross_seed: bool, subsets: str | None
+) -> dict[str, Any]:
+    """The arguments of the verb for the ceiling and other seeds. Errors: runs without a ceiling."""
+    typed = ctx.get_parameter_source("ceiling_runs") is click.core.ParameterSource.COMMANDLINE
+    if ceiling is None and typed:
+        raise InputError("--ceiling-runs says how often --ceiling repeats the retraining; add --ceiling")
+    store = subsets if ceiling is not None else None
+    return {"ceiling": ceiling, "runs": runs, "cross_seed": cross_seed, "store": store}
+
+
 def _evaluating(
-    evaluate: str | None, methods: list[Any], subsets: str | None, query: Query, workload: Any
+    evaluate: str | None, methods: list[Any], subsets: str | None, query: Query, workload: Any, kept: bool
 ) -> Any:
-    """What runs the evaluations of every seed; None where none is asked for."""
+    """What runs the evaluations of every seed; None where none is asked for. `kept`: something else is kept
+    in `subsets`."""
     from influencekit.cli.evaluations import Evaluations
 
     if evaluate is None:
-        if subsets is not None:
+        if subsets is not None and not kept:
             raise InputError("--subsets keeps what --evaluate retrains; say what with --evaluate lds")
         return None
     return Evaluations(evaluate, methods, subsets, query, workload)

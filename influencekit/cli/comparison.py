@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from influencekit._statistics import format_percent, format_statistic
+from influencekit.cli.ceiling import AGAIN, print_beside
 from influencekit.cli.console import BEWARE, Part, print_table, say
 from influencekit.cli.summary import asked_of, undefined, window_name
 from influencekit.plot.style import subject
@@ -73,8 +74,10 @@ def _windows(result: xr.Dataset) -> str:
 def print_agreement(found: dict[str, Any]) -> None:
     """A row an estimator; where there are several windows, Spearman's correlation of each as well."""
     names = list(found["estimators"])
-    print_table(_estimators(found), dim=[names.index(found["reference"])])
+    first = names.index(found["reference"])
+    print_table(_estimators(found), dim=[first, len(names)] if "ceiling" in found else [first])
     others = [name for name in names if name != found["reference"]]
+    print_beside(found)
     if len(found.get("windows", ())) > 1 and others:
         say()
         print_table(_by_window(found, others), "Spearman in each window")
@@ -92,6 +95,13 @@ def _estimators(found: dict[str, Any]) -> pd.DataFrame:
         rows.append(
             {"estimator": name + mark, **metrics, "accuracy": accuracy, "seconds": _seconds(row["seconds"])}
         )
+    if "ceiling" in found:
+        again = found["ceiling"]["loo_again"]
+        metrics = {m: format_statistic(again[m], several) for m in metrics}
+        accuracy = format_percent(again["accuracy"], several)
+        rows.append(
+            {"estimator": AGAIN, **metrics, "accuracy": accuracy, "seconds": _seconds(again["seconds"])}
+        )
     return pd.DataFrame(rows)
 
 
@@ -102,8 +112,11 @@ def _by_window(found: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
     rows = []
     for each in found["windows"]:
         spearman = [format_statistic(each["estimators"][n]["spearman"], several) for n in names]
+        if "ceiling" in each:
+            spearman.append(format_statistic(each["ceiling"]["ceiling"]["spearman"], several))
         rows.append([each["window"], *spearman])
-    return pd.DataFrame(rows, columns=["window", *names])
+    more = ["ceiling"] if "ceiling" in found else []
+    return pd.DataFrame(rows, columns=["window", *names, *more])
 
 
 def _seconds(value: float) -> str:

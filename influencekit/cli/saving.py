@@ -33,7 +33,7 @@ def save_comparison(
 
 
 def _agreement(result: xr.Dataset) -> pd.DataFrame:
-    """A row for every estimator, seed, query and window."""
+    """A row for every estimator, seed, query and window, and one for `loo again`."""
     import pandas as pd
 
     values = result.agreement.transpose("estimator", "seed", "query", "window", "metric").values
@@ -45,8 +45,24 @@ def _agreement(result: xr.Dataset) -> pd.DataFrame:
                 for w in range(result.sizes["window"]):
                     where = [query, window_name(result, w), str(result.removal[w].item())]
                     rows.append([name, seed, *where, *values[e, s, q, w].tolist(), accuracy, seconds])
+    if "ceiling" in result:
+        rows += _again(result)
     head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
     return pd.DataFrame(rows, columns=head)
+
+
+def _again(result: xr.Dataset) -> list[list[Any]]:
+    """Rows of `loo again`: means over the repeated runs."""
+    order = ("seed", "query", "window", "metric")
+    values, rows = result.loo_again.mean("repeat", skipna=True).transpose(*order).values, []
+    accuracy = result.again_accuracy.mean("repeat", skipna=True).values
+    seconds = result.again_seconds.sum("repeat", skipna=True).values
+    for s, seed in enumerate(result.seed.values.tolist()):
+        for q, query in enumerate(result["query"].values.tolist()):
+            for w in range(result.sizes["window"]):
+                where = [query, window_name(result, w), str(result.removal[w].item())]
+                rows.append(["loo again", seed, *where, *values[s, q, w].tolist(), accuracy[s], seconds[s]])
+    return rows
 
 
 def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False) -> None:
@@ -80,9 +96,9 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
 def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[str]:
     """Draw what can be drawn of a result [estimator, seed, query, window, train]; the names of the files.
 
-    `agreement.png` where there is ground truth; `extremes-NAME.png` for the first seed, where the examples of
-    its workload are pictures; `timeline-NAME.png` where there are several windows. Several queries are
-    averaged.
+    `agreement.png` where there is ground truth, `ceiling.png` where it was repeated; `extremes-NAME.png` for
+    the first seed, where the examples of its workload are pictures; `timeline-NAME.png` where there are
+    several windows. Several queries are averaged.
     """
     from influencekit import plot
     from influencekit.plot.style import subject
@@ -99,6 +115,8 @@ def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[st
     names = result.estimator.values.tolist()
     if "agreement" in result and len(names) > 1:
         save(plot.agreement(result), "agreement.png")
+    if "ceiling" in result and len(names) > 1:
+        save(plot.ceiling(result), "ceiling.png")
     first = result.isel(seed=0)
     better = written(better_in(result.attrs))
     scores = first.influence.mean("query", skipna=False)

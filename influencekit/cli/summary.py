@@ -10,7 +10,7 @@ from influencekit._statistics import statistic
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["asked_of", "summarise", "undefined", "window_name", "without_nan"]
+__all__ = ["asked_of", "beside", "summarise", "undefined", "window_name", "without_nan"]
 
 
 def summarise(result: xr.Dataset) -> dict[str, Any]:
@@ -19,6 +19,10 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
     Each metric is the mean over queries and windows, then its mean and (population) deviation over seeds;
     `seconds` is the mean over seeds. With several windows or queries, `windows` has the same for each window.
     Undefined agreements (constant scores) are left out of the means; NaN where nothing is left.
+
+    `ceiling`, where it was asked for: `moved`, `runs`, `note`, `loo_again` (the means of a row of the table),
+    and of every metric the `ceiling` and `estimators: {NAME: estimate / ceiling}`.
+    `cross_seed`: `{NAME: {METRIC: mean over pairs of seeds}}`, or `{"absent": why}`.
     """
     found: dict[str, Any] = {
         "workload": result.attrs["workload"],
@@ -28,6 +32,7 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
         "reference": result.attrs["reference"],
         "accuracy": statistic(result.accuracy.values),
         "estimators": _estimators(result),
+        **beside(result),
     }
     if result.sizes["window"] > 1 or result.sizes["query"] > 1:
         found["windows"] = [
@@ -37,10 +42,53 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
                 "stop": int(result.stop[k]),
                 "removal": str(result.removal[k].item()),
                 "estimators": _estimators(result.isel(window=[k])),
+                **beside(result.isel(window=[k])),
             }
             for k in range(result.sizes["window"])
         ]
     return found
+
+
+def beside(result: xr.Dataset) -> dict[str, Any]:
+    """The entries `ceiling` and `cross_seed` of a comparison, or of one of its windows; none without them."""
+    found: dict[str, Any] = {}
+    metrics, names = result.metric.values.tolist(), result.estimator.values.tolist()
+    if "ceiling" in result:
+        from influencekit._verbs.compare_ceiling import of_ceiling
+
+        fraction = of_ceiling(result)
+        again = _by_metric(result.loo_again.mean("repeat", skipna=True))
+        found["ceiling"] = {
+            "moved": result.attrs["ceiling_moved"],
+            "runs": int(result.attrs["ceiling_runs"]),
+            "note": result.attrs["ceiling_note"],
+            "icc": statistic(result.icc.mean(("query", "window"), skipna=True).values),
+            "loo_again": {
+                **again,
+                "accuracy": statistic(result.again_accuracy.mean("repeat", skipna=True).values),
+                "seconds": float(result.again_seconds.sum("repeat", skipna=True).mean()),
+            },
+            "ceiling": _by_metric(result.ceiling),
+            "estimators": {
+                name: {m: statistic(fraction.sel(estimator=name, metric=m).values) for m in metrics}
+                for name in names
+                if name != result.attrs["reference"]
+            },
+        }
+    if "cross_agreement" in result:
+        mean = result.cross_agreement.mean(("query", "window"), skipna=True)
+        found["cross_seed"] = {
+            name: {m: float(mean.sel(estimator=name, metric=m)) for m in metrics} for name in names
+        }
+    elif "cross_note" in result.attrs:
+        found["cross_seed"] = {"absent": result.attrs["cross_note"]}
+    return found
+
+
+def _by_metric(values: xr.DataArray) -> dict[str, Any]:
+    """{metric: mean and deviation over seeds of the mean over queries and windows}."""
+    mean = values.mean(("query", "window"), skipna=True)
+    return {m: statistic(mean.sel(metric=m).values) for m in values.metric.values.tolist()}
 
 
 def window_name(result: xr.Dataset, k: int) -> str:

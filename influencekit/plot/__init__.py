@@ -5,6 +5,7 @@ Every function draws on the Axes (or Figure) it is given and never touches pyplo
 """
 
 from influencekit.plot.agreement import agreement, scatter
+from influencekit.plot.ceiling import ceiling
 from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.examples import extremes, timeline
 from influencekit.plot.predicted import predicted
@@ -14,6 +15,7 @@ from influencekit.plot.trust import trust_by_window
 __all__ = [
     "COLOURS",
     "agreement",
+    "ceiling",
     "detection",
     "diverging",
     "extremes",

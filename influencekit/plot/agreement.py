@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["agreement", "scatter"]
+__all__ = ["agreement", "scatter", "subject_of"]
 
 
 def scatter(result: xr.Dataset, estimator: str, ax: Axes | None = None, metric: str = "spearman") -> Axes:
@@ -89,7 +89,7 @@ def agreement(result: xr.Dataset, metric: str = "spearman", figure: Figure | Non
         scatter(result, name, ax, metric)
     for ax in axes[len(shown) :]:
         ax.remove()
-    figure.suptitle(_subject(result))
+    figure.suptitle(subject_of(result))
     return list(axes[: len(shown)])
 
 
@@ -115,10 +115,14 @@ def _groups(result: xr.Dataset, like: xr.DataArray) -> dict[str, Any]:
 def _agreement(result: xr.Dataset, estimator: str, metric: str) -> str:
     each = result.agreement.sel(estimator=estimator, metric=metric).mean(("query", "window"))
     spread = f" ± {float(each.std()):.3f}" if each.size > 1 else ""
-    return f"{metric.capitalize()} {float(each.mean()):.3f}{spread}"
+    words = f"{metric.capitalize()} {float(each.mean()):.3f}{spread}"
+    if "ceiling" in result and estimator != result.attrs["reference"]:
+        words += f" (ceiling {float(result.ceiling.sel(metric=metric).mean()):.3f})"
+    return words
 
 
-def _subject(result: xr.Dataset) -> str:
+def subject_of(result: xr.Dataset) -> str:
+    """What was compared, how it was trained, and how good the model is."""
     setting = result.attrs.get("setting", "custom")
     words = subject(result.attrs) + ("" if setting == "custom" else f", {setting}")
     accuracy = float(result.accuracy.mean())

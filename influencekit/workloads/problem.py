@@ -47,6 +47,9 @@ class Setting:
 class Problem(Protocol):
     """A registered workload function; None leaves an option as the setting has it.
 
+    `data_seed` draws the examples in place of `seed`, which then decides the initial parameters and the order
+    of the batches only.
+
     Example:
 
         >>> from influencekit.registry import load
@@ -67,6 +70,7 @@ class Problem(Protocol):
         lr: float | None = None,
         batch_size: int | None = None,
         n_train: int | None = None,
+        data_seed: int | None = None,
     ) -> Workload: ...
 
 
@@ -74,7 +78,8 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
     """The function registered as `name`; the model is the part of the name after its last hyphen.
 
     `seed` decides the draw of the examples, the initialisation and the batch order, each by a stream of its
-    own; the global random state is left as it was. A pool is read once a process.
+    own; the global random state is left as it was. With `data_seed`, that one decides the draw, so that seeds
+    train on the same examples. A pool is read once a process.
 
     Cost: nothing until the function is called. Errors: those of the function: `InputError` for an unknown
     option or setting, or more examples than the pool has.
@@ -105,6 +110,7 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
         lr: float | None = None,
         batch_size: int | None = None,
         n_train: int | None = None,
+        data_seed: int | None = None,
         **other: Any,
     ) -> Workload:
         if other:
@@ -116,7 +122,8 @@ def problem(name: str, pool: Callable[[str | None], Pool], *, paper: Setting, tr
         if n < 1:
             raise InputError(f"{name}: n_train must be at least 1, got {n}")
         examples = pool(data_dir)
-        drawn = draw(examples, seed, n, chosen.n_validation, chosen.n_test)
+        of_draw = seed if data_seed is None else data_seed
+        drawn = draw(examples, of_draw, n, chosen.n_validation, chosen.n_test)
         shape = tuple(drawn.train[0].shape[1:])
         info = {
             "setting": setting,

@@ -203,6 +203,19 @@ def test_agreement_is_that_of_compare(problem):
         assert [*values.values()] == pytest.approx(expected.tolist())
 
 
+def test_a_ceiling_is_that_of_the_verb_and_comes_with_the_command(problem, tiny, tmp_path):
+    found = experiments.ceiling(problem, 0, moved=0.01, runs=2)
+    truth = ik.compare(TINY, ["dit"], ceiling=0.01, runs=2)
+    assert [*found["again"].values()] == pytest.approx(truth.loo_again.values.ravel().tolist())
+    assert [*found["ceiling"].values()] == pytest.approx(truth.ceiling.values.ravel().tolist())
+    asked = ("--seeds", "1", "--ceiling", "0.01", "--ceiling-runs", "2")
+    shown = command("table2", *asked, out=tmp_path / "out").output
+    assert "spearman / ceiling" in shown and "loo again" in shown
+    assert "--ceiling 0.01 --ceiling-runs 2" in (tmp_path / "out" / "table2.json").read_text()
+    refused = command("table4", "--ceiling", out=tmp_path / "none", code=1)
+    assert "table2 has" in str(refused.exception)
+
+
 def test_patterns_are_those_of_windows_of_an_epoch(problem):
     found = experiments.patterns(problem, 0)
     run = ik.record(problem)

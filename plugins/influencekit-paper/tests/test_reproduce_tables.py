@@ -79,6 +79,25 @@ def test_the_papers_figures_stand_where_they_belong():
     assert "~: rounding decides who is in a top 30 % (dit of late in 1 seeds)." in tied.notes
 
 
+def test_a_ceiling_adds_a_row_for_loo_again_and_two_columns():
+    metrics = dict(zip(("pearson", "spearman", "kendall", "jaccard"), (0.9, 0.8, 0.7, 0.6), strict=True))
+    cell = {"accuracy": 0.5, "agreement": {"dit": metrics, "if": dict.fromkeys(metrics, 0.4)}}
+    most = {"accuracy": 0.6, "again": dict.fromkeys(metrics, 0.75), "ceiling": dict.fromkeys(metrics, 0.5)}
+    none = most | {"ceiling": dict.fromkeys(metrics, 0.0)}
+    row = ("dnn", "20news")
+    plain = tables.table2({row: [cell, cell]})
+    found = tables.table2({row: [cell, cell], (*row, "ceiling"): [most, none]})
+    assert found.columns == (*plain.columns, "ceiling", "spearman / ceiling")
+    dit, gradient, again = found.lines
+    assert [line.labels[-1] for line in found.lines] == ["dit", "if", "loo again"]
+    assert dit.figures[:-2] == plain.lines[0].figures and found.notes[0] == plain.notes[0]
+    assert (dit.figures[-2].mean, dit.figures[-1].mean) == pytest.approx((0.25, 1.6))
+    assert dit.figures[-1].seeds == 1, "a ceiling of 0 has no part"
+    assert gradient.figures[-1].mean == pytest.approx(0.8)
+    assert [f.mean for f in again.figures[:5]] == pytest.approx([60, 0.75, 0.75, 0.75, 0.75])
+    assert str(again.figures[-1]) == "-" and "loo again: leave-one-out of runs" in found.notes[-1]
+
+
 def test_every_table_of_the_paper_is_brought_along_whole():
     paper = report.printed()
     assert sum(len(row) for row in paper["table_1_pattern_percent"].values() if isinstance(row, dict)) == 10

@@ -62,6 +62,7 @@ _FOUND: Mapping[str, dict[str, Form]] = {
         "full": [Number(-_MANY, _MANY)],
     },
     "agreement": {"agreement": _BOTH},
+    "ceiling": {"again": _METRICS, "ceiling": _METRICS},
     "by-pattern": {
         "agreement": dict.fromkeys(_MAYBE, _BOTH), "examples": dict.fromkeys(PATTERNS, _COUNT),
         "ties": dict.fromkeys(_MAYBE, {"dit": _COUNT, "if": _COUNT}),

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 from influencekit.metrics import METRICS
 from influencekit.windows import REMOVALS
-from influencekit_paper.reproduce.report import Done, Line, Report, accuracy, data_name, mean_of, printed
+from influencekit_paper.reproduce.report import (
+    Done,
+    Figure,
+    Line,
+    Report,
+    accuracy,
+    data_name,
+    mean_of,
+    printed,
+)
+from influencekit_paper.reproduce.runs import Found
 
 __all__ = ["table1", "table2", "table3", "table4"]
 
@@ -45,21 +55,43 @@ def table1(done: Done) -> Report:
 
 
 def table2(done: Done) -> Report:
-    """Agreement with leave-one-out."""
+    """Agreement with leave-one-out; beside its ceiling where there are cells of that."""
     paper = printed()["table_2_agreement_with_loo"]
     lines = []
-    for (model, data), found in done.items():
+    for model, data in dict.fromkeys(row[:2] for row in done):
+        found, ceilings = done[model, data], done.get((model, data, "ceiling"))
         for name in ("dit", "if"):
             beside = paper[model].get(data, {}).get(name, [None] * 4)
             figures = [
                 mean_of((each["agreement"][name][metric] for each in found), value)
                 for metric, value in zip(METRICS, beside, strict=True)
             ]
-            lines.append(Line((model, data, name), (accuracy(found), *figures)))
+            more = [] if ceilings is None else _of_ceiling(found, ceilings, name)
+            lines.append(Line((model, data, name), (accuracy(found), *figures, *more)))
+        if ceilings is not None:
+            again = [mean_of(each["again"][metric] for each in ceilings) for metric in METRICS]
+            nothing = Figure(float("nan"), float("nan"), 0)
+            reached = mean_of(each["ceiling"]["spearman"] for each in ceilings)
+            lines.append(Line((model, data, "loo again"), (accuracy(ceilings), *again, reached, nothing)))
+    columns = ["accuracy", *METRICS]
+    notes = [_reached(lines, "dit"), "Jaccard: the top 30 % by signed value."]
+    if any(len(row) > 2 for row in done):
+        columns += ["ceiling", "spearman / ceiling"]
+        notes.append(
+            "loo again: leave-one-out of runs whose start is moved a little, against that of the run; "
+            "ceiling: the Spearman correlation that the expected effect itself would reach."
+        )
     return Report(
         "table2", "Table II: agreement with leave-one-out, the whole run", ("model", "data", "estimator"),
-        ("accuracy", *METRICS), lines, [_reached(lines, "dit"), "Jaccard: the top 30 % by signed value."],
+        tuple(columns), lines, notes,
     )  # fmt: skip
+
+
+def _of_ceiling(found: Sequence[Found], ceilings: Sequence[Found], name: str) -> list[Figure]:
+    """The ceiling of Spearman's correlation, and the part of it that an estimator reaches, seed by seed."""
+    most = [each["ceiling"]["spearman"] for each in ceilings]
+    reached = [each["agreement"][name]["spearman"] for each in found]
+    return [mean_of(most), mean_of(r / m for r, m in zip(reached, most, strict=True) if m > 0)]
 
 
 def table3(done: Done) -> Report:
