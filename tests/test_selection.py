@@ -168,6 +168,22 @@ def test_of_the_k_lowest_or_highest_every_run_chooses_its_own(end):
     assert found.attrs["chosen"] == f"the 3 {end} by the mean score"
 
 
+def test_scores_for_sets_bring_the_intercept_of_their_own_run():
+    scores = [ik.estimate(one, QUERY, "dit:centre=0.5") for one in (RUN, *others(3))]
+    ids = np.array(RUN.workload.train_ids)[[0, 2, 3, 5]].tolist()
+    found = ik.remove(RUN, QUERY, ids, scores[0], runs=3, moved=0.01)
+    sums = [(one.influence.sel(train=ids).sum("train") + one.intercept).values for one in scores]
+    assert abs(scores[0].intercept).max() > 0
+    np.testing.assert_allclose(found.estimate, sums[0], rtol=1e-9)
+    np.testing.assert_allclose(found.estimate_runs, sums[1:], rtol=1e-9)
+    assert found.attrs["chosen"] == "by their ids"
+    np.testing.assert_allclose(found.estimate_crossfit, np.mean(sums[1:], 0), rtol=1e-9)
+    groups = evaluated(RUN, LeaveKOut(k=(4,), groups=5, runs=3, moved=0.01), QUERY, ["dit:centre=0.5"])
+    assert float(abs(groups.shrunk - groups.predicted).max()) < float(abs(groups.predicted).max())
+    curves = evaluated(RUN, Brittleness(k=(4,), runs=3, moved=0.01), QUERY, ["dit:centre=0.5"])
+    assert float(abs(curves.predicted_shrunk - curves.predicted).max()) < float(abs(curves.predicted).max())
+
+
 def test_examples_that_were_not_scored_do_not_count():
     scores = ik.estimate(RUN, "test-loss", "loo:examples=5")
     ids = scores.train.values[np.isfinite(scores.influence.values[0, 0])][:2].tolist()

@@ -23,7 +23,10 @@ leaves out: that effects of single removals need not add up.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.stats import t as student
+
+from influencekit._repeatability import intraclass, of_mean
 
 __all__ = ["Sum", "crossfitted", "extremes", "held_out", "icc", "reliability", "shrunk"]
 
@@ -42,25 +45,17 @@ class Sum(NamedTuple):
 def icc(scores: np.ndarray) -> np.ndarray:
     """ICC(1) of scores [run, ..., train]: the fraction of their variance that all runs have in common, [...].
 
-        ICC = (MSB - MSW) / (MSB + (R - 1) MSW)
-
-    MSB: R times the variance over examples of their means over runs; MSW: the mean over examples of the
-    variance over runs. 1 = every run gives the same scores, 0 = (or below) they have nothing in common; NaN
-    of a single run, or where all scores are the same.
+    1 = every run gives the same scores, 0 (or below) = they have nothing in common; NaN of a single run, or
+    where all scores are the same.
     """
-    runs = len(scores)
-    if runs < 2:
+    if len(scores) < 2:
         return np.full(scores.shape[1:-1], np.nan)
-    between = runs * scores.mean(0).var(-1, ddof=1)
-    within = scores.var(0, ddof=1).mean(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((between - within) / (between + (runs - 1) * within))
+    return np.asarray(intraclass(torch.tensor(scores)).numpy())
 
 
 def reliability(icc: np.ndarray, runs: int) -> np.ndarray:
     """What the mean of so many runs has in common with the effects, by Spearman-Brown: rho, 0 to 1."""
-    found = np.clip(icc, 0, 1)
-    return np.asarray(runs * found / (1 + (runs - 1) * found))
+    return np.asarray(of_mean(torch.tensor(icc), runs).square().numpy())
 
 
 def shrunk(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:

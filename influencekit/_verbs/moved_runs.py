@@ -14,6 +14,7 @@ from influencekit._effects.sums import selected_verdict, worst_window
 from influencekit._trajectory.rerun import moved, rerun
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.estimate import estimate
+from influencekit._verbs.results import intercept_of
 from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Estimator, Query
@@ -44,15 +45,15 @@ def moved_scores(
     windows: Sequence[Window],
     runs: int,
     fraction: float,
-) -> np.ndarray:
-    """Scores [run, estimator, query, window, train] of the moved ones of so many runs. Cost: a training run
-    and the estimators, for each."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [run, estimator, query, window, train] of the moved ones of so many runs, and the intercepts
+    [run, estimator, query, window] of their sums. Cost: a training run and the estimators, for each."""
     found = []
     for number in track(range(1, runs), "moved runs", runs - 1):
         other = moved_run(trajectory, fraction, number)
-        each = [estimate(other, query, method, windows).influence.values for method in methods.values()]
-        found.append(np.stack(each))
-    return np.stack(found).astype(np.float64)
+        found.append([_parts(estimate(other, query, method, windows)) for method in methods.values()])
+    scores, intercepts = (np.stack([[one[k] for one in run] for run in found]) for k in (0, 1))
+    return scores, intercepts
 
 
 def sums_of_moved_runs(
@@ -73,31 +74,29 @@ def sums_of_moved_runs(
     if isinstance(estimator, xr.Dataset):
         estimator = _remade(estimator)
     method: Estimator = resolve("estimator", estimator)
-    every = [scores.influence.transpose("query", "window", "train").values.astype(np.float64)]
-    truth = []
+    every, truth = [_parts(scores)], []
     for number in track(range(1, runs), "moved runs", runs - 1):
         other = moved_run(trajectory, fraction, number)
-        every.append(estimate(other, query, method, windows).influence.values.astype(np.float64))
+        every.append(_parts(estimate(other, query, method, windows)))
         together = [Weighting(torch.from_numpy(np.sort(positions)))]
         truth.append(retraining_effects(other, query, together, windows)[..., 0].double().cpu().numpy())
-    known: np.ndarray = np.isfinite(np.stack(every)).all(
-        (0, 1, 2)
-    )  # an estimator may score some examples only
+    each, intercept = (np.stack([one[k] for one in every]) for k in (0, 1))
+    known: np.ndarray = np.isfinite(each).all((0, 1, 2))  # an estimator may leave examples out
     mask = np.isin(np.arange(len(known)), positions)[known]
-    each = np.stack(every)[..., known]
-    sums = each @ mask.astype(np.float64)  # [run, query, window]
-    found, rule = _sum_on_others(each, mask)
+    each = each[..., known]
+    sums = each @ mask.astype(np.float64) + intercept  # [run, query, window]
+    found, rule = _sum_on_others(each, intercept, mask)
     joint = np.stack(truth)
     dims = ("query", "window")
     variables = {
         "estimate_crossfit": (dims, found.value),
-        "estimate_shrunk": (dims, shrunk(each, mask)),
+        "estimate_shrunk": (dims, shrunk(each, mask) + intercept.mean(0)),
         **{name: (dims, getattr(found, name)) for name in ("low", "high", "run_low", "run_high")},
         "icc": (dims, icc(each)),
         "estimate_runs": (("run", *dims), sums[1:]),
         "retrained_runs": (("run", *dims), joint),
     }
-    mean, _ = _sum_on_others(each.mean(1, keepdims=True), mask)
+    mean, _ = _sum_on_others(each.mean(1, keepdims=True), intercept.mean(1, keepdims=True), mask)
     worst = worst_window(sums[0].mean(0), retrained.mean(0))
     said = selected_verdict(
         len(positions), runs - 1, sums[0].mean(0)[worst], [float(x[0, worst]) for x in mean[:3]],
@@ -106,9 +105,16 @@ def sums_of_moved_runs(
     return variables, {"runs": runs, "moved": fraction, "chosen": rule, "verdict_runs": said}
 
 
-def _sum_on_others(scores: np.ndarray, mask: np.ndarray) -> tuple[Sum, str]:
-    """The sum over `mask` [train] of scores [run, query, window, train], the first of which chose, on other
-    runs; and in words how it was chosen.
+def _parts(scores: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [query, window, train], and the intercept [query, window] of their sums."""
+    influence = scores.influence.transpose("query", "window", "train")
+    intercept = intercept_of(scores).transpose("query", "window")
+    return influence.values.astype(np.float64), intercept.values.astype(np.float64)
+
+
+def _sum_on_others(scores: np.ndarray, intercept: np.ndarray, mask: np.ndarray) -> tuple[Sum, str]:
+    """The sum over `mask` [train] of scores [run, query, window, train] and their `intercept` [run, query,
+    window], of which the first run chose, on other runs; and in words how it was chosen.
 
     Where these are the k lowest or highest of the first run, by the mean over queries and windows, every run
     chooses its own k in turn; else the other runs sum over these very ones.
@@ -118,8 +124,8 @@ def _sum_on_others(scores: np.ndarray, mask: np.ndarray) -> tuple[Sum, str]:
         masks = extremes(by, int(mask.sum()), side)
         if (masks[0] == mask).all():
             pairs = np.einsum("at,bqwt->abqw", masks.astype(np.float64), scores)
-            return crossfitted(pairs), f"the {mask.sum()} {word} by the mean score"
-    return held_out(scores[1:] @ mask.astype(np.float64)), "by their ids"
+            return crossfitted(pairs + intercept), f"the {mask.sum()} {word} by the mean score"
+    return held_out(scores[1:] @ mask.astype(np.float64) + intercept[1:]), "by their ids"
 
 
 def _remade(scores: xr.Dataset) -> str:

@@ -149,8 +149,9 @@ class Brittleness(Evaluation):
         }
         if self.runs:
             others = moved_scores(trajectory, query, estimators, windows, self.runs, self.moved)
-            every = np.concatenate([scores.influence.values[None], others])[:, :, some]
-            said |= {n: (dims, values) for n, values in _sums_on_others(every, ks, removed).items()}
+            own = scores.influence.values, intercept_of(scores).values
+            both = [np.concatenate([a[None], b])[:, :, some] for a, b in zip(own, others, strict=True)]
+            said |= {n: (dims, values) for n, values in _sums_on_others(*both, ks, removed).items()}
         if watched.examples:
             said["flips"] = ("estimator", "removed", "window", "k"), flips[0].mean(0)
             said["control_flips"] = ("window", "k"), flips[1].mean((0, 1))
@@ -252,18 +253,18 @@ def _own(result: Any) -> xr.Dataset:
 
 
 def _sums_on_others(
-    scores: np.ndarray, ks: Sequence[int], removed: Sequence[tuple[str, int]]
+    scores: np.ndarray, intercept: np.ndarray, ks: Sequence[int], removed: Sequence[tuple[str, int]]
 ) -> dict[str, np.ndarray]:
-    """Sums [estimator, removed, query, window, k] of scores [run, estimator, query, window, train], the first
-    of which chose: on other runs with their interval, and shrunk."""
+    """Sums [estimator, removed, query, window, k] of scores [run, estimator, query, window, train] and their
+    intercept [run, estimator, query, window]: on runs other than the one that chose, and shrunk."""
     names = ("predicted_crossfit", "predicted_low", "predicted_high", "predicted_shrunk")
     shape = (scores.shape[1], len(removed), *scores.shape[2:4], len(ks))
     found = {name: np.zeros(shape) for name in names}
     for r, (_, side) in enumerate(removed):
         for j, k in enumerate(ks):
             masks = extremes(scores, k, side).astype(np.float64)
-            on_others = crossfitted(np.einsum("aeqwt,beqwt->abeqw", masks, scores))
-            values = (*on_others[:3], shrunk(scores, masks[0]))
+            on_others = crossfitted(np.einsum("aeqwt,beqwt->abeqw", masks, scores) + intercept)
+            values = (*on_others[:3], shrunk(scores, masks[0]) + intercept.mean(0))
             for name, value in zip(names, values, strict=True):
                 found[name][:, r, ..., j] = value
     return found

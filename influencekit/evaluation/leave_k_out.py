@@ -118,10 +118,10 @@ class LeaveKOut(Evaluation):
         both = np.broadcast_to(retrained, predicted.shape)
         slope, more = _slope(predicted, both), dict[str, Any]()
         if self.runs:
-            every = moved_scores(trajectory, query, estimators, windows, self.runs, self.moved)
-            every = np.concatenate([scores.influence.values[None], every])
+            others = moved_scores(trajectory, query, estimators, windows, self.runs, self.moved)
             groups = left_out.reshape(self.groups, len(ks), n).astype(np.float64)
-            more = _over_runs(np.einsum("reqwt,gkt->reqwkg", every, groups), both, self.level)
+            on_others = np.einsum("reqwt,gkt->reqwkg", others[0], groups) + others[1][..., None, None]
+            more = _over_runs(np.concatenate([predicted[None], on_others]), both, self.level)
         dims = ("estimator", "query", "window", "k")
         return xr.Dataset(
             {
