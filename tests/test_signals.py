@@ -123,13 +123,13 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 data = torch.utils.data.TensorDataset(torch.randn(8, 2), torch.randint(2, (8,)))
 model = torch.nn.Linear(2, 2)
 optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.1), torch.nn.CrossEntropyLoss(reduction="none")
-optimizer.register_step_post_hook(lambda *_: print("step", flush=True))
 with ik.Tape(sys.argv[1], model, optimizer, loss=loss, data=data) as tape:
     for _ in range(10_000):
         for _, (x, y) in tape.batches(torch.utils.data.DataLoader(data, batch_size=4)):
             optimizer.zero_grad()
             loss(model(x), y).mean().backward()
             optimizer.step()
+            print("step", flush=True)
             time.sleep(0.01)
 """
 
@@ -141,4 +141,6 @@ def test_a_script_that_handles_sigterm_as_the_documentation_says_commits_all_ste
         script.terminate()
         lines += script.stdout.readlines()
     committed = json.loads((store / "zarr.json").read_text())["attributes"]["committed"]
-    assert script.returncode == 143 and committed == len(lines) >= 10
+    assert (
+        script.returncode == 143 and 10 <= len(lines) <= committed <= len(lines) + 1
+    )  # one is not printed yet

@@ -175,10 +175,6 @@ def remove(
         )
     trajectory = averaged_as(trajectory, average, estimator)
     query, scores, among = scored(trajectory, query, estimator, windows, removal)
-    if runs is not None and "intercept" in scores:
-        raise InputError(
-            "runs= sums scores of single examples, and these are for sets; leave one of them out"
-        )
     strength = np.abs(scores.influence.mean(("query", "window"), skipna=False).values[positions.numpy()])
     positions = positions[np.argsort(-strength, kind="stable")]
     found = scores.influence.isel(train=positions.numpy()).transpose("query", "window", "train").values

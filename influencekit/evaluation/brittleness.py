@@ -149,9 +149,11 @@ class Brittleness(Evaluation):
         }
         if self.runs:
             others = moved_scores(trajectory, query, estimators, windows, self.runs, self.moved)
-            own = scores.influence.values, intercept_of(scores).values
-            both = [np.concatenate([a[None], b])[:, :, some] for a, b in zip(own, others, strict=True)]
-            said |= {n: (dims, values) for n, values in _sums_on_others(*both, ks, removed).items()}
+            here = scores.influence.values, intercept_of(scores).values
+            every, start = (
+                np.concatenate([a[None], b])[:, :, some] for a, b in zip(here, others, strict=True)
+            )
+            said |= {n: (dims, values) for n, values in _sums_on_others(every, start, ks, removed).items()}
         if watched.examples:
             said["flips"] = ("estimator", "removed", "window", "k"), flips[0].mean(0)
             said["control_flips"] = ("window", "k"), flips[1].mean((0, 1))
