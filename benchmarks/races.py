@@ -14,6 +14,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ class Race:
 
     def signal(self, number: int) -> None:
         for process in self._processes:
-            os.kill(process.pid, number)
+            with suppress(ProcessLookupError):  # one that has ended by itself
+                os.kill(process.pid, number)
 
 
 def faults(race: Race, path: Path, reference: Path) -> list[str]:

@@ -52,6 +52,7 @@ def unknown(what: str, name: str, known: Iterable[str] | Mapping[str, object], l
     rows = dict(known) if isinstance(known, Mapping) else {each: each for each in known}
     nearest = [
         *(each for each in rows if name and each.startswith(name.lower())),
+        *(each for each in rows if sorted(each) == sorted(name.lower())),  # letters exchanged
         *get_close_matches(name, rows, n=1),
         *get_close_matches(name.lower(), rows, n=1),
     ]
