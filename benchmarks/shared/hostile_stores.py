@@ -112,8 +112,8 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Spoil:
 
 def seal(document: dict[str, Any]) -> None:
     """Make the digest of a root document right again."""
-    if "digest" in (document.get("attributes") or ()):
-        document["attributes"]["digest"] = digest_of_document(document)
+    if isinstance(said := document.get("attributes"), dict) and "digest" in said:
+        said["digest"] = digest_of_document(document)
 
 
 def at(*keys: str | int, to: Any) -> Spoil:
