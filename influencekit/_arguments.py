@@ -98,7 +98,8 @@ def _check_range(
         elif least is above is None:
             said = f"at most {most}" if most is not None else high
         else:
-            said = f"{low} {high}" if least is not None and most is not None else f"{low} and {high}"
+            both = least is not None and most is not None
+            said = f"{low} {high}" if both else f"{low} and {high.replace('to ', 'at most ')}"
         raise InputError(f"{name} must be {said}, got {short(value)}")
 
 
