@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "influencekit"
 LAYERS = {
     "words": """
         _lazy _escape errors _address progress _catalog _statistics _direction _specs _entry_points
-        windows metrics _files/__init__ _files/folder _files/new_store _files/open_folder
+        windows metrics _files/__init__ _files/folder _files/new_store _files/open_folder _files/kept_folder
         _files/publishing _files/scratch _sealed registry _code _ambient _bars _exclusive _signals
         _arguments _docstring _entry _labelled _tensors _repeatability
     """,

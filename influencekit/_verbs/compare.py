@@ -1,7 +1,7 @@
 """Record runs, score their examples by several estimators, and compare those with ground truth."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from influencekit import __version__
-from influencekit._arguments import checked, short, whole_number
+from influencekit._arguments import checked, short
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, sign, written
 from influencekit._training.step import Step
@@ -24,6 +24,7 @@ from influencekit._verbs.compare_ceiling import Moves, of_ceiling, repeats_of
 from influencekit._verbs.cross_seed import SharedExamples, with_cross_agreement
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.record import record
+from influencekit._verbs.reseeded import different
 from influencekit._verbs.results import (
     Windows,
     check_windows,
@@ -294,12 +295,7 @@ def _runs(
         yield int(problem.info.get("draw_seed", problem.seed)), workload, np.nan
         return
     seeds, recorder = (0,) if seeds is None else seeds, "full" if recorder is None else recorder
-    if not isinstance(seeds, Iterable) or isinstance(seeds, str | bytes):
-        raise InputError(f"seeds: expected a list of different whole numbers, got {short(seeds)}")
-    seeds = [whole_number("seeds", seed, 0, 2**63 - 1) for seed in seeds]
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds must be different whole numbers, at least one; got {short(seeds)}")
-    step = None
+    seeds, step = different(seeds), None
     for seed in track(seeds, "seeds", len(seeds)):
         problem = _problem(workload, seed)
         began = time.perf_counter()

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from influencekit import __version__
-from influencekit._files import hold, save_zarr, sweep, whole
+from influencekit._files import claim, save_zarr, whole
 from influencekit._sealed import check_store, read_sealed, sealed
 from influencekit.errors import StoreError
 
@@ -44,25 +44,9 @@ class KeptEffects:
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._release = hold(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        try:
-            sweep(path)
-            if not os.path.lexists(path / _HEAD):
-                if any(path.iterdir()):
-                    raise StoreError(f"{path} is not a folder of effects; name a new one")
-                said = dict(zip(_FORM, (SCHEMA, __version__), strict=True))
-                with whole(path / _HEAD) as beside:
-                    beside.write_text(sealed({**said, **head}, indent=1), encoding="utf-8")
-            self._bound = _compared(path, head)
-        except BaseException as error:
-            self._release()
-            if isinstance(error, OSError):
-                raise _unwritable(path, error) from error
-            raise
+        said = dict(zip(_FORM, (SCHEMA, __version__), strict=True))
+        text = sealed({**said, **head}, indent=1)
+        self._release, self._bound = claim(path, _HEAD, text, "effects", lambda: _compared(path, head))
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +115,3 @@ def _compared(path: Path, mine: Mapping[str, Any]) -> str:
             f"{path} keeps the effects of something else: {', '.join(wrong)} differ{shown}; name a new folder"
         )
     return hashlib.sha256(json.dumps(own).encode()).hexdigest()
-
-
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path} cannot be written: {error.strerror or error}")

@@ -8,10 +8,10 @@ import torch
 import xarray as xr
 
 from influencekit._arguments import real_number, whole_number
+from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Weighting
 from influencekit._effects.selection import Sum, crossfitted, extremes, held_out, icc, shrunk
 from influencekit._effects.sums import selected_verdict, worst_window
-from influencekit._trajectory.rerun import moved, rerun
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import intercept_of
@@ -22,7 +22,7 @@ from influencekit.progress import track
 from influencekit.registry import resolve
 from influencekit.windows import Window
 
-__all__ = ["check_runs", "moved_run", "moved_scores", "sums_of_moved_runs"]
+__all__ = ["check_runs", "moved_scores", "sums_of_moved_runs"]
 
 
 def check_runs(runs: int | None, fraction: float) -> None:
@@ -31,11 +31,6 @@ def check_runs(runs: int | None, fraction: float) -> None:
     if runs is not None:
         whole_number("runs", runs, 3)
     real_number("moved", fraction, above=0.0)
-
-
-def moved_run(trajectory: Trajectory, fraction: float, number: int) -> Trajectory:
-    """The run trained again from a start that is moved by `fraction`; other ones by `number`, 1, 2, ..."""
-    return rerun(trajectory, start=moved(trajectory, fraction, number))
 
 
 def moved_scores(
@@ -50,7 +45,7 @@ def moved_scores(
     [run, estimator, query, window] of their sums. Cost: a training run and the estimators, for each."""
     found = []
     for number in track(range(1, runs), "moved runs", runs - 1):
-        other = moved_run(trajectory, fraction, number)
+        other = Moved(fraction, number).again(trajectory)
         found.append([_parts(estimate(other, query, method, windows)) for method in methods.values()])
     scores, intercepts = (np.stack([[one[k] for one in run] for run in found]) for k in (0, 1))
     return scores, intercepts
@@ -76,7 +71,7 @@ def sums_of_moved_runs(
     method: Estimator = resolve("estimator", estimator)
     every, truth = [_parts(scores)], []
     for number in track(range(1, runs), "moved runs", runs - 1):
-        other = moved_run(trajectory, fraction, number)
+        other = Moved(fraction, number).again(trajectory)
         every.append(_parts(estimate(other, query, method, windows)))
         together = [Weighting(torch.from_numpy(np.sort(positions)))]
         truth.append(retraining_effects(other, query, together, windows)[..., 0].double().cpu().numpy())

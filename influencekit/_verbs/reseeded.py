@@ -65,7 +65,7 @@ class Reseeded:
 
 
 def different(seeds: Any) -> list[int]:
-    """Other seeds. Errors: none, two alike, no whole numbers."""
+    """Seeds, each its own run. Errors: none, two alike, no whole numbers."""
     if not isinstance(seeds, Iterable) or isinstance(seeds, str | bytes):
         raise InputError(f"seeds: expected a list of different whole numbers, got {short(seeds)}")
     found = [whole_number("seeds", seed, 0, 2**63 - 1) for seed in seeds]

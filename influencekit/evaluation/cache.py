@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from influencekit import __version__
-from influencekit._files import hold, save_zarr, sweep, whole
+from influencekit._files import claim, save_zarr, whole
 from influencekit._sealed import check_store, read_sealed, sealed
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples
@@ -84,32 +83,17 @@ class Folder:
             ],
             "sets": dict(drawn),
         }
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            release = hold(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        try:
-            sweep(path)
-            if not os.path.lexists(path / _HEAD):
-                if any(path.iterdir()):
-                    raise StoreError(f"{path} is not a folder of retrained models; name a new one")
-                with whole(path / _HEAD) as beside:
-                    beside.write_text(sealed(head, indent=1), encoding="utf-8")
-            bound = _compare(path, head)
-            absent, stop, at = (list(column) for column in zip(*states, strict=True))
-            coords = {
-                "train": [str(i) for i in examples(trajectory.workload)],
-                "absent_start": ("state", absent),
-                "absent_stop": ("state", stop),
-                "step": ("state", at),
-            }
-            folder = cls(path, left_out, recorded, coords, bound)
-        except BaseException as error:
-            release()
-            if isinstance(error, OSError):
-                raise _unwritable(path, error) from error
-            raise
+        absent, stop, at = (list(column) for column in zip(*states, strict=True))
+        coords = {
+            "train": [str(i) for i in examples(trajectory.workload)],
+            "absent_start": ("state", absent),
+            "absent_stop": ("state", stop),
+            "step": ("state", at),
+        }
+        release, folder = claim(
+            path, _HEAD, sealed(head, indent=1), "retrained models",
+            lambda: cls(path, left_out, recorded, coords, _compare(path, head)),
+        )  # fmt: skip
         folder._release = release
         return folder
 
@@ -204,10 +188,6 @@ class Folder:
 
 class _Damage(Exception):
     """What is wrong with a piece, in words."""
-
-
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path} cannot be written: {error.strerror or error}")
 
 
 def _compare(path: Path, mine: dict[str, Any]) -> str:

@@ -1,0 +1,42 @@
+"""A folder that keeps pieces of a result from call to call: one process writes it, its first file says what
+it is of."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from influencekit._files.open_folder import hold
+from influencekit._files.scratch import sweep, whole
+from influencekit.errors import StoreError
+
+__all__ = ["claim"]
+
+T = TypeVar("T")
+
+
+def claim(
+    path: Path, first: str, text: str, what: str, look: Callable[[], T]
+) -> tuple[Callable[[], None], T]:
+    """Hold the folder at `path`, made if it is not there, and give what releases it and what `look` finds.
+
+    The file `first` is written with `text` where the folder is empty. Errors: a folder without it that is
+    not empty, so not one of `what`; one that another process holds, or that cannot be written; those of
+    `look`, after which the folder is released.
+    """
+    release: Callable[[], None] = lambda: None  # noqa: E731
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        release = hold(path)
+        sweep(path)
+        if not os.path.lexists(path / first):
+            if any(path.iterdir()):
+                raise StoreError(f"{path} is not a folder of {what}; name a new one")
+            with whole(path / first) as beside:
+                beside.write_text(text, encoding="utf-8")
+        return release, look()
+    except BaseException as error:
+        release()
+        if isinstance(error, OSError):
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
