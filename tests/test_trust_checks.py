@@ -11,6 +11,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import SGD, Adam, Window
+from influencekit._verbs.trust import checks as checks_module
 from influencekit._verbs.trust.precision import deviation
 from influencekit.testing.oracle import tiny_workload
 
@@ -153,3 +154,10 @@ def test_with_buffers_that_training_changes_the_precision_is_known():
     assert (
         deviation(ik.record(replace(work, batch_size=12).to(dtype=torch.float64)), QUERY, "hessian") < 1e-10
     )
+
+
+def test_what_was_learnt_is_that_of_the_run_wherever_its_recording_begins():
+    work = ik.make("workload", "mnist-1v7-lr:n_train=64:epochs=12:batch_size=16")
+    steps = ik.record(work).steps
+    whole, late = (ik.record(work, window=window) for window in (None, (steps // 2, steps)))
+    assert checks_module._learnt(late) == checks_module._learnt(whole) > 0.05

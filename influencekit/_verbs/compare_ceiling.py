@@ -117,7 +117,7 @@ class Repeats:
         else:
             again, of = agreement(effects[1:], effects[:1].expand_as(effects[1:]), top), 1
         pairs = [agreement(effects[r], effects[s], top) for r in range(runs) for s in range(r)]
-        between = torch.stack(pairs).nanmean(0)
+        between = torch.stack(pairs).mean(0)  # NaN where one run says nothing, as in `ceiling`
         limit = [attainable(name, between[..., k], of) for k, name in enumerate(METRICS)]
         if top == "abs":  # of which no normal pair is a model
             limit[list(METRICS).index("jaccard")] = torch.full_like(limit[0], torch.nan)

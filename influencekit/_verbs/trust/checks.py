@@ -148,7 +148,7 @@ def _learnt(trajectory: Trajectory) -> float:
     losses are not above 0, or were not stored."""
     if "loss" not in trajectory.group:
         return math.nan
-    last = trajectory.last - trajectory.first
+    last = trajectory.last  # losses are stored from step 0 on, wherever states begin
     some = max(1, last // 10)
     ends = [read(trajectory.group, "loss", slice(*part)) for part in ((0, some), (last - some, last))]
     valid = [trajectory.plan.indices[slice(*part)].numpy() >= 0 for part in ((0, some), (last - some, last))]

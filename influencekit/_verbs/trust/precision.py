@@ -35,7 +35,9 @@ def deviation(trajectory: Trajectory, query: Query, curvature: str) -> float:
     gaps = {round(k * (steps - length) / (_STRETCHES - 1)) for k in range(_STRETCHES)}
     gradient, linear = query_gradient(trajectory, query, 1), step.linear(curvature)
     for start in sorted(trajectory.first + gap for gap in gaps):
-        *states, after = (trajectory.state(t) for t in range(start, start + length + 1))
+        blocks = list(trajectory.blocks(start, start + length, "precision"))  # replayed once
+        states = [state for block in reversed(blocks) for state in block]
+        after = trajectory.state(start + length)
         a, of_buffers = (x[:1] for x in gradient(after))
         with torch.no_grad():
             own = _swept(step, linear.backwards(states), a, of_buffers)
