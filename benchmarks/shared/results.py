@@ -36,6 +36,15 @@ def save(path: Path, report: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
+def kept(folder: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One piece of a long measurement: read where it is there, else made and kept."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save(path, make())
+    return load(path)
+
+
 def as_text(report: dict[str, Any]) -> str:
     """JSON; NaN is null; `rows` come last, a line each, for there may be thousands."""
     report = without_nan(report)

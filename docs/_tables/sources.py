@@ -79,6 +79,7 @@ SOURCES = {
     "tape_overhead": _benchmark("tape_overhead", "influencekit/_tape"),
     "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
     "tracing": _benchmark("tracing", "influencekit/_training"),
+    "trust_windows": _benchmark("trust_windows", *_SWEEP, "influencekit/_verbs/trust"),
     "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/_verbs/trust"),
     "tune_trained": _benchmark("tune_trained", "influencekit/_training", "influencekit/workloads"),
     "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),

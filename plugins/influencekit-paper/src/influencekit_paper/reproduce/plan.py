@@ -62,7 +62,7 @@ def table2(extent: Extent) -> Rows:
     some = [(m, d) for m, d in SMALL if d != "emnist"]
     rows: dict[Row, list[Cell]] = {(m, d): _cells("agreement", spec(m, d), extent.seeds) for m, d in some}
     if extent.ceiling is not None:
-        how = {"moved": extent.ceiling, "runs": extent.ceiling_runs}
+        how: dict[str, Any] = {"moved": extent.ceiling, "runs": extent.ceiling_runs}
         rows |= {(m, d, "ceiling"): _cells("ceiling", spec(m, d), extent.seeds, **how) for m, d in some}
     return rows
 
