@@ -1,4 +1,7 @@
-"""Children that are forked from one process, which has imported everything, and get signals at random times.
+"""Children that are forked from one process, which has imported everything, and get signals at any moment.
+
+The first comes at a random step of a recording, or at a random time of another command; a busy machine, on
+which one child takes twice as long as the next, then changes nothing.
 
 As a script: FOLDER SEED COUNT [CASES]; prints a JSON list of what happened. A child ends as any program does,
 with everything that Python does then, so it cannot be forked from a process that runs tests.
@@ -14,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -27,6 +31,7 @@ from influencekit.cli import cli, main
 SPEC = "mnist-1v7-lr:n_train=64:epochs={}"
 READY = (cli, ik.record, ik.Tape, ik.open, ik.estimate)
 RECORD = ("record", "tape", "api")
+STEPS = 150  # of a recording; the tape has ten more
 LONG = 60.0  # seconds until a child must have ended
 
 
@@ -62,13 +67,13 @@ def tape(path: Path) -> None:
 
 def api(path: Path) -> None:
     try:
-        ik.record(ik.make("workload", SPEC.format(150)), "every-k:k=7", path)
+        ik.record(ik.make("workload", SPEC.format(STEPS)), "every-k:k=7", path)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 CASES: dict[str, Callable[[Path], None]] = {
-    "record": command("record", SPEC.format(150), "--store", "{path}", "--recorder", "every-k:k=7"),
+    "record": command("record", SPEC.format(STEPS), "--store", "{path}", "--recorder", "every-k:k=7"),
     "tape": tape,
     "api": api,
     "estimate": command("estimate", "{run}", "--out", "{path}"),
@@ -110,15 +115,15 @@ def life(case: str, path: Path, draw: random.Random, undisturbed: float | None) 
     os.close(its)
     began, words, worked = time.monotonic(), b"", LONG
     sent: list[str] = []
-    times = []
-    if undisturbed is not None:
-        at = draw.uniform(0, undisturbed)
-        for _ in range(draw.choice([1, 2, 3])):
-            times.append(at)
-            at += draw.choice([0, 0.001, 0.01, 0.1]) * draw.random()
+    times: list[float] = []  # since the first word
+    step = draw.randint(-STEPS // 10, STEPS + STEPS // 10) if case in RECORD else 0
+    delays = [draw.random() * 0.05 if case in RECORD else draw.uniform(0, undisturbed or 0)]
+    delays += [draw.choice([0, 0.001, 0.01, 0.1]) * draw.random() for _ in range(draw.choice([0, 1, 2]))]
     while True:
-        left = times[0] - (time.monotonic() - began) if times and words else 0.05
-        if times and words and left <= 0:
+        if delays and undisturbed is not None and words and last(words) >= min(step, STEPS - 1):
+            times, delays = [*accumulate(delays, initial=time.monotonic() - began)][1:], []
+        left = times[0] - (time.monotonic() - began) if times else 0.05
+        if times and left <= 0:
             times.pop(0)
             sent.append("SIGINT" if case == "api" else draw.choice(["SIGINT", "SIGTERM", "SIGHUP"]))
             os.kill(number, getattr(signal, sent[-1]))
@@ -136,12 +141,16 @@ def life(case: str, path: Path, draw: random.Random, undisturbed: float | None) 
             os.kill(number, signal.SIGKILL)
     os.close(mine)
     code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    noted = [int(word) for word in words.split(b"\n")[:-1]]
     return {
-        "case": case, "signals": sent, "code": code, "handed_over": max(noted, default=0),
+        "case": case, "signals": sent, "code": code, "handed_over": max(0, last(words)),
         "committed": committed(path), "worked": worked, "seconds": time.monotonic() - began,
         "stderr": errors.read_text(errors="replace"),
     }  # fmt: skip
+
+
+def last(words: bytes) -> int:
+    """The highest number that was said."""
+    return max(map(int, words.split(b"\n")[:-1]), default=-1)
 
 
 def committed(path: Path) -> int:
