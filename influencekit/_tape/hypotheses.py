@@ -244,9 +244,10 @@ def _each(e: Evidence) -> str | None:
     factors = {}
     for name, a in mine.items():
         b = theirs[name]
-        factors[name] = float((a * b).sum() / (b * b).sum().clamp(min=1e-300))
-        if not _near(a, factors[name] * b):
+        factor = float((a * b).sum() / (b * b).sum().clamp(min=1e-300))
+        if not _near(a, factor * b):
             return None
+        factors[name] = float(f"{factor:.3g}")  # of a layer's parameters the first is named
     low, high = min(factors, key=lambda n: factors[n]), max(factors, key=lambda n: factors[n])
     return (
         f"it fits if the gradient of every parameter is scaled by a factor of its own ({low} by "
