@@ -1,7 +1,9 @@
 """One thread, the `gpu` marker, a hypothesis profile without clocks, one recorded run, and plugins."""
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +12,13 @@ import torch
 
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("helpers_cli", "helpers_writing")  # their assertions show values
+
+# a shell ignores Ctrl-C for what it runs in the background, and so would every process that a test starts
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no deadline: a first call may compile or load; in CI (and under tox) the same examples every time
 hypothesis.settings.register_profile("dev", deadline=None)

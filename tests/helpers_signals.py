@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import influencekit as ik
 from influencekit._trajectory.store import open_group
 from influencekit._trajectory.writing import Writer, writer
-from influencekit.cli import cli, main
+from influencekit.cli import cli, main, start
 
 SPEC = "mnist-1v7-lr:n_train=64:epochs={}"
 READY = (cli, ik.record, ik.Tape, ik.open, ik.estimate)
@@ -93,7 +93,15 @@ def child(case: str, path: Path, seconds: float, said: int) -> None:
         os.write(said, b"%d\n" % max(self.committed, self.steps))
 
     Writer.step = tell  # type: ignore[method-assign]
-    os.write(said, b"0\n")
+    opened = start._open_streams
+
+    def listens() -> None:  # a command, from here on
+        os.write(said, b"0\n")
+        opened()
+
+    start._open_streams = listens
+    if case in ("tape", "api"):
+        os.write(said, b"0\n")
     try:
         CASES[case](path)
     finally:
