@@ -72,7 +72,7 @@ def whole_later(path: Path, committed: int) -> None:
 
 @pytest.mark.parametrize(
     ("number", "durable", "lasting", "every"),
-    [(errno.ENOSPC, False, True, 7), (errno.ENOSPC, False, False, 9), (errno.EIO, True, True, 41),
+    [(errno.ENOSPC, False, True, 15), (errno.ENOSPC, False, False, 19), (errno.EIO, True, True, 61),
      (errno.EDQUOT, True, False, 43), (errno.EROFS, False, True, 47), (errno.EMFILE, False, True, 53)],
 )  # fmt: skip
 def test_an_operation_that_fails(number, durable, lasting, every, tmp_path):
@@ -103,7 +103,7 @@ def test_a_disk_that_fails_when_it_is_waited_for(tmp_path):
     """It is not said to be another process, and what is committed may be more than what was announced."""
     with disk(errno.EIO, 0, 0, ("fsync",)) as all_of_them:
         record(tmp_path / "whole.zarr", True)
-    for first in range(1, len(all_of_them) + 1, 5):
+    for first in range(1, len(all_of_them) + 1, 9):
         path = tmp_path / f"{first}.zarr"
         with disk(errno.EIO, first, first, ("fsync",)):
             committed, error = record(path, True)

@@ -1,6 +1,6 @@
 """Stores that somebody made hostile, with all checksums right, and machines that refuse memory and files.
 
-A tenth of benchmarks/hostile.py; the laws of the schema are below.
+A part of benchmarks/hostile.py; the laws of the schema are below.
 """
 
 import json
@@ -34,9 +34,9 @@ def store(recorded, tmp_path) -> Path:
     return Path(shutil.copytree(recorded, tmp_path / "run.zarr"))
 
 
-def test_a_tenth_of_the_hostile_stores_end_by_one_line_or_with_the_same_scores():
-    report = hostile.answer(every=10)
-    assert report["stores"] >= 20 and report["became"]["refused"] > 10
+def test_some_of_the_hostile_stores_end_by_one_line_or_with_the_same_scores():
+    report = hostile.answer(every=20)
+    assert report["stores"] >= 10 and report["became"]["refused"] > 5
     assert hostile.wrong(report) == [], report["odd"]
 
 

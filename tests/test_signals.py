@@ -25,20 +25,20 @@ def lives(folder, seed, count, cases):
 
 
 def test_no_step_is_lost_by_one_to_three_signals_at_any_time(tmp_path):
-    """40 children, and one of each kind that is left alone."""
-    found = lives(tmp_path, 5, 40, "record,tape,api")
+    """20 children, and one of each kind that is left alone."""
+    found = lives(tmp_path, 5, 20, "record,tape,api")
     assert not [f"{one['wrong']} of {one}" for one in found if one["wrong"]]
     cut = [one for one in found if one["signals"] and 0 < one["committed"] < 150]
-    assert len(found) == 43 and len(cut) > 8 and any(len(one["signals"]) > 1 for one in cut)
+    assert len(found) == 23 and len(cut) > 4 and any(len(one["signals"]) > 1 for one in cut)
 
 
 def test_a_command_that_gets_signals_says_one_line(tmp_path):
-    found = lives(tmp_path, 1, 8, "estimate,compare,verify,list")
+    found = lives(tmp_path, 1, 4, "estimate,compare,verify,list")
     assert not [f"{one['wrong']} of {one}" for one in found if one["wrong"]]
     assert {one["stderr"].strip() for one in found} == {"", "interrupted"}
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.5, 1.5])
+@pytest.mark.parametrize("delay", [0.1, 1.0])
 def test_ctrl_c_during_imports_is_one_line(delay):
     """From the moment on at which Python runs code of ours."""
     code = "import os; from influencekit.cli import main; os.write(1, b'!'); main()"
