@@ -28,6 +28,7 @@ import xarray as xr
 
 import influencekit as ik
 from benchmarks.shared.cli_words import FILES, LINKS, MADE, TINY, line
+from benchmarks.shared.processes import at_once
 from influencekit._trajectory.store import open_group
 from influencekit.cli import main
 
@@ -240,13 +241,26 @@ def campaign(commands: int, seed: int, folder: Path) -> dict[str, Any]:
     return {"codes": dict(sorted(codes.items())), "wrong": wrong}
 
 
+def part(job: tuple[int, int]) -> dict[str, Any]:
+    """A campaign in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return campaign(*job, Path(folder).resolve())
+
+
 @click.option("--commands", default=5000)
 @click.option("--seed", default=0)
-def answer(commands: int, seed: int) -> dict:
+@click.option("--processes", default=1, help="The second has the next seed, and so on.")
+def answer(commands: int, seed: int, processes: int = 1) -> dict:
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        found = campaign(commands, seed, Path(folder).resolve())
-    return {"commands": commands, "seed": seed, **found, "seconds": round(time.perf_counter() - began)}
+    jobs = [(len(range(k, commands, processes)), seed + k) for k in range(processes)]
+    found = list(at_once(part, jobs, processes)) if processes > 1 else [part(jobs[0])]
+    return {
+        "commands": commands,
+        "seed": seed,
+        "codes": dict(sorted(sum((Counter(each["codes"]) for each in found), Counter()).items())),
+        "wrong": [fault for each in found for fault in each["wrong"]],
+        "seconds": round(time.perf_counter() - began),
+    }
 
 
 def wrong(report: dict) -> list[str]:

@@ -109,6 +109,15 @@ def test_a_loss_that_becomes_nan_names_the_step_and_keeps_what_came_before(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
 
 
+def test_a_loss_that_becomes_nan_before_the_window_leaves_nothing(tmp_path):
+    line = fails(
+        "record", TINY + ":lr=1e38", "--store", tmp_path / "run.zarr", "--window", "step:4-6", code=1
+    )
+    assert "NaN or infinite at step" in line and "kept" not in line and not list(tmp_path.iterdir())
+    with pytest.raises(ik.DivergedError):
+        ik.record(ik.make("workload", TINY + ":lr=1e38"), window=(4, 6))
+
+
 def test_a_batch_of_one_example_alone():
     line = fails("compare", "mnist-1v7-lr:n_train=9:batch_size=8:epochs=1", code=2)
     assert "the batch of step 1 holds only the example at position" in line and "batch_size" in line

@@ -55,11 +55,12 @@ def record(
     (KeyboardInterrupt, or any error) commits what it has; one that is killed has what was committed. With
     `durable`, what was committed also outlives a loss of power: every file is forced to the disk before it.
 
-    Errors: a path that exists, a full or read-only disk (what was committed stays; if nothing was, nothing is
-    left there), a store that is renamed, removed or replaced meanwhile, a loss that is random or not
-    separable by example, examples that the model or the loss refuses, a NaN or infinite loss (the store keeps
-    what came before and is readable); to resume, a complete store, another process that writes it, or a
-    workload, recorder or window that are not the store's. Cost: one training run and the states on disk.
+    Errors: a path that exists, a full or read-only disk (what was committed stays; if nothing was,
+    nothing is left there), a store that is renamed, removed or replaced meanwhile, a loss that is random
+    or not separable by example, examples that the model or the loss refuses, a NaN or infinite loss (the
+    store keeps what came before and is readable; before the window nothing is left there); to resume, a
+    complete store, another process that writes it, or a workload, recorder or window that are not the
+    store's. Cost: one training run and the states on disk.
 
     Example:
 
@@ -127,6 +128,9 @@ def _train(
         following, losses = step.advance(state)
         if not bool(losses.isfinite().all() & following.theta.isfinite().all()):
             error = diverged("training loss or parameters", t, step_blamed(step, state, losses))
+            if t < start and writer.resumed is None:  # before the window: there is nothing to keep
+                writer.remove()
+                raise error
             writer.close("stopped", reason=str(error))
             where = f"; states {start} to {t} are kept in {writer.path}" if writer.path and t >= start else ""
             raise DivergedError(f"{error}{where}")
