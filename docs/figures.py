@@ -2,6 +2,7 @@
 
 windows.svg: one run, one window, one example, and the three meanings of being without it.
 agreement-light.svg and agreement-dark.svg: the picture of the README (figures_agreement.py).
+worth.svg: the figures of results/what-a-score-is-worth.md (figures_worth.py).
 timeline.svg: what the code of tape.md saves.
 The others are what the code of plugins.md saves, in the section of the paper's plugin.
 """
@@ -23,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # docs is no package
 
 from figures_agreement import draw as agreement  # noqa: E402
+from figures_worth import draw as worth  # noqa: E402
 
 BLUE, RED = "#0072B2", "#D55E00"
 STEPS, START, STOP = 12, 4, 8
@@ -109,7 +111,7 @@ def draw(folder: Path) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "influencekit", "svg.fonttype": "path"}):
         plain = {"Date": None, "Creator": None}
         windows().savefig(folder / "windows.svg", metadata=plain)
-        compared = agreement(folder, metadata=plain)
+        compared = [*agreement(folder, metadata=plain), *worth(folder, metadata=plain)]
         saved = pictures(HERE / "plugins.md", ("influencekit-paper",), folder)
         saved += pictures(HERE / "tape.md", ("Three lines", "What you can ask of it"), folder)
         return [folder / "windows.svg", *compared, *saved]

@@ -32,16 +32,28 @@ from _tables import (  # noqa: E402
     quoted,
     recording,
     trust,
+    what_a_score_is_worth,
     workloads,
 )
 from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(agreement, ceilings, trust, evaluation, exactness, examples, cost, recording, layers),
+    *(
+        what_a_score_is_worth,
+        agreement,
+        ceilings,
+        trust,
+        evaluation,
+        exactness,
+        examples,
+        cost,
+        recording,
+        layers,
+    ),
     *(paper, peers, dvemb, workloads, internals),
 )
-PAGES = {module.__name__.rpartition(".")[2]: module.PAGE for module in MODULES}
+PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}
 TABLES = {name: section for page in PAGES.values() for name, section in page.sections.items()}
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table -->)", re.S)
 

@@ -70,6 +70,8 @@ SOURCES = {
     "reproduce-table4": _reproduced("table4 --seeds 16"),
     "reproduce-table5": _reproduced("table5 --seeds 16"),
     "reproduce-windows": _reproduced("windows --seeds 16"),
+    "roughness": _benchmark("roughness", *_COMPARE),
+    "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
     "sweep": _benchmark("sweep", *_SWEEP),
