@@ -24,8 +24,8 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
         raise InputError(f"{name} cannot be read: {reason}") from error
-    head, *rows = [row for row in csv.reader(StringIO(text, newline="")) if row] or [[]]
-    if "id" in head and _MARK in head:
+    if {"id", _MARK} <= set(text.partition("\n")[0].strip().split(",")):
+        head, *rows = _table(text, name)
         if cut := [row for row in rows if len(row) < len(head)]:
             raise InputError(f"{name}: a row has fewer cells than the head: {short(cut[0])}")
         table = [dict(zip(head, row, strict=False)) for row in rows]
@@ -38,3 +38,11 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     if not ids:
         raise InputError(f"{name} holds no example id; write one a line")
     return ids
+
+
+def _table(text: str, name: str) -> list[list[str]]:
+    """The rows of a CSV table. Errors: what is none."""
+    try:
+        return [row for row in csv.reader(StringIO(text, newline="")) if row]
+    except csv.Error as error:
+        raise InputError(f"{name} is no CSV table: {error}") from error

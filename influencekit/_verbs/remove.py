@@ -20,8 +20,8 @@ from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.removal_list import ids_in
 from influencekit._verbs.moved_runs import check_runs, sums_of_moved_runs
+from influencekit._verbs.removal_list import ids_in
 from influencekit._verbs.results import (
     Windows,
     examples,
@@ -126,12 +126,12 @@ def remove(
     """What being without a whole set of examples does: the sum of their scores, and retraining without all.
 
     `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order, or a
-    `Path` to a file of them: one a line, or what `curate --out` wrote. The result has `influence` [query, window, train], the score of each, the strongest first; `estimate` [query,
-    window], their sum, which is what first order says of the set (for scores for sets, with their
-    `intercept`: take `dit:centre=A` where the set leaves about the fraction A of the examples in);
-    `retrained` [query, window]; `before` and `after` [query, window], the query's values at the end of the
-    window (where a window of global removal starts later, `after` is before + retrained); `accuracy_before`
-    and `accuracy_after` [window] there.
+    `Path` to a file of them: one a line, or what `curate --out` wrote. The result has `influence` [query,
+    window, train], the score of each, the strongest first; `estimate` [query, window], their sum, which is
+    what first order says of the set (for scores for sets, with their `intercept`: take `dit:centre=A` where
+    the set leaves about the fraction A of the examples in); `retrained` [query, window]; `before` and `after`
+    [query, window], the query's values at the end of the window (where a window of global removal starts
+    later, `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
 
     How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
     for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of

@@ -1,4 +1,4 @@
-"""The sets that are left out: the most harmful of every chooser, nested, and random ones of the same sizes."""
+"""The sets that are left out: the most harmful of every chooser, nested, and random ones of these sizes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -38,8 +38,8 @@ def most_harmful(
         order = [p for p in ranked(one, "harmful") if p in set(used.tolist())]
         if len(order) < ks[-1]:
             raise InputError(
-                f"{name} scored {len(order)} examples, and the largest set has {ks[-1]}; let it score all, or "
-                "give a smaller k"
+                f"{name} scored {len(order)} examples, and the largest set has {ks[-1]}; let it score all, "
+                "or give a smaller k"
             )
         masks = np.zeros((len(ks), one.sizes["train"]), dtype=bool)
         for mask, k in zip(masks, ks, strict=True):

@@ -64,9 +64,9 @@ def curate(
     says which trusted examples judge.
 
     Attrs: `verdict`, one sentence; `recommendation`, "drop nothing" unless the interval of the best set lies
-    below zero; `chooser` and `size` of the best set; `loss_held_out`, `loss_choosing`, both with all examples;
-    `trainings` and `plan`, what was spent. The interval knows that other held-out examples would judge
-    otherwise, not that another run of the same training would end elsewhere.
+    below zero; `chooser` and `size` of the best set; `loss_held_out`, `loss_choosing`, both with all
+    examples; `trainings` and `plan`, what was spent. The interval knows that other held-out examples would
+    judge otherwise, not that another run of the same training would end elsewhere.
 
     Sign: removal minus full. Cost: the estimate of each chooser, and a training run for each set, divided by
     what batching gains; if this is above a minute, a line on stderr says so before it begins. Errors: no

@@ -53,7 +53,7 @@ def verdict(found: Found, judges: int, sets: int) -> str:
             f"{effect}; {random}{alike}"
         )
     return (
-        f"drop nothing: without the {found.k} most harmful by {found.chooser}, the best of {sets} sets on the "
-        f"examples that chose them ({found.choosing:+.2g}), the mean loss of {judges} others changes by "
+        f"drop nothing: without the {found.k} most harmful by {found.chooser}, the best of {sets} sets on "
+        f"the examples that chose them ({found.choosing:+.2g}), the mean loss of {judges} others changes by "
         f"{effect}, which is not below zero; {random}"
     )
