@@ -108,8 +108,10 @@ def curate(
 
 
 def _numbers(k: str | None) -> tuple[int, ...] | None:
+    if k is None:
+        return None
     try:
-        return None if k is None else tuple(int(each) for each in k.split(","))
+        return tuple(int(each) for each in k.split(","))
     except ValueError:
         raise InputError(f"--k {k[:60]}: expected whole numbers, as in 5,10,20") from None
 

@@ -21,10 +21,10 @@ from influencekit._verbs.curate.words import Found, verdict
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import about, check_windows, intercept_of, require_run
 from influencekit.evaluation.retraining import set_effects
-from influencekit.evaluation.scoring import estimators_of
 from influencekit.interfaces import Estimator
 from influencekit.progress import track
 from influencekit.queries import TestLoss, TestLosses
+from influencekit.registry import label, listed, resolve
 from influencekit.windows import Window
 
 __all__ = ["curate"]
@@ -88,7 +88,8 @@ def curate(
     check_seed("seed", seed)
     whole_number("draws", draws, 1)
     real_number("level", level, above=0.0, below=1.0)
-    methods, window = estimators_of(choosers), Window(0, trajectory.steps)
+    methods = {label(m): m for m in (resolve("estimator", one) for one in listed("choosers", choosers))}
+    window = Window(0, trajectory.steps)
     for method in methods.values():
         check_windows(trajectory, method, [window])
     used, workload = trained(trajectory), trajectory.workload
