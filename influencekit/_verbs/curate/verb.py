@@ -77,10 +77,10 @@ def curate(
     Example:
 
         >>> import influencekit as ik
-        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=40:n_test=40:epochs=2"))
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=40:epochs=2"))
         >>> found = ik.curate(run, k=(2, 4), draws=3)
-        >>> found.effect.dims, found.random.dims, found.held_out.values.sum()
-        (('chooser', 'k'), ('draw', 'k'), 20)
+        >>> found.effect.dims, found.random.dims, int(found.held_out.sum())
+        (('chooser', 'k'), ('draw', 'k'), 128)
         >>> found.recommendation.startswith("drop")
         True
     """
