@@ -44,6 +44,7 @@ _HOME = {
     "ceiling": "_verbs.ceiling",
     "compare": "_verbs.compare",
     "contributions": "_verbs.contributions",
+    "curate": "_verbs.curate",
     "estimate": "_verbs.estimate",
     "evaluate": "evaluation",
     "make": "registry",

@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import ParamSpec, TextIO, TypeVar
 
 from influencekit._exclusive import exclusive
 from influencekit.progress import listen, listening
 
-__all__ = ["Loops", "progress", "with_progress"]
+__all__ = ["Loops", "clock", "note", "progress", "with_progress"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,6 +71,13 @@ def with_progress(verb: Callable[P, T]) -> Callable[P, T]:
     return shown
 
 
+def note(text: str) -> None:
+    """One line on stderr about work that is to come; nothing where progress is switched off."""
+    if os.environ.get("INFLUENCEKIT_PROGRESS") != "0":
+        with suppress(OSError, AttributeError):  # there is nobody to read it
+            print(text, file=sys.stderr, flush=True)
+
+
 class Loops:
     """The loops that run now, outermost first, and how far the outermost one is."""
 
@@ -98,13 +105,13 @@ class Loops:
         """
         levels, spent = list(self._levels.items()), time.monotonic() - self._began
         if not levels:
-            return None, f"{_clock(spent)}: working"
+            return None, f"{clock(spent)}: working"
         fraction = 0.0
         for _, (done, total) in reversed(levels):
             fraction = (done + fraction) / total
-        left = f", {_clock(spent * (1 - fraction) / fraction)} left" if fraction else ""
+        left = f", {clock(spent * (1 - fraction) / fraction)} left" if fraction else ""
         parts = [f"{what} {done + 1}/{total}" if total > 1 else what for what, (done, total) in levels]
-        return fraction, f"{_clock(spent)}{left}: {', '.join(parts)}"
+        return fraction, f"{clock(spent)}{left}: {', '.join(parts)}"
 
 
 def _draw(loops: Loops, stream: TextIO, after: float, done: threading.Event) -> None:
@@ -128,7 +135,7 @@ def _draw(loops: Loops, stream: TextIO, after: float, done: threading.Event) -> 
                 return
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """`42 s`, `12 min 5 s`."""
     whole = int(seconds)
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"

@@ -74,12 +74,14 @@ LAYERS = {
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
-        plot/ceiling
+        plot/ceiling _verbs/removal_list
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
         evaluation/detection evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld
         evaluation/retraining evaluation/run evaluation/scoring evaluation/taylor
+        _verbs/curate/__init__ _verbs/curate/cost _verbs/curate/sets _verbs/curate/trusted
+        _verbs/curate/verb _verbs/curate/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
@@ -89,7 +91,7 @@ LAYERS = {
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
-        cli/summary cli/user_code cli/verify __init__ cli/ceiling
+        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate
     """,
 }
 

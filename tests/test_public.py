@@ -19,7 +19,7 @@ PUBLIC = {
     "averages", "errors", "estimators", "evaluation", "extend", "interfaces", "metrics", "plot", "progress",
     "queries", "recorders", "registry", "testing", "trainers", "windows", "workloads",
 }  # fmt: skip
-RETURNS_SCORES = {"estimate", "contributions", "sum_over_windows", "verify_top", "remove"}
+RETURNS_SCORES = {"estimate", "contributions", "sum_over_windows", "verify_top", "remove", "curate"}
 
 
 def script(name):

@@ -37,7 +37,7 @@ from influencekit._trajectory.store import read
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["open_taped"]
+__all__ = ["open_taped", "whole_set"]
 
 
 def open_taped(
@@ -83,7 +83,7 @@ def open_taped(
         model=_at_start(group, model),
         loss=loss,
         train=RecordedExamples(call, device),  # type: ignore[arg-type]
-        test=None if test is None else _whole(test, plain, key, device),  # type: ignore[arg-type]
+        test=None if test is None else whole_set(test, plain, key, device),  # type: ignore[arg-type]
         optimizer=rebuild_optimizer(about["optimizer"]),
         name=attrs["workload"],
         info=_named_classes(model, data, about["target_key"], class_names),
@@ -188,28 +188,30 @@ def _micros(
     return micros
 
 
-def _whole(
-    test: Any, collate: Callable[[list[Any]], Any], key: int | str | None, device: torch.device
-) -> Batch:
+def whole_set(
+    test: Any, collate: Callable[[list[Any]], Any], key: int | str | None, device: torch.device,
+    name: str = "test",
+) -> Batch:  # fmt: skip
     """A test set as one batch: a batch as it is, a data set collated, a DataLoader's data set by its own
-    collation. `key`: the entry that numbers the examples of a batch, if there is one."""
+    collation. `key`: the entry that numbers the examples of a batch, if there is one. `name`: what the user
+    calls the set."""
     if (place := find_loader(test)) is not None:
         test, collate = place.loader.dataset, place.loader.collate_fn
-    advice, empty = "a batch of tensors, as in test=(x, y), or a data set", "one without examples"
+    advice, empty = f"a batch of tensors, as in {name}=(x, y), or a data set", "one without examples"
     if isinstance(test, Tensor | Mapping) or (
         isinstance(test, tuple) and all(isinstance(x, Tensor) for x in test)
     ):
         batch: Batch = on_device(test, device)
         if any(x.shape[:1] == (0,) for x in tensors_of(batch)):
-            raise InputError(f"test: expected {advice}, got {empty}")
+            raise InputError(f"{name}: expected {advice}, got {empty}")
         return batch
     if isinstance(test, tuple | list) and any(isinstance(x, np.ndarray) for x in test):
-        raise InputError(f"test: expected {advice}, got arrays of numpy; make tensors: torch.from_numpy(x)")
+        raise InputError(f"{name}: expected {advice}, got arrays of numpy; make tensors: torch.from_numpy(x)")
     if isinstance(test, list) and test and all(isinstance(x, Tensor) for x in test):
-        raise InputError(f"test: expected {advice}, got a list of tensors, which could be either")
+        raise InputError(f"{name}: expected {advice}, got a list of tensors, which could be either")
     if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
         got = empty if hasattr(test, "__len__") else type(test).__name__
-        raise InputError(f"test: expected {advice}, got {got}")
+        raise InputError(f"{name}: expected {advice}, got {got}")
     with fixed():
         batch = fetch(test, collate, range(len(test)), capture())
     return on_device(batch if key is None else without(batch, key), device)

@@ -1,6 +1,7 @@
 """Screen and verify: what a cheap estimator says of a few examples, or of a set, beside exact retraining."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.moved_runs import check_runs, sums_of_moved_runs
+from influencekit._verbs.removal_list import ids_in
 from influencekit._verbs.results import (
     Windows,
     examples,
@@ -112,7 +114,7 @@ def verify_top(
 def remove(
     trajectory: Trajectory,
     query: Query | str = "test-loss",
-    ids: Iterable[Hashable] = (),
+    ids: Iterable[Hashable] | Path = (),
     estimator: Estimator | str | xr.Dataset = "dit",
     windows: Windows = None,
     removal: Removal = "global",
@@ -123,13 +125,13 @@ def remove(
 ) -> xr.Dataset:
     """What being without a whole set of examples does: the sum of their scores, and retraining without all.
 
-    `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order. The
-    result has `influence` [query, window, train], the score of each, the strongest first; `estimate` [query,
-    window], their sum, which is what first order says of the set (for scores for sets, with their
-    `intercept`: take `dit:centre=A` where the set leaves about the fraction A of the examples in);
-    `retrained` [query, window]; `before` and `after` [query, window], the query's values at the end of the
-    window (where a window of global removal starts later, `after` is before + retrained); `accuracy_before`
-    and `accuracy_after` [window] there.
+    `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order, or a
+    `Path` to a file of them: one a line, or what `curate --out` wrote. The result has `influence` [query,
+    window, train], the score of each, the strongest first; `estimate` [query, window], their sum, which is
+    what first order says of the set (for scores for sets, with their `intercept`: take `dit:centre=A` where
+    the set leaves about the fraction A of the examples in); `retrained` [query, window]; `before` and `after`
+    [query, window], the query's values at the end of the window (where a window of global removal starts
+    later, `after` is before + retrained); `accuracy_before` and `accuracy_after` [window] there.
 
     How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
     for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
@@ -167,7 +169,7 @@ def remove(
     whole_number("parts", parts, 1)
     check_runs(runs, moved)
     workload = trajectory.workload
-    positions = positions_of(workload, ids)
+    positions = positions_of(workload, ids_in(ids) if isinstance(ids, Path) else ids)
     left = torch.ones(workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
     if not left[trajectory.plan.indices.clamp(min=0)][trajectory.plan.indices >= 0].any():
         raise InputError(

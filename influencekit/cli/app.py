@@ -16,6 +16,7 @@ from influencekit._docstring import docstring
 from influencekit._escape import shown
 from influencekit.cli.compare import compare
 from influencekit.cli.console import complain
+from influencekit.cli.curate import curate
 from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
@@ -178,7 +179,7 @@ def cli() -> None:
     """
 
 
-for _command in (compare, record, estimate, plot, verify, list_):
+for _command in (compare, record, estimate, curate, plot, verify, list_):
     cli.add_command(_command)
 for _command in (cli, *cli.commands.values()):
     _command.help = _command.help or docstring(_command.callback)

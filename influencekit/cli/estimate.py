@@ -82,7 +82,8 @@ FORMATS = (".zarr", ".nc", ".csv")
     type=PATH,
     metavar="FILE",
     help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
-    "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count.",
+    "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count. "
+    "Or the table that `curate --out` wrote: those that it marks.",
 )
 @click.option(
     "--runs",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from influencekit._direction import most
 from influencekit.cli.console import print_table, say
 from influencekit.cli.summary import window_name
-from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,17 +15,10 @@ __all__ = ["attach", "print_removed", "print_verified", "read_ids"]
 
 
 def read_ids(path: str) -> list[str]:
-    """The example ids in a file, one a line; blank lines and lines that begin with # do not count."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
-        raise InputError(f"--remove {path} cannot be read: {reason}") from error
-    lines = [line.strip() for line in text.splitlines()]
-    ids = [line for line in lines if line and not line.startswith("#")]
-    if not ids:
-        raise InputError(f"--remove {path} holds no example id; write one a line")
-    return ids
+    """The example ids in the file of --remove: a list, or the table that `curate --out` writes."""
+    from influencekit._verbs.removal_list import ids_in
+
+    return ids_in(path, "--remove")
 
 
 def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset | None) -> xr.Dataset:

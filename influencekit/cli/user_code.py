@@ -1,4 +1,4 @@
-"""`--code FILE.py:NAME`: a script of the user's that is run for what it defines."""
+"""`--code FILE.py:NAME` and the like: a script of the user's that is run for what it defines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from influencekit._address import local
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["from_code"]
+__all__ = ["from_code", "value_from"]
 
 
 def from_code(code: str) -> Any:
@@ -21,27 +21,9 @@ def from_code(code: str) -> Any:
     Errors: `InputError` for no such file or name, for code that fails in whatever way, ends the program,
     trains, or gives something else.
     """
-    import runpy
-
-    from influencekit._code import running
     from influencekit._training.workload import Workload
 
-    text, _, name = code.rpartition(":")
-    if not text or not name.isidentifier():
-        raise InputError(f"--code {code}: expected a file and a name in it, such as train.py:parts")
-    file = local(text)
-    if not file.is_file():
-        raise InputError(f"--code {code}: there is no file {file}{', but a folder' if file.is_dir() else ''}")
-    with _script(code, file):
-        with running(
-            f"--code {code}: {file} trains when it is imported; put the training under `if __name__ == "
-            f"'__main__':`, so that {name} can be had without it"
-        ):
-            names = runpy.run_path(str(file), run_name="influencekit_code")
-        if name not in names:
-            raise InputError(f"--code {code}: {file} defines no {name}")
-        with running(f"--code {code}: {name} records a run; let it only make the model, loss and data"):
-            found = names[name]() if callable(names[name]) else names[name]
+    found = value_from(code)
     if not isinstance(found, dict | Workload):
         raise InputError(
             f"--code {code}: expected a Workload, or a dict of the arguments of influencekit.open (model, "
@@ -56,8 +38,33 @@ def from_code(code: str) -> Any:
     return found
 
 
+def value_from(code: str, option: str = "--code", example: str = "parts") -> Any:
+    """What the named function of a file of the user's returns, or the named value. Errors: as `from_code`, of
+    this option."""
+    import runpy
+
+    from influencekit._code import running
+
+    text, _, name = code.rpartition(":")
+    if not text or not name.isidentifier():
+        raise InputError(f"{option} {code}: expected a file and a name in it, such as train.py:{example}")
+    file, asked = local(text), f"{option} {code}"
+    if not file.is_file():
+        raise InputError(f"{asked}: there is no file {file}{', but a folder' if file.is_dir() else ''}")
+    with _script(asked, file):
+        with running(
+            f"{asked}: {file} trains when it is imported; put the training under `if __name__ == "
+            f"'__main__':`, so that {name} can be had without it"
+        ):
+            names = runpy.run_path(str(file), run_name="influencekit_code")
+        if name not in names:
+            raise InputError(f"{asked}: {file} defines no {name}")
+        with running(f"{asked}: {name} records a run; let it only make the model, loss and data"):
+            return names[name]() if callable(names[name]) else names[name]
+
+
 @contextmanager
-def _script(code: str, file: Path) -> Iterator[None]:
+def _script(asked: str, file: Path) -> Iterator[None]:
     """Around code of the user's, as for `python FILE.py`: its folder, its arguments; errors in one line.
 
     What it prints goes to stderr, and it has nothing to read: stdout is the command's, and nobody is asked.
@@ -73,11 +80,11 @@ def _script(code: str, file: Path) -> Iterator[None]:
         raise
     except SystemExit as error:
         raise InputError(
-            f"--code {code}: {file} ends the program when it is imported (SystemExit: {error}); put what "
+            f"{asked}: {file} ends the program when it is imported (SystemExit: {error}); put what "
             "reads arguments or runs under `if __name__ == '__main__':`"
         ) from error
     except BaseException as error:
         line = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--code {code}: running it failed with {type(error).__name__}: {line}") from error
+        raise InputError(f"{asked}: running it failed with {type(error).__name__}: {line}") from error
     finally:
         sys.path[:], sys.argv, sys.stdin = path, argv, stdin

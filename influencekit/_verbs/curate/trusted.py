@@ -1,0 +1,142 @@
+"""Trusted data: a batch of examples that the run was not trained on, split into two parts.
+
+One part chooses which training examples are harmful, the other says what leaving them out does. Whoever
+chooses the best of many and reports it on the same examples deceives himself.
+"""
+
+from copy import copy
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from influencekit._tape.index_entry import WithoutEntry
+from influencekit._tape.open_taped import whole_set
+from influencekit._training.batch import Batch, select, tensors_of
+from influencekit._training.checks.workload import check_set
+from influencekit._training.workload import Workload
+from influencekit._trajectory.contents import digest_each
+from influencekit._trajectory.fingerprint import named
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import InputError
+
+__all__ = ["LEAST", "Trusted", "split", "tested_on", "trusted_of"]
+
+LEAST = 20  # trusted examples
+_TOO_MANY = 0.1  # of them trained on as well: no accident of the data
+_PIECE = 256  # training examples that are fetched at once
+
+
+class Trusted(NamedTuple):
+    """Trusted examples in a batch, their names, and how many were left out since the run trains on them."""
+
+    batch: Batch
+    ids: list[Any]
+    trained_on: int
+
+
+def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
+    """The trusted examples as one batch, checked; None = the run's own test set.
+
+    Errors: none at all; fewer than 20; other entries than training examples have; labels of classes that no
+    training example has; more than a tenth of them trained on as well. Fewer copies than that are left out.
+    """
+    workload = trajectory.workload
+    if trusted is None and workload.test is None:
+        raise InputError(
+            "curate needs trusted data: examples with right labels that the run was not trained on, of which "
+            "one part chooses and the other judges; pass trusted=(x, y) or a data set, or open the run with "
+            "a test set, which is split"
+        )
+    batch = workload.test if trusted is None else _batch(workload, trusted)
+    count = len(tensors_of(batch)[0])
+    ids = list((workload.test_ids if trusted is None else None) or range(count))
+    _check_count(count)
+    mine, theirs = named(batch), named(workload.examples(torch.arange(1, device=workload.device)))
+    if mine.keys() != theirs.keys():
+        raise InputError(
+            f"trusted: expected the entries of a training example, {', '.join(theirs)}; got {', '.join(mine)}"
+        )
+    copies = _compare(workload, batch)
+    if len(copies) > _TOO_MANY * count:
+        raise InputError(
+            f"trusted: {len(copies)} of {count} examples are also trained on (equal contents, first "
+            f"'{ids[copies[0]]}'); they cannot judge what training on them did: give examples that the run "
+            "has not seen"
+        )
+    rest = np.setdiff1d(np.arange(count), copies)
+    _check_count(len(rest), f" once {len(copies)} that are also trained on are left out")
+    some = select(batch, torch.from_numpy(rest).to(workload.device))
+    return Trusted(some, [ids[k] for k in rest], len(copies))
+
+
+def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of `count` examples in two halves at random, ascending: those that choose, and those that
+    judge, which are one more where the number is odd."""
+    order = np.random.default_rng(seed % 2**64).permutation(count)
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def tested_on(trajectory: Trajectory, batch: Batch) -> Trajectory:
+    """The same run with another test set, which queries read; its data are watched as before."""
+    workload = copy(trajectory.workload)
+    object.__setattr__(workload, "test", batch)
+    object.__setattr__(workload, "test_ids", None)
+    vars(other := copy(trajectory)).update(workload=workload, reruns={})
+    return other
+
+
+def _batch(workload: Workload, trusted: Any) -> Batch:
+    collate: Any = getattr(workload.call, "collate", default_collate)
+    key = collate.key if isinstance(collate, WithoutEntry) else None
+    plain = collate.collate if isinstance(collate, WithoutEntry) else collate
+    batch = whole_set(trusted, plain, key, workload.device, "trusted")
+    check_set("trusted", batch, workload.target_key)
+    return batch
+
+
+def _check_count(count: int, when: str = "") -> None:
+    if count < LEAST:
+        raise InputError(
+            f"trusted: expected at least {LEAST} examples, got {count}{when}; half of them choose and half "
+            "judge, and of fewer neither says anything"
+        )
+
+
+def _compare(workload: Workload, batch: Batch) -> list[int]:
+    """Positions of the trusted examples that are equal to a training example in all entries. Errors: classes
+    that no training example has. Cost: every training example is fetched once."""
+    seen, classes = set[bytes](), list[Tensor | None]()
+    for rows in torch.arange(workload.n_train, device=workload.device).split(_PIECE):
+        some = workload.examples(rows)
+        seen.update(digest_each(named(some)))
+        classes.append(_classes(workload, some))
+    mine = _classes(workload, batch)
+    if mine is not None and all(each is not None for each in classes):
+        _check_classes(mine, torch.cat([each for each in classes if each is not None]))
+    return [k for k, each in enumerate(digest_each(named(batch))) if each in seen]
+
+
+def _classes(workload: Workload, batch: Batch) -> Tensor | None:
+    """The classes of examples, if their targets are one whole number each."""
+    target = workload.calls.target(batch)
+    if not isinstance(target, Tensor) or target.numel() != len(tensors_of(batch)[0]) or target.is_complex():
+        return None
+    values = target.detach().reshape(-1).cpu()
+    return values if not values.is_floating_point() or bool((values == values.round()).all()) else None
+
+
+def _check_classes(mine: Tensor, theirs: Tensor) -> None:
+    known = theirs.unique()
+    if theirs.is_floating_point() and len(known) > 2:
+        return  # whole numbers as a regression may have them
+    odd = ~torch.isin(mine.double(), known.double())
+    if odd.any():
+        words = ", ".join(f"{float(x):g}" for x in mine[odd].unique()[:5])
+        raise InputError(
+            f"trusted: {int(odd.sum())} of {len(mine)} examples have labels that no training example has "
+            f"({words}); the run cannot have learnt these classes: leave them out, or number the classes as "
+            "in training"
+        )
