@@ -125,8 +125,8 @@ def weighted_runs(trajectory: Trajectory, weights: Tensor) -> list[Trajectory]:
         >>> from influencekit.extend import weighted_runs
         >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
         >>> same, half = weighted_runs(run, torch.stack([torch.ones(24), torch.full((24,), 0.5)]))
-        >>> bool((same.final.theta == run.final.theta).all()), bool((half.final.theta == run.final.theta).all())
-        (True, False)
+        >>> [bool((other.final.theta == run.final.theta).all()) for other in (same, half)]
+        [True, False]
     """
     shape = (len(weights), trajectory.workload.n_train)
     if weights.shape != shape or not len(weights) or not bool(weights.isfinite().all()):

@@ -1,7 +1,5 @@
 """Every spelling of a corner: the value stays to rounding, and derivatives are those of the rounded one."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,8 +23,18 @@ def after(f):
 
 
 RELU = [torch.relu, F.relu, torch.Tensor.relu, nn.ReLU(), lambda x: F.relu(x, inplace=False)]
-RELU += [lambda x: x.clamp(min=0), lambda x: torch.clamp(x, 0), lambda x: x.clamp_min(0), lambda x: torch.clip(x, 0.0)]
-RELU += [after(torch.relu_), after(nn.ReLU(inplace=True)), after(lambda x: x.clamp_(min=0)), after(lambda x: x.relu_())]
+RELU += [
+    lambda x: x.clamp(min=0),
+    lambda x: torch.clamp(x, 0),
+    lambda x: x.clamp_min(0),
+    lambda x: torch.clip(x, 0.0),
+]
+RELU += [
+    after(torch.relu_),
+    after(nn.ReLU(inplace=True)),
+    after(lambda x: x.clamp_(min=0)),
+    after(lambda x: x.relu_()),
+]
 LEAKY = [nn.LeakyReLU(0.2), lambda x: F.leaky_relu(x, 0.2), after(nn.LeakyReLU(0.2, inplace=True))]
 LEAKY += [after(lambda x: F.leaky_relu_(x, 0.2))]
 ABS = [torch.abs, abs, torch.Tensor.abs, torch.absolute, after(lambda x: x.abs_())]
@@ -63,10 +71,14 @@ def test_the_rounded_relu_is_the_mean_of_relu_under_noise():
     weights = weights / weights.sum()
     mean = lambda a: (weights * torch.relu(a + H * nodes)).sum()  # noqa: E731
     slope = torch.stack([(mean(a + 1e-3) - mean(a - 1e-3)) / 2e-3 for a in A])
-    torch.testing.assert_close(once(lambda x: smoothed(x, H), A), slope, rtol=0, atol=1e-3)  # of the quadrature
+    torch.testing.assert_close(
+        once(lambda x: smoothed(x, H), A), slope, rtol=0, atol=1e-3
+    )  # of the quadrature
 
 
-@pytest.mark.parametrize("f", [torch.tanh, lambda x: x.clamp(-1, 1), lambda x: x.clamp(max=1), F.relu6, F.gelu])
+@pytest.mark.parametrize(
+    "f", [torch.tanh, lambda x: x.clamp(-1, 1), lambda x: x.clamp(max=1), F.relu6, F.gelu]
+)
 def test_what_is_no_corner_of_these_is_left_as_it_is(f):
     assert torch.equal(once(rounded(f), A), once(f, A))
 
@@ -76,8 +88,8 @@ def test_whole_numbers_are_left_as_they_are():
         assert torch.equal(torch.tensor([-2, 3]).abs(), torch.tensor([2, 3]))
 
 
-def test_far_from_the_corner_nothing_overflows():
-    for dtype in (torch.float32, torch.float64):
-        x = torch.tensor([-1e3, 1e3, 0.0], dtype=dtype)
-        slope = once(lambda x: smoothed(x, torch.tensor(1e-4, dtype=dtype)), x)
-        assert slope.tolist() == [0, 1, 0.5] and math.isfinite(float(slope.sum()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_from_the_corner_nothing_overflows(dtype):
+    x = torch.tensor([-1e3, 1e3, 0.0], dtype=dtype)
+    slope = once(lambda x: smoothed(x, torch.tensor(1e-4, dtype=dtype)), x)
+    assert slope.tolist() == [0, 1, 0.5]

@@ -82,5 +82,8 @@ _CORNERS: dict[Any, Callable[..., Any]] = {
     **{f: partial(_changed, _relu) for f in (torch.relu_, Tensor.relu_)},
     torch._C._nn.leaky_relu_: partial(_changed, _leaky),
     **{f: partial(_changed, _abs) for f in (torch.abs_, Tensor.abs_)},
-    **{f: partial(_changed, _clamp) for f in (torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_)},
+    **{
+        f: partial(_changed, _clamp)
+        for f in (torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_)
+    },
 }

@@ -44,8 +44,8 @@ class Widths:
         inputs = [inputs_of_corners(part, theta) for part, theta in pairs]
         if len({tuple(a.shape for a in each) for each in inputs}) > 1:
             raise InputError(
-                "smooth: the model computes other corners in one run than in another, as it does where values "
-                "decide what is computed; use dit"
+                "smooth: the model computes other corners in one run than in another, as where values decide "
+                "what is computed; use dit"
             )
         if not inputs[0]:
             return list(parts)
