@@ -1,7 +1,8 @@
 """Does a smoothed sweep agree better with leave-one-out than `dit` where the network has corners?
 
-Query: mean test loss, whole run, setting `trained`, SGD. `smooth` beside `dit`, each against exact
-leave-one-out of all examples (of 24 for the convolutions). `listed`: the workloads on which the method was
+Query: mean test loss, whole run, setting `trained`, SGD. `smooth` beside `dit`, and beside `dit` with the
+Gauss-Newton curvature, which costs nothing; each against exact leave-one-out of all examples (of 24 for the
+convolutions). `listed`: the workloads on which the method was
 developed; `warned`: one on which its author saw a loss in one seed; `other`: workloads that had no part in
 it, which is where its figures have to hold. A cell is a workload and a seed: it is kept in `--folder`, and a
 call that was stopped, or that has no minutes left, continues where it was.
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from influencekit.metrics import METRICS, agreement
 
 TAKES = "20 min"
 QUICK = {"seeds": 1, "runs": 2, "cases": ["adult-dnn"], "folder": None}
+METHODS = {"dit": "dit", "gauss-newton": "dit:curvature=gauss-newton"}
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-smooth"
 Build = Callable[[int], ik.Workload]
 
@@ -111,27 +114,18 @@ CASES: dict[str, tuple[str, Build]] = {
 def one(name: str, seed: int, runs: int) -> dict:
     """The row of figures of a workload and a seed."""
     kind, build = CASES[name]
-    run = ik.record(build(seed))
-    truth = "loo:examples=24" if "CNN" in name else "loo"
+    run, methods = ik.record(build(seed)), {**METHODS, "smooth": f"smooth:runs={runs}"}
     found, seconds = {}, {}
-    for method, spec in {"loo": truth, "dit": "dit", "smooth": f"smooth:runs={runs}"}.items():
-        scores, seconds[method] = timed(lambda spec=spec: ik.estimate(run, "test-loss", spec))
+    for method, spec in {"loo": "loo:examples=24" if "CNN" in name else "loo", **methods}.items():
+        scores, seconds[method] = timed(partial(ik.estimate, run, "test-loss", spec))
         found[method] = torch.from_numpy(scores.influence.values[0, 0]).double()
     known = found["loo"].isfinite()
     figures = {
         method: dict(zip(METRICS, agreement(found[method][known], found["loo"][known]).tolist(), strict=True))
-        for method in ("dit", "smooth")
+        for method in methods
     }
-    accuracy = float(run.attrs["accuracy"])
-    return {
-        "workload": name,
-        "kind": kind,
-        "seed": seed,
-        "runs": runs,
-        "accuracy": accuracy,
-        **figures,
-        "seconds": seconds,
-    }
+    head = {"workload": name, "kind": kind, "seed": seed, "runs": runs}
+    return {**head, "accuracy": float(run.attrs["accuracy"]), **figures, "seconds": seconds}
 
 
 def summary(rows: list[dict]) -> dict:
@@ -145,7 +139,7 @@ def summary(rows: list[dict]) -> dict:
             "accuracy": spread([row["accuracy"] for row in mine]),
             **{
                 method: {m: spread([row[method][m] for row in mine]) for m in METRICS}
-                for method in ("dit", "smooth")
+                for method in (*METHODS, "smooth")
             },
             "gain": {m: gain(mine, m) for m in METRICS},
             "cost_relative_to_dit": float(

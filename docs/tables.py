@@ -31,6 +31,7 @@ from _tables import (  # noqa: E402
     peers,
     quoted,
     recording,
+    smooth,
     trust,
     workloads,
 )
@@ -38,7 +39,7 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(agreement, ceilings, trust, evaluation, exactness, examples, cost, recording, layers),
+    *(agreement, ceilings, smooth, trust, evaluation, exactness, examples, cost, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2]: module.PAGE for module in MODULES}

@@ -70,6 +70,7 @@ SOURCES = {
     "reproduce-table4": _reproduced("table4 --seeds 16"),
     "reproduce-table5": _reproduced("table5 --seeds 16"),
     "reproduce-windows": _reproduced("windows --seeds 16"),
+    "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
     "sweep": _benchmark("sweep", *_SWEEP),

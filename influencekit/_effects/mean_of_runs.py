@@ -190,6 +190,7 @@ class _Step:
     """What linearising asks of a run's step, of which the parts are others."""
 
     def __init__(self, first: Step, own: Step, parts: _Parts, run: int, traced: Traced) -> None:
-        self.source, self.traced, self.notes = _Source(own.source, parts, run), traced, dict[str, str]()
+        self.source: PartSource = _Source(own.source, parts, run)
+        self.traced, self.notes = traced, dict[str, str]()
         self.padded, self.prefers_loop = first.padded, first.prefers_loop
         self.coefficients, self.gradient = own.coefficients, own.gradient
