@@ -31,6 +31,7 @@ from _tables import (  # noqa: E402
     peers,
     quoted,
     recording,
+    smooth,
     trust,
     what_a_score_is_worth,
     workloads,
@@ -39,18 +40,8 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(
-        what_a_score_is_worth,
-        agreement,
-        ceilings,
-        trust,
-        evaluation,
-        exactness,
-        examples,
-        cost,
-        recording,
-        layers,
-    ),
+    *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, examples, cost),
+    *(recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}

@@ -79,6 +79,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "random trak ekfac",
         },
         "influencekit-dvemb": {"estimator": "dvemb tsloo"},
+        "influencekit-smooth": {"estimator": "smooth"},
     }
 )
 """{package: {kind: names}} of what our own plugins bring, installed or not."""

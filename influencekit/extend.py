@@ -14,6 +14,7 @@ _HOME = {
     "with_tensors": "_training.batch",
     "logits_of": "_training.accuracy",
     "Layout": "_training.layout",
+    "Part": "_training.parts",
     "Plan": "_training.plan",
     "State": "_training.state",
     "Step": "_training.step",
@@ -26,6 +27,9 @@ _HOME = {
     # scores from what every occurrence contributes
     "Contributions": "interfaces",
     "scores_from_contributions": "_effects.backward",
+    # other runs of a recorded plan, and a sweep along their mean
+    "MeanOfRuns": "_effects.mean_of_runs",
+    "weighted_runs": "_trajectory.rerun",
     # retraining with other weights
     "Strategy": "_effects.retrain",
     "Weighting": "_effects.retrain",

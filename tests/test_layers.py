@@ -52,7 +52,7 @@ LAYERS = {
         _effects/__init__ _effects/adjoint _effects/backward _effects/query_gradient _effects/repeated
         _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
         workloads/draw _effects/centred workloads/files workloads/mnist workloads/models
-        workloads/problem averages _effects/selection
+        workloads/problem averages _effects/selection _effects/mean_of_runs
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function

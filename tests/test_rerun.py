@@ -1,4 +1,4 @@
-"""A run trained again on its own plan: from a moved start, or with less weight on all examples."""
+"""A run trained again on its own plan: from a moved start, or with other weights on its examples."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 
 import influencekit as ik
 from influencekit._effects.retrain import Weighting, retrained
-from influencekit._trajectory.rerun import moved, rerun
+from influencekit._trajectory.rerun import moved, rerun, weighted_runs
 from influencekit.errors import InputError
 
 OPTIMIZERS = {
@@ -48,6 +48,31 @@ def test_a_weight_may_hold_in_some_steps_only(run):
     other = rerun(run, weight)
     assert torch.equal(other.state(1).theta, run.state(1).theta)
     assert not torch.equal(other.final.theta, run.final.theta)
+
+
+def test_weights_of_single_examples_are_what_retraining_makes_of_them(run):
+    weights = torch.linspace(0, 2, run.workload.n_train)
+    (other,) = weighted_runs(run, weights[None])
+    everyone = torch.arange(run.workload.n_train)
+    (models,) = retrained(run, [Weighting(everyone, weights)], (0, run.steps), [run.steps], "loop")
+    torch.testing.assert_close(other.final.theta, models.theta[0], rtol=1e-5, atol=1e-7)
+    halves = rerun(run, 0.5, examples=weights)
+    torch.testing.assert_close(halves.step.coefficients(0), 0.5 * other.step.coefficients(0))
+
+
+def test_runs_with_the_same_weights_are_trained_once(run):
+    weights = torch.ones(2, run.workload.n_train)
+    weights[1, 3] = 0
+    first, again = weighted_runs(run, weights), weighted_runs(run, weights.clone())
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    assert torch.equal(first[0].final.theta, run.final.theta)
+    assert not torch.equal(first[1].final.theta, run.final.theta)
+
+
+def test_weights_of_another_shape_are_refused(run):
+    for weights in (torch.ones(3), torch.ones(2, 5), torch.ones(0, 24), torch.full((1, 24), torch.nan)):
+        with pytest.raises(InputError, match="one row of 24 a run"):
+            weighted_runs(run, weights)
 
 
 def test_a_moved_start_is_as_far_aside_as_was_said(run):

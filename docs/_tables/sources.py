@@ -72,6 +72,7 @@ SOURCES = {
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "roughness": _benchmark("roughness", *_COMPARE),
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
+    "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
     "sweep": _benchmark("sweep", *_SWEEP),

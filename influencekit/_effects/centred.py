@@ -19,15 +19,13 @@ from influencekit._training.optimizers import SGD
 from influencekit._training.spread import Spread, takes_spread
 from influencekit._training.state import State
 from influencekit._training.workload import evaluated_with
-from influencekit._trajectory.rerun import rerun
+from influencekit._trajectory.rerun import kept, rerun
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.windows import Window
 
 __all__ = ["centred", "change_of_query", "gradient_as_recorded"]
-
-_KEPT = 2  # reruns of a run, each of at most a GiB of states
 
 
 def centred(trajectory: Trajectory, weight: float, absent: tuple[int, int]) -> Trajectory:
@@ -42,15 +40,14 @@ def centred(trajectory: Trajectory, weight: float, absent: tuple[int, int]) -> T
             "dit:centre is for SGD, Adam, AdamW, NAdam and RAdam (beta2 above 0), and this run used "
             f"{type(optimizer).__name__}; use dit"
         )
-    key = ("weight", weight, absent)
-    if (found := trajectory.reruns.pop(key, None)) is None:
+
+    def train() -> Trajectory:
         each = torch.ones(trajectory.steps, dtype=torch.float64)
         each[slice(*absent)] = weight
         squares = takes_spread(trajectory.workload.optimizer)
-        found = rerun(trajectory, each, prepare=Spread(each) if squares else None)
-    trajectory.reruns[key] = found
-    for old in list(trajectory.reruns)[:-_KEPT]:
-        trajectory.reruns.pop(old, None)
+        return rerun(trajectory, each, prepare=Spread(each) if squares else None)
+
+    found = kept(trajectory, ("weight", weight, absent), train)
     return found if found.ending is trajectory.ending else found.with_ending(trajectory.ending)
 
 

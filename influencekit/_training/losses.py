@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
-from influencekit._training.batch import Batch, with_tensors
+from influencekit._training.batch import Batch, tensors_of, with_tensors
 from influencekit._training.buffers import buffers_in_float64, by_formula, flat, seen_through, with_flat
 from influencekit._training.workload import Within, Workload
 from influencekit.errors import InputError
@@ -77,6 +77,24 @@ class Training:
                 "first-order scores would be wrong; use loo, or update them by operations of torch"
             ) from error
         return after if after.requires_grad else after + 0 * z.sum()
+
+    def within(
+        self, context: Callable[[Sequence[Tensor]], AbstractContextManager[Any]], like: Batch, count: int
+    ) -> Training:
+        """The same losses of batches (*tensors of a batch in the form of `like`, *`count` more), the outputs
+        computed within `context(the more)`."""
+
+        def own(batch: Batch) -> Batch:
+            return with_tensors(like, tensors_of(batch)[:-count])
+
+        def call(theta: Tensor, buffers: Any, batch: Batch, within: Within) -> tuple[Any, dict[str, Tensor]]:
+            with context(tensors_of(batch)[-count:]):
+                return self.call(theta, buffers, own(batch), within)
+
+        def loss_of(outputs: Any, batch: Batch) -> Tensor:
+            return self.loss_of(outputs, own(batch))
+
+        return replace(self, call=call, loss_of=loss_of, wide=None, rounded=None)
 
     def of_theta(self, z: Tensor) -> Tensor:
         """z with 0 in the place of the buffers, which have no penalty."""

@@ -7,7 +7,7 @@ A part is a micro-batch. A run that `record` trains has one part a step; a tape 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -29,11 +29,34 @@ Kernel = Callable[
 
 
 class Part(NamedTuple):
-    """A part of a step: the slots of the step that it fills, its examples, and their losses."""
+    """A part of a step: the slots of the step that it fills, its examples, and their losses.
+
+    Most runs have one part a step, a loop with micro-batches several.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> part = next(run.step.source.parts(run.state(0)))
+        >>> part.outputs(run.state(0).theta).shape
+        torch.Size([24])
+    """
 
     slots: Tensor | slice
     batch: Batch
     losses: Training
+
+    def outputs(self, theta: Tensor) -> Any:
+        """The model's outputs on its examples at theta [param], as the step computes them."""
+        return self.losses.outputs(self.losses.z(theta), self.batch)
+
+    def within(
+        self, context: Callable[[Sequence[Tensor]], AbstractContextManager[Any]], more: Sequence[Tensor]
+    ) -> Part:
+        """The same with `more` tensors [slot, ...] in its batch, and outputs that are computed within
+        `context(more)`: kernels that are traced see them as inputs."""
+        losses = self.losses.within(context, self.batch, len(more))
+        return self._replace(batch=(*tensors_of(self.batch), *more), losses=losses)
 
     def as_run(self) -> Part:
         """The same with its losses as the run computed them, under its autocast."""

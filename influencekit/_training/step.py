@@ -82,11 +82,13 @@ class Step:
 
     def varied(
         self, weight: Tensor | None = None, start: State | None = None,
-        prepare: "Callable[[Step, State], State] | None" = None,
+        prepare: "Callable[[Step, State], State] | None" = None, examples: Tensor | None = None,
     ) -> "Step":  # fmt: skip
-        """The step of another run on the same batches: from the state `start`, and with every example of
-        step t at weight[t] of `weight` [step]; `prepare(step, state)` is the state that a step begins from,
-        and every state of the run is prepared. What was traced serves both."""
+        """The step of another run on the same batches: from the state `start`, with every example of step t
+        at weight[t] of `weight` [step], and example j at examples[j] of `examples` [train] times that;
+        `prepare(step, state)` is the state that a step begins from, and every state of the run is prepared.
+        What was traced serves both."""
+        self.traced, self.padded  # noqa: B018 (cached: not traced again in every copy)
         other = copy(self)
         other._linear, other._derivative, other.pulls, other.notes = {}, {}, set(), dict(self.notes)
         other._start = self._start if start is None else start
@@ -94,6 +96,9 @@ class Step:
         if weight is not None:
             each = weight.to(self._mean)[:, None]
             other._mean = torch.where(self._valid > 0, each * self._mean, self._mean)
+        if examples is not None:
+            each = examples.to(self._mean)[self._rows]
+            other._mean = torch.where(self._valid > 0, each * other._mean, other._mean)
         return other
 
     # what a step reads ------------------------------------------------------------------------------

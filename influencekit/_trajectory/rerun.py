@@ -1,7 +1,8 @@
-"""Another run of a recorded plan: from a moved start, or with less weight on all examples."""
+"""Other runs of a recorded plan: from a moved start, or with other weights on its examples."""
 
 import math
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,13 +12,18 @@ from influencekit._training.buffers import packed
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.state import State
 from influencekit._training.step import Step
+from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._trajectory.writing import COLUMNS, Column, Writer
+from influencekit.errors import InputError
 from influencekit.progress import track
 
-__all__ = ["moved", "rerun"]
+__all__ = ["kept", "moved", "rerun", "weighted_runs"]
 
 _HELD = 1 << 30  # bytes of states that are kept in memory; what lies between is replayed
+_KEPT = 2  # what was trained again for a run, each of at most so many bytes
+
+T = TypeVar("T")
 
 
 def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
@@ -42,28 +48,29 @@ def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
 
 def rerun(
     trajectory: Trajectory, weight: Tensor | float | None = None, start: State | None = None,
-    prepare: Callable[[Step, State], State] | None = None,
+    prepare: Callable[[Step, State], State] | None = None, examples: Tensor | None = None, held: int = _HELD,
 ) -> Trajectory:  # fmt: skip
     """The run trained again, in memory, from `start` and with `weight` on every example.
 
-        theta_{t+1} = F_t(theta_t, weight_t 1)
+        theta_{t+1} = F_t(theta_t, weight_t examples)
 
     on the same batches in the same order, with the same random draws; the divisor of a batch stays. `weight`
-    is one number, or one for each step of the run. Penalties, weight decay and momentum act as they did.
+    is one number, or one for each step of the run; `examples` has one for each example (None: all 1).
+    Penalties, weight decay and momentum act as they did.
     `prepare(step, state)` is the state that a step begins from, in place of the one that training led to. The
     data and the average are the recorded run's; so is `workload`, whose `theta0` is not the new start.
 
-    Shapes: weight [step]. Cost: a training run, and at most a GiB of states; the others are replayed. Errors:
-    `DivergedError` where training leaves the finite numbers.
+    Shapes: weight [step], examples [train]. Cost: a training run, and at most `held` bytes of states; the
+    others are replayed. Errors: `DivergedError` where training leaves the finite numbers.
     """
     workload, last = trajectory.workload, trajectory.last
     scale = None
     if weight is not None:
         scale = torch.as_tensor(weight, dtype=torch.float64).expand(trajectory.steps)
-    step = trajectory.step.varied(scale, start, prepare)
+    step = trajectory.step.varied(scale, start, prepare, examples)
     state = step.start()
     each = (1 + len(workload.optimizer.slots)) * workload.theta0.nbytes
-    apart = max(1, math.ceil((last + 1) * each / _HELD))
+    apart = max(1, math.ceil((last + 1) * each / held))
     kept = {last, *range(0, last, apart)}
     same = ("workload", "seed", "info", "optimizer", "device", "caution", "buffers", "reloaded")
     writer = Writer.create(
@@ -100,3 +107,47 @@ def rerun(
         at_end = other.evaluated(last)
         other.attrs = {**other.attrs, **workload.with_buffers(at_end.buffers).judge(at_end.theta).attrs()}
     return other
+
+
+def weighted_runs(trajectory: Trajectory, weights: Tensor) -> list[Trajectory]:
+    """The run trained again, once for each row of `weights` [run, train], with these weights on its examples.
+
+    On the same batches in the same order, whose divisor stays: a weight of 0 leaves an example out. Queries
+    read the same average of states, if any. Kept for the next query that asks for the same weights.
+
+    Cost: a training run each, once, and a GiB of states at most. Errors: `InputError` for weights of another
+    shape, `DivergedError` where training leaves the finite numbers.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> import torch
+        >>> from influencekit.extend import weighted_runs
+        >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
+        >>> same, half = weighted_runs(run, torch.stack([torch.ones(24), torch.full((24,), 0.5)]))
+        >>> [bool((other.final.theta == run.final.theta).all()) for other in (same, half)]
+        [True, False]
+    """
+    shape = (len(weights), trajectory.workload.n_train)
+    if weights.shape != shape or not len(weights) or not bool(weights.isfinite().all()):
+        raise InputError(
+            f"weights of runs: expected finite numbers, one row of {shape[1]} a run, got shape "
+            f"{list(weights.shape)}"
+        )
+
+    def train() -> list[Trajectory]:
+        each = track(weights, "runs", len(weights))
+        return [rerun(trajectory, examples=row, held=_HELD // len(weights)) for row in each]
+
+    ending = trajectory.ending
+    found = kept(trajectory, ("weights", digest([weights])), train)
+    return [run if run.ending is ending else run.with_ending(ending) for run in found]
+
+
+def kept(trajectory: Trajectory, key: Any, train: Callable[[], T]) -> T:
+    """What `train` makes of a run, kept for who asks for the same `key` next: the last two."""
+    found: T = trajectory.reruns.pop(key) if key in trajectory.reruns else train()
+    trajectory.reruns[key] = found
+    for old in list(trajectory.reruns)[:-_KEPT]:
+        trajectory.reruns.pop(old, None)
+    return found

@@ -95,7 +95,7 @@ class Trajectory:
         self.ending = None
         self._sum: PartialSum | None = None
         self._average: State | None = None
-        self.reruns: dict[Any, Trajectory] = {}  # of this run with other weights, by what asked for them
+        self.reruns: dict[Any, Any] = {}  # of this run with other weights, by what asked for them
         again = self.attrs.get("reloaded")
         if again is not None and again != self.steps:  # the loop's own model at its end
             self.ending = Ending({int(again): 1.0}, {int(again): 1.0}, "reloaded", asked=False)

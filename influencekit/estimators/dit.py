@@ -11,8 +11,10 @@ from influencekit._arguments import real_number
 from influencekit._effects.adjoint import Adjoint, Columns, Gathered, Signs
 from influencekit._effects.backward import evaluations_of, questions, scores_from_contributions
 from influencekit._effects.centred import centred, change_of_query, gradient_as_recorded
+from influencekit._effects.mean_of_runs import MeanOfRuns
 from influencekit._effects.query_gradient import query_gradient
 from influencekit._effects.retrain import spans
+from influencekit._training.linear import LinearStep
 from influencekit._training.state import State
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError
@@ -142,6 +144,7 @@ class DIT(Estimator):
     def sweep(
         self, trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int,
         gradient: Callable[[State], tuple[Tensor, Tensor]] | None = None,
+        linear: LinearStep | MeanOfRuns | None = None,
     ) -> Iterator[Contributions]:  # fmt: skip
         """What every occurrence from step `begin` on contributes to q's effect at each of `evaluations`:
 
@@ -150,12 +153,14 @@ class DIT(Estimator):
 
         Several evaluations e and values of the query are columns of one adjoint a [column, param]. Last steps
         first; a step may come more than once, with other columns, where memory asks for several passes.
-        `gradient` is that of q, where another run defines it. Values are 0 for steps after the evaluation and
-        for padded slots. Cost: about one curvature product a
-        step, whatever the number of examples; more columns cost less than proportionally.
+        `gradient` is that of q, where another run defines it; `linear` gives the steps linearised, where they
+        are the mean of several runs'. Values are 0 for steps after the evaluation and for padded slots. Cost:
+        about one curvature product a step, whatever the number of examples; more columns cost less than
+        proportionally.
         """
-        step = trajectory.step
-        linear, n_query = step.linear(self.curvature), len(query.labels(trajectory.workload))
+        step, n_query = trajectory.step, len(query.labels(trajectory.workload))
+        if linear is None:
+            linear = step.linear(self.curvature)
         if gradient is None:
             gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
         for columns in Columns.passes(trajectory, evaluations, n_query, step.capacity(_MEMORY)):
