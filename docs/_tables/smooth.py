@@ -20,7 +20,7 @@ def _gain(value: dict[str, float]) -> str:
 def _table(report: Report) -> Table:
     heads = ["workload", "test accuracy"]
     for metric in ("Spearman", "Pearson"):
-        heads += [f"{metric}, `dit`", f"`smooth`", "gain (least to most)"]
+        heads += [f"{metric}, `dit`", "`smooth`", "gain (least to most)"]
     heads += ["seeds with a gain in Spearman", "in Pearson"]
     rows = []
     for kind in WORDS:
@@ -43,7 +43,8 @@ def counted(report: Report) -> str:
         found = report["kinds"].get(kind)
         if found:
             parts = [
-                f"{name} rises on {found[m]['gain']} of {found[m]['workloads']} (mean {found[m]['mean']:+.3f})"
+                f"{name} rises on {found[m]['gain']} of {found[m]['workloads']} "
+                f"(mean {found[m]['mean']:+.3f})"
                 for m, name in (("spearman", "Spearman"), ("pearson", "Pearson"))
             ]
             said.append(f"of the workloads {words}, {', '.join(parts)}")
@@ -64,8 +65,8 @@ PAGE = Page(
             ("smooth",),
             lambda report: (
                 f"Mean ± deviation over seeds, {report['runs']} runs. The first three workloads are those on "
-                "which the method was developed, the fourth is one on which its author saw one seed fall; all "
-                "below had no part in it: other networks on the same data, other settings, four classes."
+                "which the method was developed, the fourth is one on which its author saw one seed fall; "
+                "all below had no part in it: other networks on the same data, other settings, four classes."
             ),
             _table,
             counted,
