@@ -75,7 +75,8 @@ def note(text: str) -> None:
     """One line on stderr about work that is to come; nothing where progress is switched off."""
     if os.environ.get("INFLUENCEKIT_PROGRESS") != "0":
         with suppress(OSError, AttributeError):  # there is nobody to read it
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
 
 class Loops:
