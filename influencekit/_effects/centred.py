@@ -19,7 +19,7 @@ from influencekit._training.optimizers import SGD
 from influencekit._training.spread import Spread, takes_spread
 from influencekit._training.state import State
 from influencekit._training.workload import evaluated_with
-from influencekit._trajectory.rerun import kept, rerun
+from influencekit._trajectory.rerun import remembered, rerun
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
@@ -47,7 +47,7 @@ def centred(trajectory: Trajectory, weight: float, absent: tuple[int, int]) -> T
         squares = takes_spread(trajectory.workload.optimizer)
         return rerun(trajectory, each, prepare=Spread(each) if squares else None)
 
-    found = kept(trajectory, ("weight", weight, absent), train)
+    found = remembered(trajectory, ("weight", weight, absent), train)
     return found if found.ending is trajectory.ending else found.with_ending(trajectory.ending)
 
 

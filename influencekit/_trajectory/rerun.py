@@ -18,7 +18,7 @@ from influencekit._trajectory.writing import COLUMNS, Column, Writer
 from influencekit.errors import InputError
 from influencekit.progress import track
 
-__all__ = ["kept", "moved", "rerun", "weighted_runs"]
+__all__ = ["moved", "remembered", "rerun", "weighted_runs"]
 
 _HELD = 1 << 30  # bytes of states that are kept in memory; what lies between is replayed
 _KEPT = 2  # what was trained again for a run, each of at most so many bytes
@@ -140,11 +140,11 @@ def weighted_runs(trajectory: Trajectory, weights: Tensor) -> list[Trajectory]:
         return [rerun(trajectory, examples=row, held=_HELD // len(weights)) for row in each]
 
     ending = trajectory.ending
-    found = kept(trajectory, ("weights", digest([weights])), train)
+    found = remembered(trajectory, ("weights", digest([weights])), train)
     return [run if run.ending is ending else run.with_ending(ending) for run in found]
 
 
-def kept(trajectory: Trajectory, key: Any, train: Callable[[], T]) -> T:
+def remembered(trajectory: Trajectory, key: Any, train: Callable[[], T]) -> T:
     """What `train` makes of a run, kept for who asks for the same `key` next: the last two."""
     found: T = trajectory.reruns.pop(key) if key in trajectory.reruns else train()
     trajectory.reruns[key] = found
