@@ -123,9 +123,8 @@ def test_a_worker_that_outlives_a_killed_process_keeps_no_lock(tmp_path):
     reads, writes = os.pipe()
     if not (writer := os.fork()):
         release = hold(tmp_path)
-        worker = os.fork()
-        if worker:
-            os.write(writes, worker.to_bytes(8, "little"))
+        if not os.fork():  # the worker, which says so when it runs
+            os.write(writes, os.getpid().to_bytes(8, "little"))
         time.sleep(60)
         release()
         os._exit(0)
