@@ -176,7 +176,7 @@ def over_workloads(found: dict) -> dict:
     return total
 
 
-@click.option("--seeds", default=4)
+@click.option("--seeds", default=3)
 @click.option("--runs", default=8)
 @click.option("--minutes", default=600.0, help="After these, no cell is begun.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
