@@ -56,9 +56,9 @@ PAGE = Page(
             "Workloads that were known, and others",
             ("smooth",),
             lambda report: (
-                f"Means over three seeds (two of the CNN, with 24 examples), {report['runs']} runs. The method "
-                "was developed on the first three workloads; on the fourth one seed was seen to fall. All below "
-                "had no part in it: other networks on the same data, other settings, four classes."
+                f"Means over three seeds (two of the CNN, with 24 examples), {report['runs']} runs. The "
+                "method was developed on the first three workloads; on the fourth one seed was seen to fall. "
+                "All below had no part in it: other networks on the same data, other settings, four classes."
             ),
             _table,
             _counted,
