@@ -10,11 +10,12 @@ from torch import nn
 from torch.func import grad, jacrev
 
 import influencekit as ik
+from influencekit.extend import weighted_runs
 from influencekit.registry import describe, make, spec
 from influencekit.testing import parametrize_with_checks, recorded, tiny_workload
 
 N, WIDE = 10, (4, 3)
-X = torch.randn(2 * N, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+X = torch.randn(N + 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = (X[:, 0] + X[:, 1].abs() > 0.7).double()
 OPTIMIZERS = {
     "momentum": ik.SGD(lr=0.8, momentum=0.8, dampening=0.2, weight_decay=0.05),
@@ -262,9 +263,12 @@ def test_corners_that_differ_from_run_to_run_are_refused():
     global BIAS
     BIAS = -torch.inf
     run = ik.record(workload(model=Undecided, optimizer=ik.SGD(lr=0.5)))
-    BIAS = run.state(1).theta[-1].item()
+    smooth = Smooth(runs=2, noise=2)
+    one, other = (r.state(2).theta[-1].item() for r in weighted_runs(run, smooth.weights(run)))
+    assert one != other
+    BIAS = (one + other) / 2  # between the two
     with pytest.raises(ik.InputError, match="other corners in one run than in another"):
-        ik.estimate(run, "test-loss", "smooth:runs=2:noise=2")
+        ik.estimate(run, "test-loss", smooth)
 
 
 def test_it_is_found_by_its_entry_point():
