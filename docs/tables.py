@@ -26,6 +26,7 @@ from _tables import (  # noqa: E402
     exactness,
     examples,
     internals,
+    language_model,
     layers,
     paper,
     peers,
@@ -41,7 +42,7 @@ from _tables.page import WARNING  # noqa: E402
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
     *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, examples, cost),
-    *(recording, layers),
+    *(language_model, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}

@@ -51,6 +51,9 @@ SOURCES = {
     "kills": _benchmark(
         "kills", "influencekit/_trajectory/writing", "influencekit/_tape", "influencekit/_files"
     ),
+    "language_model": _benchmark(
+        "language_model", *_COMPARE, "influencekit/evaluation", "plugins/influencekit-baselines/src"
+    ),
     "late_changes": _benchmark(
         "late_changes", "influencekit/_tape", "influencekit/_trajectory/replay_check.py"
     ),

@@ -58,6 +58,34 @@ def classes(workload: ik.Workload, count: int, model: nn.Module) -> ik.Workload:
     )
 
 
+class SequenceLoss(nn.Module):
+    """The mean cross-entropy over the positions of a sequence that have a label, [n]."""
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        each = nn.functional.cross_entropy(z.mT, y, reduction="none")
+        return each.sum(1) / (y >= 0).sum(1)
+
+
+def tagged(workload: ik.Workload, model: nn.Module, missing: bool = False) -> ik.Workload:
+    """Sequences of three positions, each with a feature of its own and a label of two; `missing`: the first
+    position of every second one has none."""
+    from dataclasses import replace
+
+    def relabelled(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = (x > 0).long()
+        if missing:
+            y[::2, 0] = -100
+        return torch.diag_embed(x), y
+
+    return replace(
+        workload,
+        model=model.double(),
+        loss=SequenceLoss(),
+        train=relabelled(workload.train[0]),
+        test=relabelled(workload.test[0]),
+    )
+
+
 def gradients(workload: ik.Workload, theta: Tensor) -> Tensor:
     """g_j [train, param], one example after the other, by the slow way."""
     rows = []

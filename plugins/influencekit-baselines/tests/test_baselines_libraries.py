@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers_baselines import Logit, classes, problem, scores
+from helpers_baselines import Logit, classes, problem, scores, tagged
 from influencekit_baselines import EKFAC, TRAK, TracIn
 from torch import nn
 
@@ -67,6 +67,25 @@ def test_trak_on_logistic_regression_is_its_formula(damping, features):
     torch.testing.assert_close(scores(run, TRAK(damping=damping))[:, 0], -q @ kernel @ phi.T * missed)
 
 
+def test_trak_on_sequences_takes_means_over_the_positions_that_have_a_label():
+    pytest.importorskip("trak")
+    run = ik.record(tagged(problem(), nn.Linear(3, 2), missing=True))
+    workload, theta = run.workload, run.final.theta
+    x, y = workload.train
+
+    def margins(theta):
+        z = workload.outputs(theta, (x, y))
+        each = torch.where(y == 1, 1.0, -1.0) * (z[..., 1] - z[..., 0])
+        return torch.stack([row[there].mean() for row, there in zip(each, y >= 0, strict=True)])
+
+    z = workload.outputs(theta, (x, y)).softmax(-1)
+    own = z.gather(-1, y.clamp(min=0)[..., None])[..., 0]
+    missed = torch.stack([1 - row[there].mean() for row, there in zip(own, y >= 0, strict=True)])
+    phi, q = torch.func.jacrev(margins)(theta), ik.make("query", "test-losses").gradient(workload, theta)
+    kernel = torch.linalg.inv(phi.T @ phi + 12 * 0.03 * torch.eye(len(theta)))
+    torch.testing.assert_close(scores(run, TRAK(damping=0.03))[:, 0], -q @ kernel @ phi.T * missed)
+
+
 @pytest.mark.parametrize("dim", [None, 128])
 def test_trak_is_trakers_but_for_scale_and_precision(dim, tmp_path):
     trak = pytest.importorskip("trak")
@@ -121,15 +140,32 @@ def test_a_singular_trak_says_so():
 # EK-FAC -------------------------------------------------------------------------------------------------
 
 
-def test_ekfac_is_the_influence_function_where_its_factors_are_exact():
-    """Logistic regression at theta = 0: every p is 1/2, so the Fisher matrix is one Kronecker product."""
+@pytest.mark.parametrize("labels", ["model", "drawn"])
+def test_ekfac_is_the_influence_function_where_its_factors_are_exact(labels):
+    """Logistic regression at theta = 0: every p is 1/2, so the Fisher matrix is one Kronecker product, and
+    whichever label is drawn, the squares are the same."""
     pytest.importorskip("kronfluence")
     model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
     for p in model.parameters():
         nn.init.zeros_(p)
     run = ik.record(problem(model=model, optimizer=ik.SGD(lr=1e-9), l2=0.02))
     expected = scores(run, "if:damping=0.1")
-    torch.testing.assert_close(scores(run, EKFAC(damping=0.1)), expected, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(
+        scores(run, EKFAC(damping=0.1, labels=labels)), expected, rtol=1e-6, atol=1e-12
+    )
+
+
+def test_ekfac_on_sequences_is_the_influence_function_where_its_factors_are_exact():
+    """Positions that share no feature: their gradients have no product, whichever labels are drawn."""
+    pytest.importorskip("kronfluence")
+    model = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    run = ik.record(tagged(problem(optimizer=ik.SGD(lr=1e-9)), model))
+    expected = scores(run, "if:damping=0.1")
+    found = scores(run, EKFAC(damping=0.1, labels="drawn"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+    with pytest.raises(ik.InputError, match="of sequences.* take trak or ekfac:labels=drawn"):
+        ik.estimate(run, "test-loss", EKFAC())
 
 
 def test_labels_of_the_model_are_expected_and_not_drawn():

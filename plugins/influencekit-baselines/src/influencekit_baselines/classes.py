@@ -7,45 +7,64 @@ from torch.nn.functional import logsigmoid
 from influencekit import InputError, Workload
 from influencekit.extend import logits_of
 
-__all__ = ["check_classifier", "log_probabilities", "logits_and_labels", "margin", "misses"]
+__all__ = [
+    "check_classifier", "log_probabilities", "logits_and_labels", "margin", "misses", "over_positions",
+]  # fmt: skip
 
 _ROWS = 256  # examples that are looked at together
 
 
-def check_classifier(workload: Workload, who: str) -> int:
-    """The number of classes. Errors: outputs or labels that are not a classifier's."""
+def check_classifier(workload: Workload, who: str, sequences: bool = False) -> int:
+    """The number of classes. Errors: outputs or labels that are not a classifier's, or, unless `sequences`
+    are taken, that classify every position of a sequence."""
     pieces = torch.arange(workload.n_train, device=workload.device).split(_ROWS)
     with torch.no_grad():
         batch = workload.examples(pieces[0])
-        z, _ = logits_and_labels(workload.outputs(workload.theta0, batch), workload.target(batch), who)
-    if z.dim() == 2:
-        return z.shape[1]
+        outputs, target = workload.outputs(workload.theta0, batch), workload.target(batch)
+        z, _ = logits_and_labels(outputs, target, who, sequences)
+    if z.dim() > 1:
+        return z.shape[-1]
     labels = torch.cat([workload.target(workload.examples(rows)).flatten() for rows in pieces])
     if not bool(((labels == 0) | (labels == 1)).all()):
         raise _refusal(who)
     return 2
 
 
-def logits_and_labels(outputs: object, y: object, who: str) -> tuple[Tensor, Tensor]:
-    """Logits, [n] for one logit or [n, class], and labels [n]."""
+def logits_and_labels(outputs: object, y: object, who: str, sequences: bool = False) -> tuple[Tensor, Tensor]:
+    """Logits, [n] for one logit or [n, class], and labels [n]; of `sequences` [n, position, class] and
+    [n, position]."""
     z = logits_of(outputs)
     if isinstance(z, Tensor) and isinstance(y, Tensor):
-        if z.dim() == 2 and z.shape[1] > 1 and y.dim() == 1 and not y.is_floating_point():
-            return z, y
+        if y.dim() in ((1, 2) if sequences else (1,)) and z.shape[:-1] == y.shape and z.shape[-1] > 1:
+            if not y.is_floating_point():
+                return z, y
         if z.numel() == y.numel() == len(y):
             return z.reshape(-1), y.reshape(-1)
     raise _refusal(who)
 
 
 def margin(z: Tensor, y: Tensor) -> Tensor:
-    """log(p / (1 - p)) [n], p the probability of each example's own class.
+    """log(p / (1 - p)) [n], or [n, position], p the probability of each one's own class.
 
     One logit z with label 0 or 1: (2y - 1) z. Several: z_y - logsumexp of the others.
     """
     if z.dim() == 1:
         return z * (2 * y.to(z.dtype) - 1)
     own = _own(z, y)
-    return torch.where(own, z, 0.0).sum(1) - z.masked_fill(own, -torch.inf).logsumexp(1)
+    return torch.where(own, z, 0.0).sum(-1) - z.masked_fill(own, -torch.inf).logsumexp(-1)
+
+
+def over_positions(values: Tensor, y: Tensor) -> Tensor:
+    """The mean [n] over the positions of a sequence that have a label (0 or more); values [n] as they are."""
+    if values.dim() == 1:
+        return values
+    return (values * positions(y).to(values.dtype).square()).sum(1)
+
+
+def positions(y: Tensor) -> Tensor:
+    """For labels [n, position]: 1 / sqrt(how many have a label) where there is one, and 0 elsewhere."""
+    there = y >= 0
+    return there / there.sum(1, keepdim=True).clamp(min=1).sqrt()
 
 
 def misses(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,17 +75,18 @@ def misses(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_probabilities(z: Tensor) -> Tensor:
-    """[n, class]; for one logit the classes 0 and 1."""
-    return torch.stack([logsigmoid(-z), logsigmoid(z)], 1) if z.dim() == 1 else z.log_softmax(1)
+    """[n, class], or [n, position, class]; for one logit the classes 0 and 1."""
+    return torch.stack([logsigmoid(-z), logsigmoid(z)], 1) if z.dim() == 1 else z.log_softmax(-1)
 
 
 def _own(z: Tensor, y: Tensor) -> Tensor:
-    """Which class is the example's own, [n, class]; torch's one_hot cannot be batched."""
-    return torch.arange(z.shape[1], device=z.device) == y[:, None]
+    """Which class is the example's own, shaped like z; torch's one_hot cannot be batched."""
+    return torch.arange(z.shape[-1], device=z.device) == y[..., None]
 
 
 def _refusal(who: str) -> InputError:
     return InputError(
         f"{who} expects a classifier: one logit an example and labels 0 or 1, or several logits and a whole "
-        "number as label; for other models take an estimator that needs only the loss, such as tracin"
+        "number as label; of sequences, which have them at every position, take trak or ekfac:labels=drawn; "
+        "for other models an estimator that needs only the loss, such as tracin"
     )

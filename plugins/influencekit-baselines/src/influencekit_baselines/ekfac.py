@@ -1,10 +1,11 @@
 """EK-FAC influence functions, on the factors of kronfluence."""
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
 from influencekit.extend import Batch, training_time
-from influencekit_baselines.classes import check_classifier, log_probabilities, logits_and_labels
+from influencekit_baselines.classes import check_classifier, log_probabilities, logits_and_labels, positions
 from influencekit_baselines.gradients import along
 from influencekit_baselines.libraries import need
 
 __all__ = ["EKFAC"]
 
 _INSTALL = 'pip install "influencekit-baselines[ekfac]" && pip install --no-deps kronfluence'
+_WHOSE = {"model": "of the model", "drawn": "drawn from the model", "data": "of the data"}
 _BATCH = 256  # examples at once; only memory and rounding depend on it
 
 Factors = list[tuple[list[slice], tuple[Tensor, Tensor], Tensor]]
@@ -34,10 +36,11 @@ class EKFAC(Estimator):
     for every linear and 2-D convolution layer; Q_A, Q_S are the eigenvectors of the covariances of inputs
     and of output gradients, Lambda the mean squared gradients in that basis. `labels=model` (the default)
     takes the gradients under the labels that the model itself would draw, in expectation rather than by
-    drawing them, so that H is the Fisher (= Gauss-Newton) matrix and nothing is random; `labels=data` those
-    of the data, for models that do not classify. `damping` defaults to 1 / (sum of the learning rates of
-    the run), as for `if`; kronfluence's own default is 1e-8. Parameters of other layers count as having no
-    effect; the notes say how many.
+    drawing them, so that H is the Fisher (= Gauss-Newton) matrix and nothing is random. `labels=drawn` draws
+    one with `seed`, also at every position of a sequence whose loss is the mean over its labels;
+    `labels=data` takes those of the data, for models that do not classify. `damping` defaults to 1 / (sum of
+    the learning rates of the run), as for `if`; kronfluence's own default is 1e-8. Parameters of other layers
+    count as having no effect; the notes say how many.
 
     The factors are kronfluence's, in the run's dtype; the inverse is applied to the query's gradient and
     taken along every example's gradient here, so that any query can be asked.
@@ -49,13 +52,14 @@ class EKFAC(Estimator):
     """
 
     damping: float | None = None
-    labels: Literal["model", "data"] = "model"
+    labels: Literal["model", "drawn", "data"] = "model"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.damping is not None and not self.damping > 0:
             raise InputError(f"ekfac: damping must be above 0, got {self.damping}")
-        if self.labels not in ("model", "data"):
-            raise InputError(f"ekfac: labels must be model or data, got {self.labels!r}")
+        if self.labels not in ("model", "drawn", "data"):
+            raise InputError(f"ekfac: labels must be model, drawn or data, got {self.labels!r}")
 
     @property
     def claims(self) -> frozenset[Claim]:
@@ -82,7 +86,7 @@ class EKFAC(Estimator):
         workload = trajectory.workload
         covered = sum(s.stop - s.start for places in _layers(workload).values() for s in places)
         return {
-            "curvature": f"fisher, labels of the {self.labels}, in Kronecker factors",
+            "curvature": f"fisher, labels {_WHOSE[self.labels]}, in Kronecker factors",
             "damping": self._damping(trajectory),
             "parameters": f"{covered} of {workload.n_params}",
             "library": "kronfluence",
@@ -99,8 +103,7 @@ class EKFAC(Estimator):
         layers = _layers(workload)
         if not layers:
             raise InputError("ekfac expects a model with linear or 2-D convolution layers, and found none")
-        classes = check_classifier(workload, "ekfac with labels=model") if self.labels == "model" else 1
-        loss = _expected_loss if self.labels == "model" else _data_loss
+        classes, loss = self._classes(workload), self._loss(theta)
 
         class Task(base):  # type: ignore[misc, valid-type]
             def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
@@ -133,6 +136,20 @@ class EKFAC(Estimator):
             fitted.fit_all_factors("f", data, per_device_batch_size=_BATCH, factor_args=settings)
             found = {**fitted.load_eigendecomposition("f"), **fitted.load_lambda_matrices("f")}
         return [(places, *_factor(found, _under(name), classes, theta)) for name, places in layers.items()]
+
+    def _classes(self, workload: Workload) -> int:
+        """How many labels each example is taken with."""
+        if self.labels == "data":
+            return 1
+        drawn = self.labels == "drawn"
+        classes = check_classifier(workload, f"ekfac with labels={self.labels}", sequences=drawn)
+        return 1 if drawn else classes
+
+    def _loss(self, theta: Tensor) -> Callable[[Workload, Any, Batch, Tensor], Tensor]:
+        """What is differentiated, of (workload, outputs, batch, the label of each example)."""
+        if self.labels == "drawn":
+            return partial(_drawn_loss, torch.Generator(theta.device).manual_seed(self.seed % 2**63))
+        return _expected_loss if self.labels == "model" else _data_loss
 
 
 @contextmanager
@@ -200,3 +217,15 @@ def _expected_loss(workload: Workload, outputs: Any, batch: Batch, label: Tensor
     z, _ = logits_and_labels(outputs, workload.target(batch), "ekfac")
     log_p = log_probabilities(z).gather(1, label.to(z.device)[:, None])[:, 0]
     return -((log_p.detach() / 2).exp() * log_p).sum()
+
+
+def _drawn_loss(
+    generator: torch.Generator, workload: Workload, outputs: Any, batch: Batch, _: Tensor
+) -> Tensor:
+    """The sum of -log p of labels drawn from p; of a sequence each over the root of their number, so that the
+    squares of its gradients are on average those of the mean loss's Gauss-Newton matrix."""
+    z, y = logits_and_labels(outputs, workload.target(batch), "ekfac", sequences=True)
+    log_p = log_probabilities(z)
+    labels = torch.multinomial(log_p.detach().exp().flatten(0, -2), 1, generator=generator).view(*y.shape, 1)
+    values = -log_p.gather(-1, labels)[..., 0]
+    return (values if y.dim() == 1 else values * positions(y)).sum()

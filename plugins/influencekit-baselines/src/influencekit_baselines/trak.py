@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
 from influencekit.extend import tensors_of, training_time, with_tensors
-from influencekit_baselines.classes import check_classifier, logits_and_labels, margin
+from influencekit_baselines.classes import check_classifier, logits_and_labels, margin, over_positions
 from influencekit_baselines.gradients import chunks
 from influencekit_baselines.libraries import need
 from influencekit_baselines.steps import epoch_ends
@@ -30,7 +30,8 @@ class TRAK(Estimator):
     to by traker's Gaussian projector, P^T P = I on average; None takes the gradients as they are. `damping`
     defaults to 1 / (sum of the learning rates of the run) + l2, as for `if`; traker's own default, 0, inverts
     a singular matrix wherever there are fewer examples than dimensions. `checkpoints`: the last so many
-    epochs' ends, averaged as the authors average models.
+    epochs' ends, averaged as the authors average models. Where a model classifies every position of a
+    sequence, the margin and p are means over the positions that have a label.
 
     Gradients and projection are traker's (TRAKer itself computes in float32, drops the scale of its scores
     and keeps its features in files); the small system is solved here, in the run's own dtype.
@@ -58,7 +59,7 @@ class TRAK(Estimator):
         return frozenset({Claim.LINEAR})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
-        check_classifier(trajectory.workload, "trak")
+        check_classifier(trajectory.workload, "trak", sequences=True)
         ends = epoch_ends(trajectory)
         if self.checkpoints > len(ends):
             raise InputError(f"trak: checkpoints={self.checkpoints}, and the run has {len(ends)} epochs")
@@ -94,14 +95,19 @@ class TRAK(Estimator):
                 pass
 
             def get_output(self, model: Any, weights: Any, buffers: Any, *one: Tensor) -> Tensor:
-                return margins(torch.cat([weights[name].flatten() for name in layout.names]), one)[0]
+                given = torch.cat([weights[name].flatten() for name in layout.names])
+                values, y = margins(given, [x[None] for x in one])
+                return over_positions(values, y)[0]
 
             def get_out_to_loss_grad(self, model: Any, weights: Any, buffers: Any, batch: Any) -> Tensor:
-                return margins(theta, batch, alone=False).neg().sigmoid()
+                values, y = margins(theta, batch)
+                return over_positions(values.neg().sigmoid(), y)
 
-        def margins(theta: Tensor, parts: Sequence[Tensor], alone: bool = True) -> Tensor:
-            batch = with_tensors(form, [x[None] for x in parts] if alone else parts)
-            return margin(*logits_and_labels(workload.outputs(theta, batch), workload.target(batch), "trak"))
+        def margins(theta: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            batch = with_tensors(form, parts)
+            outputs, target = workload.outputs(theta, batch), workload.target(batch)
+            z, y = logits_and_labels(outputs, target, "trak", sequences=True)
+            return margin(z, y), y
 
         form = workload.examples(torch.zeros(1, dtype=torch.long, device=theta.device))
         model = deepcopy(workload.evaluator)
