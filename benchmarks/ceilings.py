@@ -25,7 +25,7 @@ import xarray as xr
 
 import influencekit as ik
 from benchmarks.shared.processes import at_once
-from benchmarks.shared.results import save, spread
+from benchmarks.shared.results import kept, spread
 from benchmarks.shared.timing import timed
 from influencekit._repeatability import again
 from influencekit._verbs.ceiling import agreements
@@ -49,11 +49,12 @@ Job = tuple[str, str, int, int, str, float]  # workload, setting, seed, runs, fo
 def one(job: Job) -> dict | None:
     """The row of figures of a workload and a seed; None where no time is left to begin."""
     name, setting, seed, runs, folder, until = job
-    kept = Path(folder) / f"{name}-{setting}-{seed}-{runs}.json"
-    if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    if time.time() > until:
-        return None
+    piece = f"{name}-{setting}-{seed}-{runs}"
+    make = partial(measure, name, setting, seed, runs, Path(folder))
+    return kept(Path(folder), piece, make, until) or None
+
+
+def measure(name: str, setting: str, seed: int, runs: int, folder: Path) -> dict:
     run = ik.record(ik.make("workload", name, setting=setting, seed=seed))
     scores, seconds = {}, {}
     for method in METHODS:
@@ -62,13 +63,12 @@ def one(job: Job) -> dict | None:
     examples = ONE_BY_ONE if name.endswith("cnn") else None
     row = {"workload": name, "setting": setting, "seed": seed, "runs": runs, "moved": {}}
     for moved in MOVED:
-        store = Path(folder) / f"{name}-{setting}-{seed}-{moved:g}"
+        store = folder / f"{name}-{setting}-{seed}-{moved:g}"
         found = ik.ceiling(run, runs=runs, moved=moved, examples=examples, store=store)
         row["moved"][f"{moved:g}"] = figures(found, scores)
         seconds.setdefault("loo", float(found.seconds[0]))
         seconds[f"ceiling {moved:g}"] = float(found.seconds.sum(skipna=False))
     row |= {"accuracy": run.attrs["accuracy"], "seconds": seconds}
-    save(kept, row)
     return row
 
 

@@ -16,11 +16,13 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
 from scipy.stats import t as student
 
 import influencekit as ik
 from benchmarks.shared.processes import at_once
 from benchmarks.shared.results import kept, spread
+from influencekit.metrics import spearman
 
 TAKES = "60 min"
 MERGES = True
@@ -58,14 +60,10 @@ def measure(case: str, seed: int, sets: int) -> dict[str, Any]:
             predicted = each.influence.values[0, 0] @ lds.left_out.values.T
             predicted = predicted + (each.intercept.item() if "intercept" in each else 0)
             slope = predicted @ retrained / (predicted @ predicted)
-            rows[name] = [round(rank(predicted, retrained), 4), round(float(slope), 4)]
+            rank = float(spearman(torch.from_numpy(predicted), torch.from_numpy(retrained)))
+            rows[name] = [round(rank, 4), round(float(slope), 4)]
         found[f"{fraction:g}"] = rows
     return found
-
-
-def rank(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's correlation."""
-    return float(np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1])
 
 
 def paired(differences: Sequence[float]) -> dict[str, float]:

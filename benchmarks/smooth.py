@@ -8,7 +8,6 @@ it, which is where its figures have to hold. A cell is a workload and a seed: it
 call that was stopped, or that has no minutes left, continues where it was.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 from torch import nn
 
 import influencekit as ik
-from benchmarks.shared.results import save, spread
+from benchmarks.shared.results import kept, spread
 from benchmarks.shared.timing import timed
 from influencekit.metrics import METRICS, agreement
 
@@ -182,15 +181,12 @@ def over_workloads(found: dict) -> dict:
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
 def answer(seeds: int, runs: int, minutes: float, cases: list[str], folder: Path | None) -> dict:
     folder = Path(tempfile.mkdtemp()) if folder is None else folder
-    folder.mkdir(parents=True, exist_ok=True)
     until, rows = time.time() + 60 * minutes, []
     cells = [(s, name) for s, name in product(range(seeds), cases) if s < 2 or "CNN" not in name]
     for seed, name in cells:
-        kept = folder / f"{name.replace(' ', '_')}-{seed}-{runs}.json"
-        if not kept.exists() and time.time() < until:
-            save(kept, one(name, seed, runs))
-        if kept.exists():
-            rows.append(row := json.loads(kept.read_text(encoding="utf-8")))
+        row = kept(folder, f"{name.replace(' ', '_')}-{seed}-{runs}", partial(one, name, seed, runs), until)
+        if row:
+            rows.append(row)
             print(name, seed, *(round(row[m]["spearman"], 3) for m in ("dit", "smooth")), flush=True)
     rows.sort(key=lambda row: ([*CASES].index(row["workload"]), row["seed"]))
     found = summary(rows)

@@ -258,3 +258,24 @@ def test_a_test_set_of_another_form_is_refused_before_training():
     x, y = batch(8, 1)
     text = said(lambda: ik.record(problem(test=(x[:, :3], y))), InputError)
     assert "test, example 0, cannot be used: the model or the loss fails (RuntimeError: mat1 and mat2" in text
+
+
+def test_an_adjoint_that_outgrows_floating_point_says_so():
+    """Every step doubles a deviation from the parameter 0, where training rests: 2 ** 200 is no float32."""
+    x = torch.ones(4, 1)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    run = ik.record(
+        ik.Workload(
+            model=model, loss=lambda o, y: 1.5 * o[:, 0].square(), train=(x, x[:, 0]), test=(x, x[:, 0]), optimizer=ik.SGD(lr=1.0),
+            epochs=200, batch_size=4,
+        )
+    )  # fmt: skip
+    assert run.final.theta.eq(0).all()
+    for steps in (100, 200):
+        query, window = FixedVector(torch.ones(1)), [ik.Window(0, steps)]
+        if steps == 100:
+            assert ik.estimate(run, query, "dit", window).influence.values.tolist() == [[[0.0] * 4]]
+        else:
+            text = said(lambda query=query, window=window: ik.estimate(run, query, "dit", window))
+            assert "contributions of this run grew beyond floating point" in text

@@ -1,8 +1,10 @@
 """The result files: what stands at their head, how they are written, and what is often put into them."""
 
 import json
+import math
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -36,10 +38,13 @@ def save(path: Path, report: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
-def kept(folder: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """One piece of a long measurement: read where it is there, else made and kept."""
+def kept(
+    folder: Path, name: str, make: Callable[[], dict[str, Any]], until: float = math.inf
+) -> dict[str, Any]:
+    """One piece of a long measurement: read where it is there, else made and kept; nothing where it is still
+    to make after `until`, in seconds of the clock. What an older code made is not made again."""
     path = folder / f"{name}.json"
-    if not path.exists():
+    if not path.exists() and time.time() < until:
         folder.mkdir(parents=True, exist_ok=True)
         save(path, make())
     return load(path)

@@ -9,6 +9,7 @@ from influencekit._effects.adjoint import Signs
 from influencekit._effects.query_gradient import check_query
 from influencekit._training.state import State
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import DivergedError
 from influencekit.interfaces import Contributions, Query
 from influencekit.windows import Window
 
@@ -39,7 +40,8 @@ def scores_from_contributions(
 
     Evaluation k of those `found` is evaluations[k], the signed sum of the effects at ((state, sign), ...): a
     window's own, or single states ((t, 1),) of which every window is made. Sign: removal minus full, if that
-    is the contributions' own. Cost: one multiplication and addition a contribution and window.
+    is the contributions' own. Cost: one multiplication and addition a contribution and window. Errors:
+    `DivergedError` where a sum is no finite number.
 
     Example:
 
@@ -72,6 +74,11 @@ def scores_from_contributions(
             weights = counted[:, [part.of[k] for k in mine]]
             summed = torch.einsum("wct,tcs->wts", weights, part.values[:, mine]).flatten(1)
             totals[q, here] += totals.new_zeros(len(here), workload.n_train).index_add_(1, rows, summed)
+    if not totals.isfinite().all():
+        raise DivergedError(
+            "the contributions of this run grew beyond floating point, as they do where training is "
+            "unstable; lower the learning rate, or record in float64"
+        )
     return totals
 
 

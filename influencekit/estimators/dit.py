@@ -17,7 +17,6 @@ from influencekit._effects.retrain import spans
 from influencekit._training.linear import LinearStep
 from influencekit._training.state import State
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit.errors import DivergedError
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
 from influencekit.windows import Window
 
@@ -103,13 +102,7 @@ class DIT(Estimator):
         evaluations = evaluations_of(windows, trajectory.steps)
         begin = min(w.absent()[0] for w in windows)
         found = self.sweep(trajectory, query, evaluations, begin, gradient)
-        totals = scores_from_contributions(trajectory, query, windows, evaluations, found)
-        if not totals.isfinite().all():
-            raise DivergedError(
-                "the adjoint of this run grew beyond floating point, as it does where training is unstable; "
-                "lower the learning rate, or record in float64"
-            )
-        return totals
+        return scores_from_contributions(trajectory, query, windows, evaluations, found)
 
     def intercept(
         self, trajectory: Trajectory, query: Query, windows: Sequence[Window], scores: Tensor
