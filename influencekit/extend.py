@@ -30,6 +30,8 @@ _HOME = {
     # other runs of a recorded plan, and a sweep along their mean
     "MeanOfRuns": "_effects.mean_of_runs",
     "weighted_runs": "_trajectory.rerun",
+    # leave-one-out of several runs
+    "agreements": "_verbs.ceiling",
     # retraining with other weights
     "Strategy": "_effects.retrain",
     "Weighting": "_effects.retrain",

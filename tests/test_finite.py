@@ -265,12 +265,11 @@ def test_an_adjoint_that_outgrows_floating_point_says_so():
     x = torch.ones(4, 1)
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    run = ik.record(
-        ik.Workload(
-            model=model, loss=lambda o, y: 1.5 * o[:, 0].square(), train=(x, x[:, 0]), test=(x, x[:, 0]), optimizer=ik.SGD(lr=1.0),
-            epochs=200, batch_size=4,
-        )
+    workload = ik.Workload(
+        model=model, loss=lambda o, y: 1.5 * o[:, 0].square(), train=(x, x[:, 0]), test=(x, x[:, 0]),
+        optimizer=ik.SGD(lr=1.0), epochs=200, batch_size=4,
     )  # fmt: skip
+    run = ik.record(workload)
     assert run.final.theta.eq(0).all()
     for steps in (100, 200):
         query, window = FixedVector(torch.ones(1)), [ik.Window(0, steps)]

@@ -74,6 +74,7 @@ SOURCES = {
     "reproduce-table5": _reproduced("table5 --seeds 16"),
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "roughness": _benchmark("roughness", *_COMPARE),
+    "selected": _benchmark("selected", *_COMPARE, "influencekit/evaluation"),
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
     "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
@@ -85,7 +86,9 @@ SOURCES = {
     "tape_overhead": _benchmark("tape_overhead", "influencekit/_tape"),
     "torch_nn": _benchmark("torch_nn", *_TAPE, "influencekit/estimators/loo.py"),
     "tracing": _benchmark("tracing", "influencekit/_training"),
-    "trust_windows": _benchmark("trust_windows", *_SWEEP, "influencekit/_verbs/trust"),
+    "trust_windows": _benchmark(
+        "trust_windows --chosen 1 --measured 2 --examples 64", *_SWEEP, "influencekit/_verbs/trust"
+    ),
     "trust": _benchmark("trust --processes 1", *_SWEEP, "influencekit/_verbs/trust"),
     "tune_trained": _benchmark("tune_trained", "influencekit/_training", "influencekit/workloads"),
     "wrong_labels_cnn": _benchmark("wrong_labels_cnn --data cifar10-airplane-bird.npz", *_SWEEP),

@@ -62,6 +62,47 @@ def _runs(report: Report) -> Table:
     )
 
 
+WINDOWED = {
+    "trust": "`trust`, the smaller of both correlations", "spearman": "`spearman`", "pearson": "`pearson`",
+    "metasmoothness": "`method=\"smooth\"`",
+}  # fmt: skip
+
+
+def _windows(report: Report) -> Table:
+    rows = []
+    for name, words in WINDOWED.items():
+        found = report["figures"][name]["measured"]
+        cells = [words, *("" if found[k] is None else f"{found[k]:.2f}" for k in ("auc", "rank_correlation"))]
+        believed = [f"{found[f'{end}_believed']} of {found[end]}" for end in ("high", "low")]
+        rows.append([*cells, f"{found['limit']:.2f}", *believed])
+    heads = ["figure of the window", "AUC", "rank correlation", "limit"]
+    return Table(
+        [*heads, f"believed, truth above {report['high']:g}", f"believed, truth below {report['low']:g}"],
+        rows,
+    )
+
+
+def _window_words(report: Report) -> str:
+    count = report["figures"]["trust"]["measured"]["windows"]
+    runs, asked = len({tuple(row["run"][:3]) for row in report["rows"]}), report["examples"]
+    return (
+        f'`ik.trust(run, windows="horizons")` on {runs} kinds of runs: absence from the start, in the last '
+        "epochs, and in one epoch before the end, by all three removals. The truth of a window is Spearman's "
+        f"correlation of `dit` with leave-one-out of {asked or 'all'} examples in it. *AUC*: of a window "
+        f"whose truth is above {report['high']:g} and one below {report['low']:g}, how often the figure of "
+        f"the first is the higher one. The limit is chosen on {report['chosen_seeds']} seeds, the table "
+        f"shows the {count} windows of {report['measured_seeds']} others."
+    )
+
+
+def _window_notes(report: Report) -> str:
+    at = report["at_the_limit_of_the_warning"]
+    return (
+        f"At the limit of the warning, {at['limit']:g}, {at['high_believed']} of {at['high']} windows above "
+        f"and {at['low_believed']} of {at['low']} below are believed."
+    )
+
+
 def _advice(report: Report) -> Table:
     names = list(dict.fromkeys(row["workload"] for row in report["advice"]))
     changes = list(dict.fromkeys(row["change"] for row in report["advice"]))
@@ -85,6 +126,7 @@ PAGE = Page(
     {
         "trust-figures": Section("Ways to measure it", ("trust",), _runs_below, _figures),
         "trust-runs": Section("Kinds of runs", ("trust",), "Truth and both figures, over all seeds.", _runs),
+        "trust-windows": Section("Windows", ("trust_windows",), _window_words, _windows, _window_notes),
         "trust-advice": Section(
             "What makes training smoother",
             ("trust",),

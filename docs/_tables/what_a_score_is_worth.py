@@ -1,8 +1,16 @@
 """docs/results/what-a-score-is-worth.md: what can be reached and what is, for one example and for sets."""
 
+import numpy as np
+
 from _tables.page import Page, Report, Section, Table, percent
 
 HALVES, NINE_TENTHS = "0.5", "0.9"
+ABSENCES = {  # by the removal of a window of `horizons`: words, and which of its spans varies
+    "global": ("from the start, evaluated after", "reach"),
+    "window": ("in the last", "reach"),
+    "occurrence": ("in one epoch, before the end by", "gap"),
+}
+EPOCHS = (1, 2, 4, 8, 16, 32)
 
 
 def _ceilings(report: Report) -> Table:
@@ -29,6 +37,37 @@ def _roughness(report: Report) -> Table:
             about = [name, f"{cell['lr']:g}", str(cell["epochs"]), percent(cell["accuracy"]["mean"])]
             rows.append([*about, *(f"{t:.2f}" for t in told), f"{told[2] / told[1]:.2f}"])
     return Table([*heads, "`dit` / ceiling"], rows)
+
+
+def _horizon(report: Report) -> Table:
+    kinds: dict[tuple[str, str], list[Report]] = {}
+    for row in report["rows"]:
+        if row["run"][1] == "trained":
+            kinds.setdefault((row["run"][0], row["run"][2]), []).append(row)
+    rows = []
+    for (name, kind), runs in kinds.items():
+        where = [name if name.endswith("-lr") else f"{name}, {kind}"]
+        where += [percent(float(np.mean([run["accuracy"] for run in runs])))]
+        for removal, (words, span) in ABSENCES.items():
+            rows.append([*where, words, *_by_epochs(runs, removal, span)])
+    heads = ["workload", "test accuracy", "absent", "1 epoch", *map(str, EPOCHS[1:]), "most"]
+    return Table(heads, rows)
+
+
+def _by_epochs(runs: list[Report], removal: str, span: str) -> list[str]:
+    """The mean agreement in the windows of a removal, by the epochs of their span; the longest is last."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        epoch = run["reach"][0]  # the first window is the first epoch
+        mine = [
+            (reach_or_gap // epoch, truth)
+            for name, reach_or_gap, truth in zip(run["removal"], run[span], run["true_spearman"], strict=True)
+            if name == removal and truth is not None
+        ]
+        longest = max(epochs for epochs, _ in mine)
+        for epochs, truth in mine:
+            found.setdefault(-1 if epochs == longest else epochs, []).append(truth)
+    return [f"{np.mean(found[epochs]):.2f}" if epochs in found else "" for epochs in (*EPOCHS, -1)]
 
 
 def _sets(report: Report) -> Table:
@@ -91,6 +130,17 @@ PAGE = Page(
                 f"epochs at its rate. Mean over {report['seeds']} seeds, {report['runs']} runs each."
             ),
             _roughness,
+        ),
+        "worth-horizon": Section(
+            "Horizon",
+            ("trust_windows",),
+            lambda report: (
+                "How the agreement of `dit` with `loo` falls with the length of absence, and with the time "
+                "between absence and evaluation, by epochs. Setting `trained`; mean over "
+                f"{report['chosen_seeds'] + report['measured_seeds']} seeds, "
+                f"{report['examples'] or 'all'} examples each."
+            ),
+            _horizon,
         ),
         "sets": Section(
             "Sets",

@@ -231,7 +231,20 @@ def _values(trajectory: Trajectory, query: Query) -> np.ndarray:
 
 
 def agreements(effects: Tensor) -> dict[str, Any]:
-    """How the runs of effects [run, query, window, train] agree, and what an estimate can then reach."""
+    """How the runs of effects [run, query, window, train] agree, and what an estimate can then reach.
+
+    {name: (dims, values)}, from `between` to `ceiling_mean` as `ceiling` has and explains them; NaN = not
+    left out. For a part of the examples give their effects alone. At least 2 runs. Cost: R^2 agreements.
+
+    Example:
+
+        >>> import torch
+        >>> from influencekit.extend import agreements
+        >>> effects = torch.randn(24, generator=torch.Generator().manual_seed(0)).double()
+        >>> dims, values = agreements(torch.stack([effects, effects + 1]).view(2, 1, 1, 24))["ceiling"]
+        >>> dims, values.round(3).ravel().tolist()[:2]
+        (('target', 'metric', 'query', 'window'), [1.0, 1.0])
+    """
     known = effects[..., effects.isfinite().flatten(0, -2).all(0)]
     runs, total = len(known), known.sum(0)
     between = torch.stack([agreement(known[r].expand_as(known), known) for r in range(runs)])

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from torch.func import grad
 import influencekit as ik
 from influencekit.errors import InputError
 from influencekit.evaluation import flipped
+from influencekit.metrics import agreement, pearson
 from influencekit.progress import listen
 
 TINY = "mnist-1v7-lr:setting=paper:epochs=6:n_train=24:batch_size=8"
@@ -213,7 +215,24 @@ def test_a_ceiling_is_that_of_the_verb_and_comes_with_the_command(problem, tiny,
     assert "spearman / ceiling" in shown and "loo again" in shown
     assert "--ceiling 0.01 --ceiling-runs 2" in (tmp_path / "out" / "table2.json").read_text()
     refused = command("table4", "--ceiling", out=tmp_path / "none", code=1)
-    assert "table2 has" in str(refused.exception)
+    assert "table2 and table3 have" in str(refused.exception)
+
+
+def test_a_ceiling_within_a_pattern_is_that_of_its_examples_alone(problem):
+    run = experiments.recorded(problem)
+    found = experiments.ceiling_by_pattern(problem, 0, moved=0.1, runs=3)["patterns"]
+    kinds = experiments.by_pattern(problem, 0)
+    effects = ik.ceiling(run, "test-loss", runs=3, moved=0.1).effects[:, 0, 0]
+    patterns = experiments.patterns(problem, 0)["pattern"]
+    assert found.keys() == kinds["agreement"].keys() and found
+    for kind, values in found.items():
+        of = [k for k, letter in enumerate(patterns) if letter == kind[0]]
+        first, *others = (torch.from_numpy(each.values[of]).double() for each in effects)
+        again = torch.stack([agreement(first, other) for other in others]).mean(0)
+        assert [*values["again"].values()] == pytest.approx(again.tolist())
+        assert values["ceiling"]["pearson"] == pytest.approx(
+            np.sqrt(np.mean([pearson(a, b) for a, b in combinations([first, *others], 2)]))
+        )
 
 
 def test_patterns_are_those_of_windows_of_an_epoch(problem):

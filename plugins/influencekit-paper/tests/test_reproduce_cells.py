@@ -19,6 +19,7 @@ TINY = "mnist-1v7-lr:setting=paper:epochs=6:n_train=24:batch_size=8"
 OPTIONS = {
     "patterns": (), "agreement": (), "by-pattern": (), "stages": (), "detection": (("flipped", 0.2),),
     "retraining": (("flipped", 0.2), ("examples", 10)), "ceiling": (("moved", 0.01), ("runs", 2)),
+    "ceiling-by-pattern": (("moved", 0.01), ("runs", 2)),
 }  # fmt: skip
 CELLS = {name: Cell(name, TINY, 0, options) for name, options in OPTIONS.items()}
 

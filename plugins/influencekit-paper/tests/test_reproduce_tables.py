@@ -98,6 +98,23 @@ def test_a_ceiling_adds_a_row_for_loo_again_and_two_columns():
     assert str(again.figures[-1]) == "-" and "loo again: leave-one-out of runs" in found.notes[-1]
 
 
+def test_a_ceiling_of_a_pattern_stands_beside_it_where_it_has_enough_examples():
+    metrics = dict(zip(("pearson", "spearman", "kendall", "jaccard"), (0.9, 0.8, 0.7, 0.6), strict=True))
+    both = {"dit": metrics, "if": dict.fromkeys(metrics, 0.4)}
+    none = {"accuracy": 0.5, "agreement": {}, "examples": dict.fromkeys(tables.PATTERNS, 2)}
+    cell = none | {"agreement": {"late": both}, "examples": dict.fromkeys(tables.PATTERNS, 9)}
+    itself = {"again": dict.fromkeys(metrics, 0.75), "ceiling": dict.fromkeys(metrics, 0.5)}
+    ceilings = [{"accuracy": 0.5, "patterns": {"late": itself}}, {"accuracy": 0.5, "patterns": {}}]
+    row = ("dnn", "mnist")
+    found = tables.table3({row: [cell, none], (*row, "ceiling"): ceilings})
+    lines = {line.labels: line.figures for line in found.lines}
+    assert found.columns[-2:] == ("ceiling", "spearman / ceiling")
+    assert [f.mean for f in lines["late", "dit"][-2:]] == pytest.approx([0.5, 1.6])
+    assert lines["late", "dit"][-2].seeds == 1 and lines["late", "loo again"][2].mean == 0.75
+    assert str(lines["early", "dit"][-1]) == str(lines["late", "loo again"][-1]) == "-"
+    assert "loo again" in found.notes[-1] and {len(line) for line in lines.values()} == {7}
+
+
 def test_every_table_of_the_paper_is_brought_along_whole():
     paper = report.printed()
     assert sum(len(row) for row in paper["table_1_pattern_percent"].values() if isinstance(row, dict)) == 10

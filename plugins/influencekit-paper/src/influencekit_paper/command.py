@@ -46,8 +46,8 @@ BEYOND = ("seeds", "windows")
     is_flag=False,
     flag_value=0.001,
     metavar="[FRACTION]",
-    help="table2 beside its ceiling: leave-one-out is repeated over runs whose start is moved by this "
-    "fraction of its size (0.001 if you do not say). Costs --ceiling-runs times leave-one-out.",
+    help="table2 and table3 beside their ceiling: leave-one-out is repeated over runs whose start is moved "
+    "by this fraction of its size (0.001 if you do not say). Costs --ceiling-runs times leave-one-out.",
 )
 @click.option(
     "--ceiling-runs",
@@ -96,8 +96,10 @@ def reproduce(
     said = f" --cnn-seeds {cnn_seeds}" if cnn_seeds else ""
     said += " --quick" if quick else ""
     if ceiling is not None:
-        if table not in ("table2", "all"):
-            raise InputError(f"--ceiling: {table} has no agreement with leave-one-out; table2 has")
+        if table not in ("table2", "table3", "all"):
+            raise InputError(
+                f"--ceiling: {table} has no agreement with leave-one-out; table2 and table3 have"
+            )
         said += f" --ceiling {ceiling:g} --ceiling-runs {ceiling_runs}"
     with progress():
         from influencekit.extend import use_device

@@ -7,10 +7,12 @@ Scores are removal minus full, so that harmful examples are the most negative.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 import influencekit as ik
 from influencekit.errors import InputError
+from influencekit.extend import agreements
 from influencekit.metrics import METRICS, border_ties, kendall
 from influencekit.windows import REMOVALS, Window
 from influencekit_paper.patterns import PATTERNS
@@ -73,12 +75,17 @@ def ceiling(problem: ik.Workload, seed: int, moved: float, runs: int) -> Found:
     `again`: of another run with the recorded one; `ceiling`: what the expected effect itself would reach.
     """
     run = recorded(problem)
-    found = ik.ceiling(run, QUERY, runs=runs, moved=moved).squeeze(("query", "window"))
-    reached = found.ceiling.sel(target="loo")
+    return {"accuracy": run.attrs["accuracy"], **_with_itself(_moved_effects(run, moved, runs))}
+
+
+def ceiling_by_pattern(problem: ik.Workload, seed: int, moved: float, runs: int) -> Found:
+    """Beside Table III: the same within the examples of each pattern, of which there are four or more."""
+    run = recorded(problem)
+    kinds, effects = _patterns(run), _moved_effects(run, moved, runs)
+    parts = {kind: effects[..., kinds == kind] for kind in PATTERNS if (kinds == kind).sum() >= _LEAST}
     return {
         "accuracy": run.attrs["accuracy"],
-        "again": dict(zip(METRICS, found.loo_again.sel(metric=list(METRICS)).values.tolist(), strict=True)),
-        "ceiling": dict(zip(METRICS, reached.sel(metric=list(METRICS)).values.tolist(), strict=True)),
+        "patterns": {kind: _with_itself(part) for kind, part in parts.items()},
     }
 
 
@@ -88,7 +95,7 @@ def by_pattern(problem: ik.Workload, seed: int) -> Found:
     `ties`: how many examples stand so near the border of either top 30 % that rounding decides who is in.
     """
     run = recorded(problem)
-    kinds = patterns_of(scores(run, "dit", epochs(run, "window"))).pattern.values
+    kinds = _patterns(run)
     rows = {name: scores(run, name).values for name in ("dit", "if", "loo")}
     digits = _last_digit(run)
     found: Found = {"accuracy": run.attrs["accuracy"], "agreement": {}, "examples": {}, "ties": {}}
@@ -129,10 +136,32 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "agreement": Experiment(agreement, 1),
     "ceiling": Experiment(ceiling, 1),
     "by-pattern": Experiment(by_pattern, 2),
+    "ceiling-by-pattern": Experiment(ceiling_by_pattern, 1),
     "stages": Experiment(stages, 1),
     "detection": Experiment(detection, 1),
     "retraining": Experiment(retraining, 1),
 }
+
+
+def _patterns(run: ik.Trajectory) -> np.ndarray:
+    """The pattern of every example, from its absence in one epoch alone."""
+    return patterns_of(scores(run, "dit", epochs(run, "window"))).pattern.values
+
+
+def _moved_effects(run: ik.Trajectory, moved: float, runs: int) -> torch.Tensor:
+    """Leave-one-out [run, query, window, train] of the run and of others whose start is moved."""
+    found = ik.ceiling(run, QUERY, runs=runs, moved=moved)
+    return torch.from_numpy(found.effects.values).double()
+
+
+def _with_itself(effects: torch.Tensor) -> Found:
+    """Agreement of another run with the first one, and the ceiling, by metric."""
+    found = agreements(effects)
+    again, reached = found["loo_again"][1], found["ceiling"][1][0]
+    return {
+        name: dict(zip(METRICS, values.ravel().tolist(), strict=True))
+        for name, values in (("again", again), ("ceiling", reached))
+    }
 
 
 def _last_digit(run: ik.Trajectory) -> float:

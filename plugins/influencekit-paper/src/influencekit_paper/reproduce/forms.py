@@ -51,6 +51,7 @@ _COUNT, _SOME = Number(0, 1e9, whole=True), Number(1, 1e9, whole=True)
 _JUDGED: Form = {"found": Number(0, 1e9), "auc": Number(0, 1, nan=True)}
 _METRICS: Form = dict.fromkeys(METRICS, _AGREES)
 _BOTH: Form = {"dit": _METRICS, "if": _METRICS}
+_ITSELF: dict[str, Form] = {"again": _METRICS, "ceiling": _METRICS}
 _STAGES = (*STAGES, "full")
 _PAIRS: Form = {f"{a}-{b}": _AGREES for j, b in enumerate(_STAGES) for a in _STAGES[:j]}
 _MAYBE = [f"{kind}?" for kind in PATTERNS]
@@ -62,7 +63,7 @@ _FOUND: Mapping[str, dict[str, Form]] = {
         "full": [Number(-_MANY, _MANY)],
     },
     "agreement": {"agreement": _BOTH},
-    "ceiling": {"again": _METRICS, "ceiling": _METRICS},
+    "ceiling": _ITSELF, "ceiling-by-pattern": {"patterns": dict.fromkeys(_MAYBE, _ITSELF)},
     "by-pattern": {
         "agreement": dict.fromkeys(_MAYBE, _BOTH), "examples": dict.fromkeys(PATTERNS, _COUNT),
         "ties": dict.fromkeys(_MAYBE, {"dit": _COUNT, "if": _COUNT}),

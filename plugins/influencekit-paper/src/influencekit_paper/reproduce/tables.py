@@ -66,38 +66,49 @@ def table2(done: Done) -> Report:
                 mean_of((each["agreement"][name][metric] for each in found), value)
                 for metric, value in zip(METRICS, beside, strict=True)
             ]
-            more = [] if ceilings is None else _of_ceiling(found, ceilings, name)
+            agreed = [each["agreement"] for each in found]
+            more = [] if ceilings is None else _of_ceiling(agreed, ceilings, name)
             lines.append(Line((model, data, name), (accuracy(found), *figures, *more)))
         if ceilings is not None:
-            again = [mean_of(each["again"][metric] for each in ceilings) for metric in METRICS]
-            nothing = Figure(float("nan"), float("nan"), 0)
-            reached = mean_of(each["ceiling"]["spearman"] for each in ceilings)
-            lines.append(Line((model, data, "loo again"), (accuracy(ceilings), *again, reached, nothing)))
-    columns = ["accuracy", *METRICS]
-    notes = [_reached(lines, "dit"), "Jaccard: the top 30 % by signed value."]
-    if any(len(row) > 2 for row in done):
-        columns += ["ceiling", "spearman / ceiling"]
-        notes.append(
-            "loo again: leave-one-out of runs whose start is moved a little, against that of the run; "
-            "ceiling: the Spearman correlation that the expected effect itself would reach."
-        )
+            lines.append(Line((model, data, "loo again"), (accuracy(ceilings), *_again(ceilings))))
+    beside = any(len(row) > 2 for row in done)
     return Report(
         "table2", "Table II: agreement with leave-one-out, the whole run", ("model", "data", "estimator"),
-        tuple(columns), lines, notes,
+        ("accuracy", *METRICS, *(_CEILING if beside else ())), lines,
+        [_reached(lines, "dit"), "Jaccard: the top 30 % by signed value.", *([_LOO_AGAIN] if beside else [])],
     )  # fmt: skip
 
 
-def _of_ceiling(found: Sequence[Found], ceilings: Sequence[Found], name: str) -> list[Figure]:
-    """The ceiling of Spearman's correlation, and the part of it that an estimator reaches, seed by seed."""
-    most = [each["ceiling"]["spearman"] for each in ceilings]
-    reached = [each["agreement"][name]["spearman"] for each in found]
-    return [mean_of(most), mean_of(r / m for r, m in zip(reached, most, strict=True) if m > 0)]
+_CEILING = ("ceiling", "spearman / ceiling")
+_LOO_AGAIN = (
+    "loo again: leave-one-out of runs whose start is moved a little, against that of the run; ceiling: the "
+    "Spearman correlation that the expected effect itself would reach."
+)
+
+
+def _of_ceiling(agreements: Sequence[Found], ceilings: Sequence[Found], name: str) -> list[Figure]:
+    """The ceiling of Spearman's correlation, and the part of it that an estimator reaches, seed by seed;
+    seeds without a figure do not count."""
+    pairs = [
+        (of[name]["spearman"], each["ceiling"]["spearman"])
+        for of, each in zip(agreements, ceilings, strict=True)
+        if of and each
+    ]
+    return [mean_of(most for _, most in pairs), mean_of(r / most for r, most in pairs if most > 0)]
+
+
+def _again(ceilings: Sequence[Found]) -> list[Figure]:
+    """The row of leave-one-out itself: its agreement with itself, the ceiling, and nothing."""
+    known = [each for each in ceilings if each]
+    again = [mean_of(each["again"][metric] for each in known) for metric in METRICS]
+    nothing = Figure(float("nan"), float("nan"), 0)
+    return [*again, mean_of(each["ceiling"]["spearman"] for each in known), nothing]
 
 
 def table3(done: Done) -> Report:
-    """Agreement with leave-one-out within each pattern."""
+    """Agreement with leave-one-out within each pattern; beside its ceiling where there are cells of that."""
     paper = printed()["table_3_agreement_by_pattern_mnist_dnn"]
-    (found,) = done.values()
+    found, *ceilings = done.values()
     lines = []
     for kind in PATTERNS:
         count = mean_of((each["examples"][kind] for each in found), decimals=1)
@@ -108,21 +119,28 @@ def table3(done: Done) -> Report:
             ]
             ties = sum(each.get("ties", {}).get(kind, {}).get(name, 0) > 0 for each in found)
             figures[-1] = replace(figures[-1], ties=ties)
+            for cells in ceilings:
+                agreed = [each["agreement"].get(kind, {}) for each in found]
+                figures += _of_ceiling(agreed, [each["patterns"].get(kind, {}) for each in cells], name)
             lines.append(Line((kind, name), (count, *figures)))
+        for cells in ceilings:
+            again = _again([each["patterns"].get(kind, {}) for each in cells])
+            lines.append(Line((kind, "loo again"), (count, *again)))
     correct = accuracy(found)
     near = [
-        f"{name} of {kind} in {line.figures[-1].ties}" for line in lines for kind, name in [line.labels]
-        if line.figures[-1].ties
+        f"{name} of {kind} in {ties}" for line in lines for kind, name in [line.labels]
+        if (ties := line.figures[len(METRICS)].ties)
     ]  # fmt: skip
     return Report(
         "table3", "Table III: agreement with leave-one-out by pattern, dnn on mnist",
-        ("pattern", "estimator"), ("examples", *METRICS), lines,
+        ("pattern", "estimator"), ("examples", *METRICS, *(_CEILING if ceilings else ())), lines,
         [
             f"Test accuracy {correct.mean:.1f} ± {correct.std:.1f} %.",
             _reached(lines, "dit"),
             "A pattern with fewer than four examples in a seed has no correlation there.",
             "Jaccard: the top 30 % by signed value.",
             *([f"~: rounding decides who is in a top 30 % ({', '.join(near)} seeds)."] if near else []),
+            *([_LOO_AGAIN] if ceilings else []),
         ],
     )  # fmt: skip
 
