@@ -60,6 +60,27 @@ def _shown(found: list[Report]) -> list[str]:
     return [name for name in names if best.get(name.partition(":")[0], name) == name]
 
 
+def _best(batch: int) -> Callable[[Report], str]:
+    """Sentences: for each query and kind of sets, the best `dit` and the best of the others."""
+
+    def words(report: Report) -> str:
+        case = next(case for case in report["cases"].values() if case["batch"] == batch)
+        said = []
+        for query in QUERIES:
+            for part in SETS:
+                found = case["queries"][query][part]
+                values = {name: one["lds"] for name, one in found["estimators"].items()}
+                own = max((name for name in values if name.startswith("dit")), key=values.__getitem__)
+                other = max((name for name in values if not name.startswith("dit")), key=values.__getitem__)
+                said.append(
+                    f"{query}, {part}: `{own}` {values[own]:.3f} "
+                    f"({values[own] / found['ceiling']:.2f} of the ceiling), `{other}` {values[other]:.3f}"
+                )
+        return f"The best form of `dit` and the best other score: {'; '.join(said)}."
+
+    return words
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
@@ -121,8 +142,8 @@ PAGE = Page(
     "Model, data and sets are others there, so the figures are neighbours and no race.",
     {
         "language-model": Section("What was trained", ("language_model",), _setting, _models),
-        "language-model-64": Section("Batches of 64", ("language_model",), _words, _lds(64)),
-        "language-model-16": Section("Batches of 16", ("language_model",), "As above.", _lds(16)),
+        "language-model-64": Section("Batches of 64", ("language_model",), _words, _lds(64), _best(64)),
+        "language-model-16": Section("Batches of 16", ("language_model",), "As above.", _lds(16), _best(16)),
         "language-model-cost": Section(
             "What it costs",
             ("language_model",),

@@ -112,7 +112,8 @@ PAGE = Page(
     "![Left: of four networks the agreement of dit, if and leave-one-out itself with leave-one-out, and the "
     "ceiling. Right: agreement for random halves of dit, summed leave-one-out and "
     "dit:centre=0.5.](../figures/worth.svg)\n\n"
-    "Dots: means over seeds; bars: deviations.",
+    "Dots: means over seeds; bars: deviations. For Adam and text there is [a small language "
+    "model](language-model.md).",
     {
         "worth-single": Section(
             "One example",
