@@ -323,3 +323,16 @@ def test_the_pieces_of_another_folder_do_not_fit(run, tmp_path):
     (tmp_path / "other" / "moved-1.zarr").rename(tmp_path / "kept" / "moved-1.zarr")
     with pytest.raises(StoreError, match="of another folder"):
         asked(run, tmp_path / "kept", 2)
+
+
+def test_a_start_that_does_not_move_is_refused():
+    """Runs that are the recorded one bit for bit would agree in everything."""
+    with pytest.raises(InputError, match="1e-12 of the initial parameters' size is lost in rounding"):
+        ik.ceiling(LINEAR, runs=2, moved=1e-12)
+    workload = ik.make("workload", LINEAR)
+    for parameter in workload.model.parameters():
+        torch.nn.init.zeros_(parameter)
+    run = ik.record(replace(workload, model=workload.model))
+    for ask in (lambda: ik.ceiling(run, runs=2), lambda: ik.remove(run, ids=["54979", "34889"], runs=3)):
+        with pytest.raises(InputError, match="initial parameters are all 0"):
+            ask()

@@ -14,6 +14,7 @@ from torch.func import jacrev
 
 import influencekit as ik
 from influencekit._effects import centred as module
+from influencekit._training.spread import Spread
 from influencekit.errors import InputError
 from influencekit.evaluation import Brittleness, LeaveKOut
 from influencekit.extend import select
@@ -286,3 +287,36 @@ def test_the_command_line_says_so(tmp_path):
     out = run_cli("estimate", store, "--estimator", "dit:centre=0.5").output
     assert "for sets that leave about 12 of the 24 examples in" in out and "trust" not in out
     assert "centre" in fails("estimate", store, "--estimator", "dit:centre=2", code=2)
+
+
+def test_the_spread_of_a_loss_that_depends_on_its_batch_is_taken_one_by_one():
+    """The first and the last example of the first batch have no partner of their class, so that they alone
+    look as if losses were each their own."""
+    x = torch.randn(18, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.tensor([0, 1, 1, 2, 0, 1, 1, 2, 2, 2, 0, 1, 0, 1, 2, 0, 1, 2])
+
+    def drawn_together(z, y):
+        alike = (y[:, None] == y).to(z) * (1 - torch.eye(len(y)).to(z))
+        apart = (z[:, None] - z).square().sum(-1)
+        return torch.nn.functional.cross_entropy(z, y, reduction="none") + (alike * apart).sum(1)
+
+    model = torch.nn.Linear(5, 3).double()
+    data = torch.utils.data.TensorDataset(x[:12], y[:12])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    with ik.Tape(None, model, optimizer, loss=drawn_together, data=data, separable=False) as tape:
+        for _, (a, b) in tape.batches(torch.utils.data.DataLoader(data, batch_size=4)):
+            optimizer.zero_grad()
+            drawn_together(model(a), b).mean().backward()
+            optimizer.step()
+    run = tape.trajectory(test=(x[12:], y[12:]))
+    spread = Spread(torch.full((run.steps,), 0.5))
+    for t in range(run.steps):
+        theta, rows = run.state(t).theta, slice(4 * t, 4 * t + 4)
+
+        def losses(theta, rows=rows):
+            layout = run.workload.layout.split(theta)
+            z = torch.func.functional_call(model, layout, (x[rows],))
+            return drawn_together(z, y[rows])
+
+        each = jacrev(losses)(theta) / 4
+        torch.testing.assert_close(spread.squares(run.step, run.state(t)), each.square().sum(0))

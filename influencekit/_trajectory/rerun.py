@@ -30,7 +30,8 @@ def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
     """The first state of a run with theta a little aside: theta + fraction * rms(tensor) * normal, for each
     parameter tensor by itself (a tensor of zeros, such as a bias, moves by `fraction` times the RMS of all).
 
-    Errors: `InputError` for a fraction that is not above 0.
+    Errors: `InputError` for a fraction that is not above 0, or so small that rounding undoes it, and for
+    parameters that are all 0.
     """
     real_number("moved", fraction, above=0.0)
     check_seed("seed", seed)
@@ -43,7 +44,18 @@ def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
         size = tensor.double().square().mean().sqrt()
         noise = torch.randn(tensor.numel(), generator=generator, dtype=torch.float64)
         rows.append(noise * (size if size > 0 else overall))
-    return start._replace(theta=(theta.double() + fraction * torch.cat(rows)).to(start.theta))
+    aside = (theta.double() + fraction * torch.cat(rows)).to(start.theta)
+    if not overall:
+        raise InputError(
+            "moved: the initial parameters are all 0, and a fraction of their size moves nothing; begin with "
+            "others, or repeat over seeds"
+        )
+    if torch.equal(aside, start.theta):
+        raise InputError(
+            f"moved: {fraction:g} of the initial parameters' size is lost in rounding, so nothing moves; give "
+            "a larger fraction, such as 0.001"
+        )
+    return start._replace(theta=aside)
 
 
 def rerun(
