@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from influencekit.cli.console import BEWARE, print_table, say, working
-from influencekit.cli.formats import save_dataset, write_csv
+from influencekit.cli.formats import check_ending, save_dataset, write_csv
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InputError
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["curate"]
-
-FORMATS = (".csv", ".zarr", ".nc")
 
 
 @click.command(short_help="What to leave out of training, and is the model better for it?")
@@ -81,18 +78,17 @@ def curate(
       influencekit curate mine.zarr --code train.py:parts --trusted train.py:trusted
       influencekit estimate run.zarr --remove drop.csv
     """
-    if out and Path(out).suffix not in FORMATS:
-        raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    check_ending(out)
     check_places({"--out": out})
     with new_file(out) as path:
         with working():
             import influencekit as ik
             from influencekit.cli.problems import reopen, use_device
             from influencekit.cli.user_code import value_from
-            from influencekit.registry import make
+            from influencekit.registry import make, split
 
             sizes = _numbers(k)
-            methods: Any = [make("estimator", each) for each in choosers.split(",")]
+            methods: Any = [make("estimator", each) for each in split(choosers)]
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
             given = None if trusted is None else value_from(trusted, "--trusted", "trusted")
             began = time.perf_counter()

@@ -33,9 +33,9 @@ def most_harmful(
 ) -> np.ndarray:  # fmt: skip
     """Masks [chooser, k, train] of the k lowest scores, among the examples that are `used`; the sets of a
     chooser are nested. Errors: fewer examples have scores than the largest set has."""
-    found = []
+    found, may = [], set(used.tolist())
     for name, one in scores.items():
-        order = [p for p in ranked(one, "harmful") if p in set(used.tolist())]
+        order = [p for p in ranked(one, "harmful") if p in may]
         if len(order) < ks[-1]:
             raise InputError(
                 f"{name} scored {len(order)} examples, and the largest set has {ks[-1]}; let it score all, "
