@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from influencekit import InputError, Query, Window, estimate, make, record
-from influencekit._verbs.curate import trusted
+from influencekit import InputError, Query, Window, make, record
 from influencekit.testing import check_query, tiny_workload, unrolled_gradient
 
 BINARY = tiny_workload()
@@ -176,15 +175,3 @@ def test_queries_on_cuda_equal_the_cpu(w, name):
     found = query.gradient(there, there.theta0)
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), query.gradient(w, w.theta0), rtol=1e-10, atol=1e-12)
-
-
-def test_a_run_with_another_test_set_has_gradients_of_its_own():
-    """Twelve windows are so many that the query's gradient is traced; both runs share their step."""
-    w = replace(tiny_workload(), epochs=6)
-    run, windows = record(w), [Window(0, t) for t in range(1, 13)]
-    rest = tuple(x[:3] for x in w.test)
-    estimate(run, "test-loss", windows=windows)
-    assert run.step.queries
-    again = estimate(trusted.tested_on(run, rest), "test-loss", windows=windows).influence
-    fresh = estimate(record(replace(w, test=rest, test_ids=None)), "test-loss", windows=windows).influence
-    torch.testing.assert_close(torch.tensor(again.values), torch.tensor(fresh.values), rtol=1e-9, atol=0)
