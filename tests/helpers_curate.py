@@ -43,19 +43,19 @@ def workload(flipped=FLIPPED, **changes):
     return ik.Workload(**given | changes)
 
 
-def taped(test):
+def taped(test, store=None):
     """The same training as a loop of the user's own, under a tape."""
     model, data = linear(), torch.utils.data.TensorDataset(*training())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     order = workload().plan.indices
-    with ik.Tape(None, model, optimizer, loss=per_example, data=data) as tape:
+    with ik.Tape(store, model, optimizer, loss=per_example, data=data) as tape:
         for epoch in order.split(6):
             loader = torch.utils.data.DataLoader(data, batch_sampler=epoch.tolist())
             for _, (x, y) in tape.batches(loader):
                 optimizer.zero_grad()
                 per_example(model(x), y).mean().backward()
                 optimizer.step()
-    return tape.trajectory(test=test)
+    return None if store else tape.trajectory(test=test)
 
 
 def losses_without(gone):
@@ -96,3 +96,9 @@ def few(n):
 def mixed(copies):
     """Trusted examples of which some are training examples."""
     return tuple(torch.cat([a[:copies], b[copies:]]) for a, b in zip(training(), few(TRUSTED), strict=True))
+
+
+def other_classes():
+    """Trusted examples of which three have a label that no training example has."""
+    x, y = few(TRUSTED)
+    return x, torch.where(torch.arange(TRUSTED) < 3, 7, y)

@@ -1,4 +1,4 @@
-"""Curation against a plain loop that trains without each set: who chooses, who judges, what the verdict is."""
+"""Curation against a plain loop that trains without each set: who chooses, who judges, what is said."""
 
 from itertools import product
 
@@ -43,7 +43,7 @@ def order_by(part, without, name):
 
 @pytest.fixture(scope="module")
 def slow(found):
-    """{(folds that do not choose, chooser, k): (the set, its change of the trusted losses)}, by plain loops."""
+    """{(folds that do not choose, chooser, k): (the set, its change of the losses)}, by plain loops."""
     full, part = losses_without([]), found.fold.values
     groups = [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
     orders = {key: order_by(part, *key) for key in product(groups, CHOOSERS)}

@@ -1,9 +1,9 @@
-"""Trusted data of a curation: what is taken and refused, and that a run with other test data is another run."""
+"""Trusted data of a curation: what is taken and refused; a run with other test data is another run."""
 
 import numpy as np
 import pytest
 import torch
-from helpers_curate import TRUSTED, N, few, mixed, sample, taped, workload
+from helpers_curate import TRUSTED, N, few, mixed, other_classes, sample, taped, workload
 
 import influencekit as ik
 from influencekit._verbs.curate import trusted
@@ -29,11 +29,6 @@ def test_the_split_is_disjoint_seeded_and_covers(count):
     choose, judge = trusted.split(count, 5)
     assert sorted([*choose, *judge]) == list(range(count)) and len(judge) - len(choose) == count % 2
     assert (trusted.split(count, 5)[0] == choose).all() and (trusted.split(count, 6)[0] != choose).any()
-
-
-def other_classes():
-    x, y = few(TRUSTED)
-    return x, torch.where(torch.arange(TRUSTED) < 3, 7, y)
 
 
 @pytest.mark.parametrize(("options", "said"), [

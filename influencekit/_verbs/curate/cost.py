@@ -14,7 +14,7 @@ from influencekit.interfaces import Claim, Estimator
 
 __all__ = ["Plan", "plan_of", "say", "say_scores"]
 
-_STEPS = 3  # that are timed
+_STEPS = 8  # that are timed
 _LONG = 60  # seconds from which the plan is said
 
 
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 def plan_of(
     trajectory: Trajectory, sets: int, strategy: Strategy, methods: Mapping[str, Estimator], runs: int
 ) -> Plan:
-    """The plan for so many sets. Cost: four training steps of as many models as are trained at once."""
+    """The plan for so many sets. Cost: eleven training steps of as many models as are trained at once."""
     step, first = trajectory.step, trajectory.first
     batched = strategy_of(trajectory, strategy) == "batch"
     together = min(sets, capacity(trajectory, TOGETHER)) if batched else 1
@@ -74,11 +74,12 @@ def plan_of(
         return time.perf_counter() - began
 
     def whole(models: int) -> float:
-        train(1, models)  # what only the first step costs
-        return train(some, models) / some * trajectory.steps
+        train(1, models)  # what only the first call costs
+        beginning = train(1, models)  # and what every call costs once
+        return max(0.0, train(1 + some, models) - beginning) / some * trajectory.steps
 
     some = min(_STEPS, trajectory.last - first - 1)
-    if some < 1:  # of a single step there is nothing to time
+    if some < 1:  # of a single step nothing can be timed
         return Plan(sets, runs, together, 0.0, 0.0, exact, 0.0, others)
     batch, n = whole(together), trajectory.workload.n_train
     seconds, every = (runs * -(-count // together) * batch for count in (sets, n))
