@@ -21,6 +21,7 @@ from _tables import (  # noqa: E402
     agreement,
     ceilings,
     cost,
+    curation,
     dvemb,
     evaluation,
     exactness,
@@ -41,7 +42,18 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, examples, cost),
+    *(
+        what_a_score_is_worth,
+        agreement,
+        ceilings,
+        smooth,
+        trust,
+        curation,
+        evaluation,
+        exactness,
+        examples,
+        cost,
+    ),
     *(language_model, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )

@@ -81,7 +81,7 @@ LAYERS = {
         evaluation/detection evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld
         evaluation/retraining evaluation/run evaluation/scoring evaluation/taylor
         _verbs/curate/__init__ _verbs/curate/choice _verbs/curate/choosers _verbs/curate/cost
-        _verbs/curate/folds _verbs/curate/kept _verbs/curate/result _verbs/curate/retraining
+        _verbs/curate/folds _verbs/curate/kept_run _verbs/curate/result _verbs/curate/retraining
         _verbs/curate/sets _verbs/curate/trusted _verbs/curate/verb _verbs/curate/words
     """,
     "what is shipped to plugin authors": """

@@ -9,7 +9,7 @@ import torch
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.folds import Folds, PartLosses
-from influencekit._verbs.curate.kept import KeptRun
+from influencekit._verbs.curate.kept_run import KeptRun
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import intercept_of
 from influencekit.errors import InputError

@@ -8,7 +8,7 @@ import torch
 from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Strategy, capacity, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.curate.kept import KeptRun
+from influencekit._verbs.curate.kept_run import KeptRun
 from influencekit._verbs.kept_pieces import KeptPieces
 from influencekit.evaluation.retraining import set_effects
 from influencekit.progress import track

@@ -19,7 +19,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.choosers import MEAN, choosers_of, combined, scores_of_run
 from influencekit._verbs.curate.cost import plan_of, say, say_scores
 from influencekit._verbs.curate.folds import folds_of
-from influencekit._verbs.curate.kept import kept_pieces
+from influencekit._verbs.curate.kept_run import kept_pieces
 from influencekit._verbs.curate.result import Measured, result_of
 from influencekit._verbs.curate.retraining import changes_without, each_run, losses_at_end
 from influencekit._verbs.curate.sets import at_random, most_harmful, sizes_of, trained
