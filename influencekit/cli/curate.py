@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,7 +163,9 @@ def _print(result: xr.Dataset, store: str, seconds: float) -> None:
         for size in result.k.values.tolist():
             one = result.sel(chooser=name, k=size)
             values = [float(one[n]) for n in ("effect", "low", "high", "choosing_effect", "predicted")]
-            effect, low, high, choosing, predicted = (f"{value:+.3e}" for value in values)
+            effect, low, high, choosing, predicted = (
+                "-" if isnan(value) else f"{value:+.3e}" for value in values
+            )
             random = one.random.values
             row = [effect, f"{low} to {high}", choosing, predicted, f"{random.mean():+.3e}"]
             rows.append([name, str(size), *row, f"{random.min():+.3e} to {random.max():+.3e}"])
@@ -178,6 +181,8 @@ def _print(result: xr.Dataset, store: str, seconds: float) -> None:
     say()
     say(result.attrs["verdict"])
     if dropped := int(result.is_influence_issue.sum()):
-        say(f"{int(result.verified.sum())} of these {dropped} are also in most of the sets that were judged")
+        say(
+            f"{int(result.verified.sum())} of these {dropped} are also in at least half of the sets that were judged"
+        )
     if caution := result.attrs.get("caution"):
         say(BEWARE, caution)
