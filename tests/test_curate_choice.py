@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import influencekit as ik
-from influencekit._verbs.curate.choice import intervals, judged
+from influencekit._verbs.curate.choice import judged, wide_intervals
 from influencekit._verbs.curate.choosers import Scores, combined
 from influencekit._verbs.curate.folds import PartLosses, folds_of
+from influencekit._verbs.curate.sets import intervals
 from influencekit.testing import tiny_workload
 
 shapes = given(
@@ -88,8 +89,11 @@ def test_the_interval_is_a_plain_bootstrap_wider_by_a_quarter(runs):
     2,000. Of several runs, both are drawn again."""
     generator = np.random.default_rng(0)
     values = generator.exponential(size=(runs, 50)) + generator.normal(size=(runs, 1))
-    ends = intervals(values[..., None], 0.9, 2000, 0)
+    ends = wide_intervals(values[..., None], 0.9, 2000, 0)
     low, high = values.mean() + 1.25 * (plain_ends(values, 0.9) - values.mean())
+    np.testing.assert_allclose(np.ravel(ends), [low, high], rtol=0, atol=(high - low) / 10)
+    ends = intervals(values[0, :, None], 0.9, 2000, 0)
+    low, high = plain_ends(values[:1], 0.9)
     np.testing.assert_allclose(np.ravel(ends), [low, high], rtol=0, atol=(high - low) / 10)
 
 

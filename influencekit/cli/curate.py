@@ -181,8 +181,7 @@ def _print(result: xr.Dataset, store: str, seconds: float) -> None:
     say()
     say(result.attrs["verdict"])
     if dropped := int(result.is_influence_issue.sum()):
-        say(
-            f"{int(result.verified.sum())} of these {dropped} are also in at least half of the sets that were judged"
-        )
+        sure = int(result.verified.sum())
+        say(f"{sure} of these {dropped} are also in at least half of the sets that were judged")
     if caution := result.attrs.get("caution"):
         say(BEWARE, caution)

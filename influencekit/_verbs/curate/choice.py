@@ -21,11 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from influencekit._verbs.curate.folds import Folds
-from influencekit.evaluation.bootstrap import drawn
+from influencekit._verbs.curate.sets import intervals
 
-__all__ = ["Choice", "choice_of", "intervals", "judged"]
+__all__ = ["Choice", "choice_of", "judged", "wide_intervals"]
 
-_AT_ONCE = 100  # resamples
 _WIDER = 1.25  # than the plain bootstrap
 
 
@@ -65,17 +64,10 @@ def judged(change: np.ndarray, folds: Folds) -> tuple[list[list[Choice]], np.nda
     return choices, found
 
 
-def intervals(change: np.ndarray, level: float, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ends [...] of the interval of the mean of change [run, example, ...]: a bootstrap (percentiles),
-    widened. Examples, and runs if there are several, are drawn again with replacement, each by themselves."""
-    runs, examples = change.shape[:2]
-    flat, means = change.reshape(runs, examples, -1), list[np.ndarray]()
-    for start in range(0, resamples, _AT_ONCE):
-        count, seeds = min(_AT_ONCE, resamples - start), (seed % 2**64, 2, start)
-        each = np.einsum("be,rem->brm", drawn(examples, count, seeds) / examples, flat, optimize=True)
-        weights = drawn(runs, count, (*seeds, 1)) / runs if runs > 1 else np.ones((count, 1))
-        means.append(np.einsum("br,brm->bm", weights, each))
-    tail = (1 - level) / 2
-    mean = flat.mean((0, 1))
-    ends = mean + _WIDER * (np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0) - mean)
-    return ends[0].reshape(change.shape[2:]), ends[1].reshape(change.shape[2:])
+def wide_intervals(
+    change: np.ndarray, level: float, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The ends [...] of the interval of the mean of change [run, example, ...]: a bootstrap, widened."""
+    mean = change.mean((0, 1))
+    low, high = intervals(change, level, resamples, seed, of_runs=True)
+    return mean + _WIDER * (low - mean), mean + _WIDER * (high - mean)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -55,7 +56,11 @@ class Plan(NamedTuple):
 
 
 def plan_of(
-    trajectory: Trajectory, sets: int, strategy: Strategy, methods: Mapping[str, Estimator], runs: int
+    trajectory: Trajectory,
+    sets: int,
+    strategy: Strategy,
+    methods: Mapping[str, Estimator] = MappingProxyType({}),
+    runs: int = 1,
 ) -> Plan:
     """The plan for so many sets. Cost: eleven training steps of as many models as are trained at once."""
     step, first = trajectory.step, trajectory.first

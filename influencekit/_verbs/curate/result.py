@@ -8,7 +8,7 @@ import xarray as xr
 
 from influencekit._direction import written
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.curate.choice import Choice, choice_of, intervals, judged
+from influencekit._verbs.curate.choice import Choice, choice_of, judged, wide_intervals
 from influencekit._verbs.curate.folds import Folds
 from influencekit._verbs.curate.sets import scaled
 from influencekit._verbs.curate.trusted import Trusted
@@ -48,9 +48,9 @@ def result_of(measured: Measured, level: float, seed: int) -> xr.Dataset:
     m = measured
     final = m.folds.groups[()]
     unseen = m.folds.unseen(m.change)
-    low, high = intervals(unseen, level, _RESAMPLES, seed)
+    low, high = wide_intervals(unseen, level, _RESAMPLES, seed)
     best, (choices, each) = choice_of(unseen), judged(m.change, m.folds)
-    ends = [float(end) for end in intervals(each, level, _RESAMPLES, seed)]
+    ends = [float(end) for end in wide_intervals(each, level, _RESAMPLES, seed)]
     choosing, by_chance = m.change[:, :, final].mean((0, 1)), m.random.mean((0, 1))
     found = Found(
         m.names[best.chooser], m.ks[best.k], best.change, each.mean(), ends[0], ends[1],

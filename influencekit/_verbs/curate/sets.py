@@ -7,11 +7,13 @@ import numpy as np
 from influencekit._effects.selection import extremes
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
+from influencekit.evaluation.bootstrap import drawn
 from influencekit.evaluation.retraining import random_sets, sizes
 
-__all__ = ["at_random", "most_harmful", "scaled", "sizes_of", "trained"]
+__all__ = ["at_random", "intervals", "most_harmful", "scaled", "sizes_of", "trained"]
 
 _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)  # of the examples, unless the user says how many
+_AT_ONCE = 100  # resamples
 
 
 def trained(trajectory: Trajectory) -> np.ndarray:
@@ -48,6 +50,26 @@ def at_random(count: int, used: np.ndarray, ks: Sequence[int], draws: int, seed:
     found = np.zeros((draws * len(ks), count), dtype=bool)
     found[:, used] = random_sets(len(used), list(ks) * draws, (seed % 2**64, 1))
     return found.reshape(draws, len(ks), count)
+
+
+def intervals(
+    change: np.ndarray, level: float, resamples: int, seed: int, of_runs: bool = False
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The ends [...] of the bootstrap interval of the mean of change [example, ...] over examples, which are
+    drawn again with replacement (percentiles). `of_runs`: of change [run, example, ...] over both, where
+    runs, if there are several, are drawn by themselves."""
+    if not of_runs:
+        change = change[None]
+    runs, examples = change.shape[:2]
+    flat, means = change.reshape(runs, examples, -1), list[np.ndarray]()
+    for start in range(0, resamples, _AT_ONCE):
+        count, seeds = min(_AT_ONCE, resamples - start), (seed % 2**64, 2, start)
+        each = np.einsum("be,rem->brm", drawn(examples, count, seeds) / examples, flat, optimize=True)
+        weights = drawn(runs, count, (*seeds, 1)) / runs if runs > 1 else np.ones((count, 1))
+        means.append(np.einsum("br,brm->bm", weights, each))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+    return low.reshape(change.shape[2:]), high.reshape(change.shape[2:])
 
 
 def scaled(influence: np.ndarray) -> np.ndarray:
