@@ -187,6 +187,7 @@ def test_the_command_takes_trusted_data_from_a_file(files, run, tmp_path):
     (["--choosers", "dit,dit"], "dit stands twice"),
     (["--choosers", "dit,mean"], "'mean' is that of the others"),
     (["--folds", "2"], "folds must be from 3 to 60, got 2"),
+    (["--level", "95"], "level must be"),
     (["--keep", "out.csv"], "is the same path as"),
 ])  # fmt: skip
 def test_the_command_refuses_in_one_line_and_leaves_nothing(files, tmp_path, monkeypatch, options, said):

@@ -66,6 +66,14 @@ __all__ = ["curate"]
     help="Random sets of each size, for comparison.",
 )
 @click.option(
+    "--level",
+    type=float,
+    default=0.95,
+    show_default=True,
+    metavar="FRACTION",
+    help="Of the interval that has to lie below zero. 0.9 recommends more often, and is wrong more often.",
+)
+@click.option(
     "--runs",
     type=click.IntRange(min=3),
     metavar="N",
@@ -89,7 +97,7 @@ __all__ = ["curate"]
 @shared("escape-formulas", "code", "device", "data-dir", "threads")
 def curate(
     store: str, choosers: str, k: str | None, trusted: str | None, folds: int, seed: int, draws: int,
-    runs: int | None, keep: str | None, out: str | None, escape_formulas: bool, code: str | None,
+    level: float, runs: int | None, keep: str | None, out: str | None, escape_formulas: bool, code: str | None,
     device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Choose what to leave out of the run in STORE by some of the trusted examples, retrain without it, and
@@ -120,7 +128,7 @@ def curate(
             given = None if trusted is None else value_from(trusted, "--trusted", "trusted")
             began = time.perf_counter()
             result = ik.curate(
-                trajectory, given, methods, sizes, seed, draws, folds=folds, runs=runs, folder=keep
+                trajectory, given, methods, sizes, seed, draws, level, folds=folds, runs=runs, folder=keep
             )
             seconds = time.perf_counter() - began
         if path and path.suffix == ".csv":
