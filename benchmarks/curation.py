@@ -5,10 +5,11 @@ validation examples are trusted, the 256 test examples are outside: no chooser a
 chooser curates alone. `recommended`: the relative change of the outside loss by what is recommended, 0 where
 that is nothing. `best`: the same if its best set were dropped whatever the verdict. `covered`: the stated
 interval holds the outside effect of the best set; `agree`: the two differ by no more than 1.96 deviations,
-those of the outside mean included, since 256 examples do not know the truth either. Where no choice lowers
-the loss, nothing is stated. Seeds begin at 6: with those before, the number of folds, the rule for k and the
-width of the interval were chosen. A cell is a workload, a fraction of flips and a seed: it is kept in
-`--folder`, and a call that was stopped goes on where it was.
+those of the outside mean included, since 256 examples do not know the truth either; `promised_too_much`: the
+outside effect lies above the interval. Where no choice lowers the loss, nothing is stated. Seeds begin at 6:
+with those before, the number of folds, the rule for k and the width of the interval were chosen. A cell is a
+workload, a fraction of flips and a seed: it is kept in `--folder`, and a call that was stopped goes on where
+it was.
 """
 
 import tempfile
@@ -150,6 +151,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "worse_by_1_percent": int((best * drops > 0.01).sum()),
             "stated": len(said),
             "covered": float(np.mean([one["covered"] for one in said])) if said else np.nan,
+            "promised_too_much": int(sum(one["outside"] > one["judged"][2] for one in said)),
             "agree": float(np.mean([one["agree"] for one in said])) if said else np.nan,
             "wrong_labels": float(np.mean([one["wrong_labels"] for one in each])),
             "trainings": float(np.mean([one["trainings"] for one in each])),

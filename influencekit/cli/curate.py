@@ -97,8 +97,8 @@ __all__ = ["curate"]
 @shared("escape-formulas", "code", "device", "data-dir", "threads")
 def curate(
     store: str, choosers: str, k: str | None, trusted: str | None, folds: int, seed: int, draws: int,
-    level: float, runs: int | None, keep: str | None, out: str | None, escape_formulas: bool, code: str | None,
-    device: str, data_dir: str | None, threads: int,
+    level: float, runs: int | None, keep: str | None, out: str | None, escape_formulas: bool,
+    code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Choose what to leave out of the run in STORE by some of the trusted examples, retrain without it, and
     judge by the others.
