@@ -74,14 +74,15 @@ LAYERS = {
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
-        plot/ceiling _verbs/removal_list
+        plot/ceiling _verbs/removal_list _verbs/kept_pieces
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
         evaluation/detection evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld
         evaluation/retraining evaluation/run evaluation/scoring evaluation/taylor
-        _verbs/curate/__init__ _verbs/curate/cost _verbs/curate/sets _verbs/curate/trusted
-        _verbs/curate/verb _verbs/curate/words
+        _verbs/curate/__init__ _verbs/curate/choice _verbs/curate/choosers _verbs/curate/cost
+        _verbs/curate/folds _verbs/curate/kept_run _verbs/curate/result _verbs/curate/retraining
+        _verbs/curate/sets _verbs/curate/trusted _verbs/curate/verb _verbs/curate/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries

@@ -75,7 +75,7 @@ class Step:
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
         self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
-        self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by query
+        self.queries: dict[Any, Callable[[Tensor], Tensor]] = {}  # traced gradients, by (workload, query)
         self._like = like
         self._changed: tuple[int, Optimizer] = 0, workload.optimizer
         self._prepare: Callable[[Step, State], State] | None = None

@@ -52,8 +52,8 @@ def moved(trajectory: Trajectory, fraction: float, seed: int) -> State:
         )
     if torch.equal(aside, start.theta):
         raise InputError(
-            f"moved: {fraction:g} of the initial parameters' size is lost in rounding, so nothing moves; give "
-            "a larger fraction, such as 0.001"
+            f"moved: {fraction:g} of the initial parameters' size is lost in rounding, so nothing moves; "
+            "give a larger fraction, such as 0.001"
         )
     return start._replace(theta=aside)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from influencekit.cli.console import working
 from influencekit.cli.examples import by_seed
-from influencekit.cli.formats import save_dataset
+from influencekit.cli.formats import check_ending, save_dataset
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InputError
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from influencekit.interfaces import Estimator, Query
 
 __all__ = ["estimate"]
-
-FORMATS = (".zarr", ".nc", ".csv")
 
 
 @click.command(short_help="Which examples mattered in a recorded run?")
@@ -110,8 +107,7 @@ def estimate(
       influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
-    if out and Path(out).suffix not in FORMATS:
-        raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    check_ending(out)
     if runs and not remove:
         raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
     check_places({"--out": out})

@@ -1,4 +1,4 @@
-"""`curate`: what to leave out, chosen on one part of trusted data and judged on the other."""
+"""`curate`: what to leave out, chosen by some trusted examples and judged by others."""
 
 from influencekit._verbs.curate.verb import curate
 

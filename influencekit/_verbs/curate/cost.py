@@ -1,6 +1,8 @@
-"""What retraining will cost, found by training a few steps, and said before it begins."""
+"""What choosing and retraining will cost, found by training a few steps, and said before it begins."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -8,50 +10,95 @@ from torch import Tensor
 from influencekit._bars import clock, note
 from influencekit._effects.retrain import Strategy, capacity, strategy_of, train_together
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.curate.retraining import TOGETHER
+from influencekit.interfaces import Claim, Estimator
 
-__all__ = ["Plan", "say", "plan_of"]
+__all__ = ["Plan", "plan_of", "say", "say_scores"]
 
-_STEPS = 3  # that are timed
+_STEPS = 8  # that are timed
 _LONG = 60  # seconds from which the plan is said
-_TOGETHER = 64  # models that `set_effects` trains at once, where they fit
 
 
 class Plan(NamedTuple):
-    """So many sets, so many of them trained at once, and the seconds that all of them will take."""
+    """At most so many `sets` in each of `runs`, so many trained at once, and the seconds that all take.
+
+    `exact` names the choosers that retrain without every example, in `exact_seconds`; each of `others` takes
+    some training runs of `one_run` seconds.
+    """
 
     sets: int
+    runs: int
     together: int
     seconds: float
+    one_run: float
+    exact: tuple[str, ...] = ()
+    exact_seconds: float = 0.0
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         at_once = f", {self.together} at a time" if self.together > 1 else ""
-        return f"{self.sets} sets are retrained{at_once}: about {clock(self.seconds)}"
+        runs = f" in each of {self.runs} runs" if self.runs > 1 else ""
+        said = [f"at most {self.sets} sets are retrained{runs}{at_once}: about {clock(self.seconds)}"]
+        if self.exact:
+            said.append(f"the scores of {', '.join(self.exact)}: about {clock(self.exact_seconds)}")
+        if self.others:
+            one = f"{self.runs} x " if self.runs > 1 else ""
+            said.append(
+                f"those of {', '.join(self.others)}: {one}a few training runs each, of which one takes about "
+                f"{clock(self.one_run)}"
+            )
+        return "; ".join(said)
+
+    @property
+    def known(self) -> float:
+        """Seconds, those of the other choosers taken for three training runs each."""
+        return self.seconds + self.exact_seconds + 3 * self.runs * len(self.others) * self.one_run
 
 
-def plan_of(trajectory: Trajectory, sets: int, strategy: Strategy) -> Plan:
-    """The plan for so many sets. Cost: four training steps of as many models as are trained at once."""
+def plan_of(
+    trajectory: Trajectory,
+    sets: int,
+    strategy: Strategy,
+    methods: Mapping[str, Estimator] = MappingProxyType({}),
+    runs: int = 1,
+) -> Plan:
+    """The plan for so many sets. Cost: eleven training steps of as many models as are trained at once."""
     step, first = trajectory.step, trajectory.first
     batched = strategy_of(trajectory, strategy) == "batch"
-    together = min(sets, capacity(trajectory, _TOGETHER)) if batched else 1
+    together = min(sets, capacity(trajectory, TOGETHER)) if batched else 1
+    exact = tuple(name for name, method in methods.items() if Claim.EXACT in method.claims)
+    others = tuple(name for name in methods if name not in exact)
 
-    def train(steps: int) -> float:
+    def train(steps: int, models: int) -> float:
         def coefficients(t: int) -> Tensor:
-            return step.coefficients(t).expand(together, -1)
+            return step.coefficients(t).expand(models, -1)
 
         began = time.perf_counter()
         for _ in train_together(trajectory, coefficients, first, {first + steps}):
             pass
         return time.perf_counter() - began
 
+    def whole(models: int) -> float:
+        train(1, models)  # what only the first call costs
+        beginning = train(1, models)  # and what every call costs once
+        return max(0.0, train(1 + some, models) - beginning) / some * trajectory.steps
+
     some = min(_STEPS, trajectory.last - first - 1)
-    if some < 1:  # of a single step there is nothing to time
-        return Plan(sets, together, 0.0)
-    train(1)  # what only the first step costs
-    runs = -(-sets // together)
-    return Plan(sets, together, train(some) / some * trajectory.steps * runs)
+    if some < 1:  # of a single step nothing can be timed
+        return Plan(sets, runs, together, 0.0, 0.0, exact, 0.0, others)
+    batch, n = whole(together), trajectory.workload.n_train
+    seconds, every = (runs * -(-count // together) * batch for count in (sets, n))
+    one = whole(1) if together > 1 else batch
+    return Plan(sets, runs, together, seconds, one, exact, len(exact) * every, others)
 
 
 def say(plan: Plan) -> None:
     """Write the plan on stderr, where it is longer than a minute."""
-    if plan.seconds > _LONG:
-        note(f"curate: {plan}, beside the choosers' own time")
+    if plan.known > _LONG:
+        note(f"curate: {plan}")
+
+
+def say_scores(seconds: float, left: int) -> None:
+    """Write on stderr what scores in `left` further runs will take, where it is longer than a minute."""
+    if seconds * left > _LONG:
+        note(f"curate: the scores took {clock(seconds)}; in {left} more runs: about {clock(seconds * left)}")

@@ -1,12 +1,11 @@
 """The sets that are left out: the most harmful of every chooser, nested, and random ones of these sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import xarray as xr
 
+from influencekit._effects.selection import extremes
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.remove import ranked
 from influencekit.errors import InputError
 from influencekit.evaluation.bootstrap import drawn
 from influencekit.evaluation.retraining import random_sets, sizes
@@ -29,23 +28,21 @@ def sizes_of(count: int, k: tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 def most_harmful(
-    scores: Mapping[str, xr.Dataset], used: np.ndarray, ks: Sequence[int]
+    scores: np.ndarray, names: Sequence[str], used: np.ndarray, ks: Sequence[int]
 ) -> np.ndarray:  # fmt: skip
-    """Masks [chooser, k, train] of the k lowest scores, among the examples that are `used`; the sets of a
-    chooser are nested. Errors: fewer examples have scores than the largest set has."""
-    found = []
-    for name, one in scores.items():
-        order = [p for p in ranked(one, "harmful") if p in set(used.tolist())]
-        if len(order) < ks[-1]:
+    """Masks [..., chooser, k, train] of the k lowest of scores [..., chooser, train], among the examples that
+    are `used`; the sets of a chooser are nested. Errors: fewer examples have scores than the largest set has.
+    """
+    allowed = np.full(scores.shape, np.nan)
+    allowed[..., used] = scores[..., used]
+    known = np.isfinite(allowed).sum(-1).reshape(-1, len(names)).min(0)
+    for name, count in zip(names, known, strict=True):
+        if count < ks[-1]:
             raise InputError(
-                f"{name} scored {len(order)} examples, and the largest set has {ks[-1]}; let it score all, "
-                "or give a smaller k"
+                f"{name} scored {count} examples, and the largest set has {ks[-1]}; let it score all, or "
+                "give a smaller k"
             )
-        masks = np.zeros((len(ks), one.sizes["train"]), dtype=bool)
-        for mask, k in zip(masks, ks, strict=True):
-            mask[order[:k]] = True
-        found.append(masks)
-    return np.stack(found)
+    return np.stack([extremes(allowed, k, -1) for k in ks], -2)
 
 
 def at_random(count: int, used: np.ndarray, ks: Sequence[int], draws: int, seed: int) -> np.ndarray:
@@ -55,16 +52,24 @@ def at_random(count: int, used: np.ndarray, ks: Sequence[int], draws: int, seed:
     return found.reshape(draws, len(ks), count)
 
 
-def intervals(change: np.ndarray, level: float, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def intervals(
+    change: np.ndarray, level: float, resamples: int, seed: int, of_runs: bool = False
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The ends [...] of the bootstrap interval of the mean of change [example, ...] over examples, which are
-    drawn again with replacement (percentiles)."""
-    flat, means = change.reshape(len(change), -1), list[np.ndarray]()
+    drawn again with replacement (percentiles). `of_runs`: of change [run, example, ...] over both, where
+    runs, if there are several, are drawn by themselves."""
+    if not of_runs:
+        change = change[None]
+    runs, examples = change.shape[:2]
+    flat, means = change.reshape(runs, examples, -1), list[np.ndarray]()
     for start in range(0, resamples, _AT_ONCE):
-        counts = drawn(len(change), min(_AT_ONCE, resamples - start), (seed % 2**64, 2, start))
-        means.append(counts @ flat / len(change))
+        count, seeds = min(_AT_ONCE, resamples - start), (seed % 2**64, 2, start)
+        each = np.einsum("be,rem->brm", drawn(examples, count, seeds) / examples, flat, optimize=True)
+        weights = drawn(runs, count, (*seeds, 1)) / runs if runs > 1 else np.ones((count, 1))
+        means.append(np.einsum("br,brm->bm", weights, each))
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    return low.reshape(change.shape[1:]), high.reshape(change.shape[1:])
+    return low.reshape(change.shape[2:]), high.reshape(change.shape[2:])
 
 
 def scaled(influence: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Trusted data: a batch of examples that the run was not trained on, split into two parts.
+"""Trusted data: a batch of examples that the run was not trained on, of which some choose and others judge.
 
-One part chooses which training examples are harmful, the other says what leaving them out does. Whoever
-chooses the best of many and reports it on the same examples deceives himself.
+Some choose which training examples are harmful, the others say what leaving them out does. Whoever chooses
+the best of many and reports it on the same examples deceives himself.
 """
 
 from copy import copy
@@ -47,8 +47,8 @@ def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
     if trusted is None and workload.test is None:
         raise InputError(
             "curate needs trusted data: examples with right labels that the run was not trained on, of which "
-            "one part chooses and the other judges; pass trusted=(x, y) or a data set, or open the run with "
-            "a test set, which is split"
+            "some choose and others judge; pass trusted=(x, y) or a data set (--trusted FILE.py:NAME), or "
+            "open the run with a test set, which is then split"
         )
     batch = workload.test if trusted is None else _batch(workload, trusted)
     count = len(tensors_of(batch)[0])
@@ -100,8 +100,8 @@ def _batch(workload: Workload, trusted: Any) -> Batch:
 def _check_count(count: int, when: str = "") -> None:
     if count < LEAST:
         raise InputError(
-            f"trusted: expected at least {LEAST} examples, got {count}{when}; half of them choose and half "
-            "judge, and of fewer neither says anything"
+            f"trusted: expected at least {LEAST} examples, got {count}{when}; some of them choose and "
+            "others judge, and of fewer neither says anything"
         )
 
 

@@ -1,35 +1,35 @@
-"""Curate: choose on one part of trusted data, retrain exactly, judge on the other part."""
+"""Curate: choose by some of the trusted examples, retrain exactly, judge by the others."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
+from influencekit._address import local
 from influencekit._arguments import check_seed, checked, real_number, whole_number
 from influencekit._bars import with_progress
-from influencekit._direction import written
+from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Strategy
 from influencekit._tape.checks.model import refuse_random_evaluation
-from influencekit._training.batch import select
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.curate.cost import plan_of, say
-from influencekit._verbs.curate.sets import at_random, intervals, most_harmful, scaled, sizes_of, trained
-from influencekit._verbs.curate.trusted import split, tested_on, trusted_of
-from influencekit._verbs.curate.words import Found, verdict
-from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import about, check_windows, intercept_of, require_run
-from influencekit.evaluation.retraining import set_effects
+from influencekit._verbs.curate.choosers import MEAN, choosers_of, combined, scores_of_run
+from influencekit._verbs.curate.cost import plan_of, say, say_scores
+from influencekit._verbs.curate.folds import folds_of
+from influencekit._verbs.curate.kept_run import kept_pieces
+from influencekit._verbs.curate.result import Measured, result_of
+from influencekit._verbs.curate.retraining import changes_without, each_run, losses_at_end
+from influencekit._verbs.curate.sets import at_random, most_harmful, sizes_of, trained
+from influencekit._verbs.curate.trusted import tested_on, trusted_of
+from influencekit._verbs.moved_runs import check_runs
+from influencekit._verbs.results import check_windows, require_run
 from influencekit.interfaces import Estimator
-from influencekit.progress import track
-from influencekit.queries import TestLoss, TestLosses
-from influencekit.registry import label, listed, resolve
 from influencekit.windows import Window
 
 __all__ = ["curate"]
-
-_RESAMPLES = 2000
 
 
 @with_progress
@@ -43,44 +43,62 @@ def curate(
     draws: int = 8,
     level: float = 0.95,
     strategy: Strategy = "auto",
+    folds: int = 5,
+    runs: int | None = None,
+    moved: float = 0.001,
+    folder: str | Path | None = None,
 ) -> xr.Dataset:
     """What to leave out of training, and how much better the model is without it, on data nobody chose on.
 
     `trusted`: examples with right labels that the run was not trained on, as `test=` of `open` takes them: a
-    batch, a data set, a DataLoader. None = the run's own test set. `seed` splits them into two halves. On the
-    first, every one of the `choosers` (estimators) scores the training examples for the mean loss; its k most
-    harmful are a set, for each `k` (1, 2, 5, 10 and 20 % of the examples unless you say). All sets, and
-    `draws` random ones of each size, are retrained exactly, on the recorded batches. The best set is the one
-    that lowers the loss of the first half most; what it does is read from the second half, where it was never
-    compared with others.
+    batch, a data set, a DataLoader. None = the run's own test set. `seed` deals them into `folds`. By the
+    mean loss of some folds, every one of the `choosers` (estimators; "mean" among them = the mean of all
+    others, each divided by its root mean square) scores the training examples; its k most harmful are a set,
+    for each `k` (1, 2, 5, 10 and 20 % of the examples unless you say). All sets, and `draws` random ones of
+    each size, are retrained exactly, on the recorded batches, equal ones once.
 
-    The result has `effect` [chooser, k], the mean loss of the held-out half without the set minus with it
-    (negative = better), from `low` to `high`, a bootstrap interval at `level` over held-out examples;
-    `choosing_effect` [chooser, k], the same on the half that chose, which flatters; `predicted` [chooser, k],
-    the sum of the scores; `random` and `random_choosing` [draw, k], the effects of random sets; `best_k`
-    [chooser], by `choosing_effect`. Of the best chooser: `influence_score` [train], its scores scaled to 0
-    (most harmful) ... 0.5 (no effect) ... 1, and `is_influence_issue` [train], whether to drop the example.
-    `influence` [chooser, train] are the scores, `removed` [chooser, k, train] the sets, `held_out` [trusted]
-    says which trusted examples judge.
+    Every fold judges sets that the other folds chose; which chooser and which k, the other folds say on sets
+    that they did not choose either (nested cross-validation). What is recommended in the end is chosen in the
+    same way by all trusted examples. So the verdict is about choosing in this way, with somewhat fewer
+    examples than at last. With `runs`, so many are trained, the recorded one among them, from starts moved by
+    the fraction `moved`; sets that are judged in one run are chosen by the scores of the others.
 
-    Attrs: `verdict`, one sentence; `recommendation`, "drop nothing" unless the interval of the best set lies
-    below zero; `chooser` and `size` of the best set; `loss_held_out`, `loss_choosing`, both with all
-    examples; `trainings` and `plan`, what was spent. The interval knows that other held-out examples would
-    judge otherwise, not that another run of the same training would end elsewhere.
+    The result has `effect` [chooser, k], the mean loss without the set minus with it (negative = better), by
+    examples that did not choose the set, from `low` to `high`, a bootstrap interval at `level` over examples
+    and runs, widened by a quarter since folds share examples; `effect_runs` [run, chooser, k]. The lowest
+    effect is recommended; as the lowest of many it flatters a little. `judged` [run, trusted] does not: the
+    change of each example's loss by the set that was chosen without it in all respects, 0 where that choice
+    was to drop nothing. `fold` [trusted]; `fold_chooser`, `fold_k` [run, fold_number], what was chosen for
+    each fold to judge (k = 0: nothing). Of the final sets, chosen by all: `removed` [chooser, k, train];
+    `choosing_effect` [chooser, k], on the examples that chose, which flatters; `predicted` [chooser, k], the
+    sum of the scores; `influence` [chooser, train]. `random` [draw, k]; `best_k` [chooser], by `effect`.
+    Of the best chooser, [train]: `influence_score`, its scores scaled to 0 (most harmful) ... 0.5 (no effect)
+    ... 1; `is_influence_issue`, whether to drop the example; `verified`, whether it is also in at least half
+    of the sets that were judged; `action`, "drop" or "keep".
 
-    Sign: removal minus full. Cost: the estimate of each chooser, and a training run for each set, divided by
-    what batching gains; if this is above a minute, a line on stderr says so before it begins. Errors: no
-    trusted data, fewer than 20, labels of other classes than in training, or more than a tenth of them
-    trained on as well (equal contents; fewer such copies are left out, and `caution` says so); a k that
-    leaves nothing to train on.
+    Attrs: `verdict`; `recommendation`, "drop nothing" unless the interval of `judged` lies below zero;
+    `chooser` and `size` of the best set; `judged_effect`, `judged_low`, `judged_high`; `loss`, the mean loss
+    with all examples; `trainings`, how many different sets were retrained, over all runs, and `plan`.
+
+    `folder` keeps the effects of sets, and scores that are made by retraining: a call that was stopped goes
+    on, and other choosers, k, folds and seeds retrain only what is not there.
+
+    Sign: removal minus full. Cost: the scores of each chooser with a query a fold, a training run for each of
+    at most (1 + folds + folds (folds - 1) / 2) x choosers x k sets and draws x k random ones, divided by what
+    batching gains; all of it times `runs`. If this is above a minute, a line on stderr says so before it
+    begins. Errors: no trusted data, fewer than 20, labels of other classes than in training, or more than a
+    tenth of them trained on as well (equal contents; fewer such copies are left out, and `caution` says so);
+    fewer than 3 folds; a k that leaves nothing to train on; a folder of something else. Source of the
+    interval: Bates, Hastie and Tibshirani, Cross-validation: what does it estimate and how well does it do
+    it?, JASA 2024.
 
     Example:
 
         >>> import influencekit as ik
         >>> run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=40:epochs=2"))
-        >>> found = ik.curate(run, k=(2, 4), draws=3)
-        >>> found.effect.dims, found.random.dims, int(found.held_out.sum())
-        (('chooser', 'k'), ('draw', 'k'), 128)
+        >>> found = ik.curate(run, k=(2, 4), draws=3, folds=3)
+        >>> found.effect.dims, found.random.dims, found.judged.shape
+        (('chooser', 'k'), ('draw', 'k'), (1, 256))
         >>> found.recommendation.startswith("drop")
         True
     """
@@ -88,101 +106,47 @@ def curate(
     check_seed("seed", seed)
     whole_number("draws", draws, 1)
     real_number("level", level, above=0.0, below=1.0)
-    methods = {label(m): m for m in (resolve("estimator", one) for one in listed("choosers", choosers))}
-    window = Window(0, trajectory.steps)
+    check_runs(runs, moved)
+    moves = [Moved(moved, number) for number in range(1, runs or 1)]
+    methods, mean = choosers_of(choosers)
     for method in methods.values():
-        check_windows(trajectory, method, [window])
-    used, workload = trained(trajectory), trajectory.workload
+        check_windows(trajectory, method, [Window(0, trajectory.steps)])
+    used = trained(trajectory)
     ks = sizes_of(len(used), k)
     given = trusted_of(trajectory, trusted)
     run = tested_on(trajectory, given.batch)
     refuse_random_evaluation(run.workload)
-    choose, judge = split(len(given.ids), seed)
-    plan = plan_of(run, (len(methods) + draws) * len(ks), strategy)
+    dealt = folds_of(len(given.ids), folds, seed)
+    names = [*methods, *([MEAN] if mean else [])]
+    sets = (len(dealt.groups) * len(names) + draws) * len(ks)
+    plan = plan_of(run, sets, strategy, methods, 1 + len(moves))
     say(plan)
-    scores = _scores(run, methods, choose)
-    masks = most_harmful(scores, used, ks)
-    random = at_random(workload.n_train, used, ks, draws, seed)
-    change = _changes(run, np.concatenate([masks, random]), window, strategy)
-    chosen, by_chance = change[:, : len(masks)], change[:, len(masks) :]
-    effect, choosing = chosen[judge].mean(0), chosen[choose].mean(0)
-    low, high = intervals(chosen[judge], level, _RESAMPLES, seed)
-    names, end = list(scores), run.evaluated(run.steps)
-    loss = run.workload_at(run.steps).losses(end.theta, given.batch).detach().double().cpu().numpy()
-    c, j = np.unravel_index(np.argmin(choosing), choosing.shape)
-    best = Found(
-        names[c], ks[j], choosing[c, j], effect[c, j], low[c, j], high[c, j], by_chance[judge].mean(0)[:, j],
-        loss[judge].mean(),
+    with nullcontext() if folder is None else kept_pieces(local(folder), run) as pieces:
+        every, began = [], time.perf_counter()
+        for one, kept in each_run(run, moves, pieces):
+            every.append(scores_of_run(one, methods, dealt, kept))
+            if len(every) == 1:
+                say_scores(time.perf_counter() - began, len(moves))
+        scores, starts = combined(every, dealt, mean)
+        masks = most_harmful(scores, names, used, ks)
+        random = at_random(run.workload.n_train, used, ks, draws, seed)
+        changes, by_chance, trainings = [], [], 0
+        for mine, (one, kept) in zip(masks, each_run(run, moves, pieces), strict=True):
+            together = np.concatenate([mine.reshape(-1, *mine.shape[2:]), random])
+            change, count = changes_without(one, together, strategy, kept)
+            changes.append(change[:, :-draws].reshape(len(change), *mine.shape[:3]))
+            by_chance.append(change[:, -draws:])
+            trainings += count
+    final = dealt.groups[()]
+    measured = Measured(
+        run, methods, names, ks, dealt, given, ["recorded", *map(str, moves)], np.stack(changes),
+        np.stack(by_chance), scores[0, final], starts[0, final], masks, losses_at_end(run),
+        [said for each in every for said in each.cautions],
     )  # fmt: skip
-    influence = np.stack([one.influence.values[0, 0] for one in scores.values()])
-    sums = np.where(masks, influence[:, None].astype(np.float64), 0).sum(-1)
-    starts = np.array([intercept_of(one).item() for one in scores.values()])
-    grid, better = ("chooser", "k"), written(TestLoss.better)
-    return xr.Dataset(
-        {
-            "effect": (grid, effect, better),
-            "low": (grid, low),
-            "high": (grid, high),
-            "choosing_effect": (grid, choosing, better),
-            "predicted": (grid, sums + starts[:, None], better),
-            "random": (("draw", "k"), by_chance[judge].mean(0)),
-            "random_choosing": (("draw", "k"), by_chance[choose].mean(0)),
-            "best_k": (("chooser",), np.array(ks)[choosing.argmin(-1)]),
-            "influence_score": (("train",), scaled(influence[c])),
-            "is_influence_issue": (("train",), masks[c, j] & best.helps),
-            "influence": (("chooser", "train"), influence, better),
-            "removed": (("chooser", "k", "train"), masks),
-            "held_out": (("trusted",), np.isin(np.arange(len(loss)), judge)),
-        },
-        coords={
-            "chooser": names,
-            "k": list(ks),
-            **{n: one for n, one in scores[names[c]].coords.items() if one.dims == ("train",)},
-            "trusted": given.ids,
-        },
-        attrs={
-            "verdict": verdict(best, len(judge), len(names) * len(ks)),
-            "recommendation": best.recommendation,
-            "chooser": best.chooser,
-            "size": best.k,
-            "loss_held_out": float(loss[judge].mean()),
-            "loss_choosing": float(loss[choose].mean()),
-            "level": level,
-            "draws": draws,
-            "split_seed": seed,
-            "trainings": plan.sets,
-            "plan": str(plan),
-            **_attrs(run, methods, scores, given.trained_on),
-        },
+    found = result_of(measured, level, seed)
+    return found.assign_attrs(
+        draws=draws,
+        trainings=trainings,
+        plan=f"{plan}; {trainings} were different",
+        **({"moved": moved} if moves else {}),
     )
-
-
-def _scores(
-    run: Trajectory, methods: Mapping[str, Estimator], choose: np.ndarray
-) -> dict[str, xr.Dataset]:  # fmt: skip
-    """What every chooser says of the mean loss of the choosing part."""
-    rows = torch.from_numpy(choose).to(run.workload.device)
-    asked = tested_on(run, select(run.workload.test, rows))
-    each = track(methods.items(), "choosers", len(methods))
-    return {name: estimate(asked, TestLoss(), method) for name, method in each}
-
-
-def _changes(run: Trajectory, masks: np.ndarray, window: Window, strategy: Strategy) -> np.ndarray:
-    """What leaving out each of the sets masks [group, k, train] changes of the loss of every trusted example:
-    [trusted, group, k]. Equal sets are retrained once."""
-    sets, place = np.unique(masks.reshape(-1, masks.shape[-1]), axis=0, return_inverse=True)
-    found = set_effects(run, TestLosses(), sets, [window], strategy)[:, 0]
-    return np.asarray(found[:, place.reshape(-1)].reshape(len(found), *masks.shape[:2]))
-
-
-def _attrs(
-    run: Trajectory, methods: Mapping[str, Estimator], scores: Mapping[str, xr.Dataset], copies: int
-) -> dict[str, Any]:
-    """What the result says of where it comes from, as other results do."""
-    attrs = about(run, TestLoss(), next(iter(methods.values())))
-    own = {n: v for n, v in attrs.items() if not n.startswith(("note_", "accuracy", "estimator", "caution"))}
-    said = [scores[name].attrs.get("caution") for name in scores]
-    if copies:
-        said.append(f"{copies} trusted examples are also trained on, and were left out")
-    caution = "; ".join(dict.fromkeys(each for each in said if each))
-    return {**own, **({"caution": caution} if caution else {})}

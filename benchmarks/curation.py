@@ -1,0 +1,190 @@
+"""Does leaving out what `curate` recommends help on data that nobody chose or judged with?
+
+Setting `trained`, with and without wrong labels planted in a tenth of the training examples. The 256
+validation examples are trusted, the 256 test examples are outside: no chooser and no verdict sees them. Each
+chooser curates alone. `recommended`: the relative change of the outside loss by what is recommended, 0 where
+that is nothing. `best`: the same if its best set were dropped whatever the verdict. `covered`: the stated
+interval holds the outside effect of the best set; `agree`: the two differ by no more than 1.96 deviations,
+those of the outside mean included, since 256 examples do not know the truth either; `promised_too_much`: the
+outside effect lies above the interval. Where no choice lowers the loss, nothing is stated. Seeds begin at 6:
+with those before, the number of folds, the rule for k and the width of the interval were chosen. A cell is a
+workload, a fraction of flips and a seed: it is kept in `--folder`, and a call that was stopped goes on where
+it was.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+import influencekit as ik
+from benchmarks.shared.processes import at_once
+from benchmarks.shared.results import kept
+from influencekit.evaluation.retraining import set_effects
+
+TAKES = "25 min"
+CASES = ("mnist-1v7-dnn", "adult-dnn", "20news-dnn", "adult-lr", "20news-lr")
+FOLDER = Path(tempfile.gettempdir()) / "influencekit-curation"
+QUICK = {"seeds": 1, "cases": ["adult-lr"], "folder": None}
+FLIPS = (0.0, 0.1)
+FIRST = 6
+_SIDED = 1.96  # deviations in the half width of an interval at 95 %
+
+
+@dataclass(frozen=True)
+class FinalLoss(ik.Estimator):
+    """The loss of each training example at the end, negated: high = most harmful."""
+
+    claims = frozenset({ik.Claim.AVERAGED})
+
+    def scores(self, trajectory: Any, query: Any, windows: Sequence[ik.Window]) -> Tensor:
+        workload, end = trajectory.workload_at(trajectory.steps), trajectory.evaluated(trajectory.steps)
+        with torch.no_grad():
+            losses = workload.losses(end.theta, workload.examples(torch.arange(workload.n_train)))
+        return -losses.expand(len(query.labels(workload)), len(windows), -1)
+
+
+@dataclass(frozen=True)
+class Chance(ik.Estimator):
+    """Scores that mean nothing."""
+
+    seed: int = 0
+    claims = frozenset({ik.Claim.AVERAGED})
+
+    def scores(self, trajectory: Any, query: Any, windows: Sequence[ik.Window]) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        count = len(query.labels(trajectory.workload)), len(windows), trajectory.workload.n_train
+        return torch.randn(*count, generator=generator)
+
+
+def choosers(seed: int) -> dict[str, Any]:
+    """Those that curate alone, and three side by side."""
+    return {
+        "dit": "dit", "dit:centre=0.9": "dit:centre=0.9", "dit, centred, mean": "dit,dit:centre=0.9,mean",
+        "loo": "loo", "final loss": FinalLoss(), "random": Chance(seed),
+    }  # fmt: skip
+
+
+def flipped(workload: ik.Workload, fraction: float, seed: int) -> tuple[ik.Workload, np.ndarray]:
+    """The workload with so many wrong labels of two, and which they are."""
+    *inputs, labels = workload.train
+    wrong = np.random.default_rng(1000 + seed).permutation(len(labels))[: round(fraction * len(labels))]
+    labels = labels.clone()
+    labels[wrong] = 1 - labels[wrong]
+    return replace(workload, train=(*inputs, labels)), wrong
+
+
+def one(job: tuple[str, float, int, Path, float]) -> dict[str, Any] | None:
+    """The figures of a cell, made or kept; None where there is no time left to make them."""
+    case, fraction, seed, folder, until = job
+    name = f"{case}-{fraction:g}-{seed}"
+    if time.time() > until and not (folder / f"{name}.json").exists():
+        return None
+    return kept(folder, name, partial(measure, case, fraction, seed))
+
+
+def measure(case: str, fraction: float, seed: int) -> dict[str, Any]:
+    workload, wrong = flipped(ik.make("workload", case, setting="trained", seed=seed), fraction, seed)
+    run = ik.record(workload)
+    end = run.evaluated(run.steps).theta
+    with torch.no_grad():
+        outside = workload.losses(end, workload.test).double().numpy()
+    found = {
+        "workload": case,
+        "flips": fraction,
+        "seed": seed,
+        "loss": round(float(outside.mean()), 5),
+        "choosers": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, given in choosers(seed).items():
+            one = ik.curate(run, workload.validation, given, folder=Path(folder) / "kept")
+            found["choosers"][name] = figures(run, one, outside, wrong)
+    return found
+
+
+def figures(run: Any, one: Any, before: np.ndarray, wrong: np.ndarray) -> dict[str, Any]:
+    """Of a curation: what it says, and what its best set does to the outside losses `before`."""
+    best = one.sel(chooser=one.attrs["chooser"], k=one.attrs["size"])
+    mask = best.removed.values
+    effects = set_effects(run, ik.make("query", "test-losses"), mask[None], [ik.Window(0, run.steps)])
+    judged, low, high = (one.attrs[f"judged_{end}"] for end in ("effect", "low", "high"))
+    outside = float(effects.mean())
+    deviation = np.hypot((high - low) / 2 / _SIDED, effects.std() / len(before) ** 0.5)
+    states = float(best.effect) < 0
+    return {
+        "k": one.attrs["size"],
+        "drops": bool(one.is_influence_issue.any()),
+        "judged": [round(end, 5) for end in (judged, low, high)],
+        "where_chosen": round(float(best.choosing_effect), 5),
+        "outside": round(outside, 5),
+        "relative": round(outside / before.mean(), 5),
+        "covered": low <= outside <= high if states else None,
+        "agree": bool(abs(judged - outside) <= _SIDED * deviation) if states else None,
+        "wrong_labels": round(float(mask[wrong].sum() / mask.sum()), 3),
+        "trainings": int(one.trainings),
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """{chooser: what its recommendations do over some cells}; relative changes of the outside loss."""
+    found = {}
+    for name in rows[0]["choosers"]:
+        each = [row["choosers"][name] for row in rows]
+        best = np.array([one["relative"] for one in each])
+        drops = np.array([one["drops"] for one in each])
+        said = [one for one in each if one["covered"] is not None]
+        found[name] = {
+            "cells": len(each),
+            "drops": int(drops.sum()),
+            "recommended": {"mean": float((best * drops).mean()), "worst": float((best * drops).max())},
+            "best": {"mean": float(best.mean()), "worst": float(best.max())},
+            "worse_by_1_percent": int((best * drops > 0.01).sum()),
+            "stated": len(said),
+            "covered": float(np.mean([one["covered"] for one in said])) if said else np.nan,
+            "promised_too_much": int(sum(one["outside"] > one["judged"][2] for one in said)),
+            "agree": float(np.mean([one["agree"] for one in said])) if said else np.nan,
+            "wrong_labels": float(np.mean([one["wrong_labels"] for one in each])),
+            "trainings": float(np.mean([one["trainings"] for one in each])),
+        }
+    return found
+
+
+@click.option("--seeds", default=16)
+@click.option("--processes", default=1)
+@click.option("--minutes", default=600.0, help="After these, no cell is begun.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
+def answer(
+    seeds: int, processes: int, cases: list[str], folder: Path | None, minutes: float = 600.0
+) -> dict[str, Any]:
+    folder, until = Path(tempfile.mkdtemp()) if folder is None else folder, time.time() + 60 * minutes
+    jobs = [(c, f, s, folder, until) for s, c, f in product(range(FIRST, FIRST + seeds), cases, FLIPS)]
+    rows = []
+    for row in at_once(one, jobs, processes):
+        if row is not None:
+            rows.append(row)
+            said = {
+                name: [x["k"], x["drops"], round(x["relative"], 3)] for name, x in row["choosers"].items()
+            }
+            print(row["workload"], row["flips"], row["seed"], said, flush=True)
+    rows.sort(key=lambda row: (cases.index(row["workload"]), row["flips"], row["seed"]))
+    groups = {
+        f"{case}, {fraction:g}": [r for r in rows if (r["workload"], r["flips"]) == (case, fraction)]
+        for case, fraction in product(cases, FLIPS)
+    }
+    return {
+        "seeds": len({row["seed"] for row in rows}),
+        "cells": {name: summary(some) for name, some in groups.items() if some},
+        "flips": {f"{f:g}": summary([r for r in rows if r["flips"] == f]) for f in FLIPS},
+        "all": summary(rows),
+        "rows": rows,
+    }

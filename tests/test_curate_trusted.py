@@ -1,0 +1,78 @@
+"""Trusted data of a curation: what is taken and refused; a run with other test data is another run."""
+
+import numpy as np
+import pytest
+import torch
+from helpers_curate import TRUSTED, N, few, mixed, other_classes, sample, taped, workload
+
+import influencekit as ik
+from influencekit._verbs.curate import trusted
+
+
+@pytest.fixture(scope="module")
+def run():
+    return ik.record(workload())
+
+
+def test_a_run_with_another_test_set_has_gradients_of_its_own(run):
+    """Twelve windows are so many that the query's gradient is traced, and both runs share their step."""
+    windows, some = [ik.Window(0, t) for t in range(1, 13)], few(30)
+    ik.estimate(run, "test-loss", windows=windows)
+    assert run.step.queries
+    again = ik.estimate(trusted.tested_on(run, some), "test-loss", windows=windows)
+    fresh = ik.estimate(ik.record(workload(test=some)), "test-loss", windows=windows)
+    np.testing.assert_allclose(again.influence, fresh.influence, rtol=1e-9)
+
+
+@pytest.mark.parametrize("count", [20, 33])
+def test_the_split_is_disjoint_seeded_and_covers(count):
+    choose, judge = trusted.split(count, 5)
+    assert sorted([*choose, *judge]) == list(range(count)) and len(judge) - len(choose) == count % 2
+    assert (trusted.split(count, 5)[0] == choose).all() and (trusted.split(count, 6)[0] != choose).any()
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"trusted": few(19)}, "trusted: expected at least 20 examples, got 19; some of them choose"),
+    ({"trusted": mixed(30)}, "trusted: 30 of 240 examples are also trained on .* first '0'"),
+    ({"trusted": other_classes()}, r"3 of 240 examples have labels that no training example has \(7\)"),
+    ({"trusted": few(30)[:1]}, "trusted: expected the entries of a training example, 0, 1; got 0"),
+    ({"trusted": np.zeros((30, 3))}, "trusted: "),
+    ({"trusted": 3}, "trusted: expected a batch of tensors, as in trusted=.x, y., or a data set, got int"),
+    ({"k": (0, 3)}, "k must be different whole numbers from 1 to 59"),
+    ({"k": (N,)}, "k must be different whole numbers from 1 to 59"),
+    ({"choosers": "loo:examples=5"}, "examples=5.* scored 5 examples, and the largest set has 12; let it"),
+    ({"choosers": []}, "choosers"),
+    ({"draws": 0}, "draws must be at least 1"),
+    ({"level": 1}, "level must be above 0"),
+    ({"seed": 0.5}, "seed must be"),
+])  # fmt: skip
+def test_bad_input_is_refused_in_one_line(run, options, said):
+    with pytest.raises(ik.InputError, match=said) as error:
+        ik.curate(run, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_without_trusted_data_it_says_what_they_are():
+    with pytest.raises(ik.InputError, match=r"trusted data: examples with right labels that the run was not"):
+        ik.curate(taped(None))
+    with pytest.raises(ik.InputError, match="expected a recorded run"):
+        ik.curate(workload())
+
+
+def test_a_few_copies_are_left_out_and_it_says_so(run):
+    found = ik.curate(run, mixed(3), k=(2,), draws=1)
+    assert found.trusted.values.tolist() == list(range(3, TRUSTED))
+    assert "3 trusted examples are also trained on, and were left out" in found.caution
+    with pytest.raises(ik.InputError, match="got 19 once 2 that are also trained on are left out"):
+        ik.curate(run, tuple(x[:21] for x in mixed(2)))
+
+
+def test_whole_numbers_of_a_regression_are_no_classes():
+    def squares(outputs, target):
+        return (outputs[:, 0] - target) ** 2
+
+    x, _ = sample(TRUSTED, 1)
+    train, test = (sample(N, 0)[0], torch.arange(N).double() / 10), (x, torch.arange(TRUSTED).double())
+    train = train[0], train[1].round()
+    run = ik.record(workload(train=train, test=test, loss=squares, optimizer=ik.SGD(lr=0.01)))
+    assert ik.curate(run, k=(1,), draws=1).sizes["trusted"] == TRUSTED
