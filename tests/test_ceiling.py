@@ -290,7 +290,7 @@ def test_a_folder_of_something_else_is_refused(run, tmp_path):
 def test_a_folder_of_a_run_with_another_loss_or_seed_function_is_refused(run, tmp_path):
     asked(run, tmp_path / "loss", 2)
     other = replace(run.workload, loss=lambda outputs, target: (outputs - target) ** 2)
-    with pytest.raises(StoreError, match="ends otherwise"):
+    with pytest.raises(StoreError, match="end of training differ"):
         asked(ik.record(other), tmp_path / "loss", 2)
     ik.ceiling(LINEAR, seeds=[7], examples=3, store=tmp_path / "seeds")
 
@@ -299,6 +299,18 @@ def test_a_folder_of_a_run_with_another_loss_or_seed_function_is_refused(run, tm
 
     with pytest.raises(StoreError, match="starts otherwise"):
         ik.ceiling(shifted, seeds=[7], examples=3, store=tmp_path / "seeds")
+
+
+def test_a_folder_of_a_run_with_one_other_label_is_refused_however_many_examples_there_are(tmp_path):
+    """Of many examples the fingerprint reads some; the end of training knows them all."""
+    workload = ik.make("workload", "mnist-1v7-lr:n_train=200:epochs=2")
+    ik.ceiling(ik.record(workload), runs=2, examples=3, store=tmp_path / "kept")
+    x, y = workload.train
+    y = y.clone()
+    y[1] = 1 - y[1]
+    other = ik.record(replace(workload, train=(x, y)))
+    with pytest.raises(StoreError, match="end of training differ"):
+        ik.ceiling(other, runs=2, examples=3, store=tmp_path / "kept")
 
 
 def test_a_damaged_piece_and_a_foreign_folder_are_refused(run, tmp_path):

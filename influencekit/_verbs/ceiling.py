@@ -24,6 +24,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.kept_effects import KeptEffects, OneRun
+from influencekit._verbs.kept_pieces import run_head
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.record import record
 from influencekit._verbs.reseeded import Reseeded, different, first_of, maker
@@ -32,11 +33,10 @@ from influencekit._verbs.results import (
     about,
     check_windows,
     example_coords,
-    run_of,
     window_coords,
     windows_among,
 )
-from influencekit.errors import DivergedError, InputError, StoreError
+from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import LOO
 from influencekit.interfaces import Average, Query, Recorder
 from influencekit.metrics import METRICS, agreement
@@ -46,7 +46,6 @@ from influencekit.windows import Removal, Window
 
 __all__ = ["Repetition", "agreements", "ceiling", "ceiling_of"]
 
-_ROUNDING = 1e-3  # of the largest value of the query: what another machine may end a run with
 _EACH = "query", "window", "train"
 
 
@@ -166,8 +165,6 @@ def ceiling_of(
                 seconds[-1] = time.perf_counter() - began
                 if kept is not None:
                     kept.write(str(other), found)
-            if not every:
-                _check_end(found.values, _values(trajectory, query), store)
             every.append(found)
     stacked = np.stack([each.effects for each in every])
     effects = torch.from_numpy(stacked).double()
@@ -212,22 +209,7 @@ def _retrained(
         effects = estimate(run, query, single, windows).influence.values
     except DivergedError as error:
         raise DivergedError(f"{other}: {error}") from error
-    return OneRun(effects, _values(run, query), float(run.attrs.get("accuracy", np.nan)), start)
-
-
-def _check_end(kept: np.ndarray, now: np.ndarray, store: Any) -> None:
-    """Errors: what is kept of the recorded run is of one that ends elsewhere, beyond rounding."""
-    apart = np.abs(kept - now).max()
-    if apart > _ROUNDING * np.abs(now).max():
-        raise StoreError(f"{store} keeps the effects of a run that ends otherwise; name a new folder")
-
-
-def _values(trajectory: Trajectory, query: Query) -> np.ndarray:
-    """The query's values at the end of a run."""
-    last = trajectory.last
-    theta = trajectory.evaluated(last).theta
-    with torch.no_grad():
-        return query.at(trajectory.workload_at(last), theta)(theta).cpu().numpy()
+    return OneRun(effects, float(run.attrs.get("accuracy", np.nan)), start)
 
 
 def agreements(effects: Tensor) -> dict[str, Any]:
@@ -297,8 +279,7 @@ def _head(
     ending = trajectory.ending
     return {
         "workload": trajectory.workload.name,
-        "run": trajectory.attrs["fingerprint"],
-        "test set": run_of(trajectory, query).rpartition("-")[2],
+        **run_head(trajectory, query),
         "query": label(query),
         "labels": digest([str(each) for each in labels]),
         "windows": [[w.start, w.stop, w.removal] for w in windows],

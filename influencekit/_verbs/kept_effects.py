@@ -15,11 +15,10 @@ __all__ = ["KeptEffects", "OneRun"]
 
 
 class OneRun(NamedTuple):
-    """What is kept of a run: `effects` [query, window, train], the query's `values` [query] at its end, its
-    `accuracy`, and a digest of where it starts."""
+    """What is kept of a run: `effects` [query, window, train], its `accuracy`, and a digest of where it
+    starts."""
 
     effects: np.ndarray
-    values: np.ndarray
     accuracy: float
     start: str
 
@@ -41,14 +40,10 @@ class KeptEffects:
 
     def read(self, name: str, start: str, shape: tuple[int, ...]) -> OneRun | None:
         """What is there of a run that starts so; None where nothing is."""
-        forms = {"effects": shape, "values": shape[:1]}
-        piece = self._pieces.read(_named(name), forms, ("accuracy", "start"))
+        piece = self._pieces.read(_named(name), {"effects": shape}, ("accuracy", "start"))
         if piece is None:
             return None
-        found = OneRun(
-            piece["effects"].values, piece["values"].values, float(piece.attrs["accuracy"]),
-            str(piece.attrs["start"]),
-        )  # fmt: skip
+        found = OneRun(piece["effects"].values, float(piece.attrs["accuracy"]), str(piece.attrs["start"]))
         if found.start != start:
             file = self._pieces.file(_named(name))
             raise StoreError(f"{file} is of a run that starts otherwise; name a new folder")
@@ -57,7 +52,7 @@ class KeptEffects:
     def write(self, name: str, run: OneRun) -> None:
         """Keep the effects of a run."""
         piece = xr.Dataset(
-            {"effects": (("query", "window", "train"), run.effects), "values": (("query",), run.values)},
+            {"effects": (("query", "window", "train"), run.effects)},
             attrs={"accuracy": run.accuracy, "start": run.start},
         )
         self._pieces.write(_named(name), piece)

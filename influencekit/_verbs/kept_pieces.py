@@ -13,13 +13,26 @@ import xarray as xr
 from influencekit import __version__
 from influencekit._files import claim, save_zarr, whole
 from influencekit._sealed import check_store, read_sealed, sealed
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.results import run_of
 from influencekit.errors import StoreError
+from influencekit.interfaces import Query
 
-__all__ = ["KeptPieces"]
+__all__ = ["KeptPieces", "run_head"]
 
 SCHEMA = 1
 
 _VERSION = "influencekit_version"
+
+
+def run_head(trajectory: Trajectory, query: Query) -> dict[str, Any]:
+    """Of which run pieces are: its settings, where it ends to the last bit, and the test set of the query.
+
+    The end tells apart what settings do not, such as one other label or another loss. It also differs on
+    another machine or with another number of threads, where training rounds otherwise.
+    """
+    _, end, test = run_of(trajectory, query).split("-")
+    return {"run": trajectory.attrs["fingerprint"], "end of training": end, "test set": test}
 
 
 class KeptPieces:

@@ -23,6 +23,7 @@ SCHEMA = 1
 
 _HEAD = "retrained.json"
 _NAMES = {"influencekit_sets", "influencekit_version", "workload", "run", "states", "sets"}
+_SMALL = 1e-3
 _PIECE = re.compile(r"sets-([0-9]{6,12})-([0-9]{6,12})\.zarr")
 
 
@@ -147,8 +148,8 @@ class Folder:
         some = slice(rows.start - owner.start, rows.stop - owner.start)
         if not np.array_equal(left_out[some], self._left_out[rows]):
             raise StoreError(f"{file} leaves out other examples than are asked for; name a new folder")
-        scale = np.abs(self._recorded).max()
-        if not np.abs(recorded - self._recorded).max() <= 1e-3 * scale:
+        changed = np.abs(theta - recorded).max()  # by leaving out; rounding elsewhere must be small beside it
+        if not np.abs(recorded - self._recorded).max() <= _SMALL * changed:
             raise StoreError(
                 f"{file} was retrained from another run: its parameters are not those of this one; name a "
                 "new folder"

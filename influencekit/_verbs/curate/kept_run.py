@@ -9,14 +9,10 @@ import xarray as xr
 from influencekit._effects.repeated import Moved
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.kept_pieces import KeptPieces
-from influencekit._verbs.results import run_of
-from influencekit.errors import StoreError
+from influencekit._verbs.kept_pieces import KeptPieces, run_head
 from influencekit.queries import TestLosses
 
 __all__ = ["KeptRun", "kept_pieces"]
-
-_ROUNDING = 1e-3  # of the largest loss: what another machine may end a run with
 
 
 def kept_pieces(path: Path, run: Trajectory) -> KeptPieces:
@@ -24,28 +20,26 @@ def kept_pieces(path: Path, run: Trajectory) -> KeptPieces:
     what is there. Errors: those of `KeptPieces`."""
     head = {
         "workload": run.workload.name,
-        "run": run.attrs["fingerprint"],
-        "trusted": run_of(run, TestLosses()).rpartition("-")[2],
+        **run_head(run, TestLosses()),
         "average": None if run.ending is None else str(run.ending.average),
     }
     return KeptPieces(path, "curated.json", "influencekit_curated", head)
 
 
 class KeptRun(NamedTuple):
-    """The pieces of one of the runs, the recorded one (None) or a moved one. `losses` [trusted] are those at
-    its end: a piece of a run that ended elsewhere is refused."""
+    """The pieces of one of the runs, the recorded one (None) or a moved one; how many are `trusted`."""
 
     pieces: KeptPieces
     move: Moved | None
-    losses: np.ndarray
+    trusted: int
 
     def sets(self, trained: int) -> dict[bytes, np.ndarray]:
         """{mask [train] as bytes: the change [trusted] of leaving the set out}."""
         found = dict[bytes, np.ndarray]()
-        forms: dict[str, tuple[int, ...]] = {"removed": (-1, trained), "change": (-1, len(self.losses))}
+        forms: dict[str, tuple[int, ...]] = {"removed": (-1, trained), "change": (-1, self.trusted)}
         for name in self.pieces.names():
             if name.startswith(f"{self._name}-sets-"):
-                piece = self._read(name, forms)
+                piece = self.pieces.read(name, forms)
                 assert piece is not None  # it is listed
                 masks, change = piece["removed"].values, piece["change"].values
                 found |= {mask.tobytes(): row for mask, row in zip(masks, change, strict=True)}
@@ -54,30 +48,19 @@ class KeptRun(NamedTuple):
     def keep_sets(self, masks: np.ndarray, change: np.ndarray) -> None:
         """Keep the change [set, trusted] of leaving out the sets masks [set, train]."""
         rows = {"removed": (("set", "train"), masks), "change": (("set", "trusted"), change)}
-        self._write(f"sets-{digest([masks])}", xr.Dataset(rows))
+        self.pieces.write(f"{self._name}-sets-{digest([masks])}", xr.Dataset(rows))
 
     def scores(self, which: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Scores [fold, train] and intercepts [fold] that were kept as `which`."""
-        piece = self._read(f"{self._name}-{which}", {"influence": (-1, -1), "intercept": (-1,)})
+        forms: dict[str, tuple[int, ...]] = {"influence": (-1, -1), "intercept": (-1,)}
+        piece = self.pieces.read(f"{self._name}-{which}", forms)
         return None if piece is None else (piece["influence"].values, piece["intercept"].values)
 
     def keep_scores(self, which: str, influence: np.ndarray, intercept: np.ndarray) -> None:
         """Keep scores [fold, train] and intercepts [fold] as `which`."""
         rows = {"influence": (("fold", "train"), influence), "intercept": (("fold",), intercept)}
-        self._write(which, xr.Dataset(rows))
+        self.pieces.write(f"{self._name}-{which}", xr.Dataset(rows))
 
     @property
     def _name(self) -> str:
         return "recorded" if self.move is None else f"moved-{self.move.seed}-{self.move.fraction:g}"
-
-    def _read(self, name: str, forms: dict[str, tuple[int, ...]]) -> xr.Dataset | None:
-        piece = self.pieces.read(name, {**forms, "losses": self.losses.shape})
-        if piece is not None:
-            apart = np.abs(piece["losses"].values - self.losses).max()
-            if not apart <= _ROUNDING * np.abs(self.losses).max():
-                file = self.pieces.file(name)
-                raise StoreError(f"{file} is of a run that ends otherwise; name a new folder")
-        return piece
-
-    def _write(self, what: str, piece: xr.Dataset) -> None:
-        self.pieces.write(f"{self._name}-{what}", piece.assign(losses=("trusted", self.losses)))

@@ -27,7 +27,7 @@ def each_run(run: Trajectory, moves: list[Moved], pieces: KeptPieces | None) -> 
     Cost: a training run for each moved one."""
     for move in track((None, *moves), "runs", 1 + len(moves)):
         one = run if move is None else move.again(run)
-        yield one, None if pieces is None else KeptRun(pieces, move, losses_at_end(one))
+        yield one, None if pieces is None else KeptRun(pieces, move, one.workload.n_test)
 
 
 def losses_at_end(run: Trajectory) -> np.ndarray:
