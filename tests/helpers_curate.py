@@ -29,8 +29,9 @@ def training(flipped=FLIPPED):
 
 def linear():
     model = nn.Linear(3, 2).double()
+    generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
-        nn.init.zeros_(p)
+        nn.init.normal_(p, std=0.01, generator=generator)
     return model
 
 

@@ -11,9 +11,9 @@ Nested cross-validation. `change` [run, trusted, group, chooser, k] of the sets 
 For the mean effect of the sets that were judged the plain interval is right in large samples (Bayle et al.,
 Cross-validation confidence intervals for test error, NeurIPS 2020). But folds share the examples that choose,
 and what is recommended is another set, chosen by all: with few examples it is too narrow (Bates, Hastie and
-Tibshirani, Cross-validation: what does it estimate and how well does it do it?, JASA 2024). Of 57 runs
-(benchmarks/curation.py, seeds 0 to 5), whose effect was known by as many other examples, the plain interval
-agreed with these in 83 % where it should in 95 %, with a deviation 1.2 to 1.4 times its own.
+Tibshirani, Cross-validation: what does it estimate and how well does it do it?, JASA 2024). In 57 runs
+(built as in benchmarks/curation.py, seeds 0 to 5), whose effect as many other examples measured, the plain
+interval agreed with these in 83 % where it should in 95 %, with 1.2 to 1.4 times its own deviation.
 """
 
 from typing import NamedTuple

@@ -18,9 +18,11 @@ __all__ = ["KeptRun", "kept_pieces"]
 def kept_pieces(path: Path, run: Trajectory) -> KeptPieces:
     """The folder of a run whose test set are the trusted examples: other choosers, folds, k and seeds find
     what is there. Errors: those of `KeptPieces`."""
+    known = run_head(run, TestLosses())
     head = {
         "workload": run.workload.name,
-        **run_head(run, TestLosses()),
+        "trusted": known.pop("test set"),
+        **known,
         "average": None if run.ending is None else str(run.ending.average),
     }
     return KeptPieces(path, "curated.json", "influencekit_curated", head)
