@@ -1,7 +1,7 @@
 """A batch: a tensor, a tuple or a dict of tensors whose first dimension counts examples."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from influencekit.errors import InputError
 __all__ = [
     "Batch",
     "Examples",
+    "NewEntries",
     "first_half_twice",
     "with_tensors",
     "mapped",
@@ -31,6 +32,32 @@ class Examples(Protocol):
 
     def at(self, rows: Tensor) -> Batch:
         """The examples at these positions, of any shape, one after the other."""
+
+
+class NewEntries(NamedTuple):
+    """Other values of some examples, as wrong labels are: `values` [k, ...] of the examples at `positions`
+    [k], for each entry of a batch that changes, by its place in `tensors_of`."""
+
+    positions: Tensor
+    values: dict[int, Tensor]
+
+    def within(self, batch: Batch, rows: Tensor) -> Batch:
+        """A batch of the examples at `rows` [slot], with their new values; it stays as it is itself.
+
+        Entries whose width differs from batch to batch, as padded text has it, are cut to that of the batch.
+        """
+        mine = {int(p): k for k, p in enumerate(self.positions)}
+        pairs = [(slot, mine[row]) for slot, row in enumerate(rows.tolist()) if row in mine]
+        if not pairs:
+            return batch
+        slots, own = torch.tensor(pairs, device=self.positions.device).unbind(1)
+        found = list(tensors_of(batch))
+        for place, values in self.values.items():
+            there = found[place].clone()
+            cut = tuple(slice(0, size) for size in there.shape[1:])
+            there[slots.to(there.device)] = values[(own, *cut)].to(there)
+            found[place] = there
+        return with_tensors(batch, found)
 
 
 def select(batch: Batch, indices: Tensor) -> Batch:
