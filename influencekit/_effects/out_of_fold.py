@@ -1,6 +1,6 @@
-"""What models hold of training examples that they were not trained on: retraining without one fold at a time."""
+"""What models hold of training examples that they were not trained on: trained without one fold each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,10 +21,10 @@ _ROWS = 256  # examples that are evaluated together
 
 class FoldModels(NamedTuple):
     """`train`: all training examples, each judged by models that were trained without it, means over
-    repeats. `others`: other examples, by every one of these models; empty if there are none."""
+    repeats. `others`: batches of other examples, each by every one of these models [batch][model]."""
 
     train: Judged
-    others: list[Judged]
+    others: list[list[Judged]]
 
 
 def folds_of(workload: Workload, folds: int, repeats: int, seed: int) -> list[Tensor]:
@@ -44,18 +44,18 @@ def folds_of(workload: Workload, folds: int, repeats: int, seed: int) -> list[Te
 
 def fold_models(
     trajectory: Trajectory, labels: Labels, folds: int, repeats: int = 1, seed: int = 0,
-    strategy: Strategy = "auto", others: Batch | None = None,
+    strategy: Strategy = "auto", others: Sequence[Batch] = (),
 ) -> FoldModels:  # fmt: skip
     """Train the recorded run again without each fold, and ask every model for the examples that it lacks.
 
     On the recorded batches, whose divisor stays. Cost: folds * repeats training runs, together where batching
     is faster. Errors: those of `folds_of`; a retraining that leaves the finite numbers.
     """
-    workload, end = trajectory.workload_at(trajectory.steps), trajectory.steps
+    workload = trajectory.workload_at(trajectory.steps)
     parts = folds_of(workload, folds, repeats, seed)
     losses = workload.theta0.new_zeros(workload.n_train)
     evidence: Tensor | None = None
-    also: list[Judged] = []
+    also: list[list[Judged]] = [[] for _ in others]
     for k, theta, buffers in track(_models(trajectory, parts, strategy), "out of fold", len(parts)):
         check_finite(theta[:, None], [Weighting(parts[k])])
         with evaluated_with(buffers):
@@ -66,8 +66,8 @@ def fold_models(
                     if evidence is None:
                         evidence = losses.new_zeros(len(losses), one.evidence.shape[1])
                     evidence[rows] += one.evidence.to(losses) / repeats
-            if others is not None:
-                also.append(judge(workload, theta, others, labels))
+            for found, batch in zip(also, others, strict=True):
+                found.append(judge(workload, theta, batch, labels))
     return FoldModels(Judged(losses, evidence), also)
 
 

@@ -1,4 +1,4 @@
-"""A recorded run trained again as if some of its examples had been others: with wrong labels, for instance."""
+"""A recorded run trained again as if some of its examples had been others: with wrong labels, for one."""
 
 from copy import copy
 from dataclasses import replace

@@ -1,0 +1,48 @@
+"""What `suspects` found, in one sentence with its numbers."""
+
+from influencekit._verbs.suspects.calibration import Calibration
+from influencekit._verbs.suspects.expectation import Expected
+
+__all__ = ["influence_words", "verdict"]
+
+_NOTHING = 0.01  # of average precision
+
+
+def verdict(
+    found: Calibration, expected: Expected, marked: int, count: int, trusted: bool, influence: str
+) -> str:
+    """How many labels look wrong, which score leads, what is marked, and whether influence adds anything."""
+    issues, low, high = (round(each) for each in expected.issues)
+    lead = found.findings[found.lead]
+    many = (
+        f"about {issues} of {count} labels look wrong ({low} to {high})"
+        if trusted
+        else f"at most about {high} of {count} labels look wrong; trusted data would say how many"
+    )
+    others = ", ".join(
+        f"{name} {100 * one.precision.mean():.0f} %"
+        for name, one in found.findings.items()
+        if name != found.lead
+    )
+    beside = f" ({others})" if others else ""
+    leads = (
+        f"{found.lead} leads: it finds {100 * lead.precision.mean():.0f} % of planted wrong labels{beside}"
+    )
+    if not marked:
+        sure = "no label is more likely wrong than right"
+        return f"{many}; {leads}; {sure}{influence}"
+    k = marked - 1
+    values = (expected.precision[k], expected.low[k], expected.high[k])
+    part, least, most = (f"{100 * each:.0f}" for each in values)
+    share = f"{part} % ({least} to {most} %) should be wrong"
+    return f"{many}; {leads}; {marked} are marked, of which {share}{influence}"
+
+
+def influence_words(gain: float | None, names: list[str]) -> str:
+    """What the scores that ask trusted data add to the others, by the gain in average precision."""
+    if gain is None:
+        return ""
+    said = " and ".join(names)
+    if gain < _NOTHING:
+        return f"; influence ({said}) adds nothing here"
+    return f"; influence ({said}) adds {gain:.2f} of average precision"
