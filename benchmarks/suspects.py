@@ -194,7 +194,7 @@ def answer(
             print(task, f"{fraction:g}", kind, found[f"{100 * fraction:g} % {kind}"], flush=True)
         tasks[task] = found
     return {
-        "setting": "setting trained; verify 0; trusted: the test set, or for cifar and diabetes other examples",
+        "setting": "setting trained; verify 0; trusted: the test set, or other examples",
         "seeds": seeds,
         "repeats": repeats,
         "tasks": tasks,

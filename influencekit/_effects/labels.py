@@ -45,7 +45,7 @@ class Labels(NamedTuple):
         return self.numbers is not None
 
     @property
-    def index(self) -> Tensor:
+    def own(self) -> Tensor:
         """The class of each training example, as its place in `numbers` [train]."""
         assert self.values is not None and self.numbers is not None
         return torch.searchsorted(self.numbers, self.values)
@@ -155,7 +155,7 @@ def margins_by_epoch(trajectory: Trajectory, labels: Labels) -> Tensor:
         there = trajectory.workload.with_buffers(state.buffers)
         evidence = judge_all(there, state.theta, labels).evidence
         assert evidence is not None
-        found[state_at] = margins(evidence, labels.index)
+        found[state_at] = margins(evidence, labels.own)
 
     if set(states) <= {*trajectory.stored_states}:
         for t in states:

@@ -44,7 +44,7 @@ class NewEntries(NamedTuple):
     def within(self, batch: Batch, rows: Tensor) -> Batch:
         """A batch of the examples at `rows` [slot], with their new values; it stays as it is itself.
 
-        Entries whose width differs from batch to batch, as padded text has it, are cut to that of the batch.
+        Where widths differ from batch to batch, as of padded text, what both have is written.
         """
         mine = {int(p): k for k, p in enumerate(self.positions)}
         pairs = [(slot, mine[row]) for slot, row in enumerate(rows.tolist()) if row in mine]
@@ -54,8 +54,11 @@ class NewEntries(NamedTuple):
         found = list(tensors_of(batch))
         for place, values in self.values.items():
             there = found[place].clone()
-            cut = tuple(slice(0, size) for size in there.shape[1:])
-            there[slots.to(there.device)] = values[(own, *cut)].to(there)
+            given, rows_there = values[own.to(values.device)], there[slots.to(there.device)]
+            both = zip(given.shape[1:], rows_there.shape[1:], strict=True)
+            shared = (slice(None), *(slice(0, min(pair)) for pair in both))
+            rows_there[shared] = given[shared].to(there)
+            there[slots.to(there.device)] = rows_there
             found[place] = there
         return with_tensors(batch, found)
 

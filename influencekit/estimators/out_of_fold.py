@@ -62,7 +62,7 @@ class OutOfFold(Estimator):
         found = fold_models(trajectory, labels, self.folds, self.repeats, self.seed, self.strategy).train
         if found.evidence is None or not labels.classify:
             return for_every_query(query, trajectory, 0 - found.losses)
-        return for_every_query(query, trajectory, margins(found.evidence, labels.index))
+        return for_every_query(query, trajectory, margins(found.evidence, labels.own))
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         said = "not used: the same scores for every query; harmful = suspicious"

@@ -41,7 +41,7 @@ class Plant(NamedTuple):
         twice in a row."""
         if self.towards is None or self.labels.values is None:
             return 0.0
-        own = self.labels.index.cpu().numpy()
+        own = self.labels.own.cpu().numpy()
         return float((self.towards[own] * self.towards.T[own]).sum(1).mean())
 
     def planted(
@@ -71,7 +71,7 @@ class Plant(NamedTuple):
             some = pool[torch.from_numpy(generator.choice(len(pool), min(len(pool), 512), replace=False))]
             return _wrong(labels, batch, workload.examples(some), generator)
         assert labels.numbers is not None and labels.place is not None
-        own = labels.index[rows].cpu().numpy()
+        own = labels.own[rows].cpu().numpy()
         new = [generator.choice(self.towards.shape[1], p=self.towards[y]) for y in own]
         target = tensors_of(batch)[labels.place]
         numbers = labels.numbers[torch.tensor(new, device=labels.numbers.device)]
@@ -84,7 +84,7 @@ def confused(labels: Labels, evidence: Tensor | None) -> np.ndarray | None:
     if not labels.classify:
         return None
     assert evidence is not None and labels.numbers is not None
-    own = labels.index.cpu().numpy()
+    own = labels.own.cpu().numpy()
     counts = np.bincount(own, minlength=len(labels.numbers))
     if (counts > 0).sum() < 2:
         raise InputError("suspects: all training examples have the same label, so none can be flipped")

@@ -85,7 +85,7 @@ def result_of(
     }
     if given is not None and predicted is not None:
         variables |= {
-            "given": ("train", name(given)), "predicted": ("train", name(predicted))
+            "given": ("train", name(given.tolist())), "predicted": ("train", name(predicted.tolist()))
         }  # fmt: skip
     if judge is not None and verify:
         top = found.ranked[:verify]

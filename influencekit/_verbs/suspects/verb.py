@@ -239,7 +239,7 @@ def _fractions(
         return np.array(found)
     judged = out.models.train
     if labels.classify and judged.evidence is not None:
-        own = margins(judged.evidence, labels.index)
+        own = margins(judged.evidence, labels.own)
     else:
         own = -judged.losses
     mine = own.double().cpu().numpy()[used]
