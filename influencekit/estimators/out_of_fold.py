@@ -23,8 +23,8 @@ class OutOfFold(Estimator):
         Q_j = z_y - max over k != y of z_k,   z the logits of j in the run without the fold that j is in
 
     The training examples are cut into `folds` random parts (drawn with `seed`), and the recorded run is
-    trained again without each part, on the same batches. With `repeats`, that many times with other parts; Q
-    is the mean. folds=2:repeats=8 asks 16 models that saw half of the data. Where labels are no classes, Q is
+    trained again without each part, on the same batches. With `repeats`, that many times with other parts; z
+    are then mean log-probabilities. folds=2:repeats=8 asks 16 models that saw half of the data. Where labels are no classes, Q is
     minus the loss instead, which for a squared loss ranks as the size of the standardised residual does.
     Of one output and two labels the margin is the loss with the other label minus that with its own.
 
