@@ -85,7 +85,7 @@ LAYERS = {
         _verbs/curate/__init__ _verbs/curate/cost _verbs/curate/sets _verbs/curate/trusted
         _verbs/curate/verb _verbs/curate/words
         _verbs/suspects/__init__ _verbs/suspects/calibration _verbs/suspects/cost
-        _verbs/suspects/exact _verbs/suspects/expectation _verbs/suspects/planting
+        _verbs/suspects/exact _verbs/suspects/expectation _verbs/suspects/planting _verbs/suspects/outside
         _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words
     """,
     "what is shipped to plugin authors": """

@@ -24,8 +24,9 @@ class OutOfFold(Estimator):
 
     The training examples are cut into `folds` random parts (drawn with `seed`), and the recorded run is
     trained again without each part, on the same batches. With `repeats`, that many times with other parts; z
-    are then mean log-probabilities. folds=2:repeats=8 asks 16 models that saw half of the data. Where labels are no classes, Q is
-    minus the loss instead, which for a squared loss ranks as the size of the standardised residual does.
+    are then mean log-probabilities. folds=2:repeats=8 asks 16 models that saw half of the data. Where labels
+    are no classes, Q is minus the loss, which ranks as the size of the standardised residual does where the
+    loss is a squared one.
     Of one output and two labels the margin is the loss with the other label minus that with its own.
 
     The same for every query: it ranks examples by themselves, is no effect of removal, and knows nothing of

@@ -19,8 +19,10 @@ from influencekit._verbs.suspects.calibration import resampled_means
 __all__ = ["Expected", "expected", "fraction_wrong", "most_wrong", "suspicion_of"]
 
 _GRID = np.linspace(0.0, 0.9, 901)
-_BINS = 10
+_BINS = 5
+_FLOOR = 0.05  # trusted examples in a bin that has none: more would hide few wrong labels
 _DEPTHS = 400
+_ONE_SIDED = 1.645  # standard errors
 _LEAST = 0.1  # of the planted examples must be found where the bound is read
 
 
@@ -37,45 +39,47 @@ class Expected(NamedTuple):
 def fraction_wrong(
     own: np.ndarray, right: np.ndarray, wrong: np.ndarray, resamples: int, seed: tuple[int, ...]
 ) -> np.ndarray:
-    """The fraction of wrong labels, first the estimate, then its resamples [1 + resample].
+    """The fraction of wrong labels: the most likely one, then draws by likelihood [1 + resample].
 
     `own` [train]: what models that were not trained on an example hold of its label (margins, or minus the
     losses); `right` and `wrong` [model, trusted]: the same of trusted examples with right and with wrong
-    labels. The most likely mixture of the two in bins; examples are drawn again with replacement.
+    labels. `own` is taken for a mixture of the two, in a few bins. For a draw the trusted examples are drawn
+    again with replacement, and the fraction by its likelihood.
     """
-    edges = np.unique(
-        np.quantile(np.concatenate([right.ravel(), wrong.ravel()]), np.linspace(0, 1, _BINS + 1))
-    )
+    both = np.concatenate([right.ravel(), wrong.ravel()])
+    edges = np.unique(np.quantile(both, np.linspace(0, 1, _BINS + 1)[1:-1]))
     generator = np.random.default_rng(seed)
-
-    def binned(values: np.ndarray) -> np.ndarray:
-        return np.clip(np.searchsorted(edges[1:-1], values, "right"), 0, max(len(edges) - 2, 0))
-
-    bins = max(len(edges) - 1, 1)
-    a = np.eye(bins)[binned(own)]  # [train, bin]
-    b, c = (np.eye(bins)[binned(each)].mean(0) for each in (right, wrong))  # [trusted, bin]
-    found = [_likeliest(a.sum(0), b.sum(0), c.sum(0))]
+    bins = np.eye(len(edges) + 1)
+    mine = bins[np.searchsorted(edges, own, "right")].sum(0)
+    f0, f1 = (
+        bins[np.searchsorted(edges, each, "right")].mean(0) for each in (right, wrong)
+    )  # [trusted, bin]
+    found = [_GRID[_likelihood(mine, f0.sum(0), f1.sum(0)).argmax()]]
     for _ in range(resamples):
-        i, j = (generator.integers(0, n, n) for n in (len(a), len(b)))
-        found.append(_likeliest(a[i].sum(0), b[j].sum(0), c[j].sum(0)))
+        some = generator.integers(0, len(f0), len(f0))
+        each = _likelihood(mine, f0[some].sum(0), f1[some].sum(0))
+        found.append(generator.choice(_GRID, p=each / each.sum()))
     return np.array(found)
 
 
-def _likeliest(own: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> float:
-    f0, f1 = ((x + 0.5) / (x + 0.5).sum() for x in (right, wrong))
-    mixed = np.log((1 - _GRID)[:, None] * f0 + _GRID[:, None] * f1)
-    return float(_GRID[(mixed @ own).argmax()])
+def _likelihood(own: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Of each fraction in the grid, relative to the largest."""
+    f0, f1 = ((x + _FLOOR) / (x + _FLOOR).sum() for x in (right, wrong))
+    log = np.log((1 - _GRID)[:, None] * f0 + _GRID[:, None] * f1) @ own
+    return np.asarray(np.exp(log - log.max()))
 
 
 def most_wrong(depth: Sequence[np.ndarray], count: int) -> float:
     """The largest fraction of wrong labels that agrees with the planted ones, without trusted data: no depth
-    holds more wrong labels than examples, so pi <= depth / (fraction of the planted there).
+    holds more wrong labels than examples, so pi <= depth / (fraction of the planted there), of which the
+    lower end of an interval is taken, since the smallest of many is looked for.
 
     `depth`: of the planted examples of each planting, of `count` others.
     """
     each = np.sort(np.concatenate(list(depth)))
     p = np.arange(1, len(each) + 1) / len(each)
-    ratio = (each + 1 / count) / p
+    low = p - _ONE_SIDED * np.sqrt(p * (1 - p) / len(p))
+    ratio = (each + 1 / count) / np.maximum(low, 1e-9)
     return float(np.clip(ratio[p >= _LEAST].min(), 0, 1))
 
 

@@ -1,7 +1,7 @@
 """Suspects: which labels are wrong, by the score that finds planted wrong labels best."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +9,7 @@ import xarray as xr
 
 from influencekit._arguments import check_seed, checked, real_number, whole_number
 from influencekit._bars import with_progress
-from influencekit._effects.labels import Labels, labels_of, margins
-from influencekit._effects.out_of_fold import FoldModels, fold_models
+from influencekit._effects.labels import Labels, labels_of
 from influencekit._effects.retrain import Strategy
 from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._training.batch import select
@@ -27,7 +26,8 @@ from influencekit._verbs.suspects.calibration import (
     normal_scores,
 )
 from influencekit._verbs.suspects.cost import say_cost
-from influencekit._verbs.suspects.expectation import expected, fraction_wrong, most_wrong, suspicion_of
+from influencekit._verbs.suspects.expectation import expected, suspicion_of
+from influencekit._verbs.suspects.outside import fractions_of, outside
 from influencekit._verbs.suspects.planting import Plant, confused
 from influencekit._verbs.suspects.result import Found, result_of
 from influencekit.errors import InputError
@@ -41,7 +41,6 @@ __all__ = ["suspects"]
 
 _DEFAULT = ("final-loss", "aum", "out-of-fold", "dit")
 _BY_THEMSELVES = ("final-loss", "aum", "out-of-fold")  # that ask no trusted data
-_RESAMPLES = 400
 
 
 @with_progress
@@ -62,10 +61,10 @@ def suspects(
 
     No score finds wrong labels best everywhere, so they compete. The labels of a random `fraction` of the
     training examples are flipped, the recorded run is trained again with them, and every score says which
-    labels it suspects; `repeats` times. The score that finds the flips best leads. `scores` are estimators,
-    low = suspicious; unless you say: final-loss, aum, out-of-fold, and dit on the mean loss of trusted
-    examples; where there are several, also `combined`, a logistic regression on their ranks whose weights
-    come from other plantings than those it is judged on.
+    labels it suspects; `repeats` times. The score with the largest AUC for the flips leads. `scores` are
+    estimators, low = suspicious; unless you say: final-loss, aum, out-of-fold, and dit on the mean loss of
+    trusted examples; where there are several, also `combined`, a logistic regression on their ranks whose
+    weights come from other plantings than those it is judged on.
 
     `trusted`: examples with right labels that the run was not trained on, as for `curate`; None = the run's
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
@@ -124,7 +123,7 @@ def suspects(
     used = trained(trajectory)
     cost = say_cost(trajectory, methods, repeats, folds, verify, strategy)
     own = _scores(asked, methods)
-    out = _fold_models(whole, labels, folds, seed, strategy, given)
+    out = outside(whole, labels, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
     z, masks = [], []
     for r in track(range(repeats), "plantings", repeats):
@@ -137,7 +136,7 @@ def suspects(
     gain = _gain(list(methods), asking, z, masks, used, found)
     ranked = _ranked(found, list(methods), normal_scores(own, used), used)
     depth = found.findings[found.lead].depth
-    fractions = _fractions(out, plant, labels, given, used, depth, seed)
+    fractions = fractions_of(out, plant, labels, given, used, depth, seed)
     hopes = expected(depth, len(used), fractions, plant.undone, level, (seed % 2**64, 5), bound=given is None)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
@@ -145,12 +144,6 @@ def suspects(
     )  # fmt: skip
     judged = None if judge is None or given is None else _tested_on(trajectory, given, judge)
     return result_of(facts, judged, verify, level, seed, strategy, fraction, repeats)
-
-
-class _Out(NamedTuple):
-    models: FoldModels
-    right: np.ndarray | None
-    wrong: np.ndarray | None
 
 
 def _methods(
@@ -196,68 +189,18 @@ def _scores(run: Trajectory, methods: dict[str, Estimator]) -> np.ndarray:
     return np.stack(found)
 
 
-def _fold_models(
-    run: Trajectory, labels: Labels, folds: int, seed: int, strategy: Strategy, given: Trusted | None
-) -> _Out:
-    """Models without each fold, and what they hold of trusted examples with right and with wrong targets:
-    [model, trusted], margins of classes, else minus the losses."""
-    generator = np.random.default_rng((seed % 2**64, 4))
-    others = [] if given is None else [given.batch]
-    if given is not None and not labels.classify:
-        others.append(Plant(labels, None).of_batch(given.batch, generator))
-    models = fold_models(run, labels, folds, 1, seed, strategy, others)
-    if given is None:
-        return _Out(models, None, None)
-    if not labels.classify:
-        right, wrong = (np.stack([-m.losses.double().cpu().numpy() for m in each]) for each in models.others)
-        return _Out(models, right, wrong)
-    assert labels.numbers is not None
-    towards = confused(labels, models.train.evidence)
-    target = run.workload.calls.target(given.batch).reshape(-1).to(labels.numbers)
-    index = torch.searchsorted(labels.numbers, target)
-    assert towards is not None
-    new = torch.from_numpy(np.array([generator.choice(len(towards), p=towards[y]) for y in index.tolist()]))
-    pairs = [
-        tuple(margins(m.evidence, k).double().cpu().numpy() for k in (index, new))
-        for m in models.others[0]
-        if m.evidence is not None
-    ]
-    return _Out(models, np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
-
-
-def _fractions(
-    out: _Out, plant: Plant, labels: Labels, given: Trusted | None, used: np.ndarray,
-    depth: Sequence[np.ndarray], seed: int,
-) -> np.ndarray:  # fmt: skip
-    """The fraction of wrong labels and its resamples, from trusted data; the largest possible without."""
-    if out.right is None or out.wrong is None:
-        generator = np.random.default_rng((seed % 2**64, 6))
-        found = [most_wrong(depth, len(used))]
-        for _ in range(_RESAMPLES):
-            some = [d[generator.integers(0, len(d), len(d))] for d in depth]
-            found.append(most_wrong(some, len(used)))
-        return np.array(found)
-    judged = out.models.train
-    if labels.classify and judged.evidence is not None:
-        own = margins(judged.evidence, labels.own)
-    else:
-        own = -judged.losses
-    mine = own.double().cpu().numpy()[used]
-    return fraction_wrong(mine, out.right, out.wrong, _RESAMPLES, (seed % 2**64, 7))
-
-
 def _gain(
     names: list[str], asking: list[str], z: list[np.ndarray], masks: list[np.ndarray], used: np.ndarray,
     found: Calibration,
 ) -> float | None:  # fmt: skip
-    """What influence adds: the average precision of all scores less that of the best without it. None where
+    """What influence adds: the AUC of the best score less that of the best without influence. None where
     there is nothing to compare."""
     rest = [k for k, n in enumerate(names) if n not in asking]
     if not asking or not rest:
         return None
     without = calibrate([names[k] for k in rest], [one[rest] for one in z], masks, used)
-    best = [max(each.ap.mean() for each in one.findings.values()) for one in (found, without)]
-    return float(best[0] - best[1])
+    best = [one.findings[one.lead].auc for one in (found, without)]
+    return best[0] - best[1]
 
 
 def _ranked(found: Calibration, names: list[str], z: np.ndarray, used: np.ndarray) -> np.ndarray:

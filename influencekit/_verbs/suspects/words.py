@@ -5,7 +5,7 @@ from influencekit._verbs.suspects.expectation import Expected
 
 __all__ = ["influence_words", "verdict"]
 
-_NOTHING = 0.01  # of average precision
+_NOTHING = 0.005  # of AUC
 
 
 def verdict(
@@ -19,15 +19,9 @@ def verdict(
         if trusted
         else f"at most about {high} of {count} labels look wrong; trusted data would say how many"
     )
-    others = ", ".join(
-        f"{name} {100 * one.precision.mean():.0f} %"
-        for name, one in found.findings.items()
-        if name != found.lead
-    )
-    beside = f" ({others})" if others else ""
-    leads = (
-        f"{found.lead} leads: it finds {100 * lead.precision.mean():.0f} % of planted wrong labels{beside}"
-    )
+    others = ", ".join(f"{name} {one.auc:.3f}" for name, one in found.findings.items() if name != found.lead)
+    beside = f"; {others}" if others else ""
+    leads = f"{found.lead} finds planted wrong labels best (AUC {lead.auc:.3f}{beside})"
     if not marked:
         sure = "no label is more likely wrong than right"
         return f"{many}; {leads}; {sure}{influence}"
@@ -39,10 +33,10 @@ def verdict(
 
 
 def influence_words(gain: float | None, names: list[str]) -> str:
-    """What the scores that ask trusted data add to the others, by the gain in average precision."""
+    """What the scores that ask trusted data add to the others, by the gain in AUC."""
     if gain is None:
         return ""
     said = " and ".join(names)
     if gain < _NOTHING:
         return f"; influence ({said}) adds nothing here"
-    return f"; influence ({said}) adds {gain:.2f} of average precision"
+    return f"; influence ({said}) adds {gain:.3f} of AUC"
