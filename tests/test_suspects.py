@@ -48,7 +48,7 @@ def test_planted_and_real_wrong_labels_are_found(found):
     marked = found.is_label_issue.values
     assert marked[:WRONG].sum() >= WRONG - 2 and marked.sum() <= WRONG + 3
     assert (found.action.values[marked] != "keep").all() and (found.action.values[~marked] == "keep").all()
-    assert found.attrs["lead"] == found.by.values[found.auc.argmax()]
+    assert found.attrs["lead"] == found.by.values[found.auc.values.argmax()]
     assert found.verdict.startswith(f"about {round(found.issues.item())} of {N} labels look wrong")
     assert f"{found.attrs['lead']} finds planted wrong labels best" in found.verdict
     assert f"{int(marked.sum())} are marked" in found.verdict
@@ -138,6 +138,18 @@ def test_a_clean_run_marks_hardly_anything():
     assert one.issues_low <= 2 and one.is_label_issue.sum() <= 3
 
 
+def test_labels_that_are_coins_cannot_be_told():
+    def coins(n, seed):
+        generator = torch.Generator().manual_seed(seed + 100)
+        return sample(n, seed)[0], torch.randint(0, 3, (n,), generator=generator)
+
+    run = ik.record(workload(train=coins(N, 5), test=coins(TRUSTED, 6)))
+    one = ik.suspects(run, scores=["final-loss", "out-of-fold"], repeats=3, folds=3, verify=0)
+    assert one.auc_low.sel(by=one.attrs["lead"]) <= 0.5 and not one.is_label_issue.any()
+    assert one.verdict.startswith("no score finds planted wrong labels better than chance in these data")
+    assert one.issues_high - one.issues_low > N / 4
+
+
 def squares(outputs, target):
     return (outputs - target) ** 2
 
@@ -213,12 +225,15 @@ def test_expected_precision_is_that_of_labels_known_to_be_wrong(undone):
     np.testing.assert_allclose(np.mean(off, 0), 0, atol=0.06)
 
 
-def test_the_bound_is_no_less_than_the_fraction_where_the_first_are_wrong():
-    generator = np.random.default_rng(0)
-    wrong, planted = np.arange(2000) < 200, np.arange(2000) >= 1900
-    z = generator.normal(3.0 * (wrong | planted), 1)
-    bound = most_wrong([depth_of(z, planted, np.arange(2000))], 1900)
-    assert 0.08 < bound < 0.16
+def test_the_bound_is_above_the_fraction_and_near_it_where_the_first_are_wrong():
+    """Nine of ten times at least: it is made of the lower end of a 95 % interval."""
+    bounds = []
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        wrong, planted = np.arange(2000) < 200, np.arange(2000) >= 1900
+        z = generator.normal(3.0 * (wrong | planted), 1)
+        bounds.append(most_wrong([depth_of(z, planted, np.arange(2000))], 1900))
+    assert np.mean(np.array(bounds) >= 200 / 1900) >= 0.9 and np.mean(bounds) < 0.15
 
 
 def test_suspicions_add_up_to_the_expected_number():

@@ -62,9 +62,10 @@ def result_of(
     n, labels, run = found.run.workload.n_train, found.labels, found.run
     suspicion, rank = np.zeros(n), np.full(n, np.nan)
     suspicion[found.ranked], rank[found.ranked] = found.suspicion, np.arange(1, len(found.ranked) + 1)
-    low_auc = _auc_interval(found.calibration, level, seed)
-    sure = dict(zip(found.calibration.findings, low_auc[0], strict=True))[found.calibration.lead] > 0.5
-    marked = (suspicion >= _MARKED) & sure
+    ends = _auc_interval(found.calibration, level, seed)
+    lead = list(found.calibration.findings).index(found.calibration.lead)
+    auc = float(ends[0][lead]), float(ends[1][lead])
+    marked = (suspicion >= _MARKED) & (auc[0] > 0.5)
     values, predicted = _predicted(labels, found.judged)
     given = None if labels.values is None else labels.values.cpu().numpy()
     name = partial(class_names, info=run.workload.info) if labels.classify else np.asarray
@@ -77,7 +78,7 @@ def result_of(
         "rank": ("train", rank),
         "learnt": ("train", _learnt(run, labels)),
         "score": (("by", "train"), _scores(found)),
-        **_calibrated(found.calibration, low_auc),
+        **_calibrated(found.calibration, ends),
         "expected_precision": ("k", found.expected.precision),
         "expected_low": ("k", found.expected.low),
         "expected_high": ("k", found.expected.high),
@@ -92,13 +93,9 @@ def result_of(
         variables |= _verified(judge, found, top, np.flatnonzero(marked), values, level, seed, strategy)
     words = influence_words(found.gain, found.asking)
     said = verdict(
-        found.calibration,
-        found.expected,
-        int(marked.sum()),
-        len(found.used),
-        found.trusted is not None,
-        words,
-    )
+        found.calibration, found.expected, int(marked.sum()), len(found.used), found.trusted is not None,
+        words, auc,
+    )  # fmt: skip
     return xr.Dataset(
         variables,
         coords={

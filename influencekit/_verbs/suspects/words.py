@@ -9,9 +9,11 @@ _NOTHING = 0.005  # of AUC
 
 
 def verdict(
-    found: Calibration, expected: Expected, marked: int, count: int, trusted: bool, influence: str
-) -> str:
-    """How many labels look wrong, which score leads, what is marked, and whether influence adds anything."""
+    found: Calibration, expected: Expected, marked: int, count: int, trusted: bool, influence: str,
+    auc: tuple[float, float],
+) -> str:  # fmt: skip
+    """How many labels look wrong, which score leads, what is marked, and whether influence adds anything.
+    `auc`: the interval of the score that leads."""
     issues, low, high = (round(each) for each in expected.issues)
     lead = found.findings[found.lead]
     many = (
@@ -21,6 +23,11 @@ def verdict(
     )
     others = ", ".join(f"{name} {one.auc:.3f}" for name, one in found.findings.items() if name != found.lead)
     beside = f"; {others}" if others else ""
+    if auc[0] <= 0.5:
+        return (
+            f"no score finds planted wrong labels better than chance in these data (best {found.lead}, AUC "
+            f"{lead.auc:.3f}, {auc[0]:.3f} to {auc[1]:.3f}{beside}), so none is marked; {many}"
+        )
     leads = f"{found.lead} finds planted wrong labels best (AUC {lead.auc:.3f}{beside})"
     if not marked:
         sure = "no label is more likely wrong than right"
