@@ -33,6 +33,7 @@ from _tables import (  # noqa: E402
     quoted,
     recording,
     smooth,
+    suspects,
     trust,
     what_a_score_is_worth,
     workloads,
@@ -41,7 +42,7 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, examples, cost),
+    *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, suspects, examples, cost),
     *(language_model, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
