@@ -152,7 +152,7 @@ def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
     )
     wrong = np.array([each["wrong"] for each in cells])
     return {
-        "accuracy": spread([each["accuracy"] for each in cells]),
+        "accuracy": spread([np.nan if (a := each["accuracy"]) is None else a for each in cells]),
         "leads": [each["lead"] for each in cells],
         "by": {
             n: {

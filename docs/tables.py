@@ -42,8 +42,8 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, suspects, examples, cost),
-    *(language_model, recording, layers),
+    *(what_a_score_is_worth, agreement, ceilings, smooth, trust, evaluation, exactness, examples, cost),
+    *(suspects, language_model, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}

@@ -43,7 +43,7 @@ def test_planted_and_real_wrong_labels_are_found(found):
     """Six of sixty labels are wrong, of classes that lie three deviations apart."""
     first = found["rank"].values.argsort()[: WRONG + 2]
     assert len(set(first) & set(range(WRONG))) >= WRONG - 1
-    assert (found.auc > 0.85).all() and ((found.auc_low <= found.auc) & (found.auc <= found.auc_high)).all()
+    assert (found.auc > 0.8).all() and ((found.auc_low <= found.auc) & (found.auc <= found.auc_high)).all()
     assert found.issues_low <= WRONG <= found.issues_high
     marked = found.is_label_issue.values
     assert marked[:WRONG].sum() >= WRONG - 2 and marked.sum() <= WRONG + 3
@@ -163,8 +163,8 @@ def test_a_regression_with_swapped_targets():
     given = {"model": model, "loss": squares, "train": (x, wrong), "test": (t, t.sum(1))}
     one = ik.suspects(ik.record(workload(**given, optimizer=ik.SGD(lr=0.05), epochs=6)), **OPTIONS)
     assert "aum" not in one.by.values and one.learnt.isnull().all()
-    first = set(one["rank"].values.argsort()[:8].tolist())
-    assert len(first & set(range(8))) >= 6  # a swap between near targets is none
+    far = ((wrong - y).abs() > y.std()).nonzero().ravel().tolist()  # a swap between near targets is none
+    assert len(far) >= 3 and set(far) <= set(one["rank"].values.argsort()[:10].tolist())
     assert one.relabel_effect.notnull().sum() == 3 and "relabel" not in one.action.values
     assert one.predicted.dtype.kind == one.given.dtype.kind == "f"
 
@@ -254,7 +254,7 @@ def test_planted_labels_are_others_of_used_examples(seed, fraction):
     run = ik.record(workload(order=torch.arange(40).reshape(4, 10), epochs=1))
     changed, mask = plant(run).planted(run.workload, np.arange(40), fraction, np.random.default_rng(seed))
     rows, y = changed.positions, run.workload.train[1]
-    assert rows.tolist() == mask.nonzero()[0].tolist() and mask.sum() == max(round(fraction * 40), 10)
+    assert rows.tolist() == mask.nonzero()[0].tolist() and mask.sum() == max(round(fraction * 40), 4)
     assert not mask[40:].any() and (changed.values[1] != y[rows]).all() and (changed.values[1] < 3).all()
 
 
@@ -267,32 +267,53 @@ def test_flips_go_where_models_err_and_anywhere(run):
     np.testing.assert_allclose(towards[2], [0.5, 0.5, 0], atol=0.01)
 
 
+class Text(nn.Module):
+    """What follows a token, of 13."""
+
+    def __init__(self):
+        super().__init__()
+        self.e = nn.Embedding(13, 13, dtype=torch.float64)
+        nn.init.zeros_(self.e.weight)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.e(input_ids)
+
+
+def next_token(z, y):
+    return nn.functional.cross_entropy(z[:, :-1].mT, y[:, 1:], reduction="none").mean(1)
+
+
+def text(train, test, **changes):
+    given = {"model": Text(), "loss": next_token, "optimizer": ik.SGD(lr=3.0), "batch_size": 10, "epochs": 5}
+    return ik.Workload(train=train, test=test, **given | changes)
+
+
 def test_documents_keep_their_tokens_and_padding():
     ids = torch.tensor([[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]])
     mask = (ids > 0).long()
-    labels = torch.where(mask > 0, ids, -100)
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-    class Text(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.e = nn.Embedding(13, 13)
-
-        def forward(self, input_ids, attention_mask):
-            return self.e(input_ids)
-
-    def loss(z, y):
-        return nn.functional.cross_entropy(z.mT, y, reduction="none").mean(1)
-
-    work = ik.Workload(
-        model=Text(), loss=loss, train=batch, test=batch, optimizer=ik.SGD(lr=0.1), batch_size=2
-    )
-    found = Plant(labels_of(work), None).of_batch(batch, np.random.default_rng(1))
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask > 0, ids, -100)}
+    found = Plant(labels_of(text(batch, batch, batch_size=2)), None).of_batch(batch, np.random.default_rng(1))
     assert (found["attention_mask"] == mask).all() and (found["input_ids"][0, 3:] == 0).all()
     for k in (0, 1):
         assert sorted(found["input_ids"][k].tolist()) == sorted(ids[k].tolist())
     assert (torch.where(mask > 0, found["input_ids"], -100) == found["labels"]).all()
     assert (found["input_ids"] != ids).any()
+
+
+def test_shuffled_documents_of_a_language_model_are_found():
+    """Documents that count upwards by ones and twos, of which the first five are in random order."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 3, (80, 12), generator=generator).cumsum(1) % 13
+    for k in range(5):
+        ids[k] = ids[k, torch.randperm(12, generator=generator)]
+    parts = [{"input_ids": x, "labels": x.clone()} for x in (ids[:50], ids[50:])]
+    one = ik.suspects(ik.record(text(*parts)), scores=["final-loss", "dit"], repeats=2, folds=2, verify=2)
+    assert set(one["rank"].values.argsort()[:5]) == set(range(5))
+    assert one.is_label_issue.values[:5].sum() >= 4 and set(one.action.values) == {"drop", "keep"}
+    assert "relabel_effect" not in one and "given" not in one and one.learnt.isnull().all()
+    assert one.remove_effect.notnull().sum() == 2 and one.auc.min() > 0.9
+    with pytest.raises(ik.InputError, match="aum needs labels that are classes"):
+        ik.suspects(ik.record(text(*parts)), scores="aum")
 
 
 # what is refused --------------------------------------------------------------------------------------------

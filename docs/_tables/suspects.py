@@ -77,8 +77,8 @@ PAGE = Page(
             "Every score, and the one that was chosen",
             ("suspects",),
             lambda report: (
-                "Precision among as many as are wrong, and AUC. Class-dependent: of two classes three of four "
-                f"wrong labels are of one. Means of {report['seeds']} seed"
+                "Precision among as many as are wrong, and AUC. Class-dependent: of two classes, three of "
+                f"four wrong labels are of one. Means of {report['seeds']} seed"
                 f"{'s' if report['seeds'] > 1 else ''}, {report['repeats']} plantings; {report['setting']}."
             ),
             _found,

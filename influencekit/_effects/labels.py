@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from influencekit._training.accuracy import logits_of
-from influencekit._training.batch import Batch, tensors_of, with_tensors
+from influencekit._training.batch import Batch, select, tensors_of, with_tensors
+from influencekit._training.state import State
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
@@ -129,9 +130,13 @@ def judge(workload: Workload, theta: Tensor, batch: Batch, labels: Labels) -> Ju
         return Judged(losses, -torch.stack(each, 1))
 
 
-def judge_all(workload: Workload, theta: Tensor, labels: Labels) -> Judged:
-    """The same of all training examples."""
-    each = [judge(workload, theta, batch, labels) for _, batch in pieces_of(workload)]
+def judge_all(workload: Workload, theta: Tensor, labels: Labels, batch: Batch | None = None) -> Judged:
+    """The same of all training examples, or of a large batch."""
+    if batch is None:
+        each = [judge(workload, theta, piece, labels) for _, piece in pieces_of(workload)]
+    else:
+        rows = torch.arange(len(tensors_of(batch)[0]), device=theta.device).split(_ROWS)
+        each = [judge(workload, theta, select(batch, some), labels) for some in rows]
     known = [one.evidence for one in each if one.evidence is not None]
     return Judged(torch.cat([one.losses for one in each]), torch.cat(known) if known else None)
 
@@ -150,22 +155,20 @@ def margins_by_epoch(trajectory: Trajectory, labels: Labels) -> Tensor:
     states = [t + 1 for t in epoch_ends(trajectory)]
     found: dict[int, Tensor] = {}
 
-    def look(state_at: int) -> None:
-        state = trajectory.state(state_at)
+    def look(state: State) -> None:
         there = trajectory.workload.with_buffers(state.buffers)
         evidence = judge_all(there, state.theta, labels).evidence
         assert evidence is not None
-        found[state_at] = margins(evidence, labels.own)
+        found[state.step] = margins(evidence, labels.own)
 
     if set(states) <= {*trajectory.stored_states}:
         for t in states:
-            look(t)
+            look(trajectory.state(t))
     else:
         for block in trajectory.blocks(min(states), max(states) + 1):
             for state in block:
                 if state.step in states:
-                    trajectory._asked = state  # what was just replayed
-                    look(state.step)
+                    look(state)
     return torch.stack([found[t] for t in states])
 
 

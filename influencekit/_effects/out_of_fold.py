@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from influencekit._effects.labels import Judged, Labels, judge
+from influencekit._effects.labels import Judged, Labels, judge, judge_all
 from influencekit._effects.retrain import Strategy, Weighting, check_finite, retrained
 from influencekit._training.batch import Batch
 from influencekit._training.workload import Workload, evaluated_with
@@ -67,7 +67,7 @@ def fold_models(
                         evidence = losses.new_zeros(len(losses), one.evidence.shape[1])
                     evidence[rows] += one.evidence.to(losses) / repeats
             for found, batch in zip(also, others, strict=True):
-                found.append(judge(workload, theta, batch, labels))
+                found.append(judge_all(workload, theta, labels, batch))
     return FoldModels(Judged(losses, evidence), also)
 
 

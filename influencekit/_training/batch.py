@@ -56,8 +56,8 @@ class NewEntries(NamedTuple):
             there = found[place].clone()
             given, rows_there = values[own.to(values.device)], there[slots.to(there.device)]
             both = zip(given.shape[1:], rows_there.shape[1:], strict=True)
-            shared = (slice(None), *(slice(0, min(pair)) for pair in both))
-            rows_there[shared] = given[shared].to(there)
+            overlap = (slice(None), *(slice(0, min(pair)) for pair in both))
+            rows_there[overlap] = given[overlap].to(there)
             there[slots.to(there.device)] = rows_there
             found[place] = there
         return with_tensors(batch, found)

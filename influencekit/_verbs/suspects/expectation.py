@@ -19,11 +19,11 @@ from influencekit._verbs.suspects.calibration import resampled_means
 __all__ = ["Expected", "expected", "fraction_wrong", "most_wrong", "suspicion_of"]
 
 _GRID = np.linspace(0.0, 0.9, 901)
+_PRIOR = 8  # of Beta(1, 1 + 8)
 _BINS = 5
 _FLOOR = 0.05  # trusted examples in a bin that has none: more would hide few wrong labels
 _DEPTHS = 400
-_ONE_SIDED = 1.645  # standard errors
-_LEAST = 0.1  # of the planted examples must be found where the bound is read
+_WRONG = 0.05  # how often the bound may be below the truth
 
 
 class Expected(NamedTuple):
@@ -39,12 +39,13 @@ class Expected(NamedTuple):
 def fraction_wrong(
     own: np.ndarray, right: np.ndarray, wrong: np.ndarray, resamples: int, seed: tuple[int, ...]
 ) -> np.ndarray:
-    """The fraction of wrong labels: the most likely one, then draws by likelihood [1 + resample].
+    """The fraction of wrong labels: the median of its draws, then these [1 + resample].
 
     `own` [train]: what models that were not trained on an example hold of its label (margins, or minus the
     losses); `right` and `wrong` [model, trusted]: the same of trusted examples with right and with wrong
     labels. `own` is taken for a mixture of the two, in a few bins. For a draw the trusted examples are drawn
-    again with replacement, and the fraction by its likelihood.
+    again with replacement, and the fraction by its likelihood times (1 - fraction)^8, a Beta(1, 9): where the
+    data hardly tell, about a tenth is wrong, as is usual.
     """
     both = np.concatenate([right.ravel(), wrong.ravel()])
     edges = np.unique(np.quantile(both, np.linspace(0, 1, _BINS + 1)[1:-1]))
@@ -54,33 +55,33 @@ def fraction_wrong(
     f0, f1 = (
         bins[np.searchsorted(edges, each, "right")].mean(0) for each in (right, wrong)
     )  # [trusted, bin]
-    found = [_GRID[_likelihood(mine, f0.sum(0), f1.sum(0)).argmax()]]
+    found = []
     for _ in range(resamples):
         some = generator.integers(0, len(f0), len(f0))
-        each = _likelihood(mine, f0[some].sum(0), f1[some].sum(0))
-        found.append(generator.choice(_GRID, p=each / each.sum()))
-    return np.array(found)
+        found.append(generator.choice(_GRID, p=_posterior(mine, f0[some].sum(0), f1[some].sum(0))))
+    return np.array([np.median(found), *found])
 
 
-def _likelihood(own: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Of each fraction in the grid, relative to the largest."""
+def _posterior(own: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """The probability of each fraction in the grid, from counts in bins."""
     f0, f1 = ((x + _FLOOR) / (x + _FLOOR).sum() for x in (right, wrong))
-    log = np.log((1 - _GRID)[:, None] * f0 + _GRID[:, None] * f1) @ own
-    return np.asarray(np.exp(log - log.max()))
+    log = np.log((1 - _GRID)[:, None] * f0 + _GRID[:, None] * f1) @ own + _PRIOR * np.log1p(-_GRID)
+    each = np.exp(log - log.max())
+    return np.asarray(each / each.sum())
 
 
 def most_wrong(depth: Sequence[np.ndarray], count: int) -> float:
     """The largest fraction of wrong labels that agrees with the planted ones, without trusted data: no depth
-    holds more wrong labels than examples, so pi <= depth / (fraction of the planted there), of which the
-    lower end of an interval is taken, since the smallest of many is looked for.
+    holds more wrong labels than examples, so pi <= depth / (fraction of the planted there). Since
+    the smallest of many is looked for, the lower end of a band for all depths is taken (Massart 1990).
 
     `depth`: of the planted examples of each planting, of `count` others.
     """
     each = np.sort(np.concatenate(list(depth)))
     p = np.arange(1, len(each) + 1) / len(each)
-    low = p - _ONE_SIDED * np.sqrt(p * (1 - p) / len(p))
+    low = p - np.sqrt(np.log(1 / _WRONG) / 2 / len(p))
     ratio = (each + 1 / count) / np.maximum(low, 1e-9)
-    return float(np.clip(ratio[p >= _LEAST].min(), 0, 1))
+    return float(np.clip(ratio.min(), 0, 1))
 
 
 def expected(

@@ -14,7 +14,7 @@ from influencekit.errors import InputError
 
 __all__ = ["Plant", "confused"]
 
-_LEAST = 10  # examples that are planted, in data of at least four times as many
+_LEAST = 20  # examples that are planted at a time, in data of at least ten times as many
 _CONFUSED = 0.5  # of the flips go where the model errs, the others anywhere
 
 
@@ -47,9 +47,9 @@ class Plant(NamedTuple):
     def planted(
         self, workload: Workload, used: np.ndarray, fraction: float, generator: np.random.Generator
     ) -> tuple[NewEntries, np.ndarray]:
-        """Wrong labels for this fraction of the examples `used`, at least ten of them or a quarter: what
+        """Wrong labels for this fraction of the examples `used`, at least 20 of them or a tenth: what
         changes, and whose it is, a mask [train]. Errors: no target of its own that could be wrong."""
-        count = max(round(fraction * len(used)), min(_LEAST, len(used) // 4), 1)
+        count = max(round(fraction * len(used)), min(_LEAST, len(used) // 10), 1)
         chosen = np.sort(generator.choice(used, count, replace=False))
         rows = torch.from_numpy(chosen).to(workload.device)
         mask = np.zeros(workload.n_train, dtype=bool)

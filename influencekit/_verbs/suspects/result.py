@@ -115,7 +115,8 @@ def result_of(
 
 
 def _auc_interval(calibration: Calibration, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    tail, ends = (1 - level) / 2, []
+    """For all scores at once (Bonferroni), since the one that leads is the largest of several."""
+    tail, ends = (1 - level) / 2 / len(calibration.findings), []
     for one in calibration.findings.values():
         means = resampled_means([1 - each for each in one.depth], _RESAMPLES, (seed % 2**64, 8))
         ends.append(np.quantile(means, [tail, 1 - tail]))

@@ -60,11 +60,11 @@ def suspects(
     """Which labels are wrong, by the score that finds planted wrong labels best in your own data.
 
     No score finds wrong labels best everywhere, so they compete. The labels of a random `fraction` of the
-    training examples are flipped, the recorded run is trained again with them, and every score says which
-    labels it suspects; `repeats` times. The score with the largest AUC for the flips leads. `scores` are
-    estimators, low = suspicious; unless you say: final-loss, aum, out-of-fold, and dit on the mean loss of
-    trusted examples; where there are several, also `combined`, a logistic regression on their ranks whose
-    weights come from other plantings than those it is judged on.
+    training examples (at least 20, or a tenth) are flipped, the recorded run is trained again with them, and
+    every score says which labels it suspects; `repeats` times. The score with the largest AUC for the flips
+    leads. `scores` are estimators, low = suspicious; unless you say: final-loss, aum, out-of-fold, and dit on
+    the mean loss of trusted examples; where there are several, also `combined`, a logistic regression on
+    their ranks whose weights come from other plantings than those it is judged on.
 
     `trusted`: examples with right labels that the run was not trained on, as for `curate`; None = the run's
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
@@ -82,12 +82,12 @@ def suspects(
     and `predicted` label, the latter by models that were not trained on the example; `learnt`, the epoch from
     which it is classified rightly to the end (NaN: never); `score` [by, train], what each score says;
     `remove_effect`, `relabel_effect` of the first `verify` ranks: exact effects on the mean loss of the
-    trusted examples that judge, retrained (NaN: not asked). By `by`, the scores: `auc`, `auc_low`,
-    `auc_high`, `precision` (of as many as were planted) and `average_precision` on planted labels. By `k`:
-    `expected_precision` of the k most suspicious, `expected_low`, `expected_high`. By `set`, "verified" and
-    "marked": `set_size`, and `remove_set`, `relabel_set` with `_low` and `_high`, the effects together.
-    `issues`, `issues_low`, `issues_high`: the expected number of wrong labels. Attrs: `verdict`, a sentence;
-    `lead`; `planted`, what was planted.
+    trusted examples that judge, retrained (NaN: not asked). By `by`, the scores, on planted labels: `auc`,
+    `auc_low`, `auc_high` (which hold for all scores at once), `precision` (of as many as were planted) and
+    `average_precision`. By `k`: `expected_precision` of the k most suspicious, `expected_low`,
+    `expected_high`. By `set`, "verified" and "marked": `set_size`, and `remove_set`, `relabel_set` with
+    `_low` and `_high`, the effects together. `issues`, `issues_low`, `issues_high`: the expected number of
+    wrong labels. Attrs: `verdict`, a sentence; `lead`; `planted`, what was planted.
 
     Sign: effects are after minus before, so negative = better. Cost: `repeats` trainings, as many times all
     scores, folds trainings, and two for each verified example; above a minute a line on stderr says so before

@@ -35,8 +35,8 @@ def verdict(
     k = marked - 1
     values = (expected.precision[k], expected.low[k], expected.high[k])
     part, least, most = (f"{100 * each:.0f}" for each in values)
-    share = f"{part} % ({least} to {most} %) should be wrong"
-    return f"{many}; {leads}; {marked} are marked, of which {share}{influence}"
+    hope = f"{part} % ({least} to {most} %) should be wrong"
+    return f"{many}; {leads}; {marked} are marked, of which {hope}{influence}"
 
 
 def influence_words(gain: float | None, names: list[str]) -> str:
