@@ -26,7 +26,7 @@ def scores(run, spec):
     return torch.from_numpy(ik.estimate(run, "test-loss", spec).influence.values[0, 0].copy())
 
 
-@parametrize_with_checks(["final-loss", "aum", "out-of-fold:folds=3"])
+@parametrize_with_checks(["out-of-fold:folds=3:repeats=2"])  # those without options: test_conformance
 def test_conformance(subject, check):
     check(subject)
 
