@@ -35,6 +35,7 @@ from _tables import (  # noqa: E402
     recording,
     selected,
     smooth,
+    suspects,
     trust,
     what_a_score_is_worth,
     workloads,
@@ -43,19 +44,8 @@ from _tables.page import WARNING  # noqa: E402
 
 FOLDER = ROOT / "docs" / "results"
 MODULES = (
-    *(
-        what_a_score_is_worth,
-        agreement,
-        ceilings,
-        smooth,
-        selected,
-        trust,
-        curation,
-        evaluation,
-        exactness,
-        examples,
-        cost,
-    ),
+    *(what_a_score_is_worth, agreement, ceilings, smooth, selected, trust),
+    *(curation, suspects, evaluation, exactness, examples, cost),
     *(language_model, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )

@@ -52,6 +52,7 @@ _HOME = {
     "record": "_verbs.record",
     "remove": "_verbs.remove",
     "spec": "registry",
+    "suspects": "_verbs.suspects",
     "sum_over_windows": "_verbs.contributions",
     "trust": "_verbs.trust",
     "verify": "_verbs.verify",

@@ -25,6 +25,9 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "if": "influencekit.estimators.influence_function:InfluenceFunction",
             "loo": "influencekit.estimators.loo:LOO",
             "expected-loo": "influencekit.estimators.expected_loo:ExpectedLOO",
+            "final-loss": "influencekit.estimators.final_loss:FinalLoss",
+            "aum": "influencekit.estimators.aum:AUM",
+            "out-of-fold": "influencekit.estimators.out_of_fold:OutOfFold",
         },
         "query": {
             "test-loss": "influencekit.queries:TestLoss",

@@ -24,6 +24,8 @@ _HOME = {
     "gradient_products": "_training.gradients",
     "query_gradient": "_effects.query_gradient",
     "step_products": "_effects.step_products",
+    # scores of examples by themselves
+    "for_every_query": "_effects.labels",
     # scores from what every occurrence contributes
     "Contributions": "interfaces",
     "scores_from_contributions": "_effects.backward",

@@ -53,10 +53,12 @@ LAYERS = {
         _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
         workloads/draw _effects/centred workloads/files workloads/mnist workloads/models
         workloads/problem averages _effects/selection _effects/mean_of_runs
+        _effects/labels _effects/out_of_fold
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function
-        estimators/loo estimators/sgd_influence _tape/__init__ _tape/causes _tape/change_detector
+        estimators/loo estimators/sgd_influence estimators/final_loss estimators/aum
+        estimators/out_of_fold _tape/__init__ _tape/causes _tape/change_detector
         _tape/checks/__init__ _tape/checks/agreement _tape/checks/arguments _tape/checks/collation
         _tape/checks/columns _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending
         _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
@@ -74,7 +76,7 @@ LAYERS = {
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
-        plot/ceiling _verbs/removal_list _verbs/kept_pieces
+        plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
@@ -83,6 +85,9 @@ LAYERS = {
         _verbs/curate/__init__ _verbs/curate/choice _verbs/curate/choosers _verbs/curate/cost
         _verbs/curate/folds _verbs/curate/kept_run _verbs/curate/result _verbs/curate/retraining
         _verbs/curate/sets _verbs/curate/trusted _verbs/curate/verb _verbs/curate/words
+        _verbs/suspects/__init__ _verbs/suspects/calibration _verbs/suspects/cost
+        _verbs/suspects/exact _verbs/suspects/expectation _verbs/suspects/planting _verbs/suspects/outside
+        _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
@@ -92,7 +97,7 @@ LAYERS = {
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
-        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate
+        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate cli/suspects
     """,
 }
 

@@ -26,7 +26,7 @@ import xarray as xr
 import influencekit as ik
 from benchmarks.language_model.case import MOVED, RUNS, Size, problem
 from benchmarks.language_model.model import unigram_loss
-from benchmarks.language_model.scores import BM25, FinalLoss, SingleLosses
+from benchmarks.language_model.scores import BM25, SingleLosses
 from benchmarks.language_model.text import PIECES
 from benchmarks.shared.results import each, load, save
 from influencekit._repeatability import attainable
@@ -42,7 +42,7 @@ ESTIMATORS: dict[str, ik.Estimator | str] = {
     **{name: name for name in ("dit", "dit:centre=0.5", "dit:centre=0.9", "dit:curvature=gauss-newton")},
     **{f"ekfac:damping={d}": f"ekfac:labels=drawn:damping={d}" for d in ("none", "0.1", "0.01", "0.001")},
     **{f"trak:damping={d}": f"trak:damping={d}" for d in ("none", "0.1", "0.01", "0.001")},
-    "grad-cos": "grad-cos", "bm25": BM25(), "final loss": FinalLoss(),
+    "grad-cos": "grad-cos", "bm25": BM25(), "final loss": "final-loss",
 }  # fmt: skip
 FULL = Size()
 SMALL = Size(train=64, test=8, length=8, width=16, heads=2, epochs=3)

@@ -1,4 +1,4 @@
-"""What is asked and compared beside what is registered: a query, BM25, and the final loss."""
+"""What is asked and compared beside what is registered: a query, and BM25."""
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 import influencekit as ik
 from benchmarks.language_model.text import words
 
-__all__ = ["BM25", "FinalLoss", "SingleLosses"]
+__all__ = ["BM25", "SingleLosses"]
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,6 @@ class BM25(ik.Estimator):
             return sum(rarity[w] * each[w] * (self.k + 1) / (each[w] + norm) for w in text if w in each)
 
         return [[one(text, *pair) for pair in zip(counts, norms, strict=True)] for text in test]
-
-
-@dataclass(frozen=True)
-class FinalLoss(ik.Estimator):
-    """The loss of each training sequence at the end of training, negated: what is hard is taken for harmful.
-
-    The same for every query.
-    """
-
-    @property
-    def claims(self) -> frozenset[ik.Claim]:
-        return frozenset()
-
-    def scores(self, trajectory: ik.Trajectory, query: ik.Query, windows: Sequence[ik.Window]) -> Tensor:
-        workload = trajectory.workload
-        with torch.no_grad():
-            losses = workload.losses(trajectory.state(trajectory.steps).theta, workload.train)
-        return -losses.expand(len(query.labels(workload)), 1, -1).clone()
 
 
 def _texts(part: tuple[Tensor, Tensor]) -> list[list[str]]:

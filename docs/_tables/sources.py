@@ -78,6 +78,7 @@ SOURCES = {
     "selected": _benchmark("selected", *_COMPARE, "influencekit/evaluation"),
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
     "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
+    "suspects": _benchmark("suspects --data FILE", *_TAPE, "influencekit/evaluation", "influencekit/_verbs"),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
     "sweep": _benchmark("sweep", *_SWEEP),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from influencekit._tape.loader import fetch
 from influencekit._tape.rng import fixed, restored
 from influencekit._tape.stream import StreamExamples
-from influencekit._training.batch import Batch, tensors_of
+from influencekit._training.batch import Batch, NewEntries, tensors_of
 from influencekit._training.call import Loss, arguments, one_each, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
 from influencekit._training.checks.model import copy_model
@@ -67,6 +67,7 @@ class Call:
     `forward`, outputs are `forward(model, batch)` instead. Losses are `loss(outputs, target)`, one a row, or
     `loss(outputs, target, batch=batch)` where it has such a parameter. What a step minimises may have a
     `penalty`, a scalar of the model, or of the model, the outputs and the batch, which is no example's.
+    `changed`: what some examples are in place of what the data set says, as if a label had been wrong.
     """
 
     loss: Loss
@@ -75,12 +76,15 @@ class Call:
     target_key: str = "labels"
     forward: Callable[[nn.Module, Any], Any] | None = None
     penalty: Penalty | None = None
+    changed: NewEntries | None = None
 
     def batch(self, micro: Micro, device: torch.device) -> Batch:
         """The batch of a micro-batch, fetched again, or as it was stored."""
         if isinstance(self.data, StreamExamples):
-            return on_device(self.data.batch(micro.indices, micro.rows), device)
-        return on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
+            found = on_device(self.data.batch(micro.indices, micro.rows), device)
+        else:
+            found = on_device(fetch(self.data, self.collate, micro.indices, micro.fetch_rng), device)
+        return found if self.changed is None else self.changed.within(found, torch.tensor(micro.indices))
 
     def target(self, batch: Any) -> Any:
         """What the loss compares the outputs with; None where it takes that from the batch itself."""

@@ -1,7 +1,7 @@
 """A batch: a tensor, a tuple or a dict of tensors whose first dimension counts examples."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from influencekit.errors import InputError
 __all__ = [
     "Batch",
     "Examples",
+    "NewEntries",
     "first_half_twice",
     "with_tensors",
     "mapped",
@@ -31,6 +32,35 @@ class Examples(Protocol):
 
     def at(self, rows: Tensor) -> Batch:
         """The examples at these positions, of any shape, one after the other."""
+
+
+class NewEntries(NamedTuple):
+    """Other values of some examples, as wrong labels are: `values` [k, ...] of the examples at `positions`
+    [k], for each entry of a batch that changes, by its place in `tensors_of`."""
+
+    positions: Tensor
+    values: dict[int, Tensor]
+
+    def within(self, batch: Batch, rows: Tensor) -> Batch:
+        """A batch of the examples at `rows` [slot], with their new values; it stays as it is itself.
+
+        Where widths differ from batch to batch, as of padded text, what both have is written.
+        """
+        mine = {int(p): k for k, p in enumerate(self.positions)}
+        pairs = [(slot, mine[row]) for slot, row in enumerate(rows.tolist()) if row in mine]
+        if not pairs:
+            return batch
+        slots, own = torch.tensor(pairs, device=self.positions.device).unbind(1)
+        found = list(tensors_of(batch))
+        for place, values in self.values.items():
+            there = found[place].clone()
+            given, rows_there = values[own.to(values.device)], there[slots.to(there.device)]
+            both = zip(given.shape[1:], rows_there.shape[1:], strict=True)
+            overlap = (slice(None), *(slice(0, min(pair)) for pair in both))
+            rows_there[overlap] = given[overlap].to(there)
+            there[slots.to(there.device)] = rows_there
+            found[place] = there
+        return with_tensors(batch, found)
 
 
 def select(batch: Batch, indices: Tensor) -> Batch:

@@ -101,6 +101,13 @@ class Step:
             other._mean = torch.where(self._valid > 0, each * other._mean, other._mean)
         return other
 
+    def on(self, workload: Workload, source: PartSource) -> "Step":
+        """The step of another run of the same plan, on data in which some examples are others. What was
+        traced serves both."""
+        other = self.varied()
+        other.workload, other.source, other.queries = workload, source, {}
+        return other
+
     # what a step reads ------------------------------------------------------------------------------
 
     def start(self) -> State:

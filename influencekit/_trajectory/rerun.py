@@ -115,7 +115,7 @@ def rerun(
     writer.close()
     other = Trajectory(writer.group, workload, step)
     other.ending, other.unchanged = trajectory.ending, trajectory.unchanged
-    if last == trajectory.steps:
+    if last == trajectory.steps and workload.test is not None:
         at_end = other.evaluated(last)
         other.attrs = {**other.attrs, **workload.with_buffers(at_end.buffers).judge(at_end.theta).attrs()}
     return other

@@ -1,6 +1,6 @@
 """What results of all verbs share: their windows, coordinates and attributes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,8 +24,8 @@ from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows", "about", "check_windows", "class_labels", "example_coords", "examples", "require_run",
-    "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
+    "Windows", "about", "check_windows", "class_labels", "class_names", "example_coords", "examples",
+    "require_run", "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
 Windows = str | Sequence[Window] | None
@@ -154,9 +154,14 @@ def _class_labels(workload: Workload) -> list[str] | None:
         if not isinstance(target, torch.Tensor) or target.numel() != len(rows) or target.is_complex():
             return None
         values += target.detach().cpu().reshape(-1).tolist()
+    return class_names(values, workload.info)
+
+
+def class_names(values: Sequence[float], info: Mapping[str, Any]) -> list[str]:
+    """Classes in words, by the names that `info` has; numbers as they are if one of them is no whole one."""
     if not all(float(v).is_integer() for v in values):
         return [f"{v:g}" for v in values]
-    names, info = workload.info.get("classes", ()), workload.info
+    names = info.get("classes", ())
     return [
         str(names[int(v)] if 0 <= v < len(names) else info.get(f"class_{int(v)}", int(v))) for v in values
     ]

@@ -3,10 +3,13 @@
 from influencekit._lazy import lazily
 
 _HOME = {
+    "AUM": "estimators.aum",
     "DIT": "estimators.dit",
     "ExpectedLOO": "estimators.expected_loo",
+    "FinalLoss": "estimators.final_loss",
     "InfluenceFunction": "estimators.influence_function",
     "LOO": "estimators.loo",
+    "OutOfFold": "estimators.out_of_fold",
     "SGDInfluence": "estimators.sgd_influence",
 }
 

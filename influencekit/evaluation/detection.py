@@ -11,11 +11,12 @@ from torch import Tensor
 
 from influencekit._arguments import check_seed, real_number, short
 from influencekit._direction import better_in
-from influencekit._training.batch import Batch, tensors_of, with_tensors
+from influencekit._effects.labels import pieces_of
+from influencekit._training.batch import NewEntries, tensors_of
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 
-__all__ = ["detection", "flipped"]
+__all__ = ["detection", "flipped", "flips"]
 
 
 def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[Workload, np.ndarray]:
@@ -39,12 +40,23 @@ def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[W
     """
     if not isinstance(workload, Workload):
         raise InputError(f"flipped: expected a Workload, got {short(workload)}")
+    if not isinstance(workload.train, Tensor | tuple | list | dict):
+        raise InputError("flipped: a taped run is trained already; flip the labels of its data before taping")
+    changed, mask = flips(workload, fraction, seed)
+    info = {k: v for k, v in workload.info.items() if k != "spec"}  # no longer the problem of that name
+    train = changed.within(workload.train, torch.arange(workload.n_train))
+    return replace(workload, train=train, info={**info, "flipped": int(mask.sum())}), mask
+
+
+def flips(workload: Workload, fraction: float, seed: int) -> tuple[NewEntries, np.ndarray]:
+    """Other labels for this fraction of the training examples, and which: a mask [train]. As `flipped`, of a
+    taped run as well. Cost: of a taped run every example is fetched."""
     fraction, seed = real_number("fraction", fraction), check_seed("seed", seed) % 2**64
     n = workload.n_train
     count = math.floor(fraction * n + 1e-9)  # 0.29 * 100 is 28.999...
     if not 0 < fraction <= 1 or count < 1:
         raise InputError(f"fraction must flip at least one of {n} labels and at most all, got {fraction}")
-    target = _labels(workload)
+    place, target = _labels(workload)
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.permutation(n)[:count])
     classes, own = torch.unique(target, return_inverse=True)
@@ -52,13 +64,10 @@ def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[W
         raise InputError(f"to flip labels there must be two classes, and all {n} are {classes[0].item():g}")
     rows = torch.from_numpy(chosen).to(target.device)
     further = torch.from_numpy(generator.integers(1, len(classes), count)).to(target.device)
-    changed = target.clone()
     places = (own[rows].reshape(count) + further) % len(classes)
-    changed[rows] = classes[places].reshape(changed[rows].shape)
     mask = np.zeros(n, dtype=bool)
     mask[chosen] = True
-    info = {k: v for k, v in workload.info.items() if k != "spec"}  # no longer the problem of that name
-    return replace(workload, train=_relabelled(workload, changed), info={**info, "flipped": count}), mask
+    return NewEntries(rows, {place: classes[places].reshape(target[rows].shape)}), mask
 
 
 def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.Dataset:
@@ -175,24 +184,21 @@ def _mask(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> np.ndar
         raise InputError(f"detection: scores and mask are not of the same examples: {error}") from None
 
 
-def _labels(workload: Workload) -> Tensor:
-    """The training targets, one class an example."""
-    if isinstance(workload.train, Tensor):
-        raise InputError("these training data are their own targets; there are no labels to flip")
-    if not isinstance(workload.train, tuple | list | dict):
-        raise InputError("flipped: a taped run is trained already; flip the labels of its data before taping")
-    target = workload.target(workload.train)
-    if target.shape not in ((workload.n_train,), (workload.n_train, 1)):
-        raise InputError(f"flipped: expected one label an example, got targets of shape {list(target.shape)}")
+def _labels(workload: Workload) -> tuple[int, Tensor]:
+    """Where the target stands among the tensors of a batch, and all training targets, one class each."""
+    targets, place = list[Tensor](), -1
+    for _, batch in pieces_of(workload):
+        target = workload.target(batch)
+        if isinstance(batch, Tensor):
+            raise InputError("these training data are their own targets; there are no labels to flip")
+        if target.shape not in ((len(target),), (len(target), 1)):
+            shape = [workload.n_train, *target.shape[1:]]
+            raise InputError(f"flipped: expected one label an example, got targets of shape {shape}")
+        place = next(k for k, x in enumerate(tensors_of(batch)) if x is target)
+        targets.append(target)
+    target = torch.cat(targets)
     if target.is_complex() or (target.is_floating_point() and not ((target == 0) | (target == 1)).all()):
         raise InputError(
             "flipped: the training targets are not classes; expected whole numbers, or 0.0 and 1.0"
         )
-    return target
-
-
-def _relabelled(workload: Workload, target: Tensor) -> Batch:
-    """The training data with other targets."""
-    if isinstance(workload.train, dict):
-        return {**workload.train, workload.target_key: target}
-    return with_tensors(workload.train, [*tensors_of(workload.train)[:-1], target])
+    return place, target

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
 import xarray as xr
 
 from influencekit import plot
 from influencekit._arguments import check_seed, real_number
 from influencekit._direction import better_of, written
+from influencekit._effects.labels import judge_all, labels_of
 from influencekit._labelled import dataset_of
 from influencekit._statistics import (
     format_percent,
@@ -24,8 +23,9 @@ from influencekit._statistics import (
 )
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.changed_data import rerun_with
 from influencekit._verbs.record import record
-from influencekit.evaluation.detection import detection, flipped
+from influencekit.evaluation.detection import detection, flipped, flips
 from influencekit.evaluation.scoring import require_estimators, scored
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import figure_of
@@ -50,8 +50,9 @@ class MislabelAUC(Evaluation):
     ranking by the loss of each training example at the end of that run, largest first. Sensible for queries
     that say which way is better; of others it looks at those whose removal lowers the query.
 
-    Cost: a training run, its tracing, and the estimators anew. Errors: labels that are no classes, a taped
-    run, scores without their estimators (it scores another run).
+    A taped run is trained again through its recorded steps. Cost: a training run, its tracing, and the
+    estimators anew. Errors: labels that are no classes, scores without their estimators (it scores another
+    run).
 
     Example:
 
@@ -75,21 +76,24 @@ class MislabelAUC(Evaluation):
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
         require_estimators(estimators)
-        flipped(workload, self.fraction, self.seed)
+        flips(workload, self.fraction, self.seed)
 
     def run(
         self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
         windows: Sequence[Window], folder: Path | None = None,
     ) -> xr.Dataset:  # fmt: skip
-        problem, mask = flipped(trajectory.workload, self.fraction, self.seed + trajectory.workload.seed)
-        run = record(problem).with_ending(trajectory.ending)
+        seed, workload = self.seed + trajectory.workload.seed, trajectory.workload
+        if workload.fetches:  # a taped run: through its recorded steps
+            changed, mask = flips(workload, self.fraction, seed)
+            run = rerun_with(trajectory, changed)
+        else:
+            problem, mask = flipped(workload, self.fraction, seed)
+            run = record(problem).with_ending(trajectory.ending)
         theta = run.evaluated(run.steps).theta
         better = written(better_of(query))
         found = detection(scored(run, query, estimators, windows).influence.assign_attrs(better), mask)
-        rows = torch.arange(problem.n_train, device=problem.device).split(1024)
-        with torch.no_grad():
-            parts = [problem.losses(theta, problem.examples(r)).cpu().numpy() for r in rows]
-        control = detection(xr.DataArray(-np.concatenate(parts), dims="train"), mask)
+        losses = judge_all(run.workload_at(run.steps), theta, labels_of(run.workload)).losses
+        control = detection(xr.DataArray(-losses.cpu().numpy(), dims="train"), mask)
         return found.assign(
             flipped=("train", mask),
             accuracy=float(run.attrs["accuracy"]),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window, Workload
-from influencekit.extend import Batch
+from influencekit.extend import Batch, for_every_query
 from influencekit_baselines.classes import check_classifier, logits_and_labels, misses
 from influencekit_baselines.gradients import chunks, squared_norms
 from influencekit_baselines.steps import epoch_ends
@@ -19,12 +19,6 @@ from influencekit_baselines.steps import epoch_ends
 __all__ = ["EL2N", "Forgetting", "GradNorm", "SelfInfluence"]
 
 _UNUSED = "not used: the same scores for every query; harmful = suspicious"
-
-
-def _for_every(query: Query, trajectory: Trajectory, row: Tensor) -> Tensor:
-    """[train], low = suspicious -> [query, 1, train], suspicious = harmful."""
-    row = 0 - row if query.better == "higher" else row
-    return row.detach().expand(len(query.labels(trajectory.workload)), 1, -1).clone()
 
 
 def _misses(workload: Workload, theta: Tensor, batch: Batch, who: str) -> tuple[Tensor, Tensor]:
@@ -47,7 +41,7 @@ class GradNorm(Estimator):
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         workload, end = trajectory.workload_at(trajectory.steps), trajectory.evaluated(trajectory.steps)
-        return _for_every(query, trajectory, -squared_norms(workload, end.theta).sqrt())
+        return for_every_query(query, trajectory, -squared_norms(workload, end.theta).sqrt())
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"query": _UNUSED}
@@ -74,7 +68,7 @@ class SelfInfluence(Estimator):
             state = trajectory.state(t + 1)
             workload = trajectory.workload.with_buffers(state.buffers)
             total += trajectory.plan.lrs(t)[0] * squared_norms(workload, state.theta)
-        return _for_every(query, trajectory, -total)
+        return for_every_query(query, trajectory, -total)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"query": _UNUSED, "checkpoints": len(epoch_ends(trajectory))}
@@ -109,7 +103,7 @@ class EL2N(Estimator):
         with torch.no_grad():
             pieces = [workload.examples(rows) for rows in chunks(workload, theta)]
             row = torch.cat([_misses(workload, theta, batch, "el2n")[0] for batch in pieces])
-        return _for_every(query, trajectory, -row)
+        return for_every_query(query, trajectory, -row)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"query": _UNUSED, "epochs": self._epochs(trajectory)}
@@ -155,7 +149,7 @@ class Forgetting(Estimator):
                     learnt[rows] |= right
         most = seen.max() // 2 + 1  # right and wrong in turn, and one more
         row = torch.where(seen == 0, 0, torch.where(learnt, events, most))
-        return _for_every(query, trajectory, 0 - row.to(workload.dtype))  # no -0
+        return for_every_query(query, trajectory, 0 - row.to(workload.dtype))  # no -0
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         return {"query": _UNUSED}

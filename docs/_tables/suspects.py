@@ -1,0 +1,95 @@
+"""docs/results/suspects.md: wrong labels found by every score, and by the one that `suspects` chose."""
+
+from _tables.page import Page, Report, Section, Table
+
+_NAMES = ("final-loss", "aum", "out-of-fold", "dit", "combined", "suspects")
+
+
+def _mean(found: Report, name: str, figure: str) -> str:
+    return f"{found['by'][name][figure]['mean']:.2f}" if name in found["by"] else "-"
+
+
+def _found(report: Report) -> Table:
+    rows = []
+    for task, cells in report["tasks"].items():
+        for cell, found in cells.items():
+            both = [f"{_mean(found, n, 'precision')} / {_mean(found, n, 'auc')}" for n in _NAMES]
+            rows.append([task, cell, *(b if b != "- / -" else "-" for b in both)])
+    heads = ["data", "wrong labels", *(f"`{n}`" if n != "suspects" else "**`suspects`**" for n in _NAMES)]
+    return Table(heads, rows)
+
+
+def _cells(report: Report) -> list[Report]:
+    return [found for cells in report["tasks"].values() for found in cells.values()]
+
+
+def _best(found: Report) -> float:
+    return max(
+        values["precision"]["mean"] for n, values in found["by"].items() if n not in ("combined", "suspects")
+    )
+
+
+def _compared(report: Report) -> str:
+    cells = _cells(report)
+    mine = [found["by"]["suspects"]["precision"]["mean"] for found in cells]
+    gaps = [a - _best(found) for a, found in zip(mine, cells, strict=True)]
+    loss = [a - found["by"]["final-loss"]["precision"]["mean"] for a, found in zip(mine, cells, strict=True)]
+    near = sum(gap >= -0.02 for gap in gaps)
+    return (
+        f"`suspects` is at most .02 below the best single score in {near} of {len(cells)} rows, on average "
+        f"{sum(gaps) / len(gaps):+.3f}, at worst {min(gaps):+.3f}. Against the final loss it is "
+        f"{sum(loss) / len(loss):+.3f} on average. We aimed for never more than .02 below the best."
+    )
+
+
+def _hoped(report: Report) -> Table:
+    rows = []
+    for task, cells in report["tasks"].items():
+        for cell, found in cells.items():
+            truth = found["by"]["suspects"]["precision"]["mean"]
+            rows.append([
+                task, cell, f"{found['expected_precision']:.2f}", f"{truth:.2f}",
+                f"{100 * found['within_5_points']:.0f} %", f"{100 * found['interval_covers']:.0f} %",
+                f"{found['issues']:.0f}", f"{found['wrong']:.0f}", f"{100 * found['issues_cover']:.0f} %",
+            ])  # fmt: skip
+    heads = ["data", "wrong labels", "expected precision", "truth", "within .05", "interval covers"]
+    return Table(heads=[*heads, "expected number", "truth", "interval covers"], rows=rows)
+
+
+def _covered(report: Report) -> str:
+    cells = _cells(report)
+
+    def mean(name: str) -> str:
+        return f"{100 * sum(found[name] for found in cells) / len(cells):.0f} %"
+
+    return (
+        f"Over all runs the expected precision is within .05 of the truth in {mean('within_5_points')}, and "
+        f"its interval of 95 % covers the truth in {mean('interval_covers')}; that of the number in "
+        f"{mean('issues_cover')}. We aimed for .05 in eight of ten runs."
+    )
+
+
+PAGE = Page(
+    "Wrong labels that are found",
+    "[`suspects`](../suspects.md) on clean data into which wrong labels were put.",
+    {
+        "suspects-found": Section(
+            "Every score, and the one that was chosen",
+            ("suspects",),
+            lambda report: (
+                "Precision among as many as are wrong, and AUC. Class-dependent: of two classes, three of "
+                f"four wrong labels are of one. Means of {report['seeds']} seed"
+                f"{'s' if report['seeds'] > 1 else ''}, {report['repeats']} plantings; {report['setting']}."
+            ),
+            _found,
+            _compared,
+        ),
+        "suspects-expected": Section(
+            "What was expected",
+            ("suspects",),
+            "Expected precision among as many as are wrong, and the expected number of wrong labels.",
+            _hoped,
+            _covered,
+        ),
+    },
+)

@@ -1,0 +1,30 @@
+"""What the search for suspects will cost, said before it begins."""
+
+from collections.abc import Mapping
+
+from influencekit._bars import clock, note
+from influencekit._effects.retrain import Strategy
+from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.curate.cost import plan_of
+from influencekit.interfaces import Estimator
+
+__all__ = ["say_cost"]
+
+_LONG = 60  # seconds from which the plan is said
+
+
+def say_cost(
+    trajectory: Trajectory, methods: Mapping[str, Estimator], repeats: int, folds: int, verify: int,
+    strategy: Strategy,
+) -> str:  # fmt: skip
+    """The plan in words, written on stderr where it is longer than a minute. Cost: a few training steps."""
+    notes = [method.notes(trajectory).get("retrained", 0) for method in methods.values()]
+    within = sum(int(each) for each in notes)
+    single = repeats + (verify + 2 if verify else 0)  # plantings, and relabelled runs
+    together = folds + within * (1 + repeats) + (verify + 2 if verify else 0)
+    seconds = plan_of(trajectory, 1, strategy).seconds * single
+    seconds += plan_of(trajectory, together, strategy).seconds
+    words = f"{single + together} trainings: about {clock(seconds)}"
+    if seconds > _LONG:
+        note(f"suspects: {words}, beside what {', '.join(methods)} take {repeats + 1} times")
+    return words

@@ -1,0 +1,438 @@
+"""Suspects: what is said of wrong labels holds against slow loops and against labels that are known wrong."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from helpers_cli import fails
+from helpers_cli import run as command
+from helpers_suspects import TRUSTED, WRONG, N, margin, per_example, plain, sample, taped, training, workload
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import influencekit as ik
+from influencekit._effects.labels import labels_of
+from influencekit._verbs.curate.trusted import split
+from influencekit._verbs.suspects import cost
+from influencekit._verbs.suspects.calibration import depth_of, normal_scores
+from influencekit._verbs.suspects.expectation import expected, fraction_wrong, most_wrong, suspicion_of
+from influencekit._verbs.suspects.planting import Plant, confused
+from influencekit.evaluation import detection
+
+OPTIONS = {"repeats": 3, "folds": 3, "verify": 3}
+
+
+@pytest.fixture(scope="module")
+def run():
+    return ik.record(workload())
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return ik.suspects(run, **OPTIONS)
+
+
+# the result -------------------------------------------------------------------------------------------------
+
+
+def test_planted_and_real_wrong_labels_are_found(found):
+    """Six of sixty labels are wrong, of classes that lie three deviations apart."""
+    first = found["rank"].values.argsort()[: WRONG + 2]
+    assert len(set(first) & set(range(WRONG))) >= WRONG - 1
+    assert (found.auc > 0.8).all() and ((found.auc_low <= found.auc) & (found.auc <= found.auc_high)).all()
+    assert found.issues_low <= WRONG <= found.issues_high
+    marked = found.is_label_issue.values
+    assert marked[:WRONG].sum() >= WRONG - 2 and marked.sum() <= WRONG + 3
+    assert (found.action.values[marked] != "keep").all() and (found.action.values[~marked] == "keep").all()
+    assert found.attrs["lead"] == found.by.values[found.auc.values.argmax()]
+    assert found.verdict.startswith(f"about {round(found.issues.item())} of {N} labels look wrong")
+    assert f"{found.attrs['lead']} finds planted wrong labels best" in found.verdict
+    assert f"{int(marked.sum())} are marked" in found.verdict
+
+
+def test_a_tape_of_the_same_loop_gives_the_same(found):
+    again = ik.suspects(taped(sample(TRUSTED, 1)), **OPTIONS)
+    for name in (
+        "score", "auc", "precision", "suspicion", "expected_precision", "remove_effect", "relabel_effect",
+        "remove_set", "relabel_set", "issues", "learnt",
+    ):  # fmt: skip
+        np.testing.assert_allclose(again[name], found[name], rtol=0, atol=1e-8, err_msg=name)
+    for name in ("action", "given", "predicted", "is_label_issue"):
+        assert (again[name].values == found[name].values).all()
+    assert again.verdict == found.verdict
+
+
+def test_effects_are_those_of_plain_loops_without_and_with_other_labels(found):
+    """To 1e-12: both are float64, and sum the same batches in another order."""
+    x, y = sample(TRUSTED, 1)
+    _, judge = split(TRUSTED, 0)
+
+    def loss(model):
+        return per_example(model(x), y).detach()[judge].mean().item()
+
+    before, labels = loss(plain()), training()[1]
+    top = found["rank"].values.argsort()[:3]
+    predicted = torch.from_numpy(found.predicted.values.astype(int))
+    for rows in (*top[:, None], top):
+        other = labels.clone()
+        other[rows] = predicted[rows]
+        removed, relabelled = loss(plain(without=rows)) - before, loss(plain(other)) - before
+        if len(rows) == 1:
+            one = found.isel(train=int(rows[0]))
+            pairs = (one.remove_effect, removed), (one.relabel_effect, relabelled)
+        else:
+            one = found.sel(set="verified")
+            pairs = (one.remove_set, removed), (one.relabel_set, relabelled)
+            assert one.remove_set_low <= one.remove_set <= one.remove_set_high
+        for value, truth in pairs:
+            assert value.item() == pytest.approx(truth, abs=1e-12)
+    assert found.remove_effect.notnull().sum() == 3
+    assert found.sel(set="marked").set_size == found.is_label_issue.sum()
+
+
+def test_what_is_learnt_when_is_that_of_loops_that_end_after_each_epoch(found):
+    x, y = training()
+    right = torch.stack([margin(plain(epochs=e)(x), y) > 0 for e in (1, 2, 3, 4)]).numpy()
+    for j in range(N):
+        epochs = [e for e in (1, 2, 3, 4) if right[e - 1 :, j].all()]
+        assert np.array_equal(found.learnt.values[j], min(epochs, default=np.nan), equal_nan=True)
+
+
+def test_scores_are_those_of_estimate_on_the_half_that_is_asked(run, found):
+    choose, _ = split(TRUSTED, 0)
+    x, y = sample(TRUSTED, 1)
+    half = ik.record(workload(test=(x[choose], y[choose])))
+    for name in ("final-loss", "aum", "out-of-fold", "dit"):
+        one = ik.estimate(half, "test-loss", name).influence.values.ravel()
+        np.testing.assert_allclose(found.score.sel(by=name), one, rtol=1e-9, atol=1e-12)
+
+
+def test_precision_falls_with_k_and_suspicion_is_what_one_more_adds(found):
+    precision, order = found.expected_precision.values, found["rank"].values.argsort()
+    assert (np.diff(precision) <= 1e-12).all() and 0 <= precision.min() and precision.max() <= 1
+    assert ((found.expected_low <= found.expected_precision) & (precision <= found.expected_high)).all()
+    sums = np.cumsum(found.suspicion.values[order])
+    np.testing.assert_allclose(sums, precision * found.k.values, atol=1e-9)
+
+
+def test_the_seed_decides_everything(run, found):
+    again = ik.suspects(run, **OPTIONS)
+    xr.testing.assert_identical(again, found)
+    other = ik.suspects(run, **OPTIONS, seed=1)
+    assert (other.auc != found.auc).any()
+
+
+def test_without_trusted_data_it_gives_a_bound_and_says_so():
+    one = ik.suspects(taped(None), **OPTIONS)
+    assert "dit" not in one.by.values and "remove_effect" not in one and one.issues_low == 0
+    assert one.verdict.startswith("at most about") and "upper bounds" in one.caution
+    assert one.issues_high >= WRONG / 2 and (one.expected_low == 0).all()
+
+
+def test_a_clean_run_marks_hardly_anything():
+    one = ik.suspects(ik.record(workload(wrong=0)), **OPTIONS)
+    assert one.issues_low <= 2 and one.is_label_issue.sum() <= 3
+
+
+def test_labels_that_are_coins_cannot_be_told():
+    def coins(n, seed):
+        generator = torch.Generator().manual_seed(seed + 100)
+        return sample(n, seed)[0], torch.randint(0, 3, (n,), generator=generator)
+
+    run = ik.record(workload(train=coins(N, 5), test=coins(TRUSTED, 6)))
+    one = ik.suspects(run, scores=["final-loss", "out-of-fold"], repeats=3, folds=3, verify=0)
+    assert one.auc_low.sel(by=one.attrs["lead"]) <= 0.5 and not one.is_label_issue.any()
+    assert one.verdict.startswith("no score finds planted wrong labels better than chance in these data")
+    assert one.issues_high - one.issues_low > N / 4
+
+
+def squares(outputs, target):
+    return (outputs - target) ** 2
+
+
+def test_a_regression_with_swapped_targets():
+    x, t = sample(100, 0)[0], sample(60, 1)[0]
+    y, swapped = x.sum(1), torch.arange(8)
+    wrong = y.clone()
+    wrong[swapped] = y[swapped.roll(1)]
+    model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    given = {"model": model, "loss": squares, "train": (x, wrong), "test": (t, t.sum(1))}
+    one = ik.suspects(ik.record(workload(**given, optimizer=ik.SGD(lr=0.05), epochs=6)), **OPTIONS)
+    assert "aum" not in one.by.values and one.learnt.isnull().all()
+    far = ((wrong - y).abs() > y.std()).nonzero().ravel().tolist()  # a swap between near targets is none
+    assert len(far) >= 3 and set(far) <= set(one["rank"].values.argsort()[:10].tolist())
+    assert one.relabel_effect.notnull().sum() == 3 and "relabel" not in one.action.values
+    assert one.predicted.dtype.kind == one.given.dtype.kind == "f"
+
+
+# the parts --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=3, max_size=12))
+def test_depth_is_counted_over_pairs_and_is_the_auc(pairs):
+    z, planted = np.array([a for a, _ in pairs], float), np.array([b for _, b in pairs])
+    if planted.all() or not planted.any():
+        return
+    used = np.arange(len(z))
+    depth = depth_of(z, planted, used)
+    slow = [np.mean([1.0 if o > m else 0.5 if o == m else 0.0 for o in z[~planted]]) for m in z[planted]]
+    np.testing.assert_allclose(depth, slow)
+    auc = detection(xr.DataArray(-z, dims="train"), planted).auc.item()
+    assert 1 - depth.mean() == pytest.approx(auc)
+
+
+def test_normal_scores_leave_out_what_no_step_holds():
+    z = normal_scores(np.array([[5.0, 1.0, 3.0, 9.0]]), np.array([0, 1, 2]))[0]
+    assert z[3] == 0 and z[1] > z[2] > z[0] and z[2] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("pi", [0.0, 0.03, 0.1, 0.3])
+def test_the_fraction_of_wrong_labels_is_that_of_a_known_mixture(pi):
+    """2,000 draws, and 500 trusted ones: the truth lies in the 95 % interval in nine of ten at least."""
+    inside, estimates = 0, []
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        wrong = generator.random(2000) < pi
+        own = generator.normal(np.where(wrong, -1.5, 1.5), 1)
+        trusted = generator.normal(1.5, 1, (4, 500))
+        draws = fraction_wrong(own, trusted, -trusted, 200, (seed,))
+        low, high = np.quantile(draws[1:], [0.025, 0.975])
+        inside += low <= wrong.mean() <= high or (pi == 0 and low <= 0.002)
+        estimates.append(draws[0])
+    assert inside >= 18 and np.mean(estimates) == pytest.approx(pi, abs=0.01)
+
+
+@pytest.mark.parametrize("undone", [0.0, 1.0])
+def test_expected_precision_is_that_of_labels_known_to_be_wrong(undone):
+    """1,000 examples of which 100 are wrong, and plantings in the same; to .06 on the mean of ten."""
+    off = []
+    for seed in range(10):
+        generator, n = np.random.default_rng(seed), 1000
+        wrong = np.arange(n) < 100
+        depth = []
+        for _ in range(4):
+            planted = np.isin(np.arange(n), generator.choice(n, 50, replace=False))
+            bad = np.where(planted & wrong, undone == 0, planted | wrong)
+            depth.append(depth_of(generator.normal(2.0 * bad, 1), planted, np.arange(n)))
+        order = np.argsort(-generator.normal(2.0 * wrong, 1))
+        hopes = expected(depth, n, np.full(50, 0.1), undone, 0.9, (seed,), bound=False)
+        off.append([hopes.precision[k - 1] - wrong[order[:k]].mean() for k in (50, 100, 200)])
+    np.testing.assert_allclose(np.mean(off, 0), 0, atol=0.06)
+
+
+def test_the_bound_is_above_the_fraction_and_near_it_where_the_first_are_wrong():
+    """Nine of ten times at least: it is made of the lower end of a 95 % interval."""
+    bounds = []
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        wrong, planted = np.arange(2000) < 200, np.arange(2000) >= 1900
+        z = generator.normal(3.0 * (wrong | planted), 1)
+        bounds.append(most_wrong([depth_of(z, planted, np.arange(2000))], 1900))
+    assert np.mean(np.array(bounds) >= 200 / 1900) >= 0.9 and np.mean(bounds) < 0.15
+
+
+def test_suspicions_add_up_to_the_expected_number():
+    precision = np.array([1.0, 0.9, 0.7, 0.55])
+    np.testing.assert_allclose(np.cumsum(suspicion_of(precision)), precision * [1, 2, 3, 4])
+
+
+def plant(run):
+    labels = labels_of(run.workload)
+    evidence = torch.zeros(N, 3, dtype=torch.float64)
+    evidence[:, 2] = 5
+    return Plant(labels, confused(labels, evidence))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.05, 0.5))
+def test_planted_labels_are_others_of_used_examples(seed, fraction):
+    run = ik.record(workload(order=torch.arange(40).reshape(4, 10), epochs=1))
+    changed, mask = plant(run).planted(run.workload, np.arange(40), fraction, np.random.default_rng(seed))
+    rows, y = changed.positions, run.workload.train[1]
+    assert rows.tolist() == mask.nonzero()[0].tolist() and mask.sum() == max(round(fraction * 40), 4)
+    assert not mask[40:].any() and (changed.values[1] != y[rows]).all() and (changed.values[1] < 3).all()
+
+
+def test_flips_go_where_models_err_and_anywhere(run):
+    """Half of them by confusion, which here is class 2 all over, half of them to any other class."""
+    towards = plant(run).towards
+    np.testing.assert_allclose(towards.sum(1), 1)
+    assert (towards.diagonal() == 0).all()
+    np.testing.assert_allclose(towards[0], [0, 0.25, 0.75], atol=0.01)
+    np.testing.assert_allclose(towards[2], [0.5, 0.5, 0], atol=0.01)
+
+
+class Text(nn.Module):
+    """What follows a token, of 13."""
+
+    def __init__(self):
+        super().__init__()
+        self.e = nn.Embedding(13, 13, dtype=torch.float64)
+        nn.init.zeros_(self.e.weight)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.e(input_ids)
+
+
+def next_token(z, y):
+    return nn.functional.cross_entropy(z[:, :-1].mT, y[:, 1:], reduction="none").mean(1)
+
+
+def text(train, test, **changes):
+    given = {"model": Text(), "loss": next_token, "optimizer": ik.SGD(lr=3.0), "batch_size": 10, "epochs": 5}
+    return ik.Workload(train=train, test=test, **given | changes)
+
+
+def test_documents_keep_their_tokens_and_padding():
+    ids = torch.tensor([[5, 6, 7, 0, 0], [8, 9, 10, 11, 12]])
+    mask = (ids > 0).long()
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask > 0, ids, -100)}
+    found = Plant(labels_of(text(batch, batch, batch_size=2)), None).of_batch(batch, np.random.default_rng(1))
+    assert (found["attention_mask"] == mask).all() and (found["input_ids"][0, 3:] == 0).all()
+    for k in (0, 1):
+        assert sorted(found["input_ids"][k].tolist()) == sorted(ids[k].tolist())
+    assert (torch.where(mask > 0, found["input_ids"], -100) == found["labels"]).all()
+    assert (found["input_ids"] != ids).any()
+
+
+def test_shuffled_documents_of_a_language_model_are_found():
+    """Documents that count upwards by ones and twos, of which the first five are in random order."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 3, (80, 12), generator=generator).cumsum(1) % 13
+    for k in range(5):
+        ids[k] = ids[k, torch.randperm(12, generator=generator)]
+    parts = [{"input_ids": x, "labels": x.clone()} for x in (ids[:50], ids[50:])]
+    one = ik.suspects(ik.record(text(*parts)), scores=["final-loss", "dit"], repeats=2, folds=2, verify=2)
+    assert set(one["rank"].values.argsort()[:5]) == set(range(5))
+    assert one.is_label_issue.values[:5].sum() >= 4 and set(one.action.values) == {"drop", "keep"}
+    assert "relabel_effect" not in one and "given" not in one and one.learnt.isnull().all()
+    assert one.remove_effect.notnull().sum() == 2 and one.auc.min() > 0.9
+    with pytest.raises(ik.InputError, match="aum needs labels that are classes"):
+        ik.suspects(ik.record(text(*parts)), scores="aum")
+
+
+# what is refused --------------------------------------------------------------------------------------------
+
+
+def few(n):
+    x, y = sample(TRUSTED, 1)
+    return x[:n], y[:n]
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"trusted": few(19)}, "trusted: expected at least 20 examples, got 19"),
+    ({"trusted": 3}, "trusted: expected a batch of tensors"),
+    ({"scores": "loo:examples=5"}, "suspects: loo:examples=5 scored 5 of 60 examples; let it score all"),
+    ({"scores": []}, "scores: expected at least one, got none"),
+    ({"scores": "nothing"}, "nothing"),
+    ({"fraction": 0}, "fraction must be above 0"),
+    ({"fraction": 0.6}, "fraction must be above 0.0 and at most 0.5"),
+    ({"repeats": 1}, "repeats must be at least 2"),
+    ({"folds": 1}, "folds must be at least 2"),
+    ({"folds": N + 1}, "folds must be from 2 to the number of examples, 60; got 61"),
+    ({"verify": -1}, "verify must be at least 0"),
+    ({"level": 1}, "level must be above 0"),
+    ({"seed": 0.5}, "seed must be"),
+])  # fmt: skip
+def test_bad_input_is_refused_in_one_line(run, options, said):
+    with pytest.raises(ik.InputError, match=said) as error:
+        ik.suspects(run, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_wrong_is_refused():
+    x, y = training()
+    with pytest.raises(ik.InputError, match="all training examples have the same label"):
+        ik.suspects(ik.record(workload(train=(x, torch.zeros_like(y)), test=(x + 1, torch.zeros_like(y)))))
+    with pytest.raises(ik.InputError, match="dit asks trusted examples, and there are none; pass trusted="):
+        ik.suspects(taped(None), scores="dit")
+    with pytest.raises(ik.InputError, match="expected a recorded run"):
+        ik.suspects(workload())
+    with pytest.raises(ik.InputError, match="aum needs labels that are classes"):
+        model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+        given = {"model": model, "loss": squares, "train": (x, x.sum(1)), "test": (x + 1, x.sum(1))}
+        ik.suspects(ik.record(workload(**given, optimizer=ik.SGD(lr=0.01))), scores="aum")
+
+
+# cost, files, commands --------------------------------------------------------------------------------------
+
+
+def test_the_cost_is_said_before_what_takes_long(run, monkeypatch, capsys):
+    ik.suspects(run, scores="final-loss", repeats=2, verify=0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cost, "_LONG", 0)
+    ik.suspects(run, scores="final-loss", repeats=2, verify=0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("suspects: 6 trainings: about 0 s, beside what final-loss take")
+
+
+CODE = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers_suspects import sample, workload
+
+trusted = sample(50, 2)
+
+def parts():
+    return workload()
+
+def small():
+    return sample(10, 2)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suspects")
+    ik.record(workload(), store=folder / "run.zarr")
+    (folder / "train.py").write_text(CODE.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    return folder
+
+
+def test_the_command_says_what_python_says_and_its_list_is_read_back(files, run, tmp_path):
+    store, code, path = files / "run.zarr", files / "train.py", tmp_path / "wrong.csv"
+    same = ik.suspects(run, repeats=2, verify=3)
+    options = ["--code", f"{code}:parts", "--top", 3, "--repeats", 2]
+    shown = command("suspects", store, *options, "--out", path).stdout
+    assert same.verdict in shown.splitlines() and f"saved in {path}" in shown
+    order = same["rank"].values.argsort()
+    for j in order[:3]:
+        assert f"{float(same.remove_effect[j]):+.2e}" in shown
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [str(same.train.values[j]) for j in order]
+    marked = [row["id"] for row in rows if row["is_influence_issue"] == "True"]
+    assert len(marked) == same.is_label_issue.sum() > 0
+    gone = ik.remove(run, ids=path)
+    assert sorted(map(str, gone.train.values)) == sorted(marked)
+    assert gone.retrained.item() < 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_command_saves_the_whole_result(files, tmp_path):
+    store, code = files / "run.zarr", f"{files / 'train.py'}:parts"
+    path = tmp_path / "found.zarr"
+    trusted = f"{files / 'train.py'}:trusted"
+    command("suspects", store, "--code", code, "--trusted", trusted, "--repeats", 2, "--top", 0,
+            "--scores", "final-loss,aum", "--out", path)  # fmt: skip
+    saved = xr.open_zarr(path)
+    assert saved.attrs["trusted"] == 50 and saved.by.values.tolist() == ["final-loss", "aum", "combined"]
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--out", "x.txt"], "--out x.txt: expected a name that ends in .csv, .zarr, .nc"),
+    (["--scores", "nonsense"], "nonsense"),
+    (["--trusted", "small"], "expected at least 20 examples, got 10"),
+    (["--repeats", 1], "repeats"),
+])  # fmt: skip
+def test_the_command_refuses_in_one_line_and_leaves_nothing(files, tmp_path, options, said):
+    code = files / "train.py"
+    options = [f"{code}:small" if each == "small" else each for each in options]
+    out = [] if "--out" in options else ["--out", tmp_path / "list.csv"]
+    error = fails("suspects", files / "run.zarr", "--code", f"{code}:parts", *options, *out, code=2)
+    assert said in error and not list(tmp_path.iterdir())
