@@ -24,7 +24,7 @@ from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows", "about", "check_windows", "class_labels", "example_coords", "examples", "require_run",
+    "Windows", "about", "check_windows", "class_labels", "class_name", "example_coords", "examples", "require_run",
     "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
@@ -156,10 +156,13 @@ def _class_labels(workload: Workload) -> list[str] | None:
         values += target.detach().cpu().reshape(-1).tolist()
     if not all(float(v).is_integer() for v in values):
         return [f"{v:g}" for v in values]
+    return [class_name(workload, int(v)) for v in values]
+
+
+def class_name(workload: Workload, number: int) -> str:
+    """A class by its name, where the workload's `info` has one, or its number."""
     names, info = workload.info.get("classes", ()), workload.info
-    return [
-        str(names[int(v)] if 0 <= v < len(names) else info.get(f"class_{int(v)}", int(v))) for v in values
-    ]
+    return str(names[number] if 0 <= number < len(names) else info.get(f"class_{number}", number))
 
 
 def run_of(trajectory: Trajectory, query: Query) -> str:
