@@ -123,7 +123,7 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     told = [(f"report: retrained, number {k}", each) for k, each in enumerate(given.retrained, 1)]
-    if given.ceiling is not None:
+    if given.ceiling is not None and "mean" in given.ceiling:
         told.append(("report: ceiling", given.ceiling))
     if given.trust is not None and "retrained" in given.trust and span_of(given.trust) == span_of(scores):
         told.append(("report: trust", given.trust))

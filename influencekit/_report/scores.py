@@ -12,7 +12,9 @@ from influencekit._labelled import check_run, dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples, window_coords, windows_of
 from influencekit._trajectory.identity import identity
-from influencekit.errors import InputError
+from influencekit.errors import InfluenceKitError, InputError
+from influencekit.interfaces import Claim
+from influencekit.registry import make
 from influencekit.windows import Window
 
 __all__ = ["Verified", "check_scores", "span_of", "verified_by", "whole"]
@@ -113,12 +115,25 @@ def verified_by(run: Trajectory, scores: xr.Dataset, given: Iterable[tuple[str, 
 
 def _name_of(who: str, each: Any) -> str:
     for name in ("retrained", "mean", "influence"):
-        if isinstance(each, xr.Dataset) and name in each and set(each[name].dims) == set(_DIMS):
+        if name in each and set(each[name].dims) == set(_DIMS):
+            if name == "influence" and not _exact(each.attrs.get("estimator")):
+                raise InputError(
+                    f"{who}: {each.attrs.get('estimator')!r} is an estimate, and this is the place of what "
+                    "retraining gave; pass estimate(run, query, 'loo') or verify_top(...)"
+                )
             return name
     raise InputError(
         f"{who}: expected what verify_top, trust, ceiling or an exact estimate gives, a Dataset with "
         "retrained, mean or influence [query, window, train]"
     )
+
+
+def _exact(estimator: Any) -> bool:
+    """Whether this is the name of an estimator that retrains."""
+    try:
+        return Claim.EXACT in make("estimator", str(estimator)).claims
+    except InfluenceKitError:
+        return False
 
 
 def _check_same(who: str, run: Trajectory, scores: xr.Dataset, each: xr.Dataset) -> None:

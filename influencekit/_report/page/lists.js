@@ -92,7 +92,7 @@ function cardOf(one) {
     make("div", {}, known(one.rank) ? "rank " + one.rank + " of " + data.count : "without a score"));
   const picture = one.content && one.content.kind === "picture";
   return make("li", { class: "card " + sideOf(one.score), "data-id": one.id, tabindex: "-1" },
-    make("h4", { title: one.id.length > 80 ? oneLine(one.id) : null }, make("bdi", {}, name)),
+    make("h3", { title: one.id.length > 80 ? oneLine(one.id) : null }, make("bdi", {}, name)),
     make("div", { class: "pair" }, picture ? look(one.content, one.id) : null, facts),
     picture ? null : look(one.content, one.id),
     make("div", {}, "score ", make("b", { class: colour(one.score) }, signed(one.score)), known(one.standard_error) ? " ± " + number(one.standard_error) : "", ", " + called(one.score)),

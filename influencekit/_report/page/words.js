@@ -29,9 +29,10 @@ function visible(text) {
 function oneLine(text) { return visible(String(text).replace(/[\n\t]/g, function (c) { return c === "\n" ? "\\n" : "\\t"; })); }
 function cut(text, most) { const said = oneLine(text); return said.length > most ? said.slice(0, most) + " …" : said; }
 function known(value) { return typeof value === "number" && isFinite(value); }
-function number(value, digits) { return known(value) ? value.toExponential(digits === undefined ? 2 : digits) : "-"; }
+function minus(text) { return text.replace(/-/g, "\u2212"); } // at which no line is broken
+function number(value, digits) { return known(value) ? value === 0 ? "0" : minus(value.toExponential(digits === undefined ? 2 : digits)) : "-"; }
 function signed(value, digits) { return known(value) && value > 0 ? "+" + number(value, digits) : number(value, digits); }
-function plain(value) { return known(value) ? String(Number(value.toPrecision(3))) : "-"; }
+function plain(value) { return known(value) ? minus(String(Number(value.toPrecision(3)))) : "-"; }
 function called(value) {
   if (!known(value)) return "not scored";
   if (value === 0) return "no effect";

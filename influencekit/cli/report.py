@@ -1,0 +1,161 @@
+"""`influencekit report`: one HTML file to look at, of a recorded run."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from influencekit.cli.console import say, working
+from influencekit.cli.output import check_places, new_file
+from influencekit.cli.parameters import PATH, shared
+from influencekit.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from influencekit._trajectory.trajectory import Trajectory
+    from influencekit.interfaces import Estimator, Query
+
+__all__ = ["command_of", "report"]
+
+_WINDOWS = 60  # epochs; of more, the whole run is one window
+
+
+@click.command(short_help="One HTML file to look at: which examples did what, and is it true?")
+@click.argument("store", type=PATH)
+@click.option("--estimator", default="dit", show_default=True, metavar="SPEC", help="dit, if, loo, ...")
+@shared("query")
+@click.option(
+    "--window",
+    default="auto",
+    show_default=True,
+    metavar="WINDOWS",
+    help="When in training: as of estimate, or auto: each epoch, where the estimator can and there are at most "
+    "60, so that the report shows when an example mattered; else the whole run.",
+)
+@shared("removal", "average")
+@click.option(
+    "--out", type=PATH, default="report.html", show_default=True, metavar="FILE.html", help="A new file."
+)
+@click.option(
+    "--verify",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Retrain without each of the N examples at both ends, so that the truth stands beside the estimate.",
+)
+@click.option(
+    "--points",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Show the N worst test examples with the training examples that made them so. Costs the estimator's "
+    "time for N queries.",
+)
+@click.option(
+    "--trust",
+    type=click.Choice(["auto", "retrain", "smooth", "none"]),
+    default="auto",
+    show_default=True,
+    help="Can the scores be believed? As of estimate.",
+)
+@click.option(
+    "--show",
+    metavar="FILE.py:NAME",
+    help="A function of an example that gives text, a picture of PIL or a figure of matplotlib. It is run. "
+    "Or one of the words picture, tokens, row, wave, none. [default: by the shape of the input]",
+)
+@click.option("--names", metavar="FILE.py:NAME", help="Names of the columns of a table, or of the tokens.")
+@click.option("--title", metavar="TEXT", help="The title of the page.")
+@shared("code", "device", "data-dir", "threads")
+@click.pass_context
+def report(
+    ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any, average: str | None,
+    out: str, verify: int, points: int, trust: str, show: str | None, names: str | None, title: str | None,
+    code: str | None, device: str, data_dir: str | None, threads: int,
+) -> None:  # fmt: skip
+    """Score the run in STORE, retrain to test the scores, and write a page that shows the examples with their
+    labels, predictions and effects. The page is one file: it needs no network.
+
+    \b
+      influencekit report run.zarr
+      influencekit report run.zarr --out digits.html --verify 20 --points 0
+      influencekit report mine.zarr --code train.py:parts --show train.py:picture
+    """
+    if not out.endswith(".html"):
+        raise InputError(f"--out {out}: expected a name that ends in .html")
+    check_places({"--out": out})
+    with new_file(out) as path:
+        assert path is not None
+        with working():
+            import influencekit as ik
+            from influencekit.cli.problems import reopen, use_device
+            from influencekit.cli.user_code import value_from
+            from influencekit.registry import make
+
+            asked, method = make("query", query), make("estimator", estimator)
+            end = make("average", average) if average else None
+            words = show if show is None or ":" not in show else value_from(show, "--show", "show", False)
+            named = None if names is None else value_from(names, "--names", "names")
+            run = reopen(store, data_dir, use_device(device, threads), code)
+            windows = _auto(run, method) if window == "auto" else window
+            scores = ik.estimate(run, asked, method, windows, removal, end)
+            retrained, trusted = _tested(run, asked, method, scores, verify, trust)
+            there = run.workload.test is not None and "average" not in scores.attrs
+            page = ik.report(
+                run, scores, retrained, trusted, points=points if there else None, show=words, names=named,
+                title=title, command=command_of(ctx),
+            )  # fmt: skip
+        path.write_text(page.html, encoding="utf-8")
+    for warning in page.record.warnings:
+        say(("Beware: ", "bold yellow"), warning)
+    marked, size = int(page.issues.is_influence_issue.sum()), len(page.html.encode()) / 1e6
+    say(f"saved in {out} ({size:.1f} MB): {len(page.record.examples)} examples, {marked} marked as issues")
+
+
+def _auto(run: Trajectory, method: Estimator) -> str:
+    """Each epoch, where that can be done and shown."""
+    from influencekit import Claim
+
+    epochs = len(set(run.plan.epoch.tolist()))
+    return "each-epoch" if Claim.WINDOWED in method.claims and epochs <= _WINDOWS else "full"
+
+
+def _tested(
+    run: Trajectory, query: Query, method: Estimator, scores: xr.Dataset, count: int, trust: Any
+) -> tuple[list[xr.Dataset], xr.Dataset | None]:
+    """What retraining says: of both ends, and of some examples at random. None of it for what is exact, or
+    where the windows are not one span."""
+    import influencekit as ik
+    from influencekit._direction import better_of, ends
+    from influencekit._report.scores import span_of, whole
+
+    if ik.Claim.EXACT in method.claims:
+        return [scores], None
+    if span_of(scores)[0] is None:
+        return [], None
+    one = whole(scores)
+    retrained = []
+    if count:
+        for which, _ in ends(better_of(query)):
+            retrained.append(ik.verify_top(run, query, one, count, which))
+    return retrained, None if trust == "none" or "intercept" in scores else ik.trust(run, query, one, trust)
+
+
+def command_of(ctx: click.Context) -> str:
+    """The command as it was typed, as a shell takes it."""
+    parts = [ctx.command_path]
+    for param in ctx.command.params:
+        if ctx.get_parameter_source(param.name or "") is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params[param.name or ""]
+        if isinstance(param, click.Option):
+            parts.append(param.opts[0])
+            if param.is_flag:
+                continue
+        parts.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return " ".join([parts[0], *map(shlex.quote, parts[1:])])
