@@ -125,7 +125,7 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     told = [(f"report: retrained, number {k}", each) for k, each in enumerate(given.retrained, 1)]
     if given.ceiling is not None and "mean" in given.ceiling:
         told.append(("report: ceiling", given.ceiling))
-    if given.trust is not None and "retrained" in given.trust and span_of(given.trust) == span_of(scores):
+    if given.trust is not None and "retrained" in given.trust and _same_span(given.trust, scores):
         told.append(("report: trust", given.trust))
     verified = verified_by(run, scores, told)
     marks = marks_of(
@@ -139,6 +139,11 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     if error is not None and scores.influence.isel(train=0).size > 1:
         error = None  # errors of several windows or queries do not add up
     return Effects(effect, windows, order, rank, error, verified, marks, issues, class_labels(run.workload))
+
+
+def _same_span(one: xr.Dataset, other: xr.Dataset) -> bool:
+    mine, theirs = span_of(one)[0], span_of(other)[0]
+    return mine is not None and mine == theirs
 
 
 def _chosen(effects: Effects, most: int, wanted: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -42,9 +42,9 @@ def check_scores(run: Trajectory, scores: Any, who: str = "report: scores") -> x
     return found
 
 
-def check_examples(run: Trajectory, found: xr.Dataset, who: str) -> None:
-    """Errors: a result of another run, or over other training examples."""
-    check_run(found.attrs.get("run"), identity(run))
+def check_examples(run: Trajectory, found: xr.Dataset, who: str, tested: bool = True) -> None:
+    """Errors: a result of another run (with another test set, if it is `tested`), over other examples."""
+    check_run(found.attrs.get("run"), identity(run, tested))
     own = [str(each) for each in examples(run.workload)]
     if "train" not in found.coords or [str(x) for x in found.train.values.tolist()] != own:
         raise InputError(f"{who}: these are not the training examples of this run; make it of this run")
