@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -67,12 +68,25 @@ def requests(driver: Any) -> list[str]:
 def violations(driver: Any) -> list[str]:
     """What axe says against the page, a line each. axe comes with the package axe-core-python."""
     source = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
     driver.execute_script(source)
     found = driver.execute_async_script(
-        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => done({error: '' + e}));"
+        "const done = arguments[0];"
+        "axe.run(document, {resultTypes: ['violations']}).then(done, e => done({error: '' + e}));"
     )
     assert "error" not in found, found
     return [
-        f"{each['id']}: {node['target']} {node['failureSummary']}" for each in found["violations"] for node in each["nodes"]
-    ]  # fmt: skip
+        f"{each['id']}: {node['target']} {node['failureSummary']}"
+        for each in found["violations"]
+        for node in each["nodes"]
+    ]
+
+
+def first_paint(driver: Any) -> float:
+    """Milliseconds from the opening of the page to its first paint."""
+    for _ in range(100):
+        if found := driver.execute_script(
+            "return performance.getEntriesByType('paint').map(e => e.startTime)"
+        ):
+            return float(found[0])
+        time.sleep(0.05)
+    raise AssertionError("nothing was painted")

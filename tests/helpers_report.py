@@ -8,10 +8,22 @@ from torch import nn
 import influencekit as ik
 
 HOSTILE = [
-    "<script>window.hacked=1</script>", '"onerror="window.hacked=1', "</script><img src=x onerror=window.hacked=1>",
-    "x" * 10_000, "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd", "a\u202egnp.exe", "bell\x07 and \x1b[31mred",
-    "__proto__", "constructor", 'comma, "quote"\nand line', "{{ 7 * 7 }}", "=1+1", "&lt;b&gt;", "\u2028", "' or 1=1",
-]  # fmt: skip
+    "<script>window.hacked=1</script>",
+    '"onerror="window.hacked=1',
+    "</script><img src=x onerror=window.hacked=1>",
+    "x" * 10_000,
+    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",  # written from right to left
+    "a\u202egnp.exe",  # which would turn the rest
+    "bell\x07 and \x1b[31mred",
+    "__proto__",
+    "constructor",
+    'comma, "quote"\nand line',
+    "{{ 7 * 7 }}",
+    "=1+1",
+    "&lt;b&gt;",
+    "\u2028",
+    "' or 1=1",
+]
 N, TEST = 60, 12
 
 

@@ -83,6 +83,11 @@ LAYERS = {
         _verbs/curate/__init__ _verbs/curate/cost _verbs/curate/sets _verbs/curate/trusted
         _verbs/curate/verb _verbs/curate/words
     """,
+    "the report": """
+        _report/__init__ _report/build _report/comparison _report/contents _report/curve _report/issues
+        _report/marks _report/page _report/patterns _report/pictures _report/points _report/predictions
+        _report/record _report/scores _report/verb _report/words
+    """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
         testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
@@ -91,7 +96,7 @@ LAYERS = {
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
-        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate
+        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate cli/report
     """,
 }
 

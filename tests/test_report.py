@@ -45,14 +45,18 @@ def test_the_window_that_is_verified_is_the_one_that_is_shown():
 def test_windows_of_other_removals_are_averaged_and_cannot_be_retrained_as_one():
     found = ik.estimate(run(), windows="each-epoch", removal="window")
     shown = by_row(ik.report(run(), found))
-    np.testing.assert_allclose([shown[k].score for k in range(N)], found.influence.values[0].mean(0), rtol=1e-4)
+    np.testing.assert_allclose(
+        [shown[k].score for k in range(N)], found.influence.values[0].mean(0), rtol=1e-4
+    )
     with pytest.raises(ik.InputError, match="no window that can be retrained"):
         whole(found)
 
 
 def test_ranks_run_from_the_most_harmful():
     values = [one.score for one in report().record.examples]
-    assert values == sorted(values) and [one.rank for one in report().record.examples] == list(range(1, N + 1))
+    assert values == sorted(values) and [one.rank for one in report().record.examples] == list(
+        range(1, N + 1)
+    )
 
 
 def test_losses_and_predictions_are_those_of_the_last_state():
@@ -61,7 +65,9 @@ def test_losses_and_predictions_are_those_of_the_last_state():
     names = w.info["classes"]
     for row, one in by_row().items():
         assert one.loss == pytest.approx(float(losses[row]), rel=1e-5)
-        assert one.prediction == names[int(outputs[row].argmax())] and one.label == names[int(w.train[1][row])]
+        assert (
+            one.prediction == names[int(outputs[row].argmax())] and one.label == names[int(w.train[1][row])]
+        )
 
 
 def test_a_prediction_of_one_logit_is_read_as_the_accuracy_reads_it():
@@ -189,7 +195,12 @@ def test_patterns_do_not_know_the_unit_and_turn_with_time(windows):
 
 
 def test_patterns_of_clear_cases():
-    cases = {"early": [3, 2, 0, 0], "late": [0, 0, 1, 5], "changes sign": [2, 2, -2, -2], "throughout": [1, 1, 1, 1]}
+    cases = {
+        "early": [3, 2, 0, 0],
+        "late": [0, 0, 1, 5],
+        "changes sign": [2, 2, -2, -2],
+        "throughout": [1, 1, 1, 1],
+    }
     assert patterns(np.array(list(cases.values()), dtype=float).T) == list(cases)
     assert patterns(np.array([[1.0]])) == [None] and patterns(np.array([[nan], [1.0]])) == [None]
 

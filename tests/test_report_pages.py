@@ -64,7 +64,10 @@ def test_nothing_comes_from_outside():
         assert "style" not in attrs, "the policy lets no style through but the sheet"
     policy = next(a["content"] for t, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
-    assert "http:" not in report().html.replace("http://www.w3.org/2000/svg", "") and "https:" not in report().html
+    assert (
+        "http:" not in report().html.replace("http://www.w3.org/2000/svg", "")
+        and "https:" not in report().html
+    )
 
 
 def test_the_data_end_no_element():
@@ -84,7 +87,8 @@ def test_a_thousand_pictures_of_noise_stay_small(count):
 @pytest.mark.parametrize(
     ("x", "kind"),
     [
-        (torch.rand(3, 1, 8, 8), "picture"), (torch.rand(3, 3, 8, 8), "picture"), (torch.rand(3, 8, 8), "picture"),
+        (torch.rand(3, 1, 8, 8), "picture"), (torch.rand(3, 3, 8, 8), "picture"),
+        (torch.rand(3, 8, 8), "picture"),
         (torch.rand(3, 5), "row"), (torch.randint(9, (3, 5)), "tokens"), (torch.rand(3, 1, 400), "wave"),
         (torch.rand(3), "none"), (torch.rand(3, 2, 3, 4, 5), "none"),
     ],
@@ -124,7 +128,10 @@ def test_a_function_of_the_user_shows_text_pictures_and_figures():
 
     found = {one.label: one.content for one in ik.report(run(), scores(), show=show).record.examples}
     assert found["<b>zero</b>"].kind == "text" and found["<b>zero</b>"].value.endswith("3000 characters more")
-    assert found["one"].kind == found["two"].kind == "picture" and max(found["one"].width, found["one"].height) <= 128
+    assert (
+        found["one"].kind == found["two"].kind == "picture"
+        and max(found["one"].width, found["one"].height) <= 128
+    )
     by_id = ik.report(run(), scores(), show={HOSTILE[0]: "mine"}).record.examples
     assert {one.id: one.content for one in by_id if one.content}[HOSTILE[0]].value == "mine"
 
@@ -156,11 +163,17 @@ def test_the_command_writes_a_page_that_says_how_it_was_made(tmp_path, monkeypat
     text = " ".join(Page(html).text)
     assert "influencekit report run.zarr --verify 2 --points 3 --title 'My <run>'" in text
     data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
-    assert len(data["points"]) == 3 and len(data["windows"]) == 2 and base64.b64decode(data["examples"][0]["content"]["value"])
+    assert (
+        len(data["points"]) == 3
+        and len(data["windows"]) == 2
+        and base64.b64decode(data["examples"][0]["content"]["value"])
+    )
     assert sum("retrained" in one for one in data["examples"]) >= 4
     assert "choose another name" in fails("report", "run.zarr", code=2)
     assert "ends in .html" in fails("report", "run.zarr", "--out", "a.pdf", code=2)
-    assert "no estimator named" in fails("report", "run.zarr", "--estimator", "dti", "--out", "b.html", code=2)
+    assert "no estimator named" in fails(
+        "report", "run.zarr", "--estimator", "dti", "--out", "b.html", code=2
+    )
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report.html", "run.zarr"]
 
 
@@ -168,10 +181,24 @@ def test_the_command_takes_a_function_of_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("record", TINY, "--store", "run.zarr")
     (tmp_path / "mine.py").write_text("def show(example):\n    return f'class {int(example[1])}'\n")
-    command("report", "run.zarr", "--show", "mine.py:show", "--verify", "0", "--trust", "none", "--points", "0")
+    command(
+        "report", "run.zarr", "--show", "mine.py:show", "--verify", "0", "--trust", "none", "--points", "0"
+    )
     assert "class 1" in (tmp_path / "report.html").read_text()
     (tmp_path / "bad.py").write_text("def show(example):\n    raise OSError('gone')\n")
-    said = fails("report", "run.zarr", "--show", "bad.py:show", "--out", "b.html", "--trust", "none", "--verify", "0", code=2)
+    said = fails(
+        "report",
+        "run.zarr",
+        "--show",
+        "bad.py:show",
+        "--out",
+        "b.html",
+        "--trust",
+        "none",
+        "--verify",
+        "0",
+        code=2,
+    )
     assert "OSError: gone" in said and not (tmp_path / "b.html").exists()
 
 
@@ -181,6 +208,8 @@ def test_estimate_and_compare_write_it(tmp_path, monkeypatch):
     command("estimate", "run.zarr", "--out", "e.html", "--verify-top", "2", "--trust", "none")
     Page((tmp_path / "e.html").read_text(encoding="utf-8"))
     command("compare", TINY, "--estimators", "dit", "--out", "c")
-    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "c" / "report.html").read_text(encoding="utf-8"), re.S)[1]
+    data = re.search(
+        r'id="data">(.*?)</script>', (tmp_path / "c" / "report.html").read_text(encoding="utf-8"), re.S
+    )[1]
     shown = json.loads(data)["examples"]
     assert len(shown) == 24 and all("retrained" in one for one in shown)

@@ -1,4 +1,4 @@
-"""From results to the record of a report: which examples are shown, and every number that stands beside them."""
+"""From results to the record of a report: which examples are shown, and the numbers beside them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Effects:
-    """The numbers of all training examples [train], and the windows [window, train] where there are several."""
+    """The numbers of all training examples [train], and those of the windows [window, train]."""
 
     effect: np.ndarray
     windows: np.ndarray
@@ -172,8 +172,8 @@ def _left_out(total: int, rows: int, looked: int) -> str:
         )
     if looked < total:
         return (
-            f"All {total:,} examples are listed; {looked:,} of them (both ends, those that were retrained, marked "
-            "or linked to a test example, and a random sample) with their content and windows"
+            f"All {total:,} examples are listed; {looked:,} of them (both ends, those that were retrained, "
+            "marked or linked to a test example, and a random sample) with their content and windows"
         )
     return ""
 
@@ -237,8 +237,8 @@ def _agreement(effects: Effects, ceiling: xr.Dataset | None) -> Agreement | None
     count = int(both.sum())
     if count < 4:
         return None
-    pairs = [torch.from_numpy(x[both].copy()) for x in (effects.effect, effects.verified.value)]
-    values = agreement(*pairs).tolist()
+    mine, truth = (torch.from_numpy(x[both].copy()) for x in (effects.effect, effects.verified.value))
+    values = agreement(mine, truth).tolist()
     tops = [
         None if ceiling is None else _number(ceiling.ceiling.sel(target="loo", metric=m).mean(), 4)
         for m in METRICS

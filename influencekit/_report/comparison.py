@@ -1,4 +1,4 @@
-"""What `compare` gave, as a report takes it: one estimator's scores of one seed, and the reference beside it."""
+"""What `compare` gave, as a report takes it: one estimator's scores of one seed, and the reference."""
 
 from __future__ import annotations
 

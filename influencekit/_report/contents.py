@@ -1,4 +1,4 @@
-"""Examples as people see them: pictures, text, tokens, rows of a table, waveforms, or as the user shows them."""
+"""Examples as people see them: pictures, tokens, rows, waveforms, or as the user shows them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,11 @@ def _shown(batches: Iterable[Batch], ids: Sequence[Any], show: Any) -> list[Cont
     images = [each for each in made if not isinstance(each, str | None)]
     side = Budget(len(images)).side(images, encoded) if images else 0
     return [
-        None if each is None else Content("text", _cut(each)) if isinstance(each, str) else picture(each, side)
+        None
+        if each is None
+        else Content("text", _cut(each))
+        if isinstance(each, str)
+        else picture(each, side)
         for each in made
     ]
 

@@ -47,7 +47,7 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Marks:
         for name, values in columns.items():
             if values.dtype.kind == "b":
                 title = _title(who, name)
-                for k in np.flatnonzero(values):
+                for k in np.flatnonzero(values).tolist():
                     lists[k].append(title)
                 if name == _ISSUE and who == "curated":
                     issues.append(values)

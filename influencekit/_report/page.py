@@ -10,13 +10,19 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from influencekit._report.record import Record
 from influencekit._report.curve import curve_picture
+from influencekit._report.record import Record
 
 __all__ = ["rendered"]
 
 _SCRIPTS = ("words.js", "lists.js", "tables.js", "points.js", "plots.js", "start.js")
-_IN_SCRIPT = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_IN_SCRIPT = {
+    ord("<"): "\\u003c",
+    ord(">"): "\\u003e",
+    ord("&"): "\\u0026",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
 
 
 def rendered(record: Record) -> str:
@@ -39,11 +45,13 @@ def rendered(record: Record) -> str:
 
 def embedded(record: Record) -> str:
     """The data for the script, as JSON in which nothing ends the element that holds it."""
-    return json.dumps(_plain(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_IN_SCRIPT)
+    return json.dumps(_plain(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(
+        _IN_SCRIPT
+    )
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: entries that are empty are left out, and surrogates, which UTF-8 cannot write, shown."""
+    """As JSON has it: empty entries left out, and surrogates, which UTF-8 cannot write, as escapes."""
     if is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in fields(value))
         return {name: _plain(each) for name, each in pairs if each is not None and each != ()}

@@ -36,7 +36,9 @@ def test_ids(workload: Workload) -> list[Any]:
     return list(workload.test_ids or range(workload.n_test))
 
 
-def scored_points(run: Trajectory, scores: xr.Dataset, points: int | xr.Dataset | None) -> xr.DataArray | None:
+def scored_points(
+    run: Trajectory, scores: xr.Dataset, points: int | xr.Dataset | None
+) -> xr.DataArray | None:
     """Scores [query, train] of test examples, the dimension query being positions in the test set.
 
     `points`: how many of the worst, or scores by `test-losses`, or None: those of `scores`, if they are such.
@@ -104,7 +106,7 @@ def linked(scores: xr.DataArray | None) -> dict[int, list[int]]:
 def points_of(
     run: Trajectory, scores: xr.DataArray | None, place: dict[int, int], show: Show, names: Any
 ) -> tuple[Point, ...]:
-    """The points, the largest loss first; `place`: {position of a training example: its place on the page}."""
+    """The points, the largest loss first; `place`: {position of an example: its place on the page}."""
     if scores is None:
         return ()
     workload, rows = run.workload, torch.as_tensor(scores["query"].values.copy(), device=run.workload.device)
@@ -112,8 +114,8 @@ def points_of(
     order = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")[:MOST]
     some = select(workload.test, rows[torch.from_numpy(order.copy()).to(rows.device)])
     ids, labels = test_ids(workload), _labels(workload, some, len(order))
-    looks = contents([some], [ids[int(rows[k])] for k in order], show if callable(show) or isinstance(show, str)
-                     else None, names)  # fmt: skip
+    own = show if callable(show) or isinstance(show, str) else None
+    looks = contents([some], [ids[int(rows[k])] for k in order], own, names)
     links, found = linked(scores), []
     for at, k in enumerate(order.tolist()):
         position = int(rows[k])

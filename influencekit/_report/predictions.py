@@ -62,4 +62,3 @@ def _words(workload: Workload, theta: Tensor, batch: Batch, outputs: Tensor | No
     if outputs.numel() == count and own.is_floating_point():
         return [f"{v:.4g}" for v in outputs.reshape(-1).tolist()]  # a regression
     return [None] * count
-

@@ -1,4 +1,4 @@
-"""From scores [query, window, train] to one number an example, and what retraining says of the same number."""
+"""From scores [query, window, train] to one number an example, and what retraining says of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from influencekit._labelled import check_run, dataset_of
+from influencekit._trajectory.identity import identity
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples, window_coords, windows_of
-from influencekit._trajectory.identity import identity
 from influencekit.errors import InfluenceKitError, InputError
 from influencekit.interfaces import Claim
 from influencekit.registry import make
@@ -92,8 +92,8 @@ def verified_by(run: Trajectory, scores: xr.Dataset, given: Iterable[tuple[str, 
     """Retrained effects of the number that is shown, from all that was retrained; the first that has one
     counts, those with an interval before all.
 
-    `given`: (what the user calls it, the result). Takes what `verify_top`, `trust`, `ceiling` and `estimate` with an exact estimator give. Errors: of
-    another run, query or window.
+    `given`: (what the user calls it, the result of `verify_top`, `trust`, `ceiling` or an exact estimate).
+    Errors: of another run, query or window.
     """
     own = [str(each) for each in examples(run.workload)]
     where = {name: k for k, name in enumerate(own)}

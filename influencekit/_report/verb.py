@@ -71,7 +71,9 @@ class Report:
 
     def __str__(self) -> str:
         shown, size = len(self.record.examples), len(self.html.encode()) / 1e6
-        return f"report: {self.record.title}, {shown} examples, {size:.1f} MB; save it with .save('report.html')"
+        return (
+            f"report: {self.record.title}, {shown} examples, {size:.1f} MB; save it with .save('report.html')"
+        )
 
 
 @with_progress

@@ -35,14 +35,19 @@ def facts(run: Trajectory, scores: xr.Dataset, span: str) -> list[Fact]:
     """What was trained, and what was asked."""
     workload, attrs, info = run.workload, scores.attrs, run.workload.info
     accuracy = attrs.get("accuracy", float("nan"))
-    reached = f"{100 * accuracy:.1f} %" if accuracy == accuracy else str(attrs.get("accuracy_note", "unknown"))
+    reached = (
+        f"{100 * accuracy:.1f} %" if accuracy == accuracy else str(attrs.get("accuracy_note", "unknown"))
+    )
     data = f"; {info['data']}" if "data" in info else ""
     model = f"{type(workload.model).__name__}, {workload.n_params:,} parameters"
     tested = "" if workload.test is None else f", {workload.n_test:,} test examples"
     found = [
         Fact("trained", f"{workload.name}{data}"),
         Fact("model", model),
-        Fact("training", f"{run.steps:,} steps by {short_optimizer(run)}; {workload.n_train:,} examples{tested}"),
+        Fact(
+            "training",
+            f"{run.steps:,} steps by {short_optimizer(run)}; {workload.n_train:,} examples{tested}",
+        ),
         Fact("test accuracy", reached),
         Fact("query", str(attrs.get("query"))),
         Fact("without an example", f"{span}: {_REMOVED[str(scores.removal.values[0])]}"),
@@ -125,5 +130,8 @@ def trust_facts(trust: xr.Dataset | None, ceiling: xr.Dataset | None) -> list[Fa
 
 def trust_warnings(scores: xr.Dataset, trust: xr.Dataset | None) -> list[str]:
     """What to beware of, caution first; empty where there is nothing."""
-    said = [str(scores.attrs.get("caution", "")), "" if trust is None else str(trust.attrs.get("warning", ""))]
+    said = [
+        str(scores.attrs.get("caution", "")),
+        "" if trust is None else str(trust.attrs.get("warning", "")),
+    ]
     return [f"{each[0].upper()}{each[1:]}" for each in said if each]

@@ -24,8 +24,8 @@ from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows", "about", "check_windows", "class_labels", "class_name", "example_coords", "examples", "require_run",
-    "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
+    "Windows", "about", "check_windows", "class_labels", "class_name", "example_coords", "examples",
+    "require_run", "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
 Windows = str | Sequence[Window] | None

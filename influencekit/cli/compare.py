@@ -231,7 +231,8 @@ class _First:
     """What `compare` calls with every seed: keeps the first run for the report, and calls another."""
 
     def __init__(self, then: Any) -> None:
-        self._then, self._run = then, None
+        self._then = then
+        self._run: Trajectory | None = None
 
     def __call__(self, seed: int, run: Trajectory, scores: xr.Dataset) -> None:
         self._run = self._run or run
@@ -243,6 +244,7 @@ class _First:
         import influencekit as ik
         from influencekit._report.comparison import of_comparison
 
+        assert self._run is not None
         page = ik.report(self._run, **of_comparison(result, self._run), command=command)
         (folder / "report.html").write_text(page.html, encoding="utf-8")
 

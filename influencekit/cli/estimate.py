@@ -174,8 +174,8 @@ def estimate(
 def _trust(
     trajectory: Trajectory, query: Query, estimator: Estimator, scores: xr.Dataset, method: Any
 ) -> tuple[xr.Dataset | None, dict[str, Any]]:
-    """What `trust` gave, and the attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the
-    truth, and for sets.
+    """What `trust` gave, and the attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for
+    the truth, and for sets.
 
     Where it is low, and windows can be retrained together, other windows say what may be believed.
     """

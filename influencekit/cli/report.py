@@ -32,8 +32,8 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
     default="auto",
     show_default=True,
     metavar="WINDOWS",
-    help="When in training: as of estimate, or auto: each epoch, where the estimator can and there are at most "
-    "60, so that the report shows when an example mattered; else the whole run.",
+    help="When in training: as of estimate, or auto: each epoch, where the estimator can and there are at "
+    "most 60, so that the report shows when an example mattered; else the whole run.",
 )
 @shared("removal", "average")
 @click.option(
@@ -74,8 +74,9 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
 @shared("code", "device", "data-dir", "threads")
 @click.pass_context
 def report(
-    ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any, average: str | None,
-    out: str, verify: int, points: int, trust: str, show: str | None, names: str | None, title: str | None,
+    ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any,
+    average: str | None, out: str, verify: int, points: int, trust: str, show: str | None,
+    names: str | None, title: str | None,
     code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score the run in STORE, retrain to test the scores, and write a page that shows the examples with their

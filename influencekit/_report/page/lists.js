@@ -117,7 +117,7 @@ function tableOf(some) {
     return make("tr", { "data-id": one.id }, make("td", {}, known(one.rank) ? String(one.rank) : "-"), make("th", { scope: "row", dir: "auto" }, cut(one.id, 80)), left(one.label), left(one.prediction),
       make("td", {}, plain(one.loss)), make("td", { class: colour(one.score) }, signed(one.score)), make("td", {}, one.retrained ? signed(one.retrained.value) : "-"), left(one.pattern), left(tagOf(one).tag));
   });
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "training examples" },
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "table of training examples" },
     make("table", {}, make("caption", {}, "Scores " + words.unit + "; " + data.span), make("thead", {}, make("tr", {}, heads)), make("tbody", {}, rows)));
 }
 function draw() {
