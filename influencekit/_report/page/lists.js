@@ -79,9 +79,10 @@ function tagControls(one, name) {
   note.value = tagOf(one).note || "";
   return make("div", { class: "tags", role: "group", "aria-label": "tag of " + name }, buttons, note);
 }
+function said(value) { return ["lowers", "raises"].includes(words.negative) ? "" : ", " + called(value); } // the sentence below says the rest
 function retrainedLine(one) {
   if (!one.retrained) return null;
-  return make("div", {}, "retrained: ", make("b", { class: colour(one.retrained.value) }, signed(one.retrained.value)), interval(one.retrained) + ", " + called(one.retrained.value));
+  return make("div", {}, "retrained: ", make("b", { class: colour(one.retrained.value) }, signed(one.retrained.value)), interval(one.retrained) + said(one.retrained.value));
 }
 function cardOf(one) {
   const name = cut(one.id, 80), wrong = one.label && one.prediction && one.label !== one.prediction;
@@ -95,7 +96,7 @@ function cardOf(one) {
     make("h3", { title: one.id.length > 80 ? oneLine(one.id) : null }, make("bdi", {}, name)),
     make("div", { class: "pair" }, picture ? look(one.content, one.id) : null, facts),
     picture ? null : look(one.content, one.id),
-    make("div", {}, "score ", make("b", { class: colour(one.score) }, signed(one.score)), known(one.standard_error) ? " ± " + number(one.standard_error) : "", ", " + called(one.score)),
+    make("div", {}, "score ", make("b", { class: colour(one.score) }, signed(one.score)), known(one.standard_error) ? " ± " + number(one.standard_error) : "", said(one.score)),
     make("div", { class: "quiet" }, effect(one.score)),
     retrainedLine(one), spark(one), badges(one),
     one.notes.length ? make("div", { class: "quiet" }, one.notes.map(function (pair) { return oneLine(pair[0]) + " " + cut(pair[1], 200); }).join("; ")) : null,

@@ -71,6 +71,5 @@ function drawScatter() {
     make("line", { class: "grid", x1: x(low), y1: y(low), x2: x(high), y2: y(high) }),
     make("line", { class: "axis", x1: x(low), x2: x(high), y1: y(0), y2: y(0) }), make("line", { class: "axis", x1: x(0), x2: x(0), y1: y(low), y2: y(high) }),
     ticks.map(function (v) { return [make("text", { x: x(v), y: size + 8, "text-anchor": "middle" }, number(v, 1)), make("text", { x: edge - 6, y: y(v) + 4, "text-anchor": "end" }, number(v, 1))]; }),
-    make("text", { x: edge + size / 2, y: size + 28, "text-anchor": "middle" }, "estimate, " + words.unit + "; the grey line is perfect agreement"),
-    make("text", { x: edge - 50, y: 8 }, "retrained"), dots));
+    make("text", { x: edge + size / 2, y: size + 28, "text-anchor": "middle" }, "estimate"), make("text", { x: edge - 50, y: 9 }, "retrained"), dots));
 }

@@ -30,12 +30,13 @@ function start() {
   byId("csv").addEventListener("click", function () { download("examples.csv", shownExamples()); });
   byId("csv-tags").addEventListener("click", function () { download("tags.csv", examples.filter(function (one) { const t = tagOf(one); return t.tag || t.note; })); });
   document.querySelectorAll("details[data-table]").forEach(function (box) {
-    box.addEventListener("toggle", function () { if (box.open) tableMakers[box.dataset.table](box.querySelector("div")); });
+    box.fill = function () { if (!box.filled) { box.filled = true; tableMakers[box.dataset.table](box.querySelector("div")); } };
+    box.addEventListener("toggle", function () { if (box.open) box.fill(); });
   });
   const first = (data.mark_names || []).length ? "mark:" + data.mark_names[0] : "";
   byId("list").value = first; // what suspects and curate say comes first
   draw(); startPoints(); drawHalves(); drawScatter(); drawHeat();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawHeat);
-  window.addEventListener("beforeprint", function () { document.querySelectorAll("details").forEach(function (box) { box.open = true; }); });
+  window.addEventListener("beforeprint", function () { document.querySelectorAll("details").forEach(function (box) { if (box.fill) box.fill(); box.open = true; }); });
 }
 start();

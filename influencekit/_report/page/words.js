@@ -54,6 +54,13 @@ function interval(r) { return known(r.low) && known(r.high) ? " (" + signed(r.lo
 if (!["harmful", "helpful"].includes(words.negative)) document.documentElement.classList.add("neither");
 else if (words.negative === "helpful") document.documentElement.classList.add("higher");
 
+// Details whose inside is made when they are opened, or printed.
+function unfolded(summary, inside) {
+  const box = make("details", {}, make("summary", {}, summary));
+  box.fill = function () { if (!box.filled) { box.filled = true; box.append(inside()); } };
+  box.addEventListener("toggle", function () { if (box.open) box.fill(); });
+  return box;
+}
 // What an example looks like.
 function look(content, name) {
   if (!content) return null;
@@ -63,9 +70,11 @@ function look(content, name) {
   if (content.kind === "text") return make("p", { class: "text", dir: "auto", tabindex: "0" }, visible(content.value));
   if (content.kind === "tokens") return make("ul", { class: "tokens", tabindex: "0", "aria-label": "tokens" }, content.value.map(function (t) { return make("li", { dir: "auto" }, oneLine(t)); }));
   if (content.kind === "row") {
-    const rows = content.value.map(function (v, k) { return make("tr", {}, make("th", { scope: "row" }, oneLine(columns[k] || "column " + k)), make("td", {}, oneLine(v))); });
-    return make("details", {}, make("summary", {}, content.value.slice(0, 3).map(function (v, k) { return cut(columns[k] || k, 24) + " " + cut(v, 16); }).join(", ") + (rows.length > 3 ? ", …" : "")),
-      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "values" }, make("table", {}, make("tbody", {}, rows))));
+    const some = content.value.slice(0, 3).map(function (v, k) { return cut(columns[k] || k, 24) + " = " + cut(v, 16); }).join(", ");
+    return unfolded(some + (content.value.length > 3 ? ", …" : ""), function () {
+      const rows = content.value.map(function (v, k) { return make("tr", {}, make("th", { scope: "row" }, oneLine(columns[k] || "column " + k)), make("td", {}, oneLine(v))); });
+      return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "values of " + cut(name, 60) }, make("table", {}, make("tbody", {}, rows)));
+    });
   }
   if (content.kind === "wave") {
     const path = content.value.map(function (pair, k) { return "M" + k + " " + (30 - 0.28 * pair[1]) + "V" + (30.5 - 0.28 * pair[0]); }).join("");
