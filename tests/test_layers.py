@@ -86,7 +86,7 @@ LAYERS = {
     "the report": """
         _report/__init__ _report/build _report/comparison _report/contents _report/curve _report/issues
         _report/marks _report/page _report/patterns _report/pictures _report/points _report/predictions
-        _report/record _report/scores _report/verb _report/words
+        _report/record _report/scores _report/tracking _report/twins _report/verb _report/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries

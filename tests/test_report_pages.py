@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import matplotlib.figure
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers_cli import TINY, fails
@@ -17,6 +18,7 @@ from PIL import Image
 import influencekit as ik
 from influencekit._report.contents import contents, kind_of
 from influencekit._report.page import embedded
+from influencekit._verbs.removal_list import ids_in
 
 VOID = {"meta", "link", "input", "line", "br", "img"}
 
@@ -157,11 +159,25 @@ def test_a_notebook_shows_it_in_a_frame():
 def test_the_command_writes_a_page_that_says_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("record", TINY, "--store", "run.zarr")
-    said = command("report", "run.zarr", "--points", "3", "--verify", "2", "--title", "My <run>").stdout
+    said = command(
+        "report",
+        "run.zarr",
+        "--points",
+        "3",
+        "--verify",
+        "2",
+        "--title",
+        "My <run>",
+        "--issues",
+        "issues.csv",
+        "--card",
+        "README.md",
+    ).stdout
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "saved in report.html" in said and "24 examples" in said
+    assert "saved in report.html, issues.csv, README.md" in said and "24 examples" in said
     text = " ".join(Page(html).text)
-    assert "influencekit report run.zarr --verify 2 --points 3 --title 'My <run>'" in text
+    typed = "influencekit report run.zarr --verify 2 --points 3 --issues issues.csv --card README.md"
+    assert f"{typed} --title 'My <run>'" in text and len(pd.read_csv("issues.csv")) == 24
     data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
     assert (
         len(data["points"]) == 3
@@ -174,7 +190,12 @@ def test_the_command_writes_a_page_that_says_how_it_was_made(tmp_path, monkeypat
     assert "no estimator named" in fails(
         "report", "run.zarr", "--estimator", "dti", "--out", "b.html", code=2
     )
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["report.html", "run.zarr"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "README.md",
+        "issues.csv",
+        "report.html",
+        "run.zarr",
+    ]
 
 
 def test_the_command_takes_a_function_of_the_user(tmp_path, monkeypatch):
@@ -213,3 +234,72 @@ def test_estimate_and_compare_write_it(tmp_path, monkeypatch):
     )[1]
     shown = json.loads(data)["examples"]
     assert len(shown) == 24 and all("retrained" in one for one in shown)
+
+
+def test_the_twins_say_what_the_page_says(tmp_path):
+    found = report()
+    found.save(tmp_path / "issues.csv")
+    frame = pd.read_csv(tmp_path / "issues.csv")
+    assert frame.id.tolist() == found.issues.id.tolist()
+    np.testing.assert_allclose(frame.influence_score, found.issues.influence_score)
+    assert set(ids_in(tmp_path / "issues.csv")) == set(found.issues.id[found.issues.is_influence_issue])
+    assert found.summary.num_issues.tolist() == [int(found.issues.is_influence_issue.sum())]
+    with pytest.raises(ik.InputError, match="exists already"):
+        found.save(tmp_path / "issues.csv")
+
+
+def test_the_card_has_front_matter_that_a_hub_reads(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    text = report().save(tmp_path / "README.md").read_text(encoding="utf-8")
+    _, front, body = text.split("---\n", 2)
+    head = yaml.safe_load(front)
+    assert head["pretty_name"] == report().record.title and head["size_categories"] == ["n<1K"]
+    assert f"| influence | {report().summary.num_issues[0]} |" in body
+
+
+def test_parquet_is_the_table_or_says_what_is_missing(tmp_path):
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        with pytest.raises(ik.InputError, match="pip install pyarrow"):
+            report().save(tmp_path / "issues.parquet")
+        assert not list(tmp_path.iterdir())
+    else:
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(report().save(tmp_path / "issues.parquet")), report().issues
+        )
+
+
+class Writer:
+    """As SummaryWriter of TensorBoard."""
+
+    def __init__(self, folder):
+        self.log_dir, self.values, self.texts = str(folder), {}, []
+
+    def add_scalar(self, name, value, step):
+        self.values[name, step] = value
+
+    def add_text(self, name, text, step):
+        self.texts.append(text)
+
+
+class Tracker:
+    """As the module mlflow."""
+
+    def log_metrics(self, values, step=None):
+        self.values = values
+
+    def log_text(self, text, name):
+        self.text, self.name = text, name
+
+
+def test_it_is_logged_where_experiments_are(tmp_path):
+    writer, tracker = Writer(tmp_path / "events"), Tracker()
+    report().log(writer, step=3)
+    report().log(tracker)
+    assert writer.values["influence/issues", 3] == report().issues.is_influence_issue.sum()
+    assert {name for name, _ in writer.values} == set(tracker.values) == set(report().scalars)
+    assert (tmp_path / "events" / "influence-report-3.html").read_text(encoding="utf-8") == report().html
+    assert tracker.text == report().html and "influence-report-3.html" in writer.texts[0]
+    with pytest.raises(ik.InputError, match="SummaryWriter"):
+        report().log(3)

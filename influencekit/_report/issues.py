@@ -14,9 +14,10 @@ from influencekit._verbs.curate.sets import scaled
 __all__ = ["RULE", "Issues", "issues_of"]
 
 RULE = (
-    "marked: leaving the example out improves the query, its effect lies beyond three robust deviations "
-    "(1.4826 times the median distance from the median), and retraining without it says so, too; what was "
-    "not retrained is marked only where trust reaches its limit"
+    "An example is an issue where leaving it out improves the query, its effect lies beyond three robust "
+    "deviations (1.4826 times the median distance from the median), and retraining without it says so, too; "
+    "what was not retrained is an issue only where trust reaches its limit. Where `curate` was run, the issues "
+    "are what it recommends to drop"
 )
 _DEVIATIONS = 3
 

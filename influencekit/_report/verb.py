@@ -17,6 +17,8 @@ from influencekit._report.contents import Show
 from influencekit._report.issues import frame
 from influencekit._report.page import rendered
 from influencekit._report.record import Record
+from influencekit._report.tracking import log, scalars
+from influencekit._report.twins import ENDINGS, summary, write
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples, require_run
 from influencekit.errors import InputError
@@ -31,12 +33,13 @@ _LEAST = 10
 
 @dataclass(frozen=True)
 class Report:
-    """A report: `html`, the whole page as text; `issues`, a row for every training example; `record`, what
-    the page shows, as plain data. In a notebook it shows itself.
+    """A report: `html`, the whole page as text; `issues`, a row for every training example; `summary`, how
+    many of them are issues; `scalars`, the figures of it all; `record`, what the page shows, as plain data.
+    In a notebook it shows itself.
 
     `issues` has the columns `id`, `label`, `influence_score` (0 = most harmful, 0.5 = no effect, 1),
-    `is_influence_issue`, `verified` and `verified_as` ("alone", "set" or ""), `influence` (the score, removal
-    minus full), `retrained`, `low` and `high` (NaN where nothing was retrained).
+    `is_influence_issue`, `verified` and `verified_as` ("alone", "set" or ""), `lists` (of `suspects` and
+    `curate`), `influence` (the score, removal minus full), `retrained`, `low` and `high` (NaN where nothing was retrained).
 
     Example:
 
@@ -45,22 +48,41 @@ class Report:
         >>> found = ik.report(run, ik.estimate(run))
         >>> found.html.startswith("<!DOCTYPE html>"), len(found.issues)
         (True, 24)
+        >>> found.summary.num_issues.tolist(), found.scalars["influence/retrained"]
+        ([0], 0.0)
     """
 
     record: Record = field(repr=False)
     html: str = field(repr=False)
     issues: pd.DataFrame = field(repr=False)
+    scalars: dict[str, float] = field(repr=False)
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """A row for influence and for each list of `suspects` and `curate`: `num_issues`, `num_verified`,
+        `mean_score`."""
+        return summary(self.record, self.issues)
 
     def save(self, path: str | Path) -> Path:
-        """Write the page to a new file that ends in .html, whole or not at all. Errors: the file is there."""
+        """Write a new file, whole or not at all: .html the page, .csv or .parquet the table `issues`, .md a
+        card with YAML front matter. Errors: the file is there; another ending; Parquet without pyarrow."""
         from influencekit._files import whole
 
         goal = Path(path).expanduser()
-        if goal.suffix != ".html":
-            raise InputError(f"report: expected a name that ends in .html, got {short(str(path))}")
+        if goal.suffix not in ENDINGS:
+            raise InputError(
+                f"report: expected a name that ends in {', '.join(ENDINGS)}, got {short(str(path))}"
+            )
+        if goal.exists():
+            raise InputError(f"report: {goal} exists already; choose another name")
         with whole(goal, new=True) as partial:
-            partial.write_text(self.html, encoding="utf-8")
+            write(self.record, self.html, self.issues, partial, goal.suffix)
         return goal
+
+    def log(self, target: Any, step: int | None = None) -> None:
+        """Log `scalars` and the page: to a SummaryWriter of TensorBoard (the page lies in its folder), to the
+        module `mlflow`, or to a run of Weights & Biases. Errors: anything else."""
+        log(target, self.scalars, self.html, self.record.title, step)
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, whose styles and script meet nothing of the notebook's."""
@@ -145,7 +167,9 @@ def report(
         points, show, names, title, most, command,
     )  # fmt: skip
     record, effects = build(run, given)
-    return Report(record, rendered(record), _issues(run, record, effects))
+    issues, level = _issues(run, effects), None if given.trust is None else float(given.trust.overall)
+    figures = scalars(record, effects.effect, level, int(issues.is_influence_issue.sum()))
+    return Report(record, rendered(record), issues, figures)
 
 
 def _listed(name: str, given: Any) -> Sequence[xr.Dataset]:
@@ -163,8 +187,9 @@ def _one(name: str, given: Any, needed: str) -> xr.Dataset | None:
     return given
 
 
-def _issues(run: Trajectory, record: Record, effects: Effects) -> pd.DataFrame:
+def _issues(run: Trajectory, effects: Effects) -> pd.DataFrame:
     columns: dict[str, Any] = {
+        "lists": ["; ".join(some) for some in effects.marks.lists],
         "influence": effects.effect, "retrained": effects.verified.value, "low": effects.verified.low,
         "high": effects.verified.high,
     }  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,13 +72,20 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
     "Or one of the words picture, tokens, row, wave, none. [default: by the shape of the input]",
 )
 @click.option("--names", metavar="FILE.py:NAME", help="Names of the columns of a table, or of the tokens.")
+@click.option(
+    "--issues",
+    type=PATH,
+    metavar="FILE",
+    help="Also a table of all examples: .csv or .parquet (needs pyarrow).",
+)
+@click.option("--card", type=PATH, metavar="FILE.md", help="Also a card for a hub of data sets.")
 @click.option("--title", metavar="TEXT", help="The title of the page.")
 @shared("code", "device", "data-dir", "threads")
 @click.pass_context
 def report(
     ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any,
     average: str | None, out: str, verify: int, points: int, trust: str, show: str | None,
-    names: str | None, title: str | None,
+    names: str | None, issues: str | None, card: str | None, title: str | None,
     code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score the run in STORE, retrain to test the scores, and write a page that shows the examples with their
@@ -87,13 +96,20 @@ def report(
       influencekit report run.zarr --out digits.html --verify 20 --points 0
       influencekit report mine.zarr --code train.py:parts --show train.py:picture
     """
-    if not out.endswith(".html"):
-        raise InputError(f"--out {out}: expected a name that ends in .html")
-    check_places({"--out": out})
-    with new_file(out) as path:
-        assert path is not None
+    files = {
+        "--out": (out, (".html",)),
+        "--issues": (issues, (".csv", ".parquet")),
+        "--card": (card, (".md",)),
+    }
+    for option, (name, endings) in files.items():
+        if name is not None and not name.endswith(endings):
+            raise InputError(f"{option} {name}: expected a name that ends in {' or '.join(endings)}")
+    check_places({option: name for option, (name, _) in files.items()})
+    with ExitStack() as stack:
+        paths = [(stack.enter_context(new_file(name, option)), name) for option, (name, _) in files.items()]
         with working():
             import influencekit as ik
+            from influencekit._report.twins import write
             from influencekit.cli.problems import reopen, use_device
             from influencekit.cli.user_code import value_from
             from influencekit.registry import make
@@ -111,11 +127,15 @@ def report(
                 run, scores, retrained, trusted, points=points if there else None, show=words, names=named,
                 title=title, command=command_of(ctx),
             )  # fmt: skip
-        path.write_text(page.html, encoding="utf-8")
+            for path, name in paths:
+                if path is not None and name is not None:
+                    write(page.record, page.html, page.issues, path, Path(name).suffix)
     for warning in page.record.warnings:
         say(("Beware: ", "bold yellow"), warning)
     marked, size = int(page.issues.is_influence_issue.sum()), len(page.html.encode()) / 1e6
-    say(f"saved in {out} ({size:.1f} MB): {len(page.record.examples)} examples, {marked} marked as issues")
+    names_of_files = ", ".join(name for _, name in paths if name)
+    shown = len(page.record.examples)
+    say(f"saved in {names_of_files} ({size:.1f} MB): {shown} examples, {marked} of them issues")
 
 
 def _auto(run: Trajectory, method: Estimator) -> str:
