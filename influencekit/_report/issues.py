@@ -16,8 +16,8 @@ __all__ = ["RULE", "Issues", "issues_of"]
 RULE = (
     "An example is an issue where leaving it out improves the query, its effect lies beyond three robust "
     "deviations (1.4826 times the median distance from the median), and retraining without it says so, too; "
-    "what was not retrained is an issue only where trust reaches its limit. Where `curate` was run, the issues "
-    "are what it recommends to drop"
+    "what was not retrained is an issue only where trust reaches its limit. Where `curate` was run, the "
+    "issues are what it recommends to drop"
 )
 _DEVIATIONS = 3
 

@@ -39,7 +39,8 @@ class Report:
 
     `issues` has the columns `id`, `label`, `influence_score` (0 = most harmful, 0.5 = no effect, 1),
     `is_influence_issue`, `verified` and `verified_as` ("alone", "set" or ""), `lists` (of `suspects` and
-    `curate`), `influence` (the score, removal minus full), `retrained`, `low` and `high` (NaN where nothing was retrained).
+    `curate`), `influence` (the score, removal minus full), `retrained`, `low` and `high` (NaN where
+    nothing was retrained).
 
     Example:
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from influencekit._direction import better_in, ends
 from influencekit._docstring import docstring
+from influencekit._report.issues import RULE
 from influencekit._report.record import Fact, Words
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InfluenceKitError
@@ -98,6 +99,7 @@ def made(run: Trajectory, scores: xr.Dataset) -> list[Fact]:
     return [
         Fact("sign", str(scores.attrs.get("sign", ""))),
         Fact("method", method(scores)),
+        Fact("issues", RULE),
         Fact("run", f"{scores.attrs.get('run', 'unknown')} (its start, its end, its test set)"),
         Fact("recorded", f"{attrs.get('created', 'unknown')} on {attrs.get('device', 'unknown')}, by "
              f"{attrs.get('recorder', 'a tape')}"),
