@@ -74,7 +74,8 @@ LAYERS = {
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
-        plot/ceiling _verbs/removal_list
+        plot/ceiling _verbs/removal_list _verbs/notebook _report/contents _report/pictures
+        _report/record
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
@@ -84,9 +85,9 @@ LAYERS = {
         _verbs/curate/verb _verbs/curate/words
     """,
     "the report": """
-        _report/__init__ _report/build _report/comparison _report/contents _report/curve _report/issues
-        _report/marks _report/page _report/patterns _report/pictures _report/points _report/predictions
-        _report/record _report/scores _report/tracking _report/twins _report/verb _report/words
+        _report/__init__ _report/build _report/comparison _report/curve _report/issues _report/marks
+        _report/page _report/patterns _report/points _report/predictions _report/scores _report/tracking
+        _report/twins _report/verb _report/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import sys
+import types
 from html.parser import HTMLParser
 
 import matplotlib.figure
@@ -303,3 +305,17 @@ def test_it_is_logged_where_experiments_are(tmp_path):
     assert tracker.text == report().html and "influence-report-3.html" in writer.texts[0]
     with pytest.raises(ik.InputError, match="SummaryWriter"):
         report().log(3)
+
+
+def test_a_run_of_wandb_gets_the_figures_and_the_page(monkeypatch):
+    module = types.ModuleType("wandb")
+    module.Html = lambda text: ("html", text)
+    run_of_theirs = type(
+        "Run", (), {"__module__": "wandb.sdk", "log": lambda self, *a, **k: logged.append((a, k))}
+    )
+    logged = []
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    report().log(run_of_theirs(), step=2)
+    (((values,), named),) = logged
+    assert named == {"step": 2} and values.pop("influence/report") == ("html", report().html)
+    assert values == report().scalars

@@ -14,7 +14,7 @@ from influencekit._direction import better_in
 from influencekit._report.contents import Show, columns_of, contents
 from influencekit._report.curve import curve_of
 from influencekit._report.issues import Issues, issues_of
-from influencekit._report.marks import Marks, marks_of
+from influencekit._report.marks import Remarks, marks_of
 from influencekit._report.patterns import patterns
 from influencekit._report.points import linked, points_of, scored_points
 from influencekit._report.predictions import judged
@@ -61,7 +61,7 @@ class Effects:
     rank: np.ndarray
     error: np.ndarray | None
     verified: Verified
-    marks: Marks
+    marks: Remarks
     issues: Issues
     labels: list[str] | None
 

@@ -12,13 +12,13 @@ from influencekit._report.scores import check_examples
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 
-__all__ = ["Marks", "marks_of"]
+__all__ = ["Remarks", "marks_of"]
 
 _ISSUE = "is_influence_issue"
 _KNOWN = {"influence", "influence_score", "label"}  # which the card shows by itself
 
 
-class Marks(NamedTuple):
+class Remarks(NamedTuple):
     """Of every training example: the names of lists it is on, and (name, text) of other columns; what the
     results conclude in a sentence; and masks of what `curate` would drop."""
 
@@ -28,7 +28,7 @@ class Marks(NamedTuple):
     issues: list[np.ndarray]
 
 
-def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Marks:
+def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
     """From (name, result over `train`): columns of truth values are lists, others notes.
 
     Errors: no Dataset, of another run, or without a column over `train`.
@@ -57,7 +57,7 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Marks:
                         notes[k].append((name.replace("_", " "), text))
         verdicts += [str(each.attrs[n]) for n in ("verdict", "summary") if n in each.attrs]
         verdicts += [str(each.attrs["caution"])] if "caution" in each.attrs else []
-    return Marks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues)
+    return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues)
 
 
 def _title(who: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,8 @@ def log(target: Any, values: dict[str, float], html: str, title: str, step: int 
         target.log_metrics(values, step=step)
         target.log_text(html, _NAME if step is None else f"influence-report-{step}.html")
     elif type(target).__module__.split(".")[0] == "wandb":
-        import wandb
-
-        target.log({**values, "influence/report": wandb.Html(html)}, step=step)
+        page_of = sys.modules["wandb"].Html  # whose run this is, so it is there
+        target.log({**values, "influence/report": page_of(html)}, step=step)
     else:
         raise InputError(
             "report: log takes a SummaryWriter of TensorBoard, the module mlflow or a run of wandb, got "
