@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from helpers_report import N, report, retrained, run, scores, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,3 +255,51 @@ def _more():
     x = 0.4 * torch.randn(60, 1, 8, 8, generator=generator)
     x[torch.arange(60), 0, 2 * y, :] += 1.0
     return x, y
+
+
+def test_what_suspects_gives_is_a_list_with_its_words_and_its_order():
+    values = np.linspace(1, 0, N)[::-1]
+    found = xr.Dataset(
+        {
+            "suspicion": ("train", values),
+            "is_label_issue": ("train", values > 0.9),
+            "action": ("train", np.where(values > 0.9, "relabel", "keep")),
+            "rank": ("train", np.arange(N, 0, -1.0)),
+            "learnt": ("train", np.full(N, nan)),
+            "auc": ("by", [0.9]),
+        },
+        coords={"train": scores().train.values, "by": ["final-loss"]},
+        attrs={"run": scores().attrs["run"], "verdict": "6 labels look wrong"},
+    )
+    record = ik.report(run(), scores(), suspected=[found]).record
+    assert record.mark_names == ("label issue",) and "6 labels look wrong" in record.verdicts
+    for one in record.examples:
+        assert one.suspicion == pytest.approx(values[one.row], abs=1e-3)
+        assert ("label issue" in one.marks) == (values[one.row] > 0.9) == (("action", "relabel") in one.notes)
+        assert ("rank of suspicion", f"{N - one.row:.3g}") in one.notes
+        assert "learnt from epoch" not in dict(one.notes)
+    with pytest.raises(ik.InputError, match="another run"):
+        ik.report(run(), scores(), suspected=found.assign_attrs(run="00000000-00000000-?"))
+
+
+def test_a_taped_run_of_dicts_without_a_test_set():
+    torch.manual_seed(0)
+    data = [{"input": torch.randint(9, (6,)), "labels": torch.tensor(k % 2)} for k in range(12)]
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(24, 2))
+    loss = nn.CrossEntropyLoss(reduction="none")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ik.Tape(None, model, optimizer, loss=loss, data=data) as tape:
+        for _, batch in tape.batches(torch.utils.data.DataLoader(data, batch_size=4)):
+            optimizer.zero_grad()
+            loss(model(batch["input"]), batch["labels"]).mean().backward()
+            optimizer.step()
+    taped = tape.trajectory()
+    found = ik.report(taped, ik.estimate(taped, "parameter"))
+    shown = by_row(found)
+    assert [shown[k].content.value for k in range(12)] == [
+        [str(t) for t in d["input"].tolist()] for d in data
+    ]
+    assert {one.prediction for one in shown.values()} <= {"0", "1"} and found.record.points == ()
+    assert not found.issues.is_influence_issue.any(), "neither way of a parameter is better"
+    with pytest.raises(ik.InputError, match="without a test set"):
+        ik.report(taped, ik.estimate(taped, "parameter"), points=2)

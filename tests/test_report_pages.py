@@ -310,10 +310,12 @@ def test_it_is_logged_where_experiments_are(tmp_path):
 def test_a_run_of_wandb_gets_the_figures_and_the_page(monkeypatch):
     module = types.ModuleType("wandb")
     module.Html = lambda text: ("html", text)
-    run_of_theirs = type(
-        "Run", (), {"__module__": "wandb.sdk", "log": lambda self, *a, **k: logged.append((a, k))}
-    )
     logged = []
+
+    def log(self, *values, **named):
+        logged.append((values, named))
+
+    run_of_theirs = type("Run", (), {"__module__": "wandb.sdk", "log": log})
     monkeypatch.setitem(sys.modules, "wandb", module)
     report().log(run_of_theirs(), step=2)
     (((values,), named),) = logged

@@ -153,9 +153,10 @@ PAGE = Page(
             "The report",
             ("report",),
             lambda report: (
-                f"Pictures of 28 x 28, {report['epochs']} windows; without the time of the scores. First paint in "
-                "headless Chromium, median of three. *Complaints*: on the console, requests to anywhere, and "
-                "what axe finds against the page. [The report](../report.md) says what is listed and shown."
+                f"Pictures of 28 x 28, {report['epochs']} windows; without the time of the scores. First "
+                "paint in headless Chromium, median of three. *Complaints*: on the console, requests to "
+                "anywhere, and what axe finds against the page. [The report](../report.md) says what is "
+                "listed and shown."
             ),
             _report,
         ),

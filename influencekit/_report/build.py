@@ -210,6 +210,7 @@ def _example(
         windows=tuple(_number(w, 3) for w in effects.windows[:, row]) if windows else (),
         pattern=pattern,
         retrained=None if there is None else Retrained(there, _number(v.low[row]), _number(v.high[row])),
+        suspicion=_number(effects.marks.suspicion[row], 4),
         issue_score=_number(issues.score[row], 4),
         is_issue=bool(issues.marked[row]),
         marks=effects.marks.lists[row],

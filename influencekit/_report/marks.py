@@ -15,17 +15,23 @@ from influencekit.errors import InputError
 __all__ = ["Remarks", "marks_of"]
 
 _ISSUE = "is_influence_issue"
-_KNOWN = {"influence", "influence_score", "label"}  # which the card shows by itself
+_KNOWN = {"influence", "influence_score", "label", "suspicion"}  # which the card shows by itself
+_WORDS = {  # of `suspects`, whose words alone would say something else on the card
+    "rank": "rank of suspicion", "given": "given label", "predicted": "predicted without training on it",
+    "learnt": "learnt from epoch",
+}  # fmt: skip
 
 
 class Remarks(NamedTuple):
     """Of every training example: the names of lists it is on, and (name, text) of other columns; what the
-    results conclude in a sentence; and masks of what `curate` would drop."""
+    results conclude in a sentence; masks of what `curate` would drop; and how suspicious [train], NaN where
+    nobody said."""
 
     lists: list[tuple[str, ...]]
     notes: list[tuple[tuple[str, str], ...]]
     verdicts: list[str]
     issues: list[np.ndarray]
+    suspicion: np.ndarray
 
 
 def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
@@ -35,7 +41,7 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
     """
     count = run.workload.n_train
     lists, notes = [list[str]() for _ in range(count)], [list[tuple[str, str]]() for _ in range(count)]
-    verdicts, issues = list[str](), list[np.ndarray]()
+    verdicts, issues, suspicion = list[str](), list[np.ndarray](), np.full(count, np.nan)
     for who, each in given:
         if not isinstance(each, xr.Dataset):
             raise InputError(f"report: {who} must be a result over the training examples, a Dataset")
@@ -44,6 +50,8 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
         columns = {n: v for n, v in columns.items() if n != "train"}
         if not columns:
             raise InputError(f"report: {who} has no column over train alone; pass the result of the verb")
+        if "suspicion" in columns:
+            suspicion = np.asarray(columns["suspicion"], dtype=np.float64)
         for name, values in columns.items():
             if values.dtype.kind == "b":
                 title = _title(who, name)
@@ -54,10 +62,10 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
             elif name not in _KNOWN:
                 for k, value in enumerate(values.tolist()):
                     if text := _text(value):
-                        notes[k].append((name.replace("_", " "), text))
+                        notes[k].append((_WORDS.get(name, name.replace("_", " ")), text))
         verdicts += [str(each.attrs[n]) for n in ("verdict", "summary") if n in each.attrs]
         verdicts += [str(each.attrs["caution"])] if "caution" in each.attrs else []
-    return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues)
+    return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues, suspicion)
 
 
 def _title(who: str, name: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influencekit._training.accuracy import logits_of
 from influencekit._training.batch import Batch, tensors_of
+from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import class_name
@@ -33,7 +34,7 @@ def judged(run: Trajectory, batches: list[Batch]) -> Judged:
     """
     workload, theta = run.workload_at(run.last), run.evaluated(run.last).theta
     losses, words = list[np.ndarray](), list[str | None]()
-    for batch in batches:
+    for batch in (piece for whole in batches for piece in pieces(workload, whole)):
         with torch.no_grad():
             losses.append(workload.losses(theta, batch).detach().double().cpu().numpy())
             outputs = logits_of(workload.outputs(theta, batch))

@@ -43,6 +43,7 @@ class Example:
     windows: tuple[float | None, ...]
     pattern: str | None
     retrained: Retrained | None
+    suspicion: float | None
     issue_score: float | None
     is_issue: bool
     marks: tuple[str, ...]

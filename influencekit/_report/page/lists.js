@@ -12,6 +12,7 @@ const sorts = {
   size: ["size of the score", function (one) { return known(one.score) ? -Math.abs(one.score) : Infinity; }],
   loss: ["loss, largest first", function (one) { return known(one.loss) ? -one.loss : Infinity; }],
   retrained: ["retrained effect", function (one) { return one.retrained ? -words.first * one.retrained.value : Infinity; }],
+  suspicion: ["suspicion, largest first", function (one) { return known(one.suspicion) ? -one.suspicion : Infinity; }],
   label: ["class", function (one) { return one.label || ""; }],
   id: ["id", function (one) { return one.id; }],
 };
@@ -90,6 +91,7 @@ function cardOf(one) {
     one.label ? make("div", {}, "label ", make("b", { dir: "auto" }, cut(one.label, 60))) : null,
     one.prediction ? make("div", { class: wrong ? "wrong" : null }, "predicted ", make("b", { dir: "auto" }, cut(one.prediction, 60)), wrong ? " (not its label)" : "") : null,
     known(one.loss) ? make("div", {}, "loss " + plain(one.loss)) : null,
+    known(one.suspicion) ? make("div", {}, "suspicion " + plain(one.suspicion)) : null,
     make("div", {}, known(one.rank) ? "rank " + one.rank + " of " + data.count : "without a score"));
   const picture = one.content && one.content.kind === "picture";
   return make("li", { class: "card " + sideOf(one.score), "data-id": one.id, tabindex: "-1" },

@@ -20,6 +20,8 @@ function start() {
   byId("verified").parentElement.hidden = !examples.some(function (one) { return one.retrained; });
   sorts.score[0] = endName(words.first < 0 ? words.negative : words.positive) + " first";
   sorts.last[0] = endName(words.first < 0 ? words.positive : words.negative) + " first";
+  const suspicious = examples.some(function (one) { return known(one.suspicion); });
+  if (!suspicious) delete sorts.suspicion;
   options("sort", Object.entries(sorts).map(function (pair) { return [pair[0], pair[1][0]]; }));
   ["list", "class", "verified", "tagged", "pattern", "view"].forEach(function (id) { byId(id).addEventListener("change", function () { page = 0; draw(); }); });
   byId("find").addEventListener("input", function () { page = 0; draw(); });
@@ -35,6 +37,7 @@ function start() {
   });
   const first = (data.mark_names || []).length ? "mark:" + data.mark_names[0] : "";
   byId("list").value = first; // what suspects and curate say comes first
+  if (first && suspicious) { byId("sort").value = "suspicion"; order = { value: sorts.suspicion[1], descending: false, column: null }; }
   draw(); startPoints(); drawHalves(); drawScatter(); drawHeat();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawHeat);
   window.addEventListener("beforeprint", function () { document.querySelectorAll("details").forEach(function (box) { if (box.fill) box.fill(); box.open = true; }); });
