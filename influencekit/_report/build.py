@@ -122,12 +122,12 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     order = np.argsort(-words.first * effect, kind="stable")  # not a number comes last
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    told = [(f"report: retrained, number {k}", each) for k, each in enumerate(given.retrained, 1)]
+    truths = [(f"report: retrained, number {k}", each) for k, each in enumerate(given.retrained, 1)]
     if given.ceiling is not None and "mean" in given.ceiling:
-        told.append(("report: ceiling", given.ceiling))
+        truths.append(("report: ceiling", given.ceiling))
     if given.trust is not None and "retrained" in given.trust and _same_span(given.trust, scores):
-        told.append(("report: trust", given.trust))
-    verified = verified_by(run, scores, told)
+        truths.append(("report: trust", given.trust))
+    verified = verified_by(run, scores, truths)
     marks = marks_of(
         run, [("suspected", x) for x in given.suspected] + [("curated", x) for x in given.curated]
     )

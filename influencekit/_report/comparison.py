@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.results import about
+from influencekit._verbs.results import about, example_coords
 from influencekit.registry import make, resolve
 
 __all__ = ["of_comparison"]
@@ -23,8 +23,8 @@ def of_comparison(result: xr.Dataset, run: Trajectory) -> dict[str, Any]:
     attrs = about(run, query, estimator)
     if "caution" in result.attrs:
         attrs["caution"] = result.attrs["caution"]
-    kept = [str(n) for n in ("train", "label", "query", "start", "stop", "removal") if n in first.coords]
-    coords = {name: (first[name].dims, first[name].values) for name in kept}
+    coords: dict[str, Any] = {n: (first[n].dims, first[n].values) for n in ("start", "stop", "removal")}
+    coords |= {"query": first["query"].values, **example_coords(run.workload)}  # seeds have other examples
 
     def of(name: str, variable: str) -> xr.Dataset:
         values = first.influence.sel(estimator=name).transpose("query", "window", "train")
