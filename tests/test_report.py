@@ -18,7 +18,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit._report.issues import issues_of
-from influencekit._report.patterns import PATTERNS, halves, patterns
+from influencekit._report.patterns import PATTERNS, fewer, halves, patterns
 from influencekit._report.scores import Verified, whole
 
 finite = st.floats(-1e3, 1e3, allow_nan=False, width=32)
@@ -303,3 +303,29 @@ def test_a_taped_run_of_dicts_without_a_test_set():
     assert not found.issues.is_influence_issue.any(), "neither way of a parameter is better"
     with pytest.raises(ik.InputError, match="without a test set"):
         ik.report(taped, ik.estimate(taped, "parameter"), points=2)
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_many_windows_become_at_most_120_without_losing_their_sum(added):
+    windows = np.random.default_rng(0).normal(size=(1000, 4))
+    found, bounds, note = fewer(windows, [(k, k + 1) for k in range(1000)], added)
+    assert len(found) == len(bounds) == 120 and "1000" in note
+    for row, (start, stop) in zip(found, bounds, strict=True):
+        np.testing.assert_allclose(row, windows[start:stop].sum(0))
+    if added:
+        np.testing.assert_allclose(found.sum(0), windows.sum(0))
+        assert bounds[0][0] == 0 and all(a[1] == b[0] for a, b in zip(bounds, bounds[1:], strict=False))
+    assert fewer(windows[:7], [], added)[0] is not found and not fewer(windows[:7], [], added)[2]
+
+
+def test_scores_of_an_average_are_shown_with_its_losses_and_points():
+    averaged = ik.estimate(run(), average="after:epoch=1")
+    record = ik.report(run(), averaged, points=3).record
+    w, theta = workload(), run().state(6).theta
+    losses = w.losses(theta, w.train)
+    for one in record.examples:
+        assert one.loss == pytest.approx(float(losses[one.row]), rel=1e-5)
+    worst = w.losses(theta, w.test).argsort(descending=True)[:3].tolist()
+    assert [p.id for p in record.points] == [f"test {k}" for k in worst]
+    every = ik.estimate(run(), "test-losses", average="after:epoch=1").influence.values[worst[0], 0]
+    assert max(abs(v) for _, v in record.points[0].links) == pytest.approx(np.abs(every).max(), rel=1e-3)

@@ -15,7 +15,7 @@ from influencekit._report.contents import Show, columns_of, contents
 from influencekit._report.curve import curve_of
 from influencekit._report.issues import Issues, issues_of
 from influencekit._report.marks import Remarks, marks_of
-from influencekit._report.patterns import patterns
+from influencekit._report.patterns import fewer, patterns
 from influencekit._report.points import linked, points_of, scored_points
 from influencekit._report.predictions import judged
 from influencekit._report.record import Agreement, Content, Example, Record, Retrained
@@ -24,6 +24,7 @@ from influencekit._report.words import facts, made, trust_facts, trust_warnings,
 from influencekit._training.batch import Batch
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.averaging import averaged_as
 from influencekit._verbs.results import class_labels, examples
 from influencekit.metrics import METRICS, agreement
 
@@ -49,6 +50,7 @@ class Given:
     title: str | None
     most: int
     command: str | None
+    average: Any
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Effects:
 
     effect: np.ndarray
     windows: np.ndarray
+    bounds: tuple[tuple[int, int], ...]
+    note: str
     order: np.ndarray
     rank: np.ndarray
     error: np.ndarray | None
@@ -68,6 +72,7 @@ class Effects:
 
 def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     """The record, and the numbers of all examples, those that are not on the page among them."""
+    run = averaged_as(run, given.average, given.scores)
     scores = check_scores(run, given.scores)
     window, span = span_of(scores)
     effects, words = _effects(run, scores, given), words_of(scores)
@@ -78,7 +83,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     contents_of = _contents(run, rows[looked], given)
     several = scores.sizes["window"] > 1
     pattern = patterns(effects.windows[:, rows]) if several else [None] * len(rows)
-    losses, predictions = judged(run, list(_batches(run, rows)))
+    losses, predictions = judged(run, _batches(run, rows))
     ids = examples(run.workload)
     shown = tuple(
         _example(effects, int(row), str(ids[row]), losses[k], predictions[k], pattern[k],
@@ -99,15 +104,14 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         total=len(ids),
         count=count,
         left_out=_left_out(len(ids), len(rows), int(looked.sum())),
-        windows=tuple(
-            (int(a), int(b)) for a, b in zip(scores.start.values, scores.stop.values, strict=True)
-        ),
+        windows=effects.bounds,
+        windows_note=effects.note,
         span=span,
         columns=columns_of(run.workload.examples(_positions(run, rows[:1])), given.show, given.names),
         mark_names=tuple(dict.fromkeys(m for one in shown for m in one.marks)),
         examples=shown,
         points=points_of(run, links, place, given.show, given.names),
-        points_note=_points_note(run, links),
+        points_note=_points_note(run, links, place),
         curve=curve_of(run),
         agreement=_agreement(effects, given.ceiling),
     ), effects  # fmt: skip
@@ -117,7 +121,8 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     added = span_of(scores)[0] is not None
     effect = combined(scores.influence, added)
     influence = scores.influence.transpose("query", "window", "train").astype(np.float64)
-    windows = np.asarray(influence.mean("query", skipna=False).values)
+    every = list(zip(scores.start.values.tolist(), scores.stop.values.tolist(), strict=True))
+    windows, bounds, note = fewer(influence.mean("query", skipna=False).values, every, added)
     words = words_of(scores)
     order = np.argsort(-words.first * effect, kind="stable")  # not a number comes last
     rank = np.empty(len(order), dtype=np.int64)
@@ -138,7 +143,19 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     error = combined(scores.standard_error, added) if "standard_error" in scores else None
     if error is not None and scores.influence.isel(train=0).size > 1:
         error = None  # errors of several windows or queries do not add up
-    return Effects(effect, windows, order, rank, error, verified, marks, issues, class_labels(run.workload))
+    return Effects(
+        effect,
+        windows,
+        tuple(bounds),
+        note,
+        order,
+        rank,
+        error,
+        verified,
+        marks,
+        issues,
+        class_labels(run.workload),
+    )
 
 
 def _same_span(one: xr.Dataset, other: xr.Dataset) -> bool:
@@ -224,12 +241,14 @@ def _number(value: Any, digits: int = 6) -> float | None:
     return float(f"{float(value):.{digits}g}") if np.isfinite(value) else None
 
 
-def _points_note(run: Trajectory, links: xr.DataArray | None) -> str:
+def _points_note(run: Trajectory, links: xr.DataArray | None, place: dict[int, int]) -> str:
     if links is None or run.workload.test is None:
         return ""
     some = links.sizes["query"]
     all_of = "all" if some == run.workload.n_test else f"{some} of"
-    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first"
+    lost = sum(k not in place for each in linked(links).values() for k in each)
+    gone = f"; {lost} links lead to examples that are not on this page, and are left out" if lost else ""
+    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first{gone}"
 
 
 def _agreement(effects: Effects, ceiling: xr.Dataset | None) -> Agreement | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Judged(NamedTuple):
     prediction: list[str | None]
 
 
-def judged(run: Trajectory, batches: list[Batch]) -> Judged:
+def judged(run: Trajectory, batches: Iterable[Batch]) -> Judged:
     """Of examples that come in pieces, by what queries read at the end of the run. Cost: a forward pass each.
 
     A class is shown only where the library's own accuracy counts the same examples as right.

@@ -115,6 +115,7 @@ class Record:
     count: int
     left_out: str
     windows: tuple[tuple[int, int], ...]
+    windows_note: str
     span: str
     columns: tuple[str, ...]
     mark_names: tuple[str, ...]

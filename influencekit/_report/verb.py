@@ -115,6 +115,7 @@ def report(
     title: str | None = None,
     most: int = 1000,
     command: str | None = None,
+    average: Any = None,
 ) -> Report:
     """One HTML file that shows which training examples did what, with what was retrained beside it.
 
@@ -136,6 +137,7 @@ def report(
 
     `most` examples are shown with their content. Up to 10,000 are listed with their numbers; of more, the
     ends, what was retrained, marked or linked, and a random sample. `command`: what makes this report again.
+    `average`: as of `estimate`, of scores whose average has no name.
 
     An example is marked as an issue where removing it improves the query, its effect lies beyond three robust
     deviations of all effects, and retraining says so, too; one that was not retrained only where `trust` has
@@ -165,7 +167,7 @@ def report(
     given = Given(
         scores, _listed("retrained", retrained), _one("trust", trust, "overall"),
         _one("ceiling", ceiling, "ceiling"), _listed("curated", curated), _listed("suspected", suspected),
-        points, show, names, title, most, command,
+        points, show, names, title, most, command, average,
     )  # fmt: skip
     record, effects = build(run, given)
     issues, level = _issues(run, effects), None if given.trust is None else float(given.trust.overall)

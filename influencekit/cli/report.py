@@ -119,10 +119,10 @@ def report(
             words = show if show is None or ":" not in show else value_from(show, "--show", "show", False)
             named = None if names is None else value_from(names, "--names", "names")
             run = reopen(store, data_dir, use_device(device, threads), code)
-            windows = _auto(run, method) if window == "auto" else window
+            windows = window if window != "auto" else "full" if end else _auto(run, method)
             scores = ik.estimate(run, asked, method, windows, removal, end)
             retrained, trusted = _tested(run, asked, method, scores, verify, trust)
-            there = run.workload.test is not None and "average" not in scores.attrs
+            there = run.workload.test is not None
             page = ik.report(
                 run, scores, retrained, trusted, points=points if there else None, show=words, names=named,
                 title=title, command=command_of(ctx),
