@@ -31,7 +31,7 @@ function drawPoints(point, example) {
       function () { drawPoints(null, place === example ? null : place); }, place === example);
   }));
   byId("points-status").textContent = some.length + " test examples, " + links.length + " training examples" +
-    (point ? " with the largest effect on test example " + cut(point.id, 60) : example !== null ? "; on the left, those that training example " + cut(examples[example].id, 60) + " acts on" : "");
+    (point ? " with the largest effect on test example " + cut(point.id, 60) : example !== null ? "; the test examples are those that training example " + cut(examples[example].id, 60) + " acts on" : "");
 }
 function startPoints() {
   if (!points.length) return;

@@ -40,6 +40,6 @@ function start() {
   if (first && suspicious) { byId("sort").value = "suspicion"; order = { value: sorts.suspicion[1], descending: false, column: null }; }
   draw(); startPoints(); drawHalves(); drawScatter(); drawHeat();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawHeat);
-  window.addEventListener("beforeprint", function () { document.querySelectorAll("details").forEach(function (box) { if (box.fill) box.fill(); box.open = true; }); });
+  window.addEventListener("beforeprint", function () { document.querySelectorAll("details:not(.card details)").forEach(function (box) { if (box.fill) box.fill(); box.open = true; }); });
 }
 start();
