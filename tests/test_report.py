@@ -107,6 +107,12 @@ def test_a_ceiling_brings_intervals_and_trust_what_it_retrained():
         found = shown[k].retrained
         expected = [float(top[n][0, 0, k]) for n in ("mean", "low", "high")]
         assert [found.value, found.low, found.high] == pytest.approx(expected, rel=1e-4)
+    agreed = ik.report(run(), scores(), ceiling=top).record.agreement
+    reached = top.ceiling.sel(target="expected-loo").mean(("query", "window"))
+    assert {m: t for m, _, t in agreed.metrics} == pytest.approx(
+        {m: float(reached.sel(metric=m)) for m in reached.metric.values.tolist()}, abs=1e-3
+    )
+    assert "mean of 3 runs" in agreed.note
     trusted = ik.trust(run(), "test-loss", whole(scores()), examples=4)
     few = [one for one in by_row(ik.report(run(), scores(), trust=trusted)).values() if one.retrained]
     assert len(few) == trusted.sizes["train"]

@@ -259,12 +259,21 @@ def _agreement(effects: Effects, ceiling: xr.Dataset | None) -> Agreement | None
         return None
     mine, truth = (torch.from_numpy(x[both].copy()) for x in (effects.effect, effects.verified.value))
     values = agreement(mine, truth).tolist()
+    repeated = ceiling is not None and bool(np.isfinite(effects.verified.low).any())
+    target = "expected-loo" if repeated else "loo"  # what the estimate is held against
     tops = [
-        None if ceiling is None else _number(ceiling.ceiling.sel(target="loo", metric=m).mean(), 4)
+        None if ceiling is None else _number(ceiling.ceiling.sel(target=target, metric=m).mean(), 4)
         for m in METRICS
     ]
-    note = "" if count == int(np.isfinite(effects.effect).sum()) else (
-        f"Only {count:,} of {len(effects.effect):,} examples were retrained. Where they were chosen by their "
-        "scores, agreement among all examples is another: trust, above, allows for that"
-    )  # fmt: skip
-    return Agreement(count, tuple(zip(METRICS, (_number(v, 4) for v in values), tops, strict=True)), note)
+    notes = []
+    if count < int(np.isfinite(effects.effect).sum()):
+        notes.append(
+            f"Only {count:,} of {len(effects.effect):,} examples were retrained. Where they were chosen by "
+            "their scores, agreement among all examples is another: trust, above, allows for that"
+        )
+    if repeated and ceiling is not None:
+        notes.append(
+            f"Retrained is the mean of {ceiling.attrs['runs']} runs, and the ceiling is that of such"
+        )
+    pairs = zip(METRICS, (_number(v, 4) for v in values), tops, strict=True)
+    return Agreement(count, tuple(pairs), ". ".join(notes))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit.cli.console import say, working
+from influencekit.cli.console import BEWARE, say, working
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InputError
@@ -66,6 +66,14 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
     help="Can the scores be believed? As of estimate.",
 )
 @click.option(
+    "--ceiling",
+    type=click.IntRange(min=2),
+    metavar="RUNS",
+    help="How well retraining agrees with itself: leave-one-out of all examples, repeated over so many runs "
+    "whose start is moved by a thousandth. Its means and intervals stand beside the scores. Costs RUNS times "
+    "loo.",
+)
+@click.option(
     "--show",
     metavar="FILE.py:NAME",
     help="A function of an example that gives text, a picture of PIL or a figure of matplotlib. It is run. "
@@ -84,8 +92,8 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
 @click.pass_context
 def report(
     ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any,
-    average: str | None, out: str, verify: int, points: int, trust: str, show: str | None,
-    names: str | None, issues: str | None, card: str | None, title: str | None,
+    average: str | None, out: str, verify: int, points: int, trust: str, ceiling: int | None,
+    show: str | None, names: str | None, issues: str | None, card: str | None, title: str | None,
     code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score the run in STORE, retrain to test the scores, and write a page that shows the examples with their
@@ -109,7 +117,9 @@ def report(
         paths = [(stack.enter_context(new_file(name, option)), name) for option, (name, _) in files.items()]
         with working():
             import influencekit as ik
+            from influencekit._report.scores import whole
             from influencekit._report.twins import write
+            from influencekit._verbs.results import windows_of
             from influencekit.cli.problems import reopen, use_device
             from influencekit.cli.user_code import value_from
             from influencekit.registry import make
@@ -122,16 +132,20 @@ def report(
             windows = window if window != "auto" else "full" if end else _auto(run, method)
             scores = ik.estimate(run, asked, method, windows, removal, end)
             retrained, trusted = _tested(run, asked, method, scores, verify, trust)
+            again = None
+            if ceiling is not None:
+                span = windows_of(whole(scores))
+                again = ik.ceiling(run, asked, ceiling, windows=span, average=end)
             there = run.workload.test is not None
             page = ik.report(
-                run, scores, retrained, trusted, points=points if there else None, show=words, names=named,
-                title=title, command=command_of(ctx),
+                run, scores, retrained, trusted, again, points=points if there else None, show=words,
+                names=named, title=title, command=command_of(ctx),
             )  # fmt: skip
             for path, name in paths:
                 if path is not None and name is not None:
                     write(page.record, page.html, page.issues, path, Path(name).suffix)
     for warning in page.record.warnings:
-        say(("Beware: ", "bold yellow"), warning)
+        say(BEWARE, warning)
     marked, size = int(page.issues.is_influence_issue.sum()), len(page.html.encode()) / 1e6
     names_of_files = ", ".join(name for _, name in paths if name)
     shown = len(page.record.examples)

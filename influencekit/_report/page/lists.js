@@ -83,7 +83,7 @@ function tagControls(one, name) {
 function said(value) { return ["lowers", "raises"].includes(words.negative) ? "" : ", " + called(value); } // the sentence below says the rest
 function retrainedLine(one) {
   if (!one.retrained) return null;
-  return make("div", {}, "retrained: ", make("b", { class: colour(one.retrained.value) }, signed(one.retrained.value)), interval(one.retrained) + said(one.retrained.value));
+  return make("div", {}, known(one.retrained.low) ? "retrained, mean of runs: " : "retrained: ", make("b", { class: colour(one.retrained.value) }, signed(one.retrained.value)), interval(one.retrained) + said(one.retrained.value));
 }
 function cardOf(one) {
   const name = cut(one.id, 80), wrong = one.label && one.prediction && one.label !== one.prediction;
