@@ -25,11 +25,12 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
         ("record", "open", "estimate", "compare", "ceiling", "contributions", "sum_over_windows",
-         "verify_top", "remove", "curate", "suspects", "verify", "trust", "evaluate", "make", "spec"),
+         "verify_top", "remove", "curate", "suspects", "report", "verify", "trust", "evaluate", "make",
+         "spec"),
     ),
     "objects": (
         "What verbs take and give: workloads, runs, windows, optimizers, schedules, errors.", "influencekit",
-        ("Workload", "Trajectory", "Tape", "Window", "Optimizer", "SGD", "Adam", "AdamW", "RMSprop",
+        ("Workload", "Trajectory", "Tape", "Window", "Report", "Optimizer", "SGD", "Adam", "AdamW", "RMSprop",
          "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax", "Adafactor", "Muon", "Group", "Schedule",
          "Constant", "Cosine", "InverseSqrt", "Factors", "InfluenceKitError", "InputError", "StoreError",
          "DivergedError"),

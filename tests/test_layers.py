@@ -76,7 +76,9 @@ LAYERS = {
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
-        plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data
+        plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data _verbs/notebook
+        _report/contents _report/pictures
+        _report/record
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
@@ -89,6 +91,11 @@ LAYERS = {
         _verbs/suspects/exact _verbs/suspects/expectation _verbs/suspects/planting _verbs/suspects/outside
         _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words
     """,
+    "the report": """
+        _report/__init__ _report/build _report/comparison _report/curve _report/issues _report/marks
+        _report/page _report/patterns _report/points _report/predictions _report/scores _report/tracking
+        _report/twins _report/verb _report/words
+    """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
         testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
@@ -97,7 +104,7 @@ LAYERS = {
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
-        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate cli/suspects
+        cli/summary cli/user_code cli/verify __init__ cli/ceiling cli/curate cli/suspects cli/report
     """,
 }
 

@@ -108,6 +108,19 @@ def _precision(report: Report) -> str:
     )
 
 
+def _report(report: Report) -> Table:
+    rows = [
+        [
+            f"{row['examples']:,}", f"{row['listed']:,}", f"{row['with_content']:,}", f"{row['mb']:.1f}",
+            f"{row['seconds']:.1f}", f"{row['first_paint_ms'] / 1000:.2f}",
+            str(row["console"] + row["requests"] + row["violations"]),
+        ]
+        for row in report["rows"]
+    ]  # fmt: skip
+    heads = ["examples", "listed", "with content", "MB", "seconds", "first paint, s", "complaints"]
+    return Table(heads, rows)
+
+
 PAGE = Page(
     "What it costs",
     "Seconds, memory and disk of recording, estimating and retraining, each measured beside a plain "
@@ -136,5 +149,16 @@ PAGE = Page(
         ),
         "recorders": Section("Recorders", ("memory",), _long_run, _recorders, _same),
         "rounded": Section("Rounded states", ("memory",), _precision, _rounded),
+        "report": Section(
+            "The report",
+            ("report",),
+            lambda report: (
+                f"Pictures of 28 x 28, {report['epochs']} windows; without the time of the scores. First "
+                "paint in headless Chromium, median of three. *Complaints*: on the console, requests to "
+                "anywhere, and what axe finds against the page. [The report](../report.md) says what is "
+                "listed and shown."
+            ),
+            _report,
+        ),
     },
 )

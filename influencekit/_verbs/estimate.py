@@ -10,6 +10,7 @@ from influencekit._direction import better_of, written
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
 from influencekit._verbs.non_finite import naming_the_query, zero_words
+from influencekit._verbs.notebook import Shown
 from influencekit._verbs.own_parts import labels_of, require_claims, scores_of
 from influencekit._verbs.results import (
     Windows,
@@ -25,7 +26,7 @@ from influencekit.interfaces import Average, Estimator, Query
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal
 
-__all__ = ["estimate"]
+__all__ = ["Shown", "estimate"]  # with Shown, scores have the accessor `ik`
 
 
 @with_progress

@@ -24,7 +24,8 @@ from influencekit.registry import label
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows", "about", "check_windows", "class_labels", "class_names", "example_coords", "examples",
+    "Windows", "about", "check_windows", "class_labels", "class_name", "class_names", "example_coords",
+    "examples",
     "require_run", "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
@@ -161,10 +162,13 @@ def class_names(values: Sequence[float], info: Mapping[str, Any]) -> list[str]:
     """Classes in words, by the names that `info` has; numbers as they are if one of them is no whole one."""
     if not all(float(v).is_integer() for v in values):
         return [f"{v:g}" for v in values]
+    return [class_name(int(v), info) for v in values]
+
+
+def class_name(number: int, info: Mapping[str, Any]) -> str:
+    """A class by its name, where `info` has one, or its number."""
     names = info.get("classes", ())
-    return [
-        str(names[int(v)] if 0 <= v < len(names) else info.get(f"class_{int(v)}", int(v))) for v in values
-    ]
+    return str(names[number] if 0 <= number < len(names) else info.get(f"class_{number}", number))
 
 
 def run_of(trajectory: Trajectory, query: Query) -> str:

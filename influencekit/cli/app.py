@@ -21,6 +21,7 @@ from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
 from influencekit.cli.record import record
+from influencekit.cli.report import report
 from influencekit.cli.suspects import suspects
 from influencekit.cli.verify import verify
 from influencekit.errors import InfluenceKitError
@@ -180,7 +181,7 @@ def cli() -> None:
     """
 
 
-for _command in (compare, record, estimate, suspects, curate, plot, verify, list_):
+for _command in (compare, record, estimate, suspects, curate, report, plot, verify, list_):
     cli.add_command(_command)
 for _command in (cli, *cli.commands.values()):
     _command.help = _command.help or docstring(_command.callback)

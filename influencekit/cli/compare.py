@@ -13,9 +13,12 @@ from influencekit.cli.examples import described
 from influencekit.cli.formats import to_json
 from influencekit.cli.output import check_places, new_folder, replaced_file
 from influencekit.cli.parameters import PATH, Seeds, shared
+from influencekit.cli.report import command_of
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
     from influencekit._trajectory.trajectory import Trajectory
@@ -110,7 +113,8 @@ __all__ = ["compare"]
     "--out",
     type=PATH,
     metavar="DIR",
-    help="A new folder for the scores (zarr), tables (CSV, JSON) and plots (PNG).",
+    help="A new folder for the scores (zarr), tables (CSV, JSON), plots (PNG) and a report of the first seed "
+    "and estimator (HTML).",
 )
 @click.option(
     "--json",
@@ -171,8 +175,9 @@ def compare(
             _check(problem, asked, window, removal)
             repeats = _repeats(ctx, ceiling, ceiling_runs, cross_seed, subsets)
             evaluating = _evaluating(evaluate, [*methods, truth], subsets, asked, problem, bool(ceiling))
+            first = _First(evaluating) if folder else None
             result = verb(
-                source.compared, methods, truth, asked, window, removal, each=evaluating, top=top,
+                source.compared, methods, truth, asked, window, removal, each=first or evaluating, top=top,
                 **training, **repeats,
             )  # fmt: skip
             result = source.describe(_named(result, typed))
@@ -185,6 +190,8 @@ def compare(
 
                 save_comparison(result, found, problem, folder, escape_formulas)
                 save_evaluations(evaluations, folder, escape_formulas)
+                assert first is not None
+                first.report(result, folder, command_of(ctx))
         if json_path:
             json_path.write_text(to_json(found), encoding="utf-8")
     if json_file == "-":
@@ -218,6 +225,28 @@ def _evaluating(
             raise InputError("--subsets keeps what --evaluate retrains; say what with --evaluate lds")
         return None
     return Evaluations(evaluate, methods, subsets, query, workload)
+
+
+class _First:
+    """What `compare` calls with every seed: keeps the first run for the report, and calls another."""
+
+    def __init__(self, then: Any) -> None:
+        self._then = then
+        self._run: Trajectory | None = None
+
+    def __call__(self, seed: int, run: Trajectory, scores: xr.Dataset) -> None:
+        self._run = self._run or run
+        if self._then is not None:
+            self._then(seed, run, scores)
+
+    def report(self, result: xr.Dataset, folder: Path, command: str) -> None:
+        """Write report.html."""
+        import influencekit as ik
+        from influencekit._report.comparison import of_comparison
+
+        assert self._run is not None
+        page = ik.report(self._run, **of_comparison(result, self._run), command=command)
+        (folder / "report.html").write_text(page.html, encoding="utf-8")
 
 
 class _Memory:

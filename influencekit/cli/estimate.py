@@ -9,7 +9,7 @@ import click
 
 from influencekit.cli.console import working
 from influencekit.cli.examples import by_seed
-from influencekit.cli.formats import check_ending, save_dataset
+from influencekit.cli.formats import ENDINGS, check_ending, save_dataset
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 from influencekit.errors import InputError
@@ -37,8 +37,8 @@ __all__ = ["estimate"]
     "--out",
     type=PATH,
     metavar="FILE",
-    help="A new file for the scores: .zarr, .nc (netCDF) or .csv (most harmful first, where one way of the "
-    "query is better).",
+    help="A new file for the scores: .zarr, .nc (netCDF), .csv (most harmful first, where one way of the "
+    "query is better), or .html, a report to look at.",
 )
 @click.option(
     "--top",
@@ -107,7 +107,7 @@ def estimate(
       influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
-    check_ending(out)
+    check_ending(out, endings=(*ENDINGS, ".html"))
     if runs and not remove:
         raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
     check_places({"--out": out})
@@ -128,7 +128,8 @@ def estimate(
             if ids:
                 positions_of(trajectory.workload, ids)  # unknown ones are found before the work
             scores = ik.estimate(trajectory, asked, method, window, removal, end)
-            scores = scores.assign_attrs(_trust(trajectory, asked, method, scores, trust))
+            trusted, said = _trust(trajectory, asked, method, scores, trust)
+            scores = scores.assign_attrs(said)
             verified = removed = None
             began = time.perf_counter()
             if verify_top:
@@ -139,11 +140,18 @@ def estimate(
                 removed.attrs["seconds"] = time.perf_counter() - began
             result = by_seed(scores, trajectory, store)
             result = retrained.attach(result, verified, removed)
+            if path and path.suffix == ".html":
+                from influencekit.cli.report import command_of
+
+                page = ik.report(
+                    trajectory, scores, verified, trusted, command=command_of(click.get_current_context())
+                )
+                path.write_text(page.html, encoding="utf-8")
         if path and path.suffix == ".csv":
             from influencekit.cli.saving import write_ranking
 
             write_ranking(result, path, escape_formulas)
-        elif path:
+        elif path and path.suffix != ".html":
             save_dataset(result, path)
     from influencekit.cli.console import say
     from influencekit.cli.ranking import print_ranking
@@ -161,8 +169,9 @@ def estimate(
 
 def _trust(
     trajectory: Trajectory, query: Query, estimator: Estimator, scores: xr.Dataset, method: Any
-) -> dict[str, Any]:
-    """The attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for the truth, and for sets.
+) -> tuple[xr.Dataset | None, dict[str, Any]]:
+    """What `trust` gave, and the attrs `trust` and `trust_...`: method, how, limit, ..., seconds; none for
+    the truth, and for sets.
 
     Where it is low, and windows can be retrained together, other windows say what may be believed.
     """
@@ -170,7 +179,7 @@ def _trust(
 
     exact = ik.Claim.EXACT in estimator.claims
     if method == "none" or (method == "auto" and (exact or "intercept" in scores)):
-        return {}
+        return None, {}
     began = time.perf_counter()
     found = ik.trust(trajectory, query, scores, method)
     about = {f"trust_{name}": value for name, value in found.attrs.items()}
@@ -188,4 +197,4 @@ def _trust(
         about["trust_believed"] = ik.trust(trajectory, query, estimator, method, windows="horizons").believed
     else:
         del about["trust_believed"]  # of one window it says nothing more
-    return {"trust": found.overall.item(), **about, "trust_seconds": time.perf_counter() - began}
+    return found, {"trust": found.overall.item(), **about, "trust_seconds": time.perf_counter() - began}

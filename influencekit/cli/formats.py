@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,16 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_ending", "save_dataset", "to_json", "write_csv"]
+__all__ = ["ENDINGS", "check_ending", "save_dataset", "to_json", "write_csv"]
 
-_ENDINGS = (".zarr", ".nc", ".csv")
+ENDINGS = (".zarr", ".nc", ".csv")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def check_ending(out: str | None, option: str = "--out") -> None:
-    """Errors: a file of results whose name does not end as one of the formats does."""
-    if out and Path(out).suffix not in _ENDINGS:
-        raise InputError(f"{option} {out}: expected a name that ends in {', '.join(_ENDINGS)}")
+def check_ending(out: str | None, option: str = "--out", endings: Sequence[str] = ENDINGS) -> None:
+    """Errors: a file whose name does not end as one of the formats does."""
+    if out and Path(out).suffix not in endings:
+        raise InputError(f"{option} {out}: expected a name that ends in {', '.join(endings)}")
 
 
 def to_json(value: Any) -> str:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from influencekit.cli.console import BEWARE, print_table, say, working
-from influencekit.cli.formats import save_dataset, write_csv
+from influencekit.cli.formats import check_ending, save_dataset, write_csv
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
-from influencekit.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 __all__ = ["suspects"]
-
-FORMATS = (".csv", ".zarr", ".nc")
 
 
 @click.command(short_help="Which labels are wrong?")
@@ -79,8 +75,7 @@ def suspects(
       influencekit suspects mine.zarr --code train.py:parts --trusted train.py:trusted
       influencekit estimate run.zarr --remove wrong.csv
     """
-    if out and Path(out).suffix not in FORMATS:
-        raise InputError(f"--out {out}: expected a name that ends in {', '.join(FORMATS)}")
+    check_ending(out)
     check_places({"--out": out})
     with new_file(out) as path:
         with working():

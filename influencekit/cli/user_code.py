@@ -38,9 +38,9 @@ def from_code(code: str) -> Any:
     return found
 
 
-def value_from(code: str, option: str = "--code", example: str = "parts") -> Any:
-    """What the named function of a file of the user's returns, or the named value. Errors: as `from_code`, of
-    this option."""
+def value_from(code: str, option: str = "--code", example: str = "parts", call: bool = True) -> Any:
+    """What the named function of a file of the user's returns, or the named value; not to `call` a function
+    gives it itself. Errors: as `from_code`, of this option."""
     import runpy
 
     from influencekit._code import running
@@ -60,7 +60,7 @@ def value_from(code: str, option: str = "--code", example: str = "parts") -> Any
         if name not in names:
             raise InputError(f"{asked}: {file} defines no {name}")
         with running(f"{asked}: {name} records a run; let it only make the model, loss and data"):
-            return names[name]() if callable(names[name]) else names[name]
+            return names[name]() if call and callable(names[name]) else names[name]
 
 
 @contextmanager

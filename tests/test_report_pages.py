@@ -1,0 +1,327 @@
+"""What a page is made of: nothing from outside, nothing of the user's as markup, small enough."""
+
+import base64
+import json
+import re
+import sys
+import types
+from html.parser import HTMLParser
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers_cli import TINY, fails
+from helpers_cli import run as command
+from helpers_report import HOSTILE, report, run, scores, workload
+from PIL import Image
+
+import influencekit as ik
+from influencekit._report.contents import contents, kind_of
+from influencekit._report.page import embedded
+from influencekit._verbs.removal_list import ids_in
+
+VOID = {"meta", "link", "input", "line", "br", "img"}
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and whether all that was opened is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.open, self.text = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+
+def test_ids_and_names_of_the_user_are_text():
+    page = Page(report().html)
+    tags = [tag for tag, _ in page.found]
+    assert tags.count("script") == 2 and "img" not in tags and "i" not in tags
+    assert not any(name.startswith("on") for _, attrs in page.found for name in attrs)
+    said = " ".join(page.text)
+    assert "three <i>classes</i>" in said and "<b>zero</b>" in said and "{{ 7 * 7 }}" in report().html
+
+
+def test_nothing_comes_from_outside():
+    page = Page(report().html)
+    for tag, attrs in page.found:
+        assert tag not in {"iframe", "object", "embed", "form", "base"}
+        for name in ("src", "href", "srcset", "action"):
+            assert attrs.get(name, "#").startswith(("#", "data:")), (tag, attrs)
+        assert "style" not in attrs, "the policy lets no style through but the sheet"
+    policy = next(a["content"] for t, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    assert (
+        "http:" not in report().html.replace("http://www.w3.org/2000/svg", "")
+        and "https:" not in report().html
+    )
+
+
+def test_the_data_end_no_element():
+    text = re.search(r'id="data">(.*?)</script>', report().html, re.S)[1]
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert {one["id"] for one in json.loads(text)["examples"]} >= set(HOSTILE)
+    assert embedded(report().record) == text
+
+
+@pytest.mark.parametrize("count", [1000])
+def test_a_thousand_pictures_of_noise_stay_small(count):
+    noise = torch.rand(count, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    found = contents([noise], list(range(count)))
+    assert sum(len(one.value) for one in found) < 2.5e6 and found[0].width >= 24
+
+
+@pytest.mark.parametrize(
+    ("x", "kind"),
+    [
+        (torch.rand(3, 1, 8, 8), "picture"), (torch.rand(3, 3, 8, 8), "picture"),
+        (torch.rand(3, 8, 8), "picture"),
+        (torch.rand(3, 5), "row"), (torch.randint(9, (3, 5)), "tokens"), (torch.rand(3, 1, 400), "wave"),
+        (torch.rand(3), "none"), (torch.rand(3, 2, 3, 4, 5), "none"),
+    ],
+)  # fmt: skip
+def test_the_shape_says_how_an_example_is_shown(x, kind):
+    assert kind_of(x) == kind
+    found = contents([x[:2], x[2:]], [0, 1, 2])
+    assert {one.kind if one else "none" for one in found} == {kind} and len(found) == 3
+
+
+def test_a_wave_keeps_its_peaks():
+    x = torch.zeros(1, 1, 5000)
+    x[0, 0, 1234], x[0, 0, 4000] = 2.0, -1.0
+    heights = np.array(contents([x], [0])[0].value)
+    assert heights.max() == 100 and heights.min() == -50 and len(heights) == 160
+
+
+def test_rows_and_tokens_have_names():
+    found = ik.report(run(), scores(), show="row", names=[f"n{k}" for k in range(64)]).record
+    assert found.columns[:2] == ("n0", "n1")
+    row = found.examples[0]
+    np.testing.assert_allclose(row.content.value, workload().train[0][row.row].reshape(-1), rtol=1e-3)
+    tokens = torch.tensor([[2, 0], [1, 1]])
+    assert contents([tokens], [0, 1], names=["a", "b", "c"])[0].value == ["c", "a"]
+    decoded = contents([tokens], [0, 1], names=type("T", (), {"decode": lambda self, row: f"<{row}>"})())
+    assert decoded[0].value == "<[2, 0]>"
+    with pytest.raises(ik.InputError, match="a text for every token"):
+        contents([tokens], [0, 1], names=["a"])
+
+
+def test_a_function_of_the_user_shows_text_pictures_and_figures():
+    def show(example):
+        x, y = example
+        figure = matplotlib.figure.Figure(figsize=(1, 1))
+        figure.subplots().plot(x.reshape(-1))
+        return ["text " * 1000, Image.new("RGB", (300, 200), (255, 0, 0)), figure][int(y)]
+
+    found = {one.label: one.content for one in ik.report(run(), scores(), show=show).record.examples}
+    assert found["<b>zero</b>"].kind == "text" and found["<b>zero</b>"].value.endswith("3000 characters more")
+    assert (
+        found["one"].kind == found["two"].kind == "picture"
+        and max(found["one"].width, found["one"].height) <= 128
+    )
+    by_id = ik.report(run(), scores(), show={HOSTILE[0]: "mine"}).record.examples
+    assert {one.id: one.content for one in by_id if one.content}[HOSTILE[0]].value == "mine"
+
+
+def test_it_is_saved_whole_or_not_at_all(tmp_path):
+    path = report().save(tmp_path / "report.html")
+    assert path.read_text(encoding="utf-8") == report().html
+    with pytest.raises(ik.InputError, match=r"ends in \.html"):
+        report().save(tmp_path / "report.pdf")
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_notebook_shows_it_in_a_frame():
+    class Frame(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            self.inside = dict(attrs)["srcdoc"]
+
+    frame = Frame()
+    frame.feed(report()._repr_html_())
+    assert frame.inside == report().html
+
+
+def test_the_command_writes_a_page_that_says_how_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    said = command(
+        "report",
+        "run.zarr",
+        "--points",
+        "3",
+        "--verify",
+        "2",
+        "--ceiling",
+        "3",
+        "--title",
+        "My <run>",
+        "--issues",
+        "issues.csv",
+        "--card",
+        "README.md",
+    ).stdout
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "saved in report.html, issues.csv, README.md" in said and "24 examples" in said
+    text = " ".join(Page(html).text)
+    typed = (
+        "influencekit report run.zarr --verify 2 --points 3 --ceiling 3 --issues issues.csv --card README.md"
+    )
+    assert f"{typed} --title 'My <run>'" in text and len(pd.read_csv("issues.csv")) == 24
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+    assert (
+        len(data["points"]) == 3
+        and len(data["windows"]) == 2
+        and base64.b64decode(data["examples"][0]["content"]["value"])
+    )
+    assert all("low" in one["retrained"] for one in data["examples"])
+    assert "choose another name" in fails("report", "run.zarr", code=2)
+    assert "ends in .html" in fails("report", "run.zarr", "--out", "a.pdf", code=2)
+    assert "no estimator named" in fails(
+        "report", "run.zarr", "--estimator", "dti", "--out", "b.html", code=2
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "README.md",
+        "issues.csv",
+        "report.html",
+        "run.zarr",
+    ]
+
+
+def test_the_command_takes_a_function_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    (tmp_path / "mine.py").write_text("def show(example):\n    return f'class {int(example[1])}'\n")
+    command(
+        "report", "run.zarr", "--show", "mine.py:show", "--verify", "0", "--trust", "none", "--points", "0"
+    )
+    assert "class 1" in (tmp_path / "report.html").read_text()
+    (tmp_path / "bad.py").write_text("def show(example):\n    raise OSError('gone')\n")
+    said = fails(
+        "report",
+        "run.zarr",
+        "--show",
+        "bad.py:show",
+        "--out",
+        "b.html",
+        "--trust",
+        "none",
+        "--verify",
+        "0",
+        code=2,
+    )
+    assert "OSError: gone" in said and not (tmp_path / "b.html").exists()
+
+
+def test_estimate_and_compare_write_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    command("estimate", "run.zarr", "--out", "e.html", "--verify-top", "2", "--trust", "none")
+    Page((tmp_path / "e.html").read_text(encoding="utf-8"))
+    command("compare", TINY, "--estimators", "dit", "--seeds", "0-1", "--out", "c")
+    data = re.search(
+        r'id="data">(.*?)</script>', (tmp_path / "c" / "report.html").read_text(encoding="utf-8"), re.S
+    )[1]
+    shown = json.loads(data)["examples"]
+    assert len(shown) == 24 and all("retrained" in one for one in shown)
+
+
+def test_the_twins_say_what_the_page_says(tmp_path):
+    found = report()
+    found.save(tmp_path / "issues.csv")
+    frame = pd.read_csv(tmp_path / "issues.csv")
+    assert frame.id.tolist() == found.issues.id.tolist()
+    np.testing.assert_allclose(frame.influence_score, found.issues.influence_score)
+    assert set(ids_in(tmp_path / "issues.csv")) == set(found.issues.id[found.issues.is_influence_issue])
+    assert found.summary.num_issues.tolist() == [int(found.issues.is_influence_issue.sum())]
+    with pytest.raises(ik.InputError, match="exists already"):
+        found.save(tmp_path / "issues.csv")
+
+
+def test_the_card_has_front_matter_that_a_hub_reads(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    text = report().save(tmp_path / "README.md").read_text(encoding="utf-8")
+    _, front, body = text.split("---\n", 2)
+    head = yaml.safe_load(front)
+    assert head["pretty_name"] == report().record.title and head["size_categories"] == ["n<1K"]
+    assert f"| influence | {report().summary.num_issues[0]} |" in body
+
+
+def test_parquet_is_the_table_or_says_what_is_missing(tmp_path):
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        with pytest.raises(ik.InputError, match="pip install pyarrow"):
+            report().save(tmp_path / "issues.parquet")
+        assert not list(tmp_path.iterdir())
+    else:
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(report().save(tmp_path / "issues.parquet")), report().issues
+        )
+
+
+class Writer:
+    """As SummaryWriter of TensorBoard."""
+
+    def __init__(self, folder):
+        self.log_dir, self.values, self.texts = str(folder), {}, []
+
+    def add_scalar(self, name, value, step):
+        self.values[name, step] = value
+
+    def add_text(self, name, text, step):
+        self.texts.append(text)
+
+
+class Tracker:
+    """As the module mlflow."""
+
+    def log_metrics(self, values, step=None):
+        self.values = values
+
+    def log_text(self, text, name):
+        self.text, self.name = text, name
+
+
+def test_it_is_logged_where_experiments_are(tmp_path):
+    writer, tracker = Writer(tmp_path / "events"), Tracker()
+    report().log(writer, step=3)
+    report().log(tracker)
+    assert writer.values["influence/issues", 3] == report().issues.is_influence_issue.sum()
+    assert {name for name, _ in writer.values} == set(tracker.values) == set(report().scalars)
+    assert (tmp_path / "events" / "influence-report-3.html").read_text(encoding="utf-8") == report().html
+    assert tracker.text == report().html and "influence-report-3.html" in writer.texts[0]
+    with pytest.raises(ik.InputError, match="SummaryWriter"):
+        report().log(3)
+
+
+def test_a_run_of_wandb_gets_the_figures_and_the_page(monkeypatch):
+    module = types.ModuleType("wandb")
+    module.Html = lambda text: ("html", text)
+    logged = []
+
+    def log(self, *values, **named):
+        logged.append((values, named))
+
+    run_of_theirs = type("Run", (), {"__module__": "wandb.sdk", "log": log})
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    report().log(run_of_theirs(), step=2)
+    (((values,), named),) = logged
+    assert named == {"step": 2} and values.pop("influence/report") == ("html", report().html)
+    assert values == report().scalars
