@@ -16,15 +16,16 @@ _LONG = 60  # seconds from which the plan is said
 def say_cost(
     trajectory: Trajectory, methods: Mapping[str, Estimator], repeats: int, folds: int, verify: int,
     strategy: Strategy,
-) -> str:  # fmt: skip
-    """The plan in words, written on stderr where it is longer than a minute. Cost: a few training steps."""
+) -> int:  # fmt: skip
+    """How many trainings there will be; above a minute a line on stderr says so. Cost: a few steps."""
     notes = [method.notes(trajectory).get("retrained", 0) for method in methods.values()]
     within = sum(int(each) for each in notes)
     single = repeats + (verify + 2 if verify else 0)  # plantings, and relabelled runs
     together = folds + within * (1 + repeats) + (verify + 2 if verify else 0)
     seconds = plan_of(trajectory, 1, strategy).seconds * single
     seconds += plan_of(trajectory, together, strategy).seconds
-    words = f"{single + together} trainings: about {clock(seconds)}"
+    count = single + together
     if seconds > _LONG:
-        note(f"suspects: {words}, beside what {', '.join(methods)} take {repeats + 1} times")
-    return words
+        scores = f"what {', '.join(methods)} take {repeats + 1} times"
+        note(f"suspects: {count} trainings: about {clock(seconds)}, beside {scores}")
+    return count

@@ -51,7 +51,7 @@ class Found(NamedTuple):
     gain: float | None
     asking: list[str]
     planted: str
-    cost: str
+    trainings: int
 
 
 def result_of(
@@ -105,7 +105,7 @@ def result_of(
         },
         attrs={
             "verdict": said, "lead": found.calibration.lead, "planted": found.planted, "fraction": fraction,
-            "repeats": repeats, "level": level, "split_seed": seed, "trainings": found.cost,
+            "repeats": repeats, "level": level, "split_seed": seed, "trainings": found.trainings,
             "trusted": 0 if found.trusted is None else len(found.trusted.ids),
             "workload": run.workload.name, "seed": run.workload.seed,
             "run": identity(run, tested=False), "influencekit_version": __version__,

@@ -121,7 +121,7 @@ def suspects(
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
     used = trained(trajectory)
-    cost = say_cost(trajectory, methods, repeats, folds, verify, strategy)
+    trainings = say_cost(trajectory, methods, repeats, folds, verify, strategy)
     own = _scores(asked, methods)
     out = outside(whole, labels, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
@@ -140,7 +140,7 @@ def suspects(
     hopes = expected(depth, len(used), fractions, plant.undone, level, (seed % 2**64, 5), bound=given is None)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
-        suspicion_of(hopes.precision), given, gain, asking, plant.words, cost,
+        suspicion_of(hopes.precision), given, gain, asking, plant.words, trainings,
     )  # fmt: skip
     judged = None if judge is None or given is None else _tested_on(trajectory, given, judge)
     return result_of(facts, judged, verify, level, seed, strategy, fraction, repeats)
