@@ -87,17 +87,19 @@ def _contradicted(
     """Whether differences of `value` along a direction are not its `slope`, relative to `scale`; `middle` is
     its value at z.
 
-    At the best step size. Second differences tell how much of it is noise.
+    At the best step size. Second differences tell how much of it is noise. So do smaller steps: a gap that is
+    rounding shrinks as steps grow, and one of a wrong slope stays.
     """
     fine = z.dtype == torch.float64
-    gaps, noise = [], []
+    gaps, noise = dict[float, float](), []
     for h in _SIZES if fine else (1e-3, 1e-2):
         above, below = value(z + h * direction), value(z - h * direction)
-        gaps.append(float(((above - below) / (2 * h) - slope).abs() / scale))
+        gap = gaps[h] = float(((above - below) / (2 * h) - slope).abs() / scale)
         noise.append(float((above + below - 2 * middle).abs() / h / scale))
-        if gaps[-1] <= _FINE:
+        rounding = max((3 * gaps[k] * k for k in gaps if k < h), default=0.0)
+        if gap <= _FINE or (fine and gap <= min(rounding / h, _ROUGH)):
             return False
-    return min(gaps) > (min(max(_FINE, 10 * min(noise)), _ROUGH) if fine else _GROSS)
+    return min(gaps.values()) > (min(max(_FINE, 10 * min(noise)), _ROUGH) if fine else _GROSS)
 
 
 def is_derivative(part: Part, theta: Tensor, coefficients: Tensor) -> bool:
