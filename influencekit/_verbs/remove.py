@@ -266,6 +266,7 @@ def scored(
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
     check_run(estimator.attrs.get("run"), run_of(trajectory, query))
+    intercept_of(estimator)  # refuses scores for sets that have lost it
     return query, estimator, [window.check(trajectory.steps) for window in windows_of(estimator)]
 
 
