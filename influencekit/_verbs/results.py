@@ -122,8 +122,8 @@ def intercept_of(scores: xr.Dataset) -> xr.DataArray:
     names = [str(name) for name in names or [scores.attrs.get("estimator", "")]]
     if lost := [name for name in names if "centre" in (pair.partition("=")[0] for pair in name.split(":"))]:
         raise InputError(
-            f"scores of {lost[0]} are for sets and need their intercept, which these have lost; pass the whole "
-            'result of estimate or compare, not result[["influence"]]'
+            f"scores of {lost[0]} are for sets and need their intercept, which these have lost; pass the "
+            'whole result of estimate or compare, not result[["influence"]]'
         )
     return 0 * scores.influence.isel(train=0, drop=True).fillna(0)
 
