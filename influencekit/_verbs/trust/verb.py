@@ -73,18 +73,21 @@ def trust(
     half as many that have the largest scores. `pearson` [window] estimates Pearson's correlation over all
     examples, `spearman` is Spearman's over the random ones (the module says how), and `trust` is the smaller
     of the two in each query; each of the three is the mean over queries, and `agreement` [metric, query,
-    window] has the parts. It judges any estimator. Cost: that many trainings and one, in one batch where
-    batching is faster, for each span of absence: all windows of global removal are one span.
+    window] has the parts. `count` [window]: how many random examples have a score or an effect in the window,
+    which is what `spearman` rests on. It judges any estimator. Cost: that many trainings and one, in one
+    batch where batching is faster, for each span of absence: all windows of global removal are one span.
 
     `smooth`: the module's cosine over the test examples (without a test set, over 256 training examples),
-    for four random training examples. It judges the run: whether any first-order score can be right. Cost:
-    two trainings for each span.
+    for four random training examples. It judges the run: whether any first-order score can be right. `count`
+    [window]: how many examples the batches hold of which these four are drawn. Cost: two trainings for each
+    span.
 
     `windows` are those of `estimate`, or "horizons": absence from the start and evaluation after 1, 2, 4, ...
     epochs; absence in the last 1, 2, 4, ... epochs; absence in one epoch, 0, 1, 2, 4, ... epochs before the
     end (of a run of fewer than four epochs, eighths of it). Attr `believed` says in words which windows, and
-    how many steps between absence and evaluation, reach the limit. Coordinates `reach` (steps of absence)
-    and `gap` (steps between absence and evaluation). Spans are looked at until they amount to 8 whole runs
+    how many steps between absence and evaluation, reach the limit; a figure of fewer than 12 examples
+    (`count`) has no say where others of its kind have more. Coordinates `reach` (steps of absence) and `gap`
+    (steps between absence and evaluation). Spans are looked at until they amount to 8 whole runs
     for each example; those left out, evenly spread, are NaN. Attrs `trainings` and `runs`, what they amount
     to in whole runs, say what was spent.
 
@@ -149,7 +152,7 @@ def trust(
         gap=("window", [gap(window, steps) for window in chosen]),
     ).assign_attrs(
         method=method, limit=limit, warning=". ".join(said),
-        believed=believed(chosen, values.values, limit, steps),
+        believed=believed(chosen, values.values, limit, steps, found["count"].values.tolist()),
     )  # fmt: skip
 
 
