@@ -51,8 +51,8 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
 
 
 def beside(result: xr.Dataset) -> dict[str, Any]:
-    """The entries `intercept`, `ceiling` and `cross_seed` of a comparison, or of one of its windows, as far as
-    it has them."""
+    """The entries `intercept`, `ceiling` and `cross_seed` of a comparison, or of one of its windows; none
+    without them."""
     found: dict[str, Any] = {}
     metrics, names = result.metric.values.tolist(), result.estimator.values.tolist()
     if "intercept" in result:

@@ -101,9 +101,9 @@ def trust(
     `overall`: the mean of `trust` over windows. `auto` is `retrain` where models are retrained in batches and
     have at most a million parameters, else `smooth`. Attrs: `method`, `how` in words, `limit` (below it most
     rankings agree with retraining to less than .9), and `warning`: all that is to beware of, empty if there
-    is nothing. A figure is NaN where nothing can be said, such as when a retraining diverges; the warning
-    says why. `average`: as of `estimate`. Errors: an unknown `method`, fewer than 3 examples, and what
-    `estimate` refuses.
+    is nothing; `caution`, where the scores have one. A figure is NaN where nothing can be said, such as when
+    a retraining diverges; the warning says why. `average`: as of `estimate`. Errors: an unknown `method`,
+    fewer than 3 examples, and what `estimate` refuses.
 
     Example:
 
@@ -152,6 +152,7 @@ def trust(
         gap=("window", [gap(window, steps) for window in chosen]),
     ).assign_attrs(
         method=method, limit=limit, warning=". ".join(said),
+        **{name: text for name, text in scores.attrs.items() if name == "caution"},
         believed=believed(chosen, values.values, limit, steps, found["count"].values.tolist()),
     )  # fmt: skip
 
