@@ -24,6 +24,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.kept_effects import KeptEffects, OneRun
+from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.record import record
 from influencekit._verbs.reseeded import Reseeded, different, first_of, maker
@@ -39,12 +40,12 @@ from influencekit._verbs.results import (
 from influencekit.errors import DivergedError, InputError, StoreError
 from influencekit.estimators.loo import LOO
 from influencekit.interfaces import Average, Query, Recorder
-from influencekit.metrics import METRICS, agreement
+from influencekit.metrics import METRICS, Top, agreement
 from influencekit.progress import track
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
 
-__all__ = ["Repetition", "agreements", "ceiling", "ceiling_of"]
+__all__ = ["Repetition", "agreements", "ceiling", "ceiling_of", "defined_agreement"]
 
 _ROUNDING = 1e-3  # of the largest value of the query: what another machine may end a run with
 _EACH = "query", "window", "train"
@@ -98,7 +99,7 @@ def ceiling(
     Agreement in values, [query, window]: `icc` = (MSB - MSW) / (MSB + (R - 1) MSW); `ceiling_one` = sqrt(icc)
     and `ceiling_mean` = sqrt(R icc / (1 + (R - 1) icc)), 0 where icc is below 0. What a run adds to the
     effects of all examples alike counts as disagreement, although no ranking sees it; `icc_consistency` is
-    the ICC without it. NaN where all effects are one number.
+    the ICC without it. NaN where all effects are one number, as is all agreement.
 
     Of every example, [query, window, train]: `mean`, `deviation` over runs, `standard_error`, `low` and
     `high` (a t-interval at `level`), `sign_certainty` (that the expected effect has the sign of the mean) and
@@ -172,6 +173,9 @@ def ceiling_of(
     stacked = np.stack([each.effects for each in every])
     effects = torch.from_numpy(stacked).double()
     names = [str(other) for other in (_Recorded(), *others)]
+    attrs = about(trajectory, query, single)
+    if zero := zero_words(trajectory, query, chosen, effects):
+        attrs["caution"] = "; ".join(filter(None, (attrs.get("caution"), zero)))
     return xr.Dataset(
         {
             "effects": (("run", *_EACH), stacked, written(better_of(query))),
@@ -185,7 +189,7 @@ def ceiling_of(
             "query": labels, **example_coords(workload), **window_coords(chosen),
         },
         attrs={
-            **about(trajectory, query, single), "runs": len(every), "moved": _how(others), "level": level,
+            **attrs, "runs": len(every), "moved": _how(others), "level": level,
             "examples": int(effects[0, 0, 0].isfinite().sum()),
         },
     )  # fmt: skip
@@ -247,12 +251,14 @@ def agreements(effects: Tensor) -> dict[str, Any]:
     """
     known = effects[..., effects.isfinite().flatten(0, -2).all(0)]
     runs, total = len(known), known.sum(0)
-    between = torch.stack([agreement(known[r].expand_as(known), known) for r in range(runs)])
+    between = torch.stack([defined_agreement(known[r].expand_as(known), known) for r in range(runs)])
     between = between.permute(4, 2, 3, 0, 1)  # [metric, query, window, run, other]
     pairs = between[(..., *torch.triu_indices(runs, runs, 1))]
     again = between[..., 0, 1:]
     rest = (
-        torch.stack([agreement(each, (total - each) / (runs - 1)) for each in known]).mean(0).movedim(-1, 0)
+        torch.stack([defined_agreement(each, (total - each) / (runs - 1)) for each in known])
+        .mean(0)
+        .movedim(-1, 0)
     )
     one, mean = (
         torch.stack([attainable(m, a, count) for m, a in zip(METRICS, pairs.mean(-1), strict=True)])
@@ -274,6 +280,14 @@ def agreements(effects: Tensor) -> dict[str, Any]:
         "ceiling_mean": (dims[1:], of_mean(icc, runs)),
     }
     return {name: (dims, values.numpy()) for name, (dims, values) in found.items()}
+
+
+def defined_agreement(x: Tensor, y: Tensor, top: Top = "signed") -> Tensor:
+    """`agreement`, in which jaccard, too, is NaN where either side is constant: of equal effects the top part
+    is whoever comes first."""
+    found = agreement(x, y, top)
+    constant = found[..., list(METRICS).index("pearson")].isnan()
+    return found.masked_fill(constant[..., None], torch.nan)
 
 
 def _examples(effects: Tensor, level: float) -> dict[str, Any]:

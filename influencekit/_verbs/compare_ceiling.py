@@ -17,7 +17,7 @@ from influencekit._repeatability import attainable
 from influencekit._training.workload import Workload
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.ceiling import ceiling_of
+from influencekit._verbs.ceiling import ceiling_of, defined_agreement
 from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.reseeded import Reseeded
 from influencekit._verbs.results import about
@@ -25,7 +25,7 @@ from influencekit.errors import InputError
 from influencekit.estimators.expected_loo import ExpectedLOO
 from influencekit.estimators.loo import LOO
 from influencekit.interfaces import Estimator, Query
-from influencekit.metrics import METRICS, Top, agreement
+from influencekit.metrics import METRICS, Top
 from influencekit.registry import label
 from influencekit.windows import Window
 
@@ -113,10 +113,10 @@ class Repeats:
         """
         effects, runs = effects.double().contiguous(), len(effects)
         if isinstance(self.reference, ExpectedLOO):
-            again, of = agreement(effects, (effects.sum(0) - effects) / (runs - 1), top), runs
+            again, of = defined_agreement(effects, (effects.sum(0) - effects) / (runs - 1), top), runs
         else:
-            again, of = agreement(effects[1:], effects[:1].expand_as(effects[1:]), top), 1
-        pairs = [agreement(effects[r], effects[s], top) for r in range(runs) for s in range(r)]
+            again, of = defined_agreement(effects[1:], effects[:1].expand_as(effects[1:]), top), 1
+        pairs = [defined_agreement(effects[r], effects[s], top) for r in range(runs) for s in range(r)]
         between = torch.stack(pairs).mean(0)  # NaN where one run says nothing, as in `ceiling`
         limit = [attainable(name, between[..., k], of) for k, name in enumerate(METRICS)]
         if top == "abs":  # of which no normal pair is a model

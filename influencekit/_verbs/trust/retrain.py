@@ -19,6 +19,8 @@ from influencekit.windows import Window
 
 __all__ = ["by_retraining", "effects"]
 
+_TOO_FEW = "too few examples were scored to say"
+_ONE_NUMBER = "all scores are one number, or all effects of retraining are"
 _TINY = 4  # last digits by which weights move for what rounding alone does
 
 
@@ -40,7 +42,7 @@ def by_retraining(
     scale, noise = unknown((n_window,)), unknown((n_window,))
     speaking = torch.zeros(n_window, dtype=torch.int64)
     weights, random = (torch.zeros(n_window, n, dtype=dtype) for dtype in (torch.float64, torch.bool))
-    reason, trainings, amount = "too few examples were scored to say", 0, 0.0
+    reason, trainings, amount = _TOO_FEW, 0, 0.0
     counts = set[tuple[int, int]]()
     for span in spans:
         members = [k for k in span.members if values[:, k].isfinite().any()]
@@ -54,7 +56,8 @@ def by_retraining(
         positions = torch.cat([drawn, largest]).unique()
         runs = [*(Weighting(p[None]) for p in positions), last_digits]
         found, why = effects(trajectory, query, runs, [windows[k] for k in members], strategy)
-        reason, trainings, amount = why or reason, trainings + len(runs), amount + len(runs) * span.runs
+        reason = why or (_ONE_NUMBER if reason == _TOO_FEW else reason)
+        trainings, amount = trainings + len(runs), amount + len(runs) * span.runs
         counts.add((len(drawn), len(largest)))
         for k, here, effect in zip(members, there, found.unbind(1), strict=True):
             truth[:, k, positions], noise[k] = effect[:, :-1], effect[:, -1].square().mean().sqrt()

@@ -31,6 +31,7 @@ from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged_as
+from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.remove import scored
 from influencekit._verbs.results import Windows, require_run, window_coords, windows_among
 from influencekit._verbs.trust.checks import as_variables, checks, estimator_of
@@ -143,7 +144,8 @@ def trust(
     said = [each.warning for each in every if each.warning]
     low = below(trajectory.workload, values.values, limit)
     if values.isnull().all():
-        low = f"nothing can be said of trust: {reason}"
+        zero = zero_words(trajectory, query, chosen, torch.as_tensor(scores.influence.values))
+        low = f"nothing can be said of trust: {zero or reason}"
     said = [low, *(s[0].upper() + s[1:] for s in said)] if low else said
     steps = trajectory.steps
     return found.assign(overall=values.mean(), **as_variables(every)).assign_coords(
