@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit._address import local
-from influencekit._arguments import checked, real_number
+from influencekit._arguments import checked, moved_fraction, real_number
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._effects.repeated import Moved, check_moves
@@ -47,6 +47,7 @@ from influencekit.windows import Removal, Window
 
 __all__ = ["Repetition", "agreements", "ceiling", "ceiling_of", "defined_agreement"]
 
+_RUNS, _MOVED = 8, 0.001
 _ROUNDING = 1e-3  # of the largest value of the query: what another machine may end a run with
 _EACH = "query", "window", "train"
 
@@ -66,8 +67,8 @@ class Repetition(Protocol):
 def ceiling(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
     query: Query | str = "test-loss",
-    runs: int = 8,
-    moved: float = 0.001,
+    runs: int | None = None,
+    moved: float | None = None,
     seeds: Sequence[int] | None = None,
     windows: Windows = None,
     removal: Removal = "global",
@@ -79,12 +80,13 @@ def ceiling(
     store: str | Path | None = None,
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Leave-one-out, repeated over `runs` runs: how well it agrees with itself, and what it says on average.
+    """Leave-one-out, repeated over several runs: how well it agrees with itself, and what it says on average.
 
     `workload`: a recorded run, taped or not, or what is recorded first: a `Workload`, a spec, a function seed
     -> `Workload`, which is called with 0. That is run 0. The others are its plan trained again from initial
-    parameters of which each tensor is moved by the fraction `moved` of its RMS. With `seeds`, of a spec or a
-    function, they are runs on the same examples with the start and the batch order of those seeds.
+    parameters of which each tensor is moved by the fraction `moved` of its RMS (0.001 unless you say), so
+    that there are `runs` (8). With `seeds`, of a spec or a function, they are runs on the same examples with
+    the start and the batch order of those seeds, and neither `runs` nor `moved` is taken.
 
     `effects` [run, query, window, train], `accuracy` [run], `seconds` [run] (NaN: taken from `store`).
 
@@ -110,7 +112,8 @@ def ceiling(
     added to those that are there. It is of one run, query and choice of windows; another is refused.
 
     Sign: removal minus full. Cost: `runs` times `loo`, and as many training runs. Errors: fewer than 2 runs,
-    a fraction of 0, seeds for what has no others, a folder of something else, and those of `estimate`.
+    a fraction that is 0 or above 1, `runs` or `moved` beside seeds, seeds for what has no others, a folder of
+    something else, and those of `estimate`.
 
     Example:
 
@@ -122,8 +125,15 @@ def ceiling(
     """
     others: Sequence[Repetition]
     if seeds is None:
-        others = check_moves("ceiling", runs, moved)
+        fraction = moved_fraction("ceiling: moved", _MOVED if moved is None else moved)
+        others = check_moves("ceiling", _RUNS if runs is None else runs, fraction)
     else:
+        for name, value in (("runs", runs), ("moved", moved)):
+            if value is not None:
+                raise InputError(
+                    f"ceiling: {name}= is for moved starts, and seeds= says itself which runs there are; "
+                    "leave one of the two out"
+                )
         others = [Reseeded(maker(workload), each, recorder) for each in different(seeds)]
     if isinstance(workload, Trajectory) and recorder is not None:
         raise InputError(

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit._address import local
-from influencekit._arguments import real_number, whole_number
+from influencekit._arguments import moved_fraction, whole_number
 from influencekit._effects.repeated import check_moves
 from influencekit._repeatability import attainable
 from influencekit._training.workload import Workload
@@ -56,7 +56,8 @@ class Repeats:
             others = check_moves("compare", self.runs, self.moved)
         single = self.reference
         asked = digest([label(query), [str(w) for w in windows], single.examples, single.seed])[:8]
-        folder = None if self.store is None else self.store / f"seed-{seed}" / f"ceiling-{asked}"
+        name = f"ceiling-{self._how}-{asked}"  # another fraction is kept beside this one
+        folder = None if self.store is None else self.store / f"seed-{seed}" / name
         return ceiling_of(
             trajectory, query, others, windows, strategy=single.strategy, examples=single.examples,
             seed=single.seed, store=folder,
@@ -126,8 +127,12 @@ class Repeats:
     @property
     def attrs(self) -> dict[str, str | int]:
         """What a result says of how its ceiling was measured."""
-        moved = self.moved if self.moved == "seeds" else f"{self.moved:g}"
-        return {"ceiling_moved": moved, "ceiling_runs": self.runs, "ceiling_note": self._note()}
+        return {"ceiling_moved": self._how, "ceiling_runs": self.runs, "ceiling_note": self._note()}
+
+    @property
+    def _how(self) -> str:
+        """How the other runs differ: the fraction by which they are moved, or "seeds"."""
+        return self.moved if self.moved == "seeds" else f"{self.moved:g}"
 
     def _note(self) -> str:
         others = self.runs - 1
@@ -162,7 +167,7 @@ def repeats_of(
         return None
     runs = whole_number("compare: runs", runs, 2)
     if ceiling != "seeds":
-        ceiling = real_number("compare: ceiling", ceiling, above=0.0)
+        ceiling = moved_fraction("compare: ceiling", ceiling)
     if not isinstance(reference, LOO | ExpectedLOO):
         raise InputError(
             f"compare: a ceiling says how well retraining agrees with itself, and the reference "

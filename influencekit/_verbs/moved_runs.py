@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from influencekit._arguments import real_number, whole_number
+from influencekit._arguments import moved_fraction, whole_number
 from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Weighting
 from influencekit._effects.selection import Sum, crossfitted, extremes, held_out, icc, shrunk
@@ -29,10 +29,10 @@ __all__ = ["check_runs", "moved_scores", "sums_of_moved_runs"]
 
 def check_runs(runs: int | None, fraction: float) -> None:
     """`runs` counts the recorded one. Errors: fewer than two moved ones, which give no interval; a fraction
-    that moves nothing."""
+    that moves nothing, or everything."""
     if runs is not None:
         whole_number("runs", runs, 3)
-    real_number("moved", fraction, above=0.0)
+    moved_fraction("moved", fraction)
 
 
 def moved_scores(
