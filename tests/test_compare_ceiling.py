@@ -404,7 +404,7 @@ def test_another_fraction_is_kept_beside_it_and_what_is_kept_took_no_seconds(tmp
         (["--ceiling=0"], "--ceiling must be above 0"),
         (["--ceiling=moved=-0.1"], "--ceiling must be above 0"),
         (["--ceiling=nan"], "--ceiling must be a number, got 'nan'"),
-        (["--ceiling=inf"], "--ceiling must be finite"),
+        (["--ceiling=inf"], "--ceiling must be above 0.0 and at most 1.0, got inf"),
         (["--ceiling=1e30"], "--ceiling must be above 0.0 and at most 1.0"),
         (["--ceiling", "mnist-1v7-lr"], "a workload stands before --ceiling"),
         (["--ceiling-runs", "4"], "add --ceiling"),

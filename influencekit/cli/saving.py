@@ -60,7 +60,7 @@ def _again(result: xr.Dataset) -> list[list[Any]]:
     order = ("seed", "query", "window", "metric")
     values, rows = result.loo_again.mean("repeat", skipna=True).transpose(*order).values, []
     accuracy = result.again_accuracy.mean("repeat", skipna=True).values
-    seconds = result.again_seconds.sum("repeat", skipna=True).values
+    seconds = result.again_seconds.sum("repeat", skipna=True, min_count=1).values
     for s, seed in enumerate(result.seed.values.tolist()):
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):

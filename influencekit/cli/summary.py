@@ -72,7 +72,7 @@ def beside(result: xr.Dataset) -> dict[str, Any]:
             "loo_again": {
                 **again,
                 "accuracy": statistic(result.again_accuracy.mean("repeat", skipna=True).values),
-                "seconds": float(result.again_seconds.sum("repeat", skipna=True).mean()),
+                "seconds": float(result.again_seconds.sum("repeat", skipna=True, min_count=1).mean()),
             },
             "ceiling": _by_metric(result.ceiling),
             "estimators": {
