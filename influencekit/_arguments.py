@@ -24,6 +24,7 @@ __all__ = [
     "check_seed",
     "checked",
     "fitted",
+    "moved_fraction",
     "one_of",
     "real_number",
     "short",
@@ -138,6 +139,12 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
 def _fit_option(name: str, option: Option, value: Any) -> Any:
     return value if value is option.default else fitted(name, option.annotation, value)
+
+
+def moved_fraction(name: str, value: Any) -> float:
+    """`value` as the fraction of their size by which initial parameters are moved. Errors: 0, above 1, where
+    nothing of the start is left."""
+    return real_number(name, value, above=0.0, most=1.0)
 
 
 def fitted(name: str, annotation: Any, value: Any) -> Any:

@@ -148,6 +148,19 @@ def test_a_loss_that_is_not_separable_by_example():
     assert "it stays in those statistics" in result.attrs["caution"]
 
 
+def test_every_result_of_a_run_with_batch_norm_says_what_leaving_out_means():
+    run = ik.record(workload(model=nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))))
+    results = [
+        ik.estimate(run), ik.trust(run, examples=4), ik.remove(run, ids=[1, 2]), ik.verify_top(run, top=2),
+        ik.ceiling(run, runs=2), ik.compare(run, ["dit"]), *ik.evaluate(run, "lds:m=4,qld:draws=2").values(),
+        *ik.evaluate(run, "lds:m=4", scores=ik.estimate(run)).values(),
+    ]  # fmt: skip
+    assert [result.attrs["caution"].count("it stays in those statistics") for result in results] == [1] * 9
+    plain = ik.record(workload())
+    assert "caution" not in ik.trust(plain, examples=4).attrs
+    assert "caution" not in ik.evaluate(plain, "lds:m=4")["lds:m=4"].attrs
+
+
 def test_a_loss_that_is_random():
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     with pytest.raises(ik.InputError, match="random.*layers 1"):

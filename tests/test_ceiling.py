@@ -131,6 +131,21 @@ def test_seeds_that_make_another_problem_are_refused(run):
 # agreement --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seeds": [1], "runs": 8}, "ceiling: runs= is for moved starts, and seeds= says itself"),
+        ({"seeds": [1], "moved": 0.5}, "ceiling: moved= is for moved starts"),
+        ({"moved": 1e30}, "ceiling: moved must be above 0.0 and at most 1.0"),
+        ({"moved": 0}, "ceiling: moved must be above 0"),
+    ],
+)
+def test_what_would_be_ignored_or_would_leave_nothing_of_the_start_is_refused(options, words):
+    with pytest.raises(InputError, match=words) as refused:
+        ik.ceiling(LINEAR, **options)
+    assert "\n" not in str(refused.value)
+
+
 def test_agreement_is_that_of_pairs_of_runs(found):
     effects = torch.from_numpy(found.effects.values).double()
     for r in range(4):

@@ -378,7 +378,19 @@ def test_a_folder_keeps_what_was_retrained_for_each_query(recorded, saved, tmp_p
     again = ask("test-loss")
     xr.testing.assert_identical(again.ceiling, first.ceiling)
     assert again.seconds.isnull().all(), "nobody knows what it took"
-    assert [p.name[:8] for p in (saved[0].parent / "kept" / "seed-1").iterdir()] == ["ceiling-"]
+    kept = (saved[0].parent / "kept" / "seed-1").iterdir()
+    assert [p.name.rpartition("-")[0] for p in kept] == [f"ceiling-{FRACTION:g}"]
+
+
+def test_another_fraction_is_kept_beside_it_and_what_is_kept_took_no_seconds(tmp_path):
+    spec = "mnist-1v7-lr:n_train=8:batch_size=4:epochs=1"
+    for fraction in ("0.001", "0.01", "0.01"):
+        options = ("--ceiling", fraction, "--ceiling-runs", "2", "--subsets", tmp_path)
+        out = run("compare", spec, "--estimators", "dit", *options).output
+    names = sorted(p.name.rpartition("-")[0] for p in (tmp_path / "seed-0").iterdir())
+    assert names == ["ceiling-0.001", "ceiling-0.01"]
+    rows = [line.split()[-1] for line in out.splitlines() if line.startswith("loo ")]
+    assert rows == ["kept", "kept"] and "nan" not in out
 
 
 # bad input -----------------------------------------------------------------------------------------------
@@ -392,7 +404,8 @@ def test_a_folder_keeps_what_was_retrained_for_each_query(recorded, saved, tmp_p
         (["--ceiling=0"], "--ceiling must be above 0"),
         (["--ceiling=moved=-0.1"], "--ceiling must be above 0"),
         (["--ceiling=nan"], "--ceiling must be a number, got 'nan'"),
-        (["--ceiling=inf"], "--ceiling must be finite"),
+        (["--ceiling=inf"], "--ceiling must be above 0.0 and at most 1.0, got inf"),
+        (["--ceiling=1e30"], "--ceiling must be above 0.0 and at most 1.0"),
         (["--ceiling", "mnist-1v7-lr"], "a workload stands before --ceiling"),
         (["--ceiling-runs", "4"], "add --ceiling"),
         (["--ceiling=0.01", "--reference", "expected-loo"], "ask for both alike"),
@@ -410,6 +423,7 @@ def test_bad_options_are_refused_in_one_line(options, words):
         ({"ceiling": True}, "compare: ceiling must be a number or one of seeds or none, got True"),
         ({"ceiling": "sometimes"}, "ceiling must be"),
         ({"ceiling": -1.0}, "compare: ceiling must be above 0"),
+        ({"ceiling": 1.5}, "compare: ceiling must be"),
         ({"ceiling": 0.1, "runs": 1}, "compare: runs must be at least 2"),
         ({"ceiling": 0.1, "runs": 2.5}, "runs must be a whole number"),
     ],

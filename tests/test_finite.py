@@ -205,6 +205,24 @@ def test_a_comparison_says_it_too():
     assert "loo, seed 0: all scores are exactly 0" in result.attrs["caution"]
 
 
+def test_a_ceiling_trust_and_leave_k_out_say_nothing_of_effects_that_are_all_zero():
+    run = ik.record(problem(optimizer=ik.SGD(lr=0.0)))
+    found = ik.ceiling(run, runs=3)
+    for name in ("between", "agreement", "loo_again", "rest", "ceiling", "icc", "icc_consistency"):
+        assert found[name].isnull().all(), name
+    assert "all scores are exactly 0: the learning rate is 0" in found.attrs["caution"]
+    beside = ik.compare(run, ["dit"], ceiling=0.001, runs=3)
+    assert beside.ceiling.isnull().all() and beside.loo_again.isnull().all()
+    for method in ("retrain", "smooth"):
+        trusted = ik.trust(run, method=method, windows="horizons")
+        assert "nothing can be said of trust: all scores are exactly 0" in trusted.warning
+        assert trusted.believed == ""
+    (groups,) = ik.evaluate(run, "leave-k-out:groups=4:runs=3").values()
+    assert groups.covered.isnull().all()
+    moving = ik.ceiling(ik.record(problem()), runs=2)
+    assert moving.agreement.notnull().all() and "caution" not in moving.attrs
+
+
 # labels and tokens that do not exist ----------------------------------------------------------------------
 
 

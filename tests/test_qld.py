@@ -129,7 +129,7 @@ def test_the_table_has_a_column_a_fraction_and_a_row_for_chance():
     both = over_seeds(each, [0, 1])["qld"]
     for result in (each[0]["qld"], both):
         table = evaluation.table(result)
-        assert list(table.rows.columns) == ["top 25 %", "top 40 %"]
+        assert list(table.rows.columns) == ["top 2 of 8", "top 3 of 8"]
         assert list(table.rows.index) == ["dit", "if", "(rise without random)"]
         assert evaluation.plot(result) is not None
     value = evaluation.figures(both)["estimators"]["dit"]["qld"][1]
@@ -137,9 +137,22 @@ def test_the_table_has_a_column_a_fraction_and_a_row_for_chance():
     assert value["std"] > 0 and value["low"] < value["mean"] < value["high"]
 
 
+def test_fractions_that_come_to_the_same_examples_are_one_removal_with_one_figure():
+    """1 %, 5 % and 15 % of 8 examples are one example each."""
+    found = evaluated(RUN, QLD(fraction=(0.01, 0.15, 0.05, 0.4), draws=3), "test-loss", ["dit"])
+    assert found.k.values.tolist() == [1, 3] and found.fraction.values.tolist() == [0.15, 0.4]
+    alone = evaluated(RUN, QLD(fraction=(0.15, 0.4), draws=3), "test-loss", ["dit"])
+    xr.testing.assert_identical(found, alone)
+    assert list(QLD().table(found).rows.columns) == ["top 1 of 8", "top 3 of 8"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (
+            {"fraction": (0.25, 0.99)},
+            "fraction 0.99 of 8 examples rounds to all 8 of them; take a smaller one",
+        ),
         ({"fraction": (1.0,)}, "fraction must be different numbers above 0 and below 1.*got 1"),
         ({"fraction": ()}, "got none"),
         ({"fraction": (0.1, 0.1)}, r"got 0.1\+0.1"),

@@ -128,6 +128,28 @@ def test_the_verdict_names_what_the_sum_is_off_by():
     assert "mostly" not in said[3], "the sum is right to within a quarter"
 
 
+def test_the_verdict_on_scores_that_are_off_by_themselves_does_not_blame_the_adding_up():
+    inside = (-0.12, -0.13, -0.11)
+    one = selected_verdict(1, 8, -0.128, inside, -0.12, 0.015, 0.019)
+    assert one.startswith(
+        "the score of the one chosen is -0.13; on 8 runs that did not choose it, it is -0.12"
+    )
+    assert "mostly that a score is a derivative and not the removal (-0.14)" in one and "add up" not in one
+    off = selected_verdict(9, 8, -0.128, inside, -0.12, 0.015, 0.019, alone=(-0.02, 0.01))
+    assert "mostly that scores are derivatives: that of the strongest example is off by itself" in off
+    right = selected_verdict(9, 8, -0.128, inside, -0.12, 0.015, 0.019, alone=(-0.02, -0.021))
+    assert "mostly that single scores do not add up" in right
+
+
+def test_the_verdict_calls_nobody_chosen_who_was_given():
+    said = selected_verdict(9, 8, -0.128, (-0.02, -0.06, 0.01), -0.02, 0.015, 0.019, chosen=False)
+    assert said.startswith(
+        "the sum over the 9 given is -0.13; on 8 runs from moved starts the same sum is -0.02 [-0.06, +0.01]"
+    )
+    assert said.endswith("mostly that this run's scores are not those of other runs (-0.11)")
+    assert "cho" not in said
+
+
 # remove ---------------------------------------------------------------------------------------------------
 
 RUN, QUERY = tiny(), ik.make("query", "test-losses")
@@ -150,7 +172,9 @@ def test_other_runs_sum_over_ids_of_ones_own_and_are_retrained_without_them(esti
     np.testing.assert_allclose(found.estimate_crossfit, np.mean(sums, 0), rtol=1e-9)
     assert (found.low < found.estimate_crossfit).all() and (found.run_high > found.high).all()
     assert found.attrs["runs"] == 4 and found.attrs["chosen"] == "by their ids"
-    assert "on 3 runs that did not choose them" in found.verdict
+    assert "the sum over the 2 given" in found.verdict and "on 3 runs from moved starts" in found.verdict
+    one = ik.remove(RUN, QUERY, ids[:1], scores, runs=3, moved=0.01).verdict
+    assert "the score of the one" in one and "sum" not in one and "add up" not in one
     plain = ik.remove(RUN, QUERY, ids, scores)
     for name in plain.data_vars:
         np.testing.assert_array_equal(found[name], plain[name])

@@ -1,4 +1,4 @@
-"""The Taylor test at the door: right derivatives of rounded values pass, wrong ones of exact values do not."""
+"""The Taylor test at the door: right slopes of rounded values pass, wrong ones of exact values do not."""
 
 import torch
 

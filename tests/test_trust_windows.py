@@ -36,8 +36,8 @@ def test_leave_one_out_is_believed_in_every_window():
     assert found.trust.values == pytest.approx(np.ones(4), abs=1e-4)
     assert found.scale.values == pytest.approx(np.ones(4), abs=1e-4)
     assert found.warning == "" and found.believed == (
-        "absence from the start up to step 48; windows of up to 24 steps; up to 60 steps between absence and "
-        "evaluation"
+        "absence from the start up to step 24; of absence from the start, what up to 36 later steps add; "
+        "windows of up to 24 steps; up to 60 steps between absence and evaluation"
     )
 
 
@@ -49,7 +49,7 @@ def test_random_scores_are_believed_in_no_window():
         found = ik.trust(recorded(0), QUERY, random, "retrain")
         assert (found.trust < 0.7).all() and (found.trust < found.limit).all()
         assert "in 4 of 4 windows" in found.warning
-        assert found.believed.count("not even") == 3
+        assert found.believed.count("not even") == 4
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.25, -1.0])
@@ -120,6 +120,47 @@ def test_believed_names_the_longest_window_up_to_which_all_reach_the_limit(pairs
     assert at_end.split()[-2] == words.split()[-2] and "last" in at_end
     expected = f"not even windows of {min(m for m, _ in pairs)} steps"
     assert words == (expected if far is None else f"windows of up to {far} steps")
+
+
+def test_a_global_window_that_starts_later_is_what_its_steps_add():
+    """Its figure is of q at the end minus q at the start: nothing of absence up to its end is claimed."""
+    low, high = np.array([0.1, 0.1]), np.array([1.0, 1.0])
+    last, both = [Window(4, 5)], [Window(0, 4), Window(4, 5)]
+    assert believed(last, high[:1], 0.5, 5) == "of absence from the start, what up to 1 later steps add"
+    assert "absence from the start up to step 4;" in believed(both, high, 0.5, 5)
+    assert believed(both, np.array([1.0, 0.1]), 0.5, 5) == (
+        "absence from the start up to step 4; of absence from the start, not even what 1 later steps add"
+    )
+    assert believed(both, low, 0.5, 5).count("not even") == 2
+    words = ik.trust(recorded(0), QUERY, "loo", "retrain", windows=[Window(60, 72)], examples=4).believed
+    assert words == "of absence from the start, what up to 12 later steps add"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1, 1), st.integers(3, 16)), min_size=1, max_size=8))
+def test_a_short_window_of_few_examples_does_not_veto_longer_ones(pairs):
+    """As if those of few examples had not been asked about, where others rest on more."""
+    windows, values = [Window(0, 1 + k, "window") for k in range(len(pairs))], np.array([x for x, _ in pairs])
+    counts = [n for _, n in pairs]
+    enough = [n >= min(12, max(counts)) for n in counts]
+    kept = [w for w, e in zip(windows, enough, strict=True) if e]
+    assert believed(windows, values, 0.5, 20, counts) == believed(kept, values[enough], 0.5, 20)
+
+
+def test_the_count_is_of_random_examples_that_the_window_holds_and_that_have_an_effect():
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    x[::2] = 0  # of these neither the score nor the effect is anything
+    workload = ik.Workload(
+        model=torch.nn.Linear(3, 1, bias=False).double(), loss=lambda out, y: (out[:, 0] - y).square(),
+        train=(x, x[:, 0] + 1), test=(x, x[:, 0]), optimizer=ik.SGD(lr=0.1), epochs=2, batch_size=8,
+    )  # fmt: skip
+    run = ik.record(workload)
+    windows = [Window(0, 10, "window"), Window(9, 10, "window")]
+    found = ik.trust(run, method="retrain", examples=40, windows=windows)
+    last = run.plan.batch(9)
+    assert found["count"].values.tolist() == [20, int((last % 2 == 1).sum())]
+    smooth = ik.trust(run, method="smooth", windows=windows)
+    assert smooth["count"].values.tolist() == [40, 8]
 
 
 def test_reach_and_gap_are_steps_of_absence_and_steps_until_evaluation():

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit._address import local
-from influencekit._arguments import checked, real_number
+from influencekit._arguments import checked, moved_fraction, real_number
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._effects.repeated import Moved, check_moves
@@ -25,6 +25,7 @@ from influencekit._verbs.averaging import averaged
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.kept_effects import KeptEffects, OneRun
 from influencekit._verbs.kept_pieces import run_head
+from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.record import record
 from influencekit._verbs.reseeded import Reseeded, different, first_of, maker
@@ -39,13 +40,14 @@ from influencekit._verbs.results import (
 from influencekit.errors import DivergedError, InputError
 from influencekit.estimators.loo import LOO
 from influencekit.interfaces import Average, Query, Recorder
-from influencekit.metrics import METRICS, agreement
+from influencekit.metrics import METRICS, Top, agreement
 from influencekit.progress import track
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
 
-__all__ = ["Repetition", "agreements", "ceiling", "ceiling_of"]
+__all__ = ["Repetition", "agreements", "ceiling", "ceiling_of", "defined_agreement"]
 
+_RUNS, _MOVED = 8, 0.001
 _EACH = "query", "window", "train"
 
 
@@ -64,8 +66,8 @@ class Repetition(Protocol):
 def ceiling(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
     query: Query | str = "test-loss",
-    runs: int = 8,
-    moved: float = 0.001,
+    runs: int | None = None,
+    moved: float | None = None,
     seeds: Sequence[int] | None = None,
     windows: Windows = None,
     removal: Removal = "global",
@@ -77,12 +79,13 @@ def ceiling(
     store: str | Path | None = None,
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Leave-one-out, repeated over `runs` runs: how well it agrees with itself, and what it says on average.
+    """Leave-one-out, repeated over several runs: how well it agrees with itself, and what it says on average.
 
     `workload`: a recorded run, taped or not, or what is recorded first: a `Workload`, a spec, a function seed
     -> `Workload`, which is called with 0. That is run 0. The others are its plan trained again from initial
-    parameters of which each tensor is moved by the fraction `moved` of its RMS. With `seeds`, of a spec or a
-    function, they are runs on the same examples with the start and the batch order of those seeds.
+    parameters of which each tensor is moved by the fraction `moved` of its RMS (0.001 unless you say), so
+    that there are `runs` (8). With `seeds`, of a spec or a function, they are runs on the same examples with
+    the start and the batch order of those seeds, and neither `runs` nor `moved` is taken.
 
     `effects` [run, query, window, train], `accuracy` [run], `seconds` [run] (NaN: taken from `store`).
 
@@ -97,7 +100,7 @@ def ceiling(
     Agreement in values, [query, window]: `icc` = (MSB - MSW) / (MSB + (R - 1) MSW); `ceiling_one` = sqrt(icc)
     and `ceiling_mean` = sqrt(R icc / (1 + (R - 1) icc)), 0 where icc is below 0. What a run adds to the
     effects of all examples alike counts as disagreement, although no ranking sees it; `icc_consistency` is
-    the ICC without it. NaN where all effects are one number.
+    the ICC without it. NaN where all effects are one number, as is all agreement.
 
     Of every example, [query, window, train]: `mean`, `deviation` over runs, `standard_error`, `low` and
     `high` (a t-interval at `level`), `sign_certainty` (that the expected effect has the sign of the mean) and
@@ -108,7 +111,8 @@ def ceiling(
     added to those that are there. It is of one run, query and choice of windows; another is refused.
 
     Sign: removal minus full. Cost: `runs` times `loo`, and as many training runs. Errors: fewer than 2 runs,
-    a fraction of 0, seeds for what has no others, a folder of something else, and those of `estimate`.
+    a fraction that is 0 or above 1, `runs` or `moved` beside seeds, seeds for what has no others, a folder of
+    something else, and those of `estimate`.
 
     Example:
 
@@ -120,8 +124,15 @@ def ceiling(
     """
     others: Sequence[Repetition]
     if seeds is None:
-        others = check_moves("ceiling", runs, moved)
+        fraction = moved_fraction("ceiling: moved", _MOVED if moved is None else moved)
+        others = check_moves("ceiling", _RUNS if runs is None else runs, fraction)
     else:
+        for name, value in (("runs", runs), ("moved", moved)):
+            if value is not None:
+                raise InputError(
+                    f"ceiling: {name}= is for moved starts, and seeds= says itself which runs there are; "
+                    "leave one of the two out"
+                )
         others = [Reseeded(maker(workload), each, recorder) for each in different(seeds)]
     if isinstance(workload, Trajectory) and recorder is not None:
         raise InputError(
@@ -169,6 +180,9 @@ def ceiling_of(
     stacked = np.stack([each.effects for each in every])
     effects = torch.from_numpy(stacked).double()
     names = [str(other) for other in (_Recorded(), *others)]
+    attrs = about(trajectory, query, single)
+    if zero := zero_words(trajectory, query, chosen, effects):
+        attrs["caution"] = "; ".join(filter(None, (attrs.get("caution"), zero)))
     return xr.Dataset(
         {
             "effects": (("run", *_EACH), stacked, written(better_of(query))),
@@ -182,7 +196,7 @@ def ceiling_of(
             "query": labels, **example_coords(workload), **window_coords(chosen),
         },
         attrs={
-            **about(trajectory, query, single), "runs": len(every), "moved": _how(others), "level": level,
+            **attrs, "runs": len(every), "moved": _how(others), "level": level,
             "examples": int(effects[0, 0, 0].isfinite().sum()),
         },
     )  # fmt: skip
@@ -229,12 +243,14 @@ def agreements(effects: Tensor) -> dict[str, Any]:
     """
     known = effects[..., effects.isfinite().flatten(0, -2).all(0)]
     runs, total = len(known), known.sum(0)
-    between = torch.stack([agreement(known[r].expand_as(known), known) for r in range(runs)])
+    between = torch.stack([defined_agreement(known[r].expand_as(known), known) for r in range(runs)])
     between = between.permute(4, 2, 3, 0, 1)  # [metric, query, window, run, other]
     pairs = between[(..., *torch.triu_indices(runs, runs, 1))]
     again = between[..., 0, 1:]
     rest = (
-        torch.stack([agreement(each, (total - each) / (runs - 1)) for each in known]).mean(0).movedim(-1, 0)
+        torch.stack([defined_agreement(each, (total - each) / (runs - 1)) for each in known])
+        .mean(0)
+        .movedim(-1, 0)
     )
     one, mean = (
         torch.stack([attainable(m, a, count) for m, a in zip(METRICS, pairs.mean(-1), strict=True)])
@@ -256,6 +272,14 @@ def agreements(effects: Tensor) -> dict[str, Any]:
         "ceiling_mean": (dims[1:], of_mean(icc, runs)),
     }
     return {name: (dims, values.numpy()) for name, (dims, values) in found.items()}
+
+
+def defined_agreement(x: Tensor, y: Tensor, top: Top = "signed") -> Tensor:
+    """`agreement`, in which jaccard, too, is NaN where either side is constant: of equal effects the top part
+    is whoever comes first."""
+    found = agreement(x, y, top)
+    constant = found[..., list(METRICS).index("pearson")].isnan()
+    return found.masked_fill(constant[..., None], torch.nan)
 
 
 def _examples(effects: Tensor, level: float) -> dict[str, Any]:

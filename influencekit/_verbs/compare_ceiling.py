@@ -11,13 +11,13 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit._address import local
-from influencekit._arguments import real_number, whole_number
+from influencekit._arguments import moved_fraction, whole_number
 from influencekit._effects.repeated import check_moves
 from influencekit._repeatability import attainable
 from influencekit._training.workload import Workload
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.ceiling import ceiling_of
+from influencekit._verbs.ceiling import ceiling_of, defined_agreement
 from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.reseeded import Reseeded
 from influencekit._verbs.results import about
@@ -25,7 +25,7 @@ from influencekit.errors import InputError
 from influencekit.estimators.expected_loo import ExpectedLOO
 from influencekit.estimators.loo import LOO
 from influencekit.interfaces import Estimator, Query
-from influencekit.metrics import METRICS, Top, agreement
+from influencekit.metrics import METRICS, Top
 from influencekit.registry import label
 from influencekit.windows import Window
 
@@ -56,7 +56,8 @@ class Repeats:
             others = check_moves("compare", self.runs, self.moved)
         single = self.reference
         asked = digest([label(query), [str(w) for w in windows], single.examples, single.seed])[:8]
-        folder = None if self.store is None else self.store / f"seed-{seed}" / f"ceiling-{asked}"
+        name = f"ceiling-{self._how}-{asked}"  # another fraction is kept beside this one
+        folder = None if self.store is None else self.store / f"seed-{seed}" / name
         return ceiling_of(
             trajectory, query, others, windows, strategy=single.strategy, examples=single.examples,
             seed=single.seed, store=folder,
@@ -113,10 +114,10 @@ class Repeats:
         """
         effects, runs = effects.double().contiguous(), len(effects)
         if isinstance(self.reference, ExpectedLOO):
-            again, of = agreement(effects, (effects.sum(0) - effects) / (runs - 1), top), runs
+            again, of = defined_agreement(effects, (effects.sum(0) - effects) / (runs - 1), top), runs
         else:
-            again, of = agreement(effects[1:], effects[:1].expand_as(effects[1:]), top), 1
-        pairs = [agreement(effects[r], effects[s], top) for r in range(runs) for s in range(r)]
+            again, of = defined_agreement(effects[1:], effects[:1].expand_as(effects[1:]), top), 1
+        pairs = [defined_agreement(effects[r], effects[s], top) for r in range(runs) for s in range(r)]
         between = torch.stack(pairs).mean(0)  # NaN where one run says nothing, as in `ceiling`
         limit = [attainable(name, between[..., k], of) for k, name in enumerate(METRICS)]
         if top == "abs":  # of which no normal pair is a model
@@ -126,8 +127,12 @@ class Repeats:
     @property
     def attrs(self) -> dict[str, str | int]:
         """What a result says of how its ceiling was measured."""
-        moved = self.moved if self.moved == "seeds" else f"{self.moved:g}"
-        return {"ceiling_moved": moved, "ceiling_runs": self.runs, "ceiling_note": self._note()}
+        return {"ceiling_moved": self._how, "ceiling_runs": self.runs, "ceiling_note": self._note()}
+
+    @property
+    def _how(self) -> str:
+        """How the other runs differ: the fraction by which they are moved, or "seeds"."""
+        return self.moved if self.moved == "seeds" else f"{self.moved:g}"
 
     def _note(self) -> str:
         others = self.runs - 1
@@ -162,7 +167,7 @@ def repeats_of(
         return None
     runs = whole_number("compare: runs", runs, 2)
     if ceiling != "seeds":
-        ceiling = real_number("compare: ceiling", ceiling, above=0.0)
+        ceiling = moved_fraction("compare: ceiling", ceiling)
     if not isinstance(reference, LOO | ExpectedLOO):
         raise InputError(
             f"compare: a ceiling says how well retraining agrees with itself, and the reference "

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from influencekit._arguments import real_number, whole_number
+from influencekit._arguments import moved_fraction, whole_number
 from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Weighting
 from influencekit._effects.selection import Sum, crossfitted, extremes, held_out, icc, shrunk
@@ -22,15 +22,17 @@ from influencekit.progress import track
 from influencekit.registry import resolve
 from influencekit.windows import Window
 
+_GIVEN = "by their ids"
+
 __all__ = ["check_runs", "moved_scores", "sums_of_moved_runs"]
 
 
 def check_runs(runs: int | None, fraction: float) -> None:
     """`runs` counts the recorded one. Errors: fewer than two moved ones, which give no interval; a fraction
-    that moves nothing."""
+    that moves nothing, or everything."""
     if runs is not None:
         whole_number("runs", runs, 3)
-    real_number("moved", fraction, above=0.0)
+    moved_fraction("moved", fraction)
 
 
 def moved_scores(
@@ -61,10 +63,12 @@ def sums_of_moved_runs(
     windows: Sequence[Window],
     runs: int,
     fraction: float,
+    alone: Sequence[np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `remove` adds about the examples at `positions`: variables, and attrs.
 
-    `retrained` [query, window] is the effect of removing them together from the recorded run.
+    `retrained` [query, window] is the effect of removing them together from the recorded run; `alone`, where
+    it is known, the score of the strongest example and the effect of removing that one, [query, window] each.
     """
     if isinstance(estimator, xr.Dataset):
         estimator = _remade(estimator)
@@ -96,6 +100,7 @@ def sums_of_moved_runs(
     said = selected_verdict(
         len(positions), runs - 1, sums[0].mean(0)[worst], [float(x[0, worst]) for x in mean[:3]],
         sums[1:].mean((0, 1))[worst], joint.mean((0, 1))[worst], float(retrained.mean(0)[worst]),
+        chosen=rule != _GIVEN, alone=None if alone is None else tuple(each.mean(0)[worst] for each in alone),
     )  # fmt: skip
     return variables, {"runs": runs, "moved": fraction, "chosen": rule, "verdict_runs": said}
 
@@ -120,7 +125,7 @@ def _sum_on_others(scores: np.ndarray, intercept: np.ndarray, mask: np.ndarray) 
         if (masks[0] == mask).all():
             pairs = np.einsum("at,bqwt->abqw", masks.astype(np.float64), scores)
             return crossfitted(pairs + intercept), f"the {mask.sum()} {word} by the mean score"
-    return held_out(scores[1:] @ mask.astype(np.float64) + intercept[1:]), "by their ids"
+    return held_out(scores[1:] @ mask.astype(np.float64) + intercept[1:]), _GIVEN
 
 
 def _remade(scores: xr.Dataset) -> str:

@@ -147,7 +147,7 @@ def remove(
     have in common; `estimate_runs` and `retrained_runs` [run, query, window], sum and truth on each. If the
     ids are the k lowest or highest by mean score, every run chooses its own k in turn; else the others sum
     over these ids. `verdict` then says, too, which part of the error is the choice: nothing of this mends
-    that single scores do not add up.
+    that scores are derivatives, which need not add up.
 
     Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
     batching is faster; parts=1 trains only without the whole set; for each moved run two trainings and the
@@ -192,9 +192,11 @@ def remove(
     said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)
     others, attrs = dict[str, Any](), dict[str, Any]()
     if runs is not None:
+        single = sizes[0] == 1 and "intercept" not in scores  # a score for sets says nothing of one example
         others, attrs = sums_of_moved_runs(
-            trajectory, query, estimator, scores, positions.numpy(), shown[..., -1], among, runs, moved
-        )
+            trajectory, query, estimator, scores, positions.numpy(), shown[..., -1], among, runs, moved,
+            (estimates[..., 0], shown[..., 0]) if single else None,
+        )  # fmt: skip
         said = f"{said}; {attrs.pop('verdict_runs')}"
     return xr.Dataset(
         {
@@ -266,6 +268,7 @@ def scored(
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")
     check_run(estimator.attrs.get("run"), run_of(trajectory, query))
+    intercept_of(estimator)  # refuses scores for sets that have lost it
     return query, estimator, [window.check(trajectory.steps) for window in windows_of(estimator)]
 
 

@@ -113,9 +113,19 @@ def window_coords(windows: Sequence[Window]) -> dict[str, Any]:
 
 
 def intercept_of(scores: xr.Dataset) -> xr.DataArray:
-    """What is added to a sum of scores, without the dimension `train`: 0 where the result has none."""
+    """What is added to a sum of scores, without the dimension `train`: 0 where the result has none.
+
+    Errors: scores for sets, whose sums are wrong without it, that have lost theirs.
+    """
     if "intercept" in scores:
         return scores.intercept
+    names = scores["estimator"].values.tolist() if "estimator" in scores.dims else []
+    names = [str(name) for name in names or [scores.attrs.get("estimator", "")]]
+    if lost := [name for name in names if "centre" in (pair.partition("=")[0] for pair in name.split(":"))]:
+        raise InputError(
+            f"scores of {lost[0]} are for sets and need their intercept, which these have lost; pass the "
+            'whole result of estimate or compare, not result[["influence"]]'
+        )
     return 0 * scores.influence.isel(train=0, drop=True).fillna(0)
 
 

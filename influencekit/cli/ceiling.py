@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit._arguments import real_number
+from influencekit._arguments import moved_fraction
 from influencekit._statistics import format_statistic
 from influencekit.cli.console import print_table, say
 from influencekit.errors import InputError
@@ -21,7 +21,7 @@ AGAIN = "loo again"
 
 
 class Ceiling(click.ParamType):
-    """`0.001`, `moved=0.001` (a fraction above 0), or `seeds`."""
+    """`0.001`, `moved=0.001` (a fraction above 0, at most 1), or `seeds`."""
 
     name = "ceiling"
 
@@ -35,7 +35,7 @@ class Ceiling(click.ParamType):
                 f"--ceiling: expected a fraction such as 0.001, or seeds, got '{value[:60]}'; a workload "
                 "stands before --ceiling, or write --ceiling=0.001"
             ) from None
-        return real_number("--ceiling", moved if moved == moved else value, above=0.0)
+        return moved_fraction("--ceiling", moved if moved == moved else value)
 
 
 def print_beside(found: dict[str, Any]) -> None:

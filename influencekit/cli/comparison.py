@@ -120,7 +120,9 @@ def _by_window(found: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
 
 
 def _seconds(value: float) -> str:
-    """Three figures, or whole seconds beyond 100."""
+    """Three figures, or whole seconds beyond 100; what was taken from a folder took none."""
+    if math.isnan(value):
+        return "kept"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 

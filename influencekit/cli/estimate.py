@@ -182,7 +182,7 @@ def _trust(
         return None, {}
     began = time.perf_counter()
     found = ik.trust(trajectory, query, scores, method)
-    about = {f"trust_{name}": value for name, value in found.attrs.items()}
+    about = {f"trust_{name}": value for name, value in found.attrs.items() if name != "caution"}
     about |= {f"trust_{n}": found[n].mean().item() for n in ("pearson", "spearman") if n in found}
     about |= {"trust_scale": found.check_value.sel(check="scale").item()}
     if found.sizes["window"] > 1:

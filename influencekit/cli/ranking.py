@@ -45,12 +45,20 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     if known < scores.sizes["train"]:
         say(f"{known} of {scores.sizes['train']} examples were scored")
     say()
-    say("effect = the query without the example minus with it")
+    say(_meaning(result))
     if caution := attrs.get("caution"):
         say(BEWARE, caution)
     if warning := attrs.get("trust_warning"):
         ask = "" if verified else "; --verify-top 20 shows what retraining says of the extremes"
         say(BEWARE, warning + ask)
+
+
+def _meaning(result: xr.Dataset) -> str:
+    """What a number of the table is; one for sets says nothing of a single example."""
+    if "intercept" not in result:
+        return "effect = the query without the example minus with it"
+    added = float(result.intercept.mean())
+    return f"the query without a set minus with it = {added:+.3e} + the sum of these over the set"
 
 
 def _setting(result: xr.Dataset) -> str:

@@ -48,7 +48,11 @@ def _agreement(result: xr.Dataset) -> pd.DataFrame:
     if "ceiling" in result:
         rows += _again(result)
     head = ["estimator", "seed", "query", "window", "removal", *metrics, "accuracy", "seconds"]
-    return pd.DataFrame(rows, columns=head)
+    found = pd.DataFrame(rows, columns=head)
+    if "intercept" in result:
+        added = result.intercept.transpose("estimator", "seed", "query", "window").values.ravel().tolist()
+        found["intercept"] = [*added, *[float("nan")] * (len(rows) - len(added))]  # `loo again` has none
+    return found
 
 
 def _again(result: xr.Dataset) -> list[list[Any]]:
@@ -56,7 +60,7 @@ def _again(result: xr.Dataset) -> list[list[Any]]:
     order = ("seed", "query", "window", "metric")
     values, rows = result.loo_again.mean("repeat", skipna=True).transpose(*order).values, []
     accuracy = result.again_accuracy.mean("repeat", skipna=True).values
-    seconds = result.again_seconds.sum("repeat", skipna=True).values
+    seconds = result.again_seconds.sum("repeat", skipna=True, min_count=1).values
     for s, seed in enumerate(result.seed.values.tolist()):
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):
@@ -69,7 +73,9 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
     """One row an example, seed, query and window; the most harmful by the first estimator come first.
 
     Where neither way of the query is better, those whose removal lowers it most.
-    What `estimate` retrained follows: its effect, empty where there is none, and 1 for what was removed.
+    Of scores for sets, `intercept` is what is added to a sum of these scores, the same in every row of a
+    seed, query and window; of several estimators, `intercept of NAME`. What `estimate` retrained follows: its
+    effect, empty where there is none, and 1 for what was removed.
     """
     import pandas as pd
 
@@ -83,6 +89,7 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
             for w in range(result.sizes["window"]):
                 where = {"seed": seed, "query": query, "window": window_name(result, w)}
                 frame = pd.DataFrame(of_seed | where | dict(zip(names, scores[s, q, w], strict=True)))
+                frame = frame.assign(**_intercepts(result, s, q, w))
                 if "retrained" in result:
                     change = pd.Series(result.retrained.values[q, w].tolist(), dtype=object)
                     frame["retrained"] = change.where(change.notna(), "")
@@ -91,6 +98,16 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
                 # stable, and not a number comes last
                 frames.append(frame.iloc[(-first * scores[s, q, w, 0]).argsort(kind="stable")])
     write_csv(pd.concat(frames), path, escape_formulas)
+
+
+def _intercepts(result: xr.Dataset, s: int, q: int, w: int) -> dict[str, float]:
+    """{column: what is added to a sum of scores} of the estimators that have such a number."""
+    if "intercept" not in result:
+        return {}
+    added = result.intercept.transpose("estimator", "seed", "query", "window").values.astype(float)
+    names = result.estimator.values.tolist()
+    some = {name: added[e, s, q, w] for e, name in enumerate(names) if len(names) == 1 or added[e].any()}
+    return {"intercept" if len(names) == 1 else f"intercept of {n}": float(x) for n, x in some.items()}
 
 
 def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
     `seconds` is the mean over seeds. With several windows or queries, `windows` has the same for each window.
     Undefined agreements (constant scores) are left out of the means; NaN where nothing is left.
 
+    `intercept`, where an estimator is for sets: `{NAME: what is added to a sum of its scores}`.
     `ceiling`, where it was asked for: `moved`, `runs`, `note`, `loo_again` (the means of a row of the table),
     and of every metric the `ceiling` and `estimators: {NAME: estimate / ceiling}`.
     `cross_seed`: `{NAME: {METRIC: mean over pairs of seeds}}`, or `{"absent": why}`.
@@ -50,9 +51,14 @@ def summarise(result: xr.Dataset) -> dict[str, Any]:
 
 
 def beside(result: xr.Dataset) -> dict[str, Any]:
-    """The entries `ceiling` and `cross_seed` of a comparison, or of one of its windows; none without them."""
+    """The entries `intercept`, `ceiling` and `cross_seed` of a comparison, or of one of its windows; none
+    without them."""
     found: dict[str, Any] = {}
     metrics, names = result.metric.values.tolist(), result.estimator.values.tolist()
+    if "intercept" in result:
+        added = result.intercept.mean(("query", "window"))
+        each = {name: added.sel(estimator=name).values for name in names}
+        found["intercept"] = {name: statistic(values) for name, values in each.items() if values.any()}
     if "ceiling" in result:
         from influencekit._verbs.compare_ceiling import of_ceiling
 
@@ -66,7 +72,7 @@ def beside(result: xr.Dataset) -> dict[str, Any]:
             "loo_again": {
                 **again,
                 "accuracy": statistic(result.again_accuracy.mean("repeat", skipna=True).values),
-                "seconds": float(result.again_seconds.sum("repeat", skipna=True).mean()),
+                "seconds": float(result.again_seconds.sum("repeat", skipna=True, min_count=1).mean()),
             },
             "ceiling": _by_metric(result.ceiling),
             "estimators": {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from influencekit._arguments import moved_fraction
 from influencekit._effects.repeated import check_moves, repeated
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
@@ -29,7 +30,7 @@ class ExpectedLOO(Estimator):
 
     `examples`, `seed` and `strategy`: as of `loo`, in each run. Shapes: [query, window, train]; `estimate`
     has its `standard_error` as well. Sign: removal minus full. Cost: R times `loo`, and R - 1 training runs.
-    Errors: `InputError` for fewer than 2 runs or a fraction of 0, and those of `loo`.
+    Errors: `InputError` for fewer than 2 runs or a fraction that is 0 or above 1, and those of `loo`.
 
     Example:
 
@@ -48,7 +49,7 @@ class ExpectedLOO(Estimator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_moves("expected-loo", self.runs, self.moved)
+        check_moves("expected-loo", self.runs, moved_fraction("expected-loo: moved", self.moved))
         self._single()
 
     @property

@@ -60,8 +60,8 @@ class LeaveKOut(Evaluation):
     noise of the run: `shrunk` [estimator, query, window, k, group], the sums predicted from all runs by the
     ICC over groups, with `spearman_shrunk` and `size_shrunk`; `low` and `high`, where the sum of one more run
     would lie; `covered` [estimator, query, window, k], the fraction of retrained effects in there: below
-    `level`, the sums are wrong by more than the noise of runs. Cost: runs - 1 trainings, the estimators on
-    each.
+    `level`, the sums are wrong by more than the noise of runs (NaN where all are 0). Cost: runs - 1
+    trainings, the estimators on each.
 
     Cost: k times groups training runs, divided by what batching gains. Errors: as for `LDS`.
 
@@ -177,6 +177,7 @@ def _over_runs(sums: np.ndarray, retrained: np.ndarray, level: float) -> dict[st
     each = shrunk(sums[..., None, :], np.eye(sums.shape[-1]))
     over = held_out(sums, level)
     covered = ((over.run_low <= retrained) & (retrained <= over.run_high)).mean(-1)
+    covered = np.where(sums.any((0, -1)) | retrained.any(-1), covered, np.nan)  # 0 in [0, 0] says nothing
     both = torch.tensor(each).contiguous(), torch.tensor(retrained).contiguous()
     return {
         "shrunk": each,

@@ -48,19 +48,22 @@ class QLD(Evaluation):
     (`Query.better`). Where neither way is better, those are left out whose removal should raise the query.
     Large is good, 0 = no better than chance, below 0 = the examples that matter were not found.
 
-    Of every estimator the most helpful `fraction` of the examples (one at least), for every query its own; of
-    more than `queries` queries so many are drawn. The random sets are the same for all, `draws` of each size,
+    Of every estimator the most helpful `fraction` of the examples, rounded to k whole ones (one at least),
+    for every query its own; fractions that come to the same k are one, the nearest to k. Of more than
+    `queries` queries so many are drawn. The random sets are the same for all, `draws` of each size,
     drawn with `seed`, others for every seed of a workload.
 
     Result: `rise` and `qld` [estimator, query, window, fraction], `control` [draw, query, window, fraction],
-    the rise without random examples; `k`, how many a fraction is. `bootstrap` [resample, estimator, window,
-    fraction] and `control_bootstrap` are resamples of the mean of `qld` and `control` over queries: of the
-    draws and, independently, of the test examples (of `test-loss`) or the queries. `figures` and `table` have
-    their interval at `level`. It is for this trained model: seeds of the workload show what training adds.
+    the rise without random examples; `k`, how many examples were left out for a fraction. `bootstrap`
+    [resample, estimator, window, fraction] and `control_bootstrap` are resamples of the mean of `qld` and
+    `control` over queries: of the draws and, independently, of the test examples (of `test-loss`) or the
+    queries. `figures` and `table` have their interval at `level`. It is for this trained model: seeds of the
+    workload show what training adds.
 
     Cost: a retraining for each estimator, query and fraction, and draws for each fraction, divided by what
     batching gains. With a folder the retrained models are kept, those of each choice by themselves. Errors: a
-    fraction of no example or of all. Source: bergson's documentation (EleutherAI), 2026.
+    fraction outside of 0 to 1, or that rounds to all examples. Source: bergson's documentation (EleutherAI),
+    2026.
 
     Example:
 
@@ -97,12 +100,13 @@ class QLD(Evaluation):
         windows: Sequence[Window], folder: Path | None = None,
     ) -> xr.Dataset:  # fmt: skip
         n, seed, better = trajectory.workload.n_train, draw_seed(trajectory, self.seed), better_of(query)
-        ks, (word, side) = self._sizes(n), _helpful(better)
+        sizes, (word, side) = self._sizes(n), _helpful(better)
+        ks, fractions = list(sizes), list(sizes.values())
         some = np.sort(np.random.default_rng(seed).permutation(scores.sizes["query"])[: self.queries])
         # the mean test loss is that of its examples: each is a draw from where they came
         one = isinstance(query, TestLoss)
         watched: Query = TestLosses() if one else query
-        random = random_sets(n, list(ks) * self.draws, (*seed, 1))
+        random = random_sets(n, ks * self.draws, (*seed, 1))
         influence = scores.influence.values[:, some].astype(np.float64)
         shape = len(influence), len(some), len(windows), len(ks)
         rise, control = np.zeros(shape), np.zeros((self.draws, *shape[1:]))
@@ -114,7 +118,7 @@ class QLD(Evaluation):
                 """[value, set]: how much worse the watched values are without each set."""
                 at = f"{window.start}-{window.stop}-{window.removal}"
                 kept = None if folder is None else folder / at / name
-                drawn = {"fraction": list(self.fraction), "seed": list(seed), "sets": name}
+                drawn = {"fraction": fractions, "seed": list(seed), "sets": name}
                 found = set_effects(trajectory, watched, masks, [window], self.strategy, kept, drawn)
                 return side * found[:, 0]
 
@@ -143,18 +147,19 @@ class QLD(Evaluation):
             },
             coords={
                 **scores.isel(query=some).drop_vars("train").coords,
-                "fraction": list(self.fraction),
-                "k": ("fraction", list(ks)),
+                "fraction": fractions,
+                "k": ("fraction", ks),
             },
             attrs={
                 "draws": self.draws, "seed": self.seed, "resamples": self.resamples, "level": self.level,
-                "removed": word, **written(better),
+                "removed": word, "examples": n, **written(better),
             },
         )  # fmt: skip
 
     def figures(self, result: xr.Dataset) -> dict[str, Any]:
-        """By fraction: `qld` and `rise` of each estimator, and `control`, the rise without random examples,
-        each with `low` and `high`: the interval of its mean over queries, windows and seeds."""
+        """By fraction, with `k`, how many examples that is: `qld` and `rise` of each estimator, and
+        `control`, the rise without random examples, each with `low` and `high`: the interval of its mean over
+        queries, windows and seeds."""
         result = _own(result)
         found = {}
         for name in result.estimator.values.tolist():
@@ -163,7 +168,12 @@ class QLD(Evaluation):
             found[name]["rise"] = [statistic(_by_seed(one.rise)[:, j]) for j in range(one.sizes["fraction"])]
         control = _interval(result.control.mean("draw"), result.control_bootstrap, result.attrs["level"])
         fractions = result.fraction.values.tolist()
-        return {"fraction": fractions, "estimators": found, "control": {"rise": control}}
+        return {
+            "fraction": fractions,
+            "k": result.k.values.tolist(),
+            "estimators": found,
+            "control": {"rise": control},
+        }
 
     def table(self, result: xr.Dataset) -> Table:
         found = self.figures(result)
@@ -174,13 +184,14 @@ class QLD(Evaluation):
             f"Query loss difference: how much worse without the top examples ({most(attrs['removed'])}) than "
             f"without random ones, {100 * attrs['level']:g} % bootstrap interval, {attrs['draws']} draws"
         )
-        return Table.of(title, [f"top {100 * f:g} %" for f in found["fraction"]], rows)
+        return Table.of(title, [f"top {k} of {attrs['examples']}" for k in found["k"]], rows)
 
     def plot(self, result: xr.Dataset) -> Figure:
-        """How much worse the query becomes, by the fraction that is left out: a line an estimator, the mean
-        over seeds, queries and windows; grey: random examples, the mean and its interval."""
+        """How much worse the query becomes, by the part of the examples that is left out: a line an
+        estimator, the mean over seeds, queries and windows; grey: random examples, the mean and its
+        interval."""
         found, names = self.figures(result), _own(result).estimator.values.tolist()
-        x = [100 * f for f in found["fraction"]]
+        x = [100 * k / result.attrs["examples"] for k in found["k"]]
         figure = new_figure(5.0, 4.0)
         ax = figure.subplots()
         for j, name in enumerate(names):
@@ -195,21 +206,34 @@ class QLD(Evaluation):
         ax.legend(frameon=False)
         return figure
 
-    def _sizes(self, n: int) -> tuple[int, ...]:
-        """How many of n examples each fraction is. Errors: none or all of them, or the same twice."""
-        found = tuple(max(1, round(f * n)) if 0 < f < 1 else 0 for f in self.fraction)
-        if not found or len({*self.fraction}) != len(found) or not all(0 < k < n for k in found):
+    def _sizes(self, n: int) -> dict[int, float]:
+        """{how many of n examples: the fraction that asks for so many}, as they were written; of several that
+        come to the same, the nearest. Errors: none or all of the examples, or the same fraction twice."""
+        if not self.fraction or len({*self.fraction}) != len(self.fraction) or not all(
+            0 < f < 1 for f in self.fraction
+        ):  # fmt: skip
             raise InputError(
-                f"qld: fraction must be different numbers above 0 and below 1, so that some of {n} examples "
-                f"stay; got {'+'.join(f'{f:g}' for f in self.fraction) or 'none'}"
+                "qld: fraction must be different numbers above 0 and below 1, got "
+                f"{'+'.join(f'{f:g}' for f in self.fraction) or 'none'}"
             )
+        found = dict[int, float]()
+        for f in self.fraction:
+            k = max(1, round(f * n))
+            if k >= n:
+                raise InputError(
+                    f"qld: fraction {f:g} of {n} examples rounds to all {n} of them; take a smaller one, so "
+                    "that some stay"
+                )
+            found[k] = min(found.get(k, f), f, key=lambda each: abs(each * n - k))
         return found
 
 
 def _own(result: Any) -> xr.Dataset:
     """The result itself, [seed, ...]. Errors: not that of this evaluation."""
     dims = ("estimator", "fraction", "resample")
-    result = dataset_of("qld", "a result of qld", result, _NAMES, ("draws", "level", "removed"), dims)
+    result = dataset_of(
+        "qld", "a result of qld", result, _NAMES, ("draws", "examples", "level", "removed"), dims
+    )
     return result if "seed" in result.dims else result.expand_dims("seed")
 
 

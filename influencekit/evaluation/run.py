@@ -53,8 +53,9 @@ def evaluate(
     each evaluation that keeps some.
 
     An estimator that an evaluation cannot take is left out of it, and the result's attr `left_out` says why:
-    scores of some examples only (loo:examples=32); no claim of first order (taylor). Windows, removals and
-    `average` are those of `estimate`. Cost: the scores once, and what each evaluation says.
+    scores of some examples only (loo:examples=32); no claim of first order (taylor). Attr `caution`: what is
+    to be known of the run and the estimators, if anything is. Windows, removals and `average` are those of
+    `estimate`. Cost: the scores once, and what each evaluation says.
 
     Errors: names and options; an evaluation that none of the estimators can take, or that needs them and was
     given scores alone; scores of another run or query; those of the evaluations.
@@ -99,8 +100,27 @@ def evaluate(
         own = known.sel(estimator=usable)
         result = one.run(trajectory, query, own, some, windows_of(own), folder)
         said = "; ".join(f"{n} {why}" for n, why in out.items())
-        found[spec] = result.assign_attrs({"evaluation": name, **({"left_out": said} if said else {})})
+        beware = _caution(trajectory, some, scores)
+        found[spec] = result.assign_attrs(
+            {
+                "evaluation": name,
+                **({"left_out": said} if said else {}),
+                **({"caution": beware} if beware else {}),
+            }
+        )
     return found
+
+
+def _caution(trajectory: Trajectory, methods: Mapping[str, Estimator], scores: xr.Dataset | None) -> str:
+    """What to know of the run, then of each estimator by name, then what ready scores say themselves."""
+    said = [
+        trajectory.caution,
+        *(f"{n}: {own}" for n, m in methods.items() if (own := m.caution(trajectory))),
+    ]
+    if scores is not None:
+        known = str(scores.attrs.get("caution", ""))
+        said.append(known.removeprefix(trajectory.caution).removeprefix("; "))
+    return "; ".join(dict.fromkeys(filter(None, said)))
 
 
 def evaluations_of(evaluations: Evaluations | Mapping[str, Evaluation]) -> dict[str, Evaluation]:

@@ -19,6 +19,8 @@ from influencekit.windows import Window
 
 __all__ = ["by_retraining", "effects"]
 
+_TOO_FEW = "too few examples were scored to say"
+_ONE_NUMBER = "all scores are one number, or all effects of retraining are"
 _TINY = 4  # last digits by which weights move for what rounding alone does
 
 
@@ -38,8 +40,9 @@ def by_retraining(
     unknown = partial(torch.full, fill_value=torch.nan, dtype=torch.float64)
     truth, agreement = unknown(values.shape), unknown((2, n_query, n_window))
     scale, noise = unknown((n_window,)), unknown((n_window,))
+    speaking = torch.zeros(n_window, dtype=torch.int64)
     weights, random = (torch.zeros(n_window, n, dtype=dtype) for dtype in (torch.float64, torch.bool))
-    reason, trainings, amount = "too few examples were scored to say", 0, 0.0
+    reason, trainings, amount = _TOO_FEW, 0, 0.0
     counts = set[tuple[int, int]]()
     for span in spans:
         members = [k for k in span.members if values[:, k].isfinite().any()]
@@ -53,11 +56,14 @@ def by_retraining(
         positions = torch.cat([drawn, largest]).unique()
         runs = [*(Weighting(p[None]) for p in positions), last_digits]
         found, why = effects(trajectory, query, runs, [windows[k] for k in members], strategy)
-        reason, trainings, amount = why or reason, trainings + len(runs), amount + len(runs) * span.runs
+        reason = why or (_ONE_NUMBER if reason == _TOO_FEW else reason)
+        trainings, amount = trainings + len(runs), amount + len(runs) * span.runs
         counts.add((len(drawn), len(largest)))
         for k, here, effect in zip(members, there, found.unbind(1), strict=True):
             truth[:, k, positions], noise[k] = effect[:, :-1], effect[:, -1].square().mean().sqrt()
             random[k] = torch.zeros(n, dtype=torch.bool).index_fill_(0, drawn, True) & here
+            speaks = (values[:, k].nan_to_num() != 0).any(0) | (truth[:, k].nan_to_num() != 0).any(0)
+            speaking[k] = int((random[k] & speaks).sum())
             if random[k].sum() < 3 or not effect.isfinite().all():
                 continue
             weights[k] = _stands_for(random[k], largest, here & known)
@@ -72,6 +78,7 @@ def by_retraining(
             "spearman": ("window", _mean(agreement[1])),
             "scale": ("window", scale.numpy()),
             "noise": ("window", noise.numpy()),
+            "count": ("window", speaking.numpy()),
             "estimate": (("query", "window", "train"), values.where(truth.isfinite(), torch.nan).numpy()),
             "retrained": (("query", "window", "train"), truth.numpy()),
             "agreement": (("metric", "query", "window"), agreement.numpy()),

@@ -36,8 +36,10 @@ def by_smoothness(
     few_of = np.zeros((count, n), dtype=bool)
     estimate, truth = np.full((2, values.shape[0], count), np.nan)
     reason = "nothing changed"
+    visits = np.zeros(count, dtype=np.int64)
     for span in spans:
-        few = draw(visited(trajectory, span.absent), order, _FEW)
+        few = draw(there := visited(trajectory, span.absent), order, _FEW)
+        visits[span.members] = int(there.sum())
         found, asked = _changes(
             trajectory, query, few, [windows[k] for k in span.members], span, order, strategy
         )
@@ -58,6 +60,7 @@ def by_smoothness(
         {
             "trust": ("window", trust),
             "scale": ("window", scale),
+            "count": ("window", visits),
             "random": (("window", "train"), few_of),
             "estimate": (("query", "window"), estimate),
             "retrained": (("query", "window"), truth),

@@ -31,6 +31,7 @@ from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged_as
+from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.remove import scored
 from influencekit._verbs.results import Windows, require_run, window_coords, windows_among
 from influencekit._verbs.trust.checks import as_variables, checks, estimator_of
@@ -73,18 +74,21 @@ def trust(
     half as many that have the largest scores. `pearson` [window] estimates Pearson's correlation over all
     examples, `spearman` is Spearman's over the random ones (the module says how), and `trust` is the smaller
     of the two in each query; each of the three is the mean over queries, and `agreement` [metric, query,
-    window] has the parts. It judges any estimator. Cost: that many trainings and one, in one batch where
-    batching is faster, for each span of absence: all windows of global removal are one span.
+    window] has the parts. `count` [window]: how many random examples have a score or an effect in the window,
+    which is what `spearman` rests on. It judges any estimator. Cost: that many trainings and one, in one
+    batch where batching is faster, for each span of absence: all windows of global removal are one span.
 
     `smooth`: the module's cosine over the test examples (without a test set, over 256 training examples),
-    for four random training examples. It judges the run: whether any first-order score can be right. Cost:
-    two trainings for each span.
+    for four random training examples. It judges the run: whether any first-order score can be right. `count`
+    [window]: how many examples the batches hold of which these four are drawn. Cost: two trainings for each
+    span.
 
     `windows` are those of `estimate`, or "horizons": absence from the start and evaluation after 1, 2, 4, ...
     epochs; absence in the last 1, 2, 4, ... epochs; absence in one epoch, 0, 1, 2, 4, ... epochs before the
     end (of a run of fewer than four epochs, eighths of it). Attr `believed` says in words which windows, and
-    how many steps between absence and evaluation, reach the limit. Coordinates `reach` (steps of absence)
-    and `gap` (steps between absence and evaluation). Spans are looked at until they amount to 8 whole runs
+    how many steps between absence and evaluation, reach the limit; a figure of fewer than 12 examples
+    (`count`) has no say where others of its kind have more. Coordinates `reach` (steps of absence) and `gap`
+    (steps between absence and evaluation). Spans are looked at until they amount to 8 whole runs
     for each example; those left out, evenly spread, are NaN. Attrs `trainings` and `runs`, what they amount
     to in whole runs, say what was spent.
 
@@ -98,9 +102,9 @@ def trust(
     `overall`: the mean of `trust` over windows. `auto` is `retrain` where models are retrained in batches and
     have at most a million parameters, else `smooth`. Attrs: `method`, `how` in words, `limit` (below it most
     rankings agree with retraining to less than .9), and `warning`: all that is to beware of, empty if there
-    is nothing. A figure is NaN where nothing can be said, such as when a retraining diverges; the warning
-    says why. `average`: as of `estimate`. Errors: an unknown `method`, fewer than 3 examples, and what
-    `estimate` refuses.
+    is nothing; `caution`, where the scores have one. A figure is NaN where nothing can be said, such as when
+    a retraining diverges; the warning says why. `average`: as of `estimate`. Errors: an unknown `method`,
+    fewer than 3 examples, and what `estimate` refuses.
 
     Example:
 
@@ -140,7 +144,8 @@ def trust(
     said = [each.warning for each in every if each.warning]
     low = below(trajectory.workload, values.values, limit)
     if values.isnull().all():
-        low = f"nothing can be said of trust: {reason}"
+        zero = zero_words(trajectory, query, chosen, torch.as_tensor(scores.influence.values))
+        low = f"nothing can be said of trust: {zero or reason}"
     said = [low, *(s[0].upper() + s[1:] for s in said)] if low else said
     steps = trajectory.steps
     return found.assign(overall=values.mean(), **as_variables(every)).assign_coords(
@@ -149,7 +154,8 @@ def trust(
         gap=("window", [gap(window, steps) for window in chosen]),
     ).assign_attrs(
         method=method, limit=limit, warning=". ".join(said),
-        believed=believed(chosen, values.values, limit, steps),
+        **{name: text for name, text in scores.attrs.items() if name == "caution"},
+        believed=believed(chosen, values.values, limit, steps, found["count"].values.tolist()),
     )  # fmt: skip
 
 

@@ -76,10 +76,59 @@ def test_the_rounded_relu_is_the_mean_of_relu_under_noise():
     )  # of the quadrature
 
 
+BETWEEN = [  # f, where it has corners, and the change of slope there
+    *[(f, [(0.0, 1.0), (6.0, -1.0)]) for f in (F.relu6, nn.ReLU6(), after(nn.ReLU6(inplace=True)))],
+    *[(f, [(-1.0, 1.0), (1.0, -1.0)]) for f in (F.hardtanh, nn.Hardtanh(), lambda x: x.clamp(-1, 1))],
+    *[(f, [(-1.5, 1.0), (0.3, -1.0)]) for f in (nn.Hardtanh(-1.5, 0.3), after(nn.Hardtanh(-1.5, 0.3, True)))],
+    *[(f, [(0.0, 1.0)]) for f in (nn.Threshold(0, 0), after(nn.Threshold(0.0, 0.0, inplace=True)))],
+    *[(f, [(0.4, 1.0)]) for f in (nn.Threshold(0.4, 0.4), lambda x: x.clamp(min=0.4))],
+    *[(f, [(1.0, -1.0)]) for f in (lambda x: x.clamp(max=1), lambda x: torch.clamp_max(x, 1))],
+    (after(lambda x: x.clamp_max_(1)), [(1.0, -1.0)]),
+    (after(lambda x: x.clamp_(-1, 1)), [(-1.0, 1.0), (1.0, -1.0)]),
+    (lambda x: F.prelu(x, torch.tensor([0.2], dtype=x.dtype)), [(0.0, 0.8)]),
+    (nn.PReLU(dtype=A.dtype), [(0.0, 0.75)]),
+]
+
+
+@pytest.mark.parametrize("f, corners", BETWEEN)
+def test_clamps_by_any_name_have_the_slopes_of_all_their_corners(f, corners):
+    normal = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(rounded(f)(A), f(A), rtol=0, atol=1e-15)
+    left = once(f, A[:1] - 100)  # the slope before all corners
+    jumps = [change * normal.cdf((A - at) / H) for at, change in corners]
+    torch.testing.assert_close(once(rounded(f), A), left + sum(jumps))
+
+
+def test_prelu_has_a_slope_for_each_channel():
+    x = torch.randn(2, 3, 4, dtype=A.dtype, generator=torch.Generator().manual_seed(0))
+    module = nn.PReLU(3, dtype=A.dtype)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([0.1, 0.5, 0.9]))
+    torch.testing.assert_close(rounded(module)(x), module(x))
+
+
 @pytest.mark.parametrize(
-    "f", [torch.tanh, lambda x: x.clamp(-1, 1), lambda x: x.clamp(max=1), F.relu6, F.gelu]
-)
-def test_what_is_no_corner_of_these_is_left_as_it_is(f):
+    ("f", "name"),
+    [
+        (lambda x: F.max_pool1d(x[None], 2), "max_pool1d"), (nn.Hardswish(), "hardswish"),
+        (nn.Softshrink(), "softshrink"), (nn.RReLU(), "rrelu"), (nn.SELU(), "selu"),
+        (lambda x: torch.maximum(x, -x), "maximum"), (nn.Hardsigmoid(), "hardsigmoid"),
+        (nn.Threshold(0, 1), "threshold of this form"), (lambda x: x.clamp(-x), "clamp of this form"),
+        (lambda x: F.max_pool2d(x[None, None], 1), "max_pool2d"),
+        (lambda x: nn.AdaptiveMaxPool1d(1)(x[None]), "adaptive_max_pool1d"),
+    ],
+)  # fmt: skip
+def test_corners_of_other_kinds_are_left_and_named(f, name):
+    with Corners(torch.relu) as corners:
+        f(A.clone())
+    assert corners.left == {name}
+
+
+@pytest.mark.parametrize("f", [torch.tanh, F.gelu, F.softplus, F.celu])
+def test_what_has_no_corner_is_left_as_it_is(f):
+    with Corners(torch.relu) as corners:
+        f(A)
+    assert not corners.left
     assert torch.equal(once(rounded(f), A), once(f, A))
 
 

@@ -247,6 +247,21 @@ def test_results_say_how_many_corners_there_were_and_warn_where_none_is():
     assert Smooth().notes(run)["corners"] == 3 and not Smooth().caution(run)
 
 
+def test_the_caution_names_corners_that_are_left_as_they_are():
+    def both():
+        pooled = nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten(1)
+        return nn.Sequential(
+            nn.Linear(3, 4), nn.ReLU6(), *pooled, nn.Hardswish(), nn.Linear(2, 1), nn.Flatten(0)
+        )
+
+    run = ik.record(workload("momentum", both, epochs=1, order=[[0, 1]]))
+    assert Smooth().notes(run)["corners"] == 2
+    assert Smooth().caution(run) == "smooth leaves the corners of hardswish, max_pool1d as they are"
+    hard = lambda: nn.Sequential(nn.Linear(3, 1), nn.Hardswish(), nn.Flatten(0))  # noqa: E731
+    said = Smooth().caution(ik.record(workload("momentum", hard, epochs=1, order=[[0, 1]])))
+    assert "calls no relu, leaky_relu, abs or clamp, and smooth leaves the corners of hardswish" in said
+
+
 class Undecided(nn.Module):
     """How many corners it has depends on its weights."""
 

@@ -1,18 +1,21 @@
 """The estimator `smooth`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from influencekit import SGD, Claim, Estimator, InputError, Query, Trajectory, Window
 from influencekit.estimators import DIT
-from influencekit.extend import Contributions, MeanOfRuns, scores_from_contributions, weighted_runs
-from influencekit_smooth.widths import Widths, inputs_of_corners
+from influencekit.extend import Contributions, MeanOfRuns, Part, scores_from_contributions, weighted_runs
+from influencekit_smooth.widths import Widths, corners_left, inputs_of_corners
 
 __all__ = ["Smooth"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,11 @@ class Smooth(Estimator):
 
     u <- mean_k grad q(theta_k),    C[t, j] = -mean_k <c, g_j(theta_k)> / b,    u <- u + mean_k H_k c
 
-    with c the optimizer's adjoint of u, as in `dit`. In g_j and H_k every corner (relu, leaky_relu, abs,
-    clamp) keeps its value, and has the first derivative Phi(a/h) and the second phi(a/h)/h of a relu under
-    noise of width h. h is found for each corner and step: twice what one example's weight moves the corner's
-    input, by its deviation over runs, at least `floor`. `seed` draws e, by the examples' ids.
+    with c the optimizer's adjoint of u, as in `dit`. In g_j and H_k every corner (relu, leaky_relu, prelu,
+    abs, clamp, and what is a clamp, such as relu6) keeps its value, and has the first derivative Phi(a/h) and
+    the second phi(a/h)/h of a relu under noise of width h. h is found for each corner and step: twice what
+    one example's weight moves the corner's input, by its deviation over runs, at least `floor`. `seed` draws
+    e, by the examples' ids.
 
     SGD without clipping. Shapes: [query, window, train]. Sign: removal minus full. Cost: `runs` training runs
     once, and a sweep for each of them. Errors: `InputError` for an odd number of runs and for another
@@ -74,12 +78,14 @@ class Smooth(Estimator):
         return {**options, "corners": _corners(trajectory)}
 
     def caution(self, trajectory: Trajectory) -> str:
-        """Where there is nothing to smooth."""
+        """Where there is nothing to smooth, and which corners are left as they are."""
+        left = _of_first_part(trajectory, corners_left)
         if _corners(trajectory):
-            return ""
+            return f"smooth leaves the corners of {', '.join(left)} as they are" if left else ""
+        also = f", and smooth leaves the corners of {', '.join(left)} as they are" if left else ""
         return (
-            f"this model calls no relu, leaky_relu, abs or clamp, so these are scores of dit, the mean over "
-            f"{self.runs} runs with other weights; take dit"
+            f"this model calls no relu, leaky_relu, abs or clamp{also}, so these are scores of dit, the mean "
+            f"over {self.runs} runs with other weights; take dit"
         )
 
     def weights(self, trajectory: Trajectory) -> Tensor:
@@ -121,7 +127,11 @@ def _refuse(trajectory: Trajectory) -> None:
 
 def _corners(trajectory: Trajectory) -> int:
     """How many corners the first step's first part computes."""
+    return len(_of_first_part(trajectory, inputs_of_corners))
+
+
+def _of_first_part(trajectory: Trajectory, ask: Callable[[Part, Tensor], list[T]]) -> list[T]:
     step = trajectory.step
     start = step.start()
     with torch.no_grad(), step.source.protected():
-        return len(inputs_of_corners(next(step.source.parts(start)), start.theta))
+        return ask(next(step.source.parts(start)), start.theta)

@@ -9,7 +9,7 @@ from influencekit import InputError
 from influencekit.extend import Part
 from influencekit_smooth.corners import Corners, smoothed
 
-__all__ = ["Widths", "inputs_of_corners"]
+__all__ = ["Widths", "corners_left", "inputs_of_corners"]
 
 
 def inputs_of_corners(part: Part, theta: Tensor) -> list[Tensor]:
@@ -23,6 +23,14 @@ def inputs_of_corners(part: Part, theta: Tensor) -> list[Tensor]:
     with Corners(relu):
         part.outputs(theta)
     return found
+
+
+def corners_left(part: Part, theta: Tensor) -> list[str]:
+    """The names of what the model calls whose corners are left as they are, in their order by name."""
+    corners = Corners(torch.relu)
+    with corners:
+        part.outputs(theta)
+    return sorted(corners.left)
 
 
 class Widths:
