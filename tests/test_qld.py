@@ -170,3 +170,13 @@ def test_bad_options_are_said_in_one_line(options, words):
 def test_a_result_of_something_else_is_refused():
     with pytest.raises(InputError, match="qld: expected a result of qld"):
         QLD().table(ik.estimate(RUN))
+
+
+def test_the_csv_of_the_command_has_its_figures():
+    from influencekit.cli.evaluations import _figures
+
+    found = evaluated(RUN, QLD(fraction=(0.25, 0.5), draws=3))
+    together = over_seeds([{"qld": found}], [0])["qld"]
+    rows = _figures(together).query("figure == 'qld'")
+    assert rows.fraction.unique().tolist() == [0.25, 0.5]
+    assert rows.value.tolist() == pytest.approx(found.qld.values.ravel().tolist())

@@ -99,7 +99,7 @@ def _figures(result: xr.Dataset) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h"], []
+    names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h", "fraction"], []
     words = {n: result[n].values.tolist() for n in names if n in result.coords}
     words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]
     for figure, values in result.data_vars.items():
