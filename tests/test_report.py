@@ -281,8 +281,8 @@ def test_what_suspects_gives_is_a_list_with_its_words_and_its_order():
     assert record.mark_names == ("label issue",) and "6 labels look wrong" in record.verdicts
     for one in record.examples:
         assert one.suspicion == pytest.approx(values[one.row], abs=1e-3)
-        assert ("label issue" in one.marks) == (values[one.row] > 0.9) == (("action", "relabel") in one.notes)
-        assert ("rank of suspicion", f"{N - one.row:.3g}") in one.notes
+        assert ("label issue" in one.marks) == (values[one.row] > 0.9) == (("suspects says", "relabel") in one.notes)
+        assert ("rank of suspicion", f"{N - one.row:.3g}") in one.notes and one.suspicion_rank == N - one.row
         assert "learnt from epoch" not in dict(one.notes)
     with pytest.raises(ik.InputError, match="another run"):
         ik.report(run(), scores(), suspected=found.assign_attrs(run="00000000-00000000-?"))
