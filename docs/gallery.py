@@ -1,7 +1,7 @@
 """Make the reports of docs/gallery.md from bundled data: `python docs/gallery.py [NAME ...]`.
 
-docs/gallery/NAME.html is written anew, and with chromium and chromium-driver also its picture in
-docs/screenshots. Four minutes on 2 cores, of which MiniLM takes one.
+docs/gallery/NAME.html is written anew; python docs/screenshots.py then takes the pictures. Four minutes on
+2 cores.
 """
 
 import sys
@@ -24,7 +24,7 @@ WRONG = 0.1  # of the labels are flipped
 def digits() -> ik.Report:
     """Pictures: ones and sevens, 25 of 256 labels flipped; everything that can be known of them."""
     work, _ = flipped(ik.make("workload", "mnist-1v7-dnn", setting="trained"), WRONG)
-    return everything(ik.record(work), work.validation, "Ones and sevens", points=16)
+    return everything("digits", ik.record(work), work.validation, title="Ones and sevens", points=16)
 
 
 def texts() -> ik.Report:
@@ -79,7 +79,9 @@ def table() -> ik.Report:
         test=tuple(x[:300] for x in held), validation=tuple(x[300:] for x in held),
         optimizer=ik.SGD(lr=0.5), epochs=12, batch_size=30, name="adult", info={"classes": ["<=50K", ">50K"]},
     )  # fmt: skip
-    return everything(ik.record(work), work.validation, "Who earns above 50K", names=[*COLUMNS, *GROUPS])
+    return everything(
+        "table", ik.record(work), work.validation, title="Who earns above 50K", names=[*COLUMNS, *GROUPS]
+    )
 
 
 def language() -> ik.Report:
@@ -98,13 +100,12 @@ def language() -> ik.Report:
     )  # fmt: skip
 
 
-def everything(run: ik.Trajectory, trusted: object, title: str, points: int = 0, names: object = None) -> ik.Report:
+def everything(name: str, run: ik.Trajectory, trusted: object, **more: object) -> ik.Report:
     """What suspects, curate, trust and leave-one-out of all examples say, on one page."""
     return ik.report(
         run, ik.estimate(run, windows="each-epoch"), ik.estimate(run, estimator="loo"),
         ik.trust(run, "test-loss", ik.estimate(run)), curated=ik.curate(run, trusted=trusted),
-        suspected=ik.suspects(run, trusted=trusted), points=points, names=names, title=title,
-        command="python docs/gallery.py",
+        suspected=ik.suspects(run, trusted=trusted), command=f"python docs/gallery.py {name}", **more,
     )  # fmt: skip
 
 

@@ -57,7 +57,9 @@ def main(store: str = "texts.zarr", n_train: int = 256, n_trusted: int = 256, n_
     texts, labels = zip(*train, *posts("test")[: n_trusted + n_test], strict=True)
     x, y, sizes = embedded(list(texts)), torch.tensor(labels), [n_train, n_trusted, n_test]
     parts = [TensorDataset(*part) for part in zip(x.split(sizes), y.split(sizes), strict=True)]
-    data, trusted, test = parts  # held-out texts: trusted ones say what is wrong, the others have no part in it
+    data, trusted, test = (
+        parts  # held-out texts: trusted ones say what is wrong, the others have no part in it
+    )
     run = trained(store, data, test)
     print(f"accuracy on other texts: {run.attrs['accuracy']:.0%}")
 
@@ -78,7 +80,9 @@ def main(store: str = "texts.zarr", n_train: int = 256, n_trusted: int = 256, n_
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("store", nargs="?", default="texts.zarr", help="a new path for the recorded run")
     parser.add_argument("--out", default="texts.html", help="a new file for the report")
     given = parser.parse_args()
