@@ -28,7 +28,7 @@ def digits() -> ik.Report:
 
 
 def texts() -> ik.Report:
-    """Texts: newsgroup posts, read by MiniLM, 25 of 256 labels flipped. It is the example of docs/cleaning.md."""
+    """Texts: newsgroup posts, read by MiniLM, 25 of 256 labels flipped; examples/minilm_clean.py."""
     sys.path.insert(0, str(HERE.parent / "examples"))
     from minilm_clean import main
 

@@ -38,4 +38,4 @@ def test_texts_are_cleaned_with_a_head_on_minilm(tmp_path, monkeypatch, capsys):
     for one in found.record.examples:
         assert one.content.value == train[one.row][0][: len(one.content.value)] or "more" in one.content.value
         assert one.label == ("PC", "Mac")[train[one.row][1]]
-    assert f"have a flipped label" in capsys.readouterr().out
+    assert "have a flipped label" in capsys.readouterr().out

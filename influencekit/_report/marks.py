@@ -72,8 +72,8 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
 
 
 def _title(who: str, name: str) -> str:
-    """`is_suspect` of `suspected` is the list `suspect`; those of `curate` say so, since its query is another:
-    what it drops is `drop (curate)`, what was in the sets that were judged `verified (curate)`."""
+    """`is_suspect` of `suspected` is the list `suspect`. Those of `curate`, whose query is another, say so:
+    `drop (curate)` is what it drops, `verified (curate)` what was in the sets that were judged."""
     if name == _ISSUE:
         return "drop (curate)" if who == "curated" else "issue"
     title = name.removeprefix("is_").replace("_", " ")
