@@ -1,4 +1,4 @@
-"""Who finds flipped labels in a taped run? The loop of docs/mislabelled.md, on two data sets.
+"""Who finds flipped labels in a taped run? As in docs/examples.md, on two data sets.
 
 10 % of the training labels are flipped. Scores: DIT on the mean loss of clean validation examples, over the
 whole run and over its last epoch (removal `window`), and, as what anybody can compute, the loss of each

@@ -281,11 +281,22 @@ def test_what_suspects_gives_is_a_list_with_its_words_and_its_order():
     assert record.mark_names == ("label issue",) and "6 labels look wrong" in record.verdicts
     for one in record.examples:
         assert one.suspicion == pytest.approx(values[one.row], abs=1e-3)
-        assert ("label issue" in one.marks) == (values[one.row] > 0.9) == (("action", "relabel") in one.notes)
-        assert ("rank of suspicion", f"{N - one.row:.3g}") in one.notes
+        assert (
+            ("label issue" in one.marks)
+            == (values[one.row] > 0.9)
+            == (("suspects says", "relabel") in one.notes)
+        )
+        assert ("rank of suspicion", f"{N - one.row:.3g}") in one.notes and one.suspicion_rank == N - one.row
         assert "learnt from epoch" not in dict(one.notes)
     with pytest.raises(ik.InputError, match="another run"):
         ik.report(run(), scores(), suspected=found.assign_attrs(run="00000000-00000000-?"))
+
+
+def test_trust_that_left_out_examples_together_is_shown_and_verifies_none_of_them():
+    trust = ik.trust(run(), "test-loss", ik.estimate(run()), method="smooth")
+    record = ik.report(run(), scores(), trust=trust).record
+    assert f"{float(trust.overall):.2f} of 1" in {f.name: f.value for f in record.facts}["trust"]
+    assert all(one.retrained is None for one in record.examples)
 
 
 def test_a_taped_run_of_dicts_without_a_test_set():

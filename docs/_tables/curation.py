@@ -75,8 +75,8 @@ def _notes(report: Report) -> str:
 
 PAGE = Page(
     "What curation is worth",
-    "[Curation](../curation.md) recommends what to leave out, and states its effect with an interval. Here "
-    "the effect is measured on examples that nobody chose or judged with.",
+    "[Curation](../cleaning.md#how-to-read-curate) recommends what to leave out, and states its effect with "
+    "an interval. Here the effect is measured on examples that nobody chose or judged with.",
     {
         "curation-choosers": Section(
             "Recommendations of each chooser",

@@ -71,7 +71,7 @@ def _covered(report: Report) -> str:
 
 PAGE = Page(
     "Wrong labels that are found",
-    "[`suspects`](../suspects.md) on clean data into which wrong labels were put.",
+    "[`suspects`](../cleaning.md) on clean data into which wrong labels were put.",
     {
         "suspects-found": Section(
             "Every score, and the one that was chosen",

@@ -130,7 +130,7 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     truths = [(f"report: retrained, number {k}", each) for k, each in enumerate(given.retrained, 1)]
     if given.ceiling is not None and "mean" in given.ceiling:
         truths.append(("report: ceiling", given.ceiling))
-    if given.trust is not None and "retrained" in given.trust and _same_span(given.trust, scores):
+    if given.trust is not None and _alone(given.trust) and _same_span(given.trust, scores):
         truths.append(("report: trust", given.trust))
     verified = verified_by(run, scores, truths)
     marks = marks_of(
@@ -156,6 +156,11 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
         issues,
         class_labels(run.workload),
     )
+
+
+def _alone(trust: xr.Dataset) -> bool:
+    """Whether examples were retrained one by one; method "smooth" leaves out a few together."""
+    return "retrained" in trust and "train" in trust.retrained.dims
 
 
 def _same_span(one: xr.Dataset, other: xr.Dataset) -> bool:
@@ -227,7 +232,8 @@ def _example(
         windows=tuple(_number(w, 3) for w in effects.windows[:, row]) if windows else (),
         pattern=pattern,
         retrained=None if there is None else Retrained(there, _number(v.low[row]), _number(v.high[row])),
-        suspicion=_number(effects.marks.suspicion[row], 4),
+        suspicion=_number(np.round(effects.marks.suspicion[row], 4)),
+        suspicion_rank=None if np.isnan(place := effects.marks.suspicion_rank[row]) else int(place),
         issue_score=_number(issues.score[row], 4),
         is_issue=bool(issues.marked[row]),
         marks=effects.marks.lists[row],

@@ -24,14 +24,15 @@ _WORDS = {  # of `suspects`, whose words alone would say something else on the c
 
 class Remarks(NamedTuple):
     """Of every training example: the names of lists it is on, and (name, text) of other columns; what the
-    results conclude in a sentence; masks of what `curate` would drop; and how suspicious [train], NaN where
-    nobody said."""
+    results conclude in a sentence; masks of what `curate` would drop; and how suspicious [train] and at which
+    place by suspicion, NaN where nobody said."""
 
     lists: list[tuple[str, ...]]
     notes: list[tuple[tuple[str, str], ...]]
     verdicts: list[str]
     issues: list[np.ndarray]
     suspicion: np.ndarray
+    suspicion_rank: np.ndarray
 
 
 def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
@@ -41,7 +42,8 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
     """
     count = run.workload.n_train
     lists, notes = [list[str]() for _ in range(count)], [list[tuple[str, str]]() for _ in range(count)]
-    verdicts, issues, suspicion = list[str](), list[np.ndarray](), np.full(count, np.nan)
+    verdicts, issues = list[str](), list[np.ndarray]()
+    suspicion, place = np.full(count, np.nan), np.full(count, np.nan)
     for who, each in given:
         if not isinstance(each, xr.Dataset):
             raise InputError(f"report: {who} must be a result over the training examples, a Dataset")
@@ -52,6 +54,7 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
             raise InputError(f"report: {who} has no column over train alone; pass the result of the verb")
         if "suspicion" in columns:
             suspicion = np.asarray(columns["suspicion"], dtype=np.float64)
+            place = np.asarray(columns.get("rank", place), dtype=np.float64)
         for name, values in columns.items():
             if values.dtype.kind == "b":
                 title = _title(who, name)
@@ -62,17 +65,26 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
             elif name not in _KNOWN:
                 for k, value in enumerate(values.tolist()):
                     if text := _text(value):
-                        notes[k].append((_WORDS.get(name, name.replace("_", " ")), text))
+                        notes[k].append((_note(who, name), text))
         verdicts += [str(each.attrs[n]) for n in ("verdict", "summary") if n in each.attrs]
         verdicts += [str(each.attrs["caution"])] if "caution" in each.attrs else []
-    return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues, suspicion)
+    return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues, suspicion, place)
 
 
 def _title(who: str, name: str) -> str:
-    """`is_suspect` of `suspected` is the list `suspect`; what `curate` would drop is `drop (curate)`."""
+    """`is_suspect` of `suspected` is the list `suspect`. Those of `curate`, whose query is another, say so:
+    `drop (curate)` is what it drops, `verified (curate)` what was in the sets that were judged."""
     if name == _ISSUE:
         return "drop (curate)" if who == "curated" else "issue"
-    return name.removeprefix("is_").replace("_", " ")
+    title = name.removeprefix("is_").replace("_", " ")
+    return f"{title} (curate)" if who == "curated" else title
+
+
+def _note(who: str, name: str) -> str:
+    """What a column is called on a card. `suspects` and `curate` both say what to do, and may differ."""
+    if name == "action":
+        return "curate says" if who == "curated" else "suspects says"
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 def _text(value: Any) -> str:

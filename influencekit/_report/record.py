@@ -44,6 +44,7 @@ class Example:
     pattern: str | None
     retrained: Retrained | None
     suspicion: float | None
+    suspicion_rank: int | None
     issue_score: float | None
     is_issue: bool
     marks: tuple[str, ...]

@@ -12,7 +12,7 @@ const sorts = {
   size: ["size of the score", function (one) { return known(one.score) ? -Math.abs(one.score) : Infinity; }],
   loss: ["loss, largest first", function (one) { return known(one.loss) ? -one.loss : Infinity; }],
   retrained: ["retrained effect", function (one) { return one.retrained ? -words.first * one.retrained.value : Infinity; }],
-  suspicion: ["suspicion, largest first", function (one) { return known(one.suspicion) ? -one.suspicion : Infinity; }],
+  suspicion: ["suspicion, largest first", function (one) { return known(one.suspicion_rank) ? one.suspicion_rank : known(one.suspicion) ? -one.suspicion : Infinity; }],
   label: ["class", function (one) { return one.label || ""; }],
   id: ["id", function (one) { return one.id; }],
 };
