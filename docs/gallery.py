@@ -90,7 +90,7 @@ def language() -> ik.Report:
     from benchmarks.language_model.case import Size, problem
     from benchmarks.language_model.text import words
 
-    run = ik.record(problem(Size(train=128, test=64, width=64, heads=2), 16))
+    run = ik.record(problem(Size(train=256, test=64, width=64, heads=2, epochs=8), 16))
     scores, whole = ik.estimate(run, windows="each-epoch"), ik.estimate(run)
     ends = [ik.verify_top(run, "test-loss", whole, 10, which) for which in ("harmful", "helpful")]
     return ik.report(

@@ -42,7 +42,7 @@ def trained(store: str, data: TensorDataset, test: TensorDataset, epochs: int = 
     model = nn.Linear(384, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = DataLoader(data, batch_size=32, shuffle=True)
-    with ik.Tape(store, model, optimizer, loss=per_example, data=data) as tape:
+    with ik.Tape(store, model, optimizer, loss=per_example, data=data, name="newsgroups") as tape:
         for _ in range(epochs):
             for _, (x, y) in tape.batches(loader):
                 optimizer.zero_grad()

@@ -56,7 +56,7 @@ def test_the_table_made_anew_is_the_committed_one():
 @pytest.mark.parametrize("name", gallery.REPORTS)
 def test_every_report_is_there_small_and_shown(name):
     page = text(name)
-    assert len(page.encode()) < 1e6 and "default-src 'none'" in page
+    assert len(page.encode()) < 1e6
     assert (
         data(page)["command"].startswith("python ")
         and (DOCS / "screenshots" / f"gallery-{name}.png").exists()

@@ -97,7 +97,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         key=digest([str(scores.attrs.get("run")), [str(i) for i in ids]]),
         words=words,
         warnings=tuple(trust_warnings(scores, trust)),
-        verdicts=tuple(effects.marks.verdicts),
+        verdicts=tuple(dict.fromkeys(effects.marks.verdicts)),
         facts=tuple([*facts(run, scores, span), *trust_facts(trust, given.ceiling)]),
         made=tuple(made(run, scores)),
         command=given.command,

@@ -36,7 +36,7 @@ def verdict(
     values = (expected.precision[k], expected.low[k], expected.high[k])
     part, least, most = (f"{100 * each:.0f}" for each in values)
     hope = f"{part} % ({least} to {most} %) should be wrong"
-    return f"{many}; {leads}; {marked} are marked, of which {hope}{influence}"
+    return f"{many}; {leads}; {marked} {'is' if marked == 1 else 'are'} marked, of which {hope}{influence}"
 
 
 def influence_words(gain: float | None, names: list[str]) -> str:
