@@ -37,7 +37,7 @@ SOURCES = {
     "threads": _benchmark("threads", "influencekit"),
     "ceilings": _benchmark("ceilings", *_COMPARE),
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
-    "curation": _benchmark("curation --seeds 4", *_COMPARE, "influencekit/evaluation"),
+    "curation": _benchmark("curation --seeds 12", *_COMPARE, "influencekit/evaluation"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
     "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),
     "dvemb": _benchmark("dvemb", *_DVEMB),
