@@ -39,7 +39,7 @@ def test_seeds_include_both_ends():
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly():
-    command = f"'{sys.executable}' -m influencekit.cli compare --help | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"'{sys.executable}' -m influencekit compare --help | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("Usage: influencekit") and done.stderr == ""
 
