@@ -425,7 +425,7 @@ def test_the_command_saves_the_whole_result(files, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--out", "x.txt"], "--out x.txt: expected a name that ends in .csv, .zarr, .nc"),
+    (["--out", "x.txt"], "--out x.txt: expected a name that ends in .zarr, .nc, .csv"),
     (["--scores", "nonsense"], "nonsense"),
     (["--trusted", "small"], "expected at least 20 examples, got 10"),
     (["--repeats", 1], "repeats"),
