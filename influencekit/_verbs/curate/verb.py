@@ -87,10 +87,10 @@ def curate(
     at most (1 + folds + folds (folds - 1) / 2) x choosers x k sets and draws x k random ones, divided by what
     batching gains; all of it times `runs`. If this is above a minute, a line on stderr says so before it
     begins. Errors: no trusted data, fewer than 20, labels of other classes than in training, or more than a
-    tenth of them trained on as well (equal contents; fewer such copies are left out, and `caution` says so);
-    fewer than 3 folds; a k that leaves nothing to train on; a folder of something else. Source of the
-    interval: Bates, Hastie and Tibshirani, Cross-validation: what does it estimate and how well does it do
-    it?, JASA 2024.
+    tenth of them trained on as well (equal contents; fewer such copies are left out, as are all but one of
+    equal trusted examples, and `caution` says so); fewer than 3 folds; a k that leaves nothing to train on; a
+    folder of something else. Source of the interval: Bates, Hastie and Tibshirani, Cross-validation: what
+    does it estimate and how well does it do it?, JASA 2024.
 
     Example:
 

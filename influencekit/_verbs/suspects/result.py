@@ -196,6 +196,6 @@ def _caution(found: Found) -> dict[str, str]:
     said = [found.run.caution] if found.run.caution else []
     if found.trusted is None:
         said.append("without trusted data the number of wrong labels and the precision are upper bounds")
-    elif found.trusted.trained_on:
-        said.append(f"{found.trusted.trained_on} trusted examples are also trained on, and were left out")
+    else:
+        said += found.trusted.cautions
     return {"caution": "; ".join(said)} if said else {}
