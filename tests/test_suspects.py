@@ -126,11 +126,19 @@ def test_the_seed_decides_everything(run, found):
     assert (other.auc != found.auc).any()
 
 
-def test_without_trusted_data_it_gives_a_bound_and_says_so():
+def test_without_trusted_data_it_gives_a_bound_and_marks_nothing():
+    """A bound is no estimate: what is not known is NaN, and nothing is to be done."""
     one = ik.suspects(taped(None), **OPTIONS)
     assert "dit" not in one.by.values and "remove_effect" not in one and one.issues_low == 0
-    assert one.verdict.startswith("at most about") and "upper bounds" in one.caution
+    assert one.verdict.startswith(f"at most about {round(one.issues_high.item())} of {N} labels are wrong")
+    assert "none is marked: only trusted data would say how many" in one.verdict
+    assert "should be wrong" not in one.verdict and "upper bounds" in one.caution
+    assert not one.is_label_issue.any() and set(one.action.values) == {"keep"}
+    assert one.suspicion.isnull().all() and one.expected_precision.isnull().all() and one.issues.isnull()
     assert one.issues_high >= WRONG / 2 and (one.expected_low == 0).all()
+    first = one["rank"].values.argsort()[: WRONG + 2]
+    true = np.isin(first, np.arange(WRONG)).cumsum() / np.arange(1, WRONG + 3)
+    assert len(set(first) & set(range(WRONG))) >= WRONG - 1 and (true <= one.expected_high[: WRONG + 2]).all()
 
 
 def test_a_clean_run_marks_hardly_anything():
@@ -374,7 +382,8 @@ def test_the_cost_is_said_before_what_takes_long(run, monkeypatch, capsys):
 CODE = """
 import sys
 sys.path.insert(0, {tests!r})
-from helpers_suspects import sample, workload
+import torch
+from helpers_suspects import linear, per_example, sample, training, workload
 
 trusted = sample(50, 2)
 
@@ -383,6 +392,9 @@ def parts():
 
 def small():
     return sample(10, 2)
+
+def taped_parts():
+    return dict(model=linear(), loss=per_example, data=torch.utils.data.TensorDataset(*training()))
 """
 
 
@@ -424,8 +436,20 @@ def test_the_command_saves_the_whole_result(files, tmp_path):
     assert saved.attrs["trusted"] == 50 and saved.by.values.tolist() == ["final-loss", "aum", "combined"]
 
 
+def test_without_trusted_data_the_command_ranks_and_marks_nothing(files, tmp_path):
+    taped(None, store=tmp_path / "taped.zarr")
+    path, code = tmp_path / "wrong.csv", f"{files / 'train.py'}:taped_parts"
+    options = ["--code", code, "--repeats", 2, "--scores", "final-loss"]
+    shown = command("suspects", tmp_path / "taped.zarr", *options, "--out", path).stdout
+    assert "none is marked" in shown and "suspicion" not in shown
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["action"], row["is_influence_issue"]) for row in rows} == {("keep", "False")}
+    assert len(rows) == N and "suspicion" not in rows[0]
+
+
 @pytest.mark.parametrize(("options", "said"), [
-    (["--out", "x.txt"], "--out x.txt: expected a name that ends in .csv, .zarr, .nc"),
+    (["--out", "x.txt"], "--out x.txt: expected a name that ends in .zarr, .nc, .csv"),
     (["--scores", "nonsense"], "nonsense"),
     (["--trusted", "small"], "expected at least 20 examples, got 10"),
     (["--repeats", 1], "repeats"),

@@ -104,7 +104,9 @@ def _frame(result: xr.Dataset) -> pd.DataFrame:
     """A row for every training example, the most suspicious first."""
     import pandas as pd
 
-    names = ("given", "predicted", "suspicion", "learnt", "action")
+    names = ["given", "predicted", "suspicion", "learnt", "action"]
+    if not result.attrs["trusted"]:
+        names.remove("suspicion")  # nobody knows it
     columns: dict[str, Any] = {n: result[n].values for n in names if n in result}
     frame = pd.DataFrame({"id": [str(each) for each in result.train.values.tolist()]} | columns)
     return frame.iloc[result["rank"].values.argsort(kind="stable")]
@@ -128,7 +130,8 @@ def _print(result: xr.Dataset, frame: pd.DataFrame, store: str, top: int, second
     print_table(pd.DataFrame(rows, columns=head), left=1, gap=2)
     if top:
         shown = frame.head(top).copy()
-        shown["suspicion"] = [f"{value:.2f}" for value in shown["suspicion"]]
+        if "suspicion" in shown:
+            shown["suspicion"] = [f"{value:.2f}" for value in shown["suspicion"]]
         if "learnt" in shown:
             shown["learnt"] = ["never" if v != v else f"{v:.0f}" for v in shown["learnt"]]
         for name in ("remove_effect", "relabel_effect"):

@@ -60,7 +60,7 @@ def result_of(
 ) -> xr.Dataset:  # fmt: skip
     """The dataset; `judge` is the run with the trusted examples that judge as its test set."""
     n, labels, run = found.run.workload.n_train, found.labels, found.run
-    suspicion, rank = np.zeros(n), np.full(n, np.nan)
+    suspicion, rank = np.full(n, np.nan if found.trusted is None else 0.0), np.full(n, np.nan)
     suspicion[found.ranked], rank[found.ranked] = found.suspicion, np.arange(1, len(found.ranked) + 1)
     ends = _auc_interval(found.calibration, level, seed)
     lead = list(found.calibration.findings).index(found.calibration.lead)
@@ -195,7 +195,10 @@ def _verified(
 def _caution(found: Found) -> dict[str, str]:
     said = [found.run.caution] if found.run.caution else []
     if found.trusted is None:
-        said.append("without trusted data the number of wrong labels and the precision are upper bounds")
+        said.append(
+            "without trusted data nobody knows how many labels are wrong, so none is marked, and the number of "
+            "wrong labels and the precision are upper bounds (issues_high, expected_high)"
+        )
     else:
         said += found.trusted.cautions
     return {"caution": "; ".join(said)} if said else {}

@@ -70,7 +70,8 @@ def suspects(
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
     They also tell how many labels are wrong: models that were not trained on an example (`folds`) hold of its
     label what they hold of a right or of a wrong label of a trusted example. Without them there is only an
-    upper bound, which is what the result then gives.
+    upper bound: the result has the ranking, `issues_high` and `expected_high`, and marks nothing;
+    `suspicion`, `issues` and `expected_precision` are NaN.
 
     What is planted: classes become another class, half of them any, half of them where the model errs;
     targets of a regression those of another example; documents, which are their own targets, get their tokens
