@@ -28,7 +28,7 @@ _WRONG = 0.05  # how often the bound may be below the truth
 
 class Expected(NamedTuple):
     """`issues`, the number of wrong labels, and `precision` [k] of the k most suspicious, each with `low` and
-    `high` ends of its interval; where there is only an upper bound, that is `high`, and the rest NaN and 0."""
+    `high` ends of its interval. An upper bound alone is `high`, and the rest NaN and 0."""
 
     issues: tuple[float, float, float]
     precision: np.ndarray

@@ -163,7 +163,7 @@ def _learnt(run: Trajectory, labels: Labels) -> np.ndarray:
     right = (margins_by_epoch(run, labels) > 0).cpu().numpy()
     wrong_last = len(right) - np.argmax(~right[::-1], 0)  # the last epoch with a miss, 1, 2, ...
     first = np.where(right.all(0), 1, wrong_last + 1).astype(np.float64)
-    first[~right[-1]] = np.nan
+    first[~right[-1]] = np.nan  # also what has no label
     return first
 
 
@@ -194,10 +194,13 @@ def _verified(
 
 def _caution(found: Found) -> dict[str, str]:
     said = [found.run.caution] if found.run.caution else []
+    if found.labels.ignored is not None:
+        count = int(found.labels.ignored.sum())
+        said.append(f"the loss ignores the targets of {count} training examples, which were left out")
     if found.trusted is None:
         said.append(
-            "without trusted data nobody knows how many labels are wrong, so none is marked, and the number of "
-            "wrong labels and the precision are upper bounds (issues_high, expected_high)"
+            "without trusted data nobody knows how many labels are wrong, so none is marked; the number of "
+            "wrong ones and the precision are upper bounds (issues_high, expected_high)"
         )
     else:
         said += found.trusted.cautions

@@ -121,16 +121,16 @@ def suspects(
     refuse_random_evaluation(whole.workload) if given is not None else None
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
-    used = trained(trajectory)
+    used = _with_labels(trajectory, labels)
     trainings = say_cost(trajectory, methods, repeats, folds, verify, strategy)
-    own = _scores(asked, methods)
+    own = _scores(asked, methods, used)
     out = outside(whole, labels, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
     z, masks = [], []
     for r in track(range(repeats), "plantings", repeats):
         generator = np.random.default_rng((seed % 2**64, 3, r))
         changed, mask = plant.planted(trajectory.workload, used, fraction, generator)
-        z.append(normal_scores(_scores(rerun_with(asked, changed), methods), used))
+        z.append(normal_scores(_scores(rerun_with(asked, changed), methods, used), used))
         masks.append(mask)
     found = calibrate(list(methods), z, masks, used)
     asking = [n for n in methods if n.partition(":")[0] not in _BY_THEMSELVES]
@@ -176,15 +176,22 @@ def _tested_on(trajectory: Trajectory, given: Trusted, rows: np.ndarray | None) 
     return other
 
 
-def _scores(run: Trajectory, methods: dict[str, Estimator]) -> np.ndarray:
-    """What every score says [score, train], low = suspicious. Errors: one that leaves examples out."""
+def _with_labels(trajectory: Trajectory, labels: Labels) -> np.ndarray:
+    """Positions of the examples that some step holds, without those whose target the loss ignores."""
+    used = trained(trajectory)
+    return used if labels.ignored is None else used[labels.known.cpu().numpy()[used]]
+
+
+def _scores(run: Trajectory, methods: dict[str, Estimator], used: np.ndarray) -> np.ndarray:
+    """What every score says [score, train], low = suspicious. Errors: one that leaves out examples of those
+    that are `used`."""
     found = []
     for name, method in track(methods.items(), "scores", len(methods)):
         values = estimate(run, TestLoss(), method).influence.values[0, 0].astype(np.float64)
-        if not np.isfinite(values).all():
-            known = int(np.isfinite(values).sum())
+        known = int(np.isfinite(values[used]).sum())
+        if known < len(used):
             raise InputError(
-                f"suspects: {name} scored {known} of {len(values)} examples; let it score all of them"
+                f"suspects: {name} scored {known} of {len(used)} examples; let it score all of them"
             )
         found.append(values)
     return np.stack(found)
