@@ -1,5 +1,7 @@
 """A small problem with wrong labels, recorded, as a loop of the user's own, and as a plain loop."""
 
+from copy import deepcopy
+
 import torch
 from torch import nn
 
@@ -39,9 +41,10 @@ def workload(wrong=WRONG, **changes):
     return ik.Workload(**given | changes)
 
 
-def taped(test, train=None, store=None):
-    """The same training as a loop of the user's own, under a tape."""
+def taped(test, train=None, store=None, best=None):
+    """The same training as a loop of the user's own, under a tape; at the end it loads epoch `best`."""
     model, data = linear(), torch.utils.data.TensorDataset(*(train or training()))
+    kept = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     with ik.Tape(store, model, optimizer, loss=per_example, data=data) as tape:
         for epoch in workload().plan.indices.split(6):
@@ -50,6 +53,9 @@ def taped(test, train=None, store=None):
                 optimizer.zero_grad()
                 per_example(model(x), y).mean().backward()
                 optimizer.step()
+            kept.append(deepcopy(model.state_dict()))
+        if best is not None:
+            model.load_state_dict(kept[best])
     return None if store else tape.trajectory(test=test)
 
 

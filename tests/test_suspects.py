@@ -141,6 +141,18 @@ def test_without_trusted_data_it_gives_a_bound_and_marks_nothing():
     assert len(set(first) & set(range(WRONG))) >= WRONG - 1 and (true <= one.expected_high[: WRONG + 2]).all()
 
 
+def test_of_a_loop_that_loads_its_best_weights_again_aum_is_not_asked():
+    """The other scores are of the weights that were loaded."""
+    run = taped(sample(TRUSTED, 1), best=1)
+    one = ik.suspects(run, **OPTIONS | {"verify": 0})
+    assert one.by.values.tolist() == ["final-loss", "out-of-fold", "dit", "combined"]
+    assert "aum, which looks at all epochs, cannot be asked of reloaded and was left out" in one.caution
+    x, y = training()
+    np.testing.assert_allclose(one.score.sel(by="final-loss"), -per_example(plain(epochs=2)(x), y).detach())
+    with pytest.raises(ik.InputError, match="aum cannot be asked of reloaded, .*; leave aum out of scores"):
+        ik.suspects(run, scores="final-loss,aum".split(","), **OPTIONS)
+
+
 def test_a_clean_run_marks_hardly_anything():
     one = ik.suspects(ik.record(workload(wrong=0)), **OPTIONS)
     assert one.issues_low <= 2 and one.is_label_issue.sum() <= 3

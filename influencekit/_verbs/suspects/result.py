@@ -194,6 +194,9 @@ def _verified(
 
 def _caution(found: Found) -> dict[str, str]:
     said = [found.run.caution] if found.run.caution else []
+    ending = found.run.ending
+    if ending is not None and found.labels.classify:
+        said.append(f"aum, which looks at all epochs, cannot be asked of {ending.average} and was left out")
     if found.labels.ignored is not None:
         count = int(found.labels.ignored.sum())
         said.append(f"the loss ignores the targets of {count} training examples, which were left out")

@@ -31,7 +31,7 @@ from influencekit._verbs.suspects.outside import fractions_of, outside
 from influencekit._verbs.suspects.planting import Plant, confused
 from influencekit._verbs.suspects.result import Found, result_of
 from influencekit.errors import InputError
-from influencekit.interfaces import Estimator
+from influencekit.interfaces import Claim, Estimator
 from influencekit.progress import track
 from influencekit.queries import TestLoss
 from influencekit.registry import label, listed, resolve
@@ -64,7 +64,8 @@ def suspects(
     every score says which labels it suspects; `repeats` times. The score with the largest AUC for the flips
     leads. `scores` are estimators, low = suspicious; unless you say: final-loss, aum, out-of-fold, and dit on
     the mean loss of trusted examples; where there are several, also `combined`, a logistic regression on
-    their ranks whose weights come from other plantings than those it is judged on.
+    their ranks whose weights come from other plantings than those it is judged on. Where the
+    loop loads earlier weights again, aum does not compete, since it looks at all epochs.
 
     `trusted`: examples with right labels that the run was not trained on, as for `curate`; None = the run's
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
@@ -113,7 +114,7 @@ def suspects(
     real_number("level", level, above=0.0, below=1.0)
     labels = labels_of(trajectory.workload)
     has_trusted = trusted is not None or trajectory.workload.test is not None
-    methods = _methods(labels, scores, has_trusted)
+    methods = _methods(trajectory, labels, scores, has_trusted)
     for method in methods.values():
         check_windows(trajectory, method, [Window(0, trajectory.steps)])
     given = trusted_of(trajectory, trusted) if has_trusted else None
@@ -148,14 +149,23 @@ def suspects(
 
 
 def _methods(
-    labels: Labels, scores: Estimator | str | Sequence[Estimator | str] | None, trusted: bool
-) -> dict[str, Estimator]:
-    """The scores that compete, by name: those that fit the data, or those that were asked for."""
+    trajectory: Trajectory, labels: Labels, scores: Estimator | str | Sequence[Estimator | str] | None,
+    trusted: bool,
+) -> dict[str, Estimator]:  # fmt: skip
+    """The scores that compete, by name: those that fit the data and the run, or those that were asked for."""
+    ending = trajectory.ending
     if scores is not None:
         made = [resolve("estimator", one) for one in listed("scores", scores)]
     else:
         names = [n for n in _DEFAULT if (n != "aum" or labels.classify) and (n != "dit" or trusted)]
         made = [resolve("estimator", name) for name in names]
+        made = [one for one in made if ending is None or Claim.AVERAGED in one.claims]
+    for one in made:
+        if ending is not None and Claim.AVERAGED not in one.claims:
+            raise InputError(
+                f"suspects: {label(one)} cannot be asked of {ending.average}, "
+                f"{ending.describe(trajectory.steps)}; leave {label(one)} out of scores"
+            )
     methods = {label(one): one for one in made}
     asking = [n for n in methods if n.partition(":")[0] not in _BY_THEMSELVES]
     if asking and not trusted:
