@@ -405,6 +405,9 @@ def parts():
 def small():
     return sample(10, 2)
 
+def named_parts():
+    return workload(train_ids=["=1+1", *map(str, range(1, 60))])
+
 def taped_parts():
     return dict(model=linear(), loss=per_example, data=torch.utils.data.TensorDataset(*training()))
 """
@@ -436,6 +439,16 @@ def test_the_command_says_what_python_says_and_its_list_is_read_back(files, run,
     assert sorted(map(str, gone.train.values)) == sorted(marked)
     assert gone.retrained.item() < 0
     assert not list(tmp_path.glob(".*"))
+
+
+def test_names_that_are_formulas_are_escaped_where_asked(files, tmp_path):
+    ik.record(workload(train_ids=["=1+1", *map(str, range(1, N))]), store=tmp_path / "named.zarr")
+    options = ["--code", f"{files / 'train.py'}:named_parts", "--repeats", 2, "--top", 0]
+    for more, name in (([], "=1+1"), (["--escape-formulas"], "'=1+1")):
+        path = tmp_path / f"list{len(more)}.csv"
+        command("suspects", tmp_path / "named.zarr", *options, "--scores", "final-loss", *more, "--out", path)
+        with path.open(newline="", encoding="utf-8") as file:
+            assert name in {row["id"] for row in csv.DictReader(file)}
 
 
 def test_the_command_saves_the_whole_result(files, tmp_path):

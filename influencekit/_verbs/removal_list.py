@@ -10,13 +10,13 @@ from influencekit.errors import InputError
 __all__ = ["ids_in"]
 
 _MARK, _ACTION = "is_influence_issue", "action"
-_YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
+_YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
 def ids_in(path: str | Path, option: str = "") -> list[str]:
     """The example ids in a file: one a line, where blank lines and lines that begin with # do not count; or a
     table with the columns `id` and `is_influence_issue`, as `curate` and `suspects` write it: those that are
-    marked, by true, 1 or yes and false, 0 or no in any case.
+    marked, by true, 1 or yes; others say false, 0, no or nothing.
 
     `option`: what the user calls the file. Errors: what cannot be read; a table without marks, with other
     ones, or that is not separated by commas; no id at all.
@@ -44,8 +44,8 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
 
 
 def _is_table(text: str, name: str) -> bool:
-    """Whether the first line is the head of a table with ids and marks. Errors: of one without marks, or whose
-    cells are not separated by commas."""
+    """Whether the first line is the head of a table with ids and marks. Errors: a head without marks, or with
+    cells that are not separated by commas."""
     first = text.partition("\n")[0].strip()
     head = _cells(first, ",")
     if {"id", _MARK} <= {*head}:
@@ -63,7 +63,10 @@ def _is_table(text: str, name: str) -> bool:
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    return next(csv.reader([line], delimiter=separator), [])
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:  # no head of a table
+        return []
 
 
 def _marked(row: dict[str, str], name: str) -> bool:
