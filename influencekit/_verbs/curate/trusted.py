@@ -4,6 +4,7 @@ Some choose which training examples are harmful, the others say what leaving the
 the best of many and reports it on the same examples deceives himself.
 """
 
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -64,15 +65,13 @@ def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
             "some choose and others judge; pass trusted=(x, y) or a data set (--trusted FILE.py:NAME), or "
             "open the run with a test set, which is then split"
         )
-    batch = workload.test if trusted is None else _batch(workload, trusted)
+    theirs = named(workload.examples(torch.arange(1, device=workload.device)))
+    batch = workload.test if trusted is None else _batch(workload, trusted, theirs)
     count = len(tensors_of(batch)[0])
     ids = list((workload.test_ids if trusted is None else None) or range(count))
     _check_count(count)
-    mine, theirs = named(batch), named(workload.examples(torch.arange(1, device=workload.device)))
-    if mine.keys() != theirs.keys():
-        raise InputError(
-            f"trusted: expected the entries of a training example, {', '.join(theirs)}; got {', '.join(mine)}"
-        )
+    mine = named(batch)
+    _check_entries(mine, theirs)
     digests = digest_each(mine)
     seen = _compare(workload, batch, ids)
     copies = [k for k, each in enumerate(digests) if each in seen]
@@ -108,11 +107,20 @@ def tested_on(trajectory: Trajectory, batch: Batch) -> Trajectory:
     return other
 
 
-def _batch(workload: Workload, trusted: Any) -> Batch:
+def _check_entries(mine: Iterable[str], theirs: Iterable[str]) -> None:
+    if {*mine} != {*theirs}:
+        raise InputError(
+            f"trusted: expected the entries of a training example, {', '.join(theirs)}; got {', '.join(mine)}"
+        )
+
+
+def _batch(workload: Workload, trusted: Any, theirs: Iterable[str]) -> Batch:
     collate: Any = getattr(workload.call, "collate", default_collate)
     key = collate.key if isinstance(collate, WithoutEntry) else None
     plain = collate.collate if isinstance(collate, WithoutEntry) else collate
     batch = whole_set(trusted, plain, key, workload.device, "trusted")
+    if isinstance(batch, dict):
+        _check_entries([*map(str, batch)], theirs)
     check_set("trusted", batch, workload.target_key)
     return batch
 
