@@ -1,5 +1,7 @@
 """A small problem with wrong labels, recorded, as a loop of the user's own, and as a plain loop."""
 
+from copy import deepcopy
+
 import torch
 from torch import nn
 
@@ -39,18 +41,22 @@ def workload(wrong=WRONG, **changes):
     return ik.Workload(**given | changes)
 
 
-def taped(test, train=None):
-    """The same training as a loop of the user's own, under a tape."""
+def taped(test, train=None, store=None, best=None):
+    """The same training as a loop of the user's own, under a tape; at the end it loads epoch `best`."""
     model, data = linear(), torch.utils.data.TensorDataset(*(train or training()))
+    kept = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    with ik.Tape(None, model, optimizer, loss=per_example, data=data) as tape:
+    with ik.Tape(store, model, optimizer, loss=per_example, data=data) as tape:
         for epoch in workload().plan.indices.split(6):
             loader = torch.utils.data.DataLoader(data, batch_sampler=epoch.tolist())
             for _, (x, y) in tape.batches(loader):
                 optimizer.zero_grad()
                 per_example(model(x), y).mean().backward()
                 optimizer.step()
-    return tape.trajectory(test=test)
+            kept.append(deepcopy(model.state_dict()))
+        if best is not None:
+            model.load_state_dict(kept[best])
+    return None if store else tape.trajectory(test=test)
 
 
 def plain(labels=None, without=(), epochs=4):

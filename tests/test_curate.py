@@ -146,6 +146,12 @@ def test_the_mean_of_choosers_is_that_of_their_scores_by_their_size(run):
     assert np.isnan(found.predicted.sel(chooser="mean")).all() and found.predicted[:2].notnull().all()
 
 
+def test_scores_that_are_no_effects_have_no_sum(run):
+    found = ik.curate(run, choosers="dit,final-loss,aum,out-of-fold:folds=2", k=(2,), draws=1, folds=3)
+    assert found.predicted.isel(k=0).isnull().values.tolist() == [False, True, True, True]
+    assert found.effect.notnull().all() and found.influence.notnull().all()
+
+
 def test_scores_for_sets_come_with_their_intercept(run):
     found = ik.curate(run, choosers="dit:centre=0.9", k=(2,), draws=1)
     scores = ik.estimate(run, "test-loss", "dit:centre=0.9")

@@ -1,6 +1,7 @@
 """Curation at the command line, its files, the plan of its cost, and the folder that it keeps."""
 
 import csv
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import xarray as xr
 from helpers_cli import fails
 from helpers_cli import run as command
 from helpers_curate import N, sample, taped, workload
+from hypothesis import given
+from hypothesis import strategies as st
 
 import influencekit as ik
 from influencekit._verbs.curate import cost, retraining
+from influencekit._verbs.removal_list import ids_in
 
 KS = (1, 3, 6, 12)
 SET_EFFECTS = retraining.set_effects
@@ -213,10 +217,39 @@ def test_a_list_that_marks_nothing_or_is_none_is_refused(files, tmp_path):
     for text, said in (
         ("id,is_influence_issue\r\na,False\r\n", "marks no example"),
         ("id,is_influence_issue\r\na\r\n", "fewer cells than the head"),
+        ("id,is_influence_issue\r\na,True\r\nb,y\r\n", "example 'b' is 'y'; expected true or false"),
+        ("id,is_influence_issue\r\na,wahr\r\n", "example 'a' is 'wahr'; expected true or false"),
+        ("id;is_influence_issue\r\na;True\r\n", "separated by semicolons; save the table with commas"),
+        ("id\tis_influence_issue\r\na\tTrue\r\n", "separated by tabs; save the table with commas"),
+        ("id,action\r\na,drop\r\n", "has no column is_influence_issue (the column action is for reading)"),
+        ("id,score\r\na,1\r\n", "has no column is_influence_issue; add one with true"),
         ("\n", "holds no example id"),
     ):
         path.write_text(text, encoding="utf-8")
         assert said in fails("estimate", store, "--code", f"{code}:parts", "--remove", path, code=2)
+
+
+@given(st.lists(st.tuples(st.text("ab,;'=\" ", min_size=1), st.sampled_from(range(9))), min_size=1))
+def test_marked_rows_of_any_table_are_read_back(rows):
+    words = ["True", "yes", "1", "TRUE", "False", "no", "0", "", " false "]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "list.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["score", "id", "is_influence_issue"])
+            table.writerows([0.5, name, words[k]] for name, k in rows)
+        marked = [name for name, k in rows if k < 4]
+        if marked:
+            assert ids_in(path) == marked
+        else:
+            with pytest.raises(ik.InputError, match="marks no example"):
+                ids_in(path)
+
+
+def test_a_plain_list_of_ids_with_commas_is_no_table(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text('row, 1\n"row; 2\n# a note\n\nid\n', encoding="utf-8")
+    assert ids_in(path) == ["row, 1", '"row; 2', "id"]
 
 
 def test_the_command_refuses_a_format_that_it_does_not_write(files):

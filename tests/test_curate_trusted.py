@@ -31,16 +31,26 @@ def test_the_split_is_disjoint_seeded_and_covers(count):
     assert (trusted.split(count, 5)[0] == choose).all() and (trusted.split(count, 6)[0] != choose).any()
 
 
+def unfinished():
+    """Trusted examples of which two have a missing entry."""
+    x, y = few(TRUSTED)
+    x[3, 1], x[7, 0] = float("nan"), float("inf")
+    return x, y
+
+
 @pytest.mark.parametrize(("options", "said"), [
     ({"trusted": few(19)}, "trusted: expected at least 20 examples, got 19; some of them choose"),
     ({"trusted": mixed(30)}, "trusted: 30 of 240 examples are also trained on .* first '0'"),
     ({"trusted": other_classes()}, r"3 of 240 examples have labels that no training example has \(7\)"),
+    ({"trusted": unfinished()}, "2 of 240 examples hold NaN or infinity in entry 0 .first '3'., and"),
     ({"trusted": few(30)[:1]}, "trusted: expected the entries of a training example, 0, 1; got 0"),
     ({"trusted": np.zeros((30, 3))}, "trusted: "),
     ({"trusted": 3}, "trusted: expected a batch of tensors, as in trusted=.x, y., or a data set, got int"),
     ({"k": (0, 3)}, "k must be different whole numbers from 1 to 59"),
     ({"k": (N,)}, "k must be different whole numbers from 1 to 59"),
-    ({"choosers": "loo:examples=5"}, "examples=5.* scored 5 examples, and the largest set has 12; let it"),
+    ({"choosers": "loo:examples=5"}, "examples=5.* scored 5 of 60 examples, and the most harmful may be"),
+    ({"choosers": "loo:examples=5", "k": (2,)}, "examples=5.* scored 5 of 60 examples"),
+    ({"trusted": {"x": few(30)[0], "y": few(30)[1]}}, "the entries of a training .*, 0, 1; got x, y"),
     ({"choosers": []}, "choosers"),
     ({"draws": 0}, "draws must be at least 1"),
     ({"level": 1}, "level must be above 0"),
@@ -65,6 +75,31 @@ def test_a_few_copies_are_left_out_and_it_says_so(run):
     assert "3 trusted examples are also trained on, and were left out" in found.caution
     with pytest.raises(ik.InputError, match="got 19 once 2 that are also trained on are left out"):
         ik.curate(run, tuple(x[:21] for x in mixed(2)))
+
+
+def test_equal_trusted_examples_are_kept_once_and_it_says_so(run):
+    """Copies would sit in several folds, where one judges what the other chose."""
+    x, y = few(30)
+    twice = torch.cat([x[:10], x, x]), torch.cat([y[:10], y, y])
+    once = ik.curate(run, (x, y), k=(2, 4), draws=1, folds=3)
+    found = ik.curate(run, twice, k=(2, 4), draws=1, folds=3)
+    assert found.trusted.values.tolist() == [*range(10), *range(20, 40)]
+    assert "40 trusted examples are equal to another one, and were left out" in found.caution
+    for name in ("effect", "low", "high", "judged", "fold"):
+        np.testing.assert_array_equal(found[name], once[name], err_msg=name)
+    other = torch.cat([y[:10], 1 - y, y])  # equal inputs with another label are another example
+    assert ik.curate(run, (twice[0], other), k=(2,), draws=1, folds=3).sizes["trusted"] == 60
+    with pytest.raises(ik.InputError, match="got 19 once 19 that are equal to another one are left out"):
+        ik.curate(run, (x[:19].repeat(2, 1), y[:19].repeat(2)))
+
+
+def test_suspects_keep_equal_trusted_examples_once(run):
+    x, y = few(30)
+    options = {"scores": "dit", "repeats": 2, "verify": 2, "folds": 2}
+    once, twice = (ik.suspects(run, (x.repeat(c, 1), y.repeat(c)), **options) for c in (1, 2))
+    assert "30 trusted examples are equal to another one" in twice.caution and "caution" not in once.attrs
+    np.testing.assert_array_equal(twice.remove_set_low, once.remove_set_low)
+    assert twice.attrs["trusted"] == once.attrs["trusted"] == 30
 
 
 def test_whole_numbers_of_a_regression_are_no_classes():

@@ -126,11 +126,31 @@ def test_the_seed_decides_everything(run, found):
     assert (other.auc != found.auc).any()
 
 
-def test_without_trusted_data_it_gives_a_bound_and_says_so():
+def test_without_trusted_data_it_gives_a_bound_and_marks_nothing():
+    """A bound is no estimate: what is not known is NaN, and nothing is to be done."""
     one = ik.suspects(taped(None), **OPTIONS)
     assert "dit" not in one.by.values and "remove_effect" not in one and one.issues_low == 0
-    assert one.verdict.startswith("at most about") and "upper bounds" in one.caution
+    assert one.verdict.startswith(f"at most about {round(one.issues_high.item())} of {N} labels are wrong")
+    assert "none is marked: only trusted data would say how many" in one.verdict
+    assert "should be wrong" not in one.verdict and "upper bounds" in one.caution
+    assert not one.is_label_issue.any() and set(one.action.values) == {"keep"}
+    assert one.suspicion.isnull().all() and one.expected_precision.isnull().all() and one.issues.isnull()
     assert one.issues_high >= WRONG / 2 and (one.expected_low == 0).all()
+    first = one["rank"].values.argsort()[: WRONG + 2]
+    true = np.isin(first, np.arange(WRONG)).cumsum() / np.arange(1, WRONG + 3)
+    assert len(set(first) & set(range(WRONG))) >= WRONG - 1 and (true <= one.expected_high[: WRONG + 2]).all()
+
+
+def test_of_a_loop_that_loads_its_best_weights_again_aum_is_not_asked():
+    """The other scores are of the weights that were loaded."""
+    run = taped(sample(TRUSTED, 1), best=1)
+    one = ik.suspects(run, **OPTIONS | {"verify": 0})
+    assert one.by.values.tolist() == ["final-loss", "out-of-fold", "dit", "combined"]
+    assert "aum, which looks at all epochs, cannot be asked of reloaded and was left out" in one.caution
+    x, y = training()
+    np.testing.assert_allclose(one.score.sel(by="final-loss"), -per_example(plain(epochs=2)(x), y).detach())
+    with pytest.raises(ik.InputError, match="aum cannot be asked of reloaded, .*; leave aum out of scores"):
+        ik.suspects(run, scores="final-loss,aum".split(","), **OPTIONS)
 
 
 def test_a_clean_run_marks_hardly_anything():
@@ -374,7 +394,8 @@ def test_the_cost_is_said_before_what_takes_long(run, monkeypatch, capsys):
 CODE = """
 import sys
 sys.path.insert(0, {tests!r})
-from helpers_suspects import sample, workload
+import torch
+from helpers_suspects import linear, per_example, sample, training, workload
 
 trusted = sample(50, 2)
 
@@ -383,6 +404,12 @@ def parts():
 
 def small():
     return sample(10, 2)
+
+def named_parts():
+    return workload(train_ids=["=1+1", *map(str, range(1, 60))])
+
+def taped_parts():
+    return dict(model=linear(), loss=per_example, data=torch.utils.data.TensorDataset(*training()))
 """
 
 
@@ -414,6 +441,16 @@ def test_the_command_says_what_python_says_and_its_list_is_read_back(files, run,
     assert not list(tmp_path.glob(".*"))
 
 
+def test_names_that_are_formulas_are_escaped_where_asked(files, tmp_path):
+    ik.record(workload(train_ids=["=1+1", *map(str, range(1, N))]), store=tmp_path / "named.zarr")
+    options = ["--code", f"{files / 'train.py'}:named_parts", "--repeats", 2, "--top", 0]
+    for more, name in (([], "=1+1"), (["--escape-formulas"], "'=1+1")):
+        path = tmp_path / f"list{len(more)}.csv"
+        command("suspects", tmp_path / "named.zarr", *options, "--scores", "final-loss", *more, "--out", path)
+        with path.open(newline="", encoding="utf-8") as file:
+            assert name in {row["id"] for row in csv.DictReader(file)}
+
+
 def test_the_command_saves_the_whole_result(files, tmp_path):
     store, code = files / "run.zarr", f"{files / 'train.py'}:parts"
     path = tmp_path / "found.zarr"
@@ -422,6 +459,18 @@ def test_the_command_saves_the_whole_result(files, tmp_path):
             "--scores", "final-loss,aum", "--out", path)  # fmt: skip
     saved = xr.open_zarr(path)
     assert saved.attrs["trusted"] == 50 and saved.by.values.tolist() == ["final-loss", "aum", "combined"]
+
+
+def test_without_trusted_data_the_command_ranks_and_marks_nothing(files, tmp_path):
+    taped(None, store=tmp_path / "taped.zarr")
+    path, code = tmp_path / "wrong.csv", f"{files / 'train.py'}:taped_parts"
+    options = ["--code", code, "--repeats", 2, "--scores", "final-loss"]
+    shown = command("suspects", tmp_path / "taped.zarr", *options, "--out", path).stdout
+    assert "none is marked" in shown and "suspicion" not in shown
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["action"], row["is_influence_issue"]) for row in rows} == {("keep", "False")}
+    assert len(rows) == N and "suspicion" not in rows[0]
 
 
 @pytest.mark.parametrize(("options", "said"), [

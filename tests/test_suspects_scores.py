@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from helpers_suspects import N, margin, per_example, plain, sample, taped, training, workload
+from helpers_suspects import TRUSTED, N, margin, per_example, plain, sample, taped, training, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import influencekit as ik
-from influencekit._effects.labels import labels_of
+from influencekit._effects.labels import judge_all, labels_of
 from influencekit._effects.out_of_fold import folds_of
+from influencekit._effects.retrain import Weighting, retrained
+from influencekit._training.accuracy import accuracy
 from influencekit._training.batch import NewEntries, select
 from influencekit._verbs.changed_data import rerun_with
 from influencekit.evaluation import flipped
@@ -102,6 +104,85 @@ def test_a_regression_has_losses_and_aum_refuses_it_by_name():
         ik.estimate(run, "test-loss", "aum")
     found, own = scores(run, "out-of-fold"), scores(run, "final-loss")
     assert (found <= 0).all() and float(found.mean()) < float(own.mean())
+
+
+def one_logit(weight):
+    def loss(z, y):
+        by = torch.tensor(float(weight), dtype=z.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(z, y.to(z), reduction="none", pos_weight=by)
+
+    x, y = sample(N, 0, classes=2)
+    x = x / 3  # the model errs now and then
+    model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    test = sample(TRUSTED, 1, classes=2)
+    data = {"train": (x, y), "test": (test[0] / 3, test[1])}
+    return ik.record(workload(model=model, loss=loss, optimizer=ik.SGD(lr=0.1), **data)), x, y
+
+
+@pytest.mark.parametrize("weight", [1, 10, 0.1])
+def test_what_the_model_says_is_its_output_whatever_the_loss_weighs(weight):
+    """The sign of the logit, as for accuracy; and the weighted loss does not say which label is likelier."""
+    run, x, y = one_logit(weight)
+    labels = labels_of(run.workload)
+    assert labels.kind == "two" and labels.middle == 0
+    z = run.workload.outputs(run.final.theta, run.workload.train)
+    evidence = judge_all(run.workload, run.final.theta, labels).evidence
+    assert torch.equal(labels.numbers[evidence.argmax(1)], (z > 0).long())
+    right = (labels.margins(evidence) > 0).double().mean().item()
+    assert right == pytest.approx(accuracy(z, y, run.workload.calls.loss).value)
+    ends = [run.workload.outputs(run.state(t).theta, run.workload.train) for t in (6, 12, 18, 24)]
+    torch.testing.assert_close(scores(run, "aum"), (2 * y - 1) * torch.stack(ends).mean(0))
+    found = ik.suspects(run, scores="aum", repeats=2, folds=2, verify=0)
+    out = torch.zeros(N, dtype=torch.float64)
+    parts = folds_of(run.workload, 2, 1, 0)
+    for models in retrained(run, [Weighting(part) for part in parts], (0, run.steps), [run.steps]):
+        for row, k in enumerate(models.members):
+            out[parts[k]] = run.workload.outputs(models.one(row)[0], run.workload.train)[parts[k]]
+    assert found.predicted.values.astype(int).tolist() == (out > 0).long().tolist()
+    learnt = found.learnt.notnull().values
+    assert learnt.tolist() == ((z > 0).long() == y).tolist()
+
+
+def test_ignored_targets_are_left_out_and_the_rest_are_classes():
+    x, y = training()
+    run = ik.record(workload(train=(x, y.index_fill(0, torch.tensor([20, 41]), -100))))
+    labels = labels_of(run.workload)
+    assert labels.kind == "classes" and labels.ignored.nonzero().ravel().tolist() == [20, 41]
+    assert scores(run, "aum").isnan().nonzero().ravel().tolist() == [20, 41]
+    found = ik.suspects(run, repeats=2, folds=2, verify=2)
+    assert "the loss ignores the targets of 2 training examples" in found.caution
+    gone, rest = found.isel(train=[20, 41]), found.drop_isel(train=[20, 41])
+    assert gone["rank"].isnull().all() and not gone.is_label_issue.any() and gone.learnt.isnull().all()
+    assert sorted(rest["rank"].values) == list(range(1, N - 1)) and "aum" in found.by.values
+    assert rest.suspicion.notnull().all() and rest.is_label_issue.any()
+
+
+def gaussian(z, y):
+    return (z[:, 0] - y) ** 2 * torch.exp(-z[:, 1]) + z[:, 1]
+
+
+def test_whole_numbers_are_classes_only_where_the_loss_takes_them_for_classes():
+    x, y = sample(N, 0, classes=2)
+    one = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    for loss, model, target, kind in (
+        (gaussian, nn.Linear(3, 2).double(), y, "other"),
+        (squares, one, torch.tensor([3.0, 8.0]).double()[y], "numbers"),
+        (squares, one, torch.tensor([-3, 8])[y], "numbers"),
+        (squares, one, y.double(), "two"),  # a threshold of a half, as accuracy has it
+        (per_example, nn.Linear(3, 2).double(), y, "classes"),
+        (per_example, nn.Linear(3, 5).double(), y + 3, "classes"),
+        (nn.CrossEntropyLoss(torch.tensor([1.0, 50.0]).double(), reduction="none"), nn.Linear(3, 2).double(),
+         y, "classes"),
+        (nn.CrossEntropyLoss(label_smoothing=0.2, reduction="none"), nn.Linear(3, 2).double(), y, "classes"),
+        (nn.SoftMarginLoss(reduction="none"), one, (2 * y - 1).double(), "two"),
+        (nn.BCELoss(reduction="none"), nn.Sequential(one, nn.Sigmoid()), y.double(), "two"),
+    ):  # fmt: skip
+        data = {"train": (x, target), "test": (x, target)}
+        work = workload(model=model, loss=loss, optimizer=ik.SGD(lr=1e-3), epochs=1, **data)
+        assert labels_of(work).kind == kind, (loss, kind)
+        if not labels_of(work).classify:
+            with pytest.raises(ik.InputError, match="aum needs labels that are classes"):
+                ik.estimate(ik.record(work), "test-loss", "aum")
 
 
 def test_a_query_of_which_higher_is_better_turns_the_scores_round(run):

@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from influencekit._training.accuracy import logits_of
-from influencekit._training.batch import Batch, select, tensors_of, with_tensors
+from influencekit._training.accuracy import logits_of, read_as
+from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.state import State
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
@@ -21,6 +21,10 @@ __all__ = [
 ]  # fmt: skip
 
 _ROWS = 256  # examples that are looked at together
+_KINDS, _EACH = (
+    64,
+    4,
+)  # different targets, and examples of each, by which the loss says whether they are classes
 
 Kind = Literal["classes", "two", "numbers", "other"]
 
@@ -30,15 +34,19 @@ class Labels(NamedTuple):
 
     `kind`: "classes", one whole number an example, with a logit for each class; "two", one of two numbers,
     with one output; "numbers", one number an example, with one output; "other", anything else, of which
-    only losses are known. `values` [train]: the targets, of other kinds None. `numbers` [class]: the target
-    of each class, in the order of `Judged.evidence`. `place`: the target among the tensors of a batch; None
-    where the loss takes it from elsewhere.
+    only losses are known. Labels are classes where the loss takes them for classes, as for accuracy.
+    `values` [train]: the targets, of other kinds None. `numbers` [class]: the target of each class, in the
+    order of `Judged.evidence`. `place`: the target among the tensors of a batch; None where the loss takes it
+    from elsewhere. `ignored` [train]: targets of which a classification takes no notice, as -100. `middle`:
+    of "two" the output between them.
     """
 
     kind: Kind
     place: int | None = None
     values: Tensor | None = None
     numbers: Tensor | None = None
+    ignored: Tensor | None = None
+    middle: float = 0.0
 
     @property
     def classify(self) -> bool:
@@ -47,14 +55,25 @@ class Labels(NamedTuple):
 
     @property
     def own(self) -> Tensor:
-        """The class of each training example, as its place in `numbers` [train]."""
+        """The class of each training example, as its place in `numbers` [train]; 0 of what is ignored."""
         assert self.values is not None and self.numbers is not None
-        return torch.searchsorted(self.numbers, self.values)
+        return torch.searchsorted(self.numbers, self.values).where(self.known, 0)
+
+    @property
+    def known(self) -> Tensor:
+        """Which training examples have a label [train]."""
+        assert self.values is not None
+        return torch.ones_like(self.values, dtype=torch.bool) if self.ignored is None else ~self.ignored
+
+    def margins(self, evidence: Tensor) -> Tensor:
+        """Margins [train] of evidence [train, class]; NaN where there is no label."""
+        return margins(evidence, self.own).masked_fill(~self.known.to(evidence.device), torch.nan)
 
 
 class Judged(NamedTuple):
-    """What a model holds of examples: their `losses` [n], and as `evidence` [n, class] minus the loss that
-    each would have with each label; of "numbers" the prediction [n, 1], of other kinds None."""
+    """What a model holds of examples: their `losses` [n], and `evidence` [n, class] for each label: the
+    logits, up to a constant, whatever the loss weighs; of "numbers" the prediction [n, 1], of other kinds
+    None."""
 
     losses: Tensor
     evidence: Tensor | None
@@ -84,15 +103,35 @@ def _labels_of(workload: Workload) -> Labels:
         return Labels("other", place)
     whole = [workload.calls.target(batch).detach().reshape(-1) for _, batch in pieces_of(workload)]
     values = torch.cat(whole)
-    if target.dim() == 1 and z.dim() == 2 and len(z) == n and z.shape[1] > 1:
-        if not target.is_floating_point() and 0 <= int(values.min()) <= int(values.max()) < z.shape[1]:
-            return Labels("classes", place, values, torch.arange(z.shape[1], device=values.device))
-    if z.numel() != n:
+    if values.is_floating_point() and bool(values.isnan().any()):
         return Labels("other", place)
-    numbers = values.unique()
-    if len(numbers) == 2 and bool((numbers == numbers.round()).all()):
-        return Labels("two", place, values, numbers)
-    return Labels("numbers", place, values)
+    read = _read(workload, values)
+    if read == "classes":
+        numbers = torch.arange(z.shape[1], device=values.device)
+        return Labels("classes", place, values, numbers, _outside(values, numbers))
+    if read:
+        signed = bool((values == -1).any()) and not bool((values == 0).any())
+        numbers = torch.tensor([-1 if signed else 0, 1]).to(values)
+        middle = 0.0 if read == "above 0" else 0.5
+        return Labels("two", place, values, numbers, _outside(values, numbers), middle)
+    return Labels("numbers", place, values) if z.numel() == n else Labels("other", place)
+
+
+def _read(workload: Workload, values: Tensor) -> str:
+    """How the loss reads a few examples of each target; of many different ones, of some."""
+    kinds, index = values.unique(return_inverse=True)
+    some = torch.linspace(0, len(kinds) - 1, min(len(kinds), _KINDS)).round().long().tolist()
+    rows = torch.cat([(index == k).nonzero()[:_EACH, 0] for k in some]).to(workload.device)
+    batch = workload.examples(rows)
+    with torch.no_grad():
+        outputs = workload.outputs(workload.theta0, batch)
+    target = workload.calls.target(batch).detach()
+    return read_as(outputs, target, lambda given: workload.loss_of(given, batch))
+
+
+def _outside(values: Tensor, numbers: Tensor) -> Tensor | None:
+    found = ~torch.isin(values, numbers.to(values))
+    return found if bool(found.any()) else None
 
 
 def require_classes(workload: Workload, who: str) -> Labels:
@@ -125,9 +164,8 @@ def judge(workload: Workload, theta: Tensor, batch: Batch, labels: Labels) -> Ju
             return Judged(losses, z.log_softmax(1))
         if labels.kind == "numbers":
             return Judged(losses, z.reshape(-1, 1))
-        assert labels.numbers is not None
-        each = [workload.loss_of(outputs, _all(batch, labels, k)) for k in labels.numbers]
-        return Judged(losses, -torch.stack(each, 1))
+        above = z.reshape(-1) - labels.middle
+        return Judged(losses, torch.stack([torch.zeros_like(above), above], 1))
 
 
 def judge_all(workload: Workload, theta: Tensor, labels: Labels, batch: Batch | None = None) -> Judged:
@@ -159,7 +197,7 @@ def margins_by_epoch(trajectory: Trajectory, labels: Labels) -> Tensor:
         there = trajectory.workload.with_buffers(state.buffers)
         evidence = judge_all(there, state.theta, labels).evidence
         assert evidence is not None
-        found[state.step] = margins(evidence, labels.own)
+        found[state.step] = labels.margins(evidence)
 
     if set(states) <= {*trajectory.stored_states}:
         for t in states:
@@ -193,11 +231,3 @@ def for_every_query(query: Query, trajectory: Trajectory, row: Tensor) -> Tensor
     """
     row = 0 - row if query.better == "higher" else row
     return row.detach().expand(len(query.labels(trajectory.workload)), 1, -1).clone()
-
-
-def _all(batch: Batch, labels: Labels, number: Tensor) -> Batch:
-    """The batch as if the label of all examples were this number."""
-    found = list(tensors_of(batch))
-    assert labels.place is not None
-    found[labels.place] = torch.full_like(found[labels.place], number.item())
-    return with_tensors(batch, found)

@@ -19,7 +19,7 @@ from influencekit._training.batch import Batch, mapped
 from influencekit._training.call import Loss, values_of
 from influencekit.errors import InfluenceKitError
 
-__all__ = ["Accuracy", "accuracy", "accuracy_of", "logits_of"]
+__all__ = ["Accuracy", "accuracy", "accuracy_of", "logits_of", "read_as"]
 
 _PIECE = 64 << 20  # bytes of outputs that the loss is asked about at once
 
@@ -92,6 +92,26 @@ def accuracy_of(parts: Iterable[tuple[Any, Any, Batch | None]], loss: Loss) -> A
         return Accuracy(surest[0].right / surest[0].scored)
     what = "can be read in two ways" if surest else "are not classes and labels that the loss compares"
     return Accuracy(float("nan"), f"{said} {what}")
+
+
+def read_as(outputs: Any, target: Tensor, losses: Callable[[Any], Tensor]) -> str:
+    """How outputs and one target an example are classes that the loss compares: "classes", outputs [n, class]
+    and whole numbers; "above 0" or "above 0.5", one output, which says the larger of two numbers there. Else
+    "". `losses(outputs)` gives one loss an example. Where it cannot be asked, whole numbers decide.
+    """
+    logits, put = _logits(outputs)
+    if logits is None:
+        return ""
+    z = logits.detach()
+    ask = partial(_asked, lambda given, *_: losses(given), put, z, target, None)
+    try:
+        found = _readings(z, target, ask)
+    except InfluenceKitError:
+        raise
+    except Exception:  # the user's own loss, on outputs that no model gave
+        return "classes" if _plain(z, target) else ""
+    known = {1: "classes", "above 0": "above 0", "above 0.5": "above 0.5"}
+    return next((known[key] for key, one in found.items() if key in known and one.scored), "")
 
 
 def _joined(parts: list[_Reading]) -> _Reading:

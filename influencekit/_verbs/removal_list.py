@@ -9,14 +9,17 @@ from influencekit.errors import InputError
 
 __all__ = ["ids_in"]
 
-_MARK, _YES = "is_influence_issue", ("true", "1", "yes")
+_MARK, _ACTION = "is_influence_issue", "action"
+_YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
 def ids_in(path: str | Path, option: str = "") -> list[str]:
     """The example ids in a file: one a line, where blank lines and lines that begin with # do not count; or a
-    table with the columns `id` and `is_influence_issue`, as `curate` writes it: those that are marked.
+    table with the columns `id` and `is_influence_issue`, as `curate` and `suspects` write it: those that are
+    marked, by true, 1 or yes; others say false, 0, no or nothing.
 
-    `option`: what the user calls the file. Errors: what cannot be read; no id at all.
+    `option`: what the user calls the file. Errors: what cannot be read; a table without marks, with other
+    ones, or that is not separated by commas; no id at all.
     """
     name = f"{option} {path}".strip()
     try:
@@ -24,12 +27,12 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
         raise InputError(f"{name} cannot be read: {reason}") from error
-    if {"id", _MARK} <= set(text.partition("\n")[0].strip().split(",")):
+    if _is_table(text, name):
         head, *rows = _table(text, name)
         if cut := [row for row in rows if len(row) < len(head)]:
             raise InputError(f"{name}: a row has fewer cells than the head: {short(cut[0])}")
         table = [dict(zip(head, row, strict=False)) for row in rows]
-        found = [row["id"] for row in table if row[_MARK].strip().lower() in _YES]
+        found = [row["id"] for row in table if _marked(row, name)]
         if not found:
             raise InputError(f"{name} marks no example ({_MARK} is false in all rows): nothing is to drop")
         return found
@@ -38,6 +41,42 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     if not ids:
         raise InputError(f"{name} holds no example id; write one a line")
     return ids
+
+
+def _is_table(text: str, name: str) -> bool:
+    """Whether the first line is the head of a table with ids and marks. Errors: a head without marks, or with
+    cells that are not separated by commas."""
+    first = text.partition("\n")[0].strip()
+    head = _cells(first, ",")
+    if {"id", _MARK} <= {*head}:
+        return True
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if "id" in (cells := _cells(first, separator)) and len(cells) > 1:
+            raise InputError(f"{name}: cells are separated by {called}; save the table with commas")
+    if "id" in head and len(head) > 1:
+        also = f" (the column {_ACTION} is for reading)" if _ACTION in head else ""
+        raise InputError(
+            f"{name}: the table has no column {_MARK}{also}; add one with true in the rows to drop, or write "
+            "only their ids, one a line"
+        )
+    return False
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:  # no head of a table
+        return []
+
+
+def _marked(row: dict[str, str], name: str) -> bool:
+    """Whether a row is marked. Errors: a mark that is neither yes nor no."""
+    mark = row[_MARK].strip().lower()
+    if mark not in _YES + _NO:
+        raise InputError(
+            f"{name}: {_MARK} of example {short(row['id'])} is {short(row[_MARK])}; expected true or false"
+        )
+    return mark in _YES
 
 
 def _table(text: str, name: str) -> list[list[str]]:

@@ -57,10 +57,10 @@ __all__ = ["suspects"]
     help="A new file. .csv: every training example, the most suspicious first, and what to do with it, as "
     "`estimate --remove` and influencekit.remove read it; .zarr or .nc: the whole result.",
 )
-@shared("code", "device", "data-dir", "threads")
+@shared("escape-formulas", "code", "device", "data-dir", "threads")
 def suspects(
     store: str, scores: str | None, trusted: str | None, top: int, repeats: int, seed: int, out: str | None,
-    code: str | None, device: str, data_dir: str | None, threads: int,
+    escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Find wrong labels in the training examples of the run in STORE, by the score that finds planted wrong
     labels best in the same data.
@@ -92,7 +92,8 @@ def suspects(
             seconds = time.perf_counter() - began
         frame = _frame(result)
         if path and path.suffix == ".csv":
-            write_csv(frame.assign(is_influence_issue=result.is_label_issue.values[frame.index]), path)
+            marks = result.is_label_issue.values[frame.index]
+            write_csv(frame.assign(is_influence_issue=marks), path, escape_formulas)
         elif path:
             save_dataset(result, path)
     _print(result, frame, store, top, seconds)
@@ -104,7 +105,9 @@ def _frame(result: xr.Dataset) -> pd.DataFrame:
     """A row for every training example, the most suspicious first."""
     import pandas as pd
 
-    names = ("given", "predicted", "suspicion", "learnt", "action")
+    names = ["given", "predicted", "suspicion", "learnt", "action"]
+    if not result.attrs["trusted"]:
+        names.remove("suspicion")  # nobody knows it
     columns: dict[str, Any] = {n: result[n].values for n in names if n in result}
     frame = pd.DataFrame({"id": [str(each) for each in result.train.values.tolist()]} | columns)
     return frame.iloc[result["rank"].values.argsort(kind="stable")]
@@ -128,7 +131,8 @@ def _print(result: xr.Dataset, frame: pd.DataFrame, store: str, top: int, second
     print_table(pd.DataFrame(rows, columns=head), left=1, gap=2)
     if top:
         shown = frame.head(top).copy()
-        shown["suspicion"] = [f"{value:.2f}" for value in shown["suspicion"]]
+        if "suspicion" in shown:
+            shown["suspicion"] = [f"{value:.2f}" for value in shown["suspicion"]]
         if "learnt" in shown:
             shown["learnt"] = ["never" if v != v else f"{v:.0f}" for v in shown["learnt"]]
         for name in ("remove_effect", "relabel_effect"):

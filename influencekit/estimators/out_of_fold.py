@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from influencekit._arguments import check_seed, whole_number
-from influencekit._effects.labels import for_every_query, labels_of, margins
+from influencekit._effects.labels import for_every_query, labels_of
 from influencekit._effects.out_of_fold import fold_models
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
@@ -63,7 +63,7 @@ class OutOfFold(Estimator):
         found = fold_models(trajectory, labels, self.folds, self.repeats, self.seed, self.strategy).train
         if found.evidence is None or not labels.classify:
             return for_every_query(query, trajectory, 0 - found.losses)
-        return for_every_query(query, trajectory, margins(found.evidence, labels.own))
+        return for_every_query(query, trajectory, labels.margins(found.evidence))
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
         said = "not used: the same scores for every query; harmful = suspicious"

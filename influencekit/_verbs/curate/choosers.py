@@ -51,7 +51,8 @@ def scores_of_run(
 ) -> Scores:
     """What every chooser says of the mean loss of each fold of the run's test set.
 
-    Those that retrain (`Claim.EXACT`) are taken from `kept` where they are there.
+    Scores by which the query is not used are no effects on it, so their intercept, and with it every sum, is
+    NaN. Those that retrain (`Claim.EXACT`) are taken from `kept` where they are there.
     """
     part = torch.from_numpy(folds.part).to(run.workload.device)
     query = PartLosses(part, folds.count)
@@ -62,7 +63,10 @@ def scores_of_run(
         found = mine and mine.scores(which)
         if found is None:
             result = estimate(run, query, method)
-            found = result.influence.values[:, 0].astype(np.float64), intercept_of(result).values[:, 0]
+            start = intercept_of(result).values[:, 0]
+            if str(method.notes(run).get("query", "")).startswith("not used"):
+                start = np.full(start.shape, np.nan)
+            found = result.influence.values[:, 0].astype(np.float64), start
             cautions.append(str(result.attrs.get("caution", "")))
             if mine is not None:
                 mine.keep_scores(which, *found)

@@ -124,8 +124,6 @@ def _attrs(m: Measured) -> dict[str, Any]:
     """What the result says of where it comes from, as other results do."""
     attrs = about(m.run, TestLoss(), next(iter(m.methods.values())))
     own = {n: v for n, v in attrs.items() if not n.startswith(("note_", "accuracy", "estimator", "caution"))}
-    said = list(m.cautions)
-    if m.given.trained_on:
-        said.append(f"{m.given.trained_on} trusted examples are also trained on, and were left out")
+    said = [*m.cautions, *m.given.cautions]
     caution = "; ".join(dict.fromkeys(each for each in said if each))
     return {**own, **({"caution": caution} if caution else {})}

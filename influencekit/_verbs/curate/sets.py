@@ -31,16 +31,16 @@ def most_harmful(
     scores: np.ndarray, names: Sequence[str], used: np.ndarray, ks: Sequence[int]
 ) -> np.ndarray:  # fmt: skip
     """Masks [..., chooser, k, train] of the k lowest of scores [..., chooser, train], among the examples that
-    are `used`; the sets of a chooser are nested. Errors: fewer examples have scores than the largest set has.
-    """
+    are `used`; the sets of a chooser are nested. Errors: examples without scores, of which one may
+    be the most harmful."""
     allowed = np.full(scores.shape, np.nan)
     allowed[..., used] = scores[..., used]
     known = np.isfinite(allowed).sum(-1).reshape(-1, len(names)).min(0)
     for name, count in zip(names, known, strict=True):
-        if count < ks[-1]:
+        if count < len(used):
             raise InputError(
-                f"{name} scored {count} examples, and the largest set has {ks[-1]}; let it score all, or "
-                "give a smaller k"
+                f"choosers: {name} scored {count} of {len(used)} examples, and the most harmful may be "
+                "among the others; let it score all"
             )
     return np.stack([extremes(allowed, k, -1) for k in ks], -2)
 

@@ -4,6 +4,7 @@ Some choose which training examples are harmful, the others say what leaving the
 the best of many and reports it on the same examples deceives himself.
 """
 
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -30,18 +31,32 @@ _PIECE = 256  # training examples that are fetched at once
 
 
 class Trusted(NamedTuple):
-    """Trusted examples in a batch, their names, and how many were left out since the run trains on them."""
+    """Trusted examples in a batch, no two of them equal; their names; how many were left out since the run
+    trains on them, and how many since they are equal to another one."""
 
     batch: Batch
     ids: list[Any]
     trained_on: int
+    copies: int
+
+    @property
+    def cautions(self) -> list[str]:
+        """What was left out, in words."""
+        said = []
+        if self.trained_on:
+            said.append(f"{self.trained_on} trusted examples are also trained on, and were left out")
+        if self.copies:
+            said.append(f"{self.copies} trusted examples are equal to another one, and were left out")
+        return said
 
 
 def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
     """The trusted examples as one batch, checked; None = the run's own test set.
 
     Errors: none at all; fewer than 20; other entries than training examples have; labels of classes that no
-    training example has; more than a tenth of them trained on as well. Fewer copies than that are left out.
+    training example has; NaN or infinity where no training example has it; more than a tenth of them trained
+    on as well. Fewer of these are left out. So are all but the first of equal ones: a copy would judge what
+    its twin chose, and count twice.
     """
     workload = trajectory.workload
     if trusted is None and workload.test is None:
@@ -50,26 +65,30 @@ def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
             "some choose and others judge; pass trusted=(x, y) or a data set (--trusted FILE.py:NAME), or "
             "open the run with a test set, which is then split"
         )
-    batch = workload.test if trusted is None else _batch(workload, trusted)
+    theirs = named(workload.examples(torch.arange(1, device=workload.device)))
+    batch = workload.test if trusted is None else _batch(workload, trusted, theirs)
     count = len(tensors_of(batch)[0])
     ids = list((workload.test_ids if trusted is None else None) or range(count))
     _check_count(count)
-    mine, theirs = named(batch), named(workload.examples(torch.arange(1, device=workload.device)))
-    if mine.keys() != theirs.keys():
-        raise InputError(
-            f"trusted: expected the entries of a training example, {', '.join(theirs)}; got {', '.join(mine)}"
-        )
-    copies = _compare(workload, batch)
+    mine = named(batch)
+    _check_entries(mine, theirs)
+    digests = digest_each(mine)
+    seen = _compare(workload, batch, ids)
+    copies = [k for k, each in enumerate(digests) if each in seen]
     if len(copies) > _TOO_MANY * count:
         raise InputError(
             f"trusted: {len(copies)} of {count} examples are also trained on (equal contents, first "
             f"'{ids[copies[0]]}'); they cannot judge what training on them did: give examples that the run "
             "has not seen"
         )
-    rest = np.setdiff1d(np.arange(count), copies)
-    _check_count(len(rest), f" once {len(copies)} that are also trained on are left out")
+    first = {each: k for k, each in reversed([*enumerate(digests)])}
+    rest = np.array(sorted(k for each, k in first.items() if each not in seen), dtype=np.int64)
+    twins = count - len(rest) - len(copies)
+    gone = [f"{len(copies)} that are also trained on"] if copies else []
+    gone += [f"{twins} that are equal to another one"] if twins else []
+    _check_count(len(rest), f" once {' and '.join(gone)} are left out")
     some = select(batch, torch.from_numpy(rest).to(workload.device))
-    return Trusted(some, [ids[k] for k in rest], len(copies))
+    return Trusted(some, [ids[k] for k in rest], len(copies), twins)
 
 
 def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,11 +107,20 @@ def tested_on(trajectory: Trajectory, batch: Batch) -> Trajectory:
     return other
 
 
-def _batch(workload: Workload, trusted: Any) -> Batch:
+def _check_entries(mine: Iterable[str], theirs: Iterable[str]) -> None:
+    if {*mine} != {*theirs}:
+        raise InputError(
+            f"trusted: expected the entries of a training example, {', '.join(theirs)}; got {', '.join(mine)}"
+        )
+
+
+def _batch(workload: Workload, trusted: Any, theirs: Iterable[str]) -> Batch:
     collate: Any = getattr(workload.call, "collate", default_collate)
     key = collate.key if isinstance(collate, WithoutEntry) else None
     plain = collate.collate if isinstance(collate, WithoutEntry) else collate
     batch = whole_set(trusted, plain, key, workload.device, "trusted")
+    if isinstance(batch, dict):
+        _check_entries([*map(str, batch)], theirs)
     check_set("trusted", batch, workload.target_key)
     return batch
 
@@ -105,18 +133,32 @@ def _check_count(count: int, when: str = "") -> None:
         )
 
 
-def _compare(workload: Workload, batch: Batch) -> list[int]:
-    """Positions of the trusted examples that are equal to a training example in all entries. Errors: classes
-    that no training example has. Cost: every training example is fetched once."""
-    seen, classes = set[bytes](), list[Tensor | None]()
+def _compare(workload: Workload, batch: Batch, ids: list[Any]) -> set[bytes]:
+    """Digests of all training examples. Errors: trusted examples with classes, with NaN or infinity, that no
+    training example has. Cost: every training example is fetched once."""
+    seen, classes, finite = set[bytes](), list[Tensor | None](), dict[str, bool]()
     for rows in torch.arange(workload.n_train, device=workload.device).split(_PIECE):
         some = workload.examples(rows)
-        seen.update(digest_each(named(some)))
+        entries = named(some)
+        seen.update(digest_each(entries))
+        finite = {name: finite.get(name, True) and bool(x.isfinite().all()) for name, x in entries.items()}
         classes.append(_classes(workload, some))
+    _check_finite(batch, ids, finite)
     mine = _classes(workload, batch)
     if mine is not None and all(each is not None for each in classes):
         _check_classes(mine, torch.cat([each for each in classes if each is not None]))
-    return [k for k, each in enumerate(digest_each(named(batch))) if each in seen]
+    return seen
+
+
+def _check_finite(batch: Batch, ids: list[Any], finite: dict[str, bool]) -> None:
+    """Errors: NaN or infinity in an entry that is `finite` in all training examples."""
+    for name, x in named(batch).items():
+        odd = (~x.isfinite()).reshape(len(x), -1).any(1).nonzero().ravel().tolist()
+        if odd and finite[name]:
+            raise InputError(
+                f"trusted: {len(odd)} of {len(x)} examples hold NaN or infinity in entry {name} (first "
+                f"'{ids[odd[0]]}'), and no training example does; leave them out, or fill them in"
+            )
 
 
 def _classes(workload: Workload, batch: Batch) -> Tensor | None:

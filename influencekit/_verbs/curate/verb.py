@@ -71,10 +71,10 @@ def curate(
     was to drop nothing. `fold` [trusted]; `fold_chooser`, `fold_k` [run, fold_number], what was chosen for
     each fold to judge (k = 0: nothing). Of the final sets, chosen by all: `removed` [chooser, k, train];
     `choosing_effect` [chooser, k], on the examples that chose, which flatters; `predicted` [chooser, k], the
-    sum of the scores; `influence` [chooser, train]. `random` [draw, k]; `best_k` [chooser], by `effect`.
-    Of the best chooser, [train]: `influence_score`, its scores scaled to 0 (most harmful) ... 0.5 (no effect)
-    ... 1; `is_influence_issue`, whether to drop the example; `verified`, whether it is also in at least half
-    of the sets that were judged; `action`, "drop" or "keep".
+    sum of the scores where they are effects, else NaN; `influence` [chooser, train]. `random` [draw, k];
+    `best_k` [chooser], by `effect`. Of the best chooser, [train]: `influence_score`, its scores scaled to 0
+    (most harmful) ... 0.5 (no effect) ... 1; `is_influence_issue`, whether to drop the example; `verified`,
+    whether it is also in at least half of the sets that were judged; `action`, "drop" or "keep".
 
     Attrs: `verdict`; `recommendation`, "drop nothing" unless the interval of `judged` lies below zero;
     `chooser` and `size` of the best set; `judged_effect`, `judged_low`, `judged_high`; `loss`, the mean loss
@@ -87,10 +87,10 @@ def curate(
     at most (1 + folds + folds (folds - 1) / 2) x choosers x k sets and draws x k random ones, divided by what
     batching gains; all of it times `runs`. If this is above a minute, a line on stderr says so before it
     begins. Errors: no trusted data, fewer than 20, labels of other classes than in training, or more than a
-    tenth of them trained on as well (equal contents; fewer such copies are left out, and `caution` says so);
-    fewer than 3 folds; a k that leaves nothing to train on; a folder of something else. Source of the
-    interval: Bates, Hastie and Tibshirani, Cross-validation: what does it estimate and how well does it do
-    it?, JASA 2024.
+    tenth of them trained on as well (equal contents; fewer such copies are left out, as are all but one of
+    equal trusted examples, and `caution` says so); fewer than 3 folds; a k that leaves nothing to train on; a
+    folder of something else. Source of the interval: Bates, Hastie and Tibshirani, Cross-validation: what
+    does it estimate and how well does it do it?, JASA 2024.
 
     Example:
 

@@ -28,7 +28,7 @@ _WRONG = 0.05  # how often the bound may be below the truth
 
 class Expected(NamedTuple):
     """`issues`, the number of wrong labels, and `precision` [k] of the k most suspicious, each with `low` and
-    `high` ends of its interval."""
+    `high` ends of its interval. An upper bound alone is `high`, and the rest NaN and 0."""
 
     issues: tuple[float, float, float]
     precision: np.ndarray
@@ -90,7 +90,7 @@ def expected(
 ) -> Expected:  # fmt: skip
     """What to expect of `count` examples, from the `depth` of planted ones and the `fractions` [1 + resample]
     of wrong labels. `undone`: of wrong labels that are flipped, how many become right. `bound`: the fraction
-    is the largest possible, so intervals begin at 0."""
+    is the largest possible, so intervals begin at 0, and what is most probable is not known."""
     grid = (np.arange(_DEPTHS) + 1) / _DEPTHS
     curves = [(each[:, None] <= grid).astype(np.float64) for each in depth]
     p = np.mean([one.mean(0) for one in curves], 0)
@@ -104,9 +104,11 @@ def expected(
     tail = (1 - level) / 2
     low, high = np.quantile(rows[1:], [tail, 1 - tail], axis=0)
     few, many = np.quantile(fractions[1:], [tail, 1 - tail])
-    issues = (float(fractions[0] * count), 0.0 if bound else float(few * count), float(many * count))
+    issues = (float(fractions[0] * count), float(few * count), float(many * count))
     low, high = np.minimum(low, rows[0]), np.maximum(high, rows[0])
-    return Expected(issues, rows[0], 0 * low if bound else low, high)
+    if bound:
+        return Expected((np.nan, 0.0, issues[2]), np.full(count, np.nan), np.zeros(count), high)
+    return Expected(issues, rows[0], low, high)
 
 
 def _precision(p: np.ndarray, u: np.ndarray, pi: float, a: float) -> np.ndarray:
@@ -119,7 +121,7 @@ def _precision(p: np.ndarray, u: np.ndarray, pi: float, a: float) -> np.ndarray:
 
 def suspicion_of(precision: np.ndarray) -> np.ndarray:
     """The probability of being wrong [k] of the k-th most suspicious example: what one more example adds to
-    the expected number of wrong ones, which falls with k."""
+    the expected number of wrong ones, which falls with k. NaN where that is not known."""
     total = np.concatenate([[0.0], precision * np.arange(1, len(precision) + 1)])
     return np.clip(np.diff(total), 0, 1)
 

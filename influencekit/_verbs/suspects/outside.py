@@ -46,11 +46,14 @@ def outside(
     assert labels.numbers is not None
     towards = confused(labels, models.train.evidence)
     target = run.workload.calls.target(given.batch).reshape(-1).to(labels.numbers)
-    index = torch.searchsorted(labels.numbers, target)
+    known = torch.isin(target, labels.numbers.to(target))  # what the loss ignores has no label
+    index = torch.searchsorted(labels.numbers, target[known])
     assert towards is not None
     new = torch.from_numpy(np.array([generator.choice(len(towards), p=towards[y]) for y in index.tolist()]))
     pairs = [
-        tuple(margins(m.evidence, k).double().cpu().numpy() for k in (index, new))
+        tuple(
+            margins(m.evidence[known.to(m.evidence.device)], k).double().cpu().numpy() for k in (index, new)
+        )
         for m in models.others[0]
         if m.evidence is not None
     ]
@@ -71,7 +74,7 @@ def fractions_of(
         return np.array(found)
     judged = out.models.train
     if labels.classify and judged.evidence is not None:
-        own = margins(judged.evidence, labels.own)
+        own = labels.margins(judged.evidence)
     else:
         own = -judged.losses
     mine = own.double().cpu().numpy()[used]

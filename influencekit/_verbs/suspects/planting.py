@@ -41,7 +41,7 @@ class Plant(NamedTuple):
         twice in a row."""
         if self.towards is None or self.labels.values is None:
             return 0.0
-        own = self.labels.own.cpu().numpy()
+        own = self.labels.own[self.labels.known].cpu().numpy()
         return float((self.towards[own] * self.towards.T[own]).sum(1).mean())
 
     def planted(
@@ -84,7 +84,8 @@ def confused(labels: Labels, evidence: Tensor | None) -> np.ndarray | None:
     if not labels.classify:
         return None
     assert evidence is not None and labels.numbers is not None
-    own = labels.own.cpu().numpy()
+    known = labels.known
+    own, evidence = labels.own[known].cpu().numpy(), evidence[known.to(evidence.device)]
     counts = np.bincount(own, minlength=len(labels.numbers))
     if (counts > 0).sum() < 2:
         raise InputError("suspects: all training examples have the same label, so none can be flipped")

@@ -60,7 +60,7 @@ def result_of(
 ) -> xr.Dataset:  # fmt: skip
     """The dataset; `judge` is the run with the trusted examples that judge as its test set."""
     n, labels, run = found.run.workload.n_train, found.labels, found.run
-    suspicion, rank = np.zeros(n), np.full(n, np.nan)
+    suspicion, rank = np.full(n, np.nan if found.trusted is None else 0.0), np.full(n, np.nan)
     suspicion[found.ranked], rank[found.ranked] = found.suspicion, np.arange(1, len(found.ranked) + 1)
     ends = _auc_interval(found.calibration, level, seed)
     lead = list(found.calibration.findings).index(found.calibration.lead)
@@ -163,7 +163,7 @@ def _learnt(run: Trajectory, labels: Labels) -> np.ndarray:
     right = (margins_by_epoch(run, labels) > 0).cpu().numpy()
     wrong_last = len(right) - np.argmax(~right[::-1], 0)  # the last epoch with a miss, 1, 2, ...
     first = np.where(right.all(0), 1, wrong_last + 1).astype(np.float64)
-    first[~right[-1]] = np.nan
+    first[~right[-1]] = np.nan  # also what has no label
     return first
 
 
@@ -194,8 +194,17 @@ def _verified(
 
 def _caution(found: Found) -> dict[str, str]:
     said = [found.run.caution] if found.run.caution else []
+    ending = found.run.ending
+    if ending is not None and found.labels.classify:
+        said.append(f"aum, which looks at all epochs, cannot be asked of {ending.average} and was left out")
+    if found.labels.ignored is not None:
+        count = int(found.labels.ignored.sum())
+        said.append(f"the loss ignores the targets of {count} training examples, which were left out")
     if found.trusted is None:
-        said.append("without trusted data the number of wrong labels and the precision are upper bounds")
-    elif found.trusted.trained_on:
-        said.append(f"{found.trusted.trained_on} trusted examples are also trained on, and were left out")
+        said.append(
+            "without trusted data nobody knows how many labels are wrong, so none is marked; the number of "
+            "wrong ones and the precision are upper bounds (issues_high, expected_high)"
+        )
+    else:
+        said += found.trusted.cautions
     return {"caution": "; ".join(said)} if said else {}

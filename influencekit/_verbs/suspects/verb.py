@@ -31,7 +31,7 @@ from influencekit._verbs.suspects.outside import fractions_of, outside
 from influencekit._verbs.suspects.planting import Plant, confused
 from influencekit._verbs.suspects.result import Found, result_of
 from influencekit.errors import InputError
-from influencekit.interfaces import Estimator
+from influencekit.interfaces import Claim, Estimator
 from influencekit.progress import track
 from influencekit.queries import TestLoss
 from influencekit.registry import label, listed, resolve
@@ -64,13 +64,15 @@ def suspects(
     every score says which labels it suspects; `repeats` times. The score with the largest AUC for the flips
     leads. `scores` are estimators, low = suspicious; unless you say: final-loss, aum, out-of-fold, and dit on
     the mean loss of trusted examples; where there are several, also `combined`, a logistic regression on
-    their ranks whose weights come from other plantings than those it is judged on.
+    their ranks whose weights come from other plantings than those it is judged on. Where the
+    loop loads earlier weights again, aum does not compete, since it looks at all epochs.
 
     `trusted`: examples with right labels that the run was not trained on, as for `curate`; None = the run's
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
     They also tell how many labels are wrong: models that were not trained on an example (`folds`) hold of its
     label what they hold of a right or of a wrong label of a trusted example. Without them there is only an
-    upper bound, which is what the result then gives.
+    upper bound: the result has the ranking, `issues_high` and `expected_high`, and marks nothing;
+    `suspicion`, `issues` and `expected_precision` are NaN.
 
     What is planted: classes become another class, half of them any, half of them where the model errs;
     targets of a regression those of another example; documents, which are their own targets, get their tokens
@@ -112,7 +114,7 @@ def suspects(
     real_number("level", level, above=0.0, below=1.0)
     labels = labels_of(trajectory.workload)
     has_trusted = trusted is not None or trajectory.workload.test is not None
-    methods = _methods(labels, scores, has_trusted)
+    methods = _methods(trajectory, labels, scores, has_trusted)
     for method in methods.values():
         check_windows(trajectory, method, [Window(0, trajectory.steps)])
     given = trusted_of(trajectory, trusted) if has_trusted else None
@@ -120,16 +122,16 @@ def suspects(
     refuse_random_evaluation(whole.workload) if given is not None else None
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
-    used = trained(trajectory)
+    used = _with_labels(trajectory, labels)
     trainings = say_cost(trajectory, methods, repeats, folds, verify, strategy)
-    own = _scores(asked, methods)
+    own = _scores(asked, methods, used)
     out = outside(whole, labels, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
     z, masks = [], []
     for r in track(range(repeats), "plantings", repeats):
         generator = np.random.default_rng((seed % 2**64, 3, r))
         changed, mask = plant.planted(trajectory.workload, used, fraction, generator)
-        z.append(normal_scores(_scores(rerun_with(asked, changed), methods), used))
+        z.append(normal_scores(_scores(rerun_with(asked, changed), methods, used), used))
         masks.append(mask)
     found = calibrate(list(methods), z, masks, used)
     asking = [n for n in methods if n.partition(":")[0] not in _BY_THEMSELVES]
@@ -147,14 +149,23 @@ def suspects(
 
 
 def _methods(
-    labels: Labels, scores: Estimator | str | Sequence[Estimator | str] | None, trusted: bool
-) -> dict[str, Estimator]:
-    """The scores that compete, by name: those that fit the data, or those that were asked for."""
+    trajectory: Trajectory, labels: Labels, scores: Estimator | str | Sequence[Estimator | str] | None,
+    trusted: bool,
+) -> dict[str, Estimator]:  # fmt: skip
+    """The scores that compete, by name: those that fit the data and the run, or those that were asked for."""
+    ending = trajectory.ending
     if scores is not None:
         made = [resolve("estimator", one) for one in listed("scores", scores)]
     else:
         names = [n for n in _DEFAULT if (n != "aum" or labels.classify) and (n != "dit" or trusted)]
         made = [resolve("estimator", name) for name in names]
+        made = [one for one in made if ending is None or Claim.AVERAGED in one.claims]
+    for one in made:
+        if ending is not None and Claim.AVERAGED not in one.claims:
+            raise InputError(
+                f"suspects: {label(one)} cannot be asked of {ending.average}, "
+                f"{ending.describe(trajectory.steps)}; leave {label(one)} out of scores"
+            )
     methods = {label(one): one for one in made}
     asking = [n for n in methods if n.partition(":")[0] not in _BY_THEMSELVES]
     if asking and not trusted:
@@ -175,15 +186,22 @@ def _tested_on(trajectory: Trajectory, given: Trusted, rows: np.ndarray | None) 
     return other
 
 
-def _scores(run: Trajectory, methods: dict[str, Estimator]) -> np.ndarray:
-    """What every score says [score, train], low = suspicious. Errors: one that leaves examples out."""
+def _with_labels(trajectory: Trajectory, labels: Labels) -> np.ndarray:
+    """Positions of the examples that some step holds, without those whose target the loss ignores."""
+    used = trained(trajectory)
+    return used if labels.ignored is None else used[labels.known.cpu().numpy()[used]]
+
+
+def _scores(run: Trajectory, methods: dict[str, Estimator], used: np.ndarray) -> np.ndarray:
+    """What every score says [score, train], low = suspicious. Errors: one that leaves out examples of those
+    that are `used`."""
     found = []
     for name, method in track(methods.items(), "scores", len(methods)):
         values = estimate(run, TestLoss(), method).influence.values[0, 0].astype(np.float64)
-        if not np.isfinite(values).all():
-            known = int(np.isfinite(values).sum())
+        known = int(np.isfinite(values[used]).sum())
+        if known < len(used):
             raise InputError(
-                f"suspects: {name} scored {known} of {len(values)} examples; let it score all of them"
+                f"suspects: {name} scored {known} of {len(used)} examples; let it score all of them"
             )
         found.append(values)
     return np.stack(found)

@@ -14,13 +14,8 @@ def verdict(
 ) -> str:  # fmt: skip
     """How many labels look wrong, which score leads, what is marked, and whether influence adds anything.
     `auc`: the interval of the score that leads."""
-    issues, low, high = (round(each) for each in expected.issues)
     lead = found.findings[found.lead]
-    many = (
-        f"about {issues} of {count} labels look wrong ({low} to {high})"
-        if trusted
-        else f"at most about {high} of {count} labels look wrong; trusted data would say how many"
-    )
+    many = _many(expected.issues, count, trusted)
     others = ", ".join(f"{name} {one.auc:.3f}" for name, one in found.findings.items() if name != found.lead)
     beside = f"; {others}" if others else ""
     if auc[0] <= 0.5:
@@ -29,6 +24,8 @@ def verdict(
             f"{lead.auc:.3f}, {auc[0]:.3f} to {auc[1]:.3f}{beside}), so none is marked; {many}"
         )
     leads = f"{found.lead} finds planted wrong labels best (AUC {lead.auc:.3f}{beside})"
+    if not trusted:
+        return f"{many}; {leads}; none is marked: only trusted data would say how many are wrong"
     if not marked:
         sure = "no label is more likely wrong than right"
         return f"{many}; {leads}; {sure}{influence}"
@@ -37,6 +34,13 @@ def verdict(
     part, least, most = (f"{100 * each:.0f}" for each in values)
     hope = f"{part} % ({least} to {most} %) should be wrong"
     return f"{many}; {leads}; {marked} {'is' if marked == 1 else 'are'} marked, of which {hope}{influence}"
+
+
+def _many(issues: tuple[float, float, float], count: int, trusted: bool) -> str:
+    if not trusted:
+        return f"at most about {round(issues[2])} of {count} labels are wrong"
+    about, low, high = (round(each) for each in issues)
+    return f"about {about} of {count} labels look wrong ({low} to {high})"
 
 
 def influence_words(gain: float | None, names: list[str]) -> str:
