@@ -92,9 +92,9 @@ LAYERS = {
         _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words
     """,
     "the report": """
-        _report/__init__ _report/build _report/comparison _report/curve _report/issues _report/marks
-        _report/page _report/patterns _report/points _report/predictions _report/scores _report/tracking
-        _report/twins _report/verb _report/words
+        _report/__init__ _report/belonging _report/build _report/comparison _report/curve _report/issues
+        _report/marks _report/page _report/patterns _report/points _report/predictions _report/scores
+        _report/tracking _report/twins _report/verb _report/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries

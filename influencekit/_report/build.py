@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from influencekit._direction import better_in
+from influencekit._report.belonging import check_asked, check_retrained, check_trust
 from influencekit._report.contents import Show, columns_of, contents
 from influencekit._report.curve import curve_of
 from influencekit._report.issues import Issues, issues_of
@@ -74,6 +75,10 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     """The record, and the numbers of all examples, those that are not on the page among them."""
     run = averaged_as(run, given.average, given.scores)
     scores = check_scores(run, given.scores)
+    if given.average is not None:
+        check_asked(run, scores)
+    if given.trust is not None:
+        check_trust(run, scores, given.trust)
     window, span = span_of(scores)
     effects, words = _effects(run, scores, given), words_of(scores)
     links = scored_points(run, scores, given.points)
@@ -111,7 +116,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         mark_names=tuple(dict.fromkeys(m for one in shown for m in one.marks)),
         examples=shown,
         points=points_of(run, links, place, given.show, given.names),
-        points_note=_points_note(run, links, place),
+        points_note=_points_note(run, links, place, _other_method(scores, given.points)),
         curve=curve_of(run),
         agreement=_agreement(effects, given.ceiling),
     ), effects  # fmt: skip
@@ -130,9 +135,12 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
     truths = [(f"report: retrained, number {k}", each) for k, each in enumerate(given.retrained, 1)]
     if given.ceiling is not None and "mean" in given.ceiling:
         truths.append(("report: ceiling", given.ceiling))
-    if given.trust is not None and "retrained" in given.trust and _same_span(given.trust, scores):
+    singly = given.trust is not None and "train" in getattr(given.trust.get("retrained"), "dims", ())
+    if given.trust is not None and singly and _same_span(given.trust, scores):
         truths.append(("report: trust", given.trust))
-    verified = verified_by(run, scores, truths)
+    for who, each in truths:
+        check_retrained(who, run, scores, each)
+    verified = verified_by(run, truths)
     marks = marks_of(
         run, [("suspected", x) for x in given.suspected] + [("curated", x) for x in given.curated]
     )
@@ -241,14 +249,20 @@ def _number(value: Any, digits: int = 6) -> float | None:
     return float(f"{float(value):.{digits}g}") if np.isfinite(value) else None
 
 
-def _points_note(run: Trajectory, links: xr.DataArray | None, place: dict[int, int]) -> str:
+def _other_method(scores: xr.Dataset, points: Any) -> str:
+    """The estimator of the links, where it is not that of the scores."""
+    theirs = points.attrs.get("estimator") if isinstance(points, xr.Dataset) else None
+    return "" if theirs in (None, scores.attrs.get("estimator")) else f"; the effects on it are by {theirs}"
+
+
+def _points_note(run: Trajectory, links: xr.DataArray | None, place: dict[int, int], by: str) -> str:
     if links is None or run.workload.test is None:
         return ""
     some = links.sizes["query"]
     all_of = "all" if some == run.workload.n_test else f"{some} of"
     lost = sum(k not in place for each in linked(links).values() for k in each)
     gone = f"; {lost} links lead to examples that are not on this page, and are left out" if lost else ""
-    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first{gone}"
+    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first{by}{gone}"
 
 
 def _agreement(effects: Effects, ceiling: xr.Dataset | None) -> Agreement | None:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from influencekit._report.belonging import check_points
 from influencekit._report.contents import Show, contents
 from influencekit._report.predictions import judged
 from influencekit._report.record import Point
@@ -46,7 +47,9 @@ def scored_points(
     be made again from its name.
     """
     if isinstance(points, xr.Dataset):
-        return _by_position(run, check_scores(run, points, "report: points"), "points")
+        found = _by_position(run, check_scores(run, points, "report: points"), "points")
+        check_points(scores, points)
+        return found
     if points is None:
         alike = str(scores.attrs.get("query")) == "test-losses"
         return _by_position(run, scores, "scores") if alike else None
