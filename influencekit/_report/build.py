@@ -88,7 +88,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     contents_of = _contents(run, rows[looked], given)
     several = scores.sizes["window"] > 1
     pattern = patterns(effects.windows[:, rows]) if several else [None] * len(rows)
-    losses, predictions = judged(run, _batches(run, rows))
+    losses, predictions, numbers = judged(run, _batches(run, rows))
     ids = examples(run.workload)
     shown = tuple(
         _example(effects, int(row), str(ids[row]), losses[k], predictions[k], pattern[k],
@@ -103,7 +103,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         words=words,
         warnings=tuple(trust_warnings(scores, trust)),
         verdicts=tuple(effects.marks.verdicts),
-        facts=tuple([*facts(run, scores, span), *trust_facts(trust, given.ceiling)]),
+        facts=tuple([*facts(run, scores, span, numbers), *trust_facts(trust, given.ceiling)]),
         made=tuple(made(run, scores)),
         command=given.command,
         total=len(ids),
@@ -112,6 +112,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         windows=effects.bounds,
         windows_note=effects.note,
         span=span,
+        numbers=numbers,
         columns=columns_of(run.workload.examples(_positions(run, rows[:1])), given.show, given.names),
         mark_names=tuple(dict.fromkeys(m for one in shown for m in one.marks)),
         examples=shown,

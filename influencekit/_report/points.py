@@ -113,7 +113,7 @@ def points_of(
     if scores is None:
         return ()
     workload, rows = run.workload, torch.as_tensor(scores["query"].values.copy(), device=run.workload.device)
-    losses, predictions = judged(run, [select(workload.test, part) for part in rows.split(_PIECE)])
+    losses, predictions, _ = judged(run, [select(workload.test, part) for part in rows.split(_PIECE)])
     order = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")[:MOST]
     some = select(workload.test, rows[torch.from_numpy(order.copy()).to(rows.device)])
     ids, labels = test_ids(workload), _labels(workload, some, len(order))

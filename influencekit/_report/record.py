@@ -101,7 +101,8 @@ class Words:
 
 @dataclass(frozen=True)
 class Record:
-    """All of a report. `count` examples were scored of `total`; `examples` are those on the page, by rank."""
+    """All of a report. `count` examples were scored of `total`; `examples` are those on the page, by rank.
+    `numbers`: labels and predictions are those of a regression, and no classes."""
 
     title: str
     key: str
@@ -117,6 +118,7 @@ class Record:
     windows: tuple[tuple[int, int], ...]
     windows_note: str
     span: str
+    numbers: bool
     columns: tuple[str, ...]
     mark_names: tuple[str, ...]
     examples: tuple[Example, ...]

@@ -32,8 +32,8 @@ def words_of(scores: xr.Dataset) -> Words:
     return Words(by_sign[-1], by_sign[1], name, unit, ends(better)[0][1])
 
 
-def facts(run: Trajectory, scores: xr.Dataset, span: str) -> list[Fact]:
-    """What was trained, and what was asked."""
+def facts(run: Trajectory, scores: xr.Dataset, span: str, numbers: bool) -> list[Fact]:
+    """What was trained, and what was asked; `numbers`: by a regression, which has no accuracy."""
     workload, attrs, info = run.workload, scores.attrs, run.workload.info
     accuracy = attrs.get("accuracy", float("nan"))
     reached = (
@@ -49,7 +49,7 @@ def facts(run: Trajectory, scores: xr.Dataset, span: str) -> list[Fact]:
             "training",
             f"{run.steps:,} steps by {short_optimizer(run)}; {workload.n_train:,} examples{tested}",
         ),
-        Fact("test accuracy", reached),
+        *([] if numbers and accuracy != accuracy else [Fact("test accuracy", reached)]),
         Fact("query", str(attrs.get("query"))),
         Fact("without an example", f"{span}: {_REMOVED[str(scores.removal.values[0])]}"),
         Fact("estimator", str(attrs.get("estimator"))),

@@ -86,7 +86,7 @@ function retrainedLine(one) {
   return make("div", {}, known(one.retrained.low) ? "retrained, mean of runs: " : "retrained: ", make("b", { class: colour(one.retrained.value) }, signed(one.retrained.value)), interval(one.retrained) + said(one.retrained.value));
 }
 function cardOf(one) {
-  const name = cut(one.id, 80), wrong = one.label && one.prediction && one.label !== one.prediction;
+  const name = cut(one.id, 80), wrong = !data.numbers && one.label && one.prediction && one.label !== one.prediction;
   const facts = make("div", {},
     one.label ? make("div", {}, "label ", make("b", { dir: "auto" }, cut(one.label, 60))) : null,
     one.prediction ? make("div", { class: wrong ? "wrong" : null }, "predicted ", make("b", { dir: "auto" }, cut(one.prediction, 60)), wrong ? " (not its label)" : "") : null,
