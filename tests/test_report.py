@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 import influencekit as ik
+from influencekit._report.curve import stretches
 from influencekit._report.issues import issues_of
 from influencekit._report.patterns import PATTERNS, fewer, halves, patterns
 from influencekit._report.scores import Verified, whole
@@ -335,3 +336,14 @@ def test_scores_of_an_average_are_shown_with_its_losses_and_points():
     assert [p.id for p in record.points] == [f"test {k}" for k in worst]
     every = ik.estimate(run(), "test-losses", average="after:epoch=1").influence.values[worst[0], 0]
     assert max(abs(v) for _, v in record.points[0].links) == pytest.approx(np.abs(every).max(), rel=1e-3)
+
+
+@given(st.integers(1, 700), st.integers(0, 3))
+def test_the_loss_curve_takes_equally_many_steps_for_each_of_its_points(steps, seed):
+    losses = np.random.default_rng(seed).normal(size=(steps, 2))
+    found = stretches(losses)
+    wide = max(1, -(-steps // 200))
+    assert len(found) <= 200 and found[-1][0] == steps - wide
+    assert {k for start, _ in found for k in range(start, start + wide)} == set(range(steps))
+    for start, value in found:
+        assert value == pytest.approx(losses[start : start + wide].mean())
