@@ -98,3 +98,19 @@ def test_the_report_of_a_comparison_of_an_average_shows_its_losses():
     shown = ik.report(run(), **arguments).record
     expected = ik.report(run(), averaged()).record
     assert {one.id: one.loss for one in shown.examples} == {one.id: one.loss for one in expected.examples}
+
+
+def test_a_ceiling_of_several_windows_is_that_of_their_sum():
+    """The effects of neighbouring windows add up to that of the whole run, so all of it must be the same."""
+    each, whole = (ik.ceiling(run(), runs=3, moved=0.05, windows=w) for w in ("each-epoch", "full"))
+    ours, theirs = (ik.report(run(), scores(), ceiling=c).record for c in (each, whole))
+    assert [f for f in ours.facts if f.name == "ceiling"] == [f for f in theirs.facts if f.name == "ceiling"]
+    for one, other in zip(ours.agreement.metrics, theirs.agreement.metrics, strict=True):
+        assert one[1:] == pytest.approx(other[1:], abs=2e-3)
+    for one, other in zip(ours.examples, theirs.examples, strict=True):
+        for name in ("value", "low", "high"):
+            assert getattr(one.retrained, name) == pytest.approx(
+                getattr(other.retrained, name), rel=1e-3, abs=1e-7
+            )
+    lost = ik.report(run(), scores(), ceiling=each[["ceiling"]]).record
+    assert "unknown" in next(f.value for f in lost.facts if f.name == "ceiling")

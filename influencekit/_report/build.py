@@ -20,6 +20,7 @@ from influencekit._report.patterns import fewer, patterns
 from influencekit._report.points import linked, points_of, scored_points
 from influencekit._report.predictions import judged
 from influencekit._report.record import Agreement, Content, Example, Record, Retrained
+from influencekit._report.repeated import joined_ceiling
 from influencekit._report.scores import Verified, check_scores, combined, span_of, verified_by
 from influencekit._report.words import facts, made, trust_facts, trust_warnings, words_of
 from influencekit._training.batch import Batch
@@ -95,7 +96,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
                  contents_of.get(int(row)), several and bool(looked[k]))
         for k, row in enumerate(rows)
     )  # fmt: skip
-    trust = given.trust
+    trust, joined = given.trust, joined_ceiling(given.ceiling)
     count = int(np.isfinite(effects.effect).sum())
     return Record(
         title=given.title or f"Influence in {run.workload.name}",
@@ -103,7 +104,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         words=words,
         warnings=tuple(trust_warnings(scores, trust)),
         verdicts=tuple(effects.marks.verdicts),
-        facts=tuple([*facts(run, scores, span, numbers), *trust_facts(trust, given.ceiling)]),
+        facts=tuple([*facts(run, scores, span, numbers), *trust_facts(trust, given.ceiling, joined)]),
         made=tuple(made(run, scores)),
         command=given.command,
         total=len(ids),
@@ -119,7 +120,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         points=points_of(run, links, place, given.show, given.names),
         points_note=_points_note(run, links, place, _other_method(scores, given.points)),
         curve=curve_of(run),
-        agreement=_agreement(effects, given.ceiling),
+        agreement=_agreement(effects, joined),
     ), effects  # fmt: skip
 
 
@@ -141,7 +142,9 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
         truths.append(("report: trust", given.trust))
     for who, each in truths:
         check_retrained(who, run, scores, each)
-    verified = verified_by(run, truths)
+    joined = joined_ceiling(given.ceiling)
+    kept = ((who, joined if each is given.ceiling else each) for who, each in truths)
+    verified = verified_by(run, [(who, each) for who, each in kept if each is not None])
     marks = marks_of(
         run, [("suspected", x) for x in given.suspected] + [("curated", x) for x in given.curated]
     )
