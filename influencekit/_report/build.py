@@ -12,11 +12,12 @@ import xarray as xr
 
 from influencekit._direction import better_in
 from influencekit._report.belonging import check_asked, check_retrained, check_trust
-from influencekit._report.contents import Show, columns_of, contents
+from influencekit._report.contents import Show, check_show, columns_of, contents_and_range
 from influencekit._report.curve import curve_of
 from influencekit._report.issues import Issues, issues_of
 from influencekit._report.marks import Remarks, marks_of
 from influencekit._report.patterns import fewer, patterns
+from influencekit._report.pictures import Range
 from influencekit._report.points import linked, points_of, scored_points
 from influencekit._report.predictions import judged
 from influencekit._report.record import Agreement, Content, Example, Record, Retrained
@@ -86,11 +87,11 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     wanted = sorted({k for each in linked(links).values() for k in each})
     rows, looked = _chosen(effects, given.most, wanted)
     place = {int(row): k for k, row in enumerate(rows)}
-    contents_of = _contents(run, rows[looked], given)
+    check_show(given.show, ids := examples(run.workload))
+    contents_of, within = _contents(run, rows[looked], given)
     several = scores.sizes["window"] > 1
     pattern = patterns(effects.windows[:, rows]) if several else [None] * len(rows)
     losses, predictions, numbers = judged(run, _batches(run, rows))
-    ids = examples(run.workload)
     shown = tuple(
         _example(effects, int(row), str(ids[row]), losses[k], predictions[k], pattern[k],
                  contents_of.get(int(row)), several and bool(looked[k]))
@@ -117,7 +118,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         columns=columns_of(run.workload.examples(_positions(run, rows[:1])), given.show, given.names),
         mark_names=tuple(dict.fromkeys(m for one in shown for m in one.marks)),
         examples=shown,
-        points=points_of(run, links, place, given.show, given.names),
+        points=points_of(run, links, place, given.show, given.names, within),
         points_note=_points_note(run, links, place, _other_method(scores, given.points)),
         curve=curve_of(run),
         agreement=_agreement(effects, joined),
@@ -215,10 +216,13 @@ def _batches(run: Trajectory, rows: np.ndarray) -> Iterator[Batch]:
     return (run.workload.examples(part) for part in _positions(run, rows).split(_PIECE))
 
 
-def _contents(run: Trajectory, rows: np.ndarray, given: Given) -> dict[int, Content | None]:
+def _contents(
+    run: Trajectory, rows: np.ndarray, given: Given
+) -> tuple[dict[int, Content | None], Range | None]:
     own = examples(run.workload)
-    found = contents(_batches(run, rows), [own[int(k)] for k in rows], given.show, given.names)
-    return dict(zip((int(k) for k in rows), found, strict=True))
+    named = [own[int(k)] for k in rows]
+    found, within = contents_and_range(_batches(run, rows), named, given.show, given.names)
+    return dict(zip((int(k) for k in rows), found, strict=True)), within
 
 
 def _example(

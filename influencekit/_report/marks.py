@@ -15,6 +15,7 @@ from influencekit.errors import InputError
 __all__ = ["Remarks", "marks_of"]
 
 _ISSUE = "is_influence_issue"
+_VERBS = {"suspected": ("suspects", "suspicion"), "curated": ("curate", _ISSUE)}  # and a column of each
 _KNOWN = {"influence", "influence_score", "label", "suspicion"}  # which the card shows by itself
 _WORDS = {  # of `suspects`, whose words alone would say something else on the card
     "rank": "rank of suspicion", "given": "given label", "predicted": "predicted without training on it",
@@ -50,6 +51,7 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
         columns = {n: v for n, v in columns.items() if n != "train"}
         if not columns:
             raise InputError(f"report: {who} has no column over train alone; pass the result of the verb")
+        _check_verb(who, columns)
         if "suspicion" in columns:
             suspicion = np.asarray(columns["suspicion"], dtype=np.float64)
         for name, values in columns.items():
@@ -62,10 +64,23 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
             elif name not in _KNOWN:
                 for k, value in enumerate(values.tolist()):
                     if text := _text(value):
-                        notes[k].append((_WORDS.get(name, name.replace("_", " ")), text))
+                        said = _WORDS.get(name, name.replace("_", " "))
+                        notes[k].append((f"{_VERBS[who][0]}: {said}", text))
         verdicts += [str(each.attrs[n]) for n in ("verdict", "summary") if n in each.attrs]
         verdicts += [str(each.attrs["caution"])] if "caution" in each.attrs else []
     return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues, suspicion)
+
+
+def _check_verb(who: str, columns: dict[str, Any]) -> None:
+    """Errors: the columns are those of the other verb."""
+    verb, own = _VERBS[who]
+    other, theirs = next(each for name, each in _VERBS.items() if name != who)
+    if theirs in columns and own not in columns:
+        place = next(name for name in _VERBS if name != who)
+        raise InputError(
+            f"report: {who} must be what {verb}(...) gives, and this is what {other}(...) gives; pass it as "
+            f"{place}="
+        )
 
 
 def _title(who: str, name: str) -> str:

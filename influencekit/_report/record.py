@@ -11,12 +11,14 @@ __all__ = ["Agreement", "Content", "Curve", "Example", "Fact", "Point", "Record"
 @dataclass(frozen=True)
 class Content:
     """What an example looks like. `kind` is picture (a PNG in base 64), text, tokens, row (a list of numbers
-    or texts, named by `Record.columns`), wave (heights from -100 to 100) or none."""
+    or texts, named by `Record.columns`), wave (heights from -100 to 100) or none. `note`: what of
+    it is not shown."""
 
     kind: str
     value: Any = None
     width: int = 0
     height: int = 0
+    note: str | None = None
 
 
 @dataclass(frozen=True)

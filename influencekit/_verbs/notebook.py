@@ -35,13 +35,13 @@ class Shown:
 
     def with_examples(self, run: Any, show: Any = None, names: Any = None) -> Shown:
         """The same with the examples of this run, shown as `report` shows them. Errors: another run."""
-        from influencekit._report.contents import contents
+        from influencekit._report.contents import check_show, contents
         from influencekit._report.scores import check_scores
         from influencekit._verbs.results import examples, require_run
 
         check_scores(require_run(run), self._scores, "scores.ik")
         workload = run.workload
-        own = examples(workload)
+        check_show(show, own := examples(workload))
         rows = sorted({k for _, _, some in self._ends() for k in some})
         batch = workload.examples(torch.tensor(rows, device=workload.device))
         other = Shown(self._scores)
