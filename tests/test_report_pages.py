@@ -204,6 +204,25 @@ def test_the_command_writes_a_page_that_says_how_it_was_made(tmp_path, monkeypat
     ]
 
 
+def test_the_command_says_what_it_cannot_retrain_and_its_card_names_its_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    means = command(
+        "report", "run.zarr", "--removal", "window", "--verify", "5", "--ceiling", "2", "--points", "0",
+        "--card", "cards/card.md", "--issues", "mine.csv",
+    )  # fmt: skip
+    said = " ".join(means.stdout.split())
+    assert "Beware: --verify, --trust, --ceiling left out: the mean of 2 windows" in said
+    assert (
+        "--window full" in said and '"data_files": "../mine.csv"' in (tmp_path / "cards/card.md").read_text()
+    )
+    quiet = command(
+        "report", "run.zarr", "--removal", "window", "--verify", "0", "--trust", "none", "--points", "0",
+        "--out", "b.html",
+    )  # fmt: skip
+    assert "left out" not in quiet.stdout
+
+
 def test_the_command_takes_a_function_of_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("record", TINY, "--store", "run.zarr")
@@ -260,7 +279,36 @@ def test_the_card_has_front_matter_that_a_hub_reads(tmp_path):
     _, front, body = text.split("---\n", 2)
     head = yaml.safe_load(front)
     assert head["pretty_name"] == report().record.title and head["size_categories"] == ["n<1K"]
-    assert f"| influence | {report().summary.num_issues[0]} |" in body
+    assert f"| influence | {report().summary.num_issues[0]} |" in body and "configs" not in head
+    named = report().save(tmp_path / "new" / "card.md", table="data/mine.csv").read_text(encoding="utf-8")
+    front = yaml.safe_load(named.split("---\n", 2)[1])
+    assert front["configs"] == [{"config_name": "issues", "data_files": "data/mine.csv"}]
+    assert "`data/mine.csv` has a row" in named
+
+
+def test_what_cannot_be_saved_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, said in (
+        (None, "name of a file, got None"),
+        (tmp_path / "file" / "a.html", "cannot write .*a.html: "),
+    ):
+        with pytest.raises(ik.InputError, match=said):
+            report().save(path)
+    assert report().save(str(tmp_path / "a" / "b" / "c.csv")).exists()
+
+
+def test_the_table_says_whether_windows_were_added_up():
+    assert report().issues.windows.unique().tolist() == [report().record.span]
+    mean = ik.report(run(), ik.estimate(run(), windows="each-epoch", removal="window"))
+    assert "the sum of 4 windows" in report().record.span and "the mean of 4 windows" in mean.record.span
+    assert set(mean.issues.windows) == {mean.record.span}
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, True, "a"])
+def test_a_step_is_a_whole_number(tmp_path, step):
+    with pytest.raises(ik.InputError, match="report: step"):
+        report().log(Writer(tmp_path), step)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parquet_is_the_table_or_says_what_is_missing(tmp_path):

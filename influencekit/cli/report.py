@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,7 +133,8 @@ def report(
             scores = ik.estimate(run, asked, method, windows, removal, end)
             retrained, trusted = _tested(run, asked, method, scores, verify, trust)
             again = None
-            if ceiling is not None:
+            untested = _untested(scores, method, verify, trust, ceiling)
+            if ceiling is not None and not untested:
                 span = windows_of(whole(scores))
                 again = ik.ceiling(run, asked, ceiling, windows=span, average=end)
             there = run.workload.test is not None
@@ -140,10 +142,15 @@ def report(
                 run, scores, retrained, trusted, again, points=points if there else None, show=words,
                 names=named, title=title, command=command_of(ctx),
             )  # fmt: skip
+            table = (
+                None
+                if issues is None
+                else Path(os.path.relpath(issues, Path(card or issues).parent)).as_posix()
+            )
             for path, name in paths:
                 if path is not None and name is not None:
-                    write(page.record, page.html, page.issues, path, Path(name).suffix)
-    for warning in page.record.warnings:
+                    write(page.record, page.html, page.issues, path, Path(name).suffix, table)
+    for warning in filter(None, (*page.record.warnings, untested)):
         say(BEWARE, warning)
     marked, size = int(page.issues.is_influence_issue.sum()), len(page.html.encode()) / 1e6
     names_of_files = ", ".join(name for _, name in paths if name)
@@ -157,6 +164,23 @@ def _auto(run: Trajectory, method: Estimator) -> str:
 
     epochs = len(set(run.plan.epoch.tolist()))
     return "each-epoch" if Claim.WINDOWED in method.claims and epochs <= _WINDOWS else "full"
+
+
+def _untested(scores: xr.Dataset, method: Estimator, verify: int, trust: str, ceiling: int | None) -> str:
+    """What was asked to test the scores and cannot be, as their windows are not one span; else nothing."""
+    from influencekit import Claim
+    from influencekit._report.scores import span_of
+
+    window, words = span_of(scores)
+    exact = Claim.EXACT in method.claims
+    asked = [("--verify", verify and not exact), ("--trust", trust != "none" and not exact)]
+    options = [name for name, there in [*asked, ("--ceiling", ceiling)] if there]
+    if window is not None or not options:
+        return ""
+    return (
+        f"{', '.join(options)} left out: {words}, is no window that can be retrained; ask for one window, "
+        "such as --window full"
+    )
 
 
 def _tested(
