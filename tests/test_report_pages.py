@@ -21,6 +21,8 @@ import influencekit as ik
 from influencekit._report.contents import contents, kind_of
 from influencekit._report.page import embedded
 from influencekit._verbs.removal_list import ids_in
+from influencekit.cli.formats import save_dataset
+from influencekit.cli.problems import reopen
 
 VOID = {"meta", "link", "input", "line", "br", "img"}
 
@@ -221,6 +223,25 @@ def test_the_command_says_what_it_cannot_retrain_and_its_card_names_its_table(tm
         "--out", "b.html",
     )  # fmt: skip
     assert "left out" not in quiet.stdout
+
+
+def test_the_command_takes_what_suspects_and_curate_wrote(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    found = ik.suspects(reopen("run.zarr", None), scores=["final-loss"], repeats=2, verify=0)
+    save_dataset(found, tmp_path / "s.zarr")
+    plain = ["--verify", "0", "--trust", "none", "--points", "0", "--issues", "issues.csv"]
+    command("report", "run.zarr", "--suspects", "s.zarr", *plain)
+    lists = pd.read_csv("issues.csv", keep_default_na=False).lists
+    assert [("label issue" in text) for text in lists] == found.is_label_issue.values.tolist()
+    for options, said in (
+        (["--curate", "s.zarr"], "pass it as suspected="),
+        (["--suspects", "s.csv"], "ends in .zarr, .nc"),
+        (["--suspects", "run.zarr"], "run.zarr"),
+        (["--suspects", "none.zarr"], "none.zarr"),
+    ):
+        assert said in fails("report", "run.zarr", *options, "--out", "b.html", code=2)
+    assert not (tmp_path / "b.html").exists()
 
 
 def test_the_command_takes_a_function_of_the_user(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from influencekit.cli.console import BEWARE, say, working
-from influencekit.cli.formats import check_ending
+from influencekit.cli.formats import check_ending, read_dataset
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 
@@ -75,6 +75,18 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
     "loo.",
 )
 @click.option(
+    "--suspects",
+    type=PATH,
+    metavar="FILE",
+    help="What `influencekit suspects --out FILE.zarr` (or .nc) wrote of this run; a list of its own.",
+)
+@click.option(
+    "--curate",
+    type=PATH,
+    metavar="FILE",
+    help="The same of `influencekit curate --out`; its drops are issues.",
+)
+@click.option(
     "--show",
     metavar="FILE.py:NAME",
     help="A function of an example that gives text, a picture of PIL or a figure of matplotlib. It is run. "
@@ -94,6 +106,7 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
 def report(
     ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any,
     average: str | None, out: str, verify: int, points: int, trust: str, ceiling: int | None,
+    suspects: str | None, curate: str | None,
     show: str | None, names: str | None, issues: str | None, card: str | None, title: str | None,
     code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
@@ -112,11 +125,15 @@ def report(
     }
     for option, (name, endings) in files.items():
         check_ending(name, option, endings)
+    given = {"suspected": ("--suspects", suspects), "curated": ("--curate", curate)}
+    for option, name in given.values():
+        check_ending(name, option, (".zarr", ".nc"))
     check_places({option: name for option, (name, _) in files.items()})
     with ExitStack() as stack:
         paths = [(stack.enter_context(new_file(name, option)), name) for option, (name, _) in files.items()]
         with working():
             import influencekit as ik
+            from influencekit._report.marks import marks_of
             from influencekit._report.scores import whole
             from influencekit._report.twins import write
             from influencekit._verbs.results import windows_of
@@ -129,6 +146,10 @@ def report(
             words = show if show is None or ":" not in show else value_from(show, "--show", "show", False)
             named = None if names is None else value_from(names, "--names", "names")
             run = reopen(store, data_dir, use_device(device, threads), code)
+            lists = {
+                who: read_dataset(Path(name), option[2:]) for who, (option, name) in given.items() if name
+            }
+            marks_of(run, list(lists.items()))  # before the run is scored and retrained
             windows = window if window != "auto" else "full" if end else _auto(run, method)
             scores = ik.estimate(run, asked, method, windows, removal, end)
             retrained, trusted = _tested(run, asked, method, scores, verify, trust)
@@ -140,7 +161,7 @@ def report(
             there = run.workload.test is not None
             page = ik.report(
                 run, scores, retrained, trusted, again, points=points if there else None, show=words,
-                names=named, title=title, command=command_of(ctx),
+                names=named, title=title, command=command_of(ctx), **lists,
             )  # fmt: skip
             table = (
                 None
