@@ -77,7 +77,7 @@ LAYERS = {
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
         plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data _verbs/notebook
-        _report/contents _report/pictures
+        _report/contents _report/pictures _report/scores
         _report/record
     """,
     "what scores are worth": """
@@ -92,9 +92,9 @@ LAYERS = {
         _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words
     """,
     "the report": """
-        _report/__init__ _report/build _report/comparison _report/curve _report/issues _report/marks
-        _report/page _report/patterns _report/points _report/predictions _report/scores _report/tracking
-        _report/twins _report/verb _report/words
+        _report/__init__ _report/belonging _report/build _report/comparison _report/curve _report/issues
+        _report/marks _report/page _report/patterns _report/points _report/predictions _report/repeated
+        _report/tracking _report/twins _report/verb _report/words
     """,
     "what is shipped to plugin authors": """
         testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries

@@ -18,7 +18,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit._report.issues import issues_of
-from influencekit._report.patterns import PATTERNS, fewer, halves, patterns
+from influencekit._report.patterns import PATTERNS, halves, patterns
 from influencekit._report.scores import Verified, whole
 
 finite = st.floats(-1e3, 1e3, allow_nan=False, width=32)
@@ -85,11 +85,14 @@ def test_a_prediction_of_one_logit_is_read_as_the_accuracy_reads_it():
     assert {one.prediction for one in shown.values()} == {"0", "1"}
 
 
-def test_pictures_are_the_inputs():
-    for row, one in list(by_row().items())[:5]:
+def test_pictures_are_the_inputs_on_one_scale_for_the_page():
+    low, high = np.percentile(workload().train[0], (0.5, 99.5))
+    shown = [(one, workload().train[0][one.row, 0].numpy()) for one in report().record.examples]
+    shown += [(one, workload().test[0][int(one.id.split()[1]), 0].numpy()) for one in report().record.points]
+    for one, x in shown:
         image = np.asarray(Image.open(io.BytesIO(base64.b64decode(one.content.value)))).astype(float)
-        x = workload().train[0][row, 0].numpy()
-        np.testing.assert_allclose(image / 255, (x - x.min()) / (x.max() - x.min()), atol=1 / 255)
+        expected = np.clip((x - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(image / 255, expected, atol=1 / 255)
 
 
 def test_retrained_values_are_those_of_leave_one_out():
@@ -253,6 +256,9 @@ def test_what_curate_recommends_is_marked_and_listed():
     assert {one.row for one in record.examples if one.is_issue} == drop
     assert {one.row for one in record.examples if "drop (curate)" in one.marks} == drop
     assert found.attrs["verdict"] in record.verdicts
+    assert all(("curate: action", "drop") in one.notes for one in record.examples if one.is_issue)
+    with pytest.raises(ik.InputError, match="what curate.* gives; pass it as curated="):
+        ik.report(run(), scores(), suspected=found)
 
 
 def _more():
@@ -286,8 +292,11 @@ def test_what_suspects_gives_is_a_list_with_its_words_and_its_order():
             == (values[one.row] > 0.9)
             == (("suspects says", "relabel") in one.notes)
         )
-        assert ("rank of suspicion", f"{N - one.row:.3g}") in one.notes and one.suspicion_rank == N - one.row
-        assert "learnt from epoch" not in dict(one.notes)
+        rank = f"{N - one.row:.3g}"
+        assert ("suspects: rank of suspicion", rank) in one.notes and one.suspicion_rank == N - one.row
+        assert "suspects: learnt from epoch" not in dict(one.notes)
+    with pytest.raises(ik.InputError, match="what suspects.* gives; pass it as suspected="):
+        ik.report(run(), scores(), curated=found)
     with pytest.raises(ik.InputError, match="another run"):
         ik.report(run(), scores(), suspected=found.assign_attrs(run="00000000-00000000-?"))
 
@@ -320,19 +329,6 @@ def test_a_taped_run_of_dicts_without_a_test_set():
     assert not found.issues.is_influence_issue.any(), "neither way of a parameter is better"
     with pytest.raises(ik.InputError, match="without a test set"):
         ik.report(taped, ik.estimate(taped, "parameter"), points=2)
-
-
-@pytest.mark.parametrize("added", [True, False])
-def test_many_windows_become_at_most_120_without_losing_their_sum(added):
-    windows = np.random.default_rng(0).normal(size=(1000, 4))
-    found, bounds, note = fewer(windows, [(k, k + 1) for k in range(1000)], added)
-    assert len(found) == len(bounds) == 120 and "1000" in note
-    for row, (start, stop) in zip(found, bounds, strict=True):
-        np.testing.assert_allclose(row, windows[start:stop].sum(0))
-    if added:
-        np.testing.assert_allclose(found.sum(0), windows.sum(0))
-        assert bounds[0][0] == 0 and all(a[1] == b[0] for a, b in zip(bounds, bounds[1:], strict=False))
-    assert fewer(windows[:7], [], added)[0] is not found and not fewer(windows[:7], [], added)[2]
 
 
 def test_scores_of_an_average_are_shown_with_its_losses_and_points():

@@ -1,10 +1,11 @@
 """`scores.ik` in a notebook: both ends, caution first; xarray's own view stays."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from helpers_report import HOSTILE, run, scores
+from helpers_report import HOSTILE, run, scores, workload
 
 import influencekit as ik
 
@@ -28,7 +29,7 @@ class Rows(HTMLParser):
 
 
 def test_both_ends_are_shown_with_their_scores_and_ids_as_text():
-    mean = scores().influence.values.mean((0, 1))
+    mean = scores().influence.values[0].sum(0)
     order = mean.argsort()
     page = Rows(scores().ik._repr_html_())
     shown = [row[2].split(",")[0] for row in page.rows]
@@ -52,5 +53,23 @@ def test_what_is_no_score_is_refused():
     with pytest.raises(ik.InputError, match="what estimate"):
         scores().influence.isel(window=0).to_dataset().ik._repr_html_()
     other = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"))
-    with pytest.raises(ik.InputError, match="not of this run"):
+    with pytest.raises(ik.InputError, match="another run"):
+        scores().ik.with_examples(other)
+
+
+def test_the_number_is_that_of_the_report_and_says_what_it_is():
+    for found, said in (
+        (scores(), "the sum of 4 windows"),
+        (ik.estimate(run(), windows="each-epoch", removal="window"), "the mean of 4 windows"),
+        (ik.estimate(run(), "test-losses"), "global removal, the mean of 12 queries"),
+    ):
+        first = ik.report(run(), found).record.examples[0]
+        page = Rows(found.ik._repr_html_())
+        assert float(page.rows[0][2].split(",")[0]) == pytest.approx(first.score, rel=1e-3)
+        assert said in found.ik._repr_html_() and said in repr(found.ik)
+
+
+def test_examples_of_another_run_of_the_same_data_are_refused():
+    other = ik.record(replace(workload(), optimizer=ik.SGD(lr=0.5)))
+    with pytest.raises(ik.InputError, match="another run"):
         scores().ik.with_examples(other)

@@ -3,8 +3,6 @@
 import base64
 import json
 import re
-import sys
-import types
 from html.parser import HTMLParser
 
 import matplotlib.figure
@@ -20,7 +18,8 @@ from PIL import Image
 import influencekit as ik
 from influencekit._report.contents import contents, kind_of
 from influencekit._report.page import embedded
-from influencekit._verbs.removal_list import ids_in
+from influencekit.cli.formats import save_dataset
+from influencekit.cli.problems import reopen
 
 VOID = {"meta", "link", "input", "line", "br", "img"}
 
@@ -204,6 +203,44 @@ def test_the_command_writes_a_page_that_says_how_it_was_made(tmp_path, monkeypat
     ]
 
 
+def test_the_command_says_what_it_cannot_retrain_and_its_card_names_its_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    means = command(
+        "report", "run.zarr", "--removal", "window", "--verify", "5", "--ceiling", "2", "--points", "0",
+        "--card", "cards/card.md", "--issues", "mine.csv",
+    )  # fmt: skip
+    said = " ".join(means.stdout.split())
+    assert "Beware: --verify, --trust, --ceiling left out: the mean of 2 windows" in said
+    assert (
+        "--window full" in said and '"data_files": "../mine.csv"' in (tmp_path / "cards/card.md").read_text()
+    )
+    quiet = command(
+        "report", "run.zarr", "--removal", "window", "--verify", "0", "--trust", "none", "--points", "0",
+        "--out", "b.html",
+    )  # fmt: skip
+    assert "left out" not in quiet.stdout
+
+
+def test_the_command_takes_what_suspects_and_curate_wrote(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("record", TINY, "--store", "run.zarr")
+    found = ik.suspects(reopen("run.zarr", None), scores=["final-loss"], repeats=2, verify=0)
+    save_dataset(found, tmp_path / "s.zarr")
+    plain = ["--verify", "0", "--trust", "none", "--points", "0", "--issues", "issues.csv"]
+    command("report", "run.zarr", "--suspects", "s.zarr", *plain)
+    lists = pd.read_csv("issues.csv", keep_default_na=False).lists
+    assert [("label issue" in text) for text in lists] == found.is_label_issue.values.tolist()
+    for options, said in (
+        (["--curate", "s.zarr"], "pass it as suspected="),
+        (["--suspects", "s.csv"], "ends in .zarr, .nc"),
+        (["--suspects", "run.zarr"], "no column over train"),
+        (["--suspects", "none.zarr"], "none.zarr"),
+    ):
+        assert said in fails("report", "run.zarr", *options, "--out", "b.html", code=2)
+    assert not (tmp_path / "b.html").exists()
+
+
 def test_the_command_takes_a_function_of_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("record", TINY, "--store", "run.zarr")
@@ -240,88 +277,3 @@ def test_estimate_and_compare_write_it(tmp_path, monkeypatch):
     )[1]
     shown = json.loads(data)["examples"]
     assert len(shown) == 24 and all("retrained" in one for one in shown)
-
-
-def test_the_twins_say_what_the_page_says(tmp_path):
-    found = report()
-    found.save(tmp_path / "issues.csv")
-    frame = pd.read_csv(tmp_path / "issues.csv")
-    assert frame.id.tolist() == found.issues.id.tolist()
-    np.testing.assert_allclose(frame.influence_score, found.issues.influence_score)
-    assert set(ids_in(tmp_path / "issues.csv")) == set(found.issues.id[found.issues.is_influence_issue])
-    assert found.summary.num_issues.tolist() == [int(found.issues.is_influence_issue.sum())]
-    with pytest.raises(ik.InputError, match="exists already"):
-        found.save(tmp_path / "issues.csv")
-
-
-def test_the_card_has_front_matter_that_a_hub_reads(tmp_path):
-    yaml = pytest.importorskip("yaml")
-    text = report().save(tmp_path / "README.md").read_text(encoding="utf-8")
-    _, front, body = text.split("---\n", 2)
-    head = yaml.safe_load(front)
-    assert head["pretty_name"] == report().record.title and head["size_categories"] == ["n<1K"]
-    assert f"| influence | {report().summary.num_issues[0]} |" in body
-
-
-def test_parquet_is_the_table_or_says_what_is_missing(tmp_path):
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        with pytest.raises(ik.InputError, match="pip install pyarrow"):
-            report().save(tmp_path / "issues.parquet")
-        assert not list(tmp_path.iterdir())
-    else:
-        pd.testing.assert_frame_equal(
-            pd.read_parquet(report().save(tmp_path / "issues.parquet")), report().issues
-        )
-
-
-class Writer:
-    """As SummaryWriter of TensorBoard."""
-
-    def __init__(self, folder):
-        self.log_dir, self.values, self.texts = str(folder), {}, []
-
-    def add_scalar(self, name, value, step):
-        self.values[name, step] = value
-
-    def add_text(self, name, text, step):
-        self.texts.append(text)
-
-
-class Tracker:
-    """As the module mlflow."""
-
-    def log_metrics(self, values, step=None):
-        self.values = values
-
-    def log_text(self, text, name):
-        self.text, self.name = text, name
-
-
-def test_it_is_logged_where_experiments_are(tmp_path):
-    writer, tracker = Writer(tmp_path / "events"), Tracker()
-    report().log(writer, step=3)
-    report().log(tracker)
-    assert writer.values["influence/issues", 3] == report().issues.is_influence_issue.sum()
-    assert {name for name, _ in writer.values} == set(tracker.values) == set(report().scalars)
-    assert (tmp_path / "events" / "influence-report-3.html").read_text(encoding="utf-8") == report().html
-    assert tracker.text == report().html and "influence-report-3.html" in writer.texts[0]
-    with pytest.raises(ik.InputError, match="SummaryWriter"):
-        report().log(3)
-
-
-def test_a_run_of_wandb_gets_the_figures_and_the_page(monkeypatch):
-    module = types.ModuleType("wandb")
-    module.Html = lambda text: ("html", text)
-    logged = []
-
-    def log(self, *values, **named):
-        logged.append((values, named))
-
-    run_of_theirs = type("Run", (), {"__module__": "wandb.sdk", "log": log})
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    report().log(run_of_theirs(), step=2)
-    (((values,), named),) = logged
-    assert named == {"step": 2} and values.pop("influence/report") == ("html", report().html)
-    assert values == report().scalars

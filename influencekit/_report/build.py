@@ -11,14 +11,17 @@ import torch
 import xarray as xr
 
 from influencekit._direction import better_in
-from influencekit._report.contents import Show, columns_of, contents
+from influencekit._report.belonging import check_asked, check_retrained, check_trust
+from influencekit._report.contents import Show, check_show, columns_of, contents_and_range
 from influencekit._report.curve import curve_of
 from influencekit._report.issues import Issues, issues_of
 from influencekit._report.marks import Remarks, marks_of
 from influencekit._report.patterns import fewer, patterns
+from influencekit._report.pictures import Range
 from influencekit._report.points import linked, points_of, scored_points
 from influencekit._report.predictions import judged
 from influencekit._report.record import Agreement, Content, Example, Record, Retrained
+from influencekit._report.repeated import joined_ceiling
 from influencekit._report.scores import Verified, check_scores, combined, span_of, verified_by
 from influencekit._report.words import facts, made, trust_facts, trust_warnings, words_of
 from influencekit._training.batch import Batch
@@ -74,23 +77,27 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     """The record, and the numbers of all examples, those that are not on the page among them."""
     run = averaged_as(run, given.average, given.scores)
     scores = check_scores(run, given.scores)
+    if given.average is not None:
+        check_asked(run, scores)
+    if given.trust is not None:
+        check_trust(run, scores, given.trust)
     window, span = span_of(scores)
     effects, words = _effects(run, scores, given), words_of(scores)
     links = scored_points(run, scores, given.points)
     wanted = sorted({k for each in linked(links).values() for k in each})
     rows, looked = _chosen(effects, given.most, wanted)
     place = {int(row): k for k, row in enumerate(rows)}
-    contents_of = _contents(run, rows[looked], given)
+    check_show(given.show, ids := examples(run.workload))
+    contents_of, within = _contents(run, rows[looked], given)
     several = scores.sizes["window"] > 1
     pattern = patterns(effects.windows[:, rows]) if several else [None] * len(rows)
-    losses, predictions = judged(run, _batches(run, rows))
-    ids = examples(run.workload)
+    losses, predictions, numbers = judged(run, _batches(run, rows))
     shown = tuple(
         _example(effects, int(row), str(ids[row]), losses[k], predictions[k], pattern[k],
                  contents_of.get(int(row)), several and bool(looked[k]))
         for k, row in enumerate(rows)
     )  # fmt: skip
-    trust = given.trust
+    trust, joined = given.trust, joined_ceiling(given.ceiling)
     count = int(np.isfinite(effects.effect).sum())
     return Record(
         title=given.title or f"Influence in {run.workload.name}",
@@ -98,7 +105,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         words=words,
         warnings=tuple(trust_warnings(scores, trust)),
         verdicts=tuple(dict.fromkeys(effects.marks.verdicts)),
-        facts=tuple([*facts(run, scores, span), *trust_facts(trust, given.ceiling)]),
+        facts=tuple([*facts(run, scores, span, numbers), *trust_facts(trust, given.ceiling, joined)]),
         made=tuple(made(run, scores)),
         command=given.command,
         total=len(ids),
@@ -107,13 +114,14 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
         windows=effects.bounds,
         windows_note=effects.note,
         span=span,
+        numbers=numbers,
         columns=columns_of(run.workload.examples(_positions(run, rows[:1])), given.show, given.names),
         mark_names=tuple(dict.fromkeys(m for one in shown for m in one.marks)),
         examples=shown,
-        points=points_of(run, links, place, given.show, given.names),
-        points_note=_points_note(run, links, place),
+        points=points_of(run, links, place, given.show, given.names, within),
+        points_note=_points_note(run, links, place, _other_method(scores, given.points)),
         curve=curve_of(run),
-        agreement=_agreement(effects, given.ceiling),
+        agreement=_agreement(effects, joined),
     ), effects  # fmt: skip
 
 
@@ -132,7 +140,11 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
         truths.append(("report: ceiling", given.ceiling))
     if given.trust is not None and _alone(given.trust) and _same_span(given.trust, scores):
         truths.append(("report: trust", given.trust))
-    verified = verified_by(run, scores, truths)
+    for who, each in truths:
+        check_retrained(who, run, scores, each)
+    joined = joined_ceiling(given.ceiling)
+    kept = ((who, joined if each is given.ceiling else each) for who, each in truths)
+    verified = verified_by(run, [(who, each) for who, each in kept if each is not None])
     marks = marks_of(
         run, [("suspected", x) for x in given.suspected] + [("curated", x) for x in given.curated]
     )
@@ -208,10 +220,13 @@ def _batches(run: Trajectory, rows: np.ndarray) -> Iterator[Batch]:
     return (run.workload.examples(part) for part in _positions(run, rows).split(_PIECE))
 
 
-def _contents(run: Trajectory, rows: np.ndarray, given: Given) -> dict[int, Content | None]:
+def _contents(
+    run: Trajectory, rows: np.ndarray, given: Given
+) -> tuple[dict[int, Content | None], Range | None]:
     own = examples(run.workload)
-    found = contents(_batches(run, rows), [own[int(k)] for k in rows], given.show, given.names)
-    return dict(zip((int(k) for k in rows), found, strict=True))
+    named = [own[int(k)] for k in rows]
+    found, within = contents_and_range(_batches(run, rows), named, given.show, given.names)
+    return dict(zip((int(k) for k in rows), found, strict=True)), within
 
 
 def _example(
@@ -247,14 +262,20 @@ def _number(value: Any, digits: int = 6) -> float | None:
     return float(f"{float(value):.{digits}g}") if np.isfinite(value) else None
 
 
-def _points_note(run: Trajectory, links: xr.DataArray | None, place: dict[int, int]) -> str:
+def _other_method(scores: xr.Dataset, points: Any) -> str:
+    """The estimator of the links, where it is not that of the scores."""
+    theirs = points.attrs.get("estimator") if isinstance(points, xr.Dataset) else None
+    return "" if theirs in (None, scores.attrs.get("estimator")) else f"; the effects on it are by {theirs}"
+
+
+def _points_note(run: Trajectory, links: xr.DataArray | None, place: dict[int, int], by: str) -> str:
     if links is None or run.workload.test is None:
         return ""
     some = links.sizes["query"]
     all_of = "all" if some == run.workload.n_test else f"{some} of"
     lost = sum(k not in place for each in linked(links).values() for k in each)
     gone = f"; {lost} links lead to examples that are not on this page, and are left out" if lost else ""
-    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first{gone}"
+    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first{by}{gone}"
 
 
 def _agreement(effects: Effects, ceiling: xr.Dataset | None) -> Agreement | None:

@@ -21,8 +21,7 @@ def of_comparison(result: xr.Dataset, run: Trajectory) -> dict[str, Any]:
     first = result.isel(seed=0)
     query, estimator = make("query", result.attrs["query"]), resolve("estimator", names[0])
     attrs = about(run, query, estimator)
-    if "caution" in result.attrs:
-        attrs["caution"] = result.attrs["caution"]
+    attrs |= {n: result.attrs[n] for n in ("caution", "average", "average_states") if n in result.attrs}
     coords: dict[str, Any] = {n: (first[n].dims, first[n].values) for n in ("start", "stop", "removal")}
     coords |= {"query": first["query"].values, **example_coords(run.workload)}  # seeds have other examples
 
@@ -34,6 +33,6 @@ def of_comparison(result: xr.Dataset, run: Trajectory) -> dict[str, Any]:
     if "ceiling" in first and reference.split(":")[0] == "loo":
         found["ceiling"] = xr.Dataset(
             {"ceiling": first.ceiling.expand_dims(target=["loo"])},
-            attrs={"runs": result.attrs["ceiling_runs"]},
+            attrs=attrs | {"runs": result.attrs["ceiling_runs"]},
         )
     return found

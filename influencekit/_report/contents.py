@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,21 @@ import torch
 from torch import Tensor
 
 from influencekit._arguments import short
-from influencekit._report.pictures import Budget, array_picture, encoded, figure_picture, picture
+from influencekit._report.pictures import (
+    SIDES,
+    Budget,
+    Range,
+    array_picture,
+    encoded,
+    figure_picture,
+    picture,
+    range_of,
+)
 from influencekit._report.record import Content
 from influencekit._training.batch import Batch, select, tensors_of
 from influencekit.errors import InputError
 
-__all__ = ["KINDS", "Show", "columns_of", "contents"]
+__all__ = ["KINDS", "Show", "check_show", "columns_of", "contents", "contents_and_range"]
 
 Show = Callable[[Any], Any] | Mapping[Hashable, Any] | str | None
 KINDS = ("picture", "tokens", "row", "wave", "none")
@@ -30,8 +40,15 @@ def contents(
 
     Errors: `show` fails or gives what cannot be shown; names that are not as many as columns.
     """
+    return contents_and_range(batches, ids, show, names)[0]
+
+
+def contents_and_range(
+    batches: Iterable[Batch], ids: Sequence[Any], show: Show, names: Any, within: Range | None = None
+) -> tuple[list[Content | None], Range | None]:
+    """The same, and the values that are black and white in all pictures (`within`, or `range_of` these)."""
     if callable(show) or isinstance(show, Mapping):
-        return _shown(batches, ids, show)
+        return _shown(batches, ids, show), within
     if show is not None and show not in KINDS:
         raise InputError(
             f"report: show must be a function of an example, {{id: what to show}}, or one of "
@@ -43,18 +60,30 @@ def contents(
         x = tensors_of(batch)[0].detach().cpu()
         kind = show or kind_of(x)
         kinds.add(kind)
-        found += _MAKERS[kind](x, names)
-    if kinds == {"picture"}:
-        side = Budget(len(found)).side(found, encoded)
-        return [picture(each, side) for each in found]
-    return found
+        found += _MAKERS[kind](x, names, ids[len(found) : len(found) + len(x)])
+    if kinds != {"picture"}:
+        return found, within
+    within = within or range_of([values for values, _ in found])
+    images = [array_picture(values, *within) for values, _ in found]
+    side = Budget(len(images)).side(images, encoded)
+    pairs = zip(images, found, strict=True)
+    return [replace(picture(image, side), note=note) for image, (_, note) in pairs], within
+
+
+def check_show(show: Show, own: Sequence[Any]) -> None:
+    """Errors: {id: what to show} that holds no id of these examples."""
+    if isinstance(show, Mapping) and not any(each in show or str(each) in show for each in own):
+        raise InputError(
+            f"report: show has none of the ids of the examples; it has {short(list(show)[:3])}, and they are "
+            f"called {short(list(own[:3]))}"
+        )
 
 
 def kind_of(x: Tensor) -> str:
     """How inputs [example, ...] are shown, by their shape and type."""
     if not x.is_floating_point():
         return "tokens" if x.dim() == 2 and x.dtype != torch.bool else "none"
-    if x.dim() == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) >= _LEAST_SIDE:
+    if x.dim() == 4 and x.shape[1] in (1, 3):
         return "picture"
     if x.dim() == 3 and x.shape[1] <= 2 and x.shape[2] >= _LEAST_WAVE:
         return "wave"
@@ -78,57 +107,89 @@ def columns_of(batch: Batch, show: Show, names: Any) -> tuple[str, ...]:
     return tuple(str(each) for each in listed[:COLUMNS])
 
 
-def _pictures(x: Tensor, names: Any) -> list[Any]:
+def _pictures(x: Tensor, names: Any, ids: Sequence[Any]) -> list[Any]:
+    """(values [row, column] or [row, column, 3], what was left out) of every example."""
     values = x.float()
-    if values.dim() == 4:
-        values = values.movedim(1, -1) if values.shape[1] == 3 else values[:, 0]
+    if values.dim() == 4 and values.shape[1] in (1, 3):
+        pass
     elif values.dim() == 2:
         side = round(values.shape[1] ** 0.5)
         if side * side != values.shape[1]:
             raise InputError(f"report: show='picture' needs square pictures, got {values.shape[1]} values")
-        values = values.reshape(len(values), side, side)
-    if values.dim() not in (3, 4):
+        values = values.reshape(len(values), 1, side, side)
+    elif values.dim() == 3:
+        values = values[:, None]
+    else:
         raise InputError(f"report: show='picture' cannot be of inputs {list(x.shape)}; give a function")
-    flat = values.numpy()
-    return [array_picture(one, float(np.nanmin(one)), float(np.nanmax(one))) for one in flat]
+    notes = _left_out(values)
+    least = values.nan_to_num(torch.inf, torch.inf, torch.inf).amin((1, 2, 3), keepdim=True)
+    values = values.where(values.isfinite(), least.nan_to_num(posinf=0.0))
+    if (longest := max(values.shape[2:])) > SIDES[0]:  # no more is shown, so no more is held
+        sides = [max(1, n * SIDES[0] // longest) for n in values.shape[2:]]
+        values = torch.nn.functional.interpolate(values, sides, mode="area")
+    last = values.movedim(1, -1) if values.shape[1] == 3 else values[:, 0]
+    return list(zip(last.numpy(), notes, strict=True))
 
 
-def _tokens(x: Tensor, names: Any) -> list[Content]:
+def _left_out(x: Tensor) -> list[str | None]:
+    """What is said of values that are not finite, of every example."""
+    lost, each = (~x.isfinite()).reshape(len(x), -1).sum(1).tolist(), x[0].numel() if len(x) else 0
+    return [f"{n:,} of {each:,} values are NaN or infinite, and left out" if n else None for n in lost]
+
+
+def _tokens(x: Tensor, names: Any, ids: Sequence[Any]) -> list[Content]:
     rows = x.reshape(len(x), -1)[:, :TOKENS].tolist()
     more = [f"... {x[0].numel() - TOKENS} more"] if x[0].numel() > TOKENS else []
-    if hasattr(names, "decode"):
-        return [Content("text", _cut(str(names.decode(row)))) for row in rows]
     if names is None:
         return [Content("tokens", [f"{t:g}" for t in row] + more) for row in rows]
-    try:
-        return [Content("tokens", [str(names[int(t)]) for t in row] + more) for row in rows]
-    except (LookupError, TypeError) as error:
-        raise InputError(
-            f"report: names must give a text for every token, or have decode(tokens); {short(names)} does not"
-        ) from error
+    decodes, found = hasattr(names, "decode"), []
+    for row, name in zip(rows, ids, strict=True):
+        try:
+            if decodes:
+                found.append(Content("text", _cut(str(names.decode(row)))))
+            else:
+                found.append(Content("tokens", [_token(names, int(t)) for t in row] + more))
+        except Exception as error:  # the user's own names
+            what = "names.decode(tokens)" if decodes else "names"
+            raise InputError(
+                f"report: {what} failed for example {short(name)} with {said(error)}; names must give a text "
+                "for every token, or have decode(tokens)"
+            ) from error
+    return found
 
 
-def _rows(x: Tensor, names: Any) -> list[Content]:
+def _token(names: Any, token: int) -> str:
+    """Its name; of a list, no token below 0 has one, such as those that a loss leaves out."""
+    return str(token) if token < 0 and isinstance(names, Sequence) else str(names[token])
+
+
+def _rows(x: Tensor, names: Any, ids: Sequence[Any]) -> list[Content]:
     values = x.reshape(len(x), -1)[:, :COLUMNS].double().tolist()
     return [Content("row", [_short(v) for v in row]) for row in values]
 
 
-def _waves(x: Tensor, names: Any) -> list[Content]:
-    """The largest height of every part, above and below zero, so that no peak is lost."""
+def _waves(x: Tensor, names: Any, ids: Sequence[Any]) -> list[Content]:
+    """The largest height of every part, above and below zero, so that no peak is lost. Values that are not
+    finite are left out, and a part of nothing else is flat."""
     flat = x.reshape(len(x), -1).double().numpy()
-    parts = np.array_split(np.nan_to_num(flat), min(POINTS, flat.shape[1]), axis=1)
-    high = np.stack([part.max(1) for part in parts], 1)
-    low = np.stack([part.min(1) for part in parts], 1)
-    top = np.maximum(np.abs(flat).max(1, initial=0.0), 1e-30)[:, None]
-    both = [np.rint(100 * np.nan_to_num(one) / top).astype(int) for one in (low, high)]
-    return [Content("wave", np.stack([a, b], 1).tolist()) for a, b in zip(*both, strict=True)]
+    there = np.isfinite(flat)
+    width = min(POINTS, flat.shape[1])
+    high = [part.max(1) for part in np.array_split(np.where(there, flat, -np.inf), width, axis=1)]
+    low = [part.min(1) for part in np.array_split(np.where(there, flat, np.inf), width, axis=1)]
+    top = np.maximum(np.abs(np.where(there, flat, 0)).max(1, initial=0.0), 1e-30)[:, None]
+    ends = (np.where(np.isfinite(one), one, 0) for one in (np.stack(low, 1), np.stack(high, 1)))
+    both = [np.rint(100 * one / top).astype(int) for one in ends]
+    return [
+        Content("wave", np.stack([a, b], 1).tolist(), note=note)
+        for a, b, note in zip(*both, _left_out(x), strict=True)
+    ]
 
 
-def _none(x: Tensor, names: Any) -> list[None]:
+def _none(x: Tensor, names: Any, ids: Sequence[Any]) -> list[None]:
     return [None] * len(x)
 
 
-_MAKERS: dict[str, Callable[[Tensor, Any], list[Any]]] = {
+_MAKERS: dict[str, Callable[[Tensor, Any, Sequence[Any]], list[Any]]] = {
     "picture": _pictures, "tokens": _tokens, "row": _rows, "wave": _waves, "none": _none,
 }  # fmt: skip
 
@@ -159,9 +220,8 @@ def _asked(show: Any, batch: Batch, k: int, name: Any) -> Any:
         try:
             thing = show(select(batch, torch.tensor(k)))
         except Exception as error:  # the user's own function
-            line = (str(error).splitlines() or [""])[0]
             raise InputError(
-                f"report: show(example) failed for example {name} with {type(error).__name__}: {line}"
+                f"report: show(example) failed for example {short(name)} with {said(error)}"
             ) from error
     if thing is None or isinstance(thing, str):
         return thing
@@ -173,6 +233,11 @@ def _asked(show: Any, batch: Batch, k: int, name: Any) -> Any:
         f"report: show must give text, a picture of PIL or a figure of matplotlib, got {short(thing)} for "
         f"example {name}"
     )
+
+
+def said(error: Exception) -> str:
+    """What it is and its first line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _cut(text: str) -> str:

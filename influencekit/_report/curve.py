@@ -10,7 +10,7 @@ from influencekit._report.record import Curve, Record
 from influencekit._trajectory.store import read
 from influencekit._trajectory.trajectory import Trajectory
 
-__all__ = ["curve_of", "curve_picture"]
+__all__ = ["curve_of", "curve_picture", "stretches"]
 
 _POINTS = 200
 WIDTH, HEIGHT = 640, 180
@@ -18,17 +18,28 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 8, 26
 
 
 def curve_of(run: Trajectory) -> Curve | None:
-    """Mean training losses of the batches, in up to 200 stretches of steps; None where none was stored."""
+    """Mean training losses of the batches over the steps; None where none was stored."""
     if "loss" not in run.group:
         return None
     losses = np.asarray(read(run.group, "loss"), dtype=np.float64)[: run.last]
+    found = stretches(losses)
+    return Curve(found) if found else None
+
+
+def stretches(losses: np.ndarray) -> tuple[tuple[int, float], ...]:
+    """(first step, mean loss) of up to 200 stretches of losses [step, example in the batch].
+
+    All are equally long, as the mean of fewer steps jumps more. What is left over lies in a last one that
+    begins earlier and shares steps with the one before.
+    """
     there = np.isfinite(losses)
     counts, sums = there.sum(1), np.where(there, losses, 0).sum(1)
-    found = []
-    for part in np.array_split(np.arange(len(losses)), min(_POINTS, len(losses))):
-        if counts[part].sum():
-            found.append((int(part[0]), float(sums[part].sum() / counts[part].sum())))
-    return Curve(tuple(found)) if found else None
+    wide = max(1, -(-len(losses) // _POINTS))
+    starts = [*range(0, len(losses) - wide + 1, wide)]
+    if len(losses) % wide:
+        starts.append(len(losses) - wide)
+    parts = [(start, slice(start, start + wide)) for start in starts]
+    return tuple((k, float(sums[p].sum() / counts[p].sum())) for k, p in parts if counts[p].sum())
 
 
 def curve_picture(record: Record) -> dict[str, Any] | None:

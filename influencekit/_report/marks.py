@@ -15,6 +15,7 @@ from influencekit.errors import InputError
 __all__ = ["Remarks", "marks_of"]
 
 _ISSUE = "is_influence_issue"
+_VERBS = {"suspected": ("suspects", "suspicion"), "curated": ("curate", _ISSUE)}  # and a column of each
 _KNOWN = {"influence", "influence_score", "label", "suspicion"}  # which the card shows by itself
 _WORDS = {  # of `suspects`, whose words alone would say something else on the card
     "rank": "rank of suspicion", "given": "given label", "predicted": "predicted without training on it",
@@ -52,6 +53,7 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
         columns = {n: v for n, v in columns.items() if n != "train"}
         if not columns:
             raise InputError(f"report: {who} has no column over train alone; pass the result of the verb")
+        _check_verb(who, columns)
         if "suspicion" in columns:
             suspicion = np.asarray(columns["suspicion"], dtype=np.float64)
             place = np.asarray(columns.get("rank", place), dtype=np.float64)
@@ -71,6 +73,18 @@ def marks_of(run: Trajectory, given: Iterable[tuple[str, Any]]) -> Remarks:
     return Remarks([tuple(x) for x in lists], [tuple(x) for x in notes], verdicts, issues, suspicion, place)
 
 
+def _check_verb(who: str, columns: dict[str, Any]) -> None:
+    """Errors: the columns are those of the other verb."""
+    verb, own = _VERBS[who]
+    other, theirs = next(each for name, each in _VERBS.items() if name != who)
+    if theirs in columns and own not in columns:
+        place = next(name for name in _VERBS if name != who)
+        raise InputError(
+            f"report: {who} must be what {verb}(...) gives, and this is what {other}(...) gives; pass it as "
+            f"{place}="
+        )
+
+
 def _title(who: str, name: str) -> str:
     """`is_suspect` of `suspected` is the list `suspect`. Those of `curate`, whose query is another, say so:
     `drop (curate)` is what it drops, `verified (curate)` what was in the sets that were judged."""
@@ -81,10 +95,9 @@ def _title(who: str, name: str) -> str:
 
 
 def _note(who: str, name: str) -> str:
-    """What a column is called on a card. `suspects` and `curate` both say what to do, and may differ."""
-    if name == "action":
-        return "curate says" if who == "curated" else "suspects says"
-    return _WORDS.get(name, name.replace("_", " "))
+    """What a column is called on a card, with the verb that says so: both say what to do, and may differ."""
+    verb = _VERBS[who][0]
+    return f"{verb} says" if name == "action" else f"{verb}: {_WORDS.get(name, name.replace('_', ' '))}"
 
 
 def _text(value: Any) -> str:

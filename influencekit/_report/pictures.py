@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from influencekit._report.record import Content
 
-__all__ = ["Budget", "array_picture", "figure_picture", "picture"]
+__all__ = ["Budget", "Range", "array_picture", "figure_picture", "picture", "range_of"]
 
+Range = tuple[float, float]  # the values that are black and white
 SIDES = (128, 96, 64, 48, 32, 24)  # pixels, tried from the largest
 _COLOURS = 64  # of a picture in colour, whose PNG is a third as large with a palette
 _TRIED = 12  # pictures that say how large the others will be
+
+
+def range_of(pictures: Sequence[np.ndarray]) -> Range:
+    """The range of all finite pictures of a page together, so that equal values look equal.
+
+    0 to 1 or 0 to 255 where the values lie in it and reach half of it; else the 0.5 and 99.5 percentiles of
+    all values, or their ends where these are equal.
+    """
+    values = np.concatenate([each.reshape(-1) for each in pictures]) if pictures else np.zeros(1)
+    least, most = float(values.min()), float(values.max())
+    for top in (1.0, 255.0):
+        if least >= 0 and top / 2 <= most <= top:
+            return 0.0, top
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    return (low, high) if low < high else (least, most) if least < most else (least - 0.5, most + 0.5)
 
 
 class Budget:

@@ -10,7 +10,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from influencekit._report.contents import Show, contents
+from influencekit._report.belonging import check_points
+from influencekit._report.contents import Show, contents_and_range
+from influencekit._report.pictures import Range
 from influencekit._report.predictions import judged
 from influencekit._report.record import Point
 from influencekit._report.scores import check_scores, span_of
@@ -46,7 +48,9 @@ def scored_points(
     be made again from its name.
     """
     if isinstance(points, xr.Dataset):
-        return _by_position(run, check_scores(run, points, "report: points"), "points")
+        linking = _by_position(run, check_scores(run, points, "report: points"), "points")
+        check_points(scores, points)
+        return linking
     if points is None:
         alike = str(scores.attrs.get("query")) == "test-losses"
         return _by_position(run, scores, "scores") if alike else None
@@ -104,18 +108,20 @@ def linked(scores: xr.DataArray | None) -> dict[int, list[int]]:
 
 
 def points_of(
-    run: Trajectory, scores: xr.DataArray | None, place: dict[int, int], show: Show, names: Any
-) -> tuple[Point, ...]:
-    """The points, the largest loss first; `place`: {position of an example: its place on the page}."""
+    run: Trajectory, scores: xr.DataArray | None, place: dict[int, int], show: Show, names: Any,
+    within: Range | None,
+) -> tuple[Point, ...]:  # fmt: skip
+    """The points, the largest loss first; `place`: {position of an example: its place on the page}; `within`:
+    what is black and white in the page's pictures."""
     if scores is None:
         return ()
     workload, rows = run.workload, torch.as_tensor(scores["query"].values.copy(), device=run.workload.device)
-    losses, predictions = judged(run, [select(workload.test, part) for part in rows.split(_PIECE)])
+    losses, predictions, _ = judged(run, [select(workload.test, part) for part in rows.split(_PIECE)])
     order = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")[:MOST]
     some = select(workload.test, rows[torch.from_numpy(order.copy()).to(rows.device)])
     ids, labels = test_ids(workload), _labels(workload, some, len(order))
     own = show if callable(show) or isinstance(show, str) else None
-    looks = contents([some], [ids[int(rows[k])] for k in order], own, names)
+    looks, _ = contents_and_range([some], [ids[int(rows[k])] for k in order], own, names, within)
     links, found = linked(scores), []
     for at, k in enumerate(order.tolist()):
         position = int(rows[k])

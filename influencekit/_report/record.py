@@ -11,12 +11,14 @@ __all__ = ["Agreement", "Content", "Curve", "Example", "Fact", "Point", "Record"
 @dataclass(frozen=True)
 class Content:
     """What an example looks like. `kind` is picture (a PNG in base 64), text, tokens, row (a list of numbers
-    or texts, named by `Record.columns`), wave (heights from -100 to 100) or none."""
+    or texts, named by `Record.columns`), wave (heights from -100 to 100) or none. `note`: what of
+    it is not shown."""
 
     kind: str
     value: Any = None
     width: int = 0
     height: int = 0
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Words:
 
 @dataclass(frozen=True)
 class Record:
-    """All of a report. `count` examples were scored of `total`; `examples` are those on the page, by rank."""
+    """All of a report. `count` examples were scored of `total`; `examples` are those on the page, by rank.
+    `numbers`: labels and predictions are those of a regression, and no classes."""
 
     title: str
     key: str
@@ -118,6 +121,7 @@ class Record:
     windows: tuple[tuple[int, int], ...]
     windows_note: str
     span: str
+    numbers: bool
     columns: tuple[str, ...]
     mark_names: tuple[str, ...]
     examples: tuple[Example, ...]

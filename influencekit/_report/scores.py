@@ -17,7 +17,16 @@ from influencekit.interfaces import Claim
 from influencekit.registry import make
 from influencekit.windows import Window
 
-__all__ = ["Verified", "check_scores", "span_of", "verified_by", "whole"]
+__all__ = [
+    "Verified",
+    "check_examples",
+    "check_scores",
+    "combined",
+    "exact",
+    "span_of",
+    "verified_by",
+    "whole",
+]
 
 _DIMS = ("query", "window", "train")
 
@@ -88,19 +97,18 @@ def combined(values: xr.DataArray, added: bool) -> np.ndarray:
     return np.asarray(over.mean("query", skipna=False).values)
 
 
-def verified_by(run: Trajectory, scores: xr.Dataset, given: Iterable[tuple[str, xr.Dataset]]) -> Verified:
+def verified_by(run: Trajectory, given: Iterable[tuple[str, xr.Dataset]]) -> Verified:
     """Retrained effects of the number that is shown, from all that was retrained; the first that has one
     counts, those with an interval before all.
 
-    `given`: (what the user calls it, the result of `verify_top`, `trust`, `ceiling` or an exact estimate).
-    Errors: of another run, query or window.
+    `given`: (what the user calls it, the result of `verify_top`, `trust`, `ceiling` or an exact estimate),
+    which `check_retrained` has seen. Errors: nothing that was retrained.
     """
     own = [str(each) for each in examples(run.workload)]
     where = {name: k for k, name in enumerate(own)}
     value, low, high = (np.full(len(own), np.nan) for _ in range(3))
     for who, each in sorted(given, key=lambda one: "low" not in one[1]):
         name = _name_of(who, each)
-        _check_same(who, run, scores, each)
         added = span_of(each)[0] is not None
         places = [where[str(one)] for one in each.train.values.tolist()]
         ends = ("low", "high") if name == "mean" else ()
@@ -116,7 +124,7 @@ def verified_by(run: Trajectory, scores: xr.Dataset, given: Iterable[tuple[str, 
 def _name_of(who: str, each: Any) -> str:
     for name in ("retrained", "mean", "influence"):
         if name in each and set(each[name].dims) == set(_DIMS):
-            if name == "influence" and not _exact(each.attrs.get("estimator")):
+            if name == "influence" and not exact(each.attrs.get("estimator")):
                 raise InputError(
                     f"{who}: {each.attrs.get('estimator')!r} is an estimate, and this is the place of what "
                     "retraining gave; pass estimate(run, query, 'loo') or verify_top(...)"
@@ -128,22 +136,9 @@ def _name_of(who: str, each: Any) -> str:
     )
 
 
-def _exact(estimator: Any) -> bool:
+def exact(estimator: Any) -> bool:
     """Whether this is the name of an estimator that retrains."""
     try:
         return Claim.EXACT in make("estimator", str(estimator)).claims
     except InfluenceKitError:
         return False
-
-
-def _check_same(who: str, run: Trajectory, scores: xr.Dataset, each: xr.Dataset) -> None:
-    check_run(each.attrs.get("run"), identity(run))
-    if [str(q) for q in each["query"].values.tolist()] != [str(q) for q in scores["query"].values.tolist()]:
-        raise InputError(f"{who}: it is of other queries than the scores; retrain for the same query")
-    if each.attrs.get("query", scores.attrs.get("query")) != scores.attrs.get("query"):
-        raise InputError(
-            f"{who}: it is of the query {each.attrs['query']}, and the scores of {scores.attrs.get('query')}"
-        )
-    theirs, mine = span_of(each), span_of(scores)
-    if theirs[0] != mine[0] or (mine[0] is None and windows_of(each) != windows_of(scores)):
-        raise InputError(f"{who}: it is of {theirs[1]}, and the scores of {mine[1]}; take the same windows")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,8 +37,11 @@ def summary(record: Record, issues: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["issue_type", "num_issues", "num_verified", "mean_score"])
 
 
-def write(record: Record, html: str, issues: pd.DataFrame, path: Path, ending: str) -> None:
-    """A file by its ending. Errors: another ending; Parquet without pyarrow."""
+def write(
+    record: Record, html: str, issues: pd.DataFrame, path: Path, ending: str, table: str | None = None
+) -> None:
+    """A file by its ending; `table`: the file with `issues`, as the card finds it. Errors: another ending;
+    Parquet without pyarrow."""
     if ending == ".html":
         path.write_text(html, encoding="utf-8")
     elif ending == ".csv":
@@ -49,20 +52,22 @@ def write(record: Record, html: str, issues: pd.DataFrame, path: Path, ending: s
         except ImportError as error:
             raise InputError("report: .parquet needs pyarrow: pip install pyarrow; or write .csv") from error
     elif ending == ".md":
-        path.write_text(card(record, issues), encoding="utf-8")
+        path.write_text(card(record, issues, table), encoding="utf-8")
     else:
         raise InputError(f"report: expected a name that ends in {', '.join(ENDINGS)}, got {ending or 'none'}")
 
 
-def card(record: Record, issues: pd.DataFrame) -> str:
-    """A README.md with YAML front matter, to lie beside issues.csv in a hub of data sets."""
+def card(record: Record, issues: pd.DataFrame, table: str | None) -> str:
+    """A README.md with YAML front matter for a hub of data sets, which names the table, if there is one."""
     size = next((words for most, words in _SIZES if record.total < most), "n>1M")
-    head = {
+    head: dict[str, Any] = {
         "pretty_name": record.title,
         "tags": ["influencekit", "data-attribution", "influence", "data-quality"],
         "size_categories": [size],
-        "configs": [{"config_name": "issues", "data_files": "issues.csv"}],
     }
+    if table:
+        head["configs"] = [{"config_name": "issues", "data_files": table}]
+    beside = f"`{shown(table)}`" if table else "The table of issues (`save` it as .csv or .parquet)"
     front = "\n".join(f"{name}: {json.dumps(value)}" for name, value in head.items())  # JSON is YAML
     facts = "\n".join(f"- {fact.name}: {shown(fact.value)}" for fact in record.facts)
     made = "\n".join(f"- {fact.name}: {shown(fact.value)}" for fact in record.made)
@@ -92,10 +97,10 @@ What each of {record.total:,} training examples does to {record.words.query}: th
 |---|---|---|---|
 {rows}
 
-`issues.csv` has a row for every training example: `influence_score` (0 = most harmful, 0.5 = no effect,
+{beside} has a row for every training example: `influence_score` (0 = most harmful, 0.5 = no effect,
 1 = most helpful), `is_influence_issue`, `verified` (was it retrained), `verified_as` (alone, or in a set),
-`lists`, `influence` (removal minus full, {record.words.unit}), `retrained`, and its interval `low` to `high`
-where runs were repeated.
+`lists`, `influence` (removal minus full, {record.words.unit}), `retrained`, its interval `low` to `high`
+where runs were repeated, and `windows` (what the effect is over: {shown(record.span)}).
 
 ## How it was made
 

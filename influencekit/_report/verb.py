@@ -40,7 +40,8 @@ class Report:
     `issues` has the columns `id`, `label`, `influence_score` (0 = most harmful, 0.5 = no effect, 1),
     `is_influence_issue`, `verified` and `verified_as` ("alone", "set" or ""), `lists` (of `suspects` and
     `curate`), `influence` (the score, removal minus full), `retrained`, `low` and `high` (NaN where
-    nothing was retrained).
+    nothing was retrained), `windows` (in words, what the effect is over: a window, or a sum or mean of
+    several).
 
     Example:
 
@@ -64,11 +65,15 @@ class Report:
         `mean_score`."""
         return summary(self.record, self.issues)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, table: str | None = None) -> Path:
         """Write a new file, whole or not at all: .html the page, .csv or .parquet the table `issues`, .md a
-        card with YAML front matter. Errors: the file is there; another ending; Parquet without pyarrow."""
+        card with YAML front matter. `table`: the file that the card names as its data, from where the card
+        lies. A folder that is missing is made. Errors: the file is there; another ending; Parquet without
+        pyarrow; what cannot be written."""
         from influencekit._files import whole
 
+        if not isinstance(path, str | Path):
+            raise InputError(f"report: save takes the name of a file, got {short(path)}")
         goal = Path(path).expanduser()
         if goal.suffix not in ENDINGS:
             raise InputError(
@@ -76,13 +81,20 @@ class Report:
             )
         if goal.exists():
             raise InputError(f"report: {goal} exists already; choose another name")
-        with whole(goal, new=True) as partial:
-            write(self.record, self.html, self.issues, partial, goal.suffix)
+        try:
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            with whole(goal, new=True) as partial:
+                write(self.record, self.html, self.issues, partial, goal.suffix, table)
+        except OSError as error:
+            raise InputError(f"report: cannot write {goal}: {error.strerror or error}") from error
         return goal
 
     def log(self, target: Any, step: int | None = None) -> None:
         """Log `scalars` and the page: to a SummaryWriter of TensorBoard (the page lies in its folder), to the
-        module `mlflow`, or to a run of Weights & Biases. Errors: anything else."""
+        module `mlflow`, or to a run of Weights & Biases. Errors: anything else; a step
+        that is no whole number from 0."""
+        if step is not None:
+            whole_number("report: step", step, 0)
         log(target, self.scalars, self.html, self.record.title, step)
 
     def _repr_html_(self) -> str:
@@ -125,12 +137,16 @@ def report(
 
     `retrained`: what `verify_top`, or `estimate` with an exact estimator, gave (one or a list): the exact
     effect stands beside the score, and agreement is shown where four or more have both. `trust`: what `trust`
-    gave, with its warning. `ceiling`: what `ceiling` gave; its means and intervals count as retrained, too.
+    gave of these scores, over their windows or longer ones, with its warning. `ceiling`: what `ceiling` gave;
+    its means and intervals count as retrained, too, over several windows those of their sum or mean.
     `curated`, `suspected`: what `curate` and `suspects` gave, one or a list; what they mark is a list of its
     own. `points`: how many of the worst test examples are shown with the training examples that made them
-    so, or scores by `test-losses`; None = those of `scores`, if they are such.
+    so, or scores by `test-losses` of the same estimator and windows, or of one that retrains; None = those of
+    `scores`, if they are such.
 
-    Examples are shown as pictures, tokens, rows of a table or waveforms, by the shape of the input. `show`
+    Examples are shown as pictures, tokens, rows of a table or waveforms, by the shape of the input. All
+    pictures have one scale: 0 to 1 or 0 to 255 where all values lie in it and the largest reaches half of it,
+    else the 0.5 and 99.5 percentiles of all values. `show`
     does it in your way: a function of an example (a batch's entry without its first dimension) that gives
     text, a picture of PIL or a figure of matplotlib; {id: such}; or the word "picture", "tokens", "row",
     "wave" or "none". `names`: of the columns of a row, of the tokens, or a tokenizer with `decode`.
@@ -144,7 +160,8 @@ def report(
     reached its limit. Where `curated` is given, what it recommends to drop is marked instead.
 
     Cost: a forward pass of the examples on the page; of a number of `points`, the estimator's own for so many
-    queries. Errors: results of another run, query or window; a `show` that fails; a run without a test set
+    queries. Errors: results of another run, query, average, estimator or window; a `show` or `names`
+    that fails; a run without a test set
     that is asked for points.
 
     Example:
@@ -170,7 +187,10 @@ def report(
         points, show, names, title, most, command, average,
     )  # fmt: skip
     record, effects = build(run, given)
-    issues, level = _issues(run, effects), None if given.trust is None else float(given.trust.overall)
+    issues, level = (
+        _issues(run, effects, record.span),
+        None if given.trust is None else float(given.trust.overall),
+    )
     figures = scalars(record, effects.effect, level, int(issues.is_influence_issue.sum()))
     return Report(record, rendered(record), issues, figures)
 
@@ -190,10 +210,10 @@ def _one(name: str, given: Any, needed: str) -> xr.Dataset | None:
     return given
 
 
-def _issues(run: Trajectory, effects: Effects) -> pd.DataFrame:
+def _issues(run: Trajectory, effects: Effects, span: str) -> pd.DataFrame:
     columns: dict[str, Any] = {
         "lists": ["; ".join(some) for some in effects.marks.lists],
         "influence": effects.effect, "retrained": effects.verified.value, "low": effects.verified.low,
-        "high": effects.verified.high,
+        "high": effects.verified.high, "windows": [span] * len(effects.effect),
     }  # fmt: skip
     return frame(examples(run.workload), effects.labels, columns, effects.issues)

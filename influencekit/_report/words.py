@@ -32,8 +32,8 @@ def words_of(scores: xr.Dataset) -> Words:
     return Words(by_sign[-1], by_sign[1], name, unit, ends(better)[0][1])
 
 
-def facts(run: Trajectory, scores: xr.Dataset, span: str) -> list[Fact]:
-    """What was trained, and what was asked."""
+def facts(run: Trajectory, scores: xr.Dataset, span: str, numbers: bool) -> list[Fact]:
+    """What was trained, and what was asked; `numbers`: by a regression, which has no accuracy."""
     workload, attrs, info = run.workload, scores.attrs, run.workload.info
     accuracy = attrs.get("accuracy", float("nan"))
     reached = (
@@ -49,7 +49,7 @@ def facts(run: Trajectory, scores: xr.Dataset, span: str) -> list[Fact]:
             "training",
             f"{run.steps:,} steps by {short_optimizer(run)}; {workload.n_train:,} examples{tested}",
         ),
-        Fact("test accuracy", reached),
+        *([] if numbers and accuracy != accuracy else [Fact("test accuracy", reached)]),
         Fact("query", str(attrs.get("query"))),
         Fact("without an example", f"{span}: {_REMOVED[str(scores.removal.values[0])]}"),
         Fact("estimator", str(attrs.get("estimator"))),
@@ -109,8 +109,10 @@ def made(run: Trajectory, scores: xr.Dataset) -> list[Fact]:
     ]  # fmt: skip
 
 
-def trust_facts(trust: xr.Dataset | None, ceiling: xr.Dataset | None) -> list[Fact]:
-    """The trust figure and the ceiling, or that nobody asked for them."""
+def trust_facts(
+    trust: xr.Dataset | None, ceiling: xr.Dataset | None, joined: xr.Dataset | None
+) -> list[Fact]:
+    """The trust figure and the ceiling of the number that is shown (`joined`), or why there is none."""
     found = []
     if trust is None:
         found.append(Fact("trust", "unknown: no example was retrained to test the scores"))
@@ -120,9 +122,12 @@ def trust_facts(trust: xr.Dataset | None, ceiling: xr.Dataset | None) -> list[Fa
         found.append(Fact("trust", f"{said}, enough is {trust.attrs['limit']:g}: {trust.attrs['how']}"))
     if ceiling is None:
         found.append(Fact("ceiling", "not measured: how well retraining agrees with itself"))
+    elif joined is None:
+        found.append(Fact("ceiling", "unknown: it was measured for single windows or queries, and the scores "
+                          "join several"))  # fmt: skip
     else:
         text = ", ".join(
-            f"{metric.capitalize()} {float(ceiling.ceiling.sel(target='loo', metric=metric).mean()):.2f}"
+            f"{metric.capitalize()} {float(joined.ceiling.sel(target='loo', metric=metric).mean()):.2f}"
             for metric in ("pearson", "spearman")
         )
         found.append(Fact("ceiling", f"{text}: the most an estimate can agree with one retraining, from "

@@ -19,8 +19,11 @@ from influencekit._training.batch import Batch, mapped
 from influencekit._training.call import Loss, values_of
 from influencekit.errors import InfluenceKitError
 
-__all__ = ["Accuracy", "accuracy", "accuracy_of", "logits_of", "read_as"]
+__all__ = [
+    "Accuracy", "accuracy", "accuracy_and_threshold", "accuracy_of", "logits_of", "read_as",
+]  # fmt: skip
 
+_ABOVE = {"above 0": 0.0, "above 0.5": 0.5}  # the readings of one output
 _PIECE = 64 << 20  # bytes of outputs that the loss is asked about at once
 
 Ask = Callable[[float], Tensor | None]  # the loss's gradient by the outputs, all of which are this number
@@ -59,17 +62,24 @@ def accuracy(outputs: Any, target: Any, loss: Loss, batch: Batch | None = None) 
 
 def accuracy_of(parts: Iterable[tuple[Any, Any, Batch | None]], loss: Loss) -> Accuracy:
     """The same of outputs, targets and batches that come in pieces."""
+    return accuracy_and_threshold(parts, loss)[0]
+
+
+def accuracy_and_threshold(
+    parts: Iterable[tuple[Any, Any, Batch | None]], loss: Loss
+) -> tuple[Accuracy, float | None]:
+    """The same, and of one output a position the number above which it counts as class 1; else None."""
     found: list[dict[Any, _Reading]] = []
     rows, said, failed, right = [0, 0], "", None, 0
     for outputs, target, batch in parts:
         logits, put = _logits(outputs)
         if logits is None or not isinstance(target, Tensor) or not logits.dim():
-            return Accuracy(float("nan"), "the outputs or the targets are not a tensor")
+            return Accuracy(float("nan"), "the outputs or the targets are not a tensor"), None
         rows = [n + (len(x) if x.dim() else 0) for n, x in zip(rows, (logits, target), strict=True)]
         shapes = [[n, *x.shape[1:]] if x.dim() else [] for n, x in zip(rows, (logits, target), strict=True)]
         said = f"outputs {shapes[0]} and targets {shapes[1]}"
         if not target.dim() or len(logits) != len(target) or not logits.numel():
-            return Accuracy(float("nan"), f"{said} do not belong together")
+            return Accuracy(float("nan"), f"{said} do not belong together"), None
         plain = _plain(logits, target)
         right += int((logits.argmax(1) == target).sum()) if plain else 0
         try:
@@ -82,16 +92,17 @@ def accuracy_of(parts: Iterable[tuple[Any, Any, Batch | None]], loss: Loss) -> A
         except Exception as error:  # the user's own loss, on outputs that no model gave
             failed = error
         if failed is not None and not plain:
-            return Accuracy(float("nan"), f"the loss fails on constant outputs ({_line(failed)})")
+            return Accuracy(float("nan"), f"the loss fails on constant outputs ({_line(failed)})"), None
     if failed is not None:  # there is but one reading, without asking
-        return Accuracy(right / rows[0])
-    whole = [_joined([p[key] for p in found]) for key in found[0] if all(key in p for p in found)]
-    best = max((r.sure for r in whole if r.scored), default=0)
-    surest = [r for r in whole if r.scored and r.sure == best]
+        return Accuracy(right / rows[0]), None
+    whole = {key: _joined([p[key] for p in found]) for key in found[0] if all(key in p for p in found)}
+    best = max((r.sure for r in whole.values() if r.scored), default=0)
+    surest = [(key, r) for key, r in whole.items() if r.scored and r.sure == best]
     if len(surest) == 1:
-        return Accuracy(surest[0].right / surest[0].scored)
+        key, reading = surest[0]
+        return Accuracy(reading.right / reading.scored), _ABOVE.get(key)
     what = "can be read in two ways" if surest else "are not classes and labels that the loss compares"
-    return Accuracy(float("nan"), f"{said} {what}")
+    return Accuracy(float("nan"), f"{said} {what}"), None
 
 
 def read_as(outputs: Any, target: Tensor, losses: Callable[[Any], Tensor]) -> str:

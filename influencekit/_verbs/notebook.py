@@ -24,7 +24,8 @@ _CELL = "padding: 2px 8px; text-align: left"
 
 @xr.register_dataset_accessor("ik")
 class Shown:
-    """Both ends of scores [query, window, train] as a table, by their mean over queries and windows.
+    """Both ends of scores [query, window, train] as a table, by the number that `report` shows: over queries
+    the mean; over windows the sum, where they join into one of global removal, else the mean.
 
     `scores.ik` in a cell shows them; `scores.ik.with_examples(run)` with what the examples look like.
     """
@@ -34,13 +35,13 @@ class Shown:
 
     def with_examples(self, run: Any, show: Any = None, names: Any = None) -> Shown:
         """The same with the examples of this run, shown as `report` shows them. Errors: another run."""
-        from influencekit._report.contents import contents
+        from influencekit._report.contents import check_show, contents
+        from influencekit._report.scores import check_scores
         from influencekit._verbs.results import examples, require_run
 
-        workload = require_run(run).workload
-        own = examples(workload)
-        if [str(x) for x in own] != [str(x) for x in self._scores.train.values.tolist()]:
-            raise InputError("these scores are not of this run: they are of other examples")
+        check_scores(require_run(run), self._scores, "scores.ik")
+        workload = run.workload
+        check_show(show, own := examples(workload))
         rows = sorted({k for _, _, some in self._ends() for k in some})
         batch = workload.examples(torch.tensor(rows, device=workload.device))
         other = Shown(self._scores)
@@ -48,34 +49,36 @@ class Shown:
         other._looks = {k: _html(each) for k, each in zip(rows, found, strict=True) if each is not None}
         return other
 
-    def _mean(self) -> np.ndarray:
-        if "influence" not in self._scores or set(self._scores.influence.dims) != {
-            "query",
-            "window",
-            "train",
-        }:
+    def _number(self) -> tuple[np.ndarray, str]:
+        """The number [train] that is shown, and what it is in words."""
+        from influencekit._report.scores import combined, span_of
+
+        there = {"influence", "start", "stop", "removal"} <= set(self._scores.variables)
+        if not there or set(self._scores.influence.dims) != {"query", "window", "train"}:
             raise InputError("scores.ik shows what estimate(...) gives: influence [query, window, train]")
-        mean = self._scores.influence.astype(np.float64).mean(("query", "window"), skipna=False)
-        return np.asarray(mean.values)
+        window, words = span_of(self._scores)
+        queries = self._scores.sizes["query"]
+        mean = f", the mean of {queries} queries" if queries > 1 else ""
+        return combined(self._scores.influence, window is not None), f"{words}{mean}"
 
     def _ends(self) -> list[tuple[str, int, list[int]]]:
-        return extremes(self._mean(), better_in(self._scores.attrs), _COUNT)
+        return extremes(self._number()[0], better_in(self._scores.attrs), _COUNT)
 
     def __repr__(self) -> str:
-        values, lines = self._mean(), []
+        (values, words), lines = self._number(), []
         for title, _, some in self._ends():
             named = (f"{self._name(k)} {values[k]:+.2e}" for k in some)
             lines.append(f"{title}: {', '.join(named)}")
         caution = self._scores.attrs.get("caution")
-        return "\n".join(([f"Beware: {caution}"] if caution else []) + lines)
+        return "\n".join(([f"Beware: {caution}"] if caution else []) + [words] + lines)
 
     def _repr_html_(self) -> str:
-        attrs, values, better = self._scores.attrs, self._mean(), better_in(self._scores.attrs)
+        attrs, (values, words), better = self._scores.attrs, self._number(), better_in(self._scores.attrs)
         parts = []
         if caution := attrs.get("caution"):
             parts.append(f"<p><b>Beware.</b> {_text(caution)}</p>")
         what = f"{attrs.get('estimator', 'scores')} on {attrs.get('query', 'a query')}"
-        parts.append(f"<p><b>{_text(what)}</b>: {_text(attrs.get('sign', ''))}</p>")
+        parts.append(f"<p><b>{_text(what)}</b>: {_text(attrs.get('sign', ''))}</p><p>{_text(words)}</p>")
         for title, _, some in self._ends():
             rows = "".join(self._row(k, f"{values[k]:+.3e}, {effect_of(values[k], better)}") for k in some)
             head = f"<caption style='{_CELL}'>{_text(title)}</caption>"

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from influencekit.cli.summary import without_nan
-from influencekit.errors import InputError
+from influencekit.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
-__all__ = ["ENDINGS", "check_ending", "save_dataset", "to_json", "write_csv"]
+__all__ = ["ENDINGS", "check_ending", "read_dataset", "save_dataset", "to_json", "write_csv"]
 
 ENDINGS = (".zarr", ".nc", ".csv")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -48,6 +49,25 @@ def write_csv(frame: pd.DataFrame, path: Path, escape_formulas: bool = False) ->
             lambda cell: f"'{cell}" if str(cell).startswith(_FORMULA) and isinstance(cell, str) else cell
         )
     frame.to_csv(path, index=False, na_rep="nan", lineterminator="\r\n", errors="backslashreplace")
+
+
+def read_dataset(file: Path, what: str = "scores") -> xr.Dataset:
+    """What `save_dataset` wrote. Errors: nothing there, or another kind of file."""
+    import xarray as xr
+
+    from influencekit._files import check_result
+
+    try:
+        if file.suffix == ".nc":
+            if not file.is_file():
+                raise ValueError("it is not a regular file")
+            return xr.load_dataset(file, engine="h5netcdf")
+        check_result(file)
+        return xr.open_zarr(file, consolidated=False).load()
+    except StoreError:
+        raise
+    except Exception as error:
+        raise InputError(f"{file} cannot be read as {what}: {' '.join(str(error).split())[:120]}") from error
 
 
 def save_dataset(dataset: Any, path: Path) -> None:

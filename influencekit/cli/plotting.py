@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from influencekit.cli.console import say, working
+from influencekit.cli.formats import read_dataset
 from influencekit.cli.output import check_places, new_folder
 from influencekit.cli.parameters import PATH, shared
-from influencekit.errors import InfluenceKitError, InputError, StoreError
+from influencekit.errors import InfluenceKitError, InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,7 +58,7 @@ def plot(scores: str, out: str | None, code: str | None, data_dir: str | None) -
             workload, why = _workload(result, data_dir, code)
         drawn = draw(result, workload, folder)
         for file in sorted(path.glob("evaluation-*.zarr")):
-            saved = _read(file)
+            saved = read_dataset(file)
             if (figure := evaluation_of(saved).plot(saved)) is not None:
                 drawn.append(f"{file.stem}.png")
                 figure.savefig(folder / drawn[-1])
@@ -72,31 +73,13 @@ def _load(path: Path) -> xr.Dataset:
     file = inside if inside.exists() else path
     if not file.exists():
         raise InputError(f"no scores at {path}; make them with influencekit compare --out or estimate --out")
-    result = _read(file)
+    result = read_dataset(file)
     dims = ("estimator", "seed", "query", "window", "train")
     if "influence" not in result or set(result.influence.dims) != set(dims):
         raise InputError(
             f"{file} holds no influence scores; expected what compare --out or estimate --out wrote"
         )
     return result
-
-
-def _read(file: Path) -> xr.Dataset:
-    import xarray as xr
-
-    from influencekit._files import check_result
-
-    try:
-        if file.suffix == ".nc":
-            if not file.is_file():
-                raise ValueError("it is not a regular file")
-            return xr.load_dataset(file, engine="h5netcdf")
-        check_result(file)
-        return xr.open_zarr(file, consolidated=False).load()
-    except StoreError:
-        raise
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as scores: {' '.join(str(error).split())[:120]}") from error
 
 
 def _is_run(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from influencekit.cli.console import BEWARE, say, working
-from influencekit.cli.formats import check_ending
+from influencekit.cli.formats import check_ending, read_dataset
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
 
@@ -74,6 +75,18 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
     "loo.",
 )
 @click.option(
+    "--suspects",
+    type=PATH,
+    metavar="FILE",
+    help="What `influencekit suspects --out FILE.zarr` (or .nc) wrote of this run; a list of its own.",
+)
+@click.option(
+    "--curate",
+    type=PATH,
+    metavar="FILE",
+    help="The same of `influencekit curate --out`; its drops are issues.",
+)
+@click.option(
     "--show",
     metavar="FILE.py:NAME",
     help="A function of an example that gives text, a picture of PIL or a figure of matplotlib. It is run. "
@@ -93,6 +106,7 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
 def report(
     ctx: click.Context, store: str, estimator: str, query: str, window: str, removal: Any,
     average: str | None, out: str, verify: int, points: int, trust: str, ceiling: int | None,
+    suspects: str | None, curate: str | None,
     show: str | None, names: str | None, issues: str | None, card: str | None, title: str | None,
     code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
@@ -111,11 +125,15 @@ def report(
     }
     for option, (name, endings) in files.items():
         check_ending(name, option, endings)
+    given = {"suspected": ("--suspects", suspects), "curated": ("--curate", curate)}
+    for option, name in given.values():
+        check_ending(name, option, (".zarr", ".nc"))
     check_places({option: name for option, (name, _) in files.items()})
     with ExitStack() as stack:
         paths = [(stack.enter_context(new_file(name, option)), name) for option, (name, _) in files.items()]
         with working():
             import influencekit as ik
+            from influencekit._report.marks import marks_of
             from influencekit._report.scores import whole
             from influencekit._report.twins import write
             from influencekit._verbs.results import windows_of
@@ -128,22 +146,32 @@ def report(
             words = show if show is None or ":" not in show else value_from(show, "--show", "show", False)
             named = None if names is None else value_from(names, "--names", "names")
             run = reopen(store, data_dir, use_device(device, threads), code)
+            lists = {
+                who: read_dataset(Path(name), option[2:]) for who, (option, name) in given.items() if name
+            }
+            marks_of(run, list(lists.items()))  # before the run is scored and retrained
             windows = window if window != "auto" else "full" if end else _auto(run, method)
             scores = ik.estimate(run, asked, method, windows, removal, end)
             retrained, trusted = _tested(run, asked, method, scores, verify, trust)
             again = None
-            if ceiling is not None:
+            untested = _untested(scores, method, verify, trust, ceiling)
+            if ceiling is not None and not untested:
                 span = windows_of(whole(scores))
                 again = ik.ceiling(run, asked, ceiling, windows=span, average=end)
             there = run.workload.test is not None
             page = ik.report(
                 run, scores, retrained, trusted, again, points=points if there else None, show=words,
-                names=named, title=title, command=command_of(ctx),
+                names=named, title=title, command=command_of(ctx), **lists,
             )  # fmt: skip
+            table = (
+                None
+                if issues is None
+                else Path(os.path.relpath(issues, Path(card or issues).parent)).as_posix()
+            )
             for path, name in paths:
                 if path is not None and name is not None:
-                    write(page.record, page.html, page.issues, path, Path(name).suffix)
-    for warning in page.record.warnings:
+                    write(page.record, page.html, page.issues, path, Path(name).suffix, table)
+    for warning in filter(None, (*page.record.warnings, untested)):
         say(BEWARE, warning)
     marked, size = int(page.issues.is_influence_issue.sum()), len(page.html.encode()) / 1e6
     names_of_files = ", ".join(name for _, name in paths if name)
@@ -157,6 +185,23 @@ def _auto(run: Trajectory, method: Estimator) -> str:
 
     epochs = len(set(run.plan.epoch.tolist()))
     return "each-epoch" if Claim.WINDOWED in method.claims and epochs <= _WINDOWS else "full"
+
+
+def _untested(scores: xr.Dataset, method: Estimator, verify: int, trust: str, ceiling: int | None) -> str:
+    """What was asked to test the scores and cannot be, as their windows are not one span; else nothing."""
+    from influencekit import Claim
+    from influencekit._report.scores import span_of
+
+    window, words = span_of(scores)
+    exact = Claim.EXACT in method.claims
+    asked = [("--verify", verify and not exact), ("--trust", trust != "none" and not exact)]
+    options = [name for name, there in [*asked, ("--ceiling", ceiling)] if there]
+    if window is not None or not options:
+        return ""
+    return (
+        f"{', '.join(options)} left out: {words}, is no window that can be retrained; ask for one window, "
+        "such as --window full"
+    )
 
 
 def _tested(

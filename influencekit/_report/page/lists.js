@@ -86,7 +86,7 @@ function retrainedLine(one) {
   return make("div", {}, known(one.retrained.low) ? "retrained, mean of runs: " : "retrained: ", make("b", { class: colour(one.retrained.value) }, signed(one.retrained.value)), interval(one.retrained) + said(one.retrained.value));
 }
 function cardOf(one) {
-  const name = cut(one.id, 80), wrong = one.label && one.prediction && one.label !== one.prediction;
+  const name = cut(one.id, 80), wrong = !data.numbers && one.label && one.prediction && one.label !== one.prediction;
   const facts = make("div", {},
     one.label ? make("div", {}, "label ", make("b", { dir: "auto" }, cut(one.label, 60))) : null,
     one.prediction ? make("div", { class: wrong ? "wrong" : null }, "predicted ", make("b", { dir: "auto" }, cut(one.prediction, 60)), wrong ? " (not its label)" : "") : null,
@@ -97,7 +97,7 @@ function cardOf(one) {
   return make("li", { class: "card " + sideOf(one.score), "data-id": one.id, tabindex: "-1" },
     make("h3", { title: one.id.length > 80 ? oneLine(one.id) : null }, make("bdi", {}, name)),
     make("div", { class: "pair" }, picture ? look(one.content, one.id) : null, facts),
-    picture ? null : look(one.content, one.id),
+    picture ? null : look(one.content, one.id), lost(one.content),
     make("div", {}, "score ", make("b", { class: colour(one.score) }, signed(one.score)), known(one.standard_error) ? " ± " + number(one.standard_error) : "", said(one.score)),
     make("div", { class: "quiet" }, effect(one.score)),
     retrainedLine(one), spark(one), badges(one),

@@ -1,11 +1,11 @@
 // Two panes: test examples, and the training examples that act on them; each narrows the other.
 function smallCard(one, words, act, chosen) {
-  const wrong = one.label && one.prediction && one.label !== one.prediction;
+  const wrong = !data.numbers && one.label && one.prediction && one.label !== one.prediction;
   const picture = one.content && one.content.kind === "picture";
   const facts = make("div", {}, make("button", { type: "button", class: "plain", "aria-pressed": String(chosen), on: { click: act } }, make("bdi", {}, cut(one.id, 60))),
     make("div", {}, one.label ? "label " + cut(one.label, 40) : "", one.prediction ? make("span", { class: wrong ? "wrong" : null }, ", predicted " + cut(one.prediction, 40)) : ""),
     known(one.loss) ? make("div", {}, "loss " + plain(one.loss)) : null, words);
-  return make("li", { class: "card" + (chosen ? " chosen" : ""), "data-id": one.id }, make("div", { class: "pair" }, picture ? look(one.content, one.id) : null, facts), picture ? null : look(one.content, one.id));
+  return make("li", { class: "card" + (chosen ? " chosen" : ""), "data-id": one.id }, make("div", { class: "pair" }, picture ? look(one.content, one.id) : null, facts), picture ? null : look(one.content, one.id), lost(one.content));
 }
 function drawPoints(point, example) {
   const left = points.filter(function (p) { return example === null || p.links.some(function (l) { return l[0] === example; }); });

@@ -13,7 +13,7 @@ function start() {
   options("list", lists);
   const labels = Array.from(new Set(examples.map(function (one) { return one.label; }).filter(function (l) { return l !== undefined; }))).sort();
   options("class", [["", "all"]].concat(labels.slice(0, 1000).map(function (l) { return ["=" + l, cut(l, 60)]; })));
-  byId("class").parentElement.hidden = labels.length < 2;
+  byId("class").parentElement.hidden = data.numbers || labels.length < 2; // numbers of a regression are no classes
   const patterns = PATTERNS.filter(function (p) { return examples.some(function (one) { return one.pattern === p; }); });
   options("pattern", [["", "all"]].concat(patterns.map(function (p) { return [p, p]; })));
   byId("pattern").parentElement.hidden = !patterns.length;

@@ -1,10 +1,10 @@
 // Tables that stand in for plots, 50 rows a page, and CSV files.
 function cell(text) { const said = text === null || text === undefined ? "" : String(text); return /[",\r\n]/.test(said) ? '"' + said.replace(/"/g, '""') + '"' : said; }
 function csvOf(some) {
-  const head = ["id", "label", "prediction", "loss", "rank", "score", "retrained", "retrained_low", "retrained_high", "pattern", "lists", "suspicion", "influence_score", "tag", "note", "is_influence_issue"];
+  const head = ["id", "label", "prediction", "loss", "rank", "score", "retrained", "retrained_low", "retrained_high", "pattern", "lists", "suspicion", "influence_score", "tag", "note", "is_influence_issue", "windows"];
   const rows = some.map(function (one) {
     const r = one.retrained || {}, tag = tagOf(one);
-    return [one.id, one.label, one.prediction, one.loss, one.rank, one.score, r.value, r.low, r.high, one.pattern, one.marks.join("; "), one.suspicion, one.issue_score, tag.tag, tag.note, tag.tag === "drop"];
+    return [one.id, one.label, one.prediction, one.loss, one.rank, one.score, r.value, r.low, r.high, one.pattern, one.marks.join("; "), one.suspicion, one.issue_score, tag.tag, tag.note, tag.tag === "drop", data.span];
   });
   return [head].concat(rows).map(function (row) { return row.map(cell).join(","); }).join("\r\n") + "\r\n";
 }

@@ -82,6 +82,7 @@ function look(content, name) {
   }
   return null;
 }
+function lost(content) { return content && content.note ? make("div", { class: "quiet" }, oneLine(content.note)) : null; }
 // A line of the score in every window.
 function spark(one) {
   if (one.windows.length < 2) return null;

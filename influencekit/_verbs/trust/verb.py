@@ -30,10 +30,10 @@ from influencekit._arguments import check_seed, checked, whole_number
 from influencekit._bars import with_progress
 from influencekit._effects.retrain import Strategy, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.averaging import averaged_as
+from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.remove import scored
-from influencekit._verbs.results import Windows, require_run, window_coords, windows_among
+from influencekit._verbs.results import Windows, require_run, run_of, window_coords, windows_among
 from influencekit._verbs.trust.checks import as_variables, checks, estimator_of
 from influencekit._verbs.trust.horizons import believed, gap, horizons, reach
 from influencekit._verbs.trust.retrain import by_retraining
@@ -42,7 +42,7 @@ from influencekit._verbs.trust.spans import looked_at
 from influencekit._verbs.trust.words import below
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Average, Estimator, Query
-from influencekit.registry import resolve
+from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
 
 __all__ = ["LIMITS", "trust"]
@@ -100,7 +100,8 @@ def trust(
     are from float64 (TF32, float16); `sum` (of `smooth`), how wrong the scores' own sum is of those few.
 
     `overall`: the mean of `trust` over windows. `auto` is `retrain` where models are retrained in batches and
-    have at most a million parameters, else `smooth`. Attrs: `method`, `how` in words, `limit` (below it most
+    have at most a million parameters, else `smooth`. Attrs: `run`, `query`,
+    `estimator` and `average`, as of `estimate`; `method`, `how` in words, `limit` (below it most
     rankings agree with retraining to less than .9), and `warning`: all that is to beware of, empty if there
     is nothing; `caution`, where the scores have one. A figure is NaN where nothing can be said, such as when
     a retraining diverges; the warning says why. `average`: as of `estimate`. Errors: an unknown `method`,
@@ -153,7 +154,8 @@ def trust(
         reach=("window", [reach(window) for window in chosen]),
         gap=("window", [gap(window, steps) for window in chosen]),
     ).assign_attrs(
-        method=method, limit=limit, warning=". ".join(said),
+        method=method, limit=limit, warning=". ".join(said), query=label(query),
+        estimator=str(scores.attrs.get("estimator")), run=run_of(trajectory, query), **asked(trajectory),
         **{name: text for name, text in scores.attrs.items() if name == "caution"},
         believed=believed(chosen, values.values, limit, steps, found["count"].values.tolist()),
     )  # fmt: skip
