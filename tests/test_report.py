@@ -256,7 +256,7 @@ def test_what_curate_recommends_is_marked_and_listed():
     assert {one.row for one in record.examples if one.is_issue} == drop
     assert {one.row for one in record.examples if "drop (curate)" in one.marks} == drop
     assert found.attrs["verdict"] in record.verdicts
-    assert all(("curate: action", "drop") in one.notes for one in record.examples if one.is_issue)
+    assert all(("curate says", "drop") in one.notes for one in record.examples if one.is_issue)
     with pytest.raises(ik.InputError, match="what curate.* gives; pass it as curated="):
         ik.report(run(), scores(), suspected=found)
 
