@@ -303,6 +303,8 @@ def _content(path: Path, folder: Path) -> Any:
 
         return pd.read_csv(path, dtype=str).drop(columns="seconds", errors="ignore").to_csv()
     data = path.read_bytes()
+    if path.suffix == ".html":  # a report says where it was made, and when the run was recorded
+        return re.sub(rb"\d{4}-\d\d-\d\dT[\d:+]+", b"", data.replace(os.fsencode(folder), b""))
     return re.sub(rb"[0-9.]+ s\b", b"", data) if path.suffix in (".md", ".tex") else data
 
 
