@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from influencekit._arguments import real_number, whole_number
+from influencekit._arguments import moved_fraction, whole_number
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.rerun import moved, rerun
 from influencekit._trajectory.trajectory import Trajectory
@@ -40,9 +40,10 @@ class Moved:
 
 
 def check_moves(who: str, runs: object, fraction: object) -> list[Moved]:
-    """The moved runs beside the recorded one, `runs` with it. Errors: fewer than 2, a fraction of 0."""
+    """The moved runs beside the recorded one, `runs` with it. Errors: fewer than 2, a fraction that is 0 or
+    above 1."""
     runs = whole_number(f"{who}: runs", runs, 2)
-    fraction = real_number(f"{who}: moved", fraction, above=0.0)
+    fraction = moved_fraction(f"{who}: moved", fraction)
     return [Moved(fraction, seed) for seed in range(1, runs)]
 
 

@@ -82,7 +82,8 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     if given.trust is not None:
         check_trust(run, scores, given.trust)
     window, span = span_of(scores)
-    effects, words = _effects(run, scores, given), words_of(scores)
+    joined = joined_ceiling(given.ceiling)
+    effects, words = _effects(run, scores, given, joined), words_of(scores)
     links = scored_points(run, scores, given.points)
     wanted = sorted({k for each in linked(links).values() for k in each})
     rows, looked = _chosen(effects, given.most, wanted)
@@ -97,7 +98,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
                  contents_of.get(int(row)), several and bool(looked[k]))
         for k, row in enumerate(rows)
     )  # fmt: skip
-    trust, joined = given.trust, joined_ceiling(given.ceiling)
+    trust = given.trust
     count = int(np.isfinite(effects.effect).sum())
     return Record(
         title=given.title or f"Influence in {run.workload.name}",
@@ -125,7 +126,7 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     ), effects  # fmt: skip
 
 
-def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
+def _effects(run: Trajectory, scores: xr.Dataset, given: Given, joined: xr.Dataset | None) -> Effects:
     added = span_of(scores)[0] is not None
     effect = combined(scores.influence, added)
     influence = scores.influence.transpose("query", "window", "train").astype(np.float64)
@@ -142,7 +143,6 @@ def _effects(run: Trajectory, scores: xr.Dataset, given: Given) -> Effects:
         truths.append(("report: trust", given.trust))
     for who, each in truths:
         check_retrained(who, run, scores, each)
-    joined = joined_ceiling(given.ceiling)
     kept = ((who, joined if each is given.ceiling else each) for who, each in truths)
     verified = verified_by(run, [(who, each) for who, each in kept if each is not None])
     marks = marks_of(

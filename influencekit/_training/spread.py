@@ -57,7 +57,9 @@ class Spread:
     def squares(self, step: Step, state: State) -> Tensor:
         """sum_i (g_i / b)^2 [param] over the examples of the step from a state, penalty included."""
         total, mean = torch.zeros_like(state.theta), step.of_examples(state.step)
-        if step.source.caution:  # losses depend on their batch, which a few examples need not show
+        if (
+            self._batched is None and step.source.caution
+        ):  # losses depend on their batch, which a few examples need not show
             self._batched = False
         with step.source.protected():
             for part in step.source.parts(state):

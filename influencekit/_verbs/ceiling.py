@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from influencekit._address import local
-from influencekit._arguments import checked, moved_fraction, real_number
+from influencekit._arguments import checked, real_number
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._effects.repeated import Moved, check_moves
@@ -124,8 +124,7 @@ def ceiling(
     """
     others: Sequence[Repetition]
     if seeds is None:
-        fraction = moved_fraction("ceiling: moved", _MOVED if moved is None else moved)
-        others = check_moves("ceiling", _RUNS if runs is None else runs, fraction)
+        others = check_moves("ceiling", _RUNS if runs is None else runs, _MOVED if moved is None else moved)
     else:
         for name, value in (("runs", runs), ("moved", moved)):
             if value is not None:

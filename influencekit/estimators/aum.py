@@ -19,9 +19,9 @@ class AUM(Estimator):
 
         Q_j = mean over epochs of  [ z_y - max over k != y of z_k ](theta_t)      t the end of the epoch
 
-    z are the logits of example j and y its label. Of one output and two labels the margin is the loss with
-    the other label minus the loss with its own; with cross-entropy this is the same thing. A wrong label is
-    learnt late, so its margin is low for long, also where the model knows it by heart in the end.
+    z are the logits of example j and y its label. Of one output and two labels the margin is that output,
+    less what lies between the labels, with the sign of its own label. A wrong label is learnt late, so its
+    margin is low for long, also where the model knows it by heart in the end.
 
     The same for every query: it ranks examples by themselves, is no effect of removal, and knows nothing of
     test data. Whole run only. Shapes: [query, 1, train]. Sign: low = suspicious, as harmful examples have low

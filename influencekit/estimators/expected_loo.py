@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influencekit._arguments import moved_fraction
 from influencekit._effects.repeated import check_moves, repeated
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
@@ -49,7 +48,7 @@ class ExpectedLOO(Estimator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_moves("expected-loo", self.runs, moved_fraction("expected-loo: moved", self.moved))
+        check_moves("expected-loo", self.runs, self.moved)
         self._single()
 
     @property

@@ -27,7 +27,7 @@ class OutOfFold(Estimator):
     are then mean log-probabilities. folds=2:repeats=8 asks 16 models that saw half of the data. Where labels
     are no classes, Q is minus the loss, which ranks as the size of the standardised residual does where the
     loss is a squared one.
-    Of one output and two labels the margin is the loss with the other label minus that with its own.
+    Of one output and two labels the margin is that output, with the sign of its own label, as for `aum`.
 
     The same for every query: it ranks examples by themselves, is no effect of removal, and knows nothing of
     test data. Whole run only. Shapes: [query, 1, train]. Sign: low = suspicious, as harmful examples have low

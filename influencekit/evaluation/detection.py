@@ -189,12 +189,13 @@ def _labels(workload: Workload) -> tuple[int, Tensor]:
     targets, place = list[Tensor](), -1
     for _, batch in pieces_of(workload):
         target = workload.target(batch)
-        if isinstance(batch, Tensor):
+        places = [k for k, x in enumerate(tensors_of(batch)) if x is target]
+        if isinstance(batch, Tensor) or not places:
             raise InputError("these training data are their own targets; there are no labels to flip")
         if target.shape not in ((len(target),), (len(target), 1)):
             shape = [workload.n_train, *target.shape[1:]]
             raise InputError(f"flipped: expected one label an example, got targets of shape {shape}")
-        place = next(k for k, x in enumerate(tensors_of(batch)) if x is target)
+        place = places[0]
         targets.append(target)
     target = torch.cat(targets)
     if target.is_complex() or (target.is_floating_point() and not ((target == 0) | (target == 1)).all()):

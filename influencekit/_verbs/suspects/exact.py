@@ -11,6 +11,7 @@ from influencekit._effects.retrain import Strategy
 from influencekit._training.batch import NewEntries, tensors_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.changed_data import rerun_with
+from influencekit._verbs.curate.retraining import losses_at_end
 from influencekit.evaluation.retraining import set_effects
 from influencekit.progress import track
 from influencekit.queries import TestLosses
@@ -44,15 +45,9 @@ def effects_of(
     removed = set_effects(run, TestLosses(), masks, [Window(0, run.steps)], strategy)[:, 0]
     if values is None:
         return Exact(removed, None)
-    before = _losses(run)
+    before = losses_at_end(run)
     found = []
     for each in track(sets, "relabelled", len(sets)):
         other = rerun_with(run, new_labels(run, labels, each, values[torch.from_numpy(each)]))
-        found.append(_losses(other) - before)
+        found.append(losses_at_end(other) - before)
     return Exact(removed, np.stack(found, 1))
-
-
-def _losses(run: Trajectory) -> np.ndarray:
-    workload, end = run.workload_at(run.steps), run.evaluated(run.steps)
-    with torch.no_grad():
-        return np.asarray(workload.losses(end.theta, workload.test).double().cpu().numpy())

@@ -119,7 +119,8 @@ def suspects(
         check_windows(trajectory, method, [Window(0, trajectory.steps)])
     given = trusted_of(trajectory, trusted) if has_trusted else None
     whole = trajectory if given is None else _tested_on(trajectory, given, None)
-    refuse_random_evaluation(whole.workload) if given is not None else None
+    if given is not None:
+        refuse_random_evaluation(whole.workload)
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
     used = _with_labels(trajectory, labels)
@@ -180,10 +181,7 @@ def _tested_on(trajectory: Trajectory, given: Trusted, rows: np.ndarray | None) 
     """The run with these of the trusted examples as its test set."""
     device = trajectory.workload.device
     batch = given.batch if rows is None else select(given.batch, torch.from_numpy(rows).to(device))
-    other = tested_on(trajectory, batch)
-    # a step remembers the gradients of queries, and these are asked of other test data
-    vars(other).update(step=trajectory.step.on(other.workload, trajectory.step.source))
-    return other
+    return tested_on(trajectory, batch)
 
 
 def _with_labels(trajectory: Trajectory, labels: Labels) -> np.ndarray:
