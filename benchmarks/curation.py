@@ -1,11 +1,11 @@
 """Does leaving out what `curate` recommends help on data that nobody chose or judged with?
 
 Setting `trained`, with and without wrong labels planted in a tenth of the training examples. The 256
-validation examples are trusted, the 256 test examples are outside: no chooser and no verdict sees them. Each
-chooser curates alone. `recommended`: the relative change of the outside loss by what is recommended, 0 where
+validation examples are trusted. Outside are up to 2,000 others of the same pool (712 of the newsgroups): no
+chooser and no verdict sees them. Each chooser curates alone. `recommended`: the relative change of the outside loss by what is recommended, 0 where
 that is nothing. `best`: the same if its best set were dropped whatever the verdict. `covered`: the stated
 interval holds the outside effect of the best set; `agree`: the two differ by no more than 1.96 deviations,
-those of the outside mean included, since 256 examples do not know the truth either; `promised_too_much`: the
+those of the outside mean included, since its examples do not know the truth either; `promised_too_much`: the
 outside effect lies above the interval. Where no choice lowers the loss, nothing is stated. Seeds begin at 6:
 with those before, the number of folds, the rule for k and the width of the interval were chosen. A cell is a
 workload, a fraction of flips and a seed: it is kept in `--folder`, and a call that was stopped goes on where
@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ import influencekit as ik
 from benchmarks.shared.processes import at_once
 from benchmarks.shared.results import kept
 from influencekit.evaluation.retraining import set_effects
+from influencekit.registry import load
+from influencekit.workloads import problem
 
 TAKES = "25 min"
 CASES = ("mnist-1v7-dnn", "adult-dnn", "20news-dnn", "adult-lr", "20news-lr")
@@ -37,6 +40,7 @@ FOLDER = Path(tempfile.gettempdir()) / "influencekit-curation"
 QUICK = {"seeds": 1, "cases": ["adult-lr"], "folder": None}
 FLIPS = (0.0, 0.1)
 FIRST = 6
+OUTSIDE = 2000
 _SIDED = 1.96  # deviations in the half width of an interval at 95 %
 
 
@@ -74,6 +78,21 @@ def choosers(seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def prepared(case: str, seed: int) -> ik.Workload:
+    """The bundled workload, whose test set are further examples of the pool that it is drawn from."""
+    function = load("workload", case)
+    setting = function.settings["trained"]
+    pool = import_module(function.__module__).pool
+    trusted = setting.n_validation
+    rest = min(len(pool(None).train.y) - setting.n_train, trusted + OUTSIDE)
+    larger = problem(case, pool, paper=setting, trained=replace(setting, n_validation=rest))
+    workload = larger(setting="trained", seed=seed)
+    x, y = workload.validation
+    return replace(
+        workload, validation=(x[:trusted], y[:trusted]), test=(x[trusted:], y[trusted:]), test_ids=None
+    )
+
+
 def flipped(workload: ik.Workload, fraction: float, seed: int) -> tuple[ik.Workload, np.ndarray]:
     """The workload with so many wrong labels of two, and which they are."""
     *inputs, labels = workload.train
@@ -93,7 +112,7 @@ def one(job: tuple[str, float, int, Path, float]) -> dict[str, Any] | None:
 
 
 def measure(case: str, fraction: float, seed: int) -> dict[str, Any]:
-    workload, wrong = flipped(ik.make("workload", case, setting="trained", seed=seed), fraction, seed)
+    workload, wrong = flipped(prepared(case, seed), fraction, seed)
     run = ik.record(workload)
     end = run.evaluated(run.steps).theta
     with torch.no_grad():
