@@ -219,6 +219,7 @@ def answer(
         for seed, each, name in product(range(seeds), settings, cases)
         if not name.endswith("cnn") or (each == "trained" and seed < 2)
     ]
+    jobs.sort(key=lambda job: job[0].endswith("cnn"))  # those that take long come last
     for row in at_once(one, jobs, processes):
         if row is not None:
             told = row["moved"]["0.001"]
