@@ -18,10 +18,7 @@ import influencekit as ik
 from influencekit._effects.labels import labels_of
 from influencekit._verbs.curate.trusted import split
 from influencekit._verbs.suspects import cost
-from influencekit._verbs.suspects.calibration import depth_of, normal_scores
-from influencekit._verbs.suspects.expectation import expected, fraction_wrong, most_wrong, suspicion_of
 from influencekit._verbs.suspects.planting import Plant, confused
-from influencekit.evaluation import detection
 
 OPTIONS = {"repeats": 3, "folds": 3, "verify": 3}
 
@@ -187,78 +184,6 @@ def test_a_regression_with_swapped_targets():
     assert len(far) >= 3 and set(far) <= set(one["rank"].values.argsort()[:10].tolist())
     assert one.relabel_effect.notnull().sum() == 3 and "relabel" not in one.action.values
     assert one.predicted.dtype.kind == one.given.dtype.kind == "f"
-
-
-# the parts --------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=3, max_size=12))
-def test_depth_is_counted_over_pairs_and_is_the_auc(pairs):
-    z, planted = np.array([a for a, _ in pairs], float), np.array([b for _, b in pairs])
-    if planted.all() or not planted.any():
-        return
-    used = np.arange(len(z))
-    depth = depth_of(z, planted, used)
-    slow = [np.mean([1.0 if o > m else 0.5 if o == m else 0.0 for o in z[~planted]]) for m in z[planted]]
-    np.testing.assert_allclose(depth, slow)
-    auc = detection(xr.DataArray(-z, dims="train"), planted).auc.item()
-    assert 1 - depth.mean() == pytest.approx(auc)
-
-
-def test_normal_scores_leave_out_what_no_step_holds():
-    z = normal_scores(np.array([[5.0, 1.0, 3.0, 9.0]]), np.array([0, 1, 2]))[0]
-    assert z[3] == 0 and z[1] > z[2] > z[0] and z[2] == pytest.approx(0)
-
-
-@pytest.mark.parametrize("pi", [0.0, 0.03, 0.1, 0.3])
-def test_the_fraction_of_wrong_labels_is_that_of_a_known_mixture(pi):
-    """2,000 draws, and 500 trusted ones: the truth lies in the 95 % interval in nine of ten at least."""
-    inside, estimates = 0, []
-    for seed in range(20):
-        generator = np.random.default_rng(seed)
-        wrong = generator.random(2000) < pi
-        own = generator.normal(np.where(wrong, -1.5, 1.5), 1)
-        trusted = generator.normal(1.5, 1, (4, 500))
-        draws = fraction_wrong(own, trusted, -trusted, 200, (seed,))
-        low, high = np.quantile(draws[1:], [0.025, 0.975])
-        inside += low <= wrong.mean() <= high or (pi == 0 and low <= 0.002)
-        estimates.append(draws[0])
-    assert inside >= 18 and np.mean(estimates) == pytest.approx(pi, abs=0.01)
-
-
-@pytest.mark.parametrize("undone", [0.0, 1.0])
-def test_expected_precision_is_that_of_labels_known_to_be_wrong(undone):
-    """1,000 examples of which 100 are wrong, and plantings in the same; to .06 on the mean of ten."""
-    off = []
-    for seed in range(10):
-        generator, n = np.random.default_rng(seed), 1000
-        wrong = np.arange(n) < 100
-        depth = []
-        for _ in range(4):
-            planted = np.isin(np.arange(n), generator.choice(n, 50, replace=False))
-            bad = np.where(planted & wrong, undone == 0, planted | wrong)
-            depth.append(depth_of(generator.normal(2.0 * bad, 1), planted, np.arange(n)))
-        order = np.argsort(-generator.normal(2.0 * wrong, 1))
-        hopes = expected(depth, n, np.full(50, 0.1), undone, 0.9, (seed,), bound=False)
-        off.append([hopes.precision[k - 1] - wrong[order[:k]].mean() for k in (50, 100, 200)])
-    np.testing.assert_allclose(np.mean(off, 0), 0, atol=0.06)
-
-
-def test_the_bound_is_above_the_fraction_and_near_it_where_the_first_are_wrong():
-    """Nine of ten times at least: it is made of the lower end of a 95 % interval."""
-    bounds = []
-    for seed in range(20):
-        generator = np.random.default_rng(seed)
-        wrong, planted = np.arange(2000) < 200, np.arange(2000) >= 1900
-        z = generator.normal(3.0 * (wrong | planted), 1)
-        bounds.append(most_wrong([depth_of(z, planted, np.arange(2000))], 1900))
-    assert np.mean(np.array(bounds) >= 200 / 1900) >= 0.9 and np.mean(bounds) < 0.15
-
-
-def test_suspicions_add_up_to_the_expected_number():
-    precision = np.array([1.0, 0.9, 0.7, 0.55])
-    np.testing.assert_allclose(np.cumsum(suspicion_of(precision)), precision * [1, 2, 3, 4])
 
 
 def plant(run):

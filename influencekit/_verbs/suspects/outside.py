@@ -5,77 +5,98 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from influencekit._effects.labels import Labels, margins
+from influencekit._effects.labels import Judged, Labels, margins
 from influencekit._effects.out_of_fold import FoldModels, fold_models
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.trusted import Trusted
-from influencekit._verbs.suspects.expectation import fraction_wrong, most_wrong
+from influencekit._verbs.suspects.expectation import Mixture, fraction_wrong, most_wrong
 from influencekit._verbs.suspects.planting import Plant, confused
 
 __all__ = ["Outside", "fractions_of", "outside"]
 
 _RESAMPLES = 400
+_FEW = 10  # trusted examples of a label: with fewer of one, all labels are taken together
 
 
 class Outside(NamedTuple):
-    """Models without a fold, and what each of them holds of trusted examples with right and with wrong labels
-    [model, trusted]; None where there are none."""
+    """Models without a fold, and the training examples beside trusted ones, as these models see them; without
+    trusted examples none."""
 
     models: FoldModels
-    right: np.ndarray | None
-    wrong: np.ndarray | None
+    mixtures: list[Mixture]
 
 
 def outside(
-    run: Trajectory, labels: Labels, folds: int, seed: int, strategy: Strategy, given: Trusted | None
-) -> Outside:
-    """Models without each fold, and what they hold of trusted examples with right and with wrong targets:
-    [model, trusted], margins of classes, else minus the losses."""
+    run: Trajectory, labels: Labels, used: np.ndarray, folds: int, seed: int, strategy: Strategy,
+    given: Trusted | None,
+) -> Outside:  # fmt: skip
+    """Train the models without each fold, and ask them for the trusted examples with right and with wrong
+    targets: margins of classes, else minus the losses."""
     generator = np.random.default_rng((seed % 2**64, 4))
     others = [] if given is None else [given.batch]
     if given is not None and not labels.classify:
         others.append(Plant(labels, None).of_batch(given.batch, generator))
     models = fold_models(run, labels, folds, 1, seed, strategy, others)
     if given is None:
-        return Outside(models, None, None)
+        return Outside(models, [])
     if not labels.classify:
-        right, wrong = (np.stack([-m.losses.double().cpu().numpy() for m in each]) for each in models.others)
-        return Outside(models, right, wrong)
-    assert labels.numbers is not None
-    towards = confused(labels, models.train.evidence)
+        right, wrong = (np.stack([_plain(-m.losses) for m in each]) for each in models.others)
+        return Outside(models, [_all(_plain(-models.train.losses)[used], right, wrong)])
+    return Outside(models, _of_classes(run, labels, used, models, given, generator))
+
+
+def _of_classes(
+    run: Trajectory, labels: Labels, used: np.ndarray, models: FoldModels, given: Trusted,
+    generator: np.random.Generator,
+) -> list[Mixture]:  # fmt: skip
+    """A mixture for each given label: its wrong ones are trusted examples of other classes, by how often such
+    a one gets this label. One for all labels, which get wrong ones at random, where some have few trusted."""
+    evidence, towards = models.train.evidence, confused(labels, models.train.evidence)
+    assert labels.numbers is not None and evidence is not None and towards is not None
     target = run.workload.calls.target(given.batch).reshape(-1).to(labels.numbers)
     known = torch.isin(target, labels.numbers.to(target))  # what the loss ignores has no label
     index = torch.searchsorted(labels.numbers, target[known])
-    assert towards is not None
-    new = torch.from_numpy(np.array([generator.choice(len(towards), p=towards[y]) for y in index.tolist()]))
-    pairs = [
-        tuple(
-            margins(m.evidence[known.to(m.evidence.device)], k).double().cpu().numpy() for k in (index, new)
-        )
-        for m in models.others[0]
-        if m.evidence is not None
+
+    def of_trusted(label: Tensor) -> np.ndarray:
+        return np.stack([_plain(margins(_evidence(m, known), label)) for m in models.others[0]])
+
+    own, mine, y = labels.own.cpu().numpy()[used], _plain(labels.margins(evidence))[used], index.cpu().numpy()
+    found = [
+        Mixture(mine[own == k], *2 * (of_trusted(torch.full_like(index, k)),), 1.0 * (y == k), towards[y, k])
+        for k in np.unique(own).tolist()
     ]
-    return Outside(models, np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
+    if all(min((one.of_right > 0).sum(), (one.of_wrong > 0).sum()) >= _FEW for one in found):
+        return found
+    wrong = torch.tensor([generator.choice(len(towards), p=towards[k]) for k in y.tolist()])
+    return [_all(mine, of_trusted(index), of_trusted(wrong.to(index)))]
+
+
+def _all(own: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Mixture:
+    """The mixture in which every trusted example counts alike."""
+    return Mixture(own, right, wrong, np.ones(right.shape[1]), np.ones(wrong.shape[1]))
+
+
+def _evidence(one: Judged, rows: Tensor) -> Tensor:
+    assert one.evidence is not None
+    return one.evidence[rows.to(one.evidence.device)]
+
+
+def _plain(values: Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()
 
 
 def fractions_of(
-    out: Outside, plant: Plant, labels: Labels, given: Trusted | None, used: np.ndarray,
-    depth: Sequence[np.ndarray], seed: int,
-) -> np.ndarray:  # fmt: skip
+    out: Outside, given: Trusted | None, used: np.ndarray, depth: Sequence[np.ndarray], seed: int
+) -> np.ndarray:
     """The fraction of wrong labels and its resamples, from trusted data; the largest possible without."""
-    if out.right is None or out.wrong is None:
-        generator = np.random.default_rng((seed % 2**64, 6))
-        found = [most_wrong(depth, len(used))]
-        for _ in range(_RESAMPLES):
-            some = [d[generator.integers(0, len(d), len(d))] for d in depth]
-            found.append(most_wrong(some, len(used)))
-        return np.array(found)
-    judged = out.models.train
-    if labels.classify and judged.evidence is not None:
-        own = labels.margins(judged.evidence)
-    else:
-        own = -judged.losses
-    mine = own.double().cpu().numpy()[used]
-    return fraction_wrong(mine, out.right, out.wrong, _RESAMPLES, (seed % 2**64, 7))
+    if given is not None:
+        return fraction_wrong(out.mixtures, _RESAMPLES, (seed % 2**64, 7))
+    generator = np.random.default_rng((seed % 2**64, 6))
+    found = [most_wrong(depth, len(used))]
+    for _ in range(_RESAMPLES):
+        some = [d[generator.integers(0, len(d), len(d))] for d in depth]
+        found.append(most_wrong(some, len(used)))
+    return np.array(found)

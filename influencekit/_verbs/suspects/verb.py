@@ -70,7 +70,8 @@ def suspects(
     `trusted`: examples with right labels that the run was not trained on, as for `curate`; None = the run's
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
     They also tell how many labels are wrong: models that were not trained on an example (`folds`) hold of its
-    label what they hold of a right or of a wrong label of a trusted example. Without them there is only an
+    label what they hold of a right or of a wrong label of a trusted example; this is asked for each given
+    label by itself, where at least ten trusted examples have it. Without them there is only an
     upper bound: the result has the ranking, `issues_high` and `expected_high`, and marks nothing;
     `suspicion`, `issues` and `expected_precision` are NaN.
 
@@ -126,7 +127,7 @@ def suspects(
     used = _with_labels(trajectory, labels)
     trainings = say_cost(trajectory, methods, repeats, folds, verify, strategy)
     own = _scores(asked, methods, used)
-    out = outside(whole, labels, folds, seed, strategy, given)
+    out = outside(whole, labels, used, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
     z, masks = [], []
     for r in track(range(repeats), "plantings", repeats):
@@ -139,7 +140,7 @@ def suspects(
     gain = _gain(list(methods), asking, z, masks, used, found)
     ranked = _ranked(found, list(methods), normal_scores(own, used), used)
     depth = found.findings[found.lead].depth
-    fractions = fractions_of(out, plant, labels, given, used, depth, seed)
+    fractions = fractions_of(out, given, used, depth, seed)
     hopes = expected(depth, len(used), fractions, plant.undone, level, (seed % 2**64, 5), bound=given is None)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
