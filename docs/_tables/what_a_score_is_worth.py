@@ -120,7 +120,7 @@ PAGE = Page(
             ("ceilings",),
             "`loo` again: exact leave-one-out against itself, its start moved by a thousandth. Ceiling: the "
             "most that an estimate can reach against one run on average. [Ceilings](ceilings.md) has all "
-            "metrics, larger moves and the deviations over seeds.",
+            "metrics, larger moves and the deviations over seeds. The convolution: 16 examples of one seed.",
             _ceilings,
         ),
         "worth-roughness": Section(
