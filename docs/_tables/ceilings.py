@@ -104,8 +104,8 @@ PAGE = Page(
             ("ceilings",),
             "Spearman's correlation, mean and deviation over seeds. *One run with another*: two runs from "
             "starts that differ. *Ceiling*: what the expected effect itself would reach, were it known. "
-            "*Sign certain*: examples whose expected effect has the mean's sign with probability .975. Of the "
-            "convolution, 16 examples of one seed are left out: it is retrained one run after the other.",
+            "*Sign certain*: examples whose expected effect has the mean's sign with probability .975. Of "
+            "the convolution, 16 examples of one seed are left out: it is retrained one run after the other.",
             _ceilings,
             _off,
         ),
