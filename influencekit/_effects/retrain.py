@@ -168,7 +168,7 @@ def chunks_of(
     trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int], when: Sequence[int],
     strategy: Strategy = "auto",
 ) -> list[Chunk]:  # fmt: skip
-    """Which runs are trained together, in order; those that no step of the span `absent` changes are in none."""
+    """Which runs are trained together, in order; those that the span `absent` does not change are in none."""
     first, last = changed(trajectory, weightings, absent), max(map(trajectory.last_read, when))
     order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
     together = capacity(trajectory, 512) if strategy_of(trajectory, strategy) == "batch" else 1

@@ -22,6 +22,7 @@ from influencekit._effects.retrain import (
 from influencekit._executors import ambient
 from influencekit._executors.session import Session
 from influencekit._executors.slices import Slice
+from influencekit._trajectory.code_key import code_key
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.identity import identity
 from influencekit._trajectory.trajectory import Trajectory
@@ -39,7 +40,8 @@ Chunks = Mapping[tuple[int, int], Sequence[Chunk]]
 def session_for(trajectory: Trajectory) -> Session | None:
     """What retraining of this run is handed to. None: it is done here, since no verb was given an executor,
     or since the run is one that was made of another (moved, with other labels), which no worker can open."""
-    return ambient.session() if "fingerprint" in trajectory.attrs else None
+    found: Session | None = ambient.session() if "fingerprint" in trajectory.attrs else None
+    return found
 
 
 def run_key(trajectory: Trajectory) -> dict[str, Any]:
@@ -58,7 +60,8 @@ def asked_of(trajectory: Trajectory, query: Query, windows: Sequence[Window]) ->
     """What effects are of, in JSON: the run, the query, the windows."""
     return {
         **run_key(trajectory),
-        "query": [label(query), digest([str(each) for each in query.labels(trajectory.workload)])],
+        "query": [label(query), code_key(query)],
+        "labels": digest([str(each) for each in query.labels(trajectory.workload)]),
         "windows": [[w.start, w.stop, w.removal] for w in windows],
     }
 

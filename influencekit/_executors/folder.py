@@ -1,4 +1,4 @@
-"""The folder that all workers see: slices that are done, each whole or not there, and what they are merged by."""
+"""The folder that all workers see: slices that are done, and the manifests by which they are merged."""
 
 import hashlib
 import json

@@ -81,8 +81,8 @@ def _refuse_unpicklable(error: Exception) -> None:
     if "pickl" in said.lower() or "serializ" in said.lower() or type(error).__name__ == "PicklingError":
         raise InputError(
             f"a worker is sent the model, loss and data, and something there cannot be pickled ({said}): "
-            "define it at the top of a module, or say how a worker makes them: influencekit.Workers(executor, "
-            "opens=...), --code FILE.py:NAME"
+            "define it at the top of a module, or say how a worker makes them: "
+            "influencekit.Workers(executor, opens=...), --code FILE.py:NAME"
         ) from error
 
 

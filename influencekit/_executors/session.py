@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,7 @@ class Run(Protocol):
 
 
 Reach = Callable[[Any, Workers, Path], Run]
+Results = Generator[tuple[int, xr.Dataset], None, None]
 
 
 class Session:
@@ -91,7 +92,7 @@ class Session:
     def __exit__(self, *ended: Any) -> None:
         self._stack.__exit__(*ended)
 
-    def of(self, run: Any, what: str, slices: Sequence[Slice]) -> Iterator[tuple[int, xr.Dataset]]:
+    def of(self, run: Any, what: str, slices: Sequence[Slice]) -> Results:
         """(number of a slice, what it gave), as they are there; the run comes first in what each is given.
 
         Every slice is of the run that `of` names. Progress is announced as the loop `what`. Errors: a run in
@@ -102,7 +103,7 @@ class Session:
         reached = self._reach(run, self._workers, folder.path)
         return self._results(folder, what, [s._replace(given=(reached, *s.given)) for s in slices])
 
-    def alone(self, what: str, slices: Sequence[Slice]) -> Iterator[tuple[int, xr.Dataset]]:
+    def alone(self, what: str, slices: Sequence[Slice]) -> Results:
         """The same, of no run that is there."""
         if self._workers.folder is None:
             raise InputError(_NO_FOLDER)
@@ -125,9 +126,7 @@ class Session:
             raise InputError(_NO_FOLDER)
         return SliceFolder(Path(store).with_suffix(".slices"))
 
-    def _results(
-        self, folder: SliceFolder, what: str, slices: Sequence[Slice]
-    ) -> Iterator[tuple[int, xr.Dataset]]:
+    def _results(self, folder: SliceFolder, what: str, slices: Sequence[Slice]) -> Results:
         numbers = defaultdict[str, list[int]](list)  # one slice may be asked for twice
         for number, one in enumerate(slices):
             numbers[named(one.of)].append(number)
@@ -137,7 +136,7 @@ class Session:
         done, total = len(different) - len(todo), len(different)
         announce(what, done, total)
 
-        def found(name: str) -> Iterator[tuple[int, xr.Dataset]]:
+        def found(name: str) -> Results:
             content = folder.read(different[name].of)
             self._machines[content.attrs.pop("slice_machine")] += 1
             for number in numbers[name]:
@@ -149,7 +148,9 @@ class Session:
             if todo:
                 order = order_of(folder.path)
                 calls = {name: (perform, (order, one)) for name, one in todo.items()}
-                with closing(drive(self._begun(folder.path), calls, f"what is done is kept in {folder.path}")) as each:
+                with closing(
+                    drive(self._begun(folder.path), calls, f"what is done is kept in {folder.path}")
+                ) as each:
                     for name, error in each:
                         if error is not None:
                             raise error
@@ -157,7 +158,9 @@ class Session:
                         announce(what, done, total)
                         yield from found(name)
         except (KeyboardInterrupt, SystemExit) as stop:
-            stop.add_note(f"{done} of {total} slices are done and kept in {folder.path}; the same call continues")
+            stop.add_note(
+                f"{done} of {total} slices are done and kept in {folder.path}; the same call continues"
+            )
             raise
         finally:
             announce(what, total, total)

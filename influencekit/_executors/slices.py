@@ -67,8 +67,8 @@ def _perform(order: Order, part: Slice) -> None:
     me, asks = _me(), order.asks
     if me[:2] == asks[:2] and me[2] != asks[2]:
         raise InputError(
-            "the executor computes in threads of the process that asks, which would wait for each other; take "
-            "processes, such as executor='processes:4'"
+            "the executor computes in threads of the process that asks, which would wait for each other; "
+            "take processes, such as executor='processes:4'"
         )
     folder = SliceFolder(Path(order.folder))
     folder.check_seen()

@@ -22,8 +22,8 @@ def check_executor(executor: Any) -> None:
         _named(executor)
     elif isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise InputError(
-            f"executor: expected processes:4, dask:ADDRESS, submitit:partition=NAME, or an object with submit, "
-            f"got {short(executor)}"
+            "executor: expected processes:4, dask:ADDRESS, submitit:partition=NAME, or an object with "
+            f"submit, got {short(executor)}"
         )
 
 
@@ -74,7 +74,9 @@ def _dask(spec: str, words: str) -> Callable[[Path], AbstractContextManager[Any]
             client = Client(**where, timeout="10s")
         except (OSError, ValueError) as error:  # of which a timeout is one
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InfluenceKitError(f"no dask scheduler at {words} ({line}); start one, or correct it") from error
+            raise InfluenceKitError(
+                f"no dask scheduler at {words} ({line}); start one, or correct it"
+            ) from error
         with client:
             # another worker may take over what was begun; the same call twice is two calls
             yield client.get_executor(pure=False, retries=3)

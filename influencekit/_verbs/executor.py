@@ -17,10 +17,10 @@ from influencekit._effects.sliced import run_key
 from influencekit._executors import ambient
 from influencekit._executors.session import Session, Workers
 from influencekit._files import whole
+from influencekit._training.workload import Workload
 from influencekit._trajectory.ending import Ending
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._training.workload import Workload
 from influencekit._verbs.open import open
 from influencekit._verbs.record import record
 from influencekit.errors import InputError, StoreError
