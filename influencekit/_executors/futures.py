@@ -26,6 +26,14 @@ def drive(executor: Any, calls: Mapping[str, Call], kept: str) -> Iterator[tuple
     the call is submitted again. What is left early is cancelled. Errors: `InputError` for what is no executor
     and for what cannot be pickled; `InfluenceKitError` for a call that loses its worker four times, or an
     executor that is broken.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> from influencekit.extend import begun_executor, drive
+        >>> with begun_executor("processes:1", Path(".")) as executor:
+        ...     dict(drive(executor, {"a": (max, (3,)), "b": (max, (5,))}, "nothing is kept"))
+        {'a': 3, 'b': 5}
     """
     running, lost, tries, pause = dict[str, Any](), Counter[str](), Counter[str](), _LEAST
     try:

@@ -16,7 +16,7 @@ from influencekit._executors.folder import SliceFolder, named
 from influencekit._executors.futures import drive
 from influencekit._executors.machine import described, differing, this_machine
 from influencekit._executors.slices import Slice, order_of, perform
-from influencekit._executors.specs import begun, check_executor
+from influencekit._executors.specs import begun_executor, check_executor
 from influencekit.errors import InputError
 from influencekit.progress import announce
 
@@ -167,7 +167,7 @@ class Session:
 
     def _begun(self, folder: Path) -> Any:
         if self._executor is None:
-            self._executor = self._stack.enter_context(begun(self._workers.executor, folder))
+            self._executor = self._stack.enter_context(begun_executor(self._workers.executor, folder))
         return self._executor
 
 

@@ -13,11 +13,17 @@ from influencekit._executors.processes import Processes
 from influencekit._specs import unknown
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["begun", "check_executor"]
+__all__ = ["begun_executor", "check_executor"]
 
 
 def check_executor(executor: Any) -> None:
-    """Errors: neither a spec nor anything that has `submit`; a spec that is not one, or lacks its package."""
+    """Refuse what is neither a spec nor has `submit`; also a spec that is not one, or lacks its package.
+
+    Example:
+
+        >>> from influencekit.extend import check_executor
+        >>> check_executor("processes:4")
+    """
     if isinstance(executor, str):
         _named(executor)
     elif isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
@@ -27,9 +33,18 @@ def check_executor(executor: Any) -> None:
         )
 
 
-def begun(executor: Any, folder: Path) -> AbstractContextManager[Any]:
+def begun_executor(executor: Any, folder: Path) -> AbstractContextManager[Any]:
     """A block with the executor that is meant: one named by a spec is closed at its end, one of the user's
-    is left as it is. `folder`: where submitit keeps its files."""
+    is left as it is. `folder`: where submitit keeps its files.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> from influencekit.extend import begun_executor
+        >>> with begun_executor("processes:1", Path(".")) as executor:
+        ...     executor.submit(int, "7").result()
+        7
+    """
     check_executor(executor)
     return _named(executor)(folder) if isinstance(executor, str) else nullcontext(executor)
 

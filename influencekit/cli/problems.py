@@ -135,10 +135,10 @@ class RunSource:
     def absolute(self) -> RunSource:
         """The same for a worker, which may be in another folder."""
         places = {n: os.path.abspath(v) for n in ("store", "data_dir") if (v := getattr(self, n)) is not None}
-        code = self.code and ":".join(
-            [os.path.abspath(self.code.rpartition(":")[0]), self.code.rpartition(":")[2]]
-        )
-        return replace(self, **places, code=code)
+        if self.code is not None:
+            file, _, name = self.code.rpartition(":")
+            places["code"] = f"{os.path.abspath(os.path.expanduser(file))}:{name}"
+        return replace(self, **places)
 
 
 def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
