@@ -36,7 +36,7 @@ class Later:
 
     def work(self):
         todo, self.waiting = self.waiting, []
-        for number in self.order(len(todo)):
+        for number in self.order(len(todo)) if todo else ():
             future, function, args = todo[number]
             for _ in range(self.times):
                 found = function(*args)

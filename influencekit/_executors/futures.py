@@ -17,10 +17,13 @@ _LEAST, _MOST = 0.005, 0.25  # seconds between two looks at what has ended
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def drive(executor: Any, calls: Mapping[str, Call], kept: str) -> Iterator[tuple[str, Any]]:
+def drive(
+    executor: Any, calls: Mapping[str, Call], kept: str, there: Callable[[str], bool] | None = None
+) -> Iterator[tuple[str, Any]]:
     """(name, what the call gave), as they end. `calls`: {name: (function, arguments)}, and behind the
     arguments comes the number of the attempt, by which dask tells two calls apart; `kept`: where the results
-    that are there stay, for messages.
+    that are there stay, for messages. `there(name)`: whether the result of a call is there already, by
+    whomever; then it is no longer waited for, and its value is None.
 
     The functions give their own errors as values: whatever the executor raises is a worker that was lost, and
     the call is submitted again. What is left early is cancelled. Errors: `InputError` for what is no executor
@@ -29,9 +32,9 @@ def drive(executor: Any, calls: Mapping[str, Call], kept: str) -> Iterator[tuple
 
     Example:
 
-        >>> from pathlib import Path
-        >>> from influencekit.extend import begun_executor, drive
-        >>> with begun_executor("processes:1", Path(".")) as executor:
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> from influencekit.extend import drive
+        >>> with ThreadPoolExecutor(1) as executor:
         ...     dict(drive(executor, {"a": (max, (3,)), "b": (max, (5,))}, "nothing is kept"))
         {'a': 3, 'b': 5}
     """
@@ -40,13 +43,20 @@ def drive(executor: Any, calls: Mapping[str, Call], kept: str) -> Iterator[tuple
         for name, call in calls.items():
             running[name] = _submitted(executor, call, 0, kept)
         while running:
-            ended = [name for name, future in running.items() if future.done()]
+            known = {name for name in running if there is not None and there(name)}
+            ended = [name for name, future in running.items() if name in known or future.done()]
             pause = _LEAST if ended else min(2 * pause, _MOST)
             if not ended:
                 time.sleep(pause)
             for name in ended:
+                future = running.pop(name)
+                if name in known:
+                    _cancel(future)
+                    lost.clear()
+                    yield name, None
+                    continue
                 try:
-                    value = running.pop(name).result()
+                    value = future.result()
                 except Exception as error:  # every executor has its own
                     _refuse_unpicklable(error)
                     lost[name] += 1
@@ -61,8 +71,12 @@ def drive(executor: Any, calls: Mapping[str, Call], kept: str) -> Iterator[tuple
                     yield name, value
     finally:
         for future in running.values():
-            with suppress(Exception):
-                future.cancel()
+            _cancel(future)
+
+
+def _cancel(future: Any) -> None:
+    with suppress(Exception):  # every executor has its own
+        future.cancel()
 
 
 def _submitted(executor: Any, call: Call, attempt: int, kept: str) -> Any:

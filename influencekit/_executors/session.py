@@ -47,7 +47,7 @@ class Workers:
         >>> from tempfile import mkdtemp
         >>> work = ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2")
         >>> run = ik.record(work, store=mkdtemp() + "/run.zarr")
-        >>> truth = ik.estimate(run, estimator="loo", executor=ik.Workers("processes:2"))
+        >>> truth = ik.estimate(run, estimator="loo", executor=ik.Workers("processes:1"))
         >>> bool((truth.influence == ik.estimate(run, estimator="loo").influence).all())
         True
     """
@@ -148,9 +148,12 @@ class Session:
             if todo:
                 order = order_of(folder.path)
                 calls = {name: (perform, (order, one)) for name, one in todo.items()}
-                with closing(
-                    drive(self._begun(folder.path), calls, f"what is done is kept in {folder.path}")
-                ) as each:
+                there = {name: one.of for name, one in todo.items()}
+                each = drive(
+                    self._begun(folder.path), calls, f"what is done is kept in {folder.path}",
+                    lambda name: folder.has(there[name]),
+                )  # fmt: skip
+                with closing(each):
                     for name, error in each:
                         if error is not None:
                             raise error
