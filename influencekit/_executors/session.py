@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import xarray as xr
 
@@ -15,12 +15,12 @@ from influencekit._address import local
 from influencekit._executors.folder import SliceFolder, named
 from influencekit._executors.futures import drive
 from influencekit._executors.machine import described, differing, this_machine
-from influencekit._executors.slices import Slice, order_of, perform
+from influencekit._executors.slices import Run, Slice, order_of, perform
 from influencekit._executors.specs import begun_executor, check_executor
 from influencekit.errors import InputError
 from influencekit.progress import announce
 
-__all__ = ["Run", "Session", "Workers"]
+__all__ = ["Session", "Workers"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,6 @@ class Workers:
             object.__setattr__(self, "folder", local(self.folder))
 
 
-class Run(Protocol):
-    """How a worker gets the run that slices are of; it can be pickled."""
-
-    def opened(self) -> Any:
-        """The run, in a worker."""
-
-
 Reach = Callable[[Any, Workers, Path], Run]
 Results = Generator[tuple[int, xr.Dataset], None, None]
 
@@ -93,7 +86,7 @@ class Session:
         self._stack.__exit__(*ended)
 
     def of(self, run: Any, what: str, slices: Sequence[Slice]) -> Results:
-        """(number of a slice, what it gave), as they are there; the run comes first in what each is given.
+        """(number of a slice, what it gave), as they are there. What each does is given the run first.
 
         Every slice is of the run that `of` names. Progress is announced as the loop `what`. Errors: a run in
         memory without a folder; those of the slices and of the executor.
@@ -101,7 +94,7 @@ class Session:
         folder = self._folder(run)
         folder.make()
         reached = self._reach(run, self._workers, folder.path)
-        return self._results(folder, what, [s._replace(given=(reached, *s.given)) for s in slices])
+        return self._results(folder, what, [one._replace(run=reached) for one in slices])
 
     def alone(self, what: str, slices: Sequence[Slice]) -> Results:
         """The same, of no run that is there."""

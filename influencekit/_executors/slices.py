@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import xarray as xr
 
@@ -18,18 +18,26 @@ from influencekit._executors.folder import SliceFolder
 from influencekit._executors.machine import this_machine
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["Order", "Slice", "order_of", "perform"]
+__all__ = ["Order", "Run", "Slice", "order_of", "perform"]
 
 _forked = False  # whether this process was, after which the threads of OpenMP are its parent's
 
 
+class Run(Protocol):
+    """How a worker gets the run that slices are of; it can be pickled."""
+
+    def opened(self) -> Any:
+        """The run, in a worker."""
+
+
 class Slice(NamedTuple):
-    """`of`, in JSON, is all that its content depends on; `work(*given)` gives it. Both are pickled, but for
-    `of`; what `given` holds with a method `opened` is replaced by what that gives in the worker."""
+    """`of`, in JSON, is all that its content depends on; `work(run, *given)` gives it, or `work(*given)`
+    where there is no `run`, which a worker opens. All of it is pickled."""
 
     of: Mapping[str, Any]
     work: Callable[..., xr.Dataset]
     given: tuple[Any, ...] = ()
+    run: Run | None = None
 
 
 class Order(NamedTuple):
@@ -76,10 +84,10 @@ def _perform(order: Order, part: Slice) -> None:
         return
     with exclusive(), ambient.active(None), _threads(order.threads):
         began = time.perf_counter()
-        given = [each.opened() if hasattr(each, "opened") else each for each in part.given]
-        found = part.work(*given)
-        devices = {str(each.workload.device) for each in given if hasattr(each, "workload")} or {"cpu"}
-        attrs = {"slice_machine": this_machine(devices.pop()), "slice_seconds": time.perf_counter() - began}
+        run = None if part.run is None else part.run.opened()
+        found = part.work(*(() if run is None else (run,)), *part.given)
+        device = "cpu" if run is None else str(run.workload.device)
+        attrs = {"slice_machine": this_machine(device), "slice_seconds": time.perf_counter() - began}
         folder.write(part.of, found.assign_attrs(attrs))
 
 
