@@ -82,31 +82,30 @@ def on_dask(run: Any, examples: int, folder: Path) -> tuple[np.ndarray, int]:
         )
 
 
-@click.option("--workload", default="mnist-1v7-cnn:setting=trained:epochs=5", show_default=True)
+@click.option("--workload", default="mnist-1v7-cnn:setting=trained:epochs=1", show_default=True)
 @click.option("--examples", default=8, help="Left out, one at a time, where time is taken.")
 @click.option("--rounds", default=3)
-@click.option("--lost", default=20, help="Examples left out where workers are killed.")
+@click.option("--lost", default=12, help="Examples left out where workers are killed.")
 @click.option("--kills", default=2, help="Of workers of a pool, one after another.")
 def answer(workload: str, examples: int, rounds: int, lost: int, kills: int) -> dict:
     torch.set_num_threads(1)
     spent: dict[str, list[float]] = {"here": [], "1 worker": [], "2 workers": []}
-    load, started, same = [], [], []
-    with tempfile.TemporaryDirectory() as name:
+    load, same = [], []
+    with tempfile.TemporaryDirectory() as name, Processes(1) as one, Processes(2) as two:
         folder = Path(name)
         work = ik.make("workload", workload)
         training, run = seconds_of(lambda: ik.record(work, store=folder / "run.zarr"))
         truth = scores(run, examples)  # traces, too
+        pools, begun = {"1 worker": one, "2 workers": two}, {}
+        for count, (kind, pool) in enumerate(pools.items(), 1):  # a slice for each worker, at the same time
+            warm = ik.Workers(pool, folder / f"begun-{count}")
+            begun[kind] = seconds_of(lambda w=warm, n=count: scores(run, 4 * n, 1, w))[0]
+        print(begun, flush=True)
         for number in range(rounds):
             load.append(os.getloadavg()[0])
-            took, found = seconds_of(lambda: scores(run, examples))
-            spent["here"].append(took)
-            same.append(bool(np.array_equal(found, truth, equal_nan=True)))
-            for count, kind in ((1, "1 worker"), (2, "2 workers")):
-                with Processes(count) as pool:
-                    warm, fresh = (ik.Workers(pool, folder / f"{w}-{number}-{count}") for w in "wf")
-                    # one slice a worker, at the same time
-                    started.append(seconds_of(lambda w=warm, n=count: scores(run, 4 * n, 1, w))[0])
-                    took, found = seconds_of(lambda w=fresh: scores(run, examples, executor=w))
+            for kind in spent:
+                workers = ik.Workers(pools[kind], folder / f"{kind}-{number}") if kind in pools else None
+                took, found = seconds_of(lambda w=workers: scores(run, examples, executor=w))
                 spent[kind].append(took)
                 same.append(bool(np.array_equal(found, truth, equal_nan=True)))
             print(spent, load, same, flush=True)
@@ -120,7 +119,7 @@ def answer(workload: str, examples: int, rounds: int, lost: int, kills: int) -> 
     return {
         "workload": workload, "examples": examples, "training": training, "seconds": spent,
         "speed": {name: (here / np.array(each)).tolist() for name, each in spent.items()},
-        "load": load, "begun": started, "same": same, "examples, killed": lost, "survived": survived,
+        "load": load, "begun": begun, "same": same, "examples, killed": lost, "survived": survived,
     }  # fmt: skip
 
 

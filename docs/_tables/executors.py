@@ -37,8 +37,8 @@ PAGE = Page(
             lambda report: (
                 f"`{report['workload']}`, leave-one-out of {report['examples']} examples: in this process, "
                 f"on one worker and on two, in turn, {len(report['load'])} times. Slices are of four models. "
-                "The workers have opened the run before: that took "
-                f"{median(report['begun']):.0f} s (median) from the beginning of a process. The machine has "
+                "The workers have opened the run before, and done a slice: that took "
+                f"{report['begun']['1 worker']:.0f} s from the beginning of a process. The machine has "
                 f"two cores, and others used them: its load was {min(report['load']):.0f} to "
                 f"{max(report['load']):.0f} meanwhile, and two processes get a larger part of it than one. "
                 "The results of all calls are "
