@@ -22,6 +22,16 @@ _FIRST = "slices.json"
 _PATIENCE = 60.0  # seconds in which a file of another machine's comes into sight
 
 
+def _comes(file: Path, patience: float) -> bool:
+    """Whether a file is there, or comes into sight: a shared file system may need a while."""
+    until = time.monotonic() + patience
+    while not os.path.lexists(file):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 def named(of: Mapping[str, Any]) -> str:
     """The name of a slice: a digest of what it is of."""
     return f"{of['what']}-{_digest(of)[:16]}"
@@ -60,7 +70,7 @@ class SliceFolder:
 
     def check_seen(self) -> None:
         """Errors: a worker does not see the folder."""
-        if not os.path.lexists(self.path / _FIRST):
+        if not _comes(self.path / _FIRST, _PATIENCE):
             raise InputError(
                 f"a worker does not see {self.path}: slices need a folder that all workers see; name another"
             )
@@ -84,16 +94,14 @@ class SliceFolder:
         """Whether a slice is there."""
         return os.path.lexists(self.file(of))
 
-    def read(self, of: Mapping[str, Any], patience: float = _PATIENCE) -> xr.Dataset:
+    def read(self, of: Mapping[str, Any]) -> xr.Dataset:
         """A slice that was written, here or by another machine. Errors: it is damaged, or does not come."""
-        file, until = self.file(of), time.monotonic() + patience
-        while not os.path.lexists(file):
-            if time.monotonic() > until:
-                raise StoreError(
-                    f"{file} was written by a worker and is not seen here: slices need a folder that all "
-                    "workers see; name another"
-                )
-            time.sleep(0.2)
+        file = self.file(of)
+        if not _comes(file, _PATIENCE):
+            raise StoreError(
+                f"{file} was written by a worker and is not seen here: slices need a folder that all workers "
+                "see; name another"
+            )
         try:
             check_store(file, _digest(of))
             return xr.open_zarr(file, consolidated=False, chunks=None).load()

@@ -1,13 +1,13 @@
 """A slice of the work, and what a worker does with it."""
 
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple, Protocol
 
 import xarray as xr
@@ -20,6 +20,7 @@ from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["Order", "Run", "Slice", "order_of", "perform"]
 
+_PROCESS = token_hex(8)
 _forked = False  # whether this process was, after which the threads of OpenMP are its parent's
 
 
@@ -56,7 +57,8 @@ def order_of(folder: Path) -> Order:
 
 
 def _me() -> tuple[str, int, int]:
-    return socket.gethostname(), os.getpid(), threading.get_ident()
+    """This process, which a forked child is not, and this thread."""
+    return _PROCESS, os.getpid(), threading.get_ident()
 
 
 def perform(order: Order, part: Slice, attempt: int = 0) -> InfluenceKitError | None:
