@@ -206,7 +206,8 @@ def test_a_taped_run_needs_a_function_that_makes_its_parts(tmp_path):
         ik.estimate(run, estimator=LOOP, executor=Now())
     found = ik.estimate(run, estimator=LOOP, executor=ik.Workers(Now(), opens=parts))
     assert found.influence.equals(ik.estimate(run, estimator=LOOP).influence)
-    wrong = ik.Workers(Now(), tmp_path / "other", opens=lambda: {**parts(), "test": None})
+    run = taped(tmp_path / "another.zarr")  # which no worker has opened yet
+    wrong = ik.Workers(Now(), opens=lambda: {**parts(), "test": None})
     with pytest.raises(InputError, match="what a worker opens is another run.* or has another test set"):
         ik.estimate(run, "prediction:example=0", LOOP, executor=wrong)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 def drive(
     executor: Any, calls: Mapping[str, Call], kept: str, there: Callable[[str], bool] | None = None
-) -> Iterator[tuple[str, Any]]:
+) -> Generator[tuple[str, Any], None, None]:
     """(name, what the call gave), as they end. `calls`: {name: (function, arguments)}, and behind the
     arguments comes the number of the attempt, by which dask tells two calls apart; `kept`: where the results
     that are there stay, for messages. `there(name)`: whether the result of a call is there already, by

@@ -1,7 +1,7 @@
 """Leave-one-out of several runs, for `ceiling`: kept, retrained here, or each run a slice on an executor."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple, Protocol
 
@@ -81,7 +81,7 @@ def effects_of_runs(
 def _each(
     trajectory: Trajectory, others: Sequence[Repetition], starts: Sequence[str], query: Query, single: LOO,
     windows: Sequence[Window],
-) -> Iterator[tuple[int, xr.Dataset, float]]:  # fmt: skip
+) -> Generator[tuple[int, xr.Dataset, float], None, None]:  # fmt: skip
     if (session := session_for(trajectory)) is None:
         for number, other in enumerate(track(others, "runs", len(others))):
             began = time.perf_counter()

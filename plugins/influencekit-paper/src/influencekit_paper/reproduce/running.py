@@ -1,6 +1,6 @@
 """Do the cells that are not there yet: in this process, or on an executor; each traces a workload once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from influencekit_paper.reproduce import cells as store
 from influencekit_paper.reproduce.cells import Cell, Result
 
 __all__ = ["complete"]
+
+Results = Generator[tuple[Cell, Result], None, None]
 
 
 def complete(
@@ -43,12 +45,12 @@ def complete(
     return done
 
 
-def _serial(todo: Sequence[Cell], device: str) -> Iterator[tuple[Cell, Result]]:
+def _serial(todo: Sequence[Cell], device: str) -> Results:
     for cell in todo:
         yield cell, store.run(cell, device)
 
 
-def _on(executor: Any, todo: Sequence[Cell], device: str, folder: Path) -> Iterator[tuple[Cell, Result]]:
+def _on(executor: Any, todo: Sequence[Cell], device: str, folder: Path) -> Results:
     named = {str(number): cell for number, cell in enumerate(todo)}
     calls = {number: (_done, (cell, device)) for number, cell in named.items()}
     with begun_executor(executor, folder) as begun:
