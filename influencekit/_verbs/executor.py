@@ -108,8 +108,10 @@ def _reach(trajectory: Trajectory, workers: Workers, folder: Path) -> _Reached:
             "executor: a worker needs the model, loss and data of this taped run; name a function that gives "
             "them: influencekit.Workers(executor, opens=...), --code FILE.py:NAME"
         )
-    key = run_key(trajectory)
     root = getattr(trajectory.group.store, "root", None)
+    if root is None and "tape" in trajectory.attrs:
+        raise InputError("executor: this run was taped in memory, which no worker sees; tape it into a store")
+    key = run_key(trajectory)
     store = _saved(trajectory, folder / f"run-{digest([key])}.zarr") if root is None else Path(root)
     workload = trajectory.workload if workers.opens is None else None
     return _Reached(str(store), workers.opens, workload, trajectory.ending, key)

@@ -31,7 +31,8 @@ def complete(
     before = len(done)
     announce("cells", 0, len(todo))
     try:
-        each = _serial(todo, device) if executor is None else _on(executor, todo, device, folder)
+        here = executor is None or (len(todo) <= 1 and str(executor).startswith("processes"))
+        each = _serial(todo, device) if here else _on(executor, todo, device, folder)
         with closing(each):
             for cell, result in each:
                 store.save(folder, cell, device, result)
