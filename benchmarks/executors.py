@@ -21,9 +21,13 @@ import torch
 
 import influencekit as ik
 from influencekit._executors.processes import Processes
+from influencekit.registry import label
 
 TAKES = "10 min"
-QUICK = {"workload": "mnist-1v7-lr:n_train=48:epochs=20", "examples": 8, "rounds": 1, "lost": 40, "kills": 1}
+CASES = ("time", "processes", "dask")
+MERGES = True
+QUICK = {"workload": "mnist-1v7-lr:n_train=48", "rounds": 1}
+LOST = "mnist-1v7-lr:n_train=48"
 PAUSE = 0.2  # seconds between two kills
 
 
@@ -58,12 +62,12 @@ def killed_while(work: Callable[[], Any], folder: Path, pids: Callable[[], list[
         thread.join()
 
 
-def on_a_pool(run: Any, examples: int, folder: Path, kills: int) -> tuple[np.ndarray, int]:
-    """Two processes of this machine, of which one is killed again and again."""
+def on_processes(run: Any, examples: int, folder: Path) -> tuple[np.ndarray, int]:
+    """Two processes of this machine, one of which is killed."""
     with Processes(2) as pool:
         return killed_while(
             lambda: scores(run, examples, executor=ik.Workers(pool, folder)), folder,
-            lambda: [child.pid for child in pool._ours if child.is_alive() and child.pid], kills,
+            lambda: [child.pid for child in pool._ours if child.is_alive() and child.pid], 1,
         )  # fmt: skip
 
 
@@ -82,25 +86,27 @@ def on_dask(run: Any, examples: int, folder: Path) -> tuple[np.ndarray, int]:
         )
 
 
-@click.option("--workload", default="mnist-1v7-cnn:setting=trained:epochs=1", show_default=True)
-@click.option("--examples", default=8, help="Left out, one at a time, where time is taken.")
-@click.option("--rounds", default=3)
-@click.option("--lost", default=12, help="Examples left out where workers are killed.")
-@click.option("--kills", default=2, help="Of workers of a pool, one after another.")
-def answer(workload: str, examples: int, rounds: int, lost: int, kills: int) -> dict:
-    torch.set_num_threads(1)
+def survived(kind: str, examples: int, folder: Path) -> dict[str, Any]:
+    """Whether retraining without so many examples gives the bits of this process, while workers are killed."""
+    run = ik.record(ik.make("workload", LOST), store=folder / f"{kind}.zarr")
+    found, kills = {"processes": on_processes, "dask": on_dask}[kind](run, examples, folder / kind)
+    same = np.array_equal(found, scores(run, examples), equal_nan=True)
+    return {"workload": LOST, "examples": examples, "kills": kills, "same": bool(same)}
+
+
+def timed(workload: str, examples: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Seconds here, on one worker and on two, in turn; the load of the machine; are all results the same?"""
     spent: dict[str, list[float]] = {"here": [], "1 worker": [], "2 workers": []}
     load, same = [], []
-    with tempfile.TemporaryDirectory() as name, Processes(1) as one, Processes(2) as two:
-        folder = Path(name)
-        work = ik.make("workload", workload)
-        training, run = seconds_of(lambda: ik.record(work, store=folder / "run.zarr"))
-        truth = scores(run, examples)  # traces, too
+    with Processes(1) as one, Processes(2) as two:
+        for pool in (one, two, two):
+            pool.submit(ready)
         pools, begun = {"1 worker": one, "2 workers": two}, {}
+        run = ik.record(ik.make("workload", workload), store=folder / "timed.zarr")
+        truth = scores(run, examples)  # traces, too
         for count, (kind, pool) in enumerate(pools.items(), 1):  # a slice for each worker, at the same time
             warm = ik.Workers(pool, folder / f"begun-{count}")
             begun[kind] = seconds_of(lambda w=warm, n=count: scores(run, 4 * n, 1, w))[0]
-        print(begun, flush=True)
         for number in range(rounds):
             load.append(os.getloadavg()[0])
             for kind in spent:
@@ -109,23 +115,41 @@ def answer(workload: str, examples: int, rounds: int, lost: int, kills: int) -> 
                 spent[kind].append(took)
                 same.append(bool(np.array_equal(found, truth, equal_nan=True)))
             print(spent, load, same, flush=True)
-        whole, survived = scores(run, lost), {}
-        for kind, (found, killed) in {
-            "processes": on_a_pool(run, lost, folder / "pool", kills),
-            "dask": on_dask(run, lost, folder / "dask"),
-        }.items():
-            survived[kind] = {"kills": killed, "same": bool(np.array_equal(found, whole, equal_nan=True))}
     here = np.array(spent["here"])
+    speed = {kind: (here / np.array(each)).tolist() for kind, each in spent.items()}
     return {
-        "workload": workload, "examples": examples, "training": training, "seconds": spent,
-        "speed": {name: (here / np.array(each)).tolist() for name, each in spent.items()},
-        "load": load, "begun": begun, "same": same, "examples, killed": lost, "survived": survived,
+        "workload": workload, "examples": examples, "seconds": spent, "speed": speed, "load": load,
+        "first slice": begun, "same": same,
     }  # fmt: skip
 
 
+def ready() -> str:
+    """In a worker: what it needs is imported."""
+    return label(ik.make("workload", LOST))
+
+
+@click.option("--workload", default="mnist-1v7-cnn:setting=trained:epochs=1", show_default=True)
+@click.option("--examples", default=8, help="Left out, one at a time, where time is taken.")
+@click.option("--rounds", default=2)
+@click.option("--lost", default=24, help="Examples left out where workers are killed.")
+def answer(workload: str, examples: int, rounds: int, lost: int, cases: list[str]) -> dict:
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for case in cases:
+            if case == "time":
+                found[case] = timed(workload, examples, rounds, Path(name))
+            else:
+                found[case] = survived(case, lost, Path(name))
+    return found
+
+
 def wrong(report: dict) -> list[str]:
-    found = [] if all(report["same"]) else ["workers give other bits than one process"]
-    for name, row in report["survived"].items():
-        found += [] if row["same"] else [f"{name}: other bits after {row['kills']} kills"]
-        found += [] if row["kills"] else [f"{name}: nothing was killed"]
+    found = (
+        [] if all(report.get("time", {}).get("same", ())) else ["workers give other bits than one process"]
+    )
+    for name in ("processes", "dask"):
+        if row := report.get(name):
+            found += [] if row["same"] else [f"{name}: other bits after {row['kills']} kills"]
+            found += [] if row["kills"] else [f"{name}: nothing was killed"]
     return found

@@ -6,17 +6,18 @@ from _tables.page import Page, Report, Section, Table
 
 
 def _time(report: Report) -> Table:
+    found = report["time"]
     rows = [
-        [name, f"{median(each):.1f}", f"{median(report['speed'][name]):.2f}"]
-        for name, each in report["seconds"].items()
+        [name, f"{median(each):.1f}", f"{median(found['speed'][name]):.2f}"]
+        for name, each in found["seconds"].items()
     ]
     return Table(["where", "seconds, median", "times as fast as here, median"], rows)
 
 
 def _lost(report: Report, slurm: Report) -> Table:
     rows = [
-        [f"{name}: workers killed", str(row["kills"]), _yes(row["same"])]
-        for name, row in report["survived"].items()
+        [f"{name}: workers killed", str(report[name]["kills"]), _yes(report[name]["same"])]
+        for name in ("processes", "dask")
     ]
     rows.append([f"{slurm['slurm']}: running jobs requeued", str(slurm["requeued"]), _yes(slurm["same"])])
     return Table(["what happens", "times", "bits of one process"], rows)
@@ -35,14 +36,15 @@ PAGE = Page(
             "Time",
             ("executors",),
             lambda report: (
-                f"`{report['workload']}`, leave-one-out of {report['examples']} examples: in this process, "
-                f"on one worker and on two, in turn, {len(report['load'])} times. Slices are of four models. "
-                "The workers have opened the run before, and done a slice: that took "
-                f"{report['begun']['1 worker']:.0f} s from the beginning of a process. The machine has "
-                f"two cores, and others used them: its load was {min(report['load']):.0f} to "
-                f"{max(report['load']):.0f} meanwhile, and two processes get a larger part of it than one. "
-                "The results of all calls are "
-                f"{'equal' if all(report['same']) else 'not equal'}, bit for bit."
+                f"`{report['time']['workload']}`, leave-one-out of {report['time']['examples']} examples: "
+                f"in this process, on one worker and on two, in turn, {len(report['time']['load'])} times. "
+                "Slices are of four models. The workers have done a slice of other examples before: with "
+                f"opening the run, that took {report['time']['first slice']['1 worker']:.0f} s. The machine "
+                "has two cores, and others used them, too: its load was "
+                f"{min(report['time']['load']):.0f} to {max(report['time']['load']):.0f}. There each process "
+                "gets a part of the same size, so two workers show what two processes get, not what a free "
+                "core gives. The results of all calls are "
+                f"{'equal' if all(report['time']['same']) else 'not equal'}, bit for bit."
             ),
             _time,
         ),
@@ -50,12 +52,12 @@ PAGE = Page(
             "Lost workers",
             ("executors", "slurm"),
             lambda report, slurm: (
-                f"The CNN without {report['examples, killed']} examples: on a pool of two processes, of "
-                "which one is killed now and then, which ends both; and on a dask cluster of three worker "
-                f"processes. `{slurm['workload']}` without {slurm['examples']} examples as "
-                f"{slurm['slices']} slices on a Slurm of one node, each slice a job of submitit; jobs are "
-                "requeued while they run, as preempted ones are. Asked again, Slurm does nothing: "
-                f"{slurm['seconds again']:.1f} s in place of {slurm['seconds on slurm']:.0f} s."
+                f"`{slurm['workload']}` without each of {slurm['examples']} examples, in {slurm['slices']} "
+                "slices: on two processes, one of which is killed, which ends both; on a dask cluster of "
+                "three worker processes, two of which are killed; and on a Slurm of one node, each slice a "
+                "job of submitit, where jobs are requeued while they run, as preempted ones are. Asked "
+                f"again, Slurm does nothing: {slurm['seconds again']:.1f} s in place of "
+                f"{slurm['seconds on slurm']:.0f} s."
             ),
             _lost,
         ),
