@@ -87,7 +87,7 @@ def on_dask(run: Any, examples: int, folder: Path) -> tuple[np.ndarray, int]:
 
 
 def survived(kind: str, examples: int, folder: Path) -> dict[str, Any]:
-    """Whether retraining without so many examples gives the bits of this process, while workers are killed."""
+    """Whether retraining without each of some examples gives the bits of this process, though workers die."""
     run = ik.record(ik.make("workload", LOST), store=folder / f"{kind}.zarr")
     found, kills = {"processes": on_processes, "dask": on_dask}[kind](run, examples, folder / kind)
     same = np.array_equal(found, scores(run, examples), equal_nan=True)
