@@ -219,7 +219,7 @@ def test_averages_of_states_go_along(run, tmp_path):
 
 
 def test_an_error_in_a_worker_is_the_error_of_the_call(run, tmp_path, monkeypatch):
-    def fails(*args):
+    def fails(*args, **options):
         raise TypeError("of the user's own loss")
 
     monkeypatch.setattr("influencekit._effects.sliced._summed", fails)

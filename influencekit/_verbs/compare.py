@@ -147,7 +147,7 @@ def compare(
     if (session := ambient.session()) and len(several) > 1:
         options = windows, removal, recorder, top, average, ceiling, runs, store
         asked_for = [*methods.values()], methods[truth], query, several
-        problem_of = partial(_problem, workload)
+        problem_of = partial(_problem, workload)  # type: ignore[arg-type]  # it is no run
         result = compared_seeds(session, compare, workload, problem_of, *asked_for, options, side, shared)
         if each is not None:
             call_each(each, result, _runs(workload, seeds, recorder), average, query)
