@@ -4,9 +4,9 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import pytest
 from helpers_cli import fails
@@ -28,21 +28,24 @@ def truth(run):
     return ik.estimate(run, estimator=LOOP).influence
 
 
+@contextmanager
 def killing(folder, victims):
-    """Kills each of the processes once another slice is there; a thread, and whom it has killed."""
-    killed = []
+    """Within the block each of the processes is killed once another slice is there; whom that was."""
 
     def watch():
-        until = time.monotonic() + 120
-        while victims and time.monotonic() < until:
+        while victims and not ended.wait(0.002):
             if len(list(folder.glob("effects-*.zarr"))) > len(killed):
                 os.kill(victim := victims.pop(0), signal.SIGKILL)
                 killed.append(victim)
-            time.sleep(0.002)
 
+    killed, ended = [], threading.Event()
     thread = threading.Thread(target=watch)
     thread.start()
-    return thread, killed
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_killed_process_is_replaced_and_no_process_stays(run, truth, tmp_path, monkeypatch):
@@ -74,10 +77,9 @@ def test_a_dask_cluster_of_three_processes_two_of_which_are_killed(tmp_path):
     run, folder = recorded(tmp_path / "run.zarr", "mnist-1v7-lr:n_train=48:epochs=2"), tmp_path / "run.slices"
     quiet = {"processes": True, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
     with distributed.LocalCluster(n_workers=3, **quiet) as cluster, distributed.Client(cluster) as client:
-        thread, killed = killing(folder, sorted(worker.pid for worker in cluster.workers.values())[:2])
         executor = client.get_executor(pure=False, retries=3)
-        found = ik.estimate(run, estimator=LOOP, executor=executor)
-        thread.join()
+        with killing(folder, sorted(worker.pid for worker in cluster.workers.values())[:2]) as killed:
+            found = ik.estimate(run, estimator=LOOP, executor=executor)
     assert found.influence.equals(ik.estimate(run, estimator=LOOP).influence)
     assert len(killed) == 2 and found.retrained_on.endswith("(12 slices)")
 

@@ -13,6 +13,7 @@ __all__ = ["drive"]
 
 _TRIES = 4  # of a call, without any other one ending well meanwhile
 _LEAST, _MOST = 0.005, 0.25  # seconds between two looks at what has ended
+_GRACE = 2.0  # seconds from a result that is there to the end of its call
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -23,7 +24,7 @@ def drive(
     """(name, what the call gave), as they end. `calls`: {name: (function, arguments)}, and behind the
     arguments comes the number of the attempt, by which dask tells two calls apart; `kept`: where the results
     that are there stay, for messages. `there(name)`: whether the result of a call is there already, by
-    whomever; then it is no longer waited for, and its value is None.
+    whomever; then the end of the call is not waited for, and its value is None.
 
     The functions give their own errors as values: whatever the executor raises is a worker that was lost, and
     the call is submitted again. What is left early is cancelled. Errors: `InputError` for what is no executor
@@ -39,19 +40,21 @@ def drive(
         {'a': 3, 'b': 5}
     """
     running, lost, tries, pause = dict[str, Any](), Counter[str](), Counter[str](), _LEAST
+    since = dict[str, float]()  # when a result was seen whose call had not ended
     try:
         for name, call in calls.items():
             running[name] = _submitted(executor, call, 0, kept)
         while running:
-            known = {name for name in running if there is not None and there(name)}
+            now = time.monotonic()
+            seen = [name for name in running if there is not None and there(name)]
+            known = {name for name in seen if now - since.setdefault(name, now) > _GRACE}
             ended = [name for name, future in running.items() if name in known or future.done()]
             pause = _LEAST if ended else min(2 * pause, _MOST)
             if not ended:
                 time.sleep(pause)
             for name in ended:
                 future = running.pop(name)
-                if name in known:
-                    _cancel(future)
+                if name in known and not future.done():
                     lost.clear()
                     yield name, None
                     continue

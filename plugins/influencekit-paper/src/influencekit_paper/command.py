@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from influencekit.errors import InputError
-from influencekit.extend import print_table, progress, say, shared
+from influencekit.extend import complain, print_table, progress, say, shared
 
 if TYPE_CHECKING:
     from influencekit_paper.reproduce import Report
@@ -110,13 +110,18 @@ def reproduce(
             raise InputError("--workers N is --executor processes:N; leave one of the two out")
         chip, workers = use_device(device, 1), workers or os.cpu_count() or 1
         extent = tables.Extent(seeds, quick, chip, cnn_seeds, ceiling, ceiling_runs)
-        reports = tables.reproduce(
-            PAPER if table == "all" else (table,),
-            out,
-            extent,
-            executor=executor or (f"processes:{workers}" if workers > 1 and chip == "cpu" else None),
-            command=f"influencekit reproduce {table} --seeds {seeds}{said}",
-        )
+        try:
+            reports = tables.reproduce(
+                PAPER if table == "all" else (table,),
+                out,
+                extent,
+                executor=executor or (f"processes:{workers}" if workers > 1 and chip == "cpu" else None),
+                command=f"influencekit reproduce {table} --seeds {seeds}{said}",
+            )
+        except (KeyboardInterrupt, SystemExit) as stop:
+            for note in stop.__dict__.pop("__notes__", ()):
+                complain(note)
+            raise
     for report in reports:
         _show(report)
     say(f"saved in {out}: {', '.join(r.name for r in reports)} (csv, json, tex, md)")
