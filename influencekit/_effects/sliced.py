@@ -88,7 +88,8 @@ def effects_of(
             mine = [weightings[k] for k in runs]
             new = {k: number for number, k in enumerate(runs)}
             chunks = [Chunk(chunk.start, [new[k] for k in chunk.members]) for chunk in some]
-            of = {"what": "effects", **asked, "weights": digest([*mine]), "chunks": chunks}
+            weights = digest([[len(each.positions), *each] for each in mine])
+            of = {"what": "effects", **asked, "weights": weights, "chunks": chunks}
             slices.append(Slice(of, _slice, (query, mine, own, {absent: chunks})))
             places.append((torch.tensor(members)[:, None], torch.tensor(runs)))
     out = _zeros(trajectory, query, windows, weightings)

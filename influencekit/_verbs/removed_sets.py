@@ -27,7 +27,11 @@ def without(
     if (session := session_for(trajectory)) is None:
         found = _retrained(trajectory, query, sets, windows)
     else:
-        of = {"what": "removed", **asked_of(trajectory, query, windows), "sets": digest(sets)}
+        of = {
+            "what": "removed",
+            **asked_of(trajectory, query, windows),
+            "sets": digest([[len(s), s] for s in sets]),
+        }
         ((_, found),) = session.of(
             trajectory, "sets left out", [Slice(of, _retrained, (query, sets, windows))]
         )
