@@ -84,6 +84,8 @@ def slurm(folder: Path, cpus: int) -> Iterator[None]:
             time.sleep(1)
         yield
     finally:
+        subprocess.run(["scancel", "--user", "root"], check=False)  # of this Slurm: what an error left
+        time.sleep(3)
         for process in reversed(begun):
             process.terminate()
             process.wait(30)
