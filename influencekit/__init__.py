@@ -42,6 +42,7 @@ _HOME = {
     "Trajectory": "_trajectory.trajectory",
     "Window": "windows",
     "Workload": "_training.workload",
+    "Workers": "_executors.session",
     "ceiling": "_verbs.ceiling",
     "compare": "_verbs.compare",
     "contributions": "_verbs.contributions",

@@ -42,6 +42,10 @@ _HOME = {
     "retraining_effects": "estimators.loo",
     "strategy_of": "_effects.retrain",
     "train_together": "_effects.retrain",
+    # calls on executors
+    "begun_executor": "_executors.specs",
+    "check_executor": "_executors.specs",
+    "drive": "_executors.futures",
     # results and stores
     "NewStore": "_files",
     "check_result": "_files",

@@ -17,7 +17,7 @@ import influencekit as ik
 from influencekit._repeatability import again as one_more
 from influencekit._repeatability import attainable, consistent, interval, intraclass, of_mean, of_one
 from influencekit._trajectory.rerun import moved, rerun
-from influencekit._verbs import ceiling as verb
+from influencekit._verbs import repeated_effects as verb
 from influencekit.errors import InputError, StoreError
 from influencekit.metrics import METRICS, agreement
 

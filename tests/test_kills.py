@@ -15,6 +15,7 @@ import torch
 from helpers_cli import TINY, run
 
 import influencekit as ik
+from influencekit._executors import processes
 from influencekit._files import hold, is_held
 from influencekit._training.step import Step
 from influencekit._trajectory.store import open_group
@@ -140,12 +141,10 @@ def test_a_worker_that_outlives_a_killed_process_keeps_no_lock(tmp_path):
 
 
 def test_a_worker_of_reproduce_ends_with_its_parent(tmp_path):
-    running = pytest.importorskip("influencekit_paper.reproduce.running")
-
     def parent(tell):
         me = os.getpid()
         if not os.fork():
-            running._begin(me)
+            processes._begin(me)
             time.sleep(60)
             os._exit(0)
         time.sleep(0.3)

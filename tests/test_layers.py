@@ -17,7 +17,9 @@ LAYERS = {
         _lazy _escape errors _address progress _catalog _statistics _direction _specs _entry_points
         windows metrics _files/__init__ _files/folder _files/new_store _files/open_folder _files/kept_folder
         _files/publishing _files/scratch _sealed registry _code _ambient _bars _exclusive _signals
-        _arguments _docstring _entry _labelled _tensors _repeatability
+        _arguments _docstring _entry _labelled _tensors _repeatability _executors/__init__
+        _executors/ambient _executors/folder _executors/futures _executors/machine _executors/processes
+        _executors/session _executors/slices _executors/specs
     """,
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
@@ -42,6 +44,7 @@ LAYERS = {
         _trajectory/schema/__init__ _trajectory/schema/arrays _trajectory/schema/attributes
         _trajectory/schema/document _trajectory/schema/files _trajectory/schema/kinds
         _trajectory/schema/root _trajectory/store _trajectory/trajectory _trajectory/unchanged
+        _trajectory/code_key
         _trajectory/unfinished _trajectory/writing/__init__ _trajectory/writing/background
         _trajectory/writing/growing _trajectory/writing/ledger _trajectory/writing/writer
     """,
@@ -53,7 +56,7 @@ LAYERS = {
         _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
         workloads/draw _effects/centred workloads/files workloads/mnist workloads/models
         workloads/problem averages _effects/selection _effects/mean_of_runs
-        _effects/labels _effects/out_of_fold
+        _effects/labels _effects/out_of_fold _effects/sliced _effects/repeated_slices
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function
@@ -78,7 +81,7 @@ LAYERS = {
         trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
         plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data _verbs/notebook
         _report/contents _report/pictures _report/scores
-        _report/record
+        _report/record _verbs/executor _verbs/compare_seeds _verbs/removed_sets _verbs/repeated_effects
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache

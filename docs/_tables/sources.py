@@ -47,6 +47,7 @@ SOURCES = {
     "dvemb_throughput": _benchmark("dvemb_throughput", "plugins/influencekit-dvemb/src"),
     "evaluation": _benchmark("evaluation", *_COMPARE, "influencekit/evaluation"),
     "exactness": _benchmark("exactness", *_SWEEP),
+    "executors": _benchmark("executors", "influencekit/_executors", "influencekit/_effects/sliced.py"),
     "hostile": _benchmark("hostile", "influencekit/_trajectory", "influencekit/_tape"),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(
@@ -78,6 +79,7 @@ SOURCES = {
     "roughness": _benchmark("roughness", *_COMPARE),
     "selected": _benchmark("selected", *_COMPARE, "influencekit/evaluation"),
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
+    "slurm": _benchmark("slurm", "influencekit/_executors", "influencekit/_effects/sliced.py"),
     "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
     "suspects": _benchmark("suspects --data FILE", *_TAPE, "influencekit/evaluation", "influencekit/_verbs"),
     "smoothness": _benchmark("smoothness", *_COMPARE),

@@ -28,8 +28,8 @@ from influencekit.progress import track
 from influencekit.windows import Window
 
 __all__ = [
-    "Change", "Models", "Strategy", "Weighting", "capacity", "changes", "check_finite", "query_at",
-    "retrained", "spans", "strategy_of", "train_together",
+    "Change", "Chunk", "Models", "Strategy", "Weighting", "capacity", "changes", "check_finite", "chunks_of",
+    "query_at", "retrained", "spans", "strategy_of", "train_together",
 ]  # fmt: skip
 
 Strategy = Literal["auto", "batch", "loop"]
@@ -60,6 +60,13 @@ class Weighting(NamedTuple):
         if removed and len(self.positions) == 1:
             return f"without the example at position {int(self.positions[0])}"
         return f"without {len(self.positions)} examples" if removed else "with other weights on the examples"
+
+
+class Chunk(NamedTuple):
+    """Runs that are trained together, by their numbers, and the state that they start from."""
+
+    start: int
+    members: list[int]
 
 
 class Models(NamedTuple):
@@ -157,28 +164,34 @@ def changed(trajectory: Trajectory, weightings: Sequence[Weighting], absent: tup
     return [-1 if step == never else step for step in found]
 
 
-def retrained(
-    trajectory: Trajectory,
-    weightings: Sequence[Weighting],
-    absent: tuple[int, int],
-    when: Sequence[int],
+def chunks_of(
+    trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int], when: Sequence[int],
     strategy: Strategy = "auto",
-) -> Iterator[Models]:
+) -> list[Chunk]:  # fmt: skip
+    """Which runs are trained together, in order; those that the span `absent` does not change are in none."""
+    first, last = changed(trajectory, weightings, absent), max(map(trajectory.last_read, when))
+    order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
+    together = capacity(trajectory, 512) if strategy_of(trajectory, strategy) == "batch" else 1
+    return [Chunk(first[order[i]], order[i : i + together]) for i in range(0, len(order), together)]
+
+
+def retrained(
+    trajectory: Trajectory, weightings: Sequence[Weighting], absent: tuple[int, int], when: Sequence[int],
+    strategy: Strategy = "auto", chunks: Sequence[Chunk] | None = None,
+) -> Iterator[Models]:  # fmt: skip
     """Train a run for every weighting, which holds in the steps `absent`; yield the states `when` of each.
 
     Only states after a run's first difference are yielded: the others are the recorded ones. Where batching
     is faster, hundreds of runs are trained at once by vmap, the unchanged run among them; for convolutions
     on a CPU they are trained one after the other. Each starts where it first differs from the recorded run.
-    Cost: at most one training run for each, divided by what batching gains.
+    `chunks`: only these. Cost: at most one training run for each, divided by what batching gains.
     """
     step = trajectory.step
-    first, last = changed(trajectory, weightings, absent), max(map(trajectory.last_read, when))
-    order = sorted((k for k, t in enumerate(first) if 0 <= t < last), key=first.__getitem__)
-    if order:
-        trajectory.check_replay(first[order[0]], last)
-    together = capacity(trajectory, 512) if strategy_of(trajectory, strategy) == "batch" else 1
-    chunks = [order[i : i + together] for i in range(0, len(order), together)]
-    for chunk in track(chunks, "retraining", len(chunks)):
+    if chunks is None:
+        chunks = chunks_of(trajectory, weightings, absent, when, strategy)
+    if chunks:
+        trajectory.check_replay(chunks[0].start, max(map(trajectory.last_read, when)))
+    for start, chunk in track(chunks, "retraining", len(chunks)):
         weights = trajectory.workload.theta0.new_ones(len(chunk), trajectory.workload.n_train)
         for row, k in zip(weights, chunk, strict=True):
             positions, weight = weightings[k]
@@ -188,7 +201,7 @@ def retrained(
         def coefficients(t: int, weights: Tensor = weights, ones: Tensor = ones) -> Tensor:
             return step.coefficients(t, weights if absent[0] <= t < absent[1] else ones)
 
-        for models in train_together(trajectory, coefficients, first[chunk[0]], set(when)):
+        for models in train_together(trajectory, coefficients, start, set(when)):
             yield models._replace(members=chunk)
 
 
@@ -255,22 +268,23 @@ def spans(windows: Sequence[Window], steps: int) -> dict[tuple[int, int], list[i
 
 
 def changes(
-    trajectory: Trajectory,
-    query: Query,
-    weightings: Sequence[Weighting],
-    windows: Sequence[Window],
-    strategy: Strategy = "auto",
-) -> Iterator[Change]:
+    trajectory: Trajectory, query: Query, weightings: Sequence[Weighting], windows: Sequence[Window],
+    strategy: Strategy = "auto", some: Mapping[tuple[int, int], Sequence[Chunk]] | None = None,
+) -> Iterator[Change]:  # fmt: skip
     """What other weights change of the query: one `Change` for some of the runs at one state at a time.
 
     An effect in a window is the sum of the changes at the states that the window evaluates, each times its
-    sign. Windows share what runs they can. Cost: `retrained`.
+    sign. Windows share what runs they can. `some`: only these chunks, by the steps of absence. Cost:
+    `retrained`.
     """
     for absent, members in spans(windows, trajectory.steps).items():
+        if some is not None and absent not in some:
+            continue
         signs = {k: windows[k].evaluations(trajectory.steps) for k in members}
         when = sorted(set().union(*signs.values()))
         values_of = query_at(trajectory, query, when)
-        for models in retrained(trajectory, weightings, absent, when, strategy):
+        chunks = None if some is None else some[absent]
+        for models in retrained(trajectory, weightings, absent, when, strategy, chunks):
             here = {k: each[models.state] for k, each in signs.items() if models.state in each}
             yield Change(models, values_of(models), here)
 

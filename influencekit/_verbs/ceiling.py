@@ -1,10 +1,9 @@
 """How well leave-one-out agrees with itself: the ceiling of every agreement with it."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +16,19 @@ from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
 from influencekit._effects.repeated import Moved, check_moves
 from influencekit._effects.retrain import Strategy
+from influencekit._executors.session import Workers
 from influencekit._repeatability import attainable, consistent, interval, intraclass, of_mean, of_one
 from influencekit._training.workload import Workload
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
-from influencekit._verbs.estimate import estimate
-from influencekit._verbs.kept_effects import KeptEffects, OneRun
+from influencekit._verbs.executor import with_executor
+from influencekit._verbs.kept_effects import KeptEffects
 from influencekit._verbs.kept_pieces import run_head
 from influencekit._verbs.non_finite import zero_words
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.record import record
+from influencekit._verbs.repeated_effects import Recorded, Repetition, effects_of_runs
 from influencekit._verbs.reseeded import Reseeded, different, first_of, maker
 from influencekit._verbs.results import (
     Windows,
@@ -37,31 +38,21 @@ from influencekit._verbs.results import (
     window_coords,
     windows_among,
 )
-from influencekit.errors import DivergedError, InputError
+from influencekit.errors import InputError
 from influencekit.estimators.loo import LOO
 from influencekit.interfaces import Average, Query, Recorder
 from influencekit.metrics import METRICS, Top, agreement
-from influencekit.progress import track
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
 
-__all__ = ["Repetition", "agreements", "ceiling", "ceiling_of", "defined_agreement"]
+__all__ = ["agreements", "ceiling", "ceiling_of", "defined_agreement"]
 
 _RUNS, _MOVED = 8, 0.001
 _EACH = "query", "window", "train"
 
 
-class Repetition(Protocol):
-    """Another run of the same examples; its text names it."""
-
-    def start(self, trajectory: Trajectory) -> str:
-        """A digest that tells its start from others, without training."""
-
-    def again(self, trajectory: Trajectory) -> Trajectory:
-        """The run itself."""
-
-
 @with_progress
+@with_executor
 @checked
 def ceiling(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
@@ -78,6 +69,8 @@ def ceiling(
     seed: int = 0,
     store: str | Path | None = None,
     level: float = 0.95,
+    *,
+    executor: Workers | str | Any = None,
 ) -> xr.Dataset:
     """Leave-one-out, repeated over several runs: how well it agrees with itself, and what it says on average.
 
@@ -109,6 +102,8 @@ def ceiling(
 
     `store`: a folder that keeps the effects of each run: a call that was killed continues, and more runs are
     added to those that are there. It is of one run, query and choice of windows; another is refused.
+
+    `executor`: each run is trained, and retrained, there: see `ik.Workers`.
 
     Sign: removal minus full. Cost: `runs` times `loo`, and as many training runs. Errors: fewer than 2 runs,
     a fraction that is 0 or above 1, `runs` or `moved` beside seeds, seeds for what has no others, a folder of
@@ -163,22 +158,13 @@ def ceiling_of(
     check_windows(trajectory, single, chosen)
     labels, workload = labels_of(trajectory, query), trajectory.workload
     shape = len(labels), len(chosen), workload.n_train
-    every, seconds = list[OneRun](), list[float]()
     head = _head(trajectory, query, labels, chosen, single, others)
     with nullcontext() if store is None else KeptEffects(local(store), head) as kept:
-        for other in track((_Recorded(), *others), "runs", len(others) + 1):
-            start, began = other.start(trajectory), time.perf_counter()
-            found = None if kept is None else kept.read(str(other), start, shape)
-            seconds.append(np.nan)
-            if found is None:
-                found = _retrained(trajectory, other, start, query, single, chosen)
-                seconds[-1] = time.perf_counter() - began
-                if kept is not None:
-                    kept.write(str(other), found)
-            every.append(found)
+        runs = effects_of_runs(trajectory, (Recorded(), *others), query, single, chosen, kept, shape)
+    every, seconds = [run.found for run in runs], [run.seconds for run in runs]
     stacked = np.stack([each.effects for each in every])
     effects = torch.from_numpy(stacked).double()
-    names = [str(other) for other in (_Recorded(), *others)]
+    names = [str(other) for other in (Recorded(), *others)]
     attrs = about(trajectory, query, single)
     if zero := zero_words(trajectory, query, chosen, effects):
         attrs["caution"] = "; ".join(filter(None, (attrs.get("caution"), zero)))
@@ -199,30 +185,6 @@ def ceiling_of(
             "examples": int(effects[0, 0, 0].isfinite().sum()),
         },
     )  # fmt: skip
-
-
-class _Recorded:
-    """The recorded run itself, as a repetition."""
-
-    def __str__(self) -> str:
-        return "recorded"
-
-    def start(self, trajectory: Trajectory) -> str:
-        return digest([trajectory.step.start().theta])
-
-    def again(self, trajectory: Trajectory) -> Trajectory:
-        return trajectory
-
-
-def _retrained(
-    trajectory: Trajectory, other: Repetition, start: str, query: Query, single: LOO, windows: list[Window]
-) -> OneRun:
-    run = other.again(trajectory)
-    try:
-        effects = estimate(run, query, single, windows).influence.values
-    except DivergedError as error:
-        raise DivergedError(f"{other}: {error}") from error
-    return OneRun(effects, float(run.attrs.get("accuracy", np.nan)), start)
 
 
 def agreements(effects: Tensor) -> dict[str, Any]:

@@ -16,13 +16,17 @@ from influencekit import __version__
 from influencekit._arguments import checked, short
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, sign, written
+from influencekit._executors import ambient
+from influencekit._executors.session import Workers
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged
 from influencekit._verbs.compare_ceiling import Moves, of_ceiling, repeats_of
+from influencekit._verbs.compare_seeds import call_each, compared_seeds, whose_scores
 from influencekit._verbs.cross_seed import SharedExamples, with_cross_agreement
 from influencekit._verbs.estimate import estimate
+from influencekit._verbs.executor import with_executor
 from influencekit._verbs.record import record
 from influencekit._verbs.reseeded import different
 from influencekit._verbs.results import (
@@ -46,6 +50,7 @@ __all__ = ["compare", "last_digits"]
 
 
 @with_progress
+@with_executor
 @checked
 def compare(
     workload: Workload | str | Callable[[int], Workload] | Trajectory,
@@ -63,6 +68,8 @@ def compare(
     runs: int = 8,
     cross_seed: bool = False,
     store: str | Path | None = None,
+    *,
+    executor: Workers | str | Any = None,
 ) -> xr.Dataset:
     """Score the examples of a run, or of a run per seed, with every estimator; compare with the reference.
 
@@ -103,6 +110,9 @@ def compare(
     where all seeds have the same examples; elsewhere the attr `cross_note` says why there is none. Bundled
     workloads have them with data_seed: "mnist-1v7-dnn:data_seed=0".
 
+    `executor`: of several seeds each is trained and compared there; of one, and of a recorded run, its
+    retraining is. `ik.Workers` says what that takes; the seeds of `each` are trained here, too.
+
     Cost: a training run a seed, and each estimator's own; of a ceiling `runs` - 1 times that of loo. Errors:
     those of `record` and `estimate`; seeds that are not different whole numbers; seeds or a recorder for a
     run; top="harmful" for a query of which neither way is better; a ceiling that is not above 0, of fewer
@@ -133,6 +143,15 @@ def compare(
     used, measured = list[int](), list[xr.Dataset]()
     repeats = repeats_of(ceiling, runs, methods[truth], workload, store)
     shared = SharedExamples() if cross_seed or ceiling == "seeds" else None
+    several = [] if seeds is None or isinstance(workload, Trajectory) else different(seeds)
+    if (session := ambient.session()) and len(several) > 1:
+        options = windows, removal, recorder, top, average, ceiling, runs, store
+        asked_for = [*methods.values()], methods[truth], query, several
+        problem_of = partial(_problem, workload)  # type: ignore[arg-type]  # it is no run
+        result = compared_seeds(session, compare, workload, problem_of, *asked_for, options, side, shared)
+        if each is not None:
+            call_each(each, result, _runs(workload, seeds, recorder), average, query)
+        return result if shared is None else with_cross_agreement(result, shared, side)
     for seed, recorded, training in _runs(workload, seeds, recorder):
         trajectory = averaged(recorded, average)
         problem = trajectory.workload
@@ -171,9 +190,7 @@ def compare(
         if each is not None:
             names_of = xr.DataArray(list(methods), dims="estimator", name="estimator")
             together = {"influence": xr.concat(found, names_of), "intercept": xr.concat(added, names_of)}
-            whose = {"query": label(query), "workload": problem.name, "seed": problem.seed}
-            whose |= {"run": names_of_runs[-1], **asked(trajectory)}
-            each(seed, trajectory, xr.Dataset(together, attrs=whose))
+            each(seed, trajectory, xr.Dataset(together, attrs=whose_scores(trajectory, query)))
     result = _assemble(
         rows, list(methods), truth, used, seconds, accuracy, names, labels, notes, problem, query, side
     )

@@ -7,8 +7,10 @@ import xarray as xr
 from influencekit._arguments import checked
 from influencekit._bars import with_progress
 from influencekit._direction import better_of, written
+from influencekit._executors.session import Workers
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
+from influencekit._verbs.executor import with_executor
 from influencekit._verbs.non_finite import naming_the_query, zero_words
 from influencekit._verbs.notebook import Shown
 from influencekit._verbs.own_parts import labels_of, require_claims, scores_of
@@ -30,6 +32,7 @@ __all__ = ["Shown", "estimate"]  # with Shown, scores have the accessor `ik`
 
 
 @with_progress
+@with_executor
 @checked
 def estimate(
     trajectory: Trajectory,
@@ -38,6 +41,8 @@ def estimate(
     windows: Windows = None,
     removal: Removal = "global",
     average: Average | str | Any = None,
+    *,
+    executor: Workers | str | Any = None,
 ) -> xr.Dataset:
     """Scores of every training example: `influence` [query, window, train], labelled.
 
@@ -50,8 +55,9 @@ def estimate(
     better. An estimator that averages over runs also gives `standard_error` [query, window, train]. A sum of
     scores is first order, too, and holds less far than a single one: `remove` says how far. Scores for sets
     (`dit:centre=0.5`) come with `intercept` [query, window], which is added to their sum.
-    Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
-    it, scores that are not finite.
+    `executor`: retraining (`loo`) is done there, in slices: see `ik.Workers`; attr `retrained_on` says on
+    what machines. Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator
+    that cannot do it, scores that are not finite.
 
     Example:
 

@@ -11,7 +11,11 @@ from influencekit._arguments import moved_fraction, whole_number
 from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Weighting
 from influencekit._effects.selection import Sum, crossfitted, extremes, held_out, icc, shrunk
+from influencekit._effects.sliced import asked_of, session_for
 from influencekit._effects.sums import selected_verdict, worst_window
+from influencekit._executors.slices import Slice
+from influencekit._trajectory.code_key import code_key
+from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import intercept_of
@@ -19,7 +23,7 @@ from influencekit.errors import InputError
 from influencekit.estimators.loo import retraining_effects
 from influencekit.interfaces import Estimator, Query
 from influencekit.progress import track
-from influencekit.registry import resolve
+from influencekit.registry import label, resolve
 from influencekit.windows import Window
 
 _GIVEN = "by their ids"
@@ -45,12 +49,8 @@ def moved_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [run, estimator, query, window, train] of the moved ones of so many runs, and the intercepts
     [run, estimator, query, window] of their sums. Cost: a training run and the estimators, for each."""
-    found = []
-    for number in track(range(1, runs), "moved runs", runs - 1):
-        other = Moved(fraction, number).again(trajectory)
-        found.append([_parts(estimate(other, query, method, windows)) for method in methods.values()])
-    scores, intercepts = (np.stack([[one[k] for one in run] for run in found]) for k in (0, 1))
-    return scores, intercepts
+    each = _each(trajectory, query, [*methods.values()], windows, runs, fraction)
+    return np.stack([one.scores.values for one in each]), np.stack([one.intercept.values for one in each])
 
 
 def sums_of_moved_runs(
@@ -73,12 +73,9 @@ def sums_of_moved_runs(
     if isinstance(estimator, xr.Dataset):
         estimator = _remade(estimator)
     method: Estimator = resolve("estimator", estimator)
-    every, truth = [_parts(scores)], []
-    for number in track(range(1, runs), "moved runs", runs - 1):
-        other = Moved(fraction, number).again(trajectory)
-        every.append(_parts(estimate(other, query, method, windows)))
-        together = [Weighting(torch.from_numpy(np.sort(positions)))]
-        truth.append(retraining_effects(other, query, together, windows)[..., 0].double().cpu().numpy())
+    others = _each(trajectory, query, [method], windows, runs, fraction, np.sort(positions))
+    every = [_parts(scores), *((one.scores.values[0], one.intercept.values[0]) for one in others)]
+    truth = [one.retrained.values for one in others]
     each, intercept = (np.stack([one[k] for one in every]) for k in (0, 1))
     known: np.ndarray = np.isfinite(each).all((0, 1, 2))  # an estimator may leave examples out
     mask = np.isin(np.arange(len(known)), positions)[known]
@@ -103,6 +100,46 @@ def sums_of_moved_runs(
         chosen=rule != _GIVEN, alone=None if alone is None else tuple(each.mean(0)[worst] for each in alone),
     )  # fmt: skip
     return variables, {"runs": runs, "moved": fraction, "chosen": rule, "verdict_runs": said}
+
+
+def _each(
+    trajectory: Trajectory, query: Query, methods: Sequence[Estimator], windows: Sequence[Window],
+    runs: int, fraction: float, removed: np.ndarray | None = None,
+) -> list[xr.Dataset]:  # fmt: skip
+    """What `_of_one` gives of each moved run, here or each as a slice on an executor."""
+    moves = [Moved(fraction, number) for number in range(1, runs)]
+    given = query, methods, windows, removed
+    if (session := session_for(trajectory)) is None:
+        return [_of_one(trajectory, move, *given) for move in track(moves, "moved runs", runs - 1)]
+    asked = {
+        "what": "moved", **asked_of(trajectory, query, windows), "estimators": [*map(label, methods)],
+        "code": code_key(methods), "removed": None if removed is None else digest([removed]),
+    }  # fmt: skip
+    slices = [Slice({**asked, "move": [fraction, move.seed]}, _of_one, (move, *given)) for move in moves]
+    found = dict(session.of(trajectory, "moved runs", slices))
+    return [found[number] for number in range(len(moves))]
+
+
+def _of_one(
+    trajectory: Trajectory, move: Moved, query: Query, methods: Sequence[Estimator],
+    windows: Sequence[Window], removed: np.ndarray | None,
+) -> xr.Dataset:  # fmt: skip
+    """`scores` [estimator, query, window, train] of a moved run, `intercept` of their sums, and the effect of
+    removing the examples at these positions together, `retrained` [query, window]."""
+    other = move.again(trajectory)
+    each = [_parts(estimate(other, query, method, windows)) for method in methods]
+    dims = "estimator", "query", "window", "train"
+    found = xr.Dataset(
+        {
+            "scores": (dims, np.stack([one[0] for one in each])),
+            "intercept": (dims[:3], np.stack([one[1] for one in each])),
+        }
+    )
+    if removed is not None:
+        together = [Weighting(torch.from_numpy(removed))]
+        truth = retraining_effects(other, query, together, windows)[..., 0].double().cpu().numpy()
+        found["retrained"] = dims[1:3], truth
+    return found
 
 
 def _parts(scores: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

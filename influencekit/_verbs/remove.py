@@ -12,16 +12,19 @@ from torch import Tensor
 from influencekit._arguments import checked, whole_number
 from influencekit._bars import with_progress
 from influencekit._direction import Which, better_in, better_of, side, which_end
-from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
+from influencekit._effects.retrain import Strategy, Weighting, check_finite, strategy_of
 from influencekit._effects.sums import part_sizes, worst_verdict
+from influencekit._executors.session import Workers
 from influencekit._labelled import check_run, dataset_of
 from influencekit._training.ids import positions_among
-from influencekit._training.workload import Workload, evaluated_with
+from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.estimate import estimate
+from influencekit._verbs.executor import with_executor
 from influencekit._verbs.moved_runs import check_runs, sums_of_moved_runs
 from influencekit._verbs.removal_list import ids_in
+from influencekit._verbs.removed_sets import without
 from influencekit._verbs.results import (
     Windows,
     examples,
@@ -42,6 +45,7 @@ __all__ = ["ranked", "remove", "verify_top"]
 
 
 @with_progress
+@with_executor
 @checked
 def verify_top(
     trajectory: Trajectory,
@@ -53,6 +57,8 @@ def verify_top(
     removal: Removal = "global",
     strategy: Strategy = "auto",
     average: Average | str | Any = None,
+    *,
+    executor: Workers | str | Any = None,
 ) -> xr.Dataset:
     """The most harmful (or helpful) examples by an estimator, and what retraining without each of them shows.
 
@@ -65,7 +71,7 @@ def verify_top(
     minus full; `before` [query, window], the query's value in the recorded run at the end of the window, and
     `after` = before + retrained; `agreement` [metric, query, window] of the two over these examples (NaN
     where it is undefined), and `same_sign`, the share of them of which the estimate has the sign right.
-    `average`: as of `estimate`.
+    `average`, `executor`: as of `estimate`.
 
     Sign: removal minus full. Cost: the estimate, and at most a training run for each of the examples, divided
     by what batching gains. Errors: `top` below 1; "harmful" or "helpful" of a query that does not say which
@@ -110,6 +116,7 @@ def verify_top(
 
 
 @with_progress
+@with_executor
 @checked
 def remove(
     trajectory: Trajectory,
@@ -122,6 +129,8 @@ def remove(
     average: Average | str | Any = None,
     runs: int | None = None,
     moved: float = 0.001,
+    *,
+    executor: Workers | str | Any = None,
 ) -> xr.Dataset:
     """What being without a whole set of examples does: the sum of their scores, and retraining without all.
 
@@ -136,8 +145,8 @@ def remove(
     How far the sum may be believed: `part_estimate` and `part_retrained` [query, window, part] are the same
     for the `part` strongest examples of the set (by the size of their mean score), a quarter, half and all of
     it; `parts` says how many sizes, each half of the next. Attr `verdict` says it in words, of the mean over
-    queries and the window that is worst: "the sum has the wrong sign from 50 examples on". `average`: as of
-    `estimate`.
+    queries and the window that is worst: "the sum has the wrong sign from 50 examples on". `average`,
+    `executor`: as of `estimate`.
 
     Ids that were chosen by these scores have a biased sum: some score low by the chance of this run alone.
     `runs`, say 9, trains the run eight times more, its start moved by the fraction `moved` of each tensor.
@@ -186,7 +195,7 @@ def remove(
     sums = np.stack([found[..., :n].sum(-1) for n in sizes], -1)
     estimates = sums + intercept_of(scores).transpose("query", "window").values[..., None]
     before = _values(trajectory, query, among)
-    truth, accuracy = _without(trajectory, query, [positions[:n] for n in sizes], among)
+    truth, accuracy = without(trajectory, query, [positions[:n] for n in sizes], among)
     check_finite(truth[..., -1:], [Weighting(positions)])
     shown = truth.cpu().numpy()
     said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)
@@ -214,28 +223,6 @@ def remove(
         coords={**_coords(scores, positions.tolist(), among), "part": sizes},
         attrs={**_attrs(scores), **attrs, "verdict": said},
     )
-
-
-def _without(
-    trajectory: Trajectory, query: Query, sets: Sequence[Tensor], windows: Sequence[Window]
-) -> tuple[Tensor, np.ndarray]:
-    """Effects [query, window, set] of training without each of nested sets, and the test accuracies [2,
-    window] with all examples and without the last set."""
-    workload, last = trajectory.workload, len(sets) - 1
-    shape = (len(query.labels(workload)), len(windows), len(sets))
-    truth = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
-    accuracy = np.full((2, len(windows)), np.nan)
-    ends = [max(window.evaluations(trajectory.steps)) for window in windows]
-    if workload.test is not None:  # of the recorded run, and of a run that no batch of changes
-        accuracy[:] = [trajectory.workload_at(t).accuracy(trajectory.evaluated(t).theta) for t in ends]
-    for models, values, signs in changes(trajectory, query, [Weighting(p) for p in sets], windows):
-        for k, sign in signs.items():
-            truth[:, k, models.members] += sign * values
-            if last in models.members and models.state == ends[k] and workload.test is not None:
-                theta, buffers = models.one(models.members.index(last))
-                with evaluated_with(buffers):
-                    accuracy[1, k] = trajectory.workload_at(ends[k]).accuracy(theta)
-    return truth, accuracy
 
 
 def scored(

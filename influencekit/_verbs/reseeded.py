@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def different(seeds: Any) -> list[int]:
 def maker(workload: Any) -> Callable[[int], Workload]:
     """The function seed -> Workload that is meant. Errors: a run or a workload, which have one seed."""
     if isinstance(workload, str):
-        return lambda seed: make("workload", workload, seed=seed)  # type: ignore[no-any-return]
+        return partial(_of_spec, workload)
     if isinstance(workload, Trajectory | Workload) or not callable(workload):
         what = "a recorded run" if isinstance(workload, Trajectory) else "a Workload"
         raise InputError(
@@ -85,6 +86,10 @@ def maker(workload: Any) -> Callable[[int], Workload]:
             "leave seeds out (then the start is moved a little), or pass the spec"
         )
     return workload  # type: ignore[no-any-return]
+
+
+def _of_spec(spec: str, seed: int) -> Workload:
+    return make("workload", spec, seed=seed)  # type: ignore[no-any-return]
 
 
 def first_of(workload: Any) -> Workload:

@@ -128,6 +128,8 @@ def _fail(error: BaseException) -> NoReturn:
         sys.exit(error.exit_code)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         complain("interrupted")
+        for note in getattr(error.__cause__ or error, "__notes__", ()):
+            complain(note)
         sys.exit(getattr(error.__cause__ or error, "code", 130))
     if os.environ.get("INFLUENCEKIT_DEBUG"):
         import traceback

@@ -123,14 +123,15 @@ __all__ = ["compare"]
     metavar="FILE",
     help="The figures as JSON; - is stdout, and no table then.",
 )
-@shared("escape-formulas", "code", "data-dir", "threads")
+@shared("executor", "slices", "escape-formulas", "code", "data-dir", "threads")
 @click.pass_context
 def compare(
     ctx: click.Context, workload: str, estimators: str, reference: str, ceiling: Any, ceiling_runs: int,
     cross_seed: bool, query: str, window: str, removal: Any, average: str | None, seeds: list[int],
     setting: str | None, recorder: str, device: str,
     loo_examples: int | None, evaluate: str | None, subsets: str | None, top: Any, out: str | None,
-    json_file: str | None, escape_formulas: bool, code: str | None, data_dir: str | None, threads: int,
+    json_file: str | None, executor: str | None, slices: str | None, escape_formulas: bool, code: str | None,
+    data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Train WORKLOAD, or take the run in STORE; estimate the influence of every training example, retrain
     without each of them, and say how well the estimates agree with that.
@@ -145,6 +146,7 @@ def compare(
       influencekit compare mnist-1v7-dnn --estimators dit --ceiling 0.01
       influencekit compare --estimators dit --window each-epoch --removal window
       influencekit compare mnist-1v7-lr --evaluate lds,brittleness --subsets subsets
+      influencekit compare mnist-1v7-lr --seeds 0-15 --executor processes:4 --slices slices
       influencekit compare run.zarr --code train.py:parts
     """
     json_file = "-" if json_file == "/dev/stdout" else json_file
@@ -154,7 +156,14 @@ def compare(
         with working():
             from influencekit._verbs.compare import compare as verb
             from influencekit.cli.evaluations import save_evaluations
-            from influencekit.cli.problems import WorkloadSource, is_store, reopen, use_device
+            from influencekit.cli.problems import (
+                RunSource,
+                WorkloadSource,
+                is_store,
+                reopen,
+                use_device,
+                workers,
+            )
             from influencekit.cli.summary import summarise
             from influencekit.evaluation import summary
             from influencekit.registry import make
@@ -167,9 +176,11 @@ def compare(
                 _refuse_training_options(ctx, workload)
                 run = reopen(workload, data_dir, chip, code)
                 source: _Recorded | _Memory = _Recorded(workload, run)
+                training["executor"] = workers(executor, slices, RunSource(workload, data_dir, chip, code))
                 problem = run.workload
             else:
                 training |= {"seeds": seeds, "recorder": make("recorder", recorder)}
+                training["executor"] = workers(executor, slices)
                 source = build = _Memory(WorkloadSource(workload, setting, data_dir, chip))
                 problem = build(seeds[0])
             _check(problem, asked, window, removal)

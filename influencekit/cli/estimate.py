@@ -89,11 +89,12 @@ __all__ = ["estimate"]
     help="--remove also trains N - 1 runs whose start is moved by a thousandth, and sums over the set there: "
     "if it was chosen by these scores, their own sum is biased.",
 )
-@shared("escape-formulas", "code", "device", "data-dir", "threads")
+@shared("executor", "slices", "escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
     top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
-    escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
+    executor: str | None, slices: str | None, escape_formulas: bool, code: str | None, device: str,
+    data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -105,6 +106,7 @@ def estimate(
       influencekit estimate run.zarr --verify-top 20
       influencekit estimate run.zarr --remove suspects.txt --runs 9
       influencekit estimate mine.zarr --code train.py:parts
+      influencekit estimate run.zarr --estimator loo --executor processes:4
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
     """
     check_ending(out, endings=(*ENDINGS, ".html"))
@@ -117,26 +119,28 @@ def estimate(
             from influencekit._direction import better_of, which_end
             from influencekit._verbs.remove import positions_of
             from influencekit.cli import retrained
-            from influencekit.cli.problems import reopen, use_device
+            from influencekit.cli.problems import RunSource, reopen, use_device, workers
             from influencekit.registry import make
 
             asked, method = make("query", query), make("estimator", estimator)
             end = average and make("average", average)
             which = which_end(which, better_of(asked), f"query {query}")
             ids = retrained.read_ids(remove) if remove else None
-            trajectory = reopen(store, data_dir, use_device(device, threads), code)
+            chip = use_device(device, threads)
+            who = workers(executor, slices, RunSource(store, data_dir, chip, code))
+            trajectory = reopen(store, data_dir, chip, code)
             if ids:
                 positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = ik.estimate(trajectory, asked, method, window, removal, end)
+            scores = ik.estimate(trajectory, asked, method, window, removal, end, executor=who)
             trusted, said = _trust(trajectory, asked, method, scores, trust)
             scores = scores.assign_attrs(said)
             verified = removed = None
             began = time.perf_counter()
             if verify_top:
-                verified = ik.verify_top(trajectory, asked, scores, verify_top, which)
+                verified = ik.verify_top(trajectory, asked, scores, verify_top, which, executor=who)
                 verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
             if ids:
-                removed = ik.remove(trajectory, asked, ids, scores, runs=runs)
+                removed = ik.remove(trajectory, asked, ids, scores, runs=runs, executor=who)
                 removed.attrs["seconds"] = time.perf_counter() - began
             result = by_seed(scores, trajectory, store)
             result = retrained.attach(result, verified, removed)

@@ -104,6 +104,16 @@ _SHARED = {
         help="For runs that were recorded in Python: a function of that file (or a value) which gives the "
         "workload, or a dict with the arguments of influencekit.open (model, loss, data, test). It is run.",
     ),
+    "executor": click.option(
+        "--executor", metavar="SPEC",
+        help="Who retrains: processes:4 (of this machine), dask:tcp://HOST:8786, or submitit:partition=NAME "
+        "(Slurm). Needs --code for a run of your own loop.",
+    ),
+    "slices": click.option(
+        "--slices", type=PATH, metavar="DIR",
+        help="With --executor: a folder that all workers see, for the slices of the work. What is there is "
+        "not done again. Beside STORE unless you say; needed for a WORKLOAD.",
+    ),
     "escape-formulas": click.option(
         "--escape-formulas", is_flag=True,
         help="In CSV files, an apostrophe before ids and names that a spreadsheet would take for a formula "

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from influencekit._training.workload import Workload
     from influencekit._trajectory.trajectory import Trajectory
 
-__all__ = ["WorkloadSource", "from_attrs", "is_store", "reopen", "use_device"]
+__all__ = ["RunSource", "WorkloadSource", "from_attrs", "is_store", "reopen", "use_device", "workers"]
 
 
 @dataclass(frozen=True)
@@ -103,25 +103,59 @@ def is_store(text: str, code: str | None = None) -> bool:
     return os.path.isfile(os.path.join(os.path.expanduser(text), "zarr.json"))
 
 
-def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
-    """A recorded run with what made it: built again from the store's attrs, or by the user's `code`."""
-    from influencekit._trajectory.store import open_group
-    from influencekit.cli.user_code import from_code
+@dataclass(frozen=True)
+class RunSource:
+    """What the run in a store was made of: built again from the store's attrs, or by the user's `code`."""
 
-    attrs = dict(open_group(store).attrs)
-    if code is not None:
-        found = from_code(code)
-        if isinstance(found, dict):
-            model: Any = found.get("model")
-            return _quietly(store, **{**found, "model": model.to(device) if hasattr(model, "to") else model})
-        return _quietly(store, found.to(device))
-    if "tape" in attrs:
-        raise InputError(
-            f"{store} is a taped run; say where its model, loss and data are made: --code train.py:parts, "
-            "a function that returns dict(model=..., loss=..., data=..., test=...)"
-        )
-    info: Any = attrs["info"]
-    return _quietly(store, from_attrs(info, store, data_dir, device))
+    store: str
+    data_dir: str | None
+    device: str = "cpu"
+    code: str | None = None
+
+    def __call__(self) -> Any:
+        """A workload, or a dict of the arguments of `open`."""
+        from influencekit._trajectory.store import open_group
+        from influencekit.cli.user_code import from_code
+
+        attrs = dict(open_group(self.store).attrs)
+        if self.code is not None:
+            found = from_code(self.code)
+            if isinstance(found, dict):
+                model: Any = found.get("model")
+                return {**found, "model": model.to(self.device) if hasattr(model, "to") else model}
+            return found.to(self.device)
+        if "tape" in attrs:
+            raise InputError(
+                f"{self.store} is a taped run; say where its model, loss and data are made: --code "
+                "train.py:parts, a function that returns dict(model=..., loss=..., data=..., test=...)"
+            )
+        info: Any = attrs["info"]
+        return from_attrs(info, self.store, self.data_dir, self.device)
+
+    def absolute(self) -> RunSource:
+        """The same for a worker, which may be in another folder."""
+        places = {n: os.path.abspath(v) for n in ("store", "data_dir") if (v := getattr(self, n)) is not None}
+        if self.code is not None:
+            file, _, name = self.code.rpartition(":")
+            places["code"] = f"{os.path.abspath(os.path.expanduser(file))}:{name}"
+        return replace(self, **places)
+
+
+def reopen(store: str, data_dir: str | None, device: str = "cpu", code: str | None = None) -> Trajectory:
+    """A recorded run with what made it."""
+    found = RunSource(store, data_dir, device, code)()
+    return _quietly(store, **found) if isinstance(found, dict) else _quietly(store, found)
+
+
+def workers(executor: str | None, slices: str | None, source: RunSource | None = None) -> Any:
+    """What `--executor` and `--slices` mean; None where neither is typed. Errors: slices alone."""
+    if executor is None:
+        if slices is not None:
+            raise InputError("--slices keeps what an executor does; say which with --executor processes:4")
+        return None
+    from influencekit._executors.session import Workers
+
+    return Workers(executor, slices, source and source.absolute())
 
 
 def _quietly(store: str, *made: Any, **parts: Any) -> Trajectory:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influencekit._effects.repeated import check_moves, repeated
+from influencekit._effects.repeated import check_moves
+from influencekit._effects.repeated_slices import scores_of_repeated
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.estimators.loo import LOO
@@ -63,7 +64,7 @@ class ExpectedLOO(Estimator):
     ) -> tuple[Tensor, Tensor]:
         single = self._single()
         moves = check_moves("expected-loo", self.runs, self.moved)
-        every = [single.scores(run, query, windows) for run in repeated(trajectory, moves)]
+        every = scores_of_repeated(trajectory, moves, query, single, windows)
         effects = torch.stack(every).double()
         error = effects.std(0) / self.runs**0.5
         return effects.mean(0).to(every[0]), error.to(every[0])

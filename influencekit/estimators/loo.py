@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from influencekit._arguments import check_seed, whole_number
-from influencekit._effects.retrain import Strategy, Weighting, changes, check_finite, strategy_of
+from influencekit._effects.retrain import Strategy, Weighting, check_finite, strategy_of
+from influencekit._effects.sliced import effects_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.windows import Window
@@ -97,11 +98,6 @@ def retraining_effects(
         >>> retraining_effects(run, query, [pair], [ik.Window(0, run.steps)]).shape
         torch.Size([1, 1, 1])
     """
-    workload = trajectory.workload
-    shape = (len(query.labels(workload)), len(windows), len(weightings))
-    out = torch.zeros(shape, dtype=workload.dtype, device=workload.device)
-    for change in changes(trajectory, query, weightings, windows, strategy):
-        for window, sign in change.signs.items():
-            out[:, window, change.models.members] += sign * change.values.to(out)
+    out = effects_of(trajectory, query, weightings, windows, strategy)
     check_finite(out, weightings)
     return out

@@ -1,12 +1,13 @@
 """The run retrained without each of many sets of examples, kept in a folder if one is named."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from influencekit._address import local
@@ -21,7 +22,10 @@ from influencekit._effects.retrain import (
     spans,
     strategy_of,
 )  # fmt: skip
+from influencekit._effects.sliced import run_key, session_for
+from influencekit._executors.slices import Slice
 from influencekit._training.buffers import flat
+from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError, InputError
 from influencekit.evaluation.cache import Folder
@@ -85,7 +89,7 @@ def set_effects(
         for t in sorted({t for k in members for t in windows[k].evaluations(steps)}):
             states[(*absent, t)] = None
     recorded = {t: trajectory.evaluated(t) for _, _, t in states}
-    own = {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
+    own = _own(trajectory, list(states))
     change_of = query_at(trajectory, query, list(recorded))
     out = np.zeros((len(query.labels(workload)), len(windows), len(left_out)))
     pieces = _pieces(trajectory, left_out, list(states), own, strategy, store, drawn or {})
@@ -119,20 +123,51 @@ def _pieces(
     together = strategy_of(trajectory, strategy) == "batch"
     size = capacity(trajectory, _PIECE) if together else 4
     if store is None:
-        whole = range(0, len(left_out), size)
-        for first in track(whole, "sets left out", len(whole)):
-            rows = range(first, min(first + size, len(left_out)))
-            yield rows, _retrained(trajectory, left_out[rows], states, own, strategy)
+        whole = [range(first, min(first + size, len(left_out))) for first in range(0, len(left_out), size)]
+        yield from _trained(trajectory, left_out, whole, states, own, strategy)
         return
     recorded = torch.stack([own[t] for _, _, t in states]).cpu().numpy()
     with Folder.open(local(store), trajectory, states, recorded, left_out, drawn) as folder:
         todo = folder.todo(size)
         for rows in folder.done:
             yield rows, torch.from_numpy(folder.read(rows))
-        for rows in track(todo, "sets left out", len(todo)):
-            theta = _retrained(trajectory, left_out[rows], states, own, strategy)
+        for rows, theta in _trained(trajectory, left_out, todo, states, own, strategy):
             folder.write(rows, theta.cpu().numpy())
             yield rows, theta
+
+
+def _trained(
+    trajectory: Trajectory, left_out: np.ndarray, todo: Sequence[range], states: list[tuple[int, int, int]],
+    own: Mapping[int, Tensor], strategy: Strategy,
+) -> Iterator[tuple[range, Tensor]]:  # fmt: skip
+    """(numbers of sets, their parameters [set, state, param]): trained here, or each on an executor."""
+    if (session := session_for(trajectory)) is None:
+        for rows in track(todo, "sets left out", len(todo)):
+            yield rows, _retrained(trajectory, left_out[rows], states, own, strategy)
+        return
+    strategy = strategy_of(trajectory, strategy)  # type: ignore[assignment]  # batch or loop
+    asked = {"what": "sets", **run_key(trajectory), "states": states, "strategy": strategy}
+    slices = [
+        Slice({**asked, "left out": digest([left_out[rows]])}, _slice, (left_out[rows], states, strategy))
+        for rows in todo
+    ]
+    with closing(session.of(trajectory, "sets left out", slices)) as each:
+        for number, found in each:
+            yield todo[number], torch.from_numpy(found.theta.values)
+
+
+def _slice(
+    trajectory: Trajectory, left_out: np.ndarray, states: list[tuple[int, int, int]], strategy: Strategy
+) -> xr.Dataset:
+    """The parameters of some sets, in a worker."""
+    theta = _retrained(trajectory, left_out, states, _own(trajectory, states), strategy)
+    return xr.Dataset({"theta": (("set", "state", "param"), theta.cpu().numpy())})
+
+
+def _own(trajectory: Trajectory, states: Sequence[tuple[int, int, int]]) -> dict[int, Tensor]:
+    """{state: the recorded run's parameters, and buffers behind them}."""
+    recorded = {t: trajectory.evaluated(t) for _, _, t in states}
+    return {t: _packed(state.theta, flat(state.buffers, state.theta)) for t, state in recorded.items()}
 
 
 def _retrained(

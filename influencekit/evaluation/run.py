@@ -10,11 +10,13 @@ import xarray as xr
 from influencekit._address import local
 from influencekit._arguments import checked, short, whole_number
 from influencekit._bars import with_progress
+from influencekit._executors.session import Workers
 from influencekit._labelled import dataset_of
 from influencekit._specs import options_of
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
+from influencekit._verbs.executor import with_executor
 from influencekit._verbs.results import Windows, require_run, windows_among, windows_of
 from influencekit.errors import InputError
 from influencekit.evaluation.scoring import estimators_of, holes, ready, scored
@@ -31,6 +33,7 @@ Evaluations = str | Evaluation | Sequence[str | Evaluation]
 
 
 @with_progress
+@with_executor
 @checked
 def evaluate(
     trajectory: Trajectory,
@@ -43,6 +46,7 @@ def evaluate(
     average: Average | str | Any = None,
     scores: xr.Dataset | None = None,
     subsets: str | Path | None = None,
+    executor: Workers | str | Any = None,
 ) -> dict[str, xr.Dataset]:
     """What scores are worth: {evaluation as it was written: its result}, each with a dimension `estimator`.
 
@@ -50,7 +54,8 @@ def evaluate(
     objects, "dit" unless you say. `scores`: those of these estimators, where they are there already, which
     then bring their windows: what `estimate` returns, or one seed of what `compare` returns; without
     `estimators`, all that are in them. `subsets`: a folder for retrained models, with one folder in it for
-    each evaluation that keeps some.
+    each evaluation that keeps some. `executor`: the sets of lds, leave-k-out and qld are retrained there: see
+    `ik.Workers`.
 
     An estimator that an evaluation cannot take is left out of it, and the result's attr `left_out` says why:
     scores of some examples only (loo:examples=32); no claim of first order (taylor). Attr `caution`: what is

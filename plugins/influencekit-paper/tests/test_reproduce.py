@@ -180,7 +180,7 @@ def test_processes_give_what_one_gives_and_an_error_keeps_what_is_done(tmp_path)
     wrong = Cell("stages", "mnist-1v7-lr:epochs=0", 0)
     with pytest.raises(InputError, match=r"stages, mnist-1v7-lr:epochs=0, seed 0: epochs"):
         with listen(lambda *told: heard.append(told)):
-            running.complete([*todo, wrong], tmp_path, workers=2)
+            running.complete([*todo, wrong], tmp_path, executor="processes:2")
     assert multiprocessing.active_children() == before
     saved = {cell: found for cell in todo if (found := cells.load(tmp_path, cell, "cpu"))}
     assert saved and heard == [("cells", done, 3) for done in range(len(saved) + 1)]

@@ -68,13 +68,13 @@ BEYOND = ("seeds", "windows")
     "--workers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes on the CPU, of one thread each; as many as cores unless you say. On a GPU there is one.",
+    help="The same as --executor processes:N; as many as cores unless you say. On a GPU there is one.",
 )
-@shared("device")
+@shared("executor", "device")
 @click.pass_context
 def reproduce(
     ctx: click.Context, table: str, seeds: int, cnn_seeds: int | None, quick: bool, ceiling: float | None,
-    ceiling_runs: int, out: str, workers: int | None, device: str,
+    ceiling_runs: int, out: str, workers: int | None, executor: str | None, device: str,
 ) -> None:  # fmt: skip
     """Run the experiments of TABLE (arXiv 2502.10793) and print the result beside the paper's figures.
 
@@ -87,6 +87,7 @@ def reproduce(
 
     \b
       influencekit reproduce table4
+      influencekit reproduce table2 --executor dask:tcp://HOST:8786
       influencekit reproduce table2 --seeds 4 --ceiling
       influencekit reproduce all --quick
       influencekit reproduce table5 --seeds 4 --workers 2 --out table5
@@ -105,18 +106,20 @@ def reproduce(
         from influencekit.extend import use_device
         from influencekit_paper import reproduce as tables
 
-        chip = use_device(device, 1)
+        if workers and executor:
+            raise InputError("--workers N is --executor processes:N; leave one of the two out")
+        chip, workers = use_device(device, 1), workers or os.cpu_count() or 1
         extent = tables.Extent(seeds, quick, chip, cnn_seeds, ceiling, ceiling_runs)
         try:
             reports = tables.reproduce(
                 PAPER if table == "all" else (table,),
                 out,
                 extent,
-                workers=workers or os.cpu_count() or 1,
+                executor=executor or (f"processes:{workers}" if workers > 1 and chip == "cpu" else None),
                 command=f"influencekit reproduce {table} --seeds {seeds}{said}",
             )
         except (KeyboardInterrupt, SystemExit) as stop:
-            for note in getattr(stop, "__notes__", ()):
+            for note in stop.__dict__.pop("__notes__", ()):
                 complain(note)
             raise
     for report in reports:

@@ -12,7 +12,7 @@ from typing import Any
 
 import influencekit as ik
 from influencekit.errors import InputError
-from influencekit.extend import hold, local, sweep
+from influencekit.extend import check_executor, hold, local, sweep
 from influencekit_paper.reproduce import beyond, tables
 from influencekit_paper.reproduce.plan import PLANS, Extent, in_order
 from influencekit_paper.reproduce.report import Report
@@ -33,23 +33,25 @@ def reproduce(
     out: str | Path = "reproduction",
     extent: Extent | None = None,
     *,
-    workers: int = 1,
+    executor: Any = None,
     command: str = "influencekit_paper.reproduce",
 ) -> list[Report]:
     """Run what is missing of the named tables, and write them to `out` as CSV, JSON, LaTeX and Markdown.
 
     Cells are saved below `out`/cells; those made with the same versions and options are not done again.
-    Errors: an unknown table, fewer than one seed or worker, an `out` that is a file, cannot be written or is
+    `executor`: "processes:4" and the like, or what has `submit`; workers return results, and see no folder.
+    Errors: an unknown table, fewer than one seed, an `out` that is a file, cannot be written or is
     written by another process, a cell's file that is not what was written, an experiment that fails.
     """
     folder, extent = local(out), extent or Extent()
     if unknown := [name for name in names if name not in PLANS]:
         raise InputError(f"no table named {unknown[0]!r}; choose one of {', '.join(PLANS)}")
-    if min(extent.seeds, extent.of("cnn"), workers) < 1:
+    if min(extent.seeds, extent.of("cnn")) < 1:
         raise InputError(
-            f"seeds, seeds of the CNN and workers must be at least 1, got {extent.seeds}, {extent.of('cnn')} "
-            f"and {workers}"
+            f"seeds and seeds of the CNN must be at least 1, got {extent.seeds} and {extent.of('cnn')}"
         )
+    if executor is not None:
+        check_executor(executor)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{out} is a file; the cells and tables need a folder")
     try:
@@ -60,16 +62,15 @@ def reproduce(
     try:
         for each in (folder, *folder.glob("cells/*/")):
             sweep(each)
-        return _reports(names, folder, extent, workers, command)
+        return _reports(names, folder, extent, executor, command)
     finally:
         release()
 
 
-def _reports(names: Sequence[str], folder: Path, extent: Extent, workers: int, command: str) -> list[Report]:
+def _reports(names: Sequence[str], folder: Path, extent: Extent, executor: Any, command: str) -> list[Report]:
     plans = {name: PLANS[name](extent) for name in names}
     cells = in_order({(name, *row): found for name, rows in plans.items() for row, found in rows.items()})
-    workers = 1 if extent.device != "cpu" else workers
-    results = complete(cells, folder, device=extent.device, workers=workers)
+    results = complete(cells, folder, device=extent.device, executor=executor)
     reports = []
     for name, rows in plans.items():
         report = _REPORTS[name]({row: [results[cell].found for cell in found] for row, found in rows.items()})
