@@ -37,7 +37,8 @@ _PATIENCE = {
     "connect_timeout": timedelta(seconds=10), "read_timeout": timedelta(seconds=30),
     "timeout": timedelta(minutes=10),
 }  # fmt: skip
-_NO_KEYS = "169.254.169.254"  # where a machine in a cloud asks for its credentials, if there are no others
+# where a machine in a cloud asks for its credentials, if there are no others; and half of them
+_NO_KEYS = ("/latest/api/token", "/computeMetadata/", "Missing AccessKeyId", "Missing SecretAccessKey")
 _process: int | None = None
 
 
@@ -150,7 +151,7 @@ class Remote(zarr.storage.ObjectStore[Any]):
         except (BaseError, OSError, ValueError) as error:
             what = f"{self.given}{f': {key}' if key else ''}"
             refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-            if refused or _NO_KEYS in str(error):
+            if refused or any(words in str(error) for words in _NO_KEYS):
                 why = "access is denied" if refused else "no credentials were found"
                 raise StoreError(
                     f"{what} cannot be read: {why}; set them in the environment, or for a public bucket "

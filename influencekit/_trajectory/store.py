@@ -42,6 +42,8 @@ def open_group(store: Any) -> zarr.Group:
         opened, digest = _opened(store)
         group = zarr.open_group(opened, mode="r", zarr_format=3)
         attrs = dict(group.attrs)
+    except InputError:
+        raise
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
     if digest is not None and attrs.get("digest") != digest:

@@ -1,0 +1,111 @@
+"""What do a million examples cost, and does a model of the cost that was set on few of them say it before?
+
+Logistic regression on 20 inputs, one epoch in batches of 100, SGD. Processor seconds of one thread, bytes
+on disk and peak memory: of plain training, of recording (every-k:k=50), of opening, of a sweep (`dit`), of
+contributions that are written to disk, and of `loo` of eight examples. Every n runs in a process of its own,
+after a small run that is not measured; times are the least of the rounds, of which large n have one. The two
+smallest n give the constants of the model, the others are predicted.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import torch
+from torch import nn
+
+import influencekit as ik
+from benchmarks.shared.cost_model import COSTS, MACHINES, Cost, predicted, simulated
+from benchmarks.shared.processes import alone, count_the_peak_from_here, memory
+from benchmarks.shared.results import kept
+from benchmarks.shared.training import train_plainly
+
+TAKES = "5 min"
+BATCH, INPUTS, EVERY, LEFT_OUT = 100, 20, 50, 8
+SIZES = (30_000, 100_000, 300_000, 1_000_000)
+ONCE = 200_000  # examples: above, one round
+WORK = ("plain", "record", "open", "sweep", "contributions", "loo of 8")
+BYTES = ("states", "losses", "indices", "contributions")
+QUICK = {"sizes": "400,800,1200", "rounds": 1}
+
+
+def problem(n: int) -> ik.Workload:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, INPUTS, generator=generator)
+    y = (x[:, 0] + x[:, 1] + torch.randn(n, generator=generator) > 0).float()
+    model = nn.Linear(INPUTS, 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    return ik.Workload(
+        model=model, loss=lambda z, t: nn.functional.binary_cross_entropy_with_logits(z[:, 0], t, reduction="none"),
+        train=(x, y), test=(x[:500], y[:500]), optimizer=ik.SGD(lr=0.5), epochs=1, batch_size=BATCH,
+    )  # fmt: skip
+
+
+def measure(n: int, rounds: int) -> dict:
+    """One n: {work: processor seconds}, {what: bytes}, {work: MB at the peak beyond the data}."""
+    torch.set_num_threads(1)
+    if rounds:
+        measure(2 * BATCH, 0)  # imports, and whatever else is done once
+    workload = problem(n)
+    seconds: dict[str, list[float]] = {name: [] for name in WORK}
+    peak: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> object:
+        before, busy = count_the_peak_from_here(), time.process_time()
+        found = work()
+        seconds[name].append(time.process_time() - busy)
+        peak[name] = max(peak.get(name, 0.0), memory("VmHWM") - before)
+        return found
+
+    loo = ik.make("estimator", "loo", examples=LEFT_OUT)
+    for _ in range(max(1, rounds if n <= ONCE else 1)):
+        with TemporaryDirectory() as folder:
+            store, parts = Path(folder) / "run.zarr", Path(folder) / "parts.zarr"
+            timed("plain", lambda: train_plainly(workload))
+            timed("record", lambda: ik.record(workload, f"every-k:k={EVERY}", store=store))
+            run = timed("open", lambda: ik.open(store, workload))
+            scores = timed("sweep", lambda: ik.estimate(run, "test-loss", "dit"))
+            timed("contributions", lambda: ik.contributions(run, at=[run.steps], store=parts))
+            timed("loo of 8", lambda: ik.estimate(run, "test-loss", loo))
+            assert scores.influence.notnull().all()
+            sizes = {name: disk(store / name) for name in ("theta", "loss", "batch", "train")}
+            written, steps, accuracy = disk(parts / "contribution"), run.steps, run.attrs["accuracy"]
+    size = (sizes["theta"], sizes["loss"], sizes["batch"] + sizes["train"], written)
+    return {
+        "steps": steps,
+        "accuracy": accuracy,
+        "seconds": {name: min(each) for name, each in seconds.items()},
+        "bytes": dict(zip(BYTES, size, strict=True)),
+        "peak_mb": peak,
+    }
+
+
+def disk(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+@click.option("--sizes", default=",".join(map(str, SIZES)), metavar="N,N,...", help="Training examples.")
+@click.option("--rounds", default=3)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where each n is kept when it is done.")
+def answer(sizes: str, rounds: int, folder: Path | None) -> dict:
+    found = {}
+    with TemporaryDirectory() as own:
+        for n in map(int, sizes.split(",")):
+            found[n] = kept(folder or Path(own), f"n{n}", lambda n=n: alone(measure, n, rounds))
+            print(n, found[n], flush=True)
+    costs = {n: Cost(n, each["steps"], BATCH, each) for n, each in found.items()}
+    points = predicted(costs)
+    return {
+        "parameters": INPUTS + 1, "batch": BATCH, "every": EVERY, "rounds": rounds, "threads": 1,
+        "points": {str(n): each | {"predicted": points[n]} for n, each in found.items()},
+        "largest_error": {
+            kind: max(abs(each[kind][name] / found[n][kind][name] - 1) for n, each in points.items()
+                      for name in each.get(kind, {}))
+            for kind in ("seconds", "bytes") if any(each.get(kind) for each in points.values())
+        },
+        "machines": MACHINES,
+        "simulated": {name: simulated(cost) for name, cost in COSTS.items()},
+    }  # fmt: skip
