@@ -87,7 +87,9 @@ def table2(asked: Asked) -> dict[str, Any]:
         options = {} if asked.quick else {"setting": "paper"}
         both = {}
         for device in dict.fromkeys((asked.device, "cpu")):
-            build = lambda seed, device=device: replace(asked, device=device).workload(name, seed=seed, **options)  # noqa: B023, E731, E501
+            build = lambda seed, device=device: replace(asked, device=device).workload(
+                name, seed=seed, **options
+            )  # noqa: B023, E731, E501
             both[device], seconds = timed(lambda build=build: ik.compare(build, ["dit", "if"], seeds=(0,)))
             both[device].attrs["seconds"] = seconds
         here, there = both[asked.device], both["cpu"]
@@ -133,7 +135,8 @@ def replay(asked: Asked) -> dict[str, Any]:
 def small_models(asked: Asked) -> dict[str, Any]:
     """Recording, a sweep and `loo` beside the plain loop; `loo` of the CNN is of 4 examples here."""
     return {
-        kind: costs(asked.workload(f"mnist-1v7-{kind}"), train_plainly, asked) for kind in ("lr", "dnn", "cnn")
+        kind: costs(asked.workload(f"mnist-1v7-{kind}"), train_plainly, asked)
+        for kind in ("lr", "dnn", "cnn")
     }
 
 

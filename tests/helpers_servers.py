@@ -63,9 +63,7 @@ def _process(words: list[str]) -> Iterator[subprocess.Popen]:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), lambda *a: Cut(*a, directory=sys.argv[1])
-        )
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Cut(*a, directory=sys.argv[1]))
         print(server.server_address[1], flush=True)
         server.serve_forever()
     else:

@@ -86,7 +86,9 @@ def doors(path, work):
 @pytest.mark.parametrize("text", ["s3://bucket/x.zarr", "memory://x", "zip::x.zip", "a\0b"])
 def test_every_verb_refuses_it_and_leaves_nothing(text):
     calls = doors(text, workload())
-    calls |= {"open": doors(text.replace("s3:", "az:"), workload())["open"]}  # S3 is read: tests/test_remote.py
+    calls |= {
+        "open": doors(text.replace("s3:", "az:"), workload())["open"]
+    }  # S3 is read: tests/test_remote.py
     for name, call in calls.items():
         with pytest.raises(ik.InputError) as refused:
             call()

@@ -60,7 +60,9 @@ def test_the_script_saves_after_each_part_and_goes_on_when_one_fails(tmp_path, m
 
     saved = []
     monkeypatch.setattr(gpu, "PARTS", {"a": (1, broken), "b": (1, lambda asked: {"x": asked.device})})
-    found = gpu.run(gpu.Asked("cpu", True, gpu.time.monotonic() + 600), ["a", "b"], lambda f: saved.append(str(f)))
+    found = gpu.run(
+        gpu.Asked("cpu", True, gpu.time.monotonic() + 600), ["a", "b"], lambda f: saved.append(str(f))
+    )
     assert found["not done"] == {"a": "ValueError: no such"} and found["parts"] == {"b": {"x": "cpu"}}
     assert len(saved) == 2 and "'b'" not in saved[0]
 
@@ -74,7 +76,9 @@ def test_the_script_as_a_command_on_the_cpu(tmp_path):
     """Parts that need weights are tried in tests/test_benchmarks.py's way: by hand. These are quick."""
     out = tmp_path / "gpu.json"
     words = ["gpu", "--device", "cpu", "--quick", "--out", str(out)]
-    done = CliRunner().invoke(main, [*words, "--only", "table2", "--only", "small models", "--only", "loo of ones and sevens"])
+    done = CliRunner().invoke(
+        main, [*words, "--only", "table2", "--only", "small models", "--only", "loo of ones and sevens"]
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(out.read_text())
     assert "tried on a processor" in found["machine"] and found["not done"] == {}

@@ -111,7 +111,7 @@ def simulated(run: Run) -> dict[str, float]:
         "state_bytes": state,
         "stored_states_bytes": (steps / run.every + 2) * state,
         "all_states_bytes": (steps + 1) * state,
-        "plan_bytes_each_process": 24 * visits,
+        "plan_bytes": 24 * visits,
         "positions_and_losses_bytes": 12 * visits,
         "contributions_bytes": contributions,
         "contributions_bytes_each_node": contributions / run.nodes,

@@ -76,6 +76,7 @@ SOURCES = {
     "reproduce-table5": _reproduced("table5 --seeds 16"),
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "roughness": _benchmark("roughness", *_COMPARE),
+    "scale": _benchmark("scale", *_SWEEP, "influencekit/_verbs/contributions.py"),
     "selected": _benchmark("selected", *_COMPARE, "influencekit/evaluation"),
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
     "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
