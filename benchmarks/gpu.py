@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,16 +82,13 @@ def tests(asked: Asked) -> dict[str, Any]:
 
 
 def table2(asked: Asked) -> dict[str, Any]:
-    """The four metrics of the paper's Table II of `dit` and `if`, here and on the CPU: what `compare` says."""
+    """The four metrics of the paper's Table II of `dit` and `if`, here and on the CPU, by `compare`."""
     found = {}
     for name in TABLE2[: 1 if asked.quick else None]:
-        options = {} if asked.quick else {"setting": "paper"}
         both = {}
         for device in dict.fromkeys((asked.device, "cpu")):
-            build = lambda seed, device=device: replace(asked, device=device).workload(
-                name, seed=seed, **options
-            )  # noqa: B023, E731, E501
-            both[device], seconds = timed(lambda build=build: ik.compare(build, ["dit", "if"], seeds=(0,)))
+            build = partial(in_the_setting, replace(asked, device=device), name)
+            both[device], seconds = timed(partial(ik.compare, build, ["dit", "if"], seeds=(0,)))
             both[device].attrs["seconds"] = seconds
         here, there = both[asked.device], both["cpu"]
         gap = abs(here.influence - there.influence).max(("window", "train", "query", "seed"))
@@ -110,6 +108,11 @@ def table2(asked: Asked) -> dict[str, Any]:
             },
         }
     return found
+
+
+def in_the_setting(asked: Asked, name: str, seed: int) -> ik.Workload:
+    """The workload of a seed as the paper trains it; a smaller one that learns for a quick look."""
+    return asked.workload(name, seed=seed, **({} if asked.quick else {"setting": "paper"}))
 
 
 def replay(asked: Asked) -> dict[str, Any]:
@@ -232,7 +235,7 @@ def train_on_dicts(work: ik.Workload) -> None:
 
 
 def gemma(asked: Asked) -> Any:
-    """Gemma's adapters, by their own benchmark where it is: `on_device(device, quick)` of benchmarks.gemma."""
+    """Gemma's adapters, by their own benchmark where it is there: benchmarks.gemma, `on_device`."""
     return importlib.import_module("benchmarks.gemma").on_device(asked.device, asked.quick)
 
 
@@ -278,7 +281,7 @@ def run(asked: Asked, cases: list[str], write: Callable[[dict[str, Any]], None])
 def answer(minutes: float, device: str, out: Path, cases: list[str], quick_sizes: bool = False) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException(
-            f"torch {torch.__version__} sees no CUDA device; --device cpu --quick tries the script without one"
+            f"torch {torch.__version__} sees no CUDA device; --device cpu --quick tries the script"
         )
     head = {
         "command": f"python benchmarks/gpu.py --minutes {minutes:g} --device {device}",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 import torch
@@ -31,6 +32,10 @@ BYTES = ("states", "losses", "indices", "contributions")
 QUICK = {"sizes": "400,800,1200", "rounds": 1}
 
 
+def loss(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(z[:, 0], y, reduction="none")
+
+
 def problem(n: int) -> ik.Workload:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, INPUTS, generator=generator)
@@ -39,7 +44,7 @@ def problem(n: int) -> ik.Workload:
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     return ik.Workload(
-        model=model, loss=lambda z, t: nn.functional.binary_cross_entropy_with_logits(z[:, 0], t, reduction="none"),
+        model=model, loss=loss,
         train=(x, y), test=(x[:500], y[:500]), optimizer=ik.SGD(lr=0.5), epochs=1, batch_size=BATCH,
     )  # fmt: skip
 
@@ -60,26 +65,30 @@ def measure(n: int, rounds: int) -> dict:
         peak[name] = max(peak.get(name, 0.0), memory("VmHWM") - before)
         return found
 
-    loo = ik.make("estimator", "loo", examples=LEFT_OUT)
     for _ in range(max(1, rounds if n <= ONCE else 1)):
         with TemporaryDirectory() as folder:
-            store, parts = Path(folder) / "run.zarr", Path(folder) / "parts.zarr"
-            timed("plain", lambda: train_plainly(workload))
-            timed("record", lambda: ik.record(workload, f"every-k:k={EVERY}", store=store))
-            run = timed("open", lambda: ik.open(store, workload))
-            scores = timed("sweep", lambda: ik.estimate(run, "test-loss", "dit"))
-            timed("contributions", lambda: ik.contributions(run, at=[run.steps], store=parts))
-            timed("loo of 8", lambda: ik.estimate(run, "test-loss", loo))
-            assert scores.influence.notnull().all()
-            sizes = {name: disk(store / name) for name in ("theta", "loss", "batch", "train")}
-            written, steps, accuracy = disk(parts / "contribution"), run.steps, run.attrs["accuracy"]
-    size = (sizes["theta"], sizes["loss"], sizes["batch"] + sizes["train"], written)
+            found = everything(workload, Path(folder), timed)
+    least = {name: min(each) for name, each in seconds.items()}
+    return found | {"seconds": least, "peak_mb": peak}
+
+
+def everything(workload: ik.Workload, folder: Path, timed: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """All of the work, once; steps, accuracy and bytes."""
+    store, parts = folder / "run.zarr", folder / "parts.zarr"
+    loo = ik.make("estimator", "loo", examples=LEFT_OUT)
+    timed("plain", lambda: train_plainly(workload))
+    timed("record", lambda: ik.record(workload, f"every-k:k={EVERY}", store=store))
+    run = timed("open", lambda: ik.open(store, workload))
+    scores = timed("sweep", lambda: ik.estimate(run, "test-loss", "dit"))
+    timed("contributions", lambda: ik.contributions(run, at=[run.steps], store=parts))
+    timed("loo of 8", lambda: ik.estimate(run, "test-loss", loo))
+    assert scores.influence.notnull().all()
+    size = {name: disk(store / name) for name in ("theta", "loss", "batch", "train")}
+    written = (size["theta"], size["loss"], size["batch"] + size["train"], disk(parts / "contribution"))
     return {
-        "steps": steps,
-        "accuracy": accuracy,
-        "seconds": {name: min(each) for name, each in seconds.items()},
-        "bytes": dict(zip(BYTES, size, strict=True)),
-        "peak_mb": peak,
+        "steps": run.steps,
+        "accuracy": run.attrs["accuracy"],
+        "bytes": dict(zip(BYTES, written, strict=True)),
     }
 
 

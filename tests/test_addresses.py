@@ -1,4 +1,4 @@
-"""Where something is written, a path is one of this machine: `~` and file:// are expanded, addresses refused."""
+"""What is written goes to this machine: `~` and file:// are expanded, addresses are refused by name."""
 
 import os
 from pathlib import Path

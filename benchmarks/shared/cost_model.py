@@ -1,4 +1,4 @@
-"""The cost model of docs/dev/scale.md: from n, T, P, columns and ranks to seconds and bytes, by arithmetic."""
+"""The cost model of docs/dev/scale.md: from sizes and machines to seconds and bytes."""
 
 from dataclasses import asdict, dataclass
 from math import log2
@@ -93,7 +93,7 @@ COSTS = {
 
 
 def simulated(run: Run) -> dict[str, float]:
-    """Seconds and bytes of a run; equal shares on all nodes, transfers that do not overlap with arithmetic."""
+    """Seconds and bytes of a run; all nodes do the same, and transfers do not overlap with arithmetic."""
     steps = run.n * run.epochs / run.batch
     visits = run.n * run.epochs
     state = 4 * run.trained * (1 + run.slots)

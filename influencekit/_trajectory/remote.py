@@ -1,4 +1,4 @@
-"""A store at an address: objects of a bucket, or files that a web server shows. They are read with obstore."""
+"""A store at an address: objects of a bucket, or files that a web server shows, read with obstore."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Remote(zarr.storage.ObjectStore[Any]):
             return await super().get(key, prototype, byte_range)
 
     def keys(self) -> set[str] | None:
-        """The keys of all objects; None where the address cannot be listed: of a web server, or not allowed."""
+        """The keys of all objects; None where they cannot be listed: of a web server, or not allowed."""
         if self.given.startswith("http"):
             return None
         with self._told(""):
