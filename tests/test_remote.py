@@ -121,6 +121,14 @@ def test_a_bucket_that_misses_a_chunk_is_refused_at_the_door(bucket):
         obstore.put(bucket, "run.zarr/batch/c/0/0", data)
 
 
+def old(folder: Path) -> None:  # such a store has no list of its chunks, so it could say anything
+    file = folder / "run.zarr/zarr.json"
+    said = json.loads(file.read_text())
+    said["attributes"]["influencekit_version"] = "0.3.0"
+    del said["attributes"]["checks"], said["attributes"]["digest"]
+    file.write_text(json.dumps(said))
+
+
 def truncated(folder: Path) -> None:
     file = folder / "run.zarr/theta/c/0/0"
     file.write_bytes(file.read_bytes()[:-9])
@@ -163,7 +171,7 @@ def large(folder: Path) -> None:
 BROKEN = {
     truncated: "is corrupted", lost: "is missing", other: "is not the one that was committed",
     page: "is corrupted", root: "is not JSON", edited: "is not as it was committed",
-    half: "cannot be read", large: "expected at most",
+    half: "cannot be read", old: "before 0.4", large: "expected at most",
 }  # fmt: skip
 
 
