@@ -51,6 +51,7 @@ def bucket(recorded):
     before, keys = dict(os.environ), ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     with s3() as address:
         os.environ |= dict.fromkeys(keys, "any") | {"AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1"}
+        os.environ["AWS_ALLOW_HTTP"] = "true"
         urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT"))
         files = obstore.store.from_url("s3://bucket/runs", client_options={"allow_http": True})
         for path in recorded.rglob("*"):
@@ -98,6 +99,8 @@ def test_a_bucket_of_google(recorded, bucket, tmp_path, monkeypatch):
                "private_key": "", "private_key_id": ""}  # fmt: skip
     (tmp_path / "account.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+    assert "GOOGLE_ALLOW_HTTP" in fails("estimate", "gs://bucket/runs/run.zarr", code=1)
+    monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
     theirs = reopen("gs://bucket/runs/run.zarr", None)
     assert (theirs.final.theta == reopen(str(recorded / "run.zarr"), None).final.theta).all()
     assert "theta/c/0/0" in theirs.group.store.keys()

@@ -13,7 +13,6 @@ from typing import Any
 
 import zarr
 
-from influencekit._address import place
 from influencekit._trajectory.schema import MOST_BYTES, needed_chunks, parse_document
 from influencekit._trajectory.schema.arrays import Described
 from influencekit.errors import InputError, StoreError
@@ -157,17 +156,18 @@ class Remote(zarr.storage.ObjectStore[Any]):
                     f"{what} cannot be read: {why}; set them in the environment, or for a public bucket "
                     "AWS_SKIP_SIGNATURE=true (GOOGLE_SKIP_SIGNATURE=true); docs/store.md"
                 ) from error
-            raise StoreError(f"{what} cannot be read ({_reason(error)}); try again") from error
+            if (why := _reason(error)).endswith("builder error"):  # of a request that may not be sent
+                raise StoreError(
+                    f"{what} cannot be read: its server is asked by plain http; use https, or set "
+                    "AWS_ALLOW_HTTP=true (GOOGLE_ALLOW_HTTP=true) if the server is yours"
+                ) from error
+            raise StoreError(f"{what} cannot be read ({why}); try again") from error
 
 
 def _objects(address: str) -> Any:
     """What obstore reads. Plain http is for this machine alone, or where the user allows it for a bucket."""
-    http = address.startswith("http:")
-    if address.startswith("s3:"):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-        if endpoint.startswith("http:") and not http:
-            http = bool(place(endpoint))  # refuses that of another machine
+    allowed = {"s3:": "AWS_ALLOW_HTTP", "gs:": "GOOGLE_ALLOW_HTTP"}.get(address[:3], "")
+    http = address.startswith("http:") or os.environ.get(allowed, "").lower() in ("1", "true")
     return from_url(address, client_options={**_PATIENCE, "allow_http": http}, retry_config=_RETRY)  # type: ignore[call-overload]
 
 
