@@ -105,9 +105,8 @@ class Remote(zarr.storage.ObjectStore[Any]):
         else:
             lost = [key for keys in needed for key in keys if key not in listed]
         if lost:
-            raise StoreError(
-                f"{self.given}: chunk {lost[0]} is missing ({len(lost)} are); copy the store there again"
-            )
+            more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise StoreError(f"{self.given}: chunk {lost[0]} is missing{more}; copy the store there again")
 
     def _each(self, call: Any, keys: Sequence[str]) -> list[Any]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:

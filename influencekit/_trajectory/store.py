@@ -88,8 +88,8 @@ def _opened_address(address: str) -> tuple[Any, str | None]:
         digest = _digest(document, address)
         if arrays and digest is None:
             raise StoreError(
-                f"{address} was recorded by an influencekit before 0.4, which kept no digests; copy it to this "
-                "machine to read it"
+                f"{address} was recorded by an influencekit before 0.4, which kept no digests; copy it to "
+                "this machine to read it"
             )
         remote.check_there(arrays)
     return remote, digest
