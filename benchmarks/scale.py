@@ -2,13 +2,15 @@
 
 Logistic regression on 20 inputs, one epoch in batches of 100, SGD. Processor seconds of one thread, bytes
 on disk and peak memory: of plain training, of recording (every-k:k=50), of opening, of a sweep (`dit`), of
-contributions that are written to disk, and of `loo` of eight examples. Every n runs in a process of its own,
-after a small run that is not measured; times are the least of the rounds, of which large n have one. The two
-smallest n give the constants of the model, the others are predicted.
+contributions that are written to disk, and of `loo` of eight examples. Every n has three processes of its
+own, each begins with a small run that is not measured; times are the least of the rounds, of which large n
+have one. The two smallest n give the constants of the model, the others are predicted.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +22,7 @@ from torch import nn
 import influencekit as ik
 from benchmarks.shared.cost_model import COSTS, MACHINES, Cost, predicted, simulated
 from benchmarks.shared.processes import alone, count_the_peak_from_here, memory
-from benchmarks.shared.results import kept
+from benchmarks.shared.results import kept, merged
 from benchmarks.shared.training import train_plainly
 
 TAKES = "5 min"
@@ -28,6 +30,7 @@ BATCH, INPUTS, EVERY, LEFT_OUT = 100, 20, 50, 8
 SIZES = (30_000, 100_000, 300_000, 1_000_000)
 ONCE = 200_000  # examples: above, one round
 WORK = ("plain", "record", "open", "sweep", "contributions", "loo of 8")
+SHARES = [(*WORK[:4],), ("record", "open", WORK[4]), ("record", "open", WORK[5])]
 BYTES = ("states", "losses", "indices", "contributions")
 QUICK = {"sizes": "400,800,1200", "rounds": 1}
 
@@ -49,16 +52,18 @@ def problem(n: int) -> ik.Workload:
     )  # fmt: skip
 
 
-def measure(n: int, rounds: int) -> dict:
+def measure(n: int, rounds: int, jobs: Sequence[str] = WORK) -> dict:
     """One n: {work: processor seconds}, {what: bytes}, {work: MB at the peak beyond the data}."""
     torch.set_num_threads(1)
     if rounds:
-        measure(2 * BATCH, 0)  # imports, and whatever else is done once
+        measure(2 * BATCH, 0, jobs)  # imports, and whatever else is done once
     workload = problem(n)
-    seconds: dict[str, list[float]] = {name: [] for name in WORK}
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
     peak: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], object]) -> object:
+        if name not in jobs:
+            return None
         before, busy = count_the_peak_from_here(), time.process_time()
         found = work()
         seconds[name].append(time.process_time() - busy)
@@ -82,7 +87,7 @@ def everything(workload: ik.Workload, folder: Path, timed: Callable[[str, Any], 
     scores = timed("sweep", lambda: ik.estimate(run, "test-loss", "dit"))
     timed("contributions", lambda: ik.contributions(run, at=[run.steps], store=parts))
     timed("loo of 8", lambda: ik.estimate(run, "test-loss", loo))
-    assert scores.influence.notnull().all()
+    assert scores is None or scores.influence.notnull().all()
     size = {name: disk(store / name) for name in ("theta", "loss", "batch", "train")}
     written = (size["theta"], size["loss"], size["batch"] + size["train"], disk(parts / "contribution"))
     return {
@@ -92,6 +97,18 @@ def everything(workload: ik.Workload, folder: Path, timed: Callable[[str, Any], 
     }
 
 
+def together(n: int, rounds: int, processes: int) -> dict[str, Any]:
+    """All the work of one n, each share of it in a process of its own."""
+    with ThreadPoolExecutor(processes) as pool:
+        shares = list(pool.map(partial(alone, measure, n, rounds), SHARES))
+    found = reduce(merged, shares[1:], shares[0])
+    for kind, least in (("seconds", min), ("peak_mb", max), ("bytes", max)):
+        found[kind] = {
+            name: least(share[kind][name] for share in shares if name in share[kind]) for name in found[kind]
+        }
+    return found
+
+
 def disk(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
@@ -99,11 +116,12 @@ def disk(folder: Path) -> int:
 @click.option("--sizes", default=",".join(map(str, SIZES)), metavar="N,N,...", help="Training examples.")
 @click.option("--rounds", default=3)
 @click.option("--folder", type=click.Path(path_type=Path), help="Where each n is kept when it is done.")
-def answer(sizes: str, rounds: int, folder: Path | None) -> dict:
+@click.option("--processes", default=1, help="At once, for one n.")
+def answer(sizes: str, rounds: int, folder: Path | None, processes: int) -> dict:
     found = {}
     with TemporaryDirectory() as own:
         for n in map(int, sizes.split(",")):
-            found[n] = kept(folder or Path(own), f"n{n}", lambda n=n: alone(measure, n, rounds))
+            found[n] = kept(folder or Path(own), f"n{n}", partial(together, n, rounds, processes))
             print(n, found[n], flush=True)
     costs = {n: Cost(n, each["steps"], BATCH, each) for n, each in found.items()}
     points = predicted(costs)
