@@ -7,6 +7,7 @@ own, each begins with a small run that is not measured; times are the least of t
 have one. The two smallest n give the constants of the model, the others are predicted.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,13 +127,28 @@ def answer(sizes: str, rounds: int, folder: Path | None, processes: int) -> dict
     costs = {n: Cost(n, each["steps"], BATCH, each) for n, each in found.items()}
     points = predicted(costs)
     return {
-        "parameters": INPUTS + 1, "batch": BATCH, "every": EVERY, "rounds": rounds, "threads": 1,
-        "points": {str(n): each | {"predicted": points[n]} for n, each in found.items()},
-        "largest_error": {
-            kind: max(abs(each[kind][name] / found[n][kind][name] - 1) for n, each in points.items()
-                      for name in each.get(kind, {}))
-            for kind in ("seconds", "bytes") if any(each.get(kind) for each in points.values())
-        },
+        "parameters": INPUTS + 1,
+        "batch": BATCH,
+        "every": EVERY,
+        "rounds": rounds,
+        "load": os.getloadavg()[0],
+        "cores": os.cpu_count(),
+        "points": {str(n): each | {"predicted": points.get(n)} for n, each in found.items()},
+        "largest_error": errors(found, points),
         "machines": MACHINES,
         "simulated": {name: simulated(cost) for name, cost in COSTS.items()},
-    }  # fmt: skip
+    }
+
+
+def errors(found: dict[int, Any], points: dict[int, Any]) -> dict[str, float]:
+    """The largest relative errors: of seconds, of seconds relative to plain training, of bytes."""
+    largest = dict.fromkeys(("seconds", "ratios", "bytes"), 0.0)
+    for n, said in points.items():
+        seconds, predictions = found[n]["seconds"], said["seconds"]
+        machine = seconds["plain"] / predictions["plain"]  # how much slower it was
+        for name, value in seconds.items():
+            largest["seconds"] = max(largest["seconds"], abs(predictions[name] / value - 1))
+            largest["ratios"] = max(largest["ratios"], abs(predictions[name] * machine / value - 1))
+        for name, value in found[n]["bytes"].items():
+            largest["bytes"] = max(largest["bytes"], abs(said["bytes"][name] / value - 1))
+    return largest
