@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
+from benchmarks import scale  # noqa: E402
 from benchmarks.shared.cost_model import COSTS, Cost, predicted, simulated  # noqa: E402
 
 
@@ -43,3 +44,24 @@ def test_a_column_costs_transfers_and_one_node_has_none(name):
     more = simulated(replace(run, nodes=64, columns=10)), simulated(replace(run, nodes=64))
     assert more[0]["sweep_seconds"] > more[1]["sweep_seconds"]
     assert more[0]["contributions_bytes"] == 10 * more[1]["contributions_bytes"]
+
+
+def test_the_benchmark_measures_what_the_model_predicts():
+    found = scale.measure(400, 0, ("record", "open", "sweep", "contributions"))
+    assert found["steps"] == 4 and set(found["seconds"]) == {"record", "open", "sweep", "contributions"}
+    assert all(found["bytes"][name] > 0 for name in scale.BYTES)
+
+
+def test_an_answer_says_how_far_the_model_is(monkeypatch, tmp_path):
+    def one(n, rounds, processes):
+        seconds = {name: 0.1 + n / 1e4 for name in scale.WORK}
+        return {"steps": n // 100, "seconds": seconds, "bytes": {"losses": 4 * n}}
+
+    monkeypatch.setattr(scale, "together", one)
+    exact = scale.answer("400,800,8000", 1, None, 1)
+    assert exact["points"]["400"]["predicted"] is None
+    assert max(exact["largest_error"].values()) == pytest.approx(0, abs=1e-9)
+    slow = {**one(8000, 1, 1), "seconds": dict.fromkeys(scale.WORK, 1.8)}  # twice as slow as predicted
+    monkeypatch.setattr(scale, "together", lambda n, *more: slow if n == 8000 else one(n, *more))
+    errors = scale.answer("400,800,8000", 1, None, 1)["largest_error"]
+    assert errors["seconds"] == pytest.approx(0.5) and errors["ratios"] == pytest.approx(0, abs=1e-9)

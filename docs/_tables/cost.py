@@ -204,9 +204,9 @@ PAGE = Page(
             lambda report: (
                 f"Logistic regression with {report['parameters']} parameters, one epoch in batches of "
                 f"{report['batch']}, `every-k:k={report['every']}`. Processor seconds of one thread, on a "
-                f"machine of {report['cores']} cores with a load of {report['load']:.0f}. In parentheses: how "
-                "far the model is from what was measured; the first two rows give its constants. Memory is the highest peak of "
-                "all these, beyond the data."
+                f"machine of {report['cores']} cores with a load of {report['load']:.0f}. In parentheses: "
+                "how far the model is from what was measured; the first two rows give its constants. "
+                "Memory is the highest peak of all these, beyond the data."
             ),
             _scale,
             _on_paper,
