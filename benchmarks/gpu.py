@@ -1,14 +1,14 @@
 """What does influencekit do on a GPU: right, fast, bitwise? One script, the most valuable parts first.
 
     python benchmarks/gpu.py --minutes 8                       where there is a CUDA device
-    python -m benchmarks gpu --device cpu --quick --out FILE   the same script, tried on a processor
+    python -m benchmarks gpu --device cpu --quick --save FILE   the same script, tried on a processor
 
 It saves after each part, names the device, and says what it could not do: a part that fails or does not fit
 into the minutes that are left is one line of the result. torch 2.11 or newer. On a machine that is lent,
 without network, it needs the wheels of zarr, numcodecs, donfig and google-crc32c (for Gemma and MiniLM their
 weights as well), and is called there by
     pip install -q --no-index --no-deps --target /tmp/site .whl/*.whl; PYTHONPATH=/tmp/site:. python3
-    benchmarks/gpu.py --minutes 8 --out $OUT/gpu.json
+    benchmarks/gpu.py --minutes 8 --save $OUT/gpu.json
 Figures of the CPU are made beside those of the GPU in the same run. No result is committed until somebody
 has had a GPU: then name gpu.json in RESULTS, and in docs/_tables/sources.py.
 """
@@ -277,8 +277,8 @@ def run(asked: Asked, cases: list[str], write: Callable[[dict[str, Any]], None])
 
 @click.option("--minutes", default=8.0, help="Of the clock, for all parts.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=FOLDER / "gpu.json")
-def answer(minutes: float, device: str, out: Path, cases: list[str], quick_sizes: bool = False) -> None:
+@click.option("--save", "goal", type=click.Path(path_type=Path, dir_okay=False), default=FOLDER / "gpu.json")
+def answer(minutes: float, device: str, goal: Path, cases: list[str], quick_sizes: bool = False) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException(
             f"torch {torch.__version__} sees no CUDA device; --device cpu --quick tries the script"
@@ -290,7 +290,7 @@ def answer(minutes: float, device: str, out: Path, cases: list[str], quick_sizes
         "cuda": torch.version.cuda,
     }
     asked = Asked(device, quick_sizes, time.monotonic() + 60 * minutes)
-    run(asked, cases, lambda found: save(out, head | found))
+    run(asked, cases, lambda found: save(goal, head | found))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_what_does_not_fit_into_the_minutes_is_said():
 def test_the_script_as_a_command_on_the_cpu(tmp_path):
     """Parts that need weights are tried in tests/test_benchmarks.py's way: by hand. These are quick."""
     out = tmp_path / "gpu.json"
-    words = ["gpu", "--device", "cpu", "--quick", "--out", str(out)]
+    words = ["gpu", "--device", "cpu", "--quick", "--save", str(out)]
     done = CliRunner().invoke(
         main, [*words, "--only", "table2", "--only", "small models", "--only", "loo of ones and sevens"]
     )
@@ -90,6 +90,6 @@ def test_the_script_as_a_command_on_the_cpu(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_without_a_device_it_is_one_line(tmp_path):
-    done = CliRunner().invoke(main, ["gpu", "--out", str(tmp_path / "gpu.json")])
+    done = CliRunner().invoke(main, ["gpu", "--save", str(tmp_path / "gpu.json")])
     assert done.exit_code == 1 and "sees no CUDA device; --device cpu --quick" in done.output
     assert not (tmp_path / "gpu.json").exists()

@@ -54,9 +54,13 @@ def bucket(recorded):
         os.environ["AWS_ALLOW_HTTP"] = "true"
         urllib.request.urlopen(urllib.request.Request(f"{address}/bucket", method="PUT"))
         files = obstore.store.from_url("s3://bucket/runs", client_options={"allow_http": True})
-        for path in recorded.rglob("*"):
-            if path.is_file():
-                obstore.put(files, path.relative_to(recorded).as_posix(), path.read_bytes())
+        public = {"x-amz-acl": "public-read"}  # which a bucket of Google is here: moto knows no other keys
+        urllib.request.urlopen(urllib.request.Request(f"{address}/public", headers=public, method="PUT"))
+        for path in filter(Path.is_file, recorded.rglob("*")):
+            name, data = path.relative_to(recorded).as_posix(), path.read_bytes()
+            obstore.put(files, name, data)
+            there = f"{address}/public/runs/{name}"
+            urllib.request.urlopen(urllib.request.Request(there, data, public, method="PUT"))
         yield files
         os.environ.clear()
         os.environ.update(before)
@@ -99,9 +103,9 @@ def test_a_bucket_of_google(recorded, bucket, tmp_path, monkeypatch):
                "private_key": "", "private_key_id": ""}  # fmt: skip
     (tmp_path / "account.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
-    assert "GOOGLE_ALLOW_HTTP" in fails("estimate", "gs://bucket/runs/run.zarr", code=1)
+    assert "GOOGLE_ALLOW_HTTP" in fails("estimate", "gs://public/runs/run.zarr", code=1)
     monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
-    theirs = reopen("gs://bucket/runs/run.zarr", None)
+    theirs = reopen("gs://public/runs/run.zarr", None)
     assert (theirs.final.theta == reopen(str(recorded / "run.zarr"), None).final.theta).all()
     assert "theta/c/0/0" in theirs.group.store.keys()
 
