@@ -181,10 +181,10 @@ def loo_of_ones_and_sevens(asked: Asked) -> dict[str, Any]:
 def exact(asked: Asked, work: ik.Workload, fraction: float) -> dict[str, Any]:
     """`loo` of all examples if it fits into this fraction of the time left, else of those that do."""
     run = ik.record(work)
-    probe = min(work.n_train, 4 if asked.quick else 64)
+    probe = min(work.n_train, 4 if asked.quick else max(64, work.n_train // 48))
     first = ik.make("estimator", "loo", examples=probe)
     ik.estimate(run, "test-loss", first)  # which traces
-    few, seconds = timed(lambda: ik.estimate(run, "test-loss", first))
+    _, seconds = timed(lambda: ik.estimate(run, "test-loss", first))
     fits = int(max(0.0, asked.left() - 3 * RESERVE) * fraction / seconds * probe)
     count = work.n_train if fits >= work.n_train else max(probe, fits)
     method = ik.make("estimator", "loo", examples=None if count == work.n_train else count)
