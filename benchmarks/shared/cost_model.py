@@ -28,7 +28,7 @@ class Cost:
 def predicted(costs: dict[int, Cost]) -> dict[int, dict[str, dict[str, float]]]:
     """{n: {seconds or bytes: {name: value}}} of every n but the two smallest, which give the constants.
 
-    Seconds and bytes are c0 + c1 T, but bytes of positions, which are c (T b + n) log2 n.
+    Seconds and bytes are c0 + c1 T, which do not fall, but bytes of positions, which are c (T b + n) log2 n.
     """
     first, second, *rest = sorted(costs.values(), key=lambda cost: cost.n)
     found: dict[int, dict[str, dict[str, float]]] = {}
@@ -37,7 +37,7 @@ def predicted(costs: dict[int, Cost]) -> dict[int, dict[str, dict[str, float]]]:
         for kind, values in lines.items():
             for name in first.found[kind]:
                 low, high = first.found[kind][name], second.found[kind][name]
-                slope = (high - low) / (second.steps - first.steps)
+                slope = max(0.0, high - low) / (second.steps - first.steps)
                 values[name] = low + slope * (cost.steps - first.steps)
                 if name == "indices":
                     values[name] = high / second.index_bytes * cost.index_bytes
