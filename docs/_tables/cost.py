@@ -206,7 +206,7 @@ PAGE = Page(
                 f"{report['batch']}, `every-k:k={report['every']}`. Processor seconds of one thread, on a "
                 f"machine of {report['cores']} cores with a load of {report['load']:.0f}. In parentheses: "
                 "how far the model is from what was measured; the first two rows give its constants. "
-                f"Memory is the highest peak of all these, beyond the data. {report.get('remark', '')}".strip()
+                f"Memory is the highest peak, beyond the data. {report.get('remark', '')}".strip()
             ),
             _scale,
             _on_paper,
