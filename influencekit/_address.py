@@ -1,18 +1,20 @@
-"""What a user may write where a file or a folder is meant: a path of this machine, and nothing else."""
+"""What a user may write where a file or a folder is meant: a path of this machine; or to read, an address."""
 
 import errno
 import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from influencekit.errors import InputError
 
-__all__ = ["local"]
+__all__ = ["local", "place"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|:/)")  # two letters at least: C:/ is a drive
 _FILE = re.compile(r"(?i:file):(//(localhost)?)?(?=/(?!/))")
+_REMOTE = re.compile(r"(?i:s3|gs|https?)://")
+_HERE = {"localhost", "127.0.0.1", "::1"}
 
 
 def local(path: Any) -> Path:
@@ -34,8 +36,8 @@ def local(path: Any) -> Path:
         text = unquote(text[match.end() :])
     elif _SCHEME.match(text):
         raise InputError(
-            f"{text} is an address, and stores and results are local files and folders: choose a path of "
-            "this machine, and copy it from or to there"
+            f"{text} is an address; recorded runs are read from s3://, gs:// and https:// addresses, and all "
+            "else is a file or a folder here: choose a path of this machine, and copy it from or to there"
         )
     if not text or "\0" in text:
         raise InputError(f"expected a path, got {f'{text}, which holds a zero byte' if text else 'no text'}")
@@ -50,3 +52,33 @@ def local(path: Any) -> Path:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise InputError(f"{text[:40]}...: {error.strerror}; choose another path") from error
     return found
+
+
+def place(path: Any) -> Path | str:
+    """Where to read a recorded run: the path that is meant (`local`), or an address as it is (s3://bucket/...,
+    gs://bucket/..., https://host/...), without a slash at its end.
+
+    Errors: `InputError` as of `local`, for http:// of another machine, and for addresses with a password, a
+    query or a fragment.
+    """
+    text = os.fsdecode(path) if isinstance(path, str | bytes) else ""
+    if not _REMOTE.match(text):
+        return local(path)
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise InputError(f"{text[:200]} is no address that can be read ({error})") from None
+    secret = parts.username is not None or parts.password is not None
+    if secret or parts.query or parts.fragment or not host or not text.isprintable() or " " in text:
+        shown = "the address" if secret or parts.query else repr(text[:200])  # there may be a key in it
+        raise InputError(
+            f"{shown}: expected s3://bucket/run.zarr, gs://bucket/run.zarr or https://host/run.zarr, without "
+            "user, password, query and spaces; credentials are read from the environment (docs/store.md)"
+        )
+    if parts.scheme.lower() == "http" and host not in _HERE:
+        raise InputError(
+            f"{text[:200]}: what comes over http may be changed on its way; use https, or a tunnel to "
+            "http://localhost"
+        )
+    return f"{parts.scheme.lower()}://{text.partition('://')[2].rstrip('/')}"

@@ -40,7 +40,8 @@ LAYERS = {
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
         _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
-        _trajectory/identity _trajectory/integrity _trajectory/replay_check _trajectory/rerun
+        _trajectory/identity _trajectory/integrity _trajectory/replay_check _trajectory/remote
+        _trajectory/rerun
         _trajectory/schema/__init__ _trajectory/schema/arrays _trajectory/schema/attributes
         _trajectory/schema/document _trajectory/schema/files _trajectory/schema/kinds
         _trajectory/schema/root _trajectory/store _trajectory/trajectory _trajectory/unchanged

@@ -1,6 +1,6 @@
 """docs/results/cost.md: seconds, memory, disk."""
 
-from _tables.page import Page, Report, Section, Table
+from _tables.page import Page, Report, Section, Table, percent
 
 
 def _default(report: Report) -> str:
@@ -121,6 +121,55 @@ def _report(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _with_prediction(point: Report, kind: str, name: str, unit: float, digits: int) -> str:
+    value = point[kind][name]
+    said = point["predicted"] and point["predicted"][kind].get(name)
+    error = f" ({percent(said / value - 1, 0)})" if said else ""
+    return f"{value / unit:.{digits}f}{error}"
+
+
+def _scale(report: Report) -> Table:
+    points = report["points"]
+    work, sizes = ([*next(iter(points.values()))[kind]] for kind in ("seconds", "bytes"))
+    rows = []
+    for n, point in points.items():
+        cells = [f"{int(n):,}", f"{point['steps']:,}"]
+        cells += [_with_prediction(point, "seconds", name, 1, 2) for name in work]
+        cells += [_with_prediction(point, "bytes", name, 2**20, 2) for name in sizes]
+        rows.append([*cells, f"{max(point['peak_mb'].values()):.0f}"])
+    heads = [*(f"{name}, s" for name in work), *(f"{name}, MB" for name in sizes)]
+    return Table(["examples", "steps", *heads, "memory, MB"], rows)
+
+
+def _on_paper(report: Report) -> str:
+    heads = [
+        "run", "training", "sweep", "of it transfers", "stored states", "all states", "plan, each process",
+        "contributions", "24 subsets of LDS", "`loo` of all",
+    ]  # fmt: skip
+    rows = []
+    for name, one in report["simulated"].items():
+        cells = [name, _long(one["train_seconds"]), _long(one["sweep_seconds"])]
+        cells += [percent(one["sweep_transfer_fraction"], 0)]
+        kinds = ("stored_states", "all_states", "plan", "contributions")
+        cells += [f"{one[f'{kind}_bytes'] / 1e9:,.3g} GB" for kind in kinds]
+        rows.append([*cells, _long(one["lds_seconds"]), f"{one['loo_of_all_years']:,.2g} years"])
+    nodes = "; ".join(
+        f"{name}: {one['flops']:.2g} FLOP/s, {one['network'] / 1e9:g} GB/s between nodes, "
+        f"{one['disk'] / 1e9:g} GB/s of disk"
+        for name, one in report["machines"].items()
+    )
+    return (
+        f"On paper, by [the model](../dev/scale.md) and nothing measured ({nodes}):\n\n{Table(heads, rows)}"
+    )
+
+
+def _long(seconds: float) -> str:
+    for unit, long in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * long:
+            return f"{seconds / long:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 PAGE = Page(
     "What it costs",
     "Seconds, memory and disk of recording, estimating and retraining, each measured beside a plain "
@@ -149,6 +198,19 @@ PAGE = Page(
         ),
         "recorders": Section("Recorders", ("memory",), _long_run, _recorders, _same),
         "rounded": Section("Rounded states", ("memory",), _precision, _rounded),
+        "scale": Section(
+            "A million examples",
+            ("scale",),
+            lambda report: (
+                f"Logistic regression with {report['parameters']} parameters, one epoch in batches of "
+                f"{report['batch']}, `every-k:k={report['every']}`. Processor seconds of one thread, on a "
+                f"machine of {report['cores']} cores with a load of {report['load']:.0f}. In parentheses: "
+                "how far the model is from what was measured; the first two rows give its constants. "
+                f"Memory is the highest peak, beyond the data. {report.get('remark', '')}".strip()
+            ),
+            _scale,
+            _on_paper,
+        ),
         "report": Section(
             "The report",
             ("report",),

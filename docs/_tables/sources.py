@@ -77,6 +77,7 @@ SOURCES = {
     "reproduce-table5": _reproduced("table5 --seeds 16"),
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "roughness": _benchmark("roughness", *_COMPARE),
+    "scale": _benchmark("scale", *_SWEEP, "influencekit/_verbs/contributions.py"),
     "selected": _benchmark("selected", *_COMPARE, "influencekit/evaluation"),
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
     "slurm": _benchmark("slurm", "influencekit/_executors", "influencekit/_effects/sliced.py"),

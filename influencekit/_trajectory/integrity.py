@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,13 +28,15 @@ class Chunks(NamedTuple):
     number: int
     unlisted: str | None
     later: int
+    searched: bool = True  # for files that are left over
 
     def __str__(self) -> str:
         how = ", all as committed"
         if self.unlisted is not None:
             how = f", each with a right checksum; {self.unlisted} kept no digests: their place is not checked"
         later = f"; {self.later} files of steps that are not committed, not read" if self.later else ""
-        return f"{self.number} read{how}{later}"
+        beside = "" if self.searched else "; files beside them not looked for: the address cannot be listed"
+        return f"{self.number} read{how}{later}{beside}"
 
 
 def read_all(group: zarr.Group) -> Chunks:
@@ -42,28 +45,49 @@ def read_all(group: zarr.Group) -> Chunks:
     Errors: `StoreError`, which names the first. Cost: the store is read once.
     """
     attrs: dict[str, Any] = dict(group.attrs)
-    folder = getattr(group.store, "root", None)
     found = chunks(group)
-    listed, where = {f"{n}/{key}" for n, key, _ in found}, shown(group)
-    later = 0 if folder is None else _check_files(Path(folder), where, listed, attrs)
+    listed, files = {f"{n}/{key}" for n, key, _ in found}, _files(group.store)
+    later = 0 if files is None else _check_files(files, shown(group), listed, attrs)
     blocks = [which for which, _ in groupby((name, rows.start, rows.stop) for name, _, rows in found)]
     for name, start, stop in track(blocks, "chunks", len(blocks)):
         read(group, name, slice(start, stop))
     unlisted = None if "checks" in attrs else f"influencekit {attrs['influencekit_version']}"
-    return Chunks(len(found), unlisted, later)
+    return Chunks(len(found), unlisted, later, files is None or files.there is not None)
 
 
-def _check_files(folder: Path, where: str, chunks: set[str], attrs: dict[str, Any]) -> int:
+class _Files(NamedTuple):
+    """The files or objects of a store: its documents by array ("" = the root's), all keys (None: they cannot
+    be listed), those of them that are links."""
+
+    document: Callable[[str], dict[str, Any]]
+    there: set[str] | None
+    links: set[str]
+
+
+def _files(store: Any) -> _Files | None:
+    """None of a run in memory."""
+    if hasattr(store, "document"):
+        return _Files(store.document, store.keys(), set())
+    if (root := getattr(store, "root", None)) is None:
+        return None
+    folder = Path(root)
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    links = {name for name, path in there.items() if path.is_symlink()}
+    files = {name for name, path in there.items() if name in links or not path.is_dir()}
+    return _Files(lambda name: read_document(folder / name / "zarr.json"), files, links)
+
+
+def _check_files(files: _Files, where: str, chunks: set[str], attrs: dict[str, Any]) -> int:
     """Refuse files that are not the store's, and arrays whose own zarr.json is not what the root's says.
 
     Returns the number of files of a run that may go on which are not committed: it was cut off, or is being
     written.
     """
-    root = read_document(folder / "zarr.json")
+    root = files.document("")
     described: dict[str, Any] = root["consolidated_metadata"]["metadata"]
     for name, said in described.items():
         try:
-            own = read_document(folder / name / "zarr.json")
+            own = files.document(name)
         except OSError as error:
             raise StoreError(f"{where}: {name}/zarr.json is missing; record again") from error
         if own != said and not ("resume" in attrs and _longer(own, said)):
@@ -72,9 +96,8 @@ def _check_files(folder: Path, where: str, chunks: set[str], attrs: dict[str, An
                 "record again"
             )
     known = {"zarr.json", *chunks, *(f"{name}/zarr.json" for name in described)}
-    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    files = {name for name, path in there.items() if path.is_symlink() or not path.is_dir()}
-    extra = sorted(x for x in files - known if there[x].is_symlink() or not _OF_THE_SYSTEM.fullmatch(x))
+    left = (files.there or set()) - known
+    extra = sorted(x for x in left if x in files.links or not _OF_THE_SYSTEM.fullmatch(x))
     names = "|".join(map(re.escape, attrs.get("resume", {}).get("columns", ())))
     uncommitted = re.compile(rf"(({names})/(zarr\.json|c(/\d+)+))|(.*\.partial)")
     for file in extra:

@@ -1,17 +1,19 @@
 """The trajectory store: one chunked, compressed, checksummed zarr v3 group that xarray opens as it is."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from influencekit._address import local
+from influencekit._address import place
 from influencekit._trajectory.checkpoints import only_weights
 from influencekit._trajectory.chunks import Chunk, chunks_of
 from influencekit._trajectory.digests import Checks, crc_of_file, crc_of_rows, digest_of_document
-from influencekit._trajectory.schema import check_chunk, check_store
+from influencekit._trajectory.schema import check_chunk, check_content, check_document, check_store, largest
 from influencekit.errors import InputError, StoreError
 
 __all__ = ["SCHEMA", "chunks", "open_group", "read", "shown"]
@@ -30,14 +32,18 @@ def open_group(store: Any) -> zarr.Group:
 
     One that is being recorded, or was cut off, is what its last commit made it: the arrays end there.
     """
-    if isinstance(store, str | Path) and not (store := local(store)).exists():
+    if isinstance(store, str | Path):
+        store = place(store)
+    if isinstance(store, Path) and not store.exists():
         raise StoreError(f"no trajectory at {store}: nothing is there; make one with `influencekit record`")
     if words := only_weights(store):
         raise InputError(words)
     try:
-        digest = _digest(Path(store)) if isinstance(store, str | Path) else None
-        group = zarr.open_group(_opened(store), mode="r", zarr_format=3)
+        opened, digest = _opened(store)
+        group = zarr.open_group(opened, mode="r", zarr_format=3)
         attrs = dict(group.attrs)
+    except InputError:
+        raise
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
     if digest is not None and attrs.get("digest") != digest:
@@ -55,12 +61,49 @@ def open_group(store: Any) -> zarr.Group:
     return group
 
 
-def _opened(store: Any) -> Any:
-    if not isinstance(store, str | Path):
-        return store
-    folder = _Folder(Path(store).absolute(), read_only=True)
-    folder.given = Path(store)
-    return folder
+def _opened(store: Any) -> tuple[Any, str | None]:
+    """What zarr opens, and the digest of its root, which was checked; None of a run in memory."""
+    if isinstance(store, Path):
+        folder = _Folder(store.absolute(), read_only=True)
+        folder.given = store
+        return folder, _digest(check_store(store, SCHEMA), store)
+    if isinstance(store, str):
+        return _opened_address(store)
+    return store, None
+
+
+def _opened_address(address: str) -> tuple[Any, str | None]:
+    from influencekit._trajectory.remote import Remote
+
+    remote = Remote(address)
+    try:
+        document = remote.document()
+    except FileNotFoundError:
+        raise StoreError(
+            f"no trajectory at {address}: there is no zarr.json; is it the address of the store's folder?"
+        ) from None
+    arrays: list[Any] = []
+    with _copy_again(True):
+        check_document(document, address, SCHEMA, lambda *array: arrays.append(array[:3]))
+        digest = _digest(document, address)
+        if arrays and digest is None:
+            raise StoreError(
+                f"{address} was recorded by an influencekit before 0.4, which kept no digests; copy it to "
+                "this machine to read it"
+            )
+        remote.check_there(arrays)
+    return remote, digest
+
+
+@contextmanager
+def _copy_again(elsewhere: bool) -> Iterator[None]:
+    """What is broken at an address may be the copy, and not the recording."""
+    try:
+        yield
+    except StoreError as error:
+        if not elsewhere:
+            raise
+        raise StoreError(str(error).replace("; record again", "; copy the store there again")) from error
 
 
 def shown(group: zarr.Group) -> str:
@@ -69,9 +112,8 @@ def shown(group: zarr.Group) -> str:
     return str(getattr(store, "given", None) or getattr(store, "root", "the run in memory"))
 
 
-def _digest(path: Path) -> str | None:
+def _digest(root: dict[str, Any], path: Path | str) -> str | None:
     """The digest of a root document; None before 0.4, which kept none. Errors: it is not right."""
-    root = check_store(path, SCHEMA)
     attrs = root.get("attributes")
     if not isinstance(attrs, dict) or attrs.get("influencekit_schema") != SCHEMA:
         return None
@@ -92,6 +134,11 @@ def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
     array = group.get(name)
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{shown(group)}: the array {name!r} is missing; record again")
+    with _copy_again(hasattr(group.store, "hold")):
+        return _read(group, array, name, rows)
+
+
+def _read(group: zarr.Group, array: zarr.Array, name: str, rows: slice) -> np.ndarray:
     start, stop, _ = rows.indices(array.shape[0])
     low, high = start, max(start, stop)
     checks = _checks(group, name)
@@ -99,14 +146,12 @@ def read(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray:
     if low < checks.rows and last < min(high, checks.rows):  # a chunk that is not full is known by its rows
         low, high = min(low, last), max(high, checks.rows)
     found = chunks_of(array, slice(low, high))
-    for chunk in found:
-        if (file := _file(group, name, chunk)) is not None:
-            check_chunk(file, array, f"{shown(group)}: chunk {name}/{chunk}")
+    ends = _ends(group, array, found)
     values = _decoded(group, array, slice(low, high), found)
-    for chunk in found:
-        file, beyond = _file(group, name, chunk), chunk.place - len(checks.full)
+    for chunk, end in zip(found, ends, strict=True):
+        beyond = chunk.place - len(checks.full)
         if beyond < 0:
-            same = file is None or checks.full[chunk.place] == crc_of_file(_end(file))
+            same = end is None or checks.full[chunk.place] == crc_of_file(end)
         else:
             mine = values[last - low : checks.rows - low]
             same = beyond >= len(checks.last) or checks.last[beyond] == crc_of_rows(mine[:, *chunk.columns])
@@ -160,10 +205,24 @@ def _checks(group: zarr.Group, name: str) -> Checks:
         raise StoreError(f"{shown(group)}: no checksums of the array {name!r}; record again") from error
 
 
-def _file(group: zarr.Group, name: str, chunk: Chunk) -> Path | None:
-    """The file of a chunk, where chunks are files."""
-    folder = getattr(group.store, "root", None)
-    return None if folder is None else Path(folder) / name / chunk.key
+def _ends(group: zarr.Group, array: Any, found: list[Chunk]) -> list[bytes | None]:
+    """The last bytes of the files or objects of chunks; nothing of a run in memory.
+
+    Errors: one is missing, or would not become what a chunk of the array is. Cost: of objects, fetching them.
+    """
+    keys = [f"{array.basename}/{chunk.key}" for chunk in found]
+    what = [f"{shown(group)}: chunk {array.basename}/{chunk}" for chunk in found]
+    if (hold := getattr(group.store, "hold", None)) is not None:
+        objects = hold(keys, largest(array))
+        for data, each in zip(objects, what, strict=True):
+            check_content(data, len(data), array, each)
+        return [data[-4:] for data in objects]
+    if (root := getattr(group.store, "root", None)) is None:
+        return [None] * len(found)
+    files = [Path(root) / key for key in keys]
+    for file, each in zip(files, what, strict=True):
+        check_chunk(file, array, each)
+    return [_end(file) for file in files]
 
 
 def _end(file: Path) -> bytes:

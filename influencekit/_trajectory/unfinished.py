@@ -16,7 +16,7 @@ def describe_unfinished(group: zarr.Group, store: str | Path) -> str:
     committed: Any = group.attrs["committed"]
     if group.attrs["status"] != "recording":
         return ""
-    writing = is_held(Path(store))
+    writing = isinstance(store, Path) and is_held(store)
     if not committed and "tape" in group.attrs:
         raise StoreError(
             f"{store} is being written, and no step is committed yet: open it again in a few seconds"

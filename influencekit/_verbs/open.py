@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from influencekit._address import local
+from influencekit._address import place
 from influencekit._arguments import checked, short
 from influencekit._bars import with_progress
 from influencekit._tape import open_taped
@@ -28,6 +28,8 @@ def open(
 ) -> Trajectory:  # fmt: skip
     """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
 
+    store: a path, or an address: s3://bucket/run.zarr, gs://bucket/run.zarr, https://host/run.zarr
+    (docs/store.md, Stores elsewhere).
     model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
     -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set (none where the store keeps the
     examples); test: a batch, a data set or a DataLoader for queries on test examples. And, where the tape was
@@ -51,7 +53,7 @@ def open(
         >>> ik.open(store, work).steps
         2
     """
-    store = local(store) if isinstance(store, str | Path) else store
+    store = place(store) if isinstance(store, str | Path) else store
     group = open_group(store)
     if said := describe_unfinished(group, store):
         warnings.warn(said, UserWarning, stacklevel=4)  # past what is around this verb

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from influencekit._address import local
+from influencekit._address import place
 from influencekit.cli.ceiling import Ceiling
 from influencekit.cli.console import working, write
 from influencekit.cli.examples import described
@@ -172,7 +172,7 @@ def compare(
             asked, chip = make("query", query), use_device(device, threads)
             training: dict[str, Any] = {"average": make("average", average) if average else None}
             if is_store(workload, code):
-                workload = str(local(workload))
+                workload = str(place(workload))
                 _refuse_training_options(ctx, workload)
                 run = reopen(workload, data_dir, chip, code)
                 source: _Recorded | _Memory = _Recorded(workload, run)

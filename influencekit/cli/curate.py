@@ -11,7 +11,7 @@ import click
 from influencekit.cli.console import BEWARE, print_table, say, working
 from influencekit.cli.formats import check_ending, save_dataset, write_csv
 from influencekit.cli.output import check_places, new_file
-from influencekit.cli.parameters import PATH, shared
+from influencekit.cli.parameters import PATH, STORE, shared
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["curate"]
 
 
 @click.command(short_help="What to leave out of training, and is the model better for it?")
-@click.argument("store", type=PATH)
+@click.argument("store", type=STORE)
 @click.option(
     "--choosers",
     default="dit",

@@ -11,7 +11,7 @@ from influencekit.cli.console import working
 from influencekit.cli.examples import by_seed
 from influencekit.cli.formats import ENDINGS, check_ending, save_dataset
 from influencekit.cli.output import check_places, new_file
-from influencekit.cli.parameters import PATH, shared
+from influencekit.cli.parameters import PATH, STORE, shared
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["estimate"]
 
 
 @click.command(short_help="Which examples mattered in a recorded run?")
-@click.argument("store", type=PATH)
+@click.argument("store", type=STORE)
 @click.option(
     "--estimator",
     default="dit",

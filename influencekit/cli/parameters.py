@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import click
 
-from influencekit._address import local
+from influencekit._address import local, place
 from influencekit.errors import InputError
 
-__all__ = ["PATH", "Seeds", "shared"]
+__all__ = ["PATH", "STORE", "Seeds", "shared"]
 
 _NUMBER = re.compile("[0-9]{1,18}")
 
@@ -17,18 +17,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Path(click.ParamType):
-    """A path of this machine, as text: `~` and file:// are expanded; other addresses are refused by name."""
+    """A path, as text: `~` and file:// are expanded. `read`: what it may be; others are refused by name."""
 
     name = "path"
 
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return str(local(value))
+            return str(self._read(value))
         except InputError as error:
             raise InputError(f"{param.opts[0] if param else 'path'}: {error}") from None
 
 
-PATH = _Path()
+PATH = _Path(local)
+STORE = _Path(place)  # of a recorded run, which may be at an address
 
 
 class Seeds(click.ParamType):

@@ -13,7 +13,7 @@ import click
 from influencekit.cli.console import BEWARE, say, working
 from influencekit.cli.formats import check_ending, read_dataset
 from influencekit.cli.output import check_places, new_file
-from influencekit.cli.parameters import PATH, shared
+from influencekit.cli.parameters import PATH, STORE, shared
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +27,7 @@ _WINDOWS = 60  # epochs; of more, the whole run is one window
 
 
 @click.command(short_help="One HTML file to look at: which examples did what, and is it true?")
-@click.argument("store", type=PATH)
+@click.argument("store", type=STORE)
 @click.option("--estimator", default="dit", show_default=True, metavar="SPEC", help="dit, if, loo, ...")
 @shared("query")
 @click.option(

@@ -10,7 +10,7 @@ import click
 from influencekit.cli.console import BEWARE, print_table, say, working
 from influencekit.cli.formats import check_ending, save_dataset, write_csv
 from influencekit.cli.output import check_places, new_file
-from influencekit.cli.parameters import PATH, shared
+from influencekit.cli.parameters import PATH, STORE, shared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ __all__ = ["suspects"]
 
 
 @click.command(short_help="Which labels are wrong?")
-@click.argument("store", type=PATH)
+@click.argument("store", type=STORE)
 @click.option(
     "--scores",
     metavar="SPECS",

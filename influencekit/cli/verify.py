@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from influencekit.cli.console import say, working
-from influencekit.cli.parameters import shared
+from influencekit.cli.parameters import STORE, shared
 
 __all__ = ["verify"]
 
 
 @click.command(short_help="Is a store whole, and does it replay bit for bit?")
-@click.argument("store")
+@click.argument("store", type=STORE)
 @click.option(
     "--replay",
     type=click.IntRange(min=0),

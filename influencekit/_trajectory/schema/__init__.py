@@ -5,8 +5,11 @@ type and a range, shapes agree with each other and with the files that are there
 or run.
 """
 
-from influencekit._trajectory.schema.document import read_document
-from influencekit._trajectory.schema.files import check_chunk
-from influencekit._trajectory.schema.root import check_store
+from influencekit._trajectory.schema.document import MOST_BYTES, parse_document, read_document
+from influencekit._trajectory.schema.files import check_chunk, check_content, largest, needed_chunks
+from influencekit._trajectory.schema.root import check_document, check_store
 
-__all__ = ["check_chunk", "check_store", "read_document"]
+__all__ = [
+    "MOST_BYTES", "check_chunk", "check_content", "check_document", "check_store", "largest",
+    "needed_chunks", "parse_document", "read_document",
+]  # fmt: skip

@@ -11,9 +11,9 @@ from typing import Any
 
 from influencekit.errors import StoreError
 
-__all__ = ["read_document", "require_folder", "require_file"]
+__all__ = ["MOST_BYTES", "parse_document", "read_document", "require_file", "require_folder"]
 
-_BYTES = 64 << 20  # of a document
+MOST_BYTES = 64 << 20  # of a document
 _PARTS = 300_000  # values and keys of a document
 _DEPTH = 64
 _WHOLE = 1 << 64  # numbers without a fraction are smaller
@@ -51,9 +51,15 @@ def read_document(path: Path) -> dict[str, Any]:
     stands twice, and numbers of more than 64 bits.
     """
     size = require_file(path, str(path))
-    if size > _BYTES:
-        raise StoreError(f"{path} has {size:,} bytes, and the description of a store has at most {_BYTES:,}")
-    data = path.read_bytes()
+    if size > MOST_BYTES:
+        raise StoreError(
+            f"{path} has {size:,} bytes, and the description of a store has at most {MOST_BYTES:,}"
+        )
+    return parse_document(path.read_bytes(), str(path))
+
+
+def parse_document(data: bytes, path: str) -> dict[str, Any]:
+    """The object in the bytes of a JSON file. Errors: as of `read_document`."""
     if sum(data.count(mark) for mark in b",[{") > _PARTS:
         raise StoreError(f"{path} holds more than {_PARTS:,} values, and the description of a store does not")
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from influencekit._trajectory.schema.files import check_files
 from influencekit._trajectory.schema.kinds import Kind, check_object, one_of, whole
 from influencekit.errors import StoreError
 
-__all__ = ["check_store"]
+__all__ = ["check_document", "check_store"]
 
 _DIGESTS = 0, 4  # the first version that has kept them
 _plain = Kind("an object", lambda x: type(x) is dict)
@@ -42,7 +44,15 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
     does not change the schema. Errors: `StoreError` that names the attribute or the array; `OSError` where
     there is no document. Cost: reading the document, and listing a folder of every array.
     """
-    document = read_document(path / "zarr.json")
+    return check_document(read_document(path / "zarr.json"), str(path), schema, partial(check_files, path))
+
+
+def check_document(
+    document: dict[str, Any], path: str, schema: int,
+    check_files: Callable[[str, Described, int, str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """The same of a document that was read. `check_files`: of an array and its committed rows, in the store
+    of that name."""
     attrs: Any = document.get("attributes", {})
     check_object(attrs, {}, set(), f"{path}: its attributes", closed=False)
     if attrs.get("influencekit_schema") != schema:
@@ -51,16 +61,16 @@ def check_store(path: Path, schema: int) -> dict[str, Any]:
     check_object(document, _ROOT, set(_ROOT), f"{path}: in zarr.json")
     said = document["consolidated_metadata"]
     check_object(said, _CONSOLIDATED, {"kind", "metadata"}, f"{path}: in consolidated_metadata")
-    check_attributes(attrs, str(path), newer)
+    check_attributes(attrs, path, newer)
     if _version(attrs["influencekit_version"]) >= _DIGESTS:
         for name in {"checks", "digest"} - attrs.keys():
             raise StoreError(f"{path}: the attribute {name!r} is missing; record again")
-    arrays = check_arrays(said["metadata"], sizes(attrs), attrs["committed"], str(path), newer)
+    arrays = check_arrays(said["metadata"], sizes(attrs), attrs["committed"], path, newer)
     if "resume" in attrs:
         _check_resume(attrs["resume"], arrays, f"{path}: the attribute 'resume': its")
     for name, array in arrays.items():
         rows = attrs["committed"] if array.dims[0] == "step" else array.shape[0]
-        check_files(path, name, array, rows, str(path))
+        check_files(name, array, rows, path)
         if "checks" in attrs:
             _check_checks(attrs["checks"].get(name), array, rows, f"{path}: 'checks' of the array {name!r}")
     return document
