@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from influencekit._trajectory.by_part import by_part
@@ -13,7 +14,7 @@ from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.registry import label
 from influencekit.windows import Window
 
-__all__ = ["require_parts", "run_by_part", "scores_by_part"]
+__all__ = ["as_examples", "require_parts", "run_by_part", "scores_by_part"]
 
 
 def require_parts(estimator: Estimator) -> None:
@@ -46,3 +47,14 @@ def scores_by_part(
     found = scores.new_full((*scores.shape[:2], *number.shape), torch.nan)
     found[..., number >= 0] = scores
     return found, run
+
+
+def as_examples(scores: xr.Dataset) -> xr.Dataset:
+    """Scores by part as scores of so many examples, named `ID[part]`; parts that are not there left out."""
+    flat = scores.influence.stack(one=("train", "part"))
+    there = flat.notnull().any(("query", "window")).values
+    names = [f"{train}[{part}]" for train, part in flat.one.values[there]]
+    influence = flat.transpose("query", "window", "one").values[..., there]
+    dims = ("query", "window", "train")
+    rest = scores.drop_dims("part").drop_vars(["train", "label"], errors="ignore")
+    return rest.assign(influence=(dims, influence, scores.influence.attrs)).assign_coords(train=names)
