@@ -1,5 +1,4 @@
-"""Scores of tokens of a small language model: do they sum to those of sequences, does retraining agree with them,
-and what is left out by them?
+"""Scores of tokens of a small language model: do they add up, does retraining agree, are they of use?
 
 The model and optimizer of `language_model`, in float64, on fewer sequences and for fewer epochs, so that all
 takes some minutes of one core. The loss is the mean over the tokens of a sequence, which it tells apart.

@@ -1,10 +1,13 @@
-"""Losses by part: the scores of the parts of an example are its own in sum, and each is what its weight does."""
+"""Losses by part: scores of parts add up to their example, and each is what its weight does."""
 
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers_cli import fails
+from helpers_cli import run as cli
 from helpers_parts import (
     LENGTHS,
     LOSSES,
@@ -154,6 +157,100 @@ def test_in_single_precision_parts_are_traced_and_sum_as_well():
     assert gap(run, None) < 1e-5
 
 
+# contributions, queries, evaluation -----------------------------------------------------------------------
+
+
+def test_contributions_of_parts_add_up_to_the_scores_of_parts(tmp_path):
+    run, windows = cached("momentum", "mean", 0.05), [ik.Window(0, 4), ik.Window(1, 3)]
+    scores = ik.estimate(run, "test-losses", "dit", windows, parts=True).influence
+    for store in (None, tmp_path / "contributions.zarr"):
+        found = ik.contributions(run, "test-losses", at=[1, 3, 4], parts=True, store=store)
+        assert found.contribution.dims == ("query", "evaluation", "step", "slot", "part")
+        assert (found.there == scores[0, 0].notnull()).all()
+        added = ik.sum_over_windows(found, windows).influence
+        np.testing.assert_allclose(added, scores, atol=1e-12 * float(abs(scores).max()))
+
+
+def test_what_the_parts_of_a_test_example_add_is_its_loss_in_sum():
+    run = cached("adamw", "own weights")
+    losses = ik.estimate(run, "test-losses").influence[:, 0].values
+    parts = ik.estimate(run, "test-parts").influence[:, 0].to_series()
+    assert len(parts) == sum(LENGTHS) * 8 and parts.index[0] == ("0[0]", 0)
+    by_example = parts.groupby([parts.index.get_level_values(0).str.split("[").str[0], "train"]).sum()
+    np.testing.assert_allclose(by_example.unstack().values, losses, atol=1e-13)
+    one = ik.estimate(run, "test-parts:example=3", parts=True).influence
+    assert one["query"].values.tolist() == [f"3[{p}]" for p in range(LENGTHS[3])]
+    np.testing.assert_allclose(one[:, 0].sum("part").sum("query"), losses[3], atol=1e-13)
+
+
+@pytest.mark.parametrize(("query", "said"), [("test-parts:example=8", "0 to 7"), ("test-parts", "ik.Parts")])
+def test_parts_of_a_test_example_that_are_not_there_are_refused(query, said):
+    def plain(outputs, target):
+        return mean(outputs, target).reduced()
+
+    run = cached() if "=" in query else ik.record(ik.Workload(**{**vars_of(cached()), "loss": plain}))
+    with pytest.raises(ik.InputError, match=said):
+        ik.estimate(run, query)
+
+
+def test_top_parts_are_left_out_beside_as_many_in_whole_examples():
+    """The rises are those of retraining with weight 0 on these parts, in a plain loop."""
+    run = cached("sgd", "mean")
+    query, window = ik.make("query", "test-loss"), ik.Window(0, run.steps)
+    found = ik.evaluate(run, "qld:fraction=0.2:draws=2:resamples=10:parts=True", query, ["dit"])
+    (result,) = found.values()
+    assert result.unit.values.tolist() == ["part", "example"] and result.k.item() == round(0.2 * sum(LENGTHS))
+    scores = ik.estimate(run, query, "dit", parts=True).influence[0, 0].values
+    top = np.zeros(scores.shape)
+    top.ravel()[np.nan_to_num(scores, nan=-np.inf).ravel().argsort()[::-1][:6]] = 1
+    expected = float(effect_by_part(run.workload, query, window, torch.tensor(top)))
+    assert float(result.rise.sel(unit="part").squeeze()) == pytest.approx(expected, rel=1e-9)
+    each = np.nanmean(scores, 1)
+    best = int(each.argmax())  # of six parts, or the next best as well
+    whole, order = np.zeros(scores.shape), each.argsort()[::-1]
+    sizes = np.array(LENGTHS)[order].cumsum()
+    whole[order[: abs(sizes - 6).argmin() + 1]] = 1
+    assert whole[best].all()
+    expected = float(effect_by_part(run.workload, query, window, torch.tensor(whole)))
+    assert float(result.rise.sel(unit="example").squeeze()) == pytest.approx(expected, rel=1e-9)
+    rows = ik.make("evaluation", "qld:parts=True").table(result).rows.index.tolist()
+    assert rows[:2] == ["dit, by part", "dit, by example"] and "(rise without random parts)" in rows
+
+
+def test_the_command_line_prints_the_parts_that_matter_most(tmp_path):
+    """The store of a run whose code says how its loss tells parts apart."""
+    file = tmp_path / "train.py"
+    here = str(Path(__file__).parent)
+    file.write_text(
+        f"import sys\nsys.path.insert(0, {here!r})\n"
+        "from helpers_parts import LOSSES, OPTIMIZERS, inputs, model, texts\nimport influencekit as ik\n"
+        "work = ik.Workload(model=model(), loss=LOSSES['mean'], train=inputs(texts()),"
+        " test=inputs(texts(1)), optimizer=OPTIMIZERS['sgd'], epochs=2, batch_size=3, drop_last=True)\n"
+    )
+    code = ["--code", f"{file}:work"]
+    cli("record", *code, "--store", str(tmp_path / "run.zarr"))
+    store = str(tmp_path / "run.zarr")
+    shown = cli(
+        "estimate", store, *code, "--parts", "--top", "2", "--out", str(tmp_path / "scores.csv")
+    ).output
+    scores = ik.estimate(cached(), parts=True).influence[0, 0].to_series().dropna()
+    worst, best = scores.idxmin(), scores.idxmax()
+    for example, part in (worst, best):
+        assert f"{example}[{part}]" in shown
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + sum(LENGTHS) and f"{worst[0]}[{worst[1]}]" in rows[1]
+    assert "which are about examples" in fails(
+        "estimate", store, *code, "--parts", "--verify-top", "2", code=2
+    )
+
+
+def test_qld_by_part_refuses_who_cannot_tell_them_apart():
+    with pytest.raises(ik.InputError, match="does not tell parts of an example apart"):
+        ik.evaluate(cached(), "qld:parts=True", "test-loss", ["if"])
+    with pytest.raises(ik.InputError, match="pass estimators=, not scores="):
+        ik.evaluate(cached(), "qld:parts=True:draws=2", scores=ik.estimate(cached()))
+
+
 # what is refused ----------------------------------------------------------------------------------------
 
 
@@ -210,12 +307,12 @@ def test_an_estimator_that_does_not_tell_parts_apart_says_so(estimator):
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda l, m: ik.Parts(l.sum(1), m), r"expected losses \[batch, part\]"),
-        (lambda l, m: ik.Parts(l, m[:, :2]), "expected one weight for each loss"),
-        (lambda l, m: ik.Parts(l, None), "expected one weight for each loss"),
-        (lambda l, m: ik.Parts(l.long(), m), "in floating point"),
-        (lambda l, m: ik.Parts(l[:2], m[:2]), "one value per example"),
-        (lambda l, m: l, r"or return ik\.Parts"),
+        (lambda x, m: ik.Parts(x.sum(1), m), r"expected losses \[batch, part\]"),
+        (lambda x, m: ik.Parts(x, m[:, :2]), "expected one weight for each loss"),
+        (lambda x, m: ik.Parts(x, None), "expected one weight for each loss"),
+        (lambda x, m: ik.Parts(x.long(), m), "in floating point"),
+        (lambda x, m: ik.Parts(x[:2], m[:2]), "one value per example"),
+        (lambda x, m: x, r"or return ik\.Parts"),
     ],
 )
 def test_parts_of_another_shape_are_refused_in_one_line(made, said):

@@ -7,11 +7,11 @@ def _setting(report: Report) -> str:
     size = report["size"]
     before, after = report["test_loss"]
     return (
-        f"The transformer of [the small language model](language-model.md), {report['parameters']:,} parameters, "
-        f"AdamW, in {report['dtype']}, on {size['train']} sequences of {size['length']} tokens for "
-        f"{size['epochs']} epochs in batches of {report['batch']}: {report['steps']} steps, after which the test "
-        f"loss is {after:.2f} (before: {before:.2f}). It is a short run, made so that the measurement takes "
-        "minutes. The query is the mean test loss."
+        "The transformer of [the small language model](language-model.md), "
+        f"{report['parameters']:,} parameters, AdamW, in {report['dtype']}, on {size['train']} sequences of "
+        f"{size['length']} tokens for {size['epochs']} epochs in batches of {report['batch']}: "
+        f"{report['steps']} steps, after which the test loss is {after:.2f} (before: {before:.2f}). It is a "
+        "short run, so that the measurement takes minutes. The query is the mean test loss."
     )
 
 
@@ -39,7 +39,7 @@ def _loo_words(report: Report) -> str:
     found = report["loo"]
     return (
         f"{found['tokens']} random tokens, each left out by training again with weight 0 on it. *Retraining "
-        f"again*: the same from a start that is moved by {report['moved']:g} of each tensor's root mean square. "
+        f"again*: the same from a start moved by {report['moved']:g} of each tensor's root mean square. "
         "*Ceiling*: what the expected effect would reach against one run ([ceilings](../ceilings.md))."
     )
 

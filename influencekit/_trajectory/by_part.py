@@ -70,9 +70,9 @@ class RunByPart(Trajectory):
             if (real == rows[k]).any():
                 column = int(strange[k].nonzero()[0])
                 raise InputError(
-                    f"parts: at step {t} the example at position {int(rows[k])} has a part in column {column}, "
-                    "and none there when it is looked at by itself; keep every part of an example in the same "
-                    "column, whatever batch it is in (pad on the right), and with the same parts each time"
+                    f"parts: at step {t} the example at position {int(rows[k])} has a part in column "
+                    f"{column}, and none there when it is looked at by itself; keep each part of an example "
+                    "in its column, whatever batch it is in (pad on the right), and the same parts each time"
                 )
 
 

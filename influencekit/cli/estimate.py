@@ -98,8 +98,9 @@ __all__ = ["estimate"]
 @shared("escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, parts: bool,
-    out: str | None, top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
-    escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
+    out: str | None, top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
+    runs: int | None, escape_formulas: bool, code: str | None, device: str, data_dir: str | None,
+    threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 

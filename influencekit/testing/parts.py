@@ -1,4 +1,4 @@
-"""Runs whose examples have parts, a slow and obviously right answer for them, and the laws of who claims PARTS.
+"""Runs whose examples have parts, a slow and obviously right answer, and the laws of who claims PARTS.
 
 Nothing of the answer uses `influencekit._training.by_part`: every part has a weight in a plain loop.
 """
