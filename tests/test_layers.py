@@ -96,6 +96,7 @@ LAYERS = {
     """,
     "the report": """
         _report/__init__ _report/belonging _report/build _report/comparison _report/curve _report/issues
+        _report/part_scores
         _report/marks _report/page _report/patterns _report/points _report/predictions _report/repeated
         _report/tracking _report/twins _report/verb _report/words
     """,

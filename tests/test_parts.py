@@ -1,5 +1,6 @@
 """Losses by part: scores of parts add up to their example, and each is what its weight does."""
 
+import runpy
 from functools import cache, partial
 from pathlib import Path
 
@@ -228,8 +229,8 @@ def test_the_command_line_prints_the_parts_that_matter_most(tmp_path):
         " test=inputs(texts(1)), optimizer=OPTIMIZERS['sgd'], epochs=2, batch_size=3, drop_last=True)\n"
     )
     code = ["--code", f"{file}:work"]
-    cli("record", *code, "--store", str(tmp_path / "run.zarr"))
     store = str(tmp_path / "run.zarr")
+    ik.record(runpy.run_path(str(file))["work"], store=store)
     shown = cli(
         "estimate", store, *code, "--parts", "--top", "2", "--out", str(tmp_path / "scores.csv")
     ).output
