@@ -52,7 +52,7 @@ def parts_left_out(
     parts, one at least. Errors: scores without their estimators; a loss that does not tell parts apart.
     """
     if not estimators:
-        raise InputError("qld: parts=True asks the estimators about parts; pass estimators=, not scores=")
+        raise InputError("qld: parts=true asks the estimators about parts; pass estimators=, not scores=")
     run = by_part(trajectory)
     number, again, labels = run.found.number.cpu().numpy(), run.retrained(), scores.sizes["query"]
     names = scores.estimator.values.tolist()
