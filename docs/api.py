@@ -31,9 +31,9 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
     "objects": (
         "What verbs take and give: workloads, runs, windows, optimizers, schedules, errors.", "influencekit",
         ("Workload", "Trajectory", "Tape", "Parts", "Window", "Report", "Optimizer", "SGD", "Adam", "AdamW",
-         "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax", "Adafactor", "Muon", "Group", "Schedule",
-         "Constant", "Cosine", "InverseSqrt", "Factors", "InfluenceKitError", "InputError", "StoreError",
-         "DivergedError"),
+         "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax", "Adafactor", "Muon", "Group",
+         "Schedule", "Constant", "Cosine", "InverseSqrt", "Factors", "InfluenceKitError", "InputError",
+         "StoreError", "DivergedError"),
     ),
     "interfaces": (
         "What a plugin implements.", "influencekit",

@@ -35,8 +35,6 @@ from influencekit.errors import InputError
 
 __all__ = ["ByPart", "PartsThere", "step_by_part"]
 
-_ROWS = 256  # examples that are looked at together
-
 
 class PartsThere(NamedTuple):
     """Which parts the examples of a set have: `number` [example, part] counts them from 0, -1 = none."""
