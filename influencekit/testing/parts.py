@@ -5,6 +5,7 @@ Nothing of the answer uses `influencekit._training.by_part`: every part has a we
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from influencekit.windows import Window
 
 __all__ = ["PARTS_LAWS", "effect_by_part", "gradient_by_part", "parted_workload"]
 
-_RUNS = ("sgd", "sgd with momentum", "adamw")
+_RUNS = ("sgd with momentum", "adamw")
 _SOME = ((0, 0), (3, 1), (7, 2))  # parts that are left out by retraining
 
 
@@ -116,9 +117,14 @@ def _there(workload: Workload) -> Tensor:
     return workload.calls.parts(outputs, workload.train).weights != 0
 
 
+@cache
+def _recorded(name: str) -> Trajectory:
+    return record(parted_workload(OPTIMIZERS[name]))
+
+
 def _runs(estimator: Estimator) -> Iterator[tuple[str, Trajectory]]:
     for name in _RUNS:
-        run = record(parted_workload(OPTIMIZERS[name]))
+        run = _recorded(name)
         try:
             estimator.scores(run, queries(), [Window(0, run.steps)])
         except InputError:  # an optimizer that it does not take
