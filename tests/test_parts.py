@@ -280,8 +280,9 @@ def test_parts_that_come_and_go_are_refused():
         return ik.Parts(losses, ((losses > 1.9) & (target != PADDED)).to(losses))
 
     run = ik.record(ik.Workload(**{**vars_of(cached()), "loss": hard}))
-    with pytest.raises(ik.InputError, match="and none there when it is looked at by itself"):
-        ik.estimate(run, parts=True)
+    for verb in (ik.estimate, ik.contributions):
+        with pytest.raises(ik.InputError, match="and none there when it is looked at by itself"):
+            verb(run, parts=True)
 
 
 def vars_of(run):

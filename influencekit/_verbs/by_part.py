@@ -1,6 +1,6 @@
 """Scores of the parts of every training example, such as its tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import xarray as xr
@@ -10,11 +10,11 @@ from influencekit._trajectory.by_part import by_part
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.own_parts import scores_of
 from influencekit.errors import DivergedError, InputError
-from influencekit.interfaces import Claim, Estimator, Query
+from influencekit.interfaces import Claim, Contributions, Estimator, Query
 from influencekit.registry import label
 from influencekit.windows import Window
 
-__all__ = ["as_examples", "require_parts", "run_by_part", "scores_by_part"]
+__all__ = ["as_examples", "finite", "require_parts", "run_by_part", "scores_by_part"]
 
 
 def require_parts(estimator: Estimator) -> None:
@@ -47,6 +47,15 @@ def scores_by_part(
     found = scores.new_full((*scores.shape[:2], *number.shape), torch.nan)
     found[..., number >= 0] = scores
     return found, run
+
+
+def finite(trajectory: Trajectory, found: Iterator[Contributions]) -> Iterator[Contributions]:
+    """The same, if they are numbers. Errors: the parts are in other places in training; what diverges."""
+    for some in found:
+        if not bool(some.values.isfinite().all()):
+            by_part(trajectory).explain()
+            raise DivergedError("the contributions of parts grew beyond floating point; record in float64")
+        yield some
 
 
 def as_examples(scores: xr.Dataset) -> xr.Dataset:

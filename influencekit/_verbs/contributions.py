@@ -15,7 +15,7 @@ from influencekit._files import NewStore
 from influencekit._labelled import dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged, check_average
-from influencekit._verbs.by_part import run_by_part
+from influencekit._verbs.by_part import finite, run_by_part
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.results import (
     Windows,
@@ -88,10 +88,12 @@ def contributions(
     if parts:
         asked, number = run_by_part(trajectory, estimator)
         found["there"], dims = (("train", "part"), (number >= 0).cpu().numpy()), (*_DIMS, "part")
+    made = estimator.contributions(asked, query, states)
+    made = finite(trajectory, made) if parts else made
     shape, dtype = tuple(found.sizes[d] for d in dims), trajectory.workload.theta0.cpu().numpy().dtype
     if store is None:
         values = np.zeros(shape, dtype)
-        _fill(values, estimator.contributions(asked, query, states), shape[2])
+        _fill(values, made, shape[2])
         return found.assign(contribution=(dims, values))
     row = math.prod(shape[3:]) * dtype.itemsize
     long = max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
@@ -100,7 +102,7 @@ def contributions(
         array = new.array("contribution", shape, dims, dtype, (1, 1, long, *shape[3:]))
         for e, last in enumerate(map(trajectory.last_read, states)):
             array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
-        _fill(array, estimator.contributions(asked, query, states), long)
+        _fill(array, made, long)
         new.commit(found)
     except OSError as error:
         raise StoreError(f"{store} cannot be written: {error.strerror or error}") from error
