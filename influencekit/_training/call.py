@@ -16,7 +16,7 @@ __all__ = [
     "Call", "Calls", "Loss", "arguments", "one_each", "parts_of", "sees_batch", "target_of", "values_of",
 ]  # fmt: skip
 
-Loss = Callable[..., Tensor | Parts]
+Loss = Callable[..., Any]  # a Tensor [batch], or Parts
 """`loss(outputs, target)`, or `loss(outputs, target, batch=batch)` where it has a parameter of that name."""
 
 
