@@ -84,7 +84,8 @@ def contributions(
     ends = trajectory.ending is not None and trajectory.ending.asked
     states = _states(trajectory, ("full" if ends else "each-epoch") if at is None else at)
     check_average(trajectory, estimator, [Window(0, t) for t in states])
-    found, asked, dims = _described(trajectory, query, estimator, states), trajectory, _DIMS
+    dims: tuple[str, ...] = _DIMS
+    found, asked = _described(trajectory, query, estimator, states), trajectory
     if parts:
         asked, number = run_by_part(trajectory, estimator)
         found["there"], dims = (("train", "part"), (number >= 0).cpu().numpy()), (*_DIMS, "part")

@@ -3,7 +3,7 @@
 Nothing of the answer uses `influencekit._training.by_part`: every part has a weight in a plain loop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -166,7 +166,7 @@ def parts_equal_autodiff(estimator: Estimator) -> None:
         agree("parts equal autodiff", found.nan_to_num(), expected, TOLERANCE, name)
 
 
-PARTS_LAWS = {
+PARTS_LAWS: dict[Callable[[Estimator], None], frozenset[Claim]] = {
     parts_add_up_to_their_example: frozenset({Claim.PARTS}),
     parts_equal_autodiff: frozenset({Claim.PARTS, Claim.FIRST_ORDER}),
 }

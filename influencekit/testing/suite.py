@@ -117,7 +117,12 @@ def laws(subject: Subject) -> list[Law]:
     """
     if isinstance(subject, Estimator):
         return [
-            *(law for law, claims in {**ESTIMATOR_LAWS, **PARTS_LAWS}.items() if claims <= subject.claims),
+            *(
+                law
+                for some in (ESTIMATOR_LAWS, PARTS_LAWS)
+                for law, claims in some.items()
+                if claims <= subject.claims
+            ),
             TAPED_LAWS[Estimator],
             written_as_a_spec,
         ]
