@@ -98,7 +98,7 @@ class TestParts(Query):
         >>> import influencekit as ik
         >>> from influencekit.testing import parted_workload
         >>> ik.make("query", "test-parts:example=1").labels(parted_workload())
-        ['3[0]', '3[2]']
+        ['3[0]', '3[1]', '3[2]']
     """
 
     __test__ = False
