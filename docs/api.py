@@ -30,7 +30,8 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, mod
     ),
     "objects": (
         "What verbs take and give: workloads, runs, windows, optimizers, schedules, errors.", "influencekit",
-        ("Workload", "Trajectory", "Tape", "Window", "Workers", "Report", "Optimizer", "SGD", "Adam", "AdamW",
+        ("Workload", "Trajectory", "Tape", "Parts", "Window", "Workers", "Report", "Optimizer", "SGD", "Adam",
+         "AdamW",
          "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax", "Adafactor", "Muon", "Group",
          "Schedule", "Constant", "Cosine", "InverseSqrt", "Factors", "InfluenceKitError", "InputError",
          "StoreError", "DivergedError"),

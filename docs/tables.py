@@ -31,6 +31,7 @@ from _tables import (  # noqa: E402
     language_model,
     layers,
     paper,
+    parts,
     peers,
     quoted,
     recording,
@@ -47,7 +48,7 @@ FOLDER = ROOT / "docs" / "results"
 MODULES = (
     *(what_a_score_is_worth, agreement, ceilings, smooth, selected, trust),
     *(curation, suspects, evaluation, exactness, examples, cost),
-    *(language_model, recording, executors, layers),
+    *(language_model, parts, recording, executors, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}

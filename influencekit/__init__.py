@@ -29,6 +29,7 @@ _HOME = {
     "Muon": "_training.optimizers",
     "NAdam": "_training.optimizers",
     "Optimizer": "_training.optimizer",
+    "Parts": "_training.loss_by_part",
     "Query": "interfaces",
     "RAdam": "_training.optimizers",
     "RMSprop": "_training.optimizers",

@@ -32,6 +32,7 @@ BUILTINS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "query": {
             "test-loss": "influencekit.queries:TestLoss",
             "test-losses": "influencekit.queries:TestLosses",
+            "test-parts": "influencekit.queries:TestParts",
             "prediction": "influencekit.queries:Prediction",
             "parameter": "influencekit.queries:Parameter",
             "vector": "influencekit.queries:FixedVector",

@@ -39,7 +39,8 @@ class Claim(StrEnum):
     LINEAR: linear in the query. LOCAL: 0 for an example that no batch holds. WINDOWED: takes any window
     under the three removals; without it an estimator takes only the whole run under global removal.
     ADDITIVE: a sum over occurrences, which `contributions` gives one by one. AVERAGED: takes queries at an
-    average of states, or at a state before the last: at what `Trajectory.evaluated(steps)` gives.
+    average of states, or at a state before the last: at what `Trajectory.evaluated(steps)` gives. PARTS: also
+    takes a run whose examples are the parts of examples, such as tokens; it must not ask for their data.
 
     Example:
 
@@ -55,6 +56,7 @@ class Claim(StrEnum):
     WINDOWED = "windowed"
     ADDITIVE = "additive"
     AVERAGED = "averaged"
+    PARTS = "parts"
 
 
 class Contributions(NamedTuple):

@@ -3,22 +3,25 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from influencekit._tensors import real_tensor
 from influencekit._training.accuracy import logits_of
-from influencekit._training.batch import Batch, select, tensors_of
+from influencekit._training.batch import Batch, require_test, select, tensors_of
+from influencekit._training.by_part import PartsThere
 from influencekit._training.checks.separability import own_losses
 from influencekit._training.gradients import example_gradients, rows_of_jacobian
+from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
 
 __all__ = [
     "FeatureImportance", "FixedVector", "GradientAlignment", "Parameter", "Prediction",
-    "TestLoss", "TestLosses",
+    "TestLoss", "TestLosses", "TestParts",
 ]  # fmt: skip
 
 
@@ -77,6 +80,57 @@ class TestLosses(Query):
         if workload.test is None or not own_losses(partial(workload.losses, theta), workload.test):
             return super().gradient(workload, theta)
         return example_gradients(workload, theta, workload.test)
+
+
+@dataclass(frozen=True)
+class TestParts(Query):
+    """What every part of a test example, such as a token, adds to its loss: one query each.
+
+        weights[i, p] losses[i, p],   whose sum over p is the loss of example i
+
+    `example` is its position in the test set; None = all examples. Labels: "ID[p]", with `test_ids` or
+    positions; only parts that are there. Shapes: values [part]. A positive effect: the example helped with
+    this part. Cost: a pass over these examples, and one gradient of each part. Errors: `InputError` for an
+    example that is not there, and for a loss that does not return `ik.Parts`.
+
+    Example:
+
+        >>> import influencekit as ik
+        >>> from influencekit.testing import parted_workload
+        >>> ik.make("query", "test-parts:example=1").labels(parted_workload())
+        ['3[0]', '3[1]', '3[2]']
+    """
+
+    __test__ = False
+    better = "lower"
+    example: int | None = None
+
+    def labels(self, workload: Workload) -> Sequence[Hashable]:
+        ids = list(workload.test_ids or range(workload.n_test))
+        first = self.example or 0
+        return [f"{ids[first + k]}[{p}]" for k, p in self._there(workload).nonzero().tolist()]
+
+    def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
+        batch, there = self._batch(workload), self._there(workload)
+        with plain_operators():
+            losses, weights = workload.calls.parts(workload.outputs(theta, batch), batch)
+        terms = (weights * losses)[:, : there.shape[1]]
+        return terms.reshape(-1).index_select(0, there.flatten().nonzero()[:, 0])
+
+    def _batch(self, workload: Workload) -> Batch:
+        if self.example is None:
+            require_test(workload.test)
+            return workload.test
+        return _test_example("test-parts", workload, self.example)
+
+    def _there(self, workload: Workload) -> Tensor:
+        known = _THERE.setdefault(workload, {})
+        if self.example not in known:
+            known[self.example] = PartsThere.of(workload, [self._batch(workload)]).there
+        return known[self.example]
+
+
+_THERE: WeakKeyDictionary[Workload, dict[int | None, Tensor]] = WeakKeyDictionary()  # by example
 
 
 @dataclass(frozen=True)

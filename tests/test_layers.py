@@ -30,6 +30,7 @@ LAYERS = {
         _training/ids _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
         _training/kernels/ctc _training/kernels/operators _training/kernels/products
         _training/kernels/same_trace _training/kernels/simplify _training/kernels/tracing
+        _training/by_part _training/loss_by_part
         _training/layout _training/linear _training/loss_settings _training/losses _training/optimizer
         _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices
         _training/optimizers/moments _training/optimizers/root _training/optimizers/sgd
@@ -39,6 +40,7 @@ LAYERS = {
     """,
     "a recorded run": """
         _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
+        _trajectory/by_part
         _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
         _trajectory/identity _trajectory/integrity _trajectory/replay_check _trajectory/remote
         _trajectory/rerun
@@ -72,7 +74,7 @@ LAYERS = {
         _tape/step_collector _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
     "verbs and pictures": """
-        _verbs/__init__ _verbs/averaging _verbs/ceiling _verbs/compare _verbs/contributions
+        _verbs/__init__ _verbs/averaging _verbs/by_part _verbs/ceiling _verbs/compare _verbs/contributions
         _verbs/estimate _verbs/kept_effects _verbs/reseeded _verbs/meaning _verbs/non_finite
         _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results _verbs/verify
         plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
@@ -87,6 +89,7 @@ LAYERS = {
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
         evaluation/detection evaluation/lds evaluation/leave_k_out evaluation/mislabel evaluation/qld
+        evaluation/qld_parts
         evaluation/retraining evaluation/run evaluation/scoring evaluation/taylor
         _verbs/curate/__init__ _verbs/curate/choice _verbs/curate/choosers _verbs/curate/cost
         _verbs/curate/folds _verbs/curate/kept_run _verbs/curate/result _verbs/curate/retraining
@@ -97,11 +100,12 @@ LAYERS = {
     """,
     "the report": """
         _report/__init__ _report/belonging _report/build _report/comparison _report/curve _report/issues
+        _report/part_scores
         _report/marks _report/page _report/patterns _report/points _report/predictions _report/repeated
         _report/tracking _report/twins _report/verb _report/words
     """,
     "what is shipped to plugin authors": """
-        testing/__init__ testing/estimators testing/evaluations testing/oracle testing/queries
+        testing/__init__ testing/estimators testing/evaluations testing/oracle testing/parts testing/queries
         testing/recorders testing/setting testing/suite testing/taped testing/untouched extend
     """,
     "the command line, and the public names": """

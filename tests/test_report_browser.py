@@ -16,6 +16,7 @@ from helpers_browser import (
     requests,
     violations,
 )
+from helpers_parts import recorded
 from helpers_report import HOSTILE, N, report, run
 
 import influencekit as ik
@@ -270,3 +271,23 @@ def test_first_paint_of_a_thousand_examples(driver, place):
     open_page(driver, place / "many.html")
     assert first_paint(driver) < 3000, "a second on a machine that does nothing else"
     assert len(driver.find_elements("css selector", "#shown .card")) == 50
+
+
+def test_parts_say_their_effect_in_words_and_axe_has_no_complaint(driver, place):
+    """Which way an effect goes is said by the line below a part, its title and a text for screen readers."""
+    parted = recorded()
+    page = ik.report(parted, ik.estimate(parted), parts=ik.estimate(parted, parts=True))
+    page.save(place / "parts.html")
+    look(driver, 1280)
+    open_page(driver, place / "parts.html")
+    found = driver.execute_script(
+        "return Array.from(document.querySelectorAll('.card .parts li')).map("
+        "x => [x.textContent, x.title, getComputedStyle(x).borderBottomStyle])"
+    )
+    expected = [pair for one in page.record.examples for pair in one.parts]
+    assert len(found) == len(expected)
+    for (text, title, line), (name, score) in zip(found, expected, strict=True):
+        assert text == f"{name} ({title})"
+        assert title.endswith("harmful" if score < 0 else "helpful")
+        assert line == ("dashed" if score < 0 else "solid")
+    assert violations(driver) == [] and complaints(driver) == [] and requests(driver) == []

@@ -64,6 +64,7 @@ SOURCES = {
     "minilm_explore": _benchmark("minilm_explore", *_MINILM),
     "minilm_lds": _benchmark("minilm_lds", *_MINILM),
     "mislabelled": _benchmark("mislabelled", *_TAPE),
+    "parts": _benchmark("parts", *_COMPARE, "influencekit/evaluation"),
     "passes": _benchmark("passes", "influencekit/_training/kernels"),
     "peers": _benchmark("peers", *_COMPARE, "plugins/influencekit-baselines/src"),
     "races": _benchmark("races", "influencekit/_trajectory/writing", "influencekit/_files"),

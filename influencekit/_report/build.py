@@ -16,6 +16,7 @@ from influencekit._report.contents import Show, check_show, columns_of, contents
 from influencekit._report.curve import curve_of
 from influencekit._report.issues import Issues, issues_of
 from influencekit._report.marks import Remarks, marks_of
+from influencekit._report.part_scores import PartNames, check_parts, parts_of
 from influencekit._report.patterns import fewer, patterns
 from influencekit._report.pictures import Range
 from influencekit._report.points import linked, points_of, scored_points
@@ -54,6 +55,8 @@ class Given:
     most: int
     command: str | None
     average: Any
+    parts: Any = None
+    part_names: PartNames = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,13 @@ def build(run: Trajectory, given: Given) -> tuple[Record, Effects]:
     place = {int(row): k for k, row in enumerate(rows)}
     check_show(given.show, ids := examples(run.workload))
     contents_of, within = _contents(run, rows[looked], given)
+    by_part = _parts(run, scores, rows[looked], given)
     several = scores.sizes["window"] > 1
     pattern = patterns(effects.windows[:, rows]) if several else [None] * len(rows)
     losses, predictions, numbers = judged(run, _batches(run, rows))
     shown = tuple(
         _example(effects, int(row), str(ids[row]), losses[k], predictions[k], pattern[k],
-                 contents_of.get(int(row)), several and bool(looked[k]))
+                 contents_of.get(int(row)), several and bool(looked[k]), by_part.get(int(row), ()))
         for k, row in enumerate(rows)
     )  # fmt: skip
     trust = given.trust
@@ -229,9 +233,20 @@ def _contents(
     return dict(zip((int(k) for k in rows), found, strict=True)), within
 
 
+def _parts(
+    run: Trajectory, scores: xr.Dataset, rows: np.ndarray, given: Given
+) -> dict[int, tuple[tuple[str, float], ...]]:
+    if given.parts is None:
+        return {}
+    found = check_parts(run, scores, given.parts)
+    return parts_of(
+        run, found, given.part_names, rows, lambda row: run.workload.examples(_positions(run, [row]))
+    )
+
+
 def _example(
     effects: Effects, row: int, name: str, loss: float, prediction: str | None, pattern: str | None,
-    content: Content | None, windows: bool,
+    content: Content | None, windows: bool, parts: tuple[tuple[str, float], ...],
 ) -> Example:  # fmt: skip
     v, issues = effects.verified, effects.issues
     there = _number(v.value[row])
@@ -254,6 +269,7 @@ def _example(
         marks=effects.marks.lists[row],
         notes=effects.marks.notes[row],
         content=content,
+        parts=parts,
     )
 
 

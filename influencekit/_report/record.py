@@ -32,7 +32,8 @@ class Retrained:
 
 @dataclass(frozen=True)
 class Example:
-    """A training example. `row` is its position in the data, `rank` 1 for the first end (most harmful)."""
+    """A training example. `row` is its position in the data, `rank` 1 for the first end (most harmful).
+    `parts`: (text, score) of its parts, such as tokens."""
 
     id: str
     row: int
@@ -52,6 +53,7 @@ class Example:
     marks: tuple[str, ...]
     notes: tuple[tuple[str, str], ...]
     content: Content | None
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from influencekit._report.build import Effects, Given, build
 from influencekit._report.contents import Show
 from influencekit._report.issues import frame
 from influencekit._report.page import rendered
+from influencekit._report.part_scores import PartNames
 from influencekit._report.record import Record
 from influencekit._report.tracking import log, scalars
 from influencekit._report.twins import ENDINGS, summary, write
@@ -128,6 +129,8 @@ def report(
     most: int = 1000,
     command: str | None = None,
     average: Any = None,
+    parts: Any = None,
+    part_names: PartNames = None,
 ) -> Report:
     """One HTML file that shows which training examples did what, with what was retrained beside it.
 
@@ -150,6 +153,10 @@ def report(
     does it in your way: a function of an example (a batch's entry without its first dimension) that gives
     text, a picture of PIL or a figure of matplotlib; {id: such}; or the word "picture", "tokens", "row",
     "wave" or "none". `names`: of the columns of a row, of the tokens, or a tokenizer with `decode`.
+
+    `parts`: what `estimate(..., parts=True)` gave for the same query, estimator and windows: the parts of
+    each example, such as tokens, on a background by their effect. `part_names`: their texts, a function of
+    an example, as for `show`, or {id: texts}: a text for every part.
 
     `most` examples are shown with their content. Up to 10,000 are listed with their numbers; of more, the
     ends, what was retrained, marked or linked, and a random sample. `command`: what makes this report again.
@@ -184,7 +191,7 @@ def report(
     given = Given(
         scores, _listed("retrained", retrained), _one("trust", trust, "overall"),
         _one("ceiling", ceiling, "ceiling"), _listed("curated", curated), _listed("suspected", suspected),
-        points, show, names, title, most, command, average,
+        points, show, names, title, most, command, average, parts, part_names,
     )  # fmt: skip
     record, effects = build(run, given)
     issues, level = (

@@ -41,7 +41,7 @@ __all__ = ["open_taped", "whole_set"]
 
 
 def open_taped(
-    group: zarr.Group, where: str, *, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Any,
+    group: zarr.Group, where: str, *, model: nn.Module, loss: Callable[[Any, Any], Any], data: Any,
     test: Any = None, test_ids: Sequence[Hashable] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None, penalty: Penalty | None = None,

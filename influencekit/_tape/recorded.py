@@ -20,6 +20,7 @@ from influencekit._training.buffers import buffers_in_float64
 from influencekit._training.checks.separability import BATCH_STATISTICS
 from influencekit._training.functional import called
 from influencekit._training.kernels.operators import plain_operators
+from influencekit._training.loss_by_part import Parts
 from influencekit._training.losses import Training
 from influencekit._training.parts import Gradient, Part
 from influencekit._training.plan import Plan
@@ -183,9 +184,14 @@ class Recorded:
                     count = len(tensors_of(batch)[0])
                     return self.call.penalised_losses(outputs, batch, count).to(theta.dtype)
 
+            def parts_of(outputs: Any, batch: Batch) -> Parts:
+                with self._cast(autocast), plain_operators():
+                    return self.call.penalised_parts(outputs, batch).to(theta.dtype)
+
             return Training(
-                call, loss_of, workload.n_params, buffers, autocast=autocast, penalty=penalty is not None
-            )
+                call, loss_of, workload.n_params, buffers, autocast=autocast, penalty=penalty is not None,
+                parts_of=parts_of,
+            )  # fmt: skip
 
         def wide() -> Training:
             double = replace(self, workload=workload.in_double())

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from influencekit._tape.loader import fetch
 from influencekit._tape.rng import fixed, restored
 from influencekit._tape.stream import StreamExamples
 from influencekit._training.batch import Batch, NewEntries, tensors_of
-from influencekit._training.call import Loss, arguments, one_each, target_of, values_of
+from influencekit._training.call import Loss, arguments, one_each, parts_of, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
 from influencekit._training.checks.model import copy_model
 from influencekit._training.checks.separability import fixed_statistics, own_losses
 from influencekit._training.layout import Layout
+from influencekit._training.loss_by_part import Parts
 from influencekit.errors import InputError
 
 __all__ = [
@@ -102,6 +104,11 @@ class Call:
         with refusing_indices():
             return one_each(values_of(self.loss, outputs, self.target(batch), batch), count)
 
+    def parts(self, outputs: Any, batch: Any) -> Parts:
+        """The losses of the examples' parts. Errors: a loss that does not tell parts apart."""
+        with refusing_indices():
+            return parts_of(self.loss, outputs, self.target(batch), batch)
+
     @cached_property
     def penalty_takes(self) -> frozenset[str]:
         """Which of `outputs` and `batch` the penalty asks for."""
@@ -132,6 +139,16 @@ class Call:
             return self.losses(outputs, batch, count)
         outputs, penalty = outputs
         return torch.cat([self.losses(outputs, batch, count), penalty])
+
+    def penalised_parts(self, outputs: Any, batch: Any) -> Parts:
+        """The same by part: a penalty is a row of one part."""
+        if self.penalty is None:
+            return self.parts(outputs, batch)
+        outputs, penalty = outputs
+        losses, weights = self.parts(outputs, batch)
+        alone = pad(penalty[:, None], (0, losses.shape[1] - 1))
+        one = pad(weights.new_ones(1, 1), (0, losses.shape[1] - 1))
+        return Parts(torch.cat([losses, alone]), torch.cat([weights, one]))
 
     def slot_losses(self, model: nn.Module, batch: Any, count: int) -> Tensor:
         """The losses [slot] of a micro-batch of `count` examples at once."""

@@ -34,6 +34,7 @@ from influencekit._tape.step_collector import Reduction
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import model_behind, optimizer_behind
 from influencekit._training.ids import checked_ids
+from influencekit._training.loss_by_part import Parts
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
@@ -51,8 +52,9 @@ class Tape:
                     ...  # forward, backward, clip, optimizer.step(), scheduler.step() as before
 
     store: a new path, or None for memory.
-    loss(outputs, target) -> [n]: one loss per example; a parameter named `batch` gets the batch, too. A step
-        of the loop must minimise their mean over each micro-batch, divided by `accumulate`.
+    loss(outputs, target) -> [n]: one loss per example, or `ik.Parts`; a parameter named `batch` gets the
+        batch, too. A step of the loop must minimise their mean over each micro-batch, divided by
+        `accumulate`.
     reduction: "mean"; "sum"; or a function of the batch: the coefficient of every example's loss, for
         instance 1 / number of tokens.
     penalty(model), or penalty(model, outputs, batch) by these names: a scalar that the loop adds to each
@@ -106,7 +108,8 @@ class Tape:
     @checked
     def __init__(
         self, store: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, *,
-        loss: Callable[[Any, Any], Tensor], data: Any, collate: Callable[[list[Any]], Any] | None = None,
+        loss: Callable[[Any, Any], Tensor | Parts], data: Any,
+        collate: Callable[[list[Any]], Any] | None = None,
         recorder: Recorder | str = "every-k:k=50", forward: Callable[[nn.Module, Any], Any] | None = None,
         penalty: Penalty | None = None, target_key: str = "labels", reduction: Reduction = "mean",
         accumulate: int | None = 1, clip_norm: float | None = None, clip_norm_type: float = 2.0,

@@ -9,11 +9,14 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from influencekit._training.batch import Batch, require_test
+from influencekit._training.loss_by_part import Parts, as_parts, one_number
 from influencekit.errors import InputError
 
-__all__ = ["Call", "Calls", "Loss", "arguments", "one_each", "sees_batch", "target_of", "values_of"]
+__all__ = [
+    "Call", "Calls", "Loss", "arguments", "one_each", "parts_of", "sees_batch", "target_of", "values_of",
+]  # fmt: skip
 
-Loss = Callable[..., Tensor]
+Loss = Callable[..., Any]  # a Tensor [batch], or Parts
 """`loss(outputs, target)`, or `loss(outputs, target, batch=batch)` where it has a parameter of that name."""
 
 
@@ -28,6 +31,9 @@ class Calls(Protocol):
 
     def losses(self, outputs: Any, batch: Any, count: int) -> Tensor:
         """Per-example losses [count] of given outputs. Errors: another shape."""
+
+    def parts(self, outputs: Any, batch: Any) -> Parts:
+        """The losses of the examples' parts. Errors: a loss that does not tell parts apart."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,12 @@ class Call:
         return target_of(batch, self.target_key, self.loss)
 
     def losses(self, outputs: Any, batch: Batch, count: int) -> Tensor:
-        """Per-example losses [count] of given outputs; one dimension per token and the like is refused."""
+        """Per-example losses [count] of given outputs, their parts added up; other shapes are refused."""
         return one_each(values_of(self.loss, outputs, self.target(batch), batch), count)
+
+    def parts(self, outputs: Any, batch: Batch) -> Parts:
+        """The losses of the examples' parts. Errors: a loss that does not tell parts apart."""
+        return parts_of(self.loss, outputs, self.target(batch), batch)
 
 
 _SEES_BATCH: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # reading a signature takes a while
@@ -75,7 +85,17 @@ def _sees_batch(loss: Loss) -> bool:
 
 
 def values_of(loss: Loss, outputs: Any, target: Any, batch: Any) -> Any:
-    """What a loss gives: `loss(outputs, target)`, and the batch where it has a parameter of that name."""
+    """What a loss gives: `loss(outputs, target)`, and the batch where it has a parameter of that name. Parts
+    are added up."""
+    return one_number(_asked(loss, outputs, target, batch))
+
+
+def parts_of(loss: Loss, outputs: Any, target: Any, batch: Any) -> Parts:
+    """The same by part. Errors: a loss that does not tell parts apart."""
+    return as_parts(_asked(loss, outputs, target, batch))
+
+
+def _asked(loss: Loss, outputs: Any, target: Any, batch: Any) -> Any:
     return loss(outputs, target, batch=batch) if sees_batch(loss) else loss(outputs, target)
 
 
@@ -107,7 +127,7 @@ def one_each(losses: Any, count: int) -> Tensor:
         got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise InputError(
             f"the loss must return one value per example, shape [{count}], got {got}; use "
-            'reduction="none" and reduce over everything but the examples'
+            'reduction="none" and reduce over everything but the examples, or return ik.Parts'
         )
     if not losses.is_floating_point():
         raise InputError(f"the loss must return real numbers in floating point, got {losses.dtype}")

@@ -13,6 +13,8 @@ from torch.func import grad
 
 from influencekit._training.batch import Batch, tensors_of, with_tensors
 from influencekit._training.buffers import buffers_in_float64, by_formula, flat, seen_through, with_flat
+from influencekit._training.kernels.operators import plain_operators
+from influencekit._training.loss_by_part import Parts
 from influencekit._training.workload import Within, Workload
 from influencekit.errors import InputError
 
@@ -29,7 +31,8 @@ class Training:
     buffers after; `loss_of(outputs, batch)` the losses [slot]; `buffers` are those before the step, empty for
     most models, where z is theta itself. `l2` is the penalty's factor, `size` the length of theta; `wide`
     gives the same of a copy in float64, `rounded` the same in the precision of the recorded loop, which is
-    the `autocast` of those. `penalty`: the last loss is that of a penalty, and no example's.
+    the `autocast` of those. `penalty`: the last loss is that of a penalty, and no example's. `parts_of` gives
+    the losses by part, where the loss tells parts apart.
     """
 
     call: Call
@@ -41,6 +44,7 @@ class Training:
     rounded: Callable[[], Training] | None = None
     autocast: torch.dtype | None = None
     penalty: bool = False
+    parts_of: Callable[[Any, Batch], Parts] | None = None
 
     def in_double(self) -> Training:
         """The same losses, of a copy of the model in float64."""
@@ -94,7 +98,7 @@ class Training:
         def loss_of(outputs: Any, batch: Batch) -> Tensor:
             return self.loss_of(outputs, own(batch))
 
-        return replace(self, call=call, loss_of=loss_of, wide=None, rounded=None)
+        return replace(self, call=call, loss_of=loss_of, wide=None, rounded=None, parts_of=None)
 
     def of_theta(self, z: Tensor) -> Tensor:
         """z with 0 in the place of the buffers, which have no penalty."""
@@ -110,7 +114,12 @@ class Training:
         def wide() -> Training:
             return cls.of(workload.in_double(), buffers_in_float64(buffers or {}))
 
-        return cls(call, workload.loss_of, workload.n_params, buffers or {}, workload.l2, wide)
+        def parts_of(outputs: Any, batch: Batch) -> Parts:
+            with plain_operators():
+                return workload.calls.parts(outputs, batch)
+
+        n, l2 = workload.n_params, workload.l2
+        return cls(call, workload.loss_of, n, buffers or {}, l2, wide, parts_of=parts_of)
 
     @classmethod
     def evaluated(cls, workload: Workload) -> Training:

@@ -300,7 +300,7 @@ class Workload:
         return in_pieces(self, lambda *at: self.loss_of(self.outputs(*at), at[1]), theta, batch)
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
-        """Per-example losses [n] of given outputs; one dimension per token and the like is refused."""
+        """Per-example losses [n] of given outputs, their parts added up; other shapes are refused."""
         with plain_operators():
             return self.calls.losses(outputs, batch, len(tensors_of(batch)[0]))
 

@@ -1,5 +1,6 @@
 """Contributions: what every occurrence of an example adds to the effect at every evaluation time."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from influencekit._files import NewStore
 from influencekit._labelled import dataset_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged, check_average
+from influencekit._verbs.by_part import finite, run_by_part
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.results import (
     Windows,
@@ -47,8 +49,9 @@ def contributions(
     at: str | Sequence[int] | None = None,
     store: str | Path | None = None,
     average: Average | str | Any = None,
+    parts: bool = False,
 ) -> xr.Dataset:
-    """C: the part of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
+    """C: the portion of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
 
         Q_j over a window = signed sums of C[e, t, slots that hold j]       (`sum_over_windows` takes them)
 
@@ -59,6 +62,8 @@ def contributions(
     evaluation, the end of the run, which is that average. With `store`, a path, C is written there in
     chunks (zarr), whole or not at all, and comes back lazily; memory then does not grow with the number of
     steps.
+    `parts`: C has a last dimension `part`, where the loss tells parts of an example apart (`ik.Parts`), and
+    `there` [train, part] says which parts an example has; C of the others is 0.
     Sign: removal minus full. Cost: one sweep, one adjoint column per query and evaluation.
     Errors: an estimator without contributions, a run not recorded from step 0, a path that exists.
 
@@ -79,20 +84,26 @@ def contributions(
     ends = trajectory.ending is not None and trajectory.ending.asked
     states = _states(trajectory, ("full" if ends else "each-epoch") if at is None else at)
     check_average(trajectory, estimator, [Window(0, t) for t in states])
-    found = _described(trajectory, query, estimator, states)
-    shape, dtype = tuple(found.sizes[d] for d in _DIMS), trajectory.workload.theta0.cpu().numpy().dtype
+    dims: tuple[str, ...] = _DIMS
+    found, asked = _described(trajectory, query, estimator, states), trajectory
+    if parts:
+        asked, number = run_by_part(trajectory, estimator)
+        found["there"], dims = (("train", "part"), (number >= 0).cpu().numpy()), (*_DIMS, "part")
+    made = estimator.contributions(asked, query, states)
+    made = finite(trajectory, made) if parts else made
+    shape, dtype = tuple(found.sizes[d] for d in dims), trajectory.workload.theta0.cpu().numpy().dtype
     if store is None:
         values = np.zeros(shape, dtype)
-        _fill(values, estimator.contributions(trajectory, query, states), shape[2])
-        return found.assign(contribution=(_DIMS, values))
-    row = shape[3] * dtype.itemsize
+        _fill(values, made, shape[2])
+        return found.assign(contribution=(dims, values))
+    row = math.prod(shape[3:]) * dtype.itemsize
     long = max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
     new = NewStore(store)
     try:
-        array = new.array("contribution", shape, _DIMS, dtype, (1, 1, long, shape[3]))
+        array = new.array("contribution", shape, dims, dtype, (1, 1, long, *shape[3:]))
         for e, last in enumerate(map(trajectory.last_read, states)):
             array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
-        _fill(array, estimator.contributions(trajectory, query, states), long)
+        _fill(array, made, long)
         new.commit(found)
     except OSError as error:
         raise StoreError(f"{store} cannot be written: {error.strerror or error}") from error
@@ -139,12 +150,13 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
                 f"contributions have evaluations at {known[0]} ... {known[-1]}, {len(known)} in all: pass "
                 f"contributions(..., at=[..., {absent[0]}])"
             )
-    n_query, n_train = found.sizes["query"], found.sizes["train"]
-    influence = np.zeros((n_query, len(chosen), n_train))
+    more = ["part"] if "part" in found.contribution.dims else []
+    n_query, each = found.sizes["query"], [found.sizes[d] for d in ("train", *more)]
+    influence = np.zeros((n_query, len(chosen), *each))
     for e in needed:
         mine = [(k, w) for k, w in enumerate(chosen) if e in w.evaluations(steps)]
         cuts = sorted({min(t, e) for _, w in mine for t in w.absent()})
-        between = {cuts[0]: np.zeros((n_query, n_train))}  # sums from the first cut on
+        between = {cuts[0]: np.zeros((n_query, *each))}  # sums from the first cut on
         for low, high in zip(cuts, cuts[1:], strict=False):
             between[high] = between[low] + _summed(found, e, slice(low, high))
         for k, window in mine:
@@ -152,8 +164,10 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
             influence[:, k] += window.evaluations(steps)[e] * (between[stop] - between[start])
     if not np.isfinite(influence).all():
         raise StoreError("these contributions have gaps: a chunk of them was lost; compute them again")
+    if more:
+        influence[..., ~_read(found.there)] = np.nan
     return xr.Dataset(
-        {"influence": (("query", "window", "train"), influence.astype(found.contribution.dtype))},
+        {"influence": (("query", "window", "train", *more), influence.astype(found.contribution.dtype))},
         coords={
             "query": found["query"],
             **{name: found[name] for name in ("train", "label") if name in found.coords},
@@ -193,12 +207,14 @@ def _joined(found: xr.Dataset, windows: Windows) -> xr.Dataset:
 
 
 def _summed(found: xr.Dataset, evaluation: int, steps: slice) -> np.ndarray:
-    """Sums [query, train] of what the steps contribute to an evaluation."""
+    """Sums [query, train], or by part, of what the steps contribute to an evaluation."""
     some = found.isel(step=steps)
-    values = _read(some.contribution.sel(evaluation=evaluation)).reshape(some.sizes["query"], -1)
+    values = _read(some.contribution.sel(evaluation=evaluation))
     rows, n_train = _read(some.batch).ravel(), found.sizes["train"]
+    columns = np.moveaxis(values.reshape(len(values), rows.size, *values.shape[3:]), 1, -1)  # slots last
     there = rows >= 0
-    return np.stack([np.bincount(rows[there], row[there], minlength=n_train) for row in values])
+    sums = [np.bincount(rows[there], c[there], minlength=n_train) for c in columns.reshape(-1, rows.size)]
+    return np.moveaxis(np.stack(sums).reshape(*columns.shape[:-1], n_train), -1, 1)
 
 
 def _read(array: xr.DataArray) -> np.ndarray:
@@ -255,9 +271,9 @@ def _fill(array: Any, parts: Iterator[Contributions], long: int) -> None:
             low, high = max(first, begin), min(last, begin + long)
             room = min(long, array.shape[2] - begin)
             if gathered is None:
-                gathered = np.zeros((len(values), room, array.shape[3]), values.dtype)
+                gathered = np.zeros((len(values), room, values.shape[2]), values.dtype)
             gathered[:, low - begin : high - begin] = values[:, low - first : high - first]
             if low == begin:
                 for k, (e, q) in enumerate(zip(part.of, part.query, strict=True)):
-                    array[q, e, begin : begin + room] = gathered[k]
+                    array[q, e, begin : begin + room] = gathered[k].reshape(room, *array.shape[3:])
                 gathered = None

@@ -10,6 +10,7 @@ from influencekit._direction import better_of, written
 from influencekit._executors.session import Workers
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
+from influencekit._verbs.by_part import scores_by_part
 from influencekit._verbs.executor import with_executor
 from influencekit._verbs.non_finite import naming_the_query, zero_words
 from influencekit._verbs.notebook import Shown
@@ -41,6 +42,7 @@ def estimate(
     windows: Windows = None,
     removal: Removal = "global",
     average: Average | str | Any = None,
+    parts: bool = False,
     *,
     executor: Workers | str | Any = None,
 ) -> xr.Dataset:
@@ -55,6 +57,9 @@ def estimate(
     better. An estimator that averages over runs also gives `standard_error` [query, window, train]. A sum of
     scores is first order, too, and holds less far than a single one: `remove` says how far. Scores for sets
     (`dit:centre=0.5`) come with `intercept` [query, window], which is added to their sum.
+    `parts`: `influence` [query, window, train, part], where the loss tells parts of an example apart (it
+    returns `ik.Parts`): the effect of leaving out one part. NaN = the example has no such part. The first-
+    order scores of the parts of an example add up to its own.
     `executor`: retraining (`loo`) is done there, in slices: see `ik.Workers`; attr `retrained_on` says on
     what machines. Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator
     that cannot do it, scores that are not finite.
@@ -77,7 +82,11 @@ def estimate(
     workload = trajectory.workload
     labels = labels_of(trajectory, query)
     with naming_the_query(trajectory, query, chosen):
-        scores, errors = scores_of(trajectory, query, estimator, chosen, len(labels))
+        asked, errors = trajectory, None
+        if parts:
+            scores, asked = scores_by_part(trajectory, query, estimator, chosen, len(labels))
+        else:
+            scores, errors = scores_of(trajectory, query, estimator, chosen, len(labels))
         nan = scores.isnan()
         left_out = nan.all(0).all(0)  # on request, for every query and window
         if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
@@ -85,10 +94,10 @@ def estimate(
                 f"{label(estimator)} gave scores that are NaN or infinite, and does not say why"
             )
         intercept = estimator.intercept(trajectory, query, chosen, scores)
-    attrs = about(trajectory, query, estimator)
+    attrs = about(trajectory, query, estimator, asked)
     said = [s for s in (attrs.get("caution"), zero_words(trajectory, query, chosen, scores)) if s]
     attrs |= {"caution": "; ".join(said)} if said else {}
-    dims = ("query", "window", "train")
+    dims = ("query", "window", "train", *(["part"] if parts else []))
     variables = {"influence": (dims, scores.cpu().numpy(), better)}
     if errors is not None:
         variables["standard_error"] = dims, errors.detach().cpu().numpy(), {}
@@ -98,6 +107,7 @@ def estimate(
             "query": labels,
             **example_coords(workload),
             **window_coords(chosen),
+            **({"part": range(scores.shape[3])} if parts else {}),
         },
         attrs=attrs,
     )

@@ -16,7 +16,8 @@ from influencekit._training.workload import Workload
 from influencekit._trajectory.checkpoints import only_weights
 from influencekit._trajectory.identity import identity
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.averaging import asked, check_average
+from influencekit._verbs.averaging import asked as average_asked
+from influencekit._verbs.averaging import check_average
 from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.queries import FixedVector, Parameter
@@ -186,8 +187,11 @@ def run_of(trajectory: Trajectory, query: Query) -> str:
     return identity(trajectory, tested=not isinstance(query, Parameter | FixedVector))
 
 
-def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[str, Any]:
-    """What scores say of where they come from: the attrs of every result."""
+def about(
+    trajectory: Trajectory, query: Query, estimator: Estimator, asked: Trajectory | None = None
+) -> dict[str, Any]:
+    """What scores say of where they come from: the attrs of every result. `asked`: the run that the estimator
+    was given, where its examples are parts."""
     workload, better = trajectory.workload, better_of(query)
     caution = "; ".join(filter(None, (trajectory.caution, estimator.caution(trajectory))))
     return {
@@ -198,11 +202,11 @@ def about(trajectory: Trajectory, query: Query, estimator: Estimator) -> dict[st
         "workload": workload.name,
         "seed": workload.seed,
         "run": run_of(trajectory, query),
-        **asked(trajectory),
+        **average_asked(trajectory),
         "accuracy": trajectory.attrs.get("accuracy", float("nan")),
         **{k: v for k, v in trajectory.attrs.items() if k == "accuracy_note"},
         "optimizer": repr(workload.optimizer),
         "influencekit_version": __version__,
         **({"caution": caution} if caution else {}),
-        **{f"note_{k}": v for k, v in estimator.notes(trajectory).items()},
+        **{f"note_{k}": v for k, v in estimator.notes(asked or trajectory).items()},
     }

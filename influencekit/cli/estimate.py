@@ -34,6 +34,12 @@ __all__ = ["estimate"]
 )
 @shared("query", "window", "removal", "average")
 @click.option(
+    "--parts",
+    is_flag=True,
+    help="Score the parts of examples, such as tokens, where the loss tells them apart (ik.Parts); they are "
+    "called ID[part].",
+)
+@click.option(
     "--out",
     type=PATH,
     metavar="FILE",
@@ -91,10 +97,10 @@ __all__ = ["estimate"]
 )
 @shared("executor", "slices", "escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
-    store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
-    top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
-    executor: str | None, slices: str | None, escape_formulas: bool, code: str | None, device: str,
-    data_dir: str | None, threads: int,
+    store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, parts: bool,
+    out: str | None, top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
+    runs: int | None, executor: str | None, slices: str | None, escape_formulas: bool, code: str | None,
+    device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -112,11 +118,17 @@ def estimate(
     check_ending(out, endings=(*ENDINGS, ".html"))
     if runs and not remove:
         raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
+    if parts and (verify_top or remove or trust in ("retrain", "smooth") or str(out).endswith(".html")):
+        raise InputError(
+            "--parts goes without --verify-top, --remove, --trust and a report, which are about examples; "
+            "--estimator loo:examples=32 retrains without 32 random parts"
+        )
     check_places({"--out": out})
     with new_file(out) as path:
         with working():
             import influencekit as ik
             from influencekit._direction import better_of, which_end
+            from influencekit._verbs.by_part import as_examples
             from influencekit._verbs.remove import positions_of
             from influencekit.cli import retrained
             from influencekit.cli.problems import RunSource, reopen, use_device, workers
@@ -131,8 +143,8 @@ def estimate(
             trajectory = reopen(store, data_dir, chip, code)
             if ids:
                 positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = ik.estimate(trajectory, asked, method, window, removal, end, executor=who)
-            trusted, said = _trust(trajectory, asked, method, scores, trust)
+            scores = ik.estimate(trajectory, asked, method, window, removal, end, parts, executor=who)
+            trusted, said = _trust(trajectory, asked, method, scores, "none" if parts else trust)
             scores = scores.assign_attrs(said)
             verified = removed = None
             began = time.perf_counter()
@@ -142,8 +154,11 @@ def estimate(
             if ids:
                 removed = ik.remove(trajectory, asked, ids, scores, runs=runs, executor=who)
                 removed.attrs["seconds"] = time.perf_counter() - began
-            result = by_seed(scores, trajectory, store)
-            result = retrained.attach(result, verified, removed)
+            result = shown = by_seed(scores, trajectory, store)
+            if parts:
+                shown = by_seed(as_examples(scores), trajectory, store)
+            else:
+                result = shown = retrained.attach(result, verified, removed)
             if path and path.suffix == ".html":
                 from influencekit.cli.report import command_of
 
@@ -154,13 +169,13 @@ def estimate(
         if path and path.suffix == ".csv":
             from influencekit.cli.saving import write_ranking
 
-            write_ranking(result, path, escape_formulas)
+            write_ranking(shown, path, escape_formulas)
         elif path and path.suffix != ".html":
             save_dataset(result, path)
     from influencekit.cli.console import say
     from influencekit.cli.ranking import print_ranking
 
-    print_ranking(result, top, bool(verify_top))
+    print_ranking(shown, top, bool(verify_top))
     if verified is not None:
         say()
         retrained.print_verified(result, verified)

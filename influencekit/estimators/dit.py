@@ -81,6 +81,7 @@ class DIT(Estimator):
         found = {Claim.LINEAR, Claim.LOCAL, Claim.WINDOWED, Claim.AVERAGED}
         if self.centre is None:
             found |= {Claim.ADDITIVE} | ({Claim.FIRST_ORDER} if self.curvature == "hessian" else set())
+            found |= set() if self.curvature == "fisher" else {Claim.PARTS}  # its curvature is by example
         return frozenset(found)
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:

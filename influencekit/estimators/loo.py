@@ -50,7 +50,7 @@ class LOO(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset({Claim.EXACT, Claim.LOCAL, Claim.WINDOWED, Claim.AVERAGED})
+        return frozenset({Claim.EXACT, Claim.LOCAL, Claim.WINDOWED, Claim.AVERAGED, Claim.PARTS})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         workload = trajectory.workload

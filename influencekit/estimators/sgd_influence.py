@@ -32,7 +32,7 @@ class SGDInfluence(Estimator):
 
     @property
     def claims(self) -> frozenset[Claim]:
-        return frozenset({Claim.FIRST_ORDER, Claim.LINEAR, Claim.LOCAL, Claim.AVERAGED})
+        return frozenset({Claim.FIRST_ORDER, Claim.LINEAR, Claim.LOCAL, Claim.AVERAGED, Claim.PARTS})
 
     def scores(self, trajectory: Trajectory, query: Query, windows: Sequence[Window]) -> Tensor:
         optimizer = trajectory.workload.optimizer

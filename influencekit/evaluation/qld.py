@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from influencekit._arguments import check_seed, whole_number
 from influencekit._direction import Better, Which, better_of, ends, most, written
 from influencekit._effects.retrain import Strategy
-from influencekit._effects.selection import extremes
 from influencekit._labelled import dataset_of
 from influencekit._statistics import statistic
 from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.evaluation.bootstrap import check_interval
-from influencekit.evaluation.retraining import draw_seed, random_sets, set_effects
-from influencekit.interfaces import Estimator, Evaluation, Query, Table
+from influencekit.evaluation.qld_parts import LeftOut, examples_left_out, parts_left_out
+from influencekit.evaluation.retraining import draw_seed, set_effects
+from influencekit.interfaces import Claim, Estimator, Evaluation, Query, Table
 from influencekit.plot.style import line_look, new_figure
 from influencekit.progress import track
 from influencekit.queries import TestLoss, TestLosses
@@ -52,6 +53,10 @@ class QLD(Evaluation):
     for every query its own; fractions that come to the same k are one, the nearest to k. Of more than
     `queries` queries so many are drawn. The random sets are the same for all, `draws` of each size,
     drawn with `seed`, others for every seed of a workload.
+
+    `parts`: left out are parts of examples, such as tokens, where the loss tells them apart (`ik.Parts`), and
+    for comparison about as many parts in whole examples, by their score a part; each beside random ones of
+    its kind. Everything has a dimension `unit`: "part", "example". The fraction is one of all parts.
 
     Result: `rise` and `qld` [estimator, query, window, fraction], `control` [draw, query, window, fraction],
     the rise without random examples; `k`, how many examples were left out for a fraction. `bootstrap`
@@ -83,6 +88,7 @@ class QLD(Evaluation):
     seed: int = 0
     resamples: int = 1000
     level: float = 0.95
+    parts: bool = False
     strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
@@ -93,21 +99,42 @@ class QLD(Evaluation):
         check_interval(self.resamples, self.level)
 
     def check(self, workload: Workload, estimators: Mapping[str, Estimator]) -> None:
+        super().check(workload, estimators)
         self._sizes(workload.n_train)
+
+    def refuses(self, estimator: Estimator) -> str:
+        there = not self.parts or Claim.PARTS in estimator.claims
+        return "" if there else "does not tell parts of an example apart"
 
     def run(
         self, trajectory: Trajectory, query: Query, scores: xr.Dataset, estimators: Mapping[str, Estimator],
         windows: Sequence[Window], folder: Path | None = None,
     ) -> xr.Dataset:  # fmt: skip
-        n, seed, better = trajectory.workload.n_train, draw_seed(trajectory, self.seed), better_of(query)
+        if not self.parts:
+            out = examples_left_out(trajectory, scores)
+            return self._measured(trajectory, query, scores, windows, folder, out)
+        found = parts_left_out(trajectory, query, scores, estimators, windows)
+        places = [None if folder is None else folder / unit for unit in found]
+        pairs = zip(found.values(), places, strict=True)
+        each = [self._measured(trajectory, query, scores, windows, place, out) for out, place in pairs]
+        return xr.concat(
+            each, pd.Index(list(found), name="unit"), data_vars="all", coords="minimal", compat="override",
+            combine_attrs="override",
+        )  # fmt: skip
+
+    def _measured(
+        self, trajectory: Trajectory, query: Query, scores: xr.Dataset, windows: Sequence[Window],
+        folder: Path | None, out: LeftOut,
+    ) -> xr.Dataset:  # fmt: skip
+        n, seed, better = out.total, draw_seed(trajectory, self.seed), better_of(query)
         sizes, (word, side) = self._sizes(n), _helpful(better)
         ks, fractions = list(sizes), list(sizes.values())
         some = np.sort(np.random.default_rng(seed).permutation(scores.sizes["query"])[: self.queries])
         # the mean test loss is that of its examples: each is a draw from where they came
         one = isinstance(query, TestLoss)
         watched: Query = TestLosses() if one else query
-        random = random_sets(n, ks * self.draws, (*seed, 1))
-        influence = scores.influence.values[:, some].astype(np.float64)
+        random = out.random(ks * self.draws, (*seed, 1))
+        influence = out.influence[:, some]
         shape = len(influence), len(some), len(windows), len(ks)
         rise, control = np.zeros(shape), np.zeros((self.draws, *shape[1:]))
         again = np.zeros((self.resamples, len(influence), *shape[2:]))
@@ -119,7 +146,7 @@ class QLD(Evaluation):
                 at = f"{window.start}-{window.stop}-{window.removal}"
                 kept = None if folder is None else folder / at / name
                 drawn = {"fraction": fractions, "seed": list(seed), "sets": name}
-                found = set_effects(trajectory, watched, masks, [window], self.strategy, kept, drawn)
+                found = set_effects(out.run, watched, masks, [window], self.strategy, kept, drawn)
                 return side * found[:, 0]
 
             by_chance = worse(random, "random").reshape(-1, self.draws, len(ks))
@@ -129,7 +156,7 @@ class QLD(Evaluation):
             control[:, :, w] = by_chance.mean(0)[:, None] if one else by_chance.swapaxes(0, 1)
             control_again[:, w] = np.einsum("rd,rdk->rk", draws, np.tensordot(units, by_chance, 1))
             for e, row in enumerate(influence[:, :, w]):
-                masks = np.stack([extremes(row, k, side) for k in ks], 1).reshape(-1, n)
+                masks = np.stack([out.chosen(each, k, side) for each in row for k in ks])
                 sets, which = np.unique(masks, axis=0, return_inverse=True)
                 own = worse(sets, f"chosen-{_digest(sets)}")[:, which.reshape(-1)]
                 own = own.reshape(len(own), len(some), len(ks))
@@ -161,6 +188,11 @@ class QLD(Evaluation):
         `control`, the rise without random examples, each with `low` and `high`: the interval of its mean over
         queries, windows and seeds."""
         result = _own(result)
+        if "unit" in result.dims:
+            units = {u: self.figures(result.sel(unit=u)) for u in result.unit.values.tolist()}
+            first = next(iter(units.values()))
+            rows = {f"{n}, by {u}": row for u, f in units.items() for n, row in f["estimators"].items()}
+            return {**first, "estimators": rows, "control": {u: f["control"] for u, f in units.items()}}
         found = {}
         for name in result.estimator.values.tolist():
             one = result.sel(estimator=name)
@@ -178,7 +210,11 @@ class QLD(Evaluation):
     def table(self, result: xr.Dataset) -> Table:
         found = self.figures(result)
         rows = {name: [_format(value) for value in row["qld"]] for name, row in found["estimators"].items()}
-        rows["(rise without random)"] = [_format(value) for value in found["control"]["rise"]]
+        controls = found["control"] if "unit" in result.dims else {"": found["control"]}
+        for unit, control in controls.items():
+            rows[f"(rise without random {unit}s)" if unit else "(rise without random)"] = [
+                _format(value) for value in control["rise"]
+            ]
         attrs = result.attrs
         title = (
             f"Query loss difference: how much worse without the top examples ({most(attrs['removed'])}) than "
@@ -190,6 +226,8 @@ class QLD(Evaluation):
         """How much worse the query becomes, by the part of the examples that is left out: a line an
         estimator, the mean over seeds, queries and windows; grey: random examples, the mean and its
         interval."""
+        if "unit" in result.dims:
+            result = result.sel(unit="part")
         found, names = self.figures(result), _own(result).estimator.values.tolist()
         x = [100 * k / result.attrs["examples"] for k in found["k"]]
         figure = new_figure(5.0, 4.0)

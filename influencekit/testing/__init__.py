@@ -19,6 +19,7 @@ from influencekit.testing.oracle import (
     weighted_run,
     window_weights,
 )
+from influencekit.testing.parts import effect_by_part, gradient_by_part, parted_workload
 from influencekit.testing.setting import OPTIMIZERS, recorded
 from influencekit.testing.suite import (
     check_estimator,
@@ -36,8 +37,11 @@ __all__ = [
     "check_evaluation",
     "check_query",
     "check_recorder",
+    "effect_by_part",
+    "gradient_by_part",
     "laws",
     "parametrize_with_checks",
+    "parted_workload",
     "plain_run",
     "recorded",
     "retrained",

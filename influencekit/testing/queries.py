@@ -1,4 +1,4 @@
-"""The laws of queries, on problems with one logit, with three classes in dicts, and with no labels at all."""
+"""The laws of queries: with one logit, three classes in dicts, no labels at all, and losses by part."""
 
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -12,6 +12,7 @@ from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
 from influencekit.testing.oracle import tiny_workload
+from influencekit.testing.parts import parted_workload
 from influencekit.testing.setting import ASK
 from influencekit.testing.untouched import untouched
 
@@ -24,6 +25,7 @@ def _problems() -> dict[str, Workload]:
         "one logit": tiny_workload(),
         "three classes in dicts": tiny_workload(classes=3, batches="dict"),
         "an autoencoder": tiny_workload(batches="tensor"),
+        "losses by part": parted_workload(),
     }
 
 

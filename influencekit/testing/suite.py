@@ -11,6 +11,7 @@ from influencekit.interfaces import Claim, Estimator, Evaluation, Query, Recorde
 from influencekit.registry import label, make, names, resolve, spec
 from influencekit.testing.estimators import ESTIMATOR_LAWS
 from influencekit.testing.evaluations import EVALUATION_LAWS
+from influencekit.testing.parts import PARTS_LAWS
 from influencekit.testing.queries import QUERY_LAWS
 from influencekit.testing.recorders import RECORDER_LAWS
 from influencekit.testing.taped import TAPED_LAWS
@@ -116,7 +117,12 @@ def laws(subject: Subject) -> list[Law]:
     """
     if isinstance(subject, Estimator):
         return [
-            *(law for law, claims in ESTIMATOR_LAWS.items() if claims <= subject.claims),
+            *(
+                law
+                for some in (ESTIMATOR_LAWS, PARTS_LAWS)
+                for law, claims in some.items()
+                if claims <= subject.claims
+            ),
             TAPED_LAWS[Estimator],
             written_as_a_spec,
         ]

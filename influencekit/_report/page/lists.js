@@ -97,7 +97,7 @@ function cardOf(one) {
   return make("li", { class: "card " + sideOf(one.score), "data-id": one.id, tabindex: "-1" },
     make("h3", { title: one.id.length > 80 ? oneLine(one.id) : null }, make("bdi", {}, name)),
     make("div", { class: "pair" }, picture ? look(one.content, one.id) : null, facts),
-    picture ? null : look(one.content, one.id), lost(one.content),
+    picture ? null : look(one.content, one.id), lost(one.content), partsOf(one),
     make("div", {}, "score ", make("b", { class: colour(one.score) }, signed(one.score)), known(one.standard_error) ? " ± " + number(one.standard_error) : "", said(one.score)),
     make("div", { class: "quiet" }, effect(one.score)),
     retrainedLine(one), spark(one), badges(one),

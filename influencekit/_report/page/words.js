@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const words = data.words;
 const examples = (data.examples || []).map(function (one, place) {
-  return Object.assign({ windows: [], marks: [], notes: [], place: place }, one);
+  return Object.assign({ windows: [], marks: [], notes: [], parts: [], place: place }, one);
 });
 const points = (data.points || []).map(function (one) { return Object.assign({ links: [] }, one); });
 const windows = data.windows || [];
@@ -81,6 +81,16 @@ function look(content, name) {
     return make("svg", { class: "wave", viewBox: "0 0 " + content.value.length + " 60", preserveAspectRatio: "none", role: "img", "aria-label": "waveform of example " + cut(name, 60) }, make("path", { d: path }));
   }
   return null;
+}
+// The parts of an example, such as tokens: the background says how strong, the line below which way.
+const strongest = examples.reduce(function (most, one) { return one.parts.reduce(function (m, pair) { return Math.max(m, Math.abs(pair[1])); }, most); }, 0) || 1;
+function strength(value) { return value === 0 ? 0 : Math.max(1, Math.ceil(4 * Math.sqrt(Math.abs(value) / strongest))); }
+function partsOf(one) {
+  if (!one.parts.length) return null;
+  return make("ol", { class: "tokens parts", tabindex: "0", "aria-label": "parts of " + cut(one.id, 60) + ", each with its effect" }, one.parts.map(function (pair) {
+    const said = signed(pair[1]) + ", " + called(pair[1]);
+    return make("li", { dir: "auto", class: colour(pair[1]) + " strength" + strength(pair[1]), title: said }, oneLine(pair[0]), make("span", { class: "unseen" }, " (" + said + ")"));
+  }));
 }
 function lost(content) { return content && content.note ? make("div", { class: "quiet" }, oneLine(content.note)) : null; }
 // A line of the score in every window.
