@@ -2,11 +2,12 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from influencekit._effects.pace import Stopwatch
 
 __all__ = ["Line", "Peak", "free_disk", "line_of", "machine_memory"]
 
@@ -25,29 +26,26 @@ class Line(NamedTuple):
         return self.first + steps * self.step
 
 
-def line_of(work: Callable[[int], object], steps: int) -> Line:
+def line_of(work: Callable[[int], object], steps: int, device: torch.device) -> Line:
     """Time `work` of 1 and 2 steps, or of so many that those more take 0.3 s, but of no more than `steps`.
 
     The first call is timed by itself: what it takes beyond its step (tracing, checks) is paid once.
     """
+    watch = Stopwatch(device)
 
     def timed(some: int) -> float:
-        began = time.perf_counter()
-        work(some)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return watch.seconds(lambda: work(some))
 
     cold = timed(1)
     if steps < 2:
-        return Line(0.0, cold, 1)
+        return Line(0.0, watch.wall(cold), 1)
     low, high = 1, 2
     short, long = timed(low), timed(high)
     while long - short < _SOON and high < steps:  # what every call costs says nothing about a step
         high = min(steps, _LONGER * high)
         long = timed(high)
     step = (long - short) / (high - low) if long > short else long / high
-    return Line(max(0.0, cold - step), step, high)
+    return Line(watch.wall(max(0.0, cold - step)), watch.wall(step), high)
 
 
 class Peak:

@@ -64,7 +64,7 @@ def recording_of(run: Workload | Trajectory, recorder: Recorder | None, peak: Pe
             done.append((count, Path(folder) / f"{len(done)}.zarr"))
             record(run, sample, done[-1][1], (0, count), step=step)
 
-        line = line_of(some, steps)
+        line = line_of(some, steps, run.device)
         disk = on_disk(max(done)[1])
     short = first_steps(run, max(2, line.timed) if steps > 1 else 1, step)
     each = pace_of(short, 1).step
@@ -84,9 +84,9 @@ def _there(run: Trajectory) -> Recording:
     count = min(2, run.last)
     if count < 1:
         raise InputError("plan: the run holds no step; record some")
-    began = time.perf_counter()
+    began = time.process_time()
     short = first_steps(run, count)
-    spent = (time.perf_counter() - began) / count
+    spent = (time.process_time() - began) / count
     if spent < _SOON and count < run.last:
         short = first_steps(run, min(run.last, _MOST, max(count, int(_SOON / spent))))
     state = (1 + len(workload.optimizer.slots)) * workload.theta0.nbytes

@@ -53,7 +53,7 @@ def retraining_of(
     ask = 0.0
     if many.models is not None:
         values = query_at(short, query, [many.models.state])
-        ask = line_of(lambda _: values(many.models), 1).step  # type: ignore[arg-type]
+        ask = line_of(lambda _: values(many.models), 1, short.workload.device).step  # type: ignore
     return Retraining(steps, together, one, many, ask, peak.bytes())
 
 

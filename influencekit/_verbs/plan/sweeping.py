@@ -62,7 +62,7 @@ def sweep_of(
     with as many as there are at once.
     """
     n_query, capacity = len(query.labels(short.workload)), short.step.capacity(_COLUMNS)
-    evaluations = evaluations_of(windows, steps)
+    evaluations, device = evaluations_of(windows, steps), short.workload.device
     passes = list(Columns.passes(short, evaluations, n_query, capacity))
 
     def sweep(many: int, last: int) -> None:
@@ -70,9 +70,9 @@ def sweep_of(
             pass
 
     peak.begin()
-    few = line_of(partial(sweep, 1), short.last)
+    few = line_of(partial(sweep, 1), short.last, device)
     many = max(1, min(len(evaluations), capacity // n_query))
-    lots = line_of(partial(sweep, many), short.last) if many > 1 else few
+    lots = line_of(partial(sweep, many), short.last, device) if many > 1 else few
     column = max(0.0, lots.step - few.step) / (n_query * max(1, many - 1))
     of_few = -(-n_query // capacity)  # passes
     return Sweep(

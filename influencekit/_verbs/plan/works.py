@@ -52,7 +52,7 @@ class Works(NamedTuple):
             return {}
         apart = max(2, min(recording.steps, (4 << 30) // recording.room.state, 50))
         found = {}
-        for recorder in (Full(), EveryK(apart), Revolve(min(64, max(2, recording.steps)))):
+        for recorder in (Full(), EveryK(apart), Revolve(64)):
             stored, room = recording.by(recorder)
             work = self.sweep.work("", stored, room)
             disk = recording.disk.bytes(len(stored), recording.steps)
