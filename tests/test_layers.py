@@ -36,7 +36,8 @@ LAYERS = {
         _training/traced _training/workload
     """,
     "a recorded run": """
-        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/blocks _trajectory/checkpoints _trajectory/chunks
+        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/blocks _trajectory/checkpoints
+        _trajectory/chunks
         _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
         _trajectory/identity _trajectory/integrity _trajectory/replay_check _trajectory/rerun
         _trajectory/schema/__init__ _trajectory/schema/arrays _trajectory/schema/attributes

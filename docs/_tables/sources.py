@@ -39,6 +39,7 @@ SOURCES = {
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
     "curation": _benchmark("curation --seeds 12", *_COMPARE, "influencekit/evaluation"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
+    "plan": _benchmark("plan", *_COMPARE, "influencekit/_effects"),
     "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),
     "dvemb": _benchmark("dvemb", *_DVEMB),
     "dvemb_overhead": _benchmark("dvemb_overhead --steps 400", "plugins/influencekit-dvemb/src"),
@@ -74,6 +75,10 @@ SOURCES = {
     "reproduce-table3": _reproduced("table3 --seeds 16"),
     "reproduce-table4": _reproduced("table4 --seeds 16"),
     "reproduce-table5": _reproduced("table5 --seeds 16"),
+    "reproduce-table6": _reproduced(
+        "table6 --seeds 1 --data caltech101-birds-flowers.npz --data cifar10-airplane-bird.npz "
+        "--weights dinov2-small"
+    ),
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "roughness": _benchmark("roughness", *_COMPARE),
     "selected": _benchmark("selected", *_COMPARE, "influencekit/evaluation"),

@@ -17,8 +17,11 @@ _FEW, _MANY = 2, 64  # steps that are timed, at least and at most
 
 
 class Stopwatch:
-    """Times pieces of work by the processor's clock, which other programs do not disturb; `wall` turns its
-    seconds into those of the wall, by the ratio of all pieces together. On a GPU the wall's from the start."""
+    """Times pieces of work by the processor's clock, which other programs do not disturb.
+
+    `wall` turns its seconds into those of the wall, by the ratio of all pieces together. On a GPU the clock
+    is the wall's from the start.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"

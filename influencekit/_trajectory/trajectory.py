@@ -36,6 +36,7 @@ from influencekit.progress import track
 
 __all__ = ["Trajectory"]
 
+
 class Trajectory:
     """One recorded run of one workload.
 

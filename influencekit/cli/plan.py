@@ -14,7 +14,7 @@ from influencekit.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["plan", "print_plan"]
+__all__ = ["plan", "plan_of_store", "print_plan"]
 
 
 @click.command(short_help="Time, memory and disk of the work on a run, before it begins.")
@@ -25,7 +25,7 @@ __all__ = ["plan", "print_plan"]
     default="dit,loo",
     show_default=True,
     metavar="SPECS",
-    help="Estimators that sweep or retrain: dit, sgd-influence, loo, loo:examples=32, expected-loo, out-of-fold.",
+    help="Estimators that sweep or retrain: dit, sgd-influence, loo, expected-loo, out-of-fold, with options.",
 )
 @shared("query", "window", "removal", "recorder", "setting")
 @click.option(
@@ -37,7 +37,7 @@ __all__ = ["plan", "print_plan"]
     "json_file",
     type=PATH,
     metavar="FILE",
-    help="Write it as JSON, in bytes and seconds, over what is there; - writes to stdout, in place of the table.",
+    help="Write it as JSON, in bytes and seconds, over what is there; - is stdout, in place of the table.",
 )
 @shared("code", "device", "data-dir", "threads")
 @click.pass_context
@@ -65,7 +65,9 @@ def plan(
             from influencekit.cli.problems import WorkloadSource, is_store, reopen, use_device
 
             chip = use_device(device, threads)
-            given = {n for n in ctx.params if ctx.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT}
+            given = {
+                n for n in ctx.params if ctx.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT
+            }
             if is_store(what, code):
                 if unfit := sorted({"setting", "seed", "recorder"} & given):
                     raise InputError(f"--{unfit[0]} is for a workload; {what} is recorded already")
@@ -80,6 +82,20 @@ def plan(
         from influencekit.cli.console import write
 
         return write(_json(found))
+    print_plan(found)
+
+
+def plan_of_store(
+    store: str, estimator: str, query: str, window: str, removal: Any, code: str | None, device: str,
+    data_dir: str | None, threads: int,
+) -> None:  # fmt: skip
+    """`estimate --dry-run`: the plan of this estimate."""
+    with working():
+        import influencekit as ik
+        from influencekit.cli.problems import reopen, use_device
+
+        run = reopen(store, data_dir, use_device(device, threads), code)
+        found = ik.plan(run, estimator, query, window, removal)
     print_plan(found)
 
 
@@ -101,8 +117,8 @@ def print_plan(found: xr.Dataset) -> None:
     about = found.attrs
     say(
         (about["workload"], "bold"),
-        f": {about['steps']} steps, {about['examples']} examples, {about['parameters']} parameters, a state is "
-        f"{size(about['state'])}; {about['measured']} steps measured on {about['device']}",
+        f": {about['steps']} steps, {about['examples']} examples, {about['parameters']} parameters, a state "
+        f"of {size(about['state'])}; {about['measured']} steps measured on {about['device']}",
     )
     rows = []
     for name, row in found.to_dataframe().iterrows():

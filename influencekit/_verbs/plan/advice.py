@@ -30,8 +30,8 @@ def advice_on(
     for work in works:
         if work.passes > 1:
             found.append(
-                f"{work.name}: the columns (one for each value of the query and window) do not fit into 1 GB, "
-                f"so the run is gone through {work.passes} times; ask for fewer windows or values at once"
+                f"{work.name}: the columns (one for each value of the query and window) do not fit into 1 GB, so "
+                f"the run is gone through {work.passes} times; ask for fewer windows or values at once"
             )
         if memory is not None and work.memory is not None and work.memory > 0.9 * memory:
             found.append(
@@ -41,8 +41,8 @@ def advice_on(
         if work.seconds > _LONG:
             many = -(-int(work.seconds) // _LONG)
             found.append(
-                f"{work.name}: {clock(work.seconds)} by itself; on {many} machines, each with its part of the "
-                f"{work.trainings or work.passes} trainings, it takes a night"
+                f"{work.name}: {clock(work.seconds)} by itself; on {many} machines, each with its part of "
+                f"the {work.trainings or work.passes} trainings, it takes a night"
             )
     sweeps = [w for w in works if not w.trainings]
     dear = [w for w in works if w.trainings > _SOME and sweeps and w.seconds > _DEAR * sweeps[0].seconds]
@@ -56,9 +56,7 @@ def advice_on(
     return found
 
 
-def _recorder(
-    choices: Mapping[str, Choice], chosen: str, free: int, memory: int | None
-) -> list[str]:
+def _recorder(choices: Mapping[str, Choice], chosen: str, free: int, memory: int | None) -> list[str]:
     """Which recorder, if another one is better: the fastest sweep that fits half of disk and memory."""
     fits = {
         name: each

@@ -12,7 +12,7 @@ __all__ = ["OnDisk", "folder_bytes", "on_disk"]
 
 
 class OnDisk(NamedTuple):
-    """Bytes of a store: of its first state, of each further `state`, of a `step`, and of what does not grow."""
+    """Bytes of a store: of its `first` state, of each further one, of a step, and of what does not grow."""
 
     first: float
     state: float

@@ -1,4 +1,4 @@
-"""How a run is stored, or would be: its first steps recorded on a temporary disk, or the store that is there."""
+"""How a run is stored, or would be: by its first steps, recorded on a temporary disk, or by its store."""
 
 import tempfile
 import time
@@ -71,10 +71,8 @@ def recording_of(run: Workload | Trajectory, recorder: Recorder | None, peak: Pe
     writing = max(0.0, line.step - each) * len(stored) / (steps + 1)
     memory = peak.bytes()
     state = (1 + len(run.optimizer.slots)) * run.theta0.nbytes
-    work = Work(
-        "record", line.first + steps * (min(each, line.step) + writing), memory, disk.bytes(len(stored), steps),
-        trainings=1,
-    )  # fmt: skip
+    seconds = line.first + steps * (min(each, line.step) + writing)
+    work = Work("record", seconds, memory, disk.bytes(len(stored), steps), trainings=1)
     room = Room(state, _rows(state, len(stored)), chosen.max_states)
     return Recording(short, steps, stored, room, disk, work)
 

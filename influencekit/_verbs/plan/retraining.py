@@ -1,4 +1,4 @@
-"""What retraining costs: so many models, so many of them trained at once, each from where it first differs."""
+"""What retraining costs: so many models, so many trained at once, each from where it first differs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -48,9 +48,7 @@ class Sweep:
             seconds += (each.last - self.begin) * self.step
             seconds += sum(last - self.begin for last in each.begin) * self.column
         memory = None if self.peak is None else self.peak + max(0, held - self.held) * self.state
-        return Work(
-            name, seconds + again * self.replay, memory, passes=len(self.passes), replayed=again
-        )
+        return Work(name, seconds + again * self.replay, memory, passes=len(self.passes), replayed=again)
 
 
 def sweep_of(

@@ -35,8 +35,8 @@ def require_known(method: Estimator) -> None:
     """Errors: an estimator that neither sweeps over the run nor retrains it."""
     if not isinstance(method, _SWEEPS + _RETRAINS):
         raise InputError(
-            f"plan: a few steps say nothing about {label(method)}; name dit, sgd-influence, loo, expected-loo "
-            "or out-of-fold. docs/sizing.md says what if costs"
+            f"plan: a few steps say nothing about {label(method)}; name dit, sgd-influence, loo, "
+            "expected-loo or out-of-fold. docs/sizing.md says what if costs"
         )
 
 

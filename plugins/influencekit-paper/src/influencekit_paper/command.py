@@ -109,9 +109,9 @@ def reproduce(
     """Run the experiments of TABLE (arXiv 2502.10793) and print the result beside the paper's figures.
 
     TABLE is table1 (patterns by model and data), table2 (agreement with leave-one-out), table3 (by pattern),
-    table4 (between stages of training), table5 (flipped labels found), or all of these; table6 (flipped labels found in
-    a vision transformer), on images and weights that you give; seeds (are patterns
-    and ranks the data's or the seed's?) and windows (when do flipped labels show?) go beyond the paper.
+    table4 (between stages of training), table5 (flipped labels found), or all of these; table6 (flipped
+    labels found in a vision transformer), on images and weights that you give; seeds (are patterns and ranks
+    the data's or the seed's?) and windows (when do flipped labels show?) go beyond the paper.
 
     Every run is kept in DIR as soon as it is done, so that the same command continues after a break. The
     tables stand there as CSV, JSON, LaTeX and Markdown. Examples:

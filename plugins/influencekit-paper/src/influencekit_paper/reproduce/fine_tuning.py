@@ -11,7 +11,7 @@ from torch import nn
 import influencekit as ik
 from influencekit.evaluation import detection as detect
 from influencekit.extend import Step
-from influencekit_paper.reproduce.runs import QUERY, Found, scores
+from influencekit_paper.reproduce.runs import Found, scores
 from influencekit_paper.reproduce.vit import problem
 
 __all__ = ["fine_tuning", "frozen_losses"]

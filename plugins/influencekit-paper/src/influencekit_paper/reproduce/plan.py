@@ -126,8 +126,8 @@ def table6(extent: Extent) -> Rows:
     given = extent.images
     if not extent.quick and not (given.data and given.weights):
         raise InputError(
-            "table6 needs --data FILE.npz (images of two classes) and --weights FOLDER (a vision transformer as "
-            "transformers saves it); --quick shows the table with a tiny model, on drawn stripes"
+            "table6 needs --data FILE.npz (images of two classes) and --weights FOLDER (a vision transformer "
+            "as transformers saves it); --quick shows the table with a tiny model, on drawn stripes"
         )
     weights = "" if extent.quick else given.weights
     size, examples = (14, 64) if extent.quick else (given.size, given.examples)

@@ -30,16 +30,14 @@ def table6(done: Done) -> Report:
         for ranking, words in RANKINGS.items():
             auc = [mean_of(each["found"][ranking]["auc"] for each in found) for found in rows]
             lines.append(Line((data, "AUC", words), tuple(auc)))
-    columns = [
-        f"{fraction} ({done[lines[0].labels[0], fraction][0]['flipped']})" for fraction in fractions
-    ]
+    columns = [f"{fraction} ({done[lines[0].labels[0], fraction][0]['flipped']})" for fraction in fractions]
     return Report(
         "table6", "Table VI: flipped labels found in a vision transformer, % of them",
         ("data", "figure", "ranking"), tuple(columns), lines,
         [
             f"One epoch on {first['examples']} images, all {first['parameters']} weights trained; labels of "
-            f"class 0 are flipped to class 1, and a pool of {first['pool']} images is ranked. Chance finds the "
-            "column's own percentage.",
+            f"class 0 are flipped to class 1, and a pool of {first['pool']} images is ranked. Chance finds "
+            "the column's own percentage.",
             "The paper's figures, in brackets, are of ViT-B/16 on brambling and daisy of ImageNet, a pool of "
             "1,000.",
             "Loss, frozen features: of a linear model on the features before fine-tuning, which has not seen "

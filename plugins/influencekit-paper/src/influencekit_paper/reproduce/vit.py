@@ -1,4 +1,4 @@
-"""Table VI's problem: a pre-trained vision transformer, fine-tuned as a whole for one epoch on two classes."""
+"""Table VI's problem: a pre-trained vision transformer, fine-tuned as a whole for an epoch on two classes."""
 
 import hashlib
 import json
@@ -63,7 +63,9 @@ def _stripes() -> Pictures:
     for count in (120, 40):
         y = np.arange(count) % 2
         across = np.tile(np.where(np.arange(14) % 4 < 2, 60.0, 190.0)[:, None], (1, 14))
-        x = np.where(y[:, None, None] == 0, across, across.T)[..., None] + random.normal(0, 40, (count, 14, 14, 3))
+        x = np.where(y[:, None, None] == 0, across, across.T)[..., None] + random.normal(
+            0, 40, (count, 14, 14, 3)
+        )
         found += [x.clip(0, 255).astype(np.uint8), y.astype(np.uint8)]
     return Pictures(*found)
 
@@ -115,7 +117,9 @@ def encoder(weights: str, size: int) -> tuple[nn.Module, tuple[Any, Any]]:
             )
         except (OSError, ValueError) as error:
             why = " ".join(str(error).split())[:120]
-            raise InputError(f"--weights {weights}: expected a folder as transformers saves it; {why}") from None
+            raise InputError(
+                f"--weights {weights}: expected a folder as transformers saves it; {why}"
+            ) from None
         said = folder / "preprocessor_config.json"
         if said.exists():
             known = json.loads(said.read_text(encoding="utf-8"))
@@ -194,7 +198,9 @@ def problem(
     size_of_pool = min(1000, len(y) // 2)
     count, zeros = round(flipped * size_of_pool), int((y == 0).sum())
     if not 0 < count < zeros:
-        raise InputError(f"--data {data}: {count} labels of {zeros} images of class 0 cannot be flipped; more images")
+        raise InputError(
+            f"--data {data}: {count} labels of {zeros} images of class 0 cannot be flipped; more images"
+        )
     wrong = np.zeros(len(y), dtype=bool)
     wrong[random.permutation(np.flatnonzero(y == 0))[:count]] = True
     rest = random.permutation(np.flatnonzero(~wrong))[: size_of_pool - count]
