@@ -25,7 +25,7 @@ __all__ = ["plan", "plan_of_store", "print_plan"]
     default="dit,loo",
     show_default=True,
     metavar="SPECS",
-    help="Estimators that sweep or retrain: dit, sgd-influence, loo, expected-loo, out-of-fold, with options.",
+    help="Estimators that sweep or retrain: dit, sgd-influence, loo, expected-loo, out-of-fold.",
 )
 @shared("query", "window", "removal", "recorder", "setting")
 @click.option(

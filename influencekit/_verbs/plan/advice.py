@@ -30,8 +30,8 @@ def advice_on(
     for work in works:
         if work.passes > 1:
             found.append(
-                f"{work.name}: the columns (one for each value of the query and window) do not fit into 1 GB, so "
-                f"the run is gone through {work.passes} times; ask for fewer windows or values at once"
+                f"{work.name}: the columns (one for each value of query and window) do not fit into 1 GB, "
+                f"so the run is gone through {work.passes} times; ask for fewer windows or values"
             )
         if memory is not None and work.memory is not None and work.memory > 0.9 * memory:
             found.append(

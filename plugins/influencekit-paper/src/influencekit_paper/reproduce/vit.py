@@ -75,6 +75,8 @@ def digest_of(path: str) -> str:
     if not path:
         return "none"
     place, found = Path(local(path)), hashlib.sha256()
+    if not place.exists():
+        raise InputError(f"table6: there is no {path}; name a file with --data and a folder with --weights")
     files = sorted(place.glob("*")) if place.is_dir() else [place]
     try:
         for file in files:
