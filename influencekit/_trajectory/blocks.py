@@ -62,18 +62,26 @@ def blocks_of(stored: Sequence[int] | np.ndarray, start: int, stop: int, room: R
         low = high
 
 
-def replayed(stored: Sequence[int] | np.ndarray, blocks: Sequence[Block]) -> int:
+def replayed(stored: Sequence[int] | np.ndarray, blocks: Sequence[Block], room: Room) -> int:
     """How many training steps a sweep over these blocks repeats.
 
-    A stretch is trained one step further where that meets the next stored state, with which it is compared.
+    A stretch is trained one step further where that meets the next stored state, with which it is compared;
+    not where the recorder limits the states that are held.
     """
-    stored, total = np.asarray(stored), 0
-    known = set(stored.tolist())
+    known, total = set(np.asarray(stored).tolist()), 0
+    compared = room.max_states is None
+
+    def between(low: int, high: int) -> int:
+        """Steps to the states low + 1 ... high - 1, and those by which stored ones among them are compared."""
+        trained = sum(t not in known for t in range(low + 1, high))
+        met = sum(t in known and t - 1 not in known for t in range(low + 1, high))
+        return trained + (met if compared else 0)
+
     for low, high, places in blocks:
+        below = int(stored[np.searchsorted(stored, low, side="right") - 1])
         if high - low > places + 1:
-            total += evaluations(high - low, places)
+            total += evaluations(high - low, places) + between(below, low + 1)
         else:
-            total += sum(t not in known for t in range(low + 1, high))
-        total += high in known and high - 1 not in known
-        total += low - int(stored[np.searchsorted(stored, low, side="right") - 1])
+            total += between(below, high)
+        total += compared and high in known and high - 1 not in known
     return int(total)

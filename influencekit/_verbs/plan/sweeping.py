@@ -43,7 +43,7 @@ class Sweep:
         seconds, held, again = self.first, 0, 0
         for each in self.passes:
             blocks = list(blocks_of(stored, self.begin, each.last, room))
-            again += replayed(stored, blocks)
+            again += replayed(stored, blocks, room)
             held = max(held, *(min(b.high - b.low, b.places + 1) for b in blocks))
             seconds += (each.last - self.begin) * self.step
             seconds += sum(last - self.begin for last in each.begin) * self.column
