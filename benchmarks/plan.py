@@ -6,7 +6,6 @@ wall, of the process's peak of memory, and of bytes on disk. `taped` is a loop w
 recorded by a tape with every-k:k=50, planned from its store.
 """
 
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,7 @@ def answer(cases: list[str]) -> dict[str, Any]:
             }
             found[name] = {"predicted": predicted, "measured": measured, "ratio": ratio}
             print(name, ratio, flush=True)
-    ratios = {
-        kind: [each[kind] for case in found.values() for each in case["ratio"].values() if kind in each]
-        for kind in ("seconds", "memory", "disk")
-    }
-    farthest = {k: max(x, key=lambda ratio: abs(math.log(ratio))) for k, x in ratios.items() if x}
-    return {"machine": machine(), "cases": found, "farthest": farthest}
+    return {"machine": machine(), "cases": found}
 
 
 def _parts() -> dict[str, Any]:

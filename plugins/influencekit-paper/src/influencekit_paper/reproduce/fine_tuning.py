@@ -17,7 +17,7 @@ from influencekit_paper.reproduce.vit import problem
 __all__ = ["fine_tuning", "frozen_losses"]
 
 _STEPS: dict[str, Step] = {}
-_HELD = 1 << 30  # bytes of states above which only some are kept
+_ON_DISK = 16 << 30  # bytes of states above which only some are stored
 _FOLDS, _RIDGE, _ROUNDS = 5, 1e-2, 200
 
 
@@ -51,9 +51,10 @@ def fine_tuning(
 
 
 def _recorder(work: ik.Workload) -> str:
-    """Every state, or every k-th, k the square root of the steps, which costs one more training."""
+    """Every state, on a temporary disk; or every k-th, k the square root of the steps, which costs one more
+    training and k states of memory."""
     steps, state = work.plan.steps, 3 * work.theta0.nbytes
-    return "full" if steps * state <= _HELD else f"every-k:k={round(steps**0.5)}"
+    return "full" if steps * state <= _ON_DISK else f"every-k:k={round(steps**0.5)}"
 
 
 def frozen_losses(work: ik.Workload, seed: int) -> tuple[np.ndarray, float]:
