@@ -128,7 +128,9 @@ def test_advice_names_what_is_dear():
     recorder, passes, memory, machines, out = advice_on(works, choices, "full", 10**12, 16 << 30)
     assert recorder.startswith("record with every-k:k=50: 1 GB on disk") and "does not fit" in recorder
     assert "3 times" in passes and "21.5 GB" in memory and "on 4 machines" in machines
-    assert out.startswith("leave out loo at first: dit takes 10 s, and verifying its top 20")
+    assert out.startswith(
+        "leave out loo at first: dit takes 10 s, and retraining without its top 20 about 30 min"
+    )
     assert advice_on([Work("dit", 1.0, 1)], {}, "full", 1, 16 << 30) == []
 
 

@@ -72,7 +72,7 @@ def replayed(stored: Sequence[int] | np.ndarray, blocks: Sequence[Block], room: 
     compared = room.max_states is None
 
     def between(low: int, high: int) -> int:
-        """Steps to the states low + 1 ... high - 1, and those by which stored ones among them are compared."""
+        """Steps to the states low + 1 ... high - 1; by some of them stored states are compared."""
         trained = sum(t not in known for t in range(low + 1, high))
         met = sum(t in known and t - 1 not in known for t in range(low + 1, high))
         return trained + (met if compared else 0)

@@ -50,8 +50,7 @@ def advice_on(
         some = _SOME * dear[0].seconds / dear[0].trainings
         found.append(
             f"leave out {', '.join(w.name for w in dear)} at first: {sweeps[0].name} takes "
-            f"{clock(sweeps[0].seconds)}, and verifying its top {_SOME} by retraining at most {clock(some)}"
-            + (" more" if dear[0].together == 1 else " more, if as many were trained at once")
+            f"{clock(sweeps[0].seconds)}, and retraining without its top {_SOME} about {clock(some)}"
         )
     return found
 

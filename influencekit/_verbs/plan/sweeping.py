@@ -77,7 +77,7 @@ def sweep_of(
         passes=passes,
         begin=min(w.absent()[0] for w in windows),
         first=max(few.first, lots.first),
-        step=(few.step - column * n_query) / of_few,
+        step=max(0.0, few.step - column * n_query) / of_few,
         column=column,
         replay=pace_of(short, 1).step,
         peak=peak.bytes(),

@@ -15,7 +15,7 @@ from influencekit._verbs.plan.advice import advice_on
 from influencekit._verbs.plan.measure import Peak, free_disk, machine_memory
 from influencekit._verbs.plan.recording import recording_of
 from influencekit._verbs.plan.works import require_known, works_of
-from influencekit._verbs.results import Windows, require_run, windows_among
+from influencekit._verbs.results import Windows, check_windows, require_run, windows_among
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query, Recorder
 from influencekit.recorders import Full
@@ -77,6 +77,9 @@ def plan(
     recording = recording_of(run, chosen, peak)
     epochs = (run.plan if isinstance(run, Trajectory) else workload.plan).epoch.tolist()[: recording.steps]
     spans = windows_among(epochs, windows, removal)
+    if isinstance(run, Trajectory):
+        for method in methods:
+            check_windows(run, method, spans)
     found = works_of(recording, asked, methods, spans, peak)
     name = run.attrs["recorder"] if isinstance(run, Trajectory) else label(chosen or Full())
     choices = found.choices(recording, name)
@@ -103,6 +106,6 @@ def plan(
             "threads": torch.get_num_threads(),
             "recorders": {key: round(each.disk) for key, each in choices.items()},
             "sweep_seconds": {key: each.seconds for key, each in choices.items()},
-            "advice": advice_on(works, choices, name, free, memory),
+            "advice": advice_on(works, choices if run is workload else {}, name, free, memory),
         },
     )
