@@ -7,7 +7,7 @@ import numpy as np
 
 from influencekit._trajectory.binomial_schedule import evaluations
 
-__all__ = ["Block", "Room", "blocks_of", "replayed"]
+__all__ = ["Block", "Limits", "blocks_of", "replayed"]
 
 _BLOCK = 64 << 20  # bytes of states that a sweep reads at once
 _HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
@@ -24,7 +24,7 @@ class Block(NamedTuple):
     places: int
 
 
-class Room(NamedTuple):
+class Limits(NamedTuple):
     """How large a state is, how many share a chunk of the store, and how many a sweep may hold (None: as many
     as fit the memory set aside)."""
 
@@ -33,7 +33,7 @@ class Room(NamedTuple):
     max_states: int | None
 
 
-def blocks_of(stored: Sequence[int] | np.ndarray, start: int, stop: int, room: Room) -> Iterator[Block]:
+def blocks_of(stored: Sequence[int] | np.ndarray, start: int, stop: int, limits: Limits) -> Iterator[Block]:
     """What to read or replay at once of the states start ... stop - 1, in ascending order.
 
     `stored`: the numbers of the stored states, ascending. Where they are close, a block is what is read at
@@ -45,15 +45,15 @@ def blocks_of(stored: Sequence[int] | np.ndarray, start: int, stop: int, room: R
         return int(np.searchsorted(stored, t, side="right")) - 1
 
     dense = len(stored) == stored[-1] - stored[0] + 1
-    chunk = room.chunk if dense else 1
-    many = max(1, min(max(128, chunk), _BLOCK // room.state))
+    chunk = limits.chunk if dense else 1
+    many = max(1, min(max(128, chunk), _BLOCK // limits.state))
     whole = many // chunk * chunk  # a chunk is read once, where one fits
-    memory = max(2, many, _HELD // room.state) - 1
+    memory = max(2, many, _HELD // limits.state) - 1
     first, low = below(start), start
     while low < stop:
         at = below(low)
         # stored states that the sweep has still to come to have places of their own
-        places = memory if room.max_states is None else max(1, room.max_states - (at - first))
+        places = memory if limits.max_states is None else max(1, limits.max_states - (at - first))
         far = min(stop, low + min(whole - at % chunk if whole else many, places + 1))
         high = far if far == stop else int(stored[below(far)])
         if high <= low:
@@ -62,14 +62,14 @@ def blocks_of(stored: Sequence[int] | np.ndarray, start: int, stop: int, room: R
         low = high
 
 
-def replayed(stored: Sequence[int] | np.ndarray, blocks: Sequence[Block], room: Room) -> int:
+def replayed(stored: Sequence[int] | np.ndarray, blocks: Sequence[Block], limits: Limits) -> int:
     """How many training steps a sweep over these blocks repeats.
 
     A stretch is trained one step further where that meets the next stored state, with which it is compared;
     not where the recorder limits the states that are held.
     """
     known, total = set(np.asarray(stored).tolist()), 0
-    compared = room.max_states is None
+    compared = limits.max_states is None
 
     def between(low: int, high: int) -> int:
         """Steps to the states low + 1 ... high - 1; by some of them stored states are compared."""

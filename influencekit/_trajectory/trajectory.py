@@ -19,7 +19,7 @@ from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.binomial_schedule import backwards
-from influencekit._trajectory.blocks import Block, Room, blocks_of
+from influencekit._trajectory.blocks import Block, Limits, blocks_of
 from influencekit._trajectory.ending import Ending, PartialSum
 from influencekit._trajectory.fingerprint import shared_contents
 from influencekit._trajectory.replay_check import (
@@ -221,7 +221,7 @@ class Trajectory:
         """What to read or replay at once, and how many states may be held meanwhile."""
         state = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
         chunk: int = self.group["theta"].chunks[0]  # type: ignore[union-attr]
-        return blocks_of(self._stored, start, stop, Room(state, chunk, self.max_states))
+        return blocks_of(self._stored, start, stop, Limits(state, chunk, self.max_states))
 
     def _below(self, t: int) -> int:
         """The place in the store of the nearest stored state up to t."""

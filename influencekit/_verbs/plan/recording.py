@@ -9,7 +9,7 @@ from typing import NamedTuple
 from influencekit._effects.pace import pace_of
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
-from influencekit._trajectory.blocks import Room
+from influencekit._trajectory.blocks import Limits
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.plan.disk import OnDisk, on_disk
 from influencekit._verbs.plan.measure import Peak, line_of
@@ -37,14 +37,14 @@ class Recording(NamedTuple):
     short: Trajectory
     steps: int
     stored: Sequence[int]
-    room: Room
+    limits: Limits
     disk: OnDisk | None
     work: Work | None
 
-    def by(self, recorder: Recorder) -> tuple[Sequence[int], Room]:
+    def by(self, recorder: Recorder) -> tuple[Sequence[int], Limits]:
         """What another recorder would store."""
         stored = recorder.stored_states(0, self.steps)
-        return stored, Room(self.room.state, _rows(self.room.state, len(stored)), recorder.max_states)
+        return stored, Limits(self.limits.state, _rows(self.limits.state, len(stored)), recorder.max_states)
 
 
 def recording_of(run: Workload | Trajectory, recorder: Recorder | None, peak: Peak) -> Recording:
@@ -73,8 +73,8 @@ def recording_of(run: Workload | Trajectory, recorder: Recorder | None, peak: Pe
     state = (1 + len(run.optimizer.slots)) * run.theta0.nbytes
     seconds = line.first + steps * (min(each, line.step) + writing)
     work = Work("record", seconds, memory, disk.bytes(len(stored), steps), trainings=1)
-    room = Room(state, _rows(state, len(stored)), chosen.max_states)
-    return Recording(short, steps, stored, room, disk, work)
+    limits = Limits(state, _rows(state, len(stored)), chosen.max_states)
+    return Recording(short, steps, stored, limits, disk, work)
 
 
 def _there(run: Trajectory) -> Recording:
@@ -91,7 +91,7 @@ def _there(run: Trajectory) -> Recording:
     chunk: int = run.group["theta"].chunks[0]  # type: ignore[union-attr]
     place = getattr(run.group.store, "root", None)
     disk = on_disk(Path(place)) if place is not None else None
-    return Recording(short, run.last, run.stored_states, Room(state, chunk, run.max_states), disk, None)
+    return Recording(short, run.last, run.stored_states, Limits(state, chunk, run.max_states), disk, None)
 
 
 def _rows(state: int, states: int) -> int:

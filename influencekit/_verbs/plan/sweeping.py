@@ -7,7 +7,7 @@ from functools import partial
 from influencekit._effects.adjoint import Columns
 from influencekit._effects.backward import evaluations_of
 from influencekit._effects.pace import pace_of
-from influencekit._trajectory.blocks import Room, blocks_of, replayed
+from influencekit._trajectory.blocks import Limits, blocks_of, replayed
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.plan.measure import Peak, line_of
 from influencekit._verbs.plan.work import Work
@@ -25,7 +25,7 @@ class Sweep:
     """A sweep, measured: `first` seconds once; in every pass and step `step`, and `column` for each column.
 
     `passes`: the columns of each. `replay`: seconds of a step that is trained again. `peak` bytes of memory
-    were in use with `held` states of `state` bytes each.
+    were in use with `in_memory` states of `state` bytes each.
     """
 
     passes: list[Columns]
@@ -35,19 +35,19 @@ class Sweep:
     column: float
     replay: float
     peak: int | None
-    held: int
+    in_memory: int
     state: int
 
-    def work(self, name: str, stored: Sequence[int], room: Room) -> Work:
+    def work(self, name: str, stored: Sequence[int], limits: Limits) -> Work:
         """Over a run of which the states `stored` can be read."""
         seconds, held, again = self.first, 0, 0
         for each in self.passes:
-            blocks = list(blocks_of(stored, self.begin, each.last, room))
-            again += replayed(stored, blocks, room)
+            blocks = list(blocks_of(stored, self.begin, each.last, limits))
+            again += replayed(stored, blocks, limits)
             held = max(held, *(min(b.high - b.low, b.places + 1) for b in blocks))
             seconds += (each.last - self.begin) * self.step
             seconds += sum(last - self.begin for last in each.begin) * self.column
-        memory = None if self.peak is None else self.peak + max(0, held - self.held) * self.state
+        memory = None if self.peak is None else self.peak + max(0, held - self.in_memory) * self.state
         return Work(name, seconds + again * self.replay, memory, passes=len(self.passes), replayed=again)
 
 
@@ -81,6 +81,6 @@ def sweep_of(
         column=column,
         replay=pace_of(short, 1).step,
         peak=peak.bytes(),
-        held=few.timed,
+        in_memory=few.timed,
         state=(1 + len(short.workload.optimizer.slots)) * short.workload.theta0.nbytes,
     )

@@ -100,7 +100,7 @@ def plan(
             "steps": recording.steps,
             "parameters": workload.n_params,
             "examples": workload.n_train,
-            "state": recording.room.state,
+            "state": recording.limits.state,
             "measured": recording.short.last,
             "device": str(workload.device),
             "threads": torch.get_num_threads(),

@@ -50,15 +50,15 @@ class Works(NamedTuple):
         """What other recorders would take: on disk, and of the sweep's time."""
         if self.sweep is None or recording.disk is None:
             return {}
-        apart = max(2, min(recording.steps, (4 << 30) // recording.room.state, 50))
+        apart = max(2, min(recording.steps, (4 << 30) // recording.limits.state, 50))
         found = {}
         for recorder in (Full(), EveryK(apart), Revolve(64)):
-            stored, room = recording.by(recorder)
-            work = self.sweep.work("", stored, room)
+            stored, limits = recording.by(recorder)
+            work = self.sweep.work("", stored, limits)
             disk = recording.disk.bytes(len(stored), recording.steps)
             found[label(recorder)] = Choice(disk, work.seconds, work.memory)
         if chosen not in found:
-            work = self.sweep.work("", recording.stored, recording.room)
+            work = self.sweep.work("", recording.stored, recording.limits)
             disk = recording.disk.bytes(len(recording.stored), recording.steps)
             found[chosen] = Choice(disk, work.seconds, work.memory)
         return found
@@ -78,14 +78,16 @@ def works_of(
         if isinstance(method, _SWEEPS):
             dit = method if isinstance(method, DIT) else DIT()
             sweep = sweep_of(short, steps, query, dit, windows, peak)
-            works.append(_swept(sweep.work(name, recording.stored, recording.room), dit, retraining, windows))
+            works.append(
+                _swept(sweep.work(name, recording.stored, recording.limits), dit, retraining, windows)
+            )
         else:
             works.append(_retrained(name, method, retraining, starts))
     whole = [0] * _SUBSETS
     works.append(retraining.work(f"lds:m={_SUBSETS}", whole))
     works.append(retraining.work(f"ceiling:runs={_RUNS}", starts, _RUNS))
     if short.workload.test is not None and sweep is not None:
-        works += _choosing(n, retraining, sweep.work("dit", recording.stored, recording.room))
+        works += _choosing(n, retraining, sweep.work("dit", recording.stored, recording.limits))
     return Works(works, sweep)
 
 
