@@ -20,6 +20,7 @@ from benchmarks.shared.results import machine
 from benchmarks.shared.timing import timed
 
 TAKES = "15 min"
+MERGES = True
 CASES = {  # workload, recorder, how many examples are left out
     "mnist-1v7-lr": ("mnist-1v7-lr:setting=trained", "full", 256),
     "mnist-1v7-dnn": ("mnist-1v7-dnn:setting=trained", "full", 256),
