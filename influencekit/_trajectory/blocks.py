@@ -68,7 +68,8 @@ def replayed(stored: Sequence[int] | np.ndarray, blocks: Sequence[Block], limits
     A stretch is trained one step further where that meets the next stored state, with which it is compared;
     not where the recorder limits the states that are held.
     """
-    known, total = set(np.asarray(stored).tolist()), 0
+    stored = np.asarray(stored)
+    known, total = set(stored.tolist()), 0
     compared = limits.max_states is None
 
     def between(low: int, high: int) -> int:

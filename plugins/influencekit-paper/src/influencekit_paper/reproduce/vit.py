@@ -106,9 +106,11 @@ def encoder(weights: str, size: int) -> tuple[nn.Module, tuple[Any, Any]]:
     means: tuple[Any, Any] = (_MEAN, _STD)
     if not weights:
         torch.manual_seed(0)
-        tiny: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-        sizes = {"image_size": size, "patch_size": 7, "attn_implementation": "eager"}
-        config = transformers.Dinov2Config(**tiny, **sizes)
+        tiny: dict[str, Any] = {
+            "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": size,
+            "patch_size": 7, "attn_implementation": "eager",
+        }  # fmt: skip
+        config = transformers.Dinov2Config(**tiny)
         model: Any = transformers.Dinov2Model(config)
     else:
         folder = Path(local(weights))
