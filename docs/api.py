@@ -24,7 +24,7 @@ FOLDER = ROOT / "docs" / "api"
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # page: (first line, module, names; all if none)
     "verbs": (
         "What is done with a run: record it, ask it, compare methods, verify by retraining.", "influencekit",
-        ("record", "open", "estimate", "compare", "ceiling", "contributions", "sum_over_windows",
+        ("record", "open", "plan", "estimate", "compare", "ceiling", "contributions", "sum_over_windows",
          "verify_top", "remove", "curate", "suspects", "report", "verify", "trust", "evaluate", "make",
          "spec"),
     ),

@@ -52,6 +52,7 @@ _HOME = {
     "evaluate": "evaluation",
     "make": "registry",
     "open": "_verbs.open",
+    "plan": "_verbs.plan",
     "record": "_verbs.record",
     "remove": "_verbs.remove",
     "report": "_report",

@@ -39,8 +39,8 @@ LAYERS = {
         _training/traced _training/workload
     """,
     "a recorded run": """
-        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/checkpoints _trajectory/chunks
-        _trajectory/by_part
+        _trajectory/__init__ _trajectory/binomial_schedule _trajectory/blocks _trajectory/checkpoints
+        _trajectory/chunks _trajectory/by_part
         _trajectory/contents _trajectory/digests _trajectory/ending _trajectory/fingerprint
         _trajectory/identity _trajectory/integrity _trajectory/replay_check _trajectory/remote
         _trajectory/rerun
@@ -59,7 +59,7 @@ LAYERS = {
         _effects/retrain _effects/step_products _effects/sums queries recorders workloads/__init__
         workloads/draw _effects/centred workloads/files workloads/mnist workloads/models
         workloads/problem averages _effects/selection _effects/mean_of_runs
-        _effects/labels _effects/out_of_fold _effects/sliced _effects/repeated_slices
+        _effects/labels _effects/out_of_fold _effects/sliced _effects/repeated_slices _effects/pace
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function
@@ -96,7 +96,10 @@ LAYERS = {
         _verbs/curate/sets _verbs/curate/trusted _verbs/curate/verb _verbs/curate/words
         _verbs/suspects/__init__ _verbs/suspects/calibration _verbs/suspects/cost
         _verbs/suspects/exact _verbs/suspects/expectation _verbs/suspects/planting _verbs/suspects/outside
-        _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words
+        _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words _verbs/plan/__init__
+        _verbs/plan/advice _verbs/plan/disk _verbs/plan/measure _verbs/plan/recording
+        _verbs/plan/retraining _verbs/plan/short _verbs/plan/sweeping _verbs/plan/verb _verbs/plan/work
+        _verbs/plan/works
     """,
     "the report": """
         _report/__init__ _report/belonging _report/build _report/comparison _report/curve _report/issues
@@ -113,7 +116,7 @@ LAYERS = {
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
         cli/summary cli/user_code cli/verify __init__ __main__ cli/ceiling cli/curate cli/suspects
-        cli/report
+        cli/report cli/plan
     """,
 }
 

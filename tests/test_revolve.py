@@ -141,7 +141,7 @@ def test_a_sweep_holds_no_more_states_and_does_no_more_steps_than_it_must(states
     original = Step.advance
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "advance", advance)
-        patch.setattr("influencekit._trajectory.trajectory._BLOCK", room * 3 * run.workload.theta0.nbytes)
+        patch.setattr("influencekit._trajectory.blocks._BLOCK", room * 3 * run.workload.theta0.nbytes)
         blocks = run.blocks(begin, run.steps)
         while (block := next(blocks, None)) is not None:
             assert [s.step for s in block] == list(range(at - len(block), at))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
-from influencekit._trajectory import trajectory as trajectories
+from influencekit._trajectory import blocks as sizes
 from influencekit._verbs.verify import verify
 from influencekit.testing.oracle import tiny_workload
 
@@ -70,8 +70,8 @@ def test_blocks_hold_every_state_once_last_first_in_any_memory(k, read, held, st
     run, full = ik.record(workload, f"every-k:k={k}"), ik.record(workload)
     each = workload.theta0.nbytes * (1 + len(workload.optimizer.slots))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectories, "_BLOCK", read * each)
-        patch.setattr(trajectories, "_HELD", held * each)
+        patch.setattr(sizes, "_BLOCK", read * each)
+        patch.setattr(sizes, "_HELD", held * each)
         blocks = list(run.blocks(start, run.steps))
     states = [state for block in blocks for state in reversed(block)]
     assert [s.step for s in states] == list(range(run.steps - 1, start - 1, -1))

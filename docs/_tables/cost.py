@@ -40,6 +40,21 @@ def _tape(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _plan(report: Report) -> Table:
+    heads = ["run", "work", "seconds", "measured", "memory", "measured", "disk", "measured"]
+    rows = []
+    for name, case in report["cases"].items():
+        for work, predicted in case["predicted"].items():
+            measured, cells = case["measured"][work], [name, f"`{work}`"]
+            for kind, unit in (("seconds", 1.0), ("memory", 1e6), ("disk", 1e6)):
+                digits = ".1f" if kind == "seconds" else ".2f" if kind == "disk" else ".0f"
+                word = "" if kind == "seconds" else " MB"
+                for each in (predicted, measured):
+                    cells.append(f"{each[kind] / unit:{digits}}{word}" if kind in each else "-")
+            rows.append(cells)
+    return Table(heads, rows)
+
+
 def _recorders(report: Report) -> Table:
     time, memory = report["time"], report["memory"]
     heads = [
@@ -195,6 +210,15 @@ PAGE = Page(
                 f"{report['threads']} thread."
             ),
             _tape,
+        ),
+        "plan": Section(
+            "Plan",
+            ("plan",),
+            "What `influencekit plan` predicts from a few steps, and what the work then took, in processes "
+            "of their own. Seconds are of the wall, on a machine that others used, too; memory is the peak "
+            "of the process, start-up included. [Sizing](../sizing.md#let-it-be-measured) says how it is "
+            "worked out.",
+            _plan,
         ),
         "recorders": Section("Recorders", ("memory",), _long_run, _recorders, _same),
         "rounded": Section("Rounded states", ("memory",), _precision, _rounded),

@@ -39,6 +39,7 @@ SOURCES = {
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
     "curation": _benchmark("curation --seeds 12", *_COMPARE, "influencekit/evaluation"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
+    "plan": _benchmark("plan", *_COMPARE),
     "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),
     "dvemb": _benchmark("dvemb", *_DVEMB),
     "dvemb_overhead": _benchmark("dvemb_overhead --steps 400", "plugins/influencekit-dvemb/src"),

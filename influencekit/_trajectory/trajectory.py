@@ -19,6 +19,7 @@ from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._training.workload import Workload
 from influencekit._trajectory.binomial_schedule import backwards
+from influencekit._trajectory.blocks import Block, Limits, blocks_of
 from influencekit._trajectory.ending import Ending, PartialSum
 from influencekit._trajectory.fingerprint import shared_contents
 from influencekit._trajectory.replay_check import (
@@ -34,9 +35,6 @@ from influencekit.errors import InputError, StoreError
 from influencekit.progress import track
 
 __all__ = ["Trajectory"]
-
-_BLOCK = 64 << 20  # bytes of states that a sweep reads at once
-_HELD = 4 << 30  # bytes of states that it holds at once when it must replay them
 
 
 class Trajectory:
@@ -219,28 +217,11 @@ class Trajectory:
                 del first
                 yield from lists
 
-    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(low, high, places): what to read or replay at once, and how many states may be held meanwhile.
-
-        One more state is in hand, so a list has up to places + 1 of them.
-        """
-        bytes_each = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
-        dense = len(self._stored) == self.last - self.first + 1
-        chunk = self.group["theta"].chunks[0] if dense else 1  # type: ignore[union-attr]
-        room = max(1, min(max(128, chunk), _BLOCK // bytes_each))
-        whole = room // chunk * chunk  # a chunk is read once, where one fits
-        memory = max(2, room, _HELD // bytes_each) - 1
-        below, low = self._below(start), start
-        while low < stop:
-            at = self._below(low)
-            # stored states that the sweep has still to come to have places of their own
-            places = memory if self.max_states is None else max(1, self.max_states - (at - below))
-            far = min(stop, low + min(whole - at % chunk if whole else room, places + 1))
-            high = far if far == stop else int(self._stored[self._below(far)])
-            if high <= low:
-                high = min(stop, int(self._stored[at + 1]) if at + 1 < len(self._stored) else stop)
-            yield low, high, places
-            low = high
+    def _stretches(self, start: int, stop: int) -> Iterator[Block]:
+        """What to read or replay at once, and how many states may be held meanwhile."""
+        state = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
+        chunk: int = self.group["theta"].chunks[0]  # type: ignore[union-attr]
+        return blocks_of(self._stored, start, stop, Limits(state, chunk, self.max_states))
 
     def _below(self, t: int) -> int:
         """The place in the store of the nearest stored state up to t."""

@@ -19,6 +19,7 @@ from influencekit.cli.console import complain
 from influencekit.cli.curate import curate
 from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
+from influencekit.cli.plan import plan
 from influencekit.cli.plotting import plot
 from influencekit.cli.record import record
 from influencekit.cli.report import report
@@ -183,7 +184,7 @@ def cli() -> None:
     """
 
 
-for _command in (compare, record, estimate, suspects, curate, report, plot, verify, list_):
+for _command in (compare, record, plan, estimate, suspects, curate, report, plot, verify, list_):
     cli.add_command(_command)
 for _command in (cli, *cli.commands.values()):
     _command.help = _command.help or docstring(_command.callback)

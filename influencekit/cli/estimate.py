@@ -95,12 +95,17 @@ __all__ = ["estimate"]
     help="--remove also trains N - 1 runs whose start is moved by a thousandth, and sums over the set there: "
     "if it was chosen by these scores, their own sum is biased.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say what it would take, from a few steps, as influencekit plan does.",
+)
 @shared("executor", "slices", "escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, parts: bool,
     out: str | None, top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
-    runs: int | None, executor: str | None, slices: str | None, escape_formulas: bool, code: str | None,
-    device: str, data_dir: str | None, threads: int,
+    runs: int | None, dry_run: bool, executor: str | None, slices: str | None, escape_formulas: bool,
+    code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -124,6 +129,10 @@ def estimate(
             "--estimator loo:examples=32 retrains without 32 random parts"
         )
     check_places({"--out": out})
+    if dry_run:
+        from influencekit.cli.plan import plan_of_store
+
+        return plan_of_store(store, estimator, query, window, removal, code, device, data_dir, threads)
     with new_file(out) as path:
         with working():
             import influencekit as ik

@@ -1,21 +1,18 @@
 """What choosing and retraining will cost, found by training a few steps, and said before it begins."""
 
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from torch import Tensor
-
 from influencekit._bars import clock, note
-from influencekit._effects.retrain import Strategy, capacity, strategy_of, train_together
+from influencekit._effects.pace import pace_of
+from influencekit._effects.retrain import Strategy, capacity, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.retraining import TOGETHER
 from influencekit.interfaces import Claim, Estimator
 
 __all__ = ["Plan", "plan_of", "say", "say_scores"]
 
-_STEPS = 8  # that are timed
 _LONG = 60  # seconds from which the plan is said
 
 
@@ -62,33 +59,18 @@ def plan_of(
     methods: Mapping[str, Estimator] = MappingProxyType({}),
     runs: int = 1,
 ) -> Plan:
-    """The plan for so many sets. Cost: eleven training steps of as many models as are trained at once."""
-    step, first = trajectory.step, trajectory.first
+    """The plan for so many sets. Cost: that of `pace_of`, twice."""
     batched = strategy_of(trajectory, strategy) == "batch"
     together = min(sets, capacity(trajectory, TOGETHER)) if batched else 1
     exact = tuple(name for name, method in methods.items() if Claim.EXACT in method.claims)
     others = tuple(name for name in methods if name not in exact)
 
-    def train(steps: int, models: int) -> float:
-        def coefficients(t: int) -> Tensor:
-            return step.coefficients(t).expand(models, -1)
-
-        began = time.perf_counter()
-        for _ in train_together(trajectory, coefficients, first, {first + steps}):
-            pass
-        return time.perf_counter() - began
-
-    def whole(models: int) -> float:
-        train(1, models)  # what only the first call costs
-        beginning = train(1, models)  # and what every call costs once
-        return max(0.0, train(1 + some, models) - beginning) / some * trajectory.steps
-
-    some = min(_STEPS, trajectory.last - first - 1)
-    if some < 1:  # of a single step nothing can be timed
+    if trajectory.last - trajectory.first < 2:  # of a single step nothing can be timed
         return Plan(sets, runs, together, 0.0, 0.0, exact, 0.0, others)
-    batch, n = whole(together), trajectory.workload.n_train
+    steps, n = trajectory.steps, trajectory.workload.n_train
+    batch = steps * pace_of(trajectory, together).step
     seconds, every = (runs * -(-count // together) * batch for count in (sets, n))
-    one = whole(1) if together > 1 else batch
+    one = steps * pace_of(trajectory, 1).step if together > 1 else batch
     return Plan(sets, runs, together, seconds, one, exact, len(exact) * every, others)
 
 

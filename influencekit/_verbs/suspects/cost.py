@@ -8,9 +8,16 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.cost import plan_of
 from influencekit.interfaces import Estimator
 
-__all__ = ["say_cost"]
+__all__ = ["say_cost", "trainings_of"]
 
 _LONG = 60  # seconds from which the plan is said
+
+
+def trainings_of(repeats: int, folds: int, verify: int, within: int) -> tuple[int, int]:
+    """How many models are trained alone (plantings, and relabelled runs), and how many can be together;
+    `within`: those that the scores of one run train."""
+    verified = verify + 2 if verify else 0
+    return repeats + verified, folds + within * (1 + repeats) + verified
 
 
 def say_cost(
@@ -20,8 +27,7 @@ def say_cost(
     """How many trainings there will be; above a minute a line on stderr says so. Cost: a few steps."""
     notes = [method.notes(trajectory).get("retrained", 0) for method in methods.values()]
     within = sum(int(each) for each in notes)
-    single = repeats + (verify + 2 if verify else 0)  # plantings, and relabelled runs
-    together = folds + within * (1 + repeats) + (verify + 2 if verify else 0)
+    single, together = trainings_of(repeats, folds, verify, within)
     seconds = plan_of(trajectory, 1, strategy).seconds * single
     seconds += plan_of(trajectory, together, strategy).seconds
     count = single + together

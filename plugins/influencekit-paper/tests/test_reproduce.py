@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from influencekit_paper.command import BEYOND, PAPER, reproduce
+from influencekit_paper.command import BEYOND, GIVEN, PAPER, reproduce
 from influencekit_paper.patterns import PATTERNS, patterns
 from influencekit_paper.reproduce import Extent, cells, experiments, plan, running, runs, wrong_labels
 from influencekit_paper.reproduce import reproduce as in_python
@@ -101,7 +101,7 @@ def test_all_is_every_table_of_the_paper(tiny, out):
     shown = command("all", "--quick", "--seeds", "1", out=out).stdout
     assert f"saved in {out}: {', '.join(PAPER)} (csv, json, tex, md)" in shown
     assert json.loads((out / "table4.json").read_text())["quick"]
-    assert {*PAPER, *BEYOND} == set(plan.PLANS)
+    assert {*PAPER, *GIVEN, *BEYOND} == set(plan.PLANS)
 
 
 def test_quick_is_two_seeds_and_less_retraining():

@@ -3,7 +3,7 @@
     reproduce(["table4"], "reproduction")     # a report a table, and its files in the folder
 
 `plan` says which cells a table has, `experiments` what is done for one, `cells` saves them, `running` does
-those that are missing, `tables`, `table5` and `beyond` make tables of them, `saving` writes these.
+those that are missing, `tables`, `table5`, `table6` and `beyond` make tables of them, `saving` writes these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,18 @@ import influencekit as ik
 from influencekit.errors import InputError
 from influencekit.extend import check_executor, hold, local, sweep
 from influencekit_paper.reproduce import beyond, tables
-from influencekit_paper.reproduce.plan import PLANS, Extent, in_order
+from influencekit_paper.reproduce.plan import PLANS, Extent, Images, in_order
 from influencekit_paper.reproduce.report import Report
 from influencekit_paper.reproduce.running import complete
 from influencekit_paper.reproduce.saving import save
 from influencekit_paper.reproduce.table5 import table5
+from influencekit_paper.reproduce.table6 import table6
 
-__all__ = ["Extent", "Report", "reproduce"]
+__all__ = ["Extent", "Images", "Report", "reproduce"]
 
 _REPORTS: Mapping[str, Callable[..., Report]] = {
     "table1": tables.table1, "table2": tables.table2, "table3": tables.table3, "table4": tables.table4,
-    "table5": table5, "seeds": beyond.seeds, "windows": beyond.windows,
+    "table5": table5, "table6": table6, "seeds": beyond.seeds, "windows": beyond.windows,
 }  # fmt: skip
 
 

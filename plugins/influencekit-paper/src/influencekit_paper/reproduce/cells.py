@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ SAME_NUMBERS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0")
 class Cell:
     """One experiment on one seed of a workload (a spec), with the experiment's own options.
 
-    `again` trains on the seed's examples once more, see `experiments.problem_of`.
+    `again` trains on the seed's examples once more, see `experiments.problem_of`. `sources`: paths of this
+    machine, for an experiment that makes its own problem; what they hold is told by digests in the options.
     """
 
     experiment: str
@@ -32,6 +33,7 @@ class Cell:
     seed: int
     options: tuple[tuple[str, Any], ...] = ()
     again: str = ""
+    sources: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         words = [self.experiment, self.workload, f"seed {self.seed}", *(f"{k} {v}" for k, v in self.options)]
@@ -79,8 +81,12 @@ def run(cell: Cell, device: str) -> Result:
     """Do the cell. Errors: those of the experiment, with the cell's name before them."""
     began = time.perf_counter()
     try:
-        problem = problem_of(cell.workload, cell.seed, device, cell.again)
-        found = EXPERIMENTS[cell.experiment].run(problem, cell.seed, **dict(cell.options))
+        experiment, options = EXPERIMENTS[cell.experiment], dict(cell.options)
+        if experiment.own:
+            found = experiment.run(cell.sources, cell.seed, device=device, **options)
+        else:
+            problem = problem_of(cell.workload, cell.seed, device, cell.again)
+            found = experiment.run(problem, cell.seed, **options)
     except InfluenceKitError as error:
         raise type(error)(f"{cell}: {error}") from error
     return Result(found, time.perf_counter() - began, _machine(device))

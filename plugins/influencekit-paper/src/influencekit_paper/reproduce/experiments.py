@@ -17,6 +17,7 @@ from influencekit.metrics import METRICS, border_ties, kendall
 from influencekit.windows import REMOVALS, Window
 from influencekit_paper.patterns import PATTERNS
 from influencekit_paper.patterns import patterns as patterns_of
+from influencekit_paper.reproduce.fine_tuning import fine_tuning
 from influencekit_paper.reproduce.runs import QUERY, Found, agreement_of, epochs, problem_of, recorded, scores
 from influencekit_paper.reproduce.wrong_labels import detection, retraining
 from influencekit_paper.stages import epoch_loss, stage_agreement, stage_windows
@@ -29,10 +30,14 @@ _LEAST = 4  # examples, of which a correlation says something
 
 @dataclass(frozen=True)
 class Experiment:
-    """`run(workload, seed, **options)`; `revision` goes up with whatever changes its numbers."""
+    """`run(workload, seed, **options)`; `revision` goes up with whatever changes its numbers.
+
+    `own`: it makes its own problem, of the cell's sources: `run(sources, seed, device=..., **options)`.
+    """
 
     run: Callable[..., Found]
     revision: int
+    own: bool = False
 
 
 def patterns(problem: ik.Workload, seed: int) -> Found:
@@ -140,6 +145,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "stages": Experiment(stages, 1),
     "detection": Experiment(detection, 1),
     "retraining": Experiment(retraining, 1),
+    "fine-tuning": Experiment(fine_tuning, 1, own=True),
 }
 
 

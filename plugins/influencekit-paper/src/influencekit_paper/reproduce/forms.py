@@ -78,6 +78,10 @@ _FOUND: Mapping[str, dict[str, Form]] = {
         "flipped": _COUNT, "examples": _SOME, "flipped_here": _SOME, "agreement": _METRICS,
         "found": {"loo": _JUDGED, "full": _JUDGED},
     },
+    "fine-tuning": {
+        "frozen_accuracy": _FRACTION, "examples": _SOME, "pool": _SOME, "flipped": _SOME, "parameters": _SOME,
+        "found": dict.fromkeys(["dit", "final-loss", "frozen"], _JUDGED),
+    },
 }  # fmt: skip
 
 _LENGTHS: Mapping[str, Callable[[Any], list[list[Any]]]] = {  # of lists that belong together
