@@ -243,6 +243,15 @@ def test_processes_that_join_after_the_tape_was_made(monkeypatch):
         tape.open()
 
 
+def test_processes_that_join_while_the_tape_is_open(monkeypatch):
+    def join(event, loop):
+        if event == "backward":
+            monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+            monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+
+    caught(Loop(join), "3 processes train together")
+
+
 def test_a_model_in_a_process_group(tmp_path):
     """DDP itself, in a group of one."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
