@@ -27,8 +27,10 @@ from influencekit._training.kernels.tracing import has_convolution
 from influencekit._training.linear import LinearStep
 from influencekit._training.loss_settings import settings_of
 from influencekit._training.optimizer import Optimizer, Slots
+from influencekit._training.over_ranks import LinearOverRanks
 from influencekit._training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit._training.push import pushed
+from influencekit._training.ranks import Ranks
 from influencekit._training.state import State
 from influencekit._training.traced import Traced
 from influencekit._training.workload import Workload
@@ -71,7 +73,8 @@ class Step:
         self._of_examples = self._mean * valid
         self._start: State | None = None
         self._penalised = bool(((self._mean != 0) & (valid == 0)).any())
-        self._linear: dict[str, LinearStep] = {}
+        self._linear: dict[str, LinearStep | LinearOverRanks] = {}
+        self.ranks: Ranks | None = None
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
         self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
@@ -106,6 +109,13 @@ class Step:
         traced serves both."""
         other = self.varied()
         other.workload, other.source, other.queries = workload, source, {}
+        return other
+
+    def over(self, ranks: Ranks) -> "Step":
+        """The same step, of which `linear` is computed by several ranks together, as far as its parts can be
+        divided."""
+        other = self.varied()
+        other.ranks = ranks
         return other
 
     # what a step reads ------------------------------------------------------------------------------
@@ -290,7 +300,7 @@ class Step:
     # pull and push ----------------------------------------------------------------------------------
 
     @exclusive()
-    def linear(self, curvature: str = "hessian") -> LinearStep:
+    def linear(self, curvature: str = "hessian") -> LinearStep | LinearOverRanks:
         """The step linearised in theta, buffers and the weights, for any number of adjoints at once.
 
         Errors: a model that has no second derivative, or whose derivatives are not those of its values.
@@ -298,7 +308,10 @@ class Step:
         if curvature not in self._linear:
             if curvature == "hessian" and not self.source.checked:
                 self.check_pull(self.start())
-            self._linear[curvature] = LinearStep(self, curvature)
+            alone = self.ranks is None or self.source.undivided
+            self._linear[curvature] = (
+                LinearStep(self, curvature) if alone else LinearOverRanks(self, curvature, self.ranks)
+            )
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:

@@ -11,6 +11,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged
 from influencekit._verbs.non_finite import naming_the_query, zero_words
 from influencekit._verbs.notebook import Shown
+from influencekit._verbs.over_ranks import over_ranks
 from influencekit._verbs.own_parts import labels_of, require_claims, scores_of
 from influencekit._verbs.results import (
     Windows,
@@ -38,6 +39,7 @@ def estimate(
     windows: Windows = None,
     removal: Removal = "global",
     average: Average | str | Any = None,
+    group: Any = None,
 ) -> xr.Dataset:
     """Scores of every training example: `influence` [query, window, train], labelled.
 
@@ -50,6 +52,8 @@ def estimate(
     better. An estimator that averages over runs also gives `standard_error` [query, window, train]. A sum of
     scores is first order, too, and holds less far than a single one: `remove` says how far. Scores for sets
     (`dit:centre=0.5`) come with `intercept` [query, window], which is added to their sum.
+    `group`: a process group of torch.distributed, such as `torch.distributed.group.WORLD`, all of whose ranks
+    make this call: they compute the sweep of `dit` or `sgd-influence` together, and each gets all scores.
     Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that cannot do
     it, scores that are not finite.
 
@@ -68,10 +72,12 @@ def estimate(
     require_claims(estimator)
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     check_windows(trajectory, estimator, chosen)
+    trajectory, ranks = over_ranks(trajectory, query, estimator, group, chosen)
     workload = trajectory.workload
     labels = labels_of(trajectory, query)
     with naming_the_query(trajectory, query, chosen):
         scores, errors = scores_of(trajectory, query, estimator, chosen, len(labels))
+        scores = scores if ranks is None else ranks.summed(scores)
         nan = scores.isnan()
         left_out = nan.all(0).all(0)  # on request, for every query and window
         if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():
