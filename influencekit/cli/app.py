@@ -20,6 +20,7 @@ from influencekit.cli.curate import curate
 from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plotting import plot
+from influencekit.cli.ranks import another_speaks, rank, refuse_several
 from influencekit.cli.record import record
 from influencekit.cli.report import report
 from influencekit.cli.suspects import suspects
@@ -59,6 +60,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        refuse_several(name)
         if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
             return super().resolve_command(ctx, args)
         from influencekit._specs import unknown
@@ -126,15 +128,18 @@ def _fail(error: BaseException) -> NoReturn:
     if isinstance(error, click.exceptions.UsageError) and type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)
+    silent = another_speaks()
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        complain("interrupted")
+        if not silent:
+            complain("interrupted")
         sys.exit(getattr(error.__cause__ or error, "code", 130))
     if os.environ.get("INFLUENCEKIT_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     text, code = _explain(error)
-    complain(text, "error:", fg="red", bold=True)
+    if not silent:
+        complain(f"rank {rank()}: {text}" if rank() else text, "error:", fg="red", bold=True)
     sys.exit(code)
 
 

@@ -12,6 +12,7 @@ from influencekit.cli.examples import by_seed
 from influencekit.cli.formats import ENDINGS, check_ending, save_dataset
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, shared
+from influencekit.cli.ranks import process_group, rank
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,11 +90,18 @@ __all__ = ["estimate"]
     help="--remove also trains N - 1 runs whose start is moved by a thousandth, and sums over the set there: "
     "if it was chosen by these scores, their own sum is biased.",
 )
+@click.option(
+    "--contributions",
+    type=PATH,
+    metavar="FILE.zarr",
+    help="A new store for the contributions of every occurrence, of which the scores are sums: "
+    "influencekit.sum_over_windows makes those of other windows, without a sweep.",
+)
 @shared("escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
     top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
-    escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
+    contributions: str | None, escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -106,12 +114,15 @@ def estimate(
       influencekit estimate run.zarr --remove suspects.txt --runs 9
       influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
+      torchrun --nproc-per-node 2 -m influencekit estimate run.zarr --trust none
     """
     check_ending(out, endings=(*ENDINGS, ".html"))
     if runs and not remove:
         raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
-    check_places({"--out": out})
-    with new_file(out) as path:
+    check_places({"--out": out, "--contributions": contributions})
+    if contributions and not contributions.endswith(".zarr"):
+        raise InputError(f"--contributions {contributions} must end in .zarr: it is a store")
+    with new_file(None if rank() else out) as path:
         with working():
             import influencekit as ik
             from influencekit._direction import better_of, which_end
@@ -124,10 +135,13 @@ def estimate(
             end = average and make("average", average)
             which = which_end(which, better_of(asked), f"query {query}")
             ids = retrained.read_ids(remove) if remove else None
-            trajectory = reopen(store, data_dir, use_device(device, threads), code)
-            if ids:
-                positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = ik.estimate(trajectory, asked, method, window, removal, end)
+            with process_group(device) as group:
+                trajectory = reopen(store, data_dir, use_device(device, threads), code)
+                if ids:
+                    positions_of(trajectory.workload, ids)  # unknown ones are found before the work
+                scores = _scores(trajectory, asked, method, window, removal, end, contributions, group)
+            if rank():
+                return
             trusted, said = _trust(trajectory, asked, method, scores, trust)
             scores = scores.assign_attrs(said)
             verified = removed = None
@@ -165,6 +179,26 @@ def estimate(
         retrained.print_removed(removed)
     if out:
         say(f"saved in {out}")
+
+
+def _scores(
+    trajectory: Trajectory, query: Query, estimator: Estimator, window: str, removal: Any, average: Any,
+    contributions: str | None, group: Any,
+) -> xr.Dataset:  # fmt: skip
+    """The scores; with `contributions`, sums of what is written there."""
+    import influencekit as ik
+    from influencekit._direction import better_of, written
+    from influencekit.windows import parse_windows
+
+    if contributions is None:
+        return ik.estimate(trajectory, query, estimator, window, removal, average, group)
+    chosen, steps = parse_windows(window, trajectory.plan.epoch.tolist(), removal), trajectory.steps
+    at = sorted({t for w in chosen for t in w.evaluations(steps) if t})
+    found = ik.contributions(trajectory, query, estimator, at, contributions, average, group)
+    found.attrs = {name: value for name, value in found.attrs.items() if name not in ("status", "done_from")}
+    scores = ik.sum_over_windows(found, chosen)
+    scores.influence.attrs |= written(better_of(query))
+    return scores
 
 
 def _trust(
