@@ -130,7 +130,9 @@ def test_a_rank_that_dies_ends_the_others_and_the_store_says_how_far_it_came(tmp
     monkeypatch.setattr("influencekit._trajectory.trajectory._BLOCK", 1)  # and read alone
     run, path = recorded(epochs=4), tmp_path / "c.zarr"
     alone = ik.contributions(run, at=[2, 4])
-    first, second = on_ranks(2, lambda rank: ik.contributions(run, Bomb(), at=[2, 4], store=path, group=world()))
+    first, second = on_ranks(
+        2, lambda rank: ik.contributions(run, Bomb(), at=[2, 4], store=path, group=world())
+    )
     assert second is None
     assert isinstance(first, ik.InfluenceKitError) and "another rank has ended" in str(first)
     found = xr.open_zarr(path)

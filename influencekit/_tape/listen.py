@@ -18,7 +18,7 @@ __all__ = ["listen"]
 
 
 def listen(
-    called: nn.Module, optimizer: torch.optim.Optimizer, steps: StepCollector, *,
+    called: nn.Module, optimizer: torch.optim.Optimizer, steps: StepCollector, group: Any, *,
     before_step: Callable[..., None], after_step: Callable[[], None],
     copied: Callable[[], None], loading: Callable[[bool], None],
 ) -> list[Callable[[], None]]:  # fmt: skip
@@ -29,7 +29,7 @@ def listen(
     model, whole_step = model_behind(called), deferred()(after_step)
 
     def before(optimizer: torch.optim.Optimizer, *given: Any) -> None:
-        refuse_parallel()  # a process group may have been made since the tape was opened
+        refuse_parallel(group)  # a process group may have been made since the tape was opened
         before_step(*given)
 
     handles = [

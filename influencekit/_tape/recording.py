@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,9 @@ from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition, refuse_early_end, refuse_nothing_new, say_resumed
 from influencekit._tape.optimizer import (
-    Clip,
-    UpdateRule,
-    describe_optimizer,
-    learning_rates,
-    read_slots,
-    rebuild_optimizer,
-    trained_parameters,
-)
+    Clip, UpdateRule, describe_optimizer, learning_rates, read_slots, rebuild_optimizer, trained_parameters,
+)  # fmt: skip
+from influencekit._tape.ranks import SilentWriter, at_end, refuse_buffers, tape_ranks, together
 from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
@@ -59,20 +55,26 @@ class Recording:
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
         accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
-        scaler: Any = None, durable: bool = False,
+        scaler: Any = None, durable: bool = False, group: Any = None,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
-        refuse_parallel()
-        self.call, self.writer, self._called = call, TapeWriter(store, recorder, durable), called
+        refuse_parallel(group)
+        self._group, self._ranks = group, tape_ranks(group, called, call, resume, check, scaler)
+        self.call, self._called = call, called
+        self.writer: TapeWriter | SilentWriter = TapeWriter(store, recorder, durable)
+        if self._ranks is not None and not self._ranks.first:  # rank 0 writes, and checks
+            store, self.writer, check = None, SilentWriter(), 0.0
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
         self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
-        self._steps.dropped = self._check_buffers
+        self._steps.dropped = lambda: self._state and self._state.check_buffers(self._steps.step)
         self._steps.scaling = Scaling(scaler)
+        if self._ranks is not None:
+            self._steps.merged = self._ranks.merged
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data, id_entry)
@@ -96,16 +98,16 @@ class Recording:
 
     def _listen(self) -> list[Callable[[], None]]:
         return listen(
-            self._called, self._optimizer, self._steps, before_step=self._before_step,
-            after_step=self._after_step, copied=lambda: self._reloads.note(self._state, self._steps.step),
+            self._called, self._optimizer, self._steps, self._group, before_step=self._before_step,
+            after_step=together(self._ranks, self._after_step), copied=lambda: self._reloads.note(self._state, self._steps.step),
             loading=lambda optimizer: self._reloads.loading(self._state, self._steps.step, optimizer),
         )  # fmt: skip
 
-    def _check_buffers(self) -> None:
-        return self._state.check_buffers(self._steps.step) if self._state else None
-
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
+        at_end(self._ranks, partial(self._close, error), error)
+
+    def _close(self, error: BaseException | None) -> None:
         self.closed = True
         for remove in self._removers:
             remove()
@@ -114,17 +116,22 @@ class Recording:
             if error is None and self._resumed is not None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
-        count = self._steps.step
-        end_store(self.writer, error, self._last_state, self._end_noted, self._spot, self._completed, count)
+        end_store(
+            self.writer, error, self._last_state,
+            lambda: self._known(self._position.ended(self._epoch, self._batches_done)), self._spot,
+            self._completed, self._steps.step,
+        )  # fmt: skip
 
-    def _end_noted(self) -> dict[str, Any]:
-        return {**self._position.ended(self._epoch, self._batches_done), "known": self._reloads.known}
+    def _known(self, noted: dict[str, Any]) -> dict[str, Any]:
+        return {**noted, "known": self._reloads.known}
 
     def _completed(self) -> None:
         self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
 
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
+        if self._ranks is not None:
+            raise InputError("a run that several ranks recorded cannot go on; record into a new store")
         assert self._state is not None
         self._state.check_unchanged(self._steps.step, self._ends)
         self.writer.opened.reopen()
@@ -143,10 +150,6 @@ class Recording:
         if self._resumed is not None:
             refuse_early_end(self._resumed.snapshot, self._epoch)
         return found
-
-    def _noted(self, epoch: int, position: int) -> dict[str, Any]:
-        """What a resumed loop needs, as JSON but for generators."""
-        return {**self._position.noted(epoch, position), "known": self._reloads.known}
 
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
@@ -214,13 +217,13 @@ class Recording:
             self._reloads.note(state, step)
         self._epoch = self._noted_epoch = epoch
         if state is None:
-            self._snapshot = self._noted(epoch, position)  # stored with state 0, at its first step
+            self._snapshot = self._known(self._position.noted(epoch, position))  # stored with state 0
             self._constant = ConstantTensors(self._model)
         else:
             state.check_buffers(step)
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
-                self.writer.state(state.state(step), self._noted(epoch, position))
+                self.writer.state(state.state(step), self._known(self._position.noted(epoch, position)))
         self._steps.watch_left = self._spot.decide(step)
         if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))
@@ -289,6 +292,7 @@ class Recording:
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
+        refuse_buffers(self._ranks, changing)
         self._buffers = {n: self._buffers[n] for n in changing}
         self._steps.keep_skipped = bool(changing)
         self._settings.begin()
