@@ -22,7 +22,8 @@ _MOVED = (
 
 
 def end_store(
-    store: TapeWriter | SilentWriter, error: BaseException | None, last_state: Callable[[], tuple[State | None, int | None]],
+    store: TapeWriter | SilentWriter, error: BaseException | None,
+    last_state: Callable[[], tuple[State | None, int | None]],
     note: Callable[[], Mapping[str, Any]], spot: SpotCheck, completed: Callable[[], None], steps: int,
 ) -> None:  # fmt: skip
     """Close a store. `error`: what ended the loop, if anything did.

@@ -1,4 +1,4 @@
-"""A loop over several ranks of torch.distributed: every rank notes its micro-batches, rank 0 writes the store.
+"""A loop over several ranks of torch.distributed: each notes its micro-batches, rank 0 writes the store.
 
 DistributedDataParallel gives every rank the mean of the ranks' gradients. That is the gradient of one step of
 all their micro-batches, each coefficient divided by the number of ranks:
@@ -19,6 +19,7 @@ import numpy as np
 import torch.distributed as dist
 from torch import nn
 
+from influencekit._tape.checks.arguments import refuse_parallel
 from influencekit._tape.replica import Call, Micro
 from influencekit._tape.stream import StreamExamples
 from influencekit._training.ranks import Ranks, ranks_of
@@ -123,8 +124,8 @@ def refuse_buffers(ranks: TapeRanks | None, changing: Sequence[str]) -> None:
     """Refuse buffers that training changes, where there are several ranks."""
     if changing and ranks is not None:
         raise InputError(
-            f"training changes the buffer {changing[0]} (running statistics), on each rank in its own way; with "
-            "a group that cannot be recorded: normalise without them (track_running_stats=False)"
+            f"training changes the buffer {changing[0]} (running statistics), on each rank in its own way; "
+            "with a group that cannot be recorded: normalise without them (track_running_stats=False)"
         )
 
 
@@ -132,6 +133,7 @@ def tape_ranks(
     group: Any, called: nn.Module, call: Call, resume: bool, check: float, scaler: Any
 ) -> TapeRanks | None:
     """The ranks of a group, None for one process. Errors: what several ranks cannot record, by name."""
+    refuse_parallel(group)
     if (ranks := ranks_of(group)) is None:
         return None
     if ranks.size != dist.get_world_size():

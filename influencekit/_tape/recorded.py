@@ -86,7 +86,7 @@ class Recorded:
         """Why a micro-batch cannot be computed a few examples at a time; "" where it can."""
         normed = any("BatchNorm" in type(m).__name__ and m.training for m in self.workload.model.modules())
         whole = {
-            f"training changes the buffer {next(iter(self.changing), '')}, which sees whole batches": self.joint,
+            f"training changes the buffer {''.join(self.changing[:1])}, which sees whole batches": self.joint,
             "the loss of an example depends on the others of its batch": normed or not self.separable,
             "random numbers are drawn for whole batches (dropout)": self.random,
             "penalty= takes the outputs or the batch": bool(self.call.penalty_takes),

@@ -13,7 +13,7 @@ from torch import nn
 
 from influencekit._signals import deferred
 from influencekit._tape.change_detector import ConstantTensors
-from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
+from influencekit._tape.checks.arguments import refuse_hooks
 from influencekit._tape.checks.resumed import Resumed
 from influencekit._tape.ending import end_store
 from influencekit._tape.fingerprint import run_attributes
@@ -24,7 +24,13 @@ from influencekit._tape.loader import IndexedBatch
 from influencekit._tape.loop_batches import LoopBatches
 from influencekit._tape.loop_position import LoopPosition, refuse_early_end, refuse_nothing_new, say_resumed
 from influencekit._tape.optimizer import (
-    Clip, UpdateRule, describe_optimizer, learning_rates, read_slots, rebuild_optimizer, trained_parameters,
+    Clip,
+    UpdateRule,
+    describe_optimizer,
+    learning_rates,
+    read_slots,
+    rebuild_optimizer,
+    trained_parameters,
 )  # fmt: skip
 from influencekit._tape.ranks import SilentWriter, at_end, refuse_buffers, tape_ranks, together
 from influencekit._tape.reloads import Reloads
@@ -59,7 +65,6 @@ class Recording:
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
-        refuse_parallel(group)
         self._group, self._ranks = group, tape_ranks(group, called, call, resume, check, scaler)
         self.call, self._called = call, called
         self.writer: TapeWriter | SilentWriter = TapeWriter(store, recorder, durable)
@@ -73,16 +78,15 @@ class Recording:
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
         self._steps.dropped = lambda: self._state and self._state.check_buffers(self._steps.step)
         self._steps.scaling = Scaling(scaler)
-        if self._ranks is not None:
-            self._steps.merged = self._ranks.merged
+        self._steps.merged = self._steps.merged if self._ranks is None else self._ranks.merged
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data, id_entry)
-        self._position = LoopPosition(optimizer, schedulers, next(model.parameters()).device, settings)
+        self._reloads, device = Reloads(), next(model.parameters()).device
+        self._position = LoopPosition(optimizer, schedulers, device, settings, self._reloads)
         if id_entry is not None and self._stream is None:  # no input of the model
             self._steps.index_entry = id_entry
             self._use(call.collate)
-        self._reloads = Reloads()
         self._epoch, self._noted_epoch, self._batches_done, self._snapshot = -1, 0, 0, dict[str, Any]()
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
@@ -99,7 +103,8 @@ class Recording:
     def _listen(self) -> list[Callable[[], None]]:
         return listen(
             self._called, self._optimizer, self._steps, self._group, before_step=self._before_step,
-            after_step=together(self._ranks, self._after_step), copied=lambda: self._reloads.note(self._state, self._steps.step),
+            after_step=together(self._ranks, self._after_step),
+            copied=lambda: self._reloads.note(self._state, self._steps.step),
             loading=lambda optimizer: self._reloads.loading(self._state, self._steps.step, optimizer),
         )  # fmt: skip
 
@@ -118,12 +123,9 @@ class Recording:
             return
         end_store(
             self.writer, error, self._last_state,
-            lambda: self._known(self._position.ended(self._epoch, self._batches_done)), self._spot,
-            self._completed, self._steps.step,
+            lambda: self._position.ended(self._epoch, self._batches_done), self._spot, self._completed,
+            self._steps.step,
         )  # fmt: skip
-
-    def _known(self, noted: dict[str, Any]) -> dict[str, Any]:
-        return {**noted, "known": self._reloads.known}
 
     def _completed(self) -> None:
         self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
@@ -217,13 +219,13 @@ class Recording:
             self._reloads.note(state, step)
         self._epoch = self._noted_epoch = epoch
         if state is None:
-            self._snapshot = self._known(self._position.noted(epoch, position))  # stored with state 0
+            self._snapshot = self._position.noted(epoch, position)  # stored with state 0, at its first step
             self._constant = ConstantTensors(self._model)
         else:
             state.check_buffers(step)
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
-                self.writer.state(state.state(step), self._known(self._position.noted(epoch, position)))
+                self.writer.state(state.state(step), self._position.noted(epoch, position))
         self._steps.watch_left = self._spot.decide(step)
         if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))

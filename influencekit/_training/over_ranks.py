@@ -1,7 +1,7 @@
 """The step linearised by several ranks together: each takes a block of the slots of every batch.
 
-    H c = sum over ranks r of  sum_{i in block r} (w_i / b) H_i c        (all-reduced, as is the mean gradient)
-    <c, g_j>                                                              (stays where slot j is; 0 elsewhere)
+    H c = sum over ranks r of  sum_{i in block r} (w_i / b) H_i c      (all-reduced, as is the mean gradient)
+    <c, g_j>                                                           (stays where slot j is; 0 elsewhere)
 
 The model is not wrapped. All ranks have the same state, replayed by each, and the same adjoint, bit for bit.
 """

@@ -101,7 +101,8 @@ __all__ = ["estimate"]
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, out: str | None,
     top: int, trust: str, verify_top: int | None, which: Any, remove: str | None, runs: int | None,
-    contributions: str | None, escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
+    contributions: str | None, escape_formulas: bool, code: str | None, device: str, data_dir: str | None,
+    threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 

@@ -101,8 +101,8 @@ def refuse_parallel(group: Any) -> None:
         if (count := torch.distributed.get_world_size()) > 1:
             raise InputError(
                 f"{count} processes train together (torch.distributed), and a tape sees the examples of one "
-                "alone; pass group=torch.distributed.group.WORLD on every rank, or train in one process, with "
-                "accumulate= for batches of the same size"
+                "alone; pass group=torch.distributed.group.WORLD on every rank, or train in one process, "
+                "with accumulate= for batches of the same size"
             )
 
 
