@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-__all__ = ["on_ranks"]
+__all__ = ["LIMIT", "on_ranks"]
 
-_LIMIT = 240  # seconds
+LIMIT = 240  # seconds
 
 
 def on_ranks(size, function):
@@ -33,7 +33,7 @@ def _started(rank, size, path, function):
     if child:
         os.close(its)
         return child, open(mine, "rb")
-    signal.alarm(_LIMIT)
+    signal.alarm(LIMIT)
     try:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=Path(path).as_uri(), rank=rank, world_size=size)

@@ -26,7 +26,7 @@ from influencekit._training.ranks import Ranks, ranks_of
 from influencekit._trajectory.writing import Writer
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["SilentWriter", "TapeRanks", "at_end", "refuse_buffers", "tape_ranks", "together"]
+__all__ = ["SilentWriter", "TapeRanks", "at_end", "merging", "refuse_buffers", "tape_ranks", "together"]
 
 _HOW = "with a group, {} cannot be recorded yet; {}"
 
@@ -110,6 +110,11 @@ class SilentWriter:
 def together(ranks: TapeRanks | None, act: Callable[[], None]) -> Callable[[], None]:
     """`act`, on all ranks together where there are several."""
     return act if ranks is None else partial(ranks.together, act)
+
+
+def merging(ranks: TapeRanks | None) -> Callable[..., Any]:
+    """Makes of what this rank has of a step what all of them have."""
+    return ranks.merged if ranks is not None else lambda *step: step
 
 
 def at_end(ranks: TapeRanks | None, act: Callable[[], None], error: BaseException | None) -> None:

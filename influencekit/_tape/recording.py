@@ -29,10 +29,9 @@ from influencekit._tape.optimizer import (
     describe_optimizer,
     learning_rates,
     read_slots,
-    rebuild_optimizer,
     trained_parameters,
-)  # fmt: skip
-from influencekit._tape.ranks import SilentWriter, at_end, refuse_buffers, tape_ranks, together
+)
+from influencekit._tape.ranks import SilentWriter, at_end, merging, refuse_buffers, tape_ranks, together
 from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
@@ -44,7 +43,6 @@ from influencekit._tape.trainable_state import TrainableState, copied
 from influencekit._tape.unwrap import find_loader, model_behind
 from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
-from influencekit._training.layout import Layout
 from influencekit._training.state import State
 from influencekit._trajectory.writing import Kept
 from influencekit.errors import InputError
@@ -78,7 +76,7 @@ class Recording:
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
         self._steps.dropped = lambda: self._state and self._state.check_buffers(self._steps.step)
         self._steps.scaling = Scaling(scaler)
-        self._steps.merged = self._steps.merged if self._ranks is None else self._ranks.merged
+        self._steps.merged = merging(self._ranks)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data, id_entry)
@@ -121,19 +119,14 @@ class Recording:
             if error is None and self._resumed is not None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
-        end_store(
-            self.writer, error, self._last_state,
-            lambda: self._position.ended(self._epoch, self._batches_done), self._spot, self._completed,
-            self._steps.step,
-        )  # fmt: skip
+        note = partial(self._position.ended, self._epoch, self._batches_done)
+        end_store(self.writer, error, self._last_state, note, self._spot, self._completed, self._steps.step)
 
     def _completed(self) -> None:
         self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
 
     def go_on(self) -> None:
         """Continue after `close`: the loop's next epoch is the next of the run. Errors: something changed."""
-        if self._ranks is not None:
-            raise InputError("a run that several ranks recorded cannot go on; record into a new store")
         assert self._state is not None
         self._state.check_unchanged(self._steps.step, self._ends)
         self.writer.opened.reopen()
@@ -317,8 +310,7 @@ class Recording:
     def _trainable(
         self, params: dict[str, nn.Parameter], changing: list[str], description: dict[str, Any], updates: int
     ) -> TrainableState:
-        layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
-        rule = UpdateRule(layout, rebuild_optimizer(description), updates)
+        rule = UpdateRule.of(params, description, updates)
         self._state = TrainableState(self._model, self._optimizer, params, changing, rule, self._constant)
         return self._state
 

@@ -129,7 +129,7 @@ class Tape:
         check_arguments(model, params, loss, data, accumulate, reduction, check)
         refuse_parallel(group)
         self.model, self.optimizer = model, optimizer
-        self._store = store
+        self._store, self._several = store, group is not None
         self._opened: Recording | None = None
         schedulers, scaling = schedulers_of(scheduler), scalers_of(scaler)
         call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
@@ -146,6 +146,10 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
+        if self._opened is not None and self._several:
+            raise InputError(
+                "a run that several ranks recorded cannot go on; make a new tape for a new store"
+            )
         claim = Claim(f"the tape {self._store or 'in memory'}", self)
         try:
             if self._opened is not None and self._opened.finished:
