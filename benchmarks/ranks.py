@@ -43,9 +43,8 @@ def _wide() -> ik.Workload:
 
 
 CASES = {
-    "lr": lambda: ik.make("workload", "mnist-1v7-lr", setting="trained"),
-    "dnn": lambda: ik.make("workload", "mnist-1v7-dnn", setting="trained"),
-    "cnn": lambda: ik.make("workload", "mnist-1v7-cnn", setting="trained", epochs=1),
+    "lr": lambda: ik.make("workload", "mnist-1v7-lr", setting="trained", epochs=4),
+    "cnn": lambda: ik.make("workload", "mnist-1v7-cnn", setting="trained", epochs=2),
     "wide": _wide,
 }
 

@@ -9,6 +9,9 @@ import xarray as xr
 from helpers_ranks import LIMIT
 
 import influencekit as ik
+from influencekit.cli.problems import WorkloadSource
+
+WORK = WorkloadSource("mnist-1v7-lr:n_train=24:epochs=2")
 
 
 def port():
@@ -37,7 +40,7 @@ def started(folders, *words):
 
 
 def test_two_ranks_estimate_together(tmp_path):
-    run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"), store=tmp_path / "run.zarr")
+    run = ik.record(WORK(0), store=tmp_path / "run.zarr")
     words = ["estimate", "run.zarr", "--trust", "none", "--contributions", "c.zarr", "--out", "s.zarr"]
     first, second = started([tmp_path, tmp_path], *words)
     assert first[0] == second[0] == 0, (first, second)
@@ -49,7 +52,7 @@ def test_two_ranks_estimate_together(tmp_path):
 
 
 def test_a_rank_that_cannot_open_the_run_says_so_for_all(tmp_path):
-    ik.record(ik.make("workload", "mnist-1v7-lr:n_train=24:epochs=2"), store=tmp_path / "run.zarr")
+    ik.record(WORK(0), store=tmp_path / "run.zarr")
     (tmp_path / "elsewhere").mkdir()
     found = started([tmp_path, tmp_path / "elsewhere"], "estimate", "run.zarr", "--trust", "none")
     said = [line for _, _, text in found for line in text.splitlines() if line.startswith("error")]

@@ -22,7 +22,7 @@ _MOVED = (
 
 
 def end_store(
-    store: TapeWriter | SilentWriter, error: BaseException | None,
+    store: TapeWriter, error: BaseException | None,
     last_state: Callable[[], tuple[State | None, int | None]],
     note: Callable[[], Mapping[str, Any]], spot: SpotCheck, completed: Callable[[], None], steps: int,
 ) -> None:  # fmt: skip

@@ -22,11 +22,21 @@ from torch import nn
 from influencekit._tape.checks.arguments import refuse_parallel
 from influencekit._tape.replica import Call, Micro
 from influencekit._tape.stream import StreamExamples
+from influencekit._tape.writer import TapeWriter
 from influencekit._training.ranks import Ranks, ranks_of
 from influencekit._trajectory.writing import Writer
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["SilentWriter", "TapeRanks", "at_end", "merging", "refuse_buffers", "tape_ranks", "together"]
+__all__ = [
+    "SilentWriter",
+    "TapeRanks",
+    "at_end",
+    "merging",
+    "refuse_buffers",
+    "tape_ranks",
+    "together",
+    "writer_of",
+]
 
 _HOW = "with a group, {} cannot be recorded yet; {}"
 
@@ -85,12 +95,8 @@ class TapeRanks:
         return found
 
 
-class SilentWriter:
+class SilentWriter(TapeWriter):
     """The place of a `TapeWriter` on ranks that write nothing."""
-
-    writer: Writer | None = None
-    store = None
-    untouched = False
 
     @property
     def opened(self) -> Writer:
@@ -101,7 +107,7 @@ class SilentWriter:
         """Whether a state is kept: none."""
         return False
 
-    def _nothing(self, *given: Any) -> None:
+    def _nothing(self, *given: Any, **named: Any) -> None:
         return None
 
     begin = state = settings = step = _nothing
@@ -110,6 +116,11 @@ class SilentWriter:
 def together(ranks: TapeRanks | None, act: Callable[[], None]) -> Callable[[], None]:
     """`act`, on all ranks together where there are several."""
     return act if ranks is None else partial(ranks.together, act)
+
+
+def writer_of(ranks: TapeRanks | None) -> type[TapeWriter]:
+    """What writes the run on this rank."""
+    return TapeWriter if ranks is None or ranks.first else SilentWriter
 
 
 def merging(ranks: TapeRanks | None) -> Callable[..., Any]:

@@ -31,7 +31,7 @@ from influencekit._tape.optimizer import (
     read_slots,
     trained_parameters,
 )
-from influencekit._tape.ranks import SilentWriter, at_end, merging, refuse_buffers, tape_ranks, together
+from influencekit._tape.ranks import at_end, merging, refuse_buffers, tape_ranks, together, writer_of
 from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
@@ -41,7 +41,6 @@ from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.trainable_state import TrainableState, copied
 from influencekit._tape.unwrap import find_loader, model_behind
-from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
 from influencekit._training.state import State
 from influencekit._trajectory.writing import Kept
@@ -65,16 +64,16 @@ class Recording:
         refuse_hooks(model)
         self._group, self._ranks = group, tape_ranks(group, called, call, resume, check, scaler)
         self.call, self._called = call, called
-        self.writer: TapeWriter | SilentWriter = TapeWriter(store, recorder, durable)
         if self._ranks is not None and not self._ranks.first:  # rank 0 writes, and checks
-            store, self.writer, check = None, SilentWriter(), 0.0
+            store, check = None, 0.0
+        self.writer = writer_of(self._ranks)(store, recorder, durable)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
         self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
-        self._steps.dropped = lambda: self._state and self._state.check_buffers(self._steps.step)
+        self._steps.dropped = self._check_buffers
         self._steps.scaling = Scaling(scaler)
         self._steps.merged = merging(self._ranks)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
@@ -105,6 +104,9 @@ class Recording:
             copied=lambda: self._reloads.note(self._state, self._steps.step),
             loading=lambda optimizer: self._reloads.loading(self._state, self._steps.step, optimizer),
         )  # fmt: skip
+
+    def _check_buffers(self) -> None:
+        return self._state.check_buffers(self._steps.step) if self._state else None
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""

@@ -308,10 +308,10 @@ class Step:
         if curvature not in self._linear:
             if curvature == "hessian" and not self.source.checked:
                 self.check_pull(self.start())
-            alone = self.ranks is None or self.source.undivided
-            self._linear[curvature] = (
-                LinearStep(self, curvature) if alone else LinearOverRanks(self, curvature, self.ranks)
-            )
+            if self.ranks is None or self.source.undivided:
+                self._linear[curvature] = LinearStep(self, curvature)
+            else:
+                self._linear[curvature] = LinearOverRanks(self, curvature, self.ranks)
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:
