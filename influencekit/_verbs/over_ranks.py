@@ -40,6 +40,7 @@ def over_ranks(
     ranks.require_same(
         {
             "the run": identity(trajectory),
+            "the number of stored states": str(len(trajectory.stored_states)),  # read in the same blocks
             "the estimator": label(estimator),
             "the query": label(query),
             "what it is asked at": f"{[str(each) for each in at]} {asked(trajectory)}",
