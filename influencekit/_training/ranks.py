@@ -23,7 +23,7 @@ class Ranks:
     """
 
     def __init__(self, group: Any) -> None:
-        self._group = group
+        self.group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:  # a group is one of the process
@@ -32,14 +32,14 @@ class Ranks:
     def summed(self, x: Tensor) -> Tensor:
         """`x`, in place: the sum over the ranks, the same bits on all of them."""
         with _told():
-            dist.all_reduce(x, group=self._group)
+            dist.all_reduce(x, group=self.group)
         return x
 
     def gathered(self, mine: Any) -> list[Any]:
         """What each rank gives, by rank."""
         found: list[Any] = [None] * self.size
         with _told():
-            dist.all_gather_object(found, mine, group=self._group)
+            dist.all_gather_object(found, mine, group=self.group)
         return found
 
     def block(self, count: int) -> slice:

@@ -75,6 +75,7 @@ class Step:
         self._penalised = bool(((self._mean != 0) & (valid == 0)).any())
         self._linear: dict[str, LinearStep | LinearOverRanks] = {}
         self.ranks: Ranks | None = None
+        self._over: dict[Any, Step] = {}  # by group
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
         self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
@@ -94,6 +95,7 @@ class Step:
         self.traced, self.padded  # noqa: B018 (cached: not traced again in every copy)
         other = copy(self)
         other._linear, other._derivative, other.pulls, other.notes = {}, {}, set(), dict(self.notes)
+        other._over = {}
         other._start = self._start if start is None else start
         other._prepare = prepare
         if weight is not None:
@@ -114,9 +116,10 @@ class Step:
     def over(self, ranks: Ranks) -> "Step":
         """The same step, of which `linear` is computed by several ranks together, as far as its parts can be
         divided."""
-        other = self.varied()
-        other.ranks = ranks
-        return other
+        if ranks.group not in self._over:  # with what was traced for the last call
+            other = self._over[ranks.group] = self.varied()
+            other.ranks = ranks
+        return self._over[ranks.group]
 
     # what a step reads ------------------------------------------------------------------------------
 
