@@ -34,7 +34,8 @@ LAYERS = {
         _training/layout _training/linear _training/loss_settings _training/losses _training/optimizer
         _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices
         _training/optimizers/moments _training/optimizers/root _training/optimizers/sgd
-        _training/optimizers/squares _training/parts _training/pieces _training/plan _training/push
+        _training/optimizers/squares _training/over_ranks _training/parts _training/pieces
+        _training/plan _training/push _training/ranks
         _training/reverse _training/schedules _training/spread _training/state _training/step
         _training/traced _training/workload
     """,
@@ -60,6 +61,7 @@ LAYERS = {
         workloads/draw _effects/centred workloads/files workloads/mnist workloads/models
         workloads/problem averages _effects/selection _effects/mean_of_runs
         _effects/labels _effects/out_of_fold _effects/sliced _effects/repeated_slices _effects/pace
+        _effects/query_over_ranks
     """,
     "methods, and recording another's loop": """
         estimators/__init__ estimators/dit estimators/expected_loo estimators/influence_function
@@ -69,7 +71,7 @@ LAYERS = {
         _tape/checks/columns _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending
         _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
         _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
-        _tape/open_taped _tape/optimizer _tape/random_draws _tape/recorded _tape/recording
+        _tape/open_taped _tape/optimizer _tape/random_draws _tape/ranks _tape/recorded _tape/recording
         _tape/reloads _tape/replay_difference _tape/replica _tape/rng _tape/scaling _tape/spot_check
         _tape/step_collector _tape/stream _tape/tape _tape/trainable_state _tape/unwrap _tape/writer
     """,
@@ -85,6 +87,7 @@ LAYERS = {
         plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data _verbs/notebook
         _report/contents _report/pictures _report/scores
         _report/record _verbs/executor _verbs/compare_seeds _verbs/removed_sets _verbs/repeated_effects
+        _verbs/over_ranks _verbs/shards
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache
@@ -116,7 +119,7 @@ LAYERS = {
         cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
         cli/summary cli/user_code cli/verify __init__ __main__ cli/ceiling cli/curate cli/suspects
-        cli/report cli/plan
+        cli/report cli/plan cli/ranks
     """,
 }
 

@@ -231,7 +231,7 @@ def test_models_that_are_wrapped():
 def test_several_processes(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    caught(Loop(), r"2 processes train together \(torch.distributed\).*train in one process")
+    caught(Loop(), r"2 processes train together \(torch.distributed\).*pass group=.*or train in one process")
 
 
 def test_processes_that_join_after_the_tape_was_made(monkeypatch):
@@ -243,12 +243,21 @@ def test_processes_that_join_after_the_tape_was_made(monkeypatch):
         tape.open()
 
 
+def test_processes_that_join_while_the_tape_is_open(monkeypatch):
+    def join(event, loop):
+        if event == "backward":
+            monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+            monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+
+    caught(Loop(join), "3 processes train together")
+
+
 def test_a_model_in_a_process_group(tmp_path):
-    """DDP itself, in a group of one."""
+    """DDP itself, in a group of one: tests/test_tape_ranks.py has more."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
         model = nn.parallel.DistributedDataParallel(network())
-        caught(Loop(model=model), "DistributedDataParallel.*pass model.module")
+        assert Loop(model=model).run().committed == 9
         assert Loop().run().committed == 9
     finally:
         torch.distributed.destroy_process_group()

@@ -26,6 +26,19 @@ def _sweep(report: Report) -> Table:
     return Table(["optimizer", "training, ms a step", "sweep to training", "at most"], rows)
 
 
+def _ranks(report: Report) -> Table:
+    rows = [
+        [
+            name, f"{found['parameters']:,}", f"{found['batch']}", size, f"{each['speedup']:.2f}",
+            f"{each['wall_speedup']:.2f}", f"{each['difference']:.0e}", f"{100 * found['replay']:.0f} %",
+        ]
+        for name, found in report["cases"].items()
+        for size, each in found["ranks"].items()
+    ]  # fmt: skip
+    heads = ["model", "parameters", "batch", "ranks", "speed-up", "in wall time", "difference", "replay"]
+    return Table(heads, rows)
+
+
 PAGE = Page(
     "Internals",
     "What tracing a step, and the passes over its trace, are worth in time. "
@@ -50,6 +63,16 @@ PAGE = Page(
             ("passes",),
             "Time of a sweep without the pass, relative to with it.",
             _passes,
+        ),
+        "ranks": Section(
+            "Several ranks",
+            ("ranks",),
+            "A sweep of `dit` on ranks with one thread each, beside one process with one thread, float64. "
+            "Speed-up: processor time of one process divided by that of the busiest rank, which is what a "
+            "free core for each rank would give, but for the time that messages take. Wall time is that of "
+            "two cores which other programs shared. The difference of scores is relative to the largest. "
+            "Replay: its part of a sweep that stores no states but the first, which ranks do not divide.",
+            _ranks,
         ),
     },
 )

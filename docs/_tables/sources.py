@@ -69,6 +69,7 @@ SOURCES = {
     "passes": _benchmark("passes", "influencekit/_training/kernels"),
     "peers": _benchmark("peers", *_COMPARE, "plugins/influencekit-baselines/src"),
     "races": _benchmark("races", "influencekit/_trajectory/writing", "influencekit/_files"),
+    "ranks": _benchmark("ranks", *_SWEEP),
     "report": _benchmark("report", "influencekit/_report"),
     "reproduce-quick": _reproduced("all --quick --workers 2"),
     "reproduce-seeds": _reproduced("seeds --seeds 8"),

@@ -14,6 +14,7 @@ from influencekit._training.linear import Here
 from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit.errors import InputError
 from influencekit.interfaces import Contributions
 
 __all__ = ["Adjoint", "Columns", "Gathered", "Signs"]
@@ -38,10 +39,17 @@ class Columns:
     def passes(
         cls, trajectory: Trajectory, evaluations: Sequence[Signs], n_query: int, room: int
     ) -> Iterator[Columns]:
-        """All columns, `room` of them at a time."""
+        """All columns, `room` of them at a time; of several ranks that cannot divide batches, this one's."""
         begin = [max(trajectory.last_read(t) for t, _ in each) for each in evaluations]
         order = sorted(range(len(evaluations)), key=lambda k: -begin[k])
         pairs = [(k, q) for k in order for q in range(n_query)]
+        if (ranks := trajectory.step.ranks) is not None and (why := trajectory.step.source.undivided):
+            if len(pairs) < 2:
+                raise InputError(
+                    f"{why}, so the ranks cannot divide a batch, only several queries or windows among them, "
+                    "and one was asked for; ask for more at once, or use one process"
+                )
+            pairs = pairs[ranks.rank :: ranks.size]
         for i in range(0, len(pairs), room):
             of, query = (list(x) for x in zip(*pairs[i : i + room], strict=True))
             yield cls(of, query, [dict(evaluations[k]) for k in of], [begin[k] for k in of])

@@ -174,7 +174,7 @@ class _Source:
         self.workload, self.plan = source.workload, source.plan
         self.rounds, self.checked, self.changing = source.rounds, True, source.changing
         self.caution, self.joint, self.eager = source.caution, source.joint, source.eager
-        self.traceable, self.alone = source.traceable, source.alone
+        self.traceable, self.alone, self.undivided = source.traceable, source.alone, source.undivided
         self.start, self.few, self.gradient = source.start, source.few, source.gradient
 
     def parts(self, state: State, padded: bool = False) -> Iterator[Part]:

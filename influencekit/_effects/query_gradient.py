@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.func import jacrev
 
+from influencekit._effects.query_over_ranks import block_of_test, together
 from influencekit._training.buffers import by_formula, flat, with_flat
 from influencekit._training.checks.taylor import slopes_differ, some_vector
 from influencekit._training.gradients import rows_of_jacobian
@@ -40,7 +41,17 @@ def query_gradient(
         >>> by_theta.shape == (1, run.workload.n_params), by_buffers.shape
         (True, torch.Size([1, 0]))
     """
-    workload = trajectory.workload
+    ranks, blocks = trajectory.step.ranks, None
+    if ranks is not None and not trajectory.step.source.undivided:
+        blocks = block_of_test(trajectory.workload, query, ranks)
+    if ranks is None or blocks is None:
+        return _gradient(trajectory, trajectory.workload, query, times)
+    return together(_gradient(trajectory, blocks[0], query, times), blocks[1], ranks)
+
+
+def _gradient(
+    trajectory: Trajectory, workload: Workload, query: Query, times: int
+) -> Callable[[State], tuple[Tensor, Tensor]]:
     n_query = len(query.labels(workload))
 
     def plain(state: State) -> tuple[Tensor, Tensor]:

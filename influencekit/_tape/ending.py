@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from influencekit._tape.ranks import SilentWriter
 from influencekit._tape.reloads import refuse_unknown
 from influencekit._tape.spot_check import SpotCheck
 from influencekit._tape.writer import TapeWriter
@@ -21,7 +22,8 @@ _MOVED = (
 
 
 def end_store(
-    store: TapeWriter, error: BaseException | None, last_state: Callable[[], tuple[State | None, int | None]],
+    store: TapeWriter, error: BaseException | None,
+    last_state: Callable[[], tuple[State | None, int | None]],
     note: Callable[[], Mapping[str, Any]], spot: SpotCheck, completed: Callable[[], None], steps: int,
 ) -> None:  # fmt: skip
     """Close a store. `error`: what ended the loop, if anything did.
@@ -31,6 +33,10 @@ def end_store(
     have moved on, the run is complete and cannot go on; a warning, and the `caution` of results, say so.
     Errors: those of `last_state`; no step was recorded; weights were loaded that are no state of the run.
     """
+    if isinstance(store, SilentWriter):
+        if error is None and steps:
+            last_state()
+        return
     writer = store.writer
     if writer is None:
         if error is None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from influencekit._signals import deferred
+from influencekit._tape.checks.arguments import refuse_parallel
 from influencekit._tape.hooks import Hook
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.unwrap import model_behind, watch_forward
@@ -17,7 +18,7 @@ __all__ = ["listen"]
 
 
 def listen(
-    called: nn.Module, optimizer: torch.optim.Optimizer, steps: StepCollector, *,
+    called: nn.Module, optimizer: torch.optim.Optimizer, steps: StepCollector, group: Any, *,
     before_step: Callable[..., None], after_step: Callable[[], None],
     copied: Callable[[], None], loading: Callable[[bool], None],
 ) -> list[Callable[[], None]]:  # fmt: skip
@@ -26,8 +27,13 @@ def listen(
     `copied()`: the weights may be kept somewhere; `loading(optimizer)`: others are about to be loaded.
     """
     model, whole_step = model_behind(called), deferred()(after_step)
+
+    def before(optimizer: torch.optim.Optimizer, *given: Any) -> None:
+        refuse_parallel(group)  # a process group may have been made since the tape was opened
+        before_step(*given)
+
     handles = [
-        optimizer.register_step_pre_hook(Hook(lambda *event: before_step(*event[1:]))),
+        optimizer.register_step_pre_hook(Hook(before)),
         optimizer.register_step_post_hook(Hook(lambda *event: whole_step())),
         model.register_state_dict_pre_hook(Hook(lambda *event: copied())),
         model.register_load_state_dict_pre_hook(Hook(lambda *event: loading(False))),

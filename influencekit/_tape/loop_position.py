@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.optimizer import learning_rates
+from influencekit._tape.reloads import Reloads
 from influencekit._tape.rng import capture, restore
 from influencekit.errors import InputError
 
@@ -27,10 +28,10 @@ class LoopPosition:
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], device: torch.device,
-        settings: HyperParameters,
+        settings: HyperParameters, reloads: Reloads,
     ) -> None:  # fmt: skip
         self._optimizer, self._schedulers, self._device = optimizer, schedulers, device
-        self._settings = settings
+        self._settings, self._reloads = settings, reloads
         self._began: bytes | None = None
         self._own: list[str] = []
         self._loader, self._generators = "", list[torch.Generator]()
@@ -53,6 +54,7 @@ class LoopPosition:
             "lrs": learning_rates(self._optimizer),
             "schedulers": [s.state_dict() for s in self._schedulers],
             **self._settings.noted(),
+            "known": self._reloads.known,
         }
 
     def ended(self, epoch: int, position: int) -> dict[str, Any]:

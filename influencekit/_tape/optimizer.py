@@ -45,6 +45,14 @@ class UpdateRule(NamedTuple):
     optimizer: Optimizer
     updates: int
 
+    @classmethod
+    def of(
+        cls, params: Mapping[str, nn.Parameter], description: Mapping[str, Any], updates: int
+    ) -> UpdateRule:
+        """That of these parameters, by an optimizer of this description."""
+        layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
+        return cls(layout, rebuild_optimizer(description), updates)
+
 
 def _known_rules(rule: type[Optimizer] = Optimizer) -> list[type[Optimizer]]:
     """Every update rule that was defined, in this order."""

@@ -83,6 +83,18 @@ class Recorded:
         return self.joint or self.rounds or self.workload.n_params > _SMALL
 
     @property
+    def undivided(self) -> str:
+        """Why a micro-batch cannot be computed a few examples at a time; "" where it can."""
+        normed = any("BatchNorm" in type(m).__name__ and m.training for m in self.workload.model.modules())
+        whole = {
+            f"training changes the buffer {''.join(self.changing[:1])}, which sees whole batches": self.joint,
+            "the loss of an example depends on the others of its batch": normed or not self.separable,
+            "random numbers are drawn for whole batches (dropout)": self.random,
+            "penalty= takes the outputs or the batch": bool(self.call.penalty_takes),
+        }
+        return next((why for why, applies in whole.items() if applies), "")
+
+    @property
     def caution(self) -> str:
         """What results must say of how losses depend on their batch; nothing as a rule."""
         said = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from influencekit._signals import deferred
 from influencekit._tape.change_detector import ConstantTensors
-from influencekit._tape.checks.arguments import refuse_hooks, refuse_parallel
+from influencekit._tape.checks.arguments import refuse_hooks
 from influencekit._tape.checks.resumed import Resumed
 from influencekit._tape.ending import end_store
 from influencekit._tape.fingerprint import run_attributes
@@ -28,9 +29,9 @@ from influencekit._tape.optimizer import (
     describe_optimizer,
     learning_rates,
     read_slots,
-    rebuild_optimizer,
     trained_parameters,
 )
+from influencekit._tape.ranks import at_end, merging, refuse_buffers, tape_ranks, together, writer_of
 from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
@@ -40,9 +41,7 @@ from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.trainable_state import TrainableState, copied
 from influencekit._tape.unwrap import find_loader, model_behind
-from influencekit._tape.writer import TapeWriter
 from influencekit._training.checks.non_finite import LOWER_RATE, diverged
-from influencekit._training.layout import Layout
 from influencekit._training.state import State
 from influencekit._trajectory.writing import Kept
 from influencekit.errors import InputError
@@ -59,12 +58,15 @@ class Recording:
         collate_given: bool, recorder: Recorder, settings: HyperParameters, reduction: Reduction,
         accumulate: int | None, clip: Clip, separable: bool, ids: list[Hashable], schedulers: list[Any],
         resume: bool, check: float, tolerance: float, name: str, id_entry: str | None = None,
-        scaler: Any = None, durable: bool = False,
+        scaler: Any = None, durable: bool = False, group: Any = None,
     ) -> None:  # fmt: skip
         called, model = model, model_behind(model)
         refuse_hooks(model)
-        refuse_parallel()
-        self.call, self.writer, self._called = call, TapeWriter(store, recorder, durable), called
+        self._group, self._ranks = group, tape_ranks(group, called, call, resume, check, scaler)
+        self.call, self._called = call, called
+        if self._ranks is not None and not self._ranks.first:  # rank 0 writes, and checks
+            store, check = None, 0.0
+        self.writer = writer_of(self._ranks)(store, recorder, durable)
         self._model, self._optimizer, self._collate_given = model, optimizer, collate_given
         self._settings, self._clip, self._separable = settings, clip, separable
         self._ids, self._tolerance, self._name = ids, tolerance, name
@@ -73,14 +75,15 @@ class Recording:
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
         self._steps.dropped = self._check_buffers
         self._steps.scaling = Scaling(scaler)
+        self._steps.merged = merging(self._ranks)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data, id_entry)
-        self._position = LoopPosition(optimizer, schedulers, next(model.parameters()).device, settings)
+        self._reloads, device = Reloads(), next(model.parameters()).device
+        self._position = LoopPosition(optimizer, schedulers, device, settings, self._reloads)
         if id_entry is not None and self._stream is None:  # no input of the model
             self._steps.index_entry = id_entry
             self._use(call.collate)
-        self._reloads = Reloads()
         self._epoch, self._noted_epoch, self._batches_done, self._snapshot = -1, 0, 0, dict[str, Any]()
         self._state: TrainableState | None = None  # until the first step shows what is trained
         self._parameters, self._used = list(model.parameters()), list[bool]()
@@ -96,8 +99,9 @@ class Recording:
 
     def _listen(self) -> list[Callable[[], None]]:
         return listen(
-            self._called, self._optimizer, self._steps, before_step=self._before_step,
-            after_step=self._after_step, copied=lambda: self._reloads.note(self._state, self._steps.step),
+            self._called, self._optimizer, self._steps, self._group, before_step=self._before_step,
+            after_step=together(self._ranks, self._after_step),
+            copied=lambda: self._reloads.note(self._state, self._steps.step),
             loading=lambda optimizer: self._reloads.loading(self._state, self._steps.step, optimizer),
         )  # fmt: skip
 
@@ -106,6 +110,9 @@ class Recording:
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
+        at_end(self._ranks, partial(self._close, error), error)
+
+    def _close(self, error: BaseException | None) -> None:
         self.closed = True
         for remove in self._removers:
             remove()
@@ -114,11 +121,8 @@ class Recording:
             if error is None and self._resumed is not None:
                 refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
             return
-        count = self._steps.step
-        end_store(self.writer, error, self._last_state, self._end_noted, self._spot, self._completed, count)
-
-    def _end_noted(self) -> dict[str, Any]:
-        return {**self._position.ended(self._epoch, self._batches_done), "known": self._reloads.known}
+        note = partial(self._position.ended, self._epoch, self._batches_done)
+        end_store(self.writer, error, self._last_state, note, self._spot, self._completed, self._steps.step)
 
     def _completed(self) -> None:
         self.finished, self._ends = True, self._state.digest_slots() if self._state else ""
@@ -143,10 +147,6 @@ class Recording:
         if self._resumed is not None:
             refuse_early_end(self._resumed.snapshot, self._epoch)
         return found
-
-    def _noted(self, epoch: int, position: int) -> dict[str, Any]:
-        """What a resumed loop needs, as JSON but for generators."""
-        return {**self._position.noted(epoch, position), "known": self._reloads.known}
 
     def batches(self, loader: Any) -> Iterator[tuple[list[Hashable], Any]]:
         """(ids, batch) of an epoch; see `Tape.batches`."""
@@ -214,13 +214,13 @@ class Recording:
             self._reloads.note(state, step)
         self._epoch = self._noted_epoch = epoch
         if state is None:
-            self._snapshot = self._noted(epoch, position)  # stored with state 0, at its first step
+            self._snapshot = self._position.noted(epoch, position)  # stored with state 0, at its first step
             self._constant = ConstantTensors(self._model)
         else:
             state.check_buffers(step)
             if self.writer.keeps(step):
                 state.check_constant(step, thorough=True)
-                self.writer.state(state.state(step), self._noted(epoch, position))
+                self.writer.state(state.state(step), self._position.noted(epoch, position))
         self._steps.watch_left = self._spot.decide(step)
         if self._steps.watch_left or state is None:
             self._buffers = copied(self._model, list(self._buffers))
@@ -289,6 +289,7 @@ class Recording:
     def _begin(self, params: dict[str, nn.Parameter]) -> TrainableState:
         """Begin the store at the first step, whose gradients show what is trained."""
         changing = changed_buffers(self._buffers, self._model)
+        refuse_buffers(self._ranks, changing)
         self._buffers = {n: self._buffers[n] for n in changing}
         self._steps.keep_skipped = bool(changing)
         self._settings.begin()
@@ -311,8 +312,7 @@ class Recording:
     def _trainable(
         self, params: dict[str, nn.Parameter], changing: list[str], description: dict[str, Any], updates: int
     ) -> TrainableState:
-        layout = Layout(tuple(params), tuple(tuple(p.shape) for p in params.values()))
-        rule = UpdateRule(layout, rebuild_optimizer(description), updates)
+        rule = UpdateRule.of(params, description, updates)
         self._state = TrainableState(self._model, self._optimizer, params, changing, rule, self._constant)
         return self._state
 

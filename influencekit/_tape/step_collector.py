@@ -77,6 +77,7 @@ class StepCollector:
         self._shape: list[int] | None = None  # of what the model was called with
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
+        self.merged: Callable[..., Any] = lambda *step: step  # with what other ranks have of the step
 
     @property
     def reduction(self) -> str:
@@ -309,8 +310,8 @@ class StepCollector:
         self._carried, self._had_gradient = 0, False
         self.step += 1
         if len(coefficients) == 1:
-            return micros, coefficients[0], losses[0]
-        return micros, np.concatenate(coefficients), np.concatenate(losses)
+            return self.merged(micros, coefficients[0], losses[0])
+        return self.merged(micros, np.concatenate(coefficients), np.concatenate(losses))
 
     def _blamed(self, micro: _Forwarded) -> str | None:
         """Which examples of a micro-batch, by position, are behind losses that are not finite."""

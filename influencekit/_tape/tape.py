@@ -20,6 +20,7 @@ from influencekit._tape.checks.arguments import (
     check_arguments,
     check_functions,
     check_optimizer,
+    refuse_parallel,
     scalers_of,
     schedulers_of,
 )
@@ -76,6 +77,8 @@ class Tape:
     scheduler: one or more, saved for `resume`.
     resume: continue an interrupted run, or append to a finished one.
     durable: committed steps also outlive a loss of power: every file is forced to the disk before a commit.
+    group: `torch.distributed.group.WORLD`, on every rank of a loop whose gradients are averaged over them, as
+        by DistributedDataParallel. Rank 0 writes the store.
     check: the fraction of the loop's time that may go into replaying randomly chosen steps (0 = none, 1 =
         every step).
     tolerance: how far, relative to the update, a replay may be off where it is not bitwise.
@@ -116,7 +119,7 @@ class Tape:
         clip_value: float | None = None, separable: bool = True,
         ids: Sequence[Hashable] | str | None = None, scaler: Any = None,
         scheduler: Any = (), resume: bool = False, check: float = 0.01, tolerance: float = 5e-3,
-        name: str = "taped", durable: bool = False,
+        name: str = "taped", durable: bool = False, group: Any = None,
     ) -> None:  # fmt: skip
         store = None if store is None else local(store)
         check_functions(collate=collate, forward=forward, penalty=penalty)
@@ -127,8 +130,9 @@ class Tape:
         check_optimizer(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         check_arguments(model, params, loss, data, accumulate, reduction, check)
+        refuse_parallel(group)
         self.model, self.optimizer = model, optimizer
-        self._store = store
+        self._store, self._several = store, group is not None
         self._opened: Recording | None = None
         schedulers, scaling = schedulers_of(scheduler), scalers_of(scaler)
         call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
@@ -140,11 +144,15 @@ class Tape:
             ids=_names(ids, data), id_entry=ids if isinstance(ids, str) else None,
             schedulers=[*schedulers, *scaling],
             resume=resume, check=check, tolerance=tolerance, name=name, scaler=next(iter(scaling), None),
-            durable=durable,
+            durable=durable, group=group,
         )  # fmt: skip
 
     def __enter__(self) -> Tape:
         refuse_training()
+        if self._opened is not None and self._several:
+            raise InputError(
+                "a run that several ranks recorded cannot go on; make a new tape for a new store"
+            )
         claim = Claim(f"the tape {self._store or 'in memory'}", self)
         try:
             if self._opened is not None and self._opened.finished:

@@ -19,7 +19,11 @@ __all__ = [
     "watch_forward",
 ]  # fmt: skip
 
-_MODULES = {"OptimizedModule": "_orig_mod", "_FabricModule": "_original_module"}
+_MODULES = {
+    "OptimizedModule": "_orig_mod",
+    "_FabricModule": "_original_module",
+    "DistributedDataParallel": "module",
+}
 _DEPTH = 4  # wrappers around wrappers around a loader
 _INSIDE = {
     "dataset",
@@ -31,7 +35,7 @@ _INSIDE = {
 
 
 def model_behind(model: nn.Module) -> nn.Module:
-    """The module behind `torch.compile` and Fabric. accelerate gives back the module itself."""
+    """The module behind `torch.compile`, DDP and Fabric. accelerate gives back the module itself."""
     while (name := _MODULES.get(type(model).__name__)) is not None:
         model = getattr(model, name)
     return model

@@ -51,6 +51,13 @@ class InMemory:
         return not self.joint
 
     @property
+    def undivided(self) -> str:
+        """Why a batch cannot be computed a few examples at a time; "" where it can."""
+        if self.changing:
+            return f"training changes the buffer {self.changing[0]}, which sees whole batches"
+        return "the loss of an example depends on the others of its batch" if self.mixes else ""
+
+    @property
     def caution(self) -> str:
         """What results must say of how losses depend on their batch; nothing as a rule."""
         return BATCH_STATISTICS if self.mixes else ""

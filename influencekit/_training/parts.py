@@ -89,7 +89,8 @@ class PartSource(Protocol):
     always advanced by `gradient`, to the bits of the recorded loop. `traceable`: whether kernels of one part
     serve another of its shape. `alone`: whether models must be trained one after the other. `rounds`: whether
     the run computed its losses in lower precision than `parts` does. `checked`: whether derivatives were
-    looked at when the run was recorded.
+    looked at when the run was recorded. `undivided`: why a part cannot be computed a few examples at a time;
+    "" where it can.
     """
 
     @property
@@ -112,6 +113,8 @@ class PartSource(Protocol):
     def traceable(self) -> bool: ...
     @property
     def alone(self) -> bool: ...
+    @property
+    def undivided(self) -> str: ...
 
     def start(self) -> State:
         """The state before step 0."""

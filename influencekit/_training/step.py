@@ -27,8 +27,10 @@ from influencekit._training.kernels.tracing import has_convolution
 from influencekit._training.linear import LinearStep
 from influencekit._training.loss_settings import settings_of
 from influencekit._training.optimizer import Optimizer, Slots
+from influencekit._training.over_ranks import LinearOverRanks
 from influencekit._training.parts import Gradient, Kernel, Part, PartSource, by_autograd, summed
 from influencekit._training.push import pushed
+from influencekit._training.ranks import Ranks
 from influencekit._training.state import State
 from influencekit._training.traced import Traced
 from influencekit._training.workload import Workload
@@ -71,7 +73,9 @@ class Step:
         self._of_examples = self._mean * valid
         self._start: State | None = None
         self._penalised = bool(((self._mean != 0) & (valid == 0)).any())
-        self._linear: dict[str, LinearStep] = {}
+        self._linear: dict[str, LinearStep | LinearOverRanks] = {}
+        self.ranks: Ranks | None = None
+        self._over: dict[Any, Step] = {}  # by group
         self._derivative: dict[int, bool] = {}  # by step, as are those whose pull was looked at
         self.pulls: set[int] = set()
         self.notes: dict[str, str] = {}
@@ -91,6 +95,7 @@ class Step:
         self.traced, self.padded  # noqa: B018 (cached: not traced again in every copy)
         other = copy(self)
         other._linear, other._derivative, other.pulls, other.notes = {}, {}, set(), dict(self.notes)
+        other._over = {}
         other._start = self._start if start is None else start
         other._prepare = prepare
         if weight is not None:
@@ -107,6 +112,14 @@ class Step:
         other = self.varied()
         other.workload, other.source, other.queries = workload, source, {}
         return other
+
+    def over(self, ranks: Ranks) -> "Step":
+        """The same step, of which `linear` is computed by several ranks together, as far as its parts can be
+        divided."""
+        if ranks.group not in self._over:  # with what was traced for the last call
+            other = self._over[ranks.group] = self.varied()
+            other.ranks = ranks
+        return self._over[ranks.group]
 
     # what a step reads ------------------------------------------------------------------------------
 
@@ -290,7 +303,7 @@ class Step:
     # pull and push ----------------------------------------------------------------------------------
 
     @exclusive()
-    def linear(self, curvature: str = "hessian") -> LinearStep:
+    def linear(self, curvature: str = "hessian") -> LinearStep | LinearOverRanks:
         """The step linearised in theta, buffers and the weights, for any number of adjoints at once.
 
         Errors: a model that has no second derivative, or whose derivatives are not those of its values.
@@ -298,7 +311,10 @@ class Step:
         if curvature not in self._linear:
             if curvature == "hessian" and not self.source.checked:
                 self.check_pull(self.start())
-            self._linear[curvature] = LinearStep(self, curvature)
+            if self.ranks is None or self.source.undivided:
+                self._linear[curvature] = LinearStep(self, curvature)
+            else:
+                self._linear[curvature] = LinearOverRanks(self, curvature, self.ranks)
         return self._linear[curvature]
 
     def check_pull(self, state: State) -> None:

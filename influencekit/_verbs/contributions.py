@@ -1,7 +1,8 @@
 """Contributions: what every occurrence of an example adds to the effect at every evaluation time."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from influencekit._arguments import checked, short, whole_number
 from influencekit._bars import with_progress
 from influencekit._files import NewStore
 from influencekit._labelled import dataset_of
+from influencekit._training.ranks import Ranks
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import averaged, check_average
 from influencekit._verbs.by_part import finite, run_by_part
+from influencekit._verbs.over_ranks import over_ranks
 from influencekit._verbs.own_parts import labels_of
 from influencekit._verbs.results import (
     Windows,
@@ -27,6 +30,7 @@ from influencekit._verbs.results import (
     windows_among,
     windows_of,
 )
+from influencekit._verbs.shards import Shards, how_far
 from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Average, Claim, Contributions, Estimator, Query
 from influencekit.registry import label, resolve
@@ -50,6 +54,8 @@ def contributions(
     store: str | Path | None = None,
     average: Average | str | Any = None,
     parts: bool = False,
+    *,
+    group: Any = None,
 ) -> xr.Dataset:
     """C: the portion of the effect at evaluation e that comes from slot j of step t, for every e, t and j.
 
@@ -64,6 +70,10 @@ def contributions(
     steps.
     `parts`: C has a last dimension `part`, where the loss tells parts of an example apart (`ik.Parts`), and
     `there` [train, part] says which parts an example has; C of the others is 0.
+    `group`: a process group of torch.distributed, all of whose ranks make this call. They compute the sweep
+    of `dit` together, and each writes the chunks of its own slots into `store`, on a disk that all of them
+    see. That store is there from the start; its attrs `status` and `done_from` [evaluation] say how far it
+    came.
     Sign: removal minus full. Cost: one sweep, one adjoint column per query and evaluation.
     Errors: an estimator without contributions, a run not recorded from step 0, a path that exists.
 
@@ -84,8 +94,11 @@ def contributions(
     ends = trajectory.ending is not None and trajectory.ending.asked
     states = _states(trajectory, ("full" if ends else "each-epoch") if at is None else at)
     check_average(trajectory, estimator, [Window(0, t) for t in states])
-    dims: tuple[str, ...] = _DIMS
+    trajectory, ranks = over_ranks(trajectory, query, estimator, group, states, parts)
     found, asked = _described(trajectory, query, estimator, states), trajectory
+    if ranks is not None:
+        return _of_ranks(trajectory, query, estimator, states, found, store, ranks)
+    dims: tuple[str, ...] = _DIMS
     if parts:
         asked, number = run_by_part(trajectory, estimator)
         found["there"], dims = (("train", "part"), (number >= 0).cpu().numpy()), (*_DIMS, "part")
@@ -96,13 +109,11 @@ def contributions(
         values = np.zeros(shape, dtype)
         _fill(values, made, shape[2])
         return found.assign(contribution=(dims, values))
-    row = math.prod(shape[3:]) * dtype.itemsize
-    long = max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
+    long = _long(shape, math.prod(shape[3:]), dtype.itemsize)
     new = NewStore(store)
     try:
         array = new.array("contribution", shape, dims, dtype, (1, 1, long, *shape[3:]))
-        for e, last in enumerate(map(trajectory.last_read, states)):
-            array[:, e, -(-last // long) * long :] = 0  # what is NaN is a chunk that was lost
+        _zeros(array, trajectory, states, long)
         _fill(array, made, long)
         new.commit(found)
     except OSError as error:
@@ -110,6 +121,48 @@ def contributions(
     finally:
         new.discard()
     return xr.open_zarr(store)
+
+
+def _of_ranks(
+    trajectory: Trajectory, query: Query, estimator: Estimator, states: list[int], found: xr.Dataset,
+    store: Path | None, ranks: Ranks,
+) -> xr.Dataset:  # fmt: skip
+    """The same by several ranks, each of which writes its own chunks."""
+    if store is None:
+        raise InputError("contributions: what several ranks compute goes into a store; pass store=path")
+    shape, dtype = tuple(found.sizes[d] for d in _DIMS), trajectory.workload.theta0.cpu().numpy().dtype
+    divided = not trajectory.step.source.undivided
+    wide = ranks.longest_block(shape[3]) if divided else shape[3]
+    long = _long(shape, wide, dtype.itemsize)
+    last = [trajectory.last_read(t) for t in states]
+    shards = Shards(
+        store, ranks, found, last, ranks.block(shape[3]) if divided else None,
+        shape=shape, dims=_DIMS, dtype=dtype, chunks=(1, 1, long, wide),
+    )  # fmt: skip
+    try:
+        if ranks.rank == 0:
+            _zeros(shards.array, trajectory, states, long)
+        parts = estimator.contributions(trajectory, query, states)
+        _fill(shards.array, parts, long, shards.slots, partial(shards.flushed, wait=divided))
+        shards.complete()
+    except InputError:  # as a rule before anything was computed
+        shards.discard_empty()
+        raise
+    except OSError as error:
+        raise StoreError(f"{store} cannot be written: {error.strerror or error}") from error
+    return xr.open_zarr(store)
+
+
+def _long(shape: tuple[int, ...], slots: int, itemsize: int) -> int:
+    """The number of steps in a chunk of so many slots."""
+    row = slots * itemsize
+    return max(1, min(shape[2], _CHUNK // row, _HELD // (shape[0] * shape[1] * row)))
+
+
+def _zeros(array: Any, trajectory: Trajectory, states: list[int], long: int) -> None:
+    """Chunks after each evaluation: what is NaN is a chunk that was lost."""
+    for e, last in enumerate(map(trajectory.last_read, states)):
+        array[:, e, -(-last // long) * long :] = 0
 
 
 @checked
@@ -163,7 +216,7 @@ def sum_over_windows(found: xr.Dataset, windows: Windows = None, removal: Remova
             start, stop = (min(t, e) for t in window.absent())
             influence[:, k] += window.evaluations(steps)[e] * (between[stop] - between[start])
     if not np.isfinite(influence).all():
-        raise StoreError("these contributions have gaps: a chunk of them was lost; compute them again")
+        raise StoreError(f"these contributions have gaps: {how_far(found)}; compute them again")
     if more:
         influence[..., ~_read(found.there)] = np.nan
     return xr.Dataset(
@@ -261,8 +314,15 @@ def _described(trajectory: Trajectory, query: Query, estimator: Estimator, state
     )
 
 
-def _fill(array: Any, parts: Iterator[Contributions], long: int) -> None:
-    """Put C [query, evaluation, step, slot] into an array, `long` steps at once, the last steps first."""
+def _fill(
+    array: Any, parts: Iterator[Contributions], long: int, slots: slice = slice(None),
+    flushed: Callable[[list[tuple[int, int]], int], None] = lambda columns, begin: None,
+) -> None:  # fmt: skip
+    """Put C [query, evaluation, step, slot] into an array, `long` steps at once, the last steps first.
+
+    Of several ranks only what is in `slots` is this one's. `flushed(columns, step)`: the columns (evaluation,
+    query) were written from this step on.
+    """
     gathered: np.ndarray | None = None
     for part in parts:
         values = part.values.transpose(0, 1).cpu().numpy()  # [column, step, slot]
@@ -274,6 +334,9 @@ def _fill(array: Any, parts: Iterator[Contributions], long: int) -> None:
                 gathered = np.zeros((len(values), room, values.shape[2]), values.dtype)
             gathered[:, low - begin : high - begin] = values[:, low - first : high - first]
             if low == begin:
-                for k, (e, q) in enumerate(zip(part.of, part.query, strict=True)):
-                    array[q, e, begin : begin + room] = gathered[k].reshape(room, *array.shape[3:])
+                columns = list(zip(part.of, part.query, strict=True))
+                for k, (e, q) in enumerate(columns):
+                    one = gathered[k][:, slots]  # of parts, [step, slot x part]
+                    array[q, e, begin : begin + room, slots] = one.reshape(room, -1, *array.shape[4:])
+                flushed(columns, begin)
                 gathered = None

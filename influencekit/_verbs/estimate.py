@@ -14,6 +14,7 @@ from influencekit._verbs.by_part import scores_by_part
 from influencekit._verbs.executor import with_executor
 from influencekit._verbs.non_finite import naming_the_query, zero_words
 from influencekit._verbs.notebook import Shown
+from influencekit._verbs.over_ranks import over_ranks
 from influencekit._verbs.own_parts import labels_of, require_claims, scores_of
 from influencekit._verbs.results import (
     Windows,
@@ -45,6 +46,7 @@ def estimate(
     parts: bool = False,
     *,
     executor: Workers | str | Any = None,
+    group: Any = None,
 ) -> xr.Dataset:
     """Scores of every training example: `influence` [query, window, train], labelled.
 
@@ -61,7 +63,9 @@ def estimate(
     returns `ik.Parts`): the effect of leaving out one part. NaN = the example has no such part. The first-
     order scores of the parts of an example add up to its own.
     `executor`: retraining (`loo`) is done there, in slices: see `ik.Workers`; attr `retrained_on` says on
-    what machines. Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator
+    what machines. `group`: a process group of torch.distributed, such as `torch.distributed.group.WORLD`, all
+    of whose ranks make this call: they compute the sweep of `dit` or `sgd-influence` together, and each gets
+    all scores. Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator
     that cannot do it, scores that are not finite.
 
     Example:
@@ -79,6 +83,7 @@ def estimate(
     require_claims(estimator)
     chosen = windows_among(trajectory.plan.epoch.tolist(), windows, removal)
     check_windows(trajectory, estimator, chosen)
+    trajectory, ranks = over_ranks(trajectory, query, estimator, group, chosen, parts)
     workload = trajectory.workload
     labels = labels_of(trajectory, query)
     with naming_the_query(trajectory, query, chosen):
@@ -87,6 +92,7 @@ def estimate(
             scores, asked = scores_by_part(trajectory, query, estimator, chosen, len(labels))
         else:
             scores, errors = scores_of(trajectory, query, estimator, chosen, len(labels))
+            scores = scores if ranks is None else ranks.summed(scores)
         nan = scores.isnan()
         left_out = nan.all(0).all(0)  # on request, for every query and window
         if scores.isinf().any() or (nan & ~left_out).any() or left_out.all():

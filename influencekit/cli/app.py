@@ -21,6 +21,7 @@ from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plan import plan
 from influencekit.cli.plotting import plot
+from influencekit.cli.ranks import another_speaks, rank, refuse_several
 from influencekit.cli.record import record
 from influencekit.cli.report import report
 from influencekit.cli.suspects import suspects
@@ -60,6 +61,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        refuse_several(name)
         if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
             return super().resolve_command(ctx, args)
         from influencekit._specs import unknown
@@ -127,17 +129,20 @@ def _fail(error: BaseException) -> NoReturn:
     if isinstance(error, click.exceptions.UsageError) and type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)
+    silent = another_speaks()
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        complain("interrupted")
-        for note in getattr(error.__cause__ or error, "__notes__", ()):
-            complain(note)
+        if not silent:
+            complain("interrupted")
+            for note in getattr(error.__cause__ or error, "__notes__", ()):
+                complain(note)
         sys.exit(getattr(error.__cause__ or error, "code", 130))
     if os.environ.get("INFLUENCEKIT_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     text, code = _explain(error)
-    complain(text, "error:", fg="red", bold=True)
+    if not silent:
+        complain(f"rank {rank()}: {text}" if rank() else text, "error:", fg="red", bold=True)
     sys.exit(code)
 
 

@@ -12,6 +12,7 @@ from influencekit.cli.examples import by_seed
 from influencekit.cli.formats import ENDINGS, check_ending, save_dataset
 from influencekit.cli.output import check_places, new_file
 from influencekit.cli.parameters import PATH, STORE, shared
+from influencekit.cli.ranks import process_group, rank
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,12 +101,19 @@ __all__ = ["estimate"]
     is_flag=True,
     help="Only say what it would take, from a few steps, as influencekit plan does.",
 )
+@click.option(
+    "--contributions",
+    type=PATH,
+    metavar="FILE.zarr",
+    help="A new store for the contributions of every occurrence, of which the scores are sums: "
+    "influencekit.sum_over_windows makes those of other windows, without a sweep.",
+)
 @shared("executor", "slices", "escape-formulas", "code", "device", "data-dir", "threads")
 def estimate(
     store: str, estimator: str, query: str, window: str, removal: Any, average: str | None, parts: bool,
     out: str | None, top: int, trust: str, verify_top: int | None, which: Any, remove: str | None,
-    runs: int | None, dry_run: bool, executor: str | None, slices: str | None, escape_formulas: bool,
-    code: str | None, device: str, data_dir: str | None, threads: int,
+    runs: int | None, dry_run: bool, contributions: str | None, executor: str | None, slices: str | None,
+    escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,
 ) -> None:  # fmt: skip
     """Score every training example of the run in STORE, and print the most harmful and most helpful ones.
 
@@ -119,6 +127,7 @@ def estimate(
       influencekit estimate mine.zarr --code train.py:parts
       influencekit estimate run.zarr --estimator loo --executor processes:4
       influencekit estimate run.zarr --query prediction:example=3 --window step:10-40 --out scores.csv
+      torchrun --nproc-per-node 2 -m influencekit estimate run.zarr --trust none
     """
     check_ending(out, endings=(*ENDINGS, ".html"))
     if runs and not remove:
@@ -128,12 +137,14 @@ def estimate(
             "--parts goes without --verify-top, --remove, --trust and a report, which are about examples; "
             "--estimator loo:examples=32 retrains without 32 random parts"
         )
-    check_places({"--out": out})
+    check_places({"--out": out, "--contributions": contributions})
+    if contributions and not contributions.endswith(".zarr"):
+        raise InputError(f"--contributions {contributions} must end in .zarr: it is a store")
     if dry_run:
         from influencekit.cli.plan import plan_of_store
 
         return plan_of_store(store, estimator, query, window, removal, code, device, data_dir, threads)
-    with new_file(out) as path:
+    with new_file(None if rank() else out) as path:
         with working():
             import influencekit as ik
             from influencekit._direction import better_of, which_end
@@ -147,12 +158,16 @@ def estimate(
             end = average and make("average", average)
             which = which_end(which, better_of(asked), f"query {query}")
             ids = retrained.read_ids(remove) if remove else None
-            chip = use_device(device, threads)
-            who = workers(executor, slices, RunSource(store, data_dir, chip, code))
-            trajectory = reopen(store, data_dir, chip, code)
-            if ids:
-                positions_of(trajectory.workload, ids)  # unknown ones are found before the work
-            scores = ik.estimate(trajectory, asked, method, window, removal, end, parts, executor=who)
+            with process_group(device) as group:
+                chip = use_device(device, threads)
+                who = workers(executor, slices, RunSource(store, data_dir, chip, code))
+                trajectory = reopen(store, data_dir, chip, code)
+                if ids:
+                    positions_of(trajectory.workload, ids)  # unknown ones are found before the work
+                how = {"parts": parts, "executor": who, "group": group}
+                scores = _scores(trajectory, asked, method, window, removal, end, contributions, **how)
+            if rank():
+                return
             trusted, said = _trust(trajectory, asked, method, scores, "none" if parts else trust)
             scores = scores.assign_attrs(said)
             verified = removed = None
@@ -193,6 +208,28 @@ def estimate(
         retrained.print_removed(removed)
     if out:
         say(f"saved in {out}")
+
+
+def _scores(
+    trajectory: Trajectory, query: Query, estimator: Estimator, window: str, removal: Any, average: Any,
+    contributions: str | None, *, parts: bool, executor: Any, group: Any,
+) -> xr.Dataset:  # fmt: skip
+    """The scores; with `contributions`, sums of what is written there."""
+    import influencekit as ik
+    from influencekit._direction import better_of, written
+    from influencekit.windows import parse_windows
+
+    if contributions is None:
+        return ik.estimate(
+            trajectory, query, estimator, window, removal, average, parts, executor=executor, group=group
+        )
+    chosen, steps = parse_windows(window, trajectory.plan.epoch.tolist(), removal), trajectory.steps
+    at = sorted({t for w in chosen for t in w.evaluations(steps) if t})
+    found = ik.contributions(trajectory, query, estimator, at, contributions, average, parts, group=group)
+    found.attrs = {name: value for name, value in found.attrs.items() if name not in ("status", "done_from")}
+    scores = ik.sum_over_windows(found, chosen)
+    scores.influence.attrs |= written(better_of(query))
+    return scores
 
 
 def _trust(

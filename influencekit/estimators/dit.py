@@ -15,6 +15,7 @@ from influencekit._effects.mean_of_runs import MeanOfRuns
 from influencekit._effects.query_gradient import query_gradient
 from influencekit._effects.retrain import spans
 from influencekit._training.linear import LinearStep
+from influencekit._training.over_ranks import LinearOverRanks
 from influencekit._training.state import State
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.interfaces import Claim, Contributions, Estimator, Query
@@ -138,7 +139,7 @@ class DIT(Estimator):
     def sweep(
         self, trajectory: Trajectory, query: Query, evaluations: Sequence[Signs], begin: int,
         gradient: Callable[[State], tuple[Tensor, Tensor]] | None = None,
-        linear: LinearStep | MeanOfRuns | None = None,
+        linear: LinearStep | LinearOverRanks | MeanOfRuns | None = None,
     ) -> Iterator[Contributions]:  # fmt: skip
         """What every occurrence from step `begin` on contributes to q's effect at each of `evaluations`:
 

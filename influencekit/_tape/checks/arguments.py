@@ -28,8 +28,7 @@ def check_arguments(
     model: nn.Module, trained: Iterable[Tensor], loss: Any, data: Any, accumulate: int | None, reduction: Any,
     check: float,
 ) -> None:  # fmt: skip
-    """Refuse settings that make no sense, models that give wrong numbers, and loops over several
-    processes."""
+    """Refuse settings that make no sense, and models that give wrong numbers."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {_kind(model)}")
     if not callable(loss) or isinstance(loss, type):
@@ -44,7 +43,6 @@ def check_arguments(
             "data=None for a loop without one"
         )
     check_model(model, trained)
-    refuse_parallel()
     if accumulate is not None and accumulate < 1:
         raise InputError(f"accumulate must be at least 1 (or None), got {accumulate}")
     if reduction not in ("mean", "sum") if isinstance(reduction, str) else not callable(reduction):
@@ -95,13 +93,16 @@ def _kind(thing: Any) -> str:
     return repr(thing) if isinstance(thing, str) else f"a {type(thing).__name__}"
 
 
-def refuse_parallel() -> None:
-    """Refuse several processes, whose gradients are averaged where one tape cannot see it."""
+def refuse_parallel(group: Any) -> None:
+    """Refuse several processes without a `group`: gradients are averaged where one tape cannot see it."""
+    if group is not None:
+        return
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         if (count := torch.distributed.get_world_size()) > 1:
             raise InputError(
                 f"{count} processes train together (torch.distributed), and a tape sees the examples of one "
-                "alone; train in one process, with accumulate= for batches of the same size"
+                "alone; pass group=torch.distributed.group.WORLD on every rank, or train in one process, "
+                "with accumulate= for batches of the same size"
             )
 
 
