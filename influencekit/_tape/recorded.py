@@ -28,7 +28,7 @@ from influencekit._training.workload import Within, Workload
 
 __all__ = ["Recorded"]
 
-_SMALL = 1 << 20  # parameters up to which kernels are traced and models retrained in batches
+_SMALL = 1 << 20  # parameters of a model, frozen ones too, up to which kernels are traced and models retrained in batches
 _FEW = 4  # examples on which derivatives are held against differences
 
 
@@ -74,12 +74,17 @@ class Recorded:
     @property
     def traceable(self) -> bool:
         """Whether kernels of one micro-batch serve others of its shape."""
-        return not (self.random or self.joint or self.workload.n_params > _SMALL)
+        return not (self.random or self.joint or self._large)
 
     @property
     def alone(self) -> bool:
         """Whether models are trained one after the other: low precision rounds otherwise in a batch."""
-        return self.joint or self.rounds or self.workload.n_params > _SMALL
+        return self.joint or self.rounds or self._large
+
+    @cached_property
+    def _large(self) -> bool:
+        """Whether arithmetic outweighs the dispatch that traces save, whatever of the model is trained."""
+        return sum(p.numel() for p in self.workload.model.parameters()) > _SMALL
 
     @property
     def caution(self) -> str:

@@ -18,7 +18,7 @@ from influencekit._tape.stream import StreamExamples
 from influencekit._training.batch import Batch, NewEntries, tensors_of
 from influencekit._training.call import Loss, arguments, one_each, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
-from influencekit._training.checks.model import copy_model
+from influencekit._training.checks.model import copy_model, frozen
 from influencekit._training.checks.separability import fixed_statistics, own_losses
 from influencekit._training.layout import Layout
 from influencekit.errors import InputError
@@ -198,10 +198,11 @@ def changed_buffers(before: Mapping[str, Tensor], model: nn.Module) -> list[str]
 
 
 class Replica:
-    """A private copy of a model that does recorded steps again, by `backward` as the loop did."""
+    """A private copy of a model that does recorded steps again, by `backward` as the loop did. What is frozen
+    is the model's own."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
-        self.model = copy_model(model)
+        self.model = copy_model(model, frozen(model))
         self.call = call
 
     @contextmanager
@@ -214,7 +215,8 @@ class Replica:
         put_back(own, layout.split(theta))
         put_back(dict(self.model.named_buffers()), buffers)
         for p in self.model.parameters():
-            p.grad = None
+            if p.requires_grad:
+                p.grad = None
         yield params
         for p in params:
             p.grad = None

@@ -106,7 +106,7 @@ def refuse_nondifferentiable(
                 return replica.call.penalised_losses(outputs, batch, len(rows))
 
         def wide() -> Training:
-            return losses_of(copy_model(model).double(), buffers_in_float64(buffers))
+            return losses_of(copy_model(model, double=True), buffers_in_float64(buffers))
 
         return Training(call, loss_of, layout.size, buffers, wide=wide)
 

@@ -22,7 +22,8 @@ from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["check_pull", "is_derivative", "slopes_differ", "some_vector"]
 
-_SIZES = (1e-6, 1e-5, 1e-4, 1e-3)  # relative step sizes: one of them is right for nearly every model
+_SIZES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # relative step sizes: one of them is right for nearly every model;
+# the largest for adapters, which begin at 0, on a model that computes its norms in float32
 _FINE = 1e-5  # how far the two may be apart at the best of them in float64
 _ROUGH = 5e-3  # where differences show noise or corners: parts in float32, as some models compute their norms
 _GROSS = 0.5  # and in float32, where differences are all but noise
