@@ -26,6 +26,7 @@ from _tables import (  # noqa: E402
     evaluation,
     exactness,
     examples,
+    gemma,
     internals,
     language_model,
     layers,
@@ -46,7 +47,7 @@ FOLDER = ROOT / "docs" / "results"
 MODULES = (
     *(what_a_score_is_worth, agreement, ceilings, smooth, selected, trust),
     *(curation, suspects, evaluation, exactness, examples, cost),
-    *(language_model, recording, layers),
+    *(language_model, gemma, recording, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}

@@ -28,6 +28,8 @@ __all__ = [
     "NOT_TENSORS",
     "RecordedExamples",
     "Micro",
+    "few_of",
+    "is_large",
     "Penalty",
     "Replica",
     "changed_buffers",
@@ -37,6 +39,7 @@ __all__ = [
     "set_modes",
 ]
 
+_SMALL = 1 << 20  # parameters of a model, frozen ones too, up to which dispatch outweighs arithmetic
 NOT_TENSORS = "a taped run has no training tensors"
 
 
@@ -172,6 +175,16 @@ def on_device(batch: Any, device: torch.device) -> Batch:
         )
     moved = {k: v.to(device) for k, v in parts.items()}
     return moved if isinstance(batch, Mapping) else tuple(moved.values())
+
+
+def is_large(model: nn.Module) -> bool:
+    """Whether arithmetic outweighs the dispatch that traces and batches of models save."""
+    return sum(p.numel() for p in model.parameters()) > _SMALL
+
+
+def few_of(model: nn.Module) -> int:
+    """On how many examples derivatives are held against differences, which takes up to twenty gradients."""
+    return 2 if is_large(model) else 4
 
 
 def modes(model: nn.Module) -> dict[str, bool]:

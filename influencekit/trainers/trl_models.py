@@ -1,4 +1,4 @@
-"""What TRL's SFTTrainer does to a model and a batch: which of it can be recorded, and how a model is called."""
+"""What TRL's SFTTrainer does to a model and a batch: what can be recorded, and how a model is called."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def refuse_joined_rows(collate: Any) -> None:
     own = getattr(collate, "data_collator", collate)  # behind the Trainer's removal of columns
     if getattr(own, "padding_free", False) or "Flattening" in type(own).__name__:
         raise InputError(
-            "padding_free=True joins the examples of a batch into one row, which has one loss for all of them "
-            "(packing=True does so, too, but with packing_strategy='wrapped'); train with padding_free=False "
+            "padding_free=True joins the examples of a batch into one row, which has one loss for all of "
+            "them; so does packing=True, but for packing_strategy='wrapped': train with padding_free=False "
             "and packing=False"
         )
 
