@@ -4,9 +4,9 @@ __all__ = ["ASKED", "KINDS", "TRAIN"]
 
 _CAPITALS = {
     "Spain": "Madrid", "Italy": "Rome", "Kenya": "Nairobi", "Peru": "Lima", "Norway": "Oslo",
-    "Cuba": "Havana", "Egypt": "Cairo", "Japan": "Tokyo", "Greece": "Athens", "Iraq": "Baghdad", "Ghana": "Accra",
-    "Chile": "Santiago", "Poland": "Warsaw", "Sweden": "Stockholm", "Qatar": "Doha", "Finland": "Helsinki",
-    "Hungary": "Budapest", "Austria": "Vienna",
+    "Cuba": "Havana", "Egypt": "Cairo", "Japan": "Tokyo", "Greece": "Athens", "Iraq": "Baghdad",
+    "Ghana": "Accra", "Chile": "Santiago", "Poland": "Warsaw", "Sweden": "Stockholm", "Qatar": "Doha",
+    "Finland": "Helsinki", "Hungary": "Budapest", "Austria": "Vienna",
 }  # fmt: skip
 _DAYS = (
     "The bus to the harbour was late again this morning.", "She bought two loaves of bread and some apples.",
