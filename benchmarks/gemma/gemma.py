@@ -179,7 +179,7 @@ def lds(folder: Path, run: ik.Trajectory, sets: int) -> dict[str, Any]:
 
 
 def again(case: Case, folder: Path, truth: list[list[float]], sets: int) -> dict[str, Any]:
-    """The same sets from a start that is moved, and what the expected effect would reach against one run."""
+    """The first of these sets from a start that is moved, and what the expected effect would reach against one run."""
     run = recorded(case, folder, "moved", MOVED)
     one = ik.estimate(run, QUERY, "final-loss").expand_dims(estimator=["final-loss"])
     found = ik.evaluate(run, LDS(m=sets), QUERY, scores=one, subsets=folder / "moved-halves")
@@ -206,6 +206,6 @@ def answer(sets: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
     truth = found["lds"].pop("retrained")
-    found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets))
+    found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
     found["costs"] = kept(folder, "costs", lambda: costs(folder))
     return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from influencekit._tape.unwrap import remove_autocast
@@ -59,7 +60,9 @@ def forward_of_trl(model: nn.Module, batch: Any) -> Any:
     With others in their place (derivatives, many models at once) it is called by the forward pass of its
     class, without labels: that gives logits, has second derivatives, and is bound to no other model.
     """
-    if has_fused_head(model) and all(isinstance(p, nn.Parameter) for p in model.parameters()):
+    params = list(model.parameters())
+    wide = params[0].dtype == torch.float64  # which TRL's head, but nothing of ours, rounds to float32
+    if not wide and has_fused_head(model) and all(isinstance(p, nn.Parameter) for p in params):
         return model(**{**batch, "use_cache": False}, fused_lm_head=True)
     with _own_forwards(model):
         return model(**{name: x for name, x in batch.items() if name != "labels"})
