@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 from helpers_transformers import flat
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import SFTConfig, SFTTrainer
 
 N = 12
@@ -45,7 +45,7 @@ def rows(kind):
 def model():
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer()), **sizes))
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer()), **sizes))  # norms of its own type
 
 
 def sft(folder, *callbacks, kind="text", peft=None, made=None, **changes):

@@ -179,7 +179,8 @@ def lds(folder: Path, run: ik.Trajectory, sets: int) -> dict[str, Any]:
 
 
 def again(case: Case, folder: Path, truth: list[list[float]], sets: int) -> dict[str, Any]:
-    """The first of these sets from a start that is moved, and what the expected effect would reach against one run."""
+    """The first of these sets from a start that is moved, and what the expected effect would reach against
+    one run."""
     run = recorded(case, folder, "moved", MOVED)
     one = ik.estimate(run, QUERY, "final-loss").expand_dims(estimator=["final-loss"])
     found = ik.evaluate(run, LDS(m=sets), QUERY, scores=one, subsets=folder / "moved-halves")
@@ -189,7 +190,7 @@ def again(case: Case, folder: Path, truth: list[list[float]], sets: int) -> dict
     return {"moved": MOVED, "sets": sets, "agreement": agreement.tolist(), "ceiling": float(ceiling.mean())}
 
 
-@click.option("--sets", default=24, help="Random halves that the run is retrained on.")
+@click.option("--sets", default=24, help="Random halves that the run is retrained on; 0: none.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
 def answer(sets: int, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,8 +205,9 @@ def answer(sets: int, folder: Path) -> dict[str, Any]:
         "top ten": kept(folder, "top-ten", lambda: top_ten(run, dit)),
         "differences": kept(folder, "differences", lambda: differences(run, dit)),
     }  # fmt: skip
-    found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
-    truth = found["lds"].pop("retrained")
-    found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
+    if sets:
+        found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
+        truth = found["lds"].pop("retrained")
+        found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
     found["costs"] = kept(folder, "costs", lambda: costs(folder))
     return found

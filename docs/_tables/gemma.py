@@ -60,6 +60,8 @@ def _differences(report: Report) -> Table:
 
 def _lds(report: Report) -> Table:
     questions = list(report["top ten"])
+    if not report["sets"]:
+        return Table(["score", "mean LDS", *questions], [])
     rows = [["*retraining again*", f"ceiling {report['again']['ceiling']:.3f}", *[
         f"{x:.2f}" for x in report["again"]["agreement"]
     ], ""]]  # fmt: skip
@@ -99,9 +101,11 @@ PAGE = Page(
             "Random halves",
             ("gemma",),
             lambda report: (
-                f"{report['sets']} random halves of the texts: LDS with its 95 % interval, and by question. "
-                f"*Retraining again*: against {report['again']['sets']} retrainings from a start that is "
-                "moved by a thousandth."
+                "Not measured in this result: `--sets 0`."
+                if not report["sets"]
+                else f"{report['sets']} random halves of the texts: LDS with its 95 % interval, and by "
+                f"question. *Retraining again*: against {report['again']['sets']} retrainings from a start "
+                "that is moved by a thousandth."
             ),
             _lds,
         ),
