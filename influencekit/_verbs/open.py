@@ -28,7 +28,8 @@ def open(
 ) -> Trajectory:  # fmt: skip
     """Open a recorded run together with what made it: a `workload`, or for a taped run its model, loss, data.
 
-    model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
+    model: built as it was for the run (its parameters do not matter, frozen ones do, and are shared with the
+    run: do not change them afterwards); loss(outputs, target)
     -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set (none where the store keeps the
     examples); test: a batch, a data set or a DataLoader for queries on test examples. And, where the tape was
     given them, `collate`, `forward` and `penalty`; `test_ids`; `class_names`, a list, where the data set has
