@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch.autograd import forward_ad
 
 pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
 pytest.importorskip("peft", reason="the extra influencekit[peft] is not installed")
@@ -108,7 +107,8 @@ def after(model, weight=None):
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(settings, tmp_path):
-    """Central differences of whole trainings by hand, in the weight of the text that matters most."""
+    """Central differences of whole trainings by hand, in the weight of the text that matters most. They are
+    small, since AdamW's first steps are nearly signs."""
     model, run = recorded(tmp_path, **settings)
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert run.workload.layout.names == tuple(learnt)
@@ -116,7 +116,7 @@ def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(s
     assert run.dataset.theta.shape[1] == run.workload.n_params
     assert run.attrs["replay"] == "4 steps replayed, equal bit for bit"
     scores = ik.estimate(run, "test-loss", "dit").influence.squeeze().values
-    j, h = int(abs(scores).argmax()), 1e-4
+    j, h = int(abs(scores).argmax()), 1e-6
     ends = []
     for sign in (1, -1):
         weight = torch.ones(N, dtype=torch.float64)
@@ -138,7 +138,9 @@ def test_leaving_a_text_out_is_the_loop_without_it(tmp_path):
 
 def test_dora_detaches_a_norm_and_is_refused_for_scores_but_not_for_retraining(tmp_path):
     """Its gradient holds the norm of the weights constant, so no derivative of that gradient is right."""
-    with pytest.raises(ik.InputError, match="does not see .detach.* to record for loo alone, pass check=0"):
+    with pytest.raises(
+        ik.InputError, match=r"does not see \(detach.*\(to record for loo alone, pass check=0\)"
+    ):
         recorded(tmp_path, use_dora=True)
 
 
@@ -167,13 +169,6 @@ def test_a_frozen_weight_that_is_changed_after_opening_is_refused(tmp_path):
         ik.estimate(run, "test-loss", "dit")
 
 
-def test_adapters_of_float32_on_weights_of_bfloat16(tmp_path):
-    """As of a model that was loaded in bfloat16: PEFT keeps adapters in float32."""
-    model, run = recorded(tmp_path, dtype=torch.bfloat16)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}
-    assert run.workload.dtype == torch.float32 and run.attrs["replay"].startswith("4 steps replayed")
-
-
 def test_soft_prompts_need_a_loss_that_knows_of_them(tmp_path):
     """Their logits are longer than the labels; the model's own loss would compare them one by one."""
     model = adapted(made=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), dtype=torch.float32)
@@ -185,21 +180,22 @@ def test_the_loss_of_an_adapted_model_is_that_of_its_base():
     assert own_loss(adapted()) == CrossEntropy(shift=True)
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_nothing_is_differentiated_below_the_first_adapter(large, tmp_path, monkeypatch):
-    """Adapters in the second block: what comes out of the first has neither gradient nor tangent."""
-    monkeypatch.setattr(replica, "_SMALL", 0 if large else 1 << 20)
+def test_nothing_is_differentiated_below_the_first_adapter(tmp_path, monkeypatch):
+    """Adapters in the second block of a model that counts as large: no gradient reaches into the first."""
+    monkeypatch.setattr(replica, "_SMALL", 0)
     model = adapted(layers_to_transform=[1])
     trained(model, Taped(tmp_path / "run.zarr", model))
     run = ik.open(tmp_path / "run.zarr", model=model, loss=loss, data=DATA, test=TEST)
-    seen = []
+    seen: list[list[bool]] = [[], []]
 
-    def look(module, inputs, output):
-        hidden = output[0] if isinstance(output, tuple) else output
-        alive = hidden.requires_grad or torch._C._functorch.is_gradtrackingtensor(hidden)
-        seen.append(alive or forward_ad.unpack_dual(hidden).tangent is not None)
+    def look(block):
+        def hook(module, inputs, output):
+            seen[block].append((output[0] if isinstance(output, tuple) else output).requires_grad)
+
+        return hook
 
     for one in (run.workload.model, run.workload.evaluator):
-        one.base_model.model.gpt_neox.layers[0].register_forward_hook(look)
+        for block in (0, 1):
+            one.base_model.model.gpt_neox.layers[block].register_forward_hook(look(block))
     ik.estimate(run, "test-loss", "dit")
-    assert seen and not any(seen)
+    assert seen[0] and not any(seen[0]) and any(seen[1])

@@ -186,8 +186,8 @@ class Tape:
 
     @exclusive()
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
-        """The recorded run, once the tape is closed. Options: see `influencekit.open`. It has frozen weights of
-        its own, since a program may go on and train them; `influencekit.open` shares yours."""
+        """The recorded run, once the tape is closed. Options: see `influencekit.open`. It has frozen weights
+        of its own, since a program may go on and train them; `influencekit.open` shares yours."""
         call = self._recording.call
         if not self._recording.closed:
             raise InputError("the tape is still open; ask for its run after the with block, or after close()")
@@ -195,8 +195,8 @@ class Tape:
         trained = [p for p in self.model.parameters() if p.requires_grad]  # copied when the run is opened
         return open_taped(
             self._recording.writer.opened.group, str(self._store or "the tape"),
-            model=copy_model(self.model, trained), loss=call.loss, data=data, test=test, collate=call.collate, forward=call.forward,
-            penalty=call.penalty, **more,
+            model=copy_model(self.model, trained), loss=call.loss, data=data, test=test,
+            collate=call.collate, forward=call.forward, penalty=call.penalty, **more,
         )  # fmt: skip
 
     @property
