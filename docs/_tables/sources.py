@@ -47,7 +47,9 @@ SOURCES = {
     "dvemb_throughput": _benchmark("dvemb_throughput", "plugins/influencekit-dvemb/src"),
     "evaluation": _benchmark("evaluation", *_COMPARE, "influencekit/evaluation"),
     "exactness": _benchmark("exactness", *_SWEEP),
-    "gemma": _benchmark("gemma --sets 0", *_COMPARE, "influencekit/_tape", "plugins/influencekit-baselines/src"),
+    "gemma": _benchmark(
+        "gemma --sets 0", *_COMPARE, "influencekit/_tape", "plugins/influencekit-baselines/src"
+    ),
     "hostile": _benchmark("hostile", "influencekit/_trajectory", "influencekit/_tape"),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(
