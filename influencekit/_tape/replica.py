@@ -19,7 +19,7 @@ from influencekit._tape.stream import StreamExamples
 from influencekit._training.batch import Batch, NewEntries, tensors_of
 from influencekit._training.call import Loss, arguments, one_each, parts_of, target_of, values_of
 from influencekit._training.checks.examples import refusing_indices
-from influencekit._training.checks.model import copy_model
+from influencekit._training.checks.model import copy_model, frozen
 from influencekit._training.checks.separability import fixed_statistics, own_losses
 from influencekit._training.layout import Layout
 from influencekit._training.loss_by_part import Parts
@@ -30,6 +30,8 @@ __all__ = [
     "NOT_TENSORS",
     "RecordedExamples",
     "Micro",
+    "few_of",
+    "is_large",
     "Penalty",
     "Replica",
     "changed_buffers",
@@ -39,6 +41,7 @@ __all__ = [
     "set_modes",
 ]
 
+_SMALL = 1 << 20  # parameters of a model, frozen ones too, up to which dispatch outweighs arithmetic
 NOT_TENSORS = "a taped run has no training tensors"
 
 
@@ -191,6 +194,16 @@ def on_device(batch: Any, device: torch.device) -> Batch:
     return moved if isinstance(batch, Mapping) else tuple(moved.values())
 
 
+def is_large(model: nn.Module) -> bool:
+    """Whether arithmetic outweighs the dispatch that traces and batches of models save."""
+    return sum(p.numel() for p in model.parameters()) > _SMALL
+
+
+def few_of(model: nn.Module) -> int:
+    """On how many examples derivatives are held against differences, which takes up to twenty gradients."""
+    return 2 if is_large(model) else 4
+
+
 def modes(model: nn.Module) -> dict[str, bool]:
     """Which modules are in training mode, by name."""
     return {name: module.training for name, module in model.named_modules()}
@@ -215,10 +228,11 @@ def changed_buffers(before: Mapping[str, Tensor], model: nn.Module) -> list[str]
 
 
 class Replica:
-    """A private copy of a model that does recorded steps again, by `backward` as the loop did."""
+    """A private copy of a model that does recorded steps again, by `backward` as the loop did. What is frozen
+    is the model's own."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
-        self.model = copy_model(model)
+        self.model = copy_model(model, frozen(model))
         self.call = call
 
     @contextmanager
@@ -231,7 +245,8 @@ class Replica:
         put_back(own, layout.split(theta))
         put_back(dict(self.model.named_buffers()), buffers)
         for p in self.model.parameters():
-            p.grad = None
+            if p.requires_grad:
+                p.grad = None
         yield params
         for p in params:
             p.grad = None

@@ -34,6 +34,7 @@ from influencekit._tape.replica import Call, Penalty
 from influencekit._tape.step_collector import Reduction
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import model_behind, optimizer_behind
+from influencekit._training.checks.model import copy_model
 from influencekit._training.ids import checked_ids
 from influencekit._training.loss_by_part import Parts
 from influencekit._trajectory.trajectory import Trajectory
@@ -196,15 +197,17 @@ class Tape:
 
     @exclusive()
     def trajectory(self, test: Any = None, **more: Any) -> Trajectory:
-        """The recorded run, once the tape is closed. Options: see `influencekit.open`."""
+        """The recorded run, once the tape is closed. Options: see `influencekit.open`. It has frozen weights
+        of its own, since a program may go on and train them; `influencekit.open` shares yours."""
         call = self._recording.call
         if not self._recording.closed:
             raise InputError("the tape is still open; ask for its run after the with block, or after close()")
         data = None if isinstance(call.data, StreamExamples) else call.data
+        trained = [p for p in self.model.parameters() if p.requires_grad]  # copied when the run is opened
         return open_taped(
-            self._recording.writer.opened.group, str(self._store or "the tape"), model=self.model,
-            loss=call.loss, data=data, test=test, collate=call.collate, forward=call.forward,
-            penalty=call.penalty, **more,
+            self._recording.writer.opened.group, str(self._store or "the tape"),
+            model=copy_model(self.model, trained), loss=call.loss, data=data, test=test,
+            collate=call.collate, forward=call.forward, penalty=call.penalty, **more,
         )  # fmt: skip
 
     @property

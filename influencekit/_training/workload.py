@@ -282,7 +282,7 @@ class Workload:
         """The same model and loss in float64, whatever the data are."""
         other = copy(self)
         other.__dict__.pop("evaluator", None)
-        object.__setattr__(other, "model", copy_model(self.model).double())
+        object.__setattr__(other, "model", copy_model(self.model, double=True))
         if isinstance(self.loss, nn.Module):
             object.__setattr__(other, "loss", deepcopy(self.loss).double())
         return other

@@ -30,11 +30,12 @@ def open(
 
     store: a path, or an address: s3://bucket/run.zarr, gs://bucket/run.zarr, https://host/run.zarr
     (docs/store.md, Stores elsewhere).
-    model: built as it was for the run (its parameters do not matter, frozen ones do); loss(outputs, target)
-    -> [n], or loss(outputs, target, batch) -> [n]; data: the same data set (none where the store keeps the
-    examples); test: a batch, a data set or a DataLoader for queries on test examples. And, where the tape was
-    given them, `collate`, `forward` and `penalty`; `test_ids`; `class_names`, a list, where the data set has
-    no attribute `classes`. Nothing is unpickled. A run that was stopped (diverged) opens too. So does one
+    model: built as it was for the run (its parameters do not matter, frozen ones do, and are shared with the
+    run: do not change them afterwards); loss(outputs, target) -> [n], or loss(outputs, target, batch) -> [n];
+    data: the same data set (none where the store keeps the examples); test: a batch, a data set or a
+    DataLoader for queries on test examples. And, where the tape was given them, `collate`, `forward` and
+    `penalty`; `test_ids`; `class_names`, a list, where the data set has no attribute `classes`. Nothing is
+    unpickled. A run that was stopped (diverged) opens too. So does one
     that is still being written, or was cut off: it ends with what was committed, and a warning and the
     results' `caution` say so.
     Errors: not a store of ours, nothing committed yet, another schema version, or not this workload's run:

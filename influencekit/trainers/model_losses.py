@@ -25,14 +25,23 @@ class CrossEntropy:
     counted. Floating-point labels [n, label] are yes or no, and give the *mean* of their binary cross
     entropies. `shift`: causal language models, where the logits of a token predict the next. `smoothing`:
     label smoothing. Sums, not means, because a trainer divides by the number of targets of the batch, not of
-    the example.
+    the example. Outputs that have `log_probs` [n, token - 1] of the targets in place of logits, as those of
+    TRL's trainers do, are summed.
     """
 
     shift: bool = False
     smoothing: float = 0.0
 
     def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
+        if self.shift and "logits" not in outputs and "log_probs" in outputs:
+            return -_wide(outputs["log_probs"]).sum(1)
         logits, labels = _wide(outputs["logits"]), self._targets(labels)
+        if not labels.is_floating_point() and labels.dim() > 1 and logits.shape[:-1] != labels.shape:
+            raise InputError(
+                f"the model gives logits of {list(logits.shape[1:-1])} tokens for labels of "
+                f"{list(labels.shape[1:])} (soft prompts in front of the text?); pass loss=, a function "
+                "(outputs, labels) -> [n]"
+            )
         if labels.is_floating_point():
             each = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none")
             return each.reshape(len(labels), -1).mean(1)

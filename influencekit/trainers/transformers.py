@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,18 @@ from influencekit._tape import Tape
 from influencekit._tape.hooks import Hook
 from influencekit._tape.intercept_loader import intercept_loader
 from influencekit._tape.loader import IndexedBatch
-from influencekit._tape.unwrap import remove_autocast
 from influencekit._training.call import sees_batch, values_of
+from influencekit._training.checks.model import copy_model, frozen
 from influencekit.errors import InputError
 from influencekit.trainers.extras import missing_extra
 from influencekit.trainers.model_losses import Answers, CrossEntropy, SquaredError, own_forward, own_loss
+from influencekit.trainers.trl_models import (
+    forward_of_trl,
+    has_fused_head,
+    refuse_joined_rows,
+    refuse_trl,
+    remove_autocast_of,
+)
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -84,11 +90,15 @@ class InfluenceCallback(TrainerCallback):
         state: TrainerState = event[1]
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
         _refuse(args, loader, state.global_step)
+        refuse_trl(args, model)
+        refuse_joined_rows(loader.collate_fn)
         if args.torch_compile:
             _refuse_compiled_dropout(model)
         self._loss = self.loss_of(model, args)
         self._smoothed = args.label_smoothing_factor != 0
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
+        if self._reduction is None and has_fused_head(model):  # TRL divides, and tells the model nothing
+            self._per_target = True
         self._accumulate = args.gradient_accumulation_steps
         self._epoch = int(state.epoch or 0) - 1
         self._dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
@@ -163,7 +173,7 @@ class InfluenceCallback(TrainerCallback):
 
     def called_as(self, model: nn.Module) -> dict[str, Any]:
         """How outputs come about, where `model(**batch without labels)` does not say it."""
-        own = own_forward(model)
+        own = forward_of_trl if has_fused_head(model) else own_forward(model)
         found: dict[str, Any] = {} if own is None else {"forward": own}
         return found | {name: self._options[name] for name in ("forward", "penalty") if name in self._options}
 
@@ -267,9 +277,10 @@ def reopen_with(trainer: Trainer, loss: Callable[..., Tensor] | None = None) -> 
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """A copy without what the Trainer and accelerate put around a model that they train."""
-    copy: Any = deepcopy(model)
-    remove_autocast(copy)  # bf16
+    """A copy without what the Trainer and accelerate put around a model that they train; frozen weights are
+    the model's own."""
+    copy: Any = copy_model(model, frozen(model))
+    remove_autocast_of(copy)  # bf16
     for module in copy.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape.random_draws import RandomDraws
-from influencekit._tape.replica import Replica
+from influencekit._tape.replica import Replica, few_of
 from influencekit._tape.rng import preserved_random, restored
 from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.buffers import buffers_in_float64
@@ -31,13 +31,11 @@ __all__ = [
     "refuse_side_doors",
 ]  # fmt: skip
 
-_FEW = 4  # examples on which a model's structure and derivatives are checked
 
-
-def _few(batch: Batch) -> tuple[Batch, Tensor]:
+def _few(model: nn.Module, batch: Batch) -> tuple[Batch, Tensor]:
     """The first examples of a batch, and their rows."""
     first = tensors_of(batch)[0]
-    rows = torch.arange(min(_FEW, len(first)), device=first.device)
+    rows = torch.arange(min(few_of(model), len(first)), device=first.device)
     return select(batch, rows), rows
 
 
@@ -76,7 +74,7 @@ def refuse_other_parameters(
 
 def refuse_side_doors(replica: Replica, layout: Layout, batch: Batch, rng: bytes | None) -> None:
     """Refuse a model that reaches its parameters otherwise than as attributes, seen on a few examples."""
-    some, rows = _few(batch)
+    some, rows = _few(replica.model, batch)
 
     def losses(model: nn.Module) -> Tensor:
         with restored(rng, rows.device):
@@ -93,7 +91,7 @@ def refuse_nondifferentiable(
     if rng is not None:
         with restored(rng, theta.device), plain_operators():
             RandomDraws(lambda: replica.call.outputs(replica.model, copy(batch)))
-    some, rows = _few(batch)
+    some, rows = _few(replica.model, batch)
 
     def losses_of(model: nn.Module, buffers: Mapping[str, Tensor]) -> Training:
         def call(theta: Tensor, buffers: Mapping[str, Tensor], batch: Batch, within: Within) -> Any:
@@ -106,7 +104,7 @@ def refuse_nondifferentiable(
                 return replica.call.penalised_losses(outputs, batch, len(rows))
 
         def wide() -> Training:
-            return losses_of(copy_model(model).double(), buffers_in_float64(buffers))
+            return losses_of(copy_model(model, double=True), buffers_in_float64(buffers))
 
         return Training(call, loss_of, layout.size, buffers, wide=wide)
 

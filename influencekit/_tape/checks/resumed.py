@@ -15,7 +15,7 @@ from influencekit._tape.replica import Call
 from influencekit._tape.rng import preserved_random
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import plain_copy
-from influencekit._training.checks.model import copy_model
+from influencekit._training.checks.model import copy_model, frozen
 from influencekit._trajectory.store import read
 from influencekit._trajectory.writing import Writer
 from influencekit.errors import StoreError
@@ -52,7 +52,7 @@ class Resumed:
                     f"{self._where} was recorded with {rule}, and this is {mine}; resume it with {rule}"
                 )
             self._training, self._autocast = attrs["tape"]["training"], attrs["tape"]["autocast"]
-            self._model = copy_model(plain_copy(model))  # before hooks listen to it
+            self._model = copy_model(plain := plain_copy(model), frozen(plain))  # before hooks listen to it
         except BaseException:
             writer.leave()
             raise

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from influencekit.errors import InputError
 
-__all__ = ["check_model", "check_side_doors", "copy_model", "leaves", "refuse_hidden_ties"]
+__all__ = ["check_model", "check_side_doors", "copy_model", "frozen", "leaves", "refuse_hidden_ties"]
 
 _WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 _FLOATS = (torch.float32, torch.float64)
@@ -144,22 +144,31 @@ def _overlapping(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return None
 
 
-def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+def frozen(model: nn.Module, trained: Collection[str] = ()) -> list[Tensor]:
+    """The parameters that need no gradient and are none of `trained`: of adapters nearly all. Copies of a
+    model share them, as nobody writes to them."""
+    return [p for n, p in model.named_parameters() if not p.requires_grad and n not in trained]
+
+
+def copy_model(model: nn.Module, shared: Iterable[Tensor] = (), double: bool = False) -> nn.Module:
     """A copy in which whatever shared memory with a parameter still does; torch's own cuts such ties.
 
-    `shared`: parameters and buffers that the copy has in common with the model. Errors: a model that cannot
-    be copied.
+    `shared`: parameters and buffers that the copy has in common with the model. `double`: in
+    float64, never to be shared. Errors: a model that cannot be copied.
     """
     memo: dict[int, Any] = {id(x): x for x in shared}
     try:
         for p in model.parameters():
             if type(p) is nn.Parameter and id(p) not in memo:
-                memo[id(p)] = nn.Parameter(deepcopy(p.data, memo), p.requires_grad)
+                cast = double and p.is_floating_point() and p.dtype != torch.float64
+                data = p.data.double() if cast else deepcopy(p.data, memo)  # not a copy and another of it
+                memo[id(p)] = nn.Parameter(data, p.requires_grad)
         for module in model.modules():  # weights that a hook computes are no leaves, which torch refuses
             for x in vars(module).values():
                 if isinstance(x, Tensor) and x.grad_fn is not None:
                     memo[id(x)] = x.detach().clone()
-        return deepcopy(model, memo)
+        copy = deepcopy(model, memo)
+        return copy.double() if double else copy
     except Exception as error:  # locks, open files and the like, in the user's own classes
         line = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(
@@ -181,7 +190,7 @@ def check_side_doors(
     copy whose own parameters were changed in place. Model, buffers and random generators stay as they were.
     Cost: two forward passes (four where they differ) and a copy of the model.
     """
-    copy = copy_model(model)
+    copy = copy_model(model, frozen(model, theta_names))
     own = dict(copy.named_parameters())
     for name, p in own.items():
         p.requires_grad_(name in theta_names)

@@ -22,7 +22,8 @@ from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["check_pull", "is_derivative", "slopes_differ", "some_vector"]
 
-_SIZES = (1e-6, 1e-5, 1e-4, 1e-3)  # relative step sizes: one of them is right for nearly every model
+_SIZES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # relative step sizes: one of them is right for nearly every model,
+# the largest where a deep one computes its norms in float32
 _FINE = 1e-5  # how far the two may be apart at the best of them in float64
 _ROUGH = 5e-3  # where differences show noise or corners: parts in float32, as some models compute their norms
 _GROSS = 0.5  # and in float32, where differences are all but noise
@@ -151,6 +152,7 @@ def some_vector(x: Tensor, rate: float) -> Tensor:
 
 
 def _size(z: Tensor) -> Tensor:
-    """How large an entry is: its own size, and at least a hundredth of the typical one."""
-    typical = z.norm() / max(len(z), 1) ** 0.5
-    return z.abs().clamp(min=float(typical) * 1e-2 or 1e-3)
+    """How large an entry is: its own size, and at least a hundredth of the typical one; of one that is 0, as
+    half of an adapter is before its first step, the typical one."""
+    typical = float(z.norm()) / max(len(z), 1) ** 0.5
+    return torch.where(z == 0, typical or 1e-3, z.abs().clamp(min=typical * 1e-2 or 1e-3))

@@ -1,0 +1,1 @@
+"""The question about a small language model, trained with Adam on bundled text."""

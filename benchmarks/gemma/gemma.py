@@ -1,0 +1,221 @@
+"""Which texts made a fine-tuned Gemma 3 270M say this, does retraining agree, and what does it cost?
+
+Adapters (LoRA) in the last blocks, AdamW with warm-up, float32, on short texts with planted ones: facts that
+contradict each other, one author's style, a canary. The vocabulary is cut to the pieces that occur. Asked
+for: the losses of four texts that say these things. `costs`: CPU seconds and peak memory of the loop alone,
+with a tape, of opening and of a sweep. `differences`: the scores of three texts against central differences
+of whole trainings. `top ten`: a training without the ten texts that helped most, of each question. `lds`:
+scores against retrainings on random halves. `again`: these retrainings against those from a start that is
+moved by a thousandth, and the ceiling.
+
+Every part is kept in `--folder`: the same command goes on from there. Needs peft, transformers, gguf, the
+weights, and `influencekit-baselines`.
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import xarray as xr
+
+import influencekit as ik
+from benchmarks.gemma.case import BATCH, LAYERS, LR, RANK, Case, optimizer
+from benchmarks.gemma.texts import ASKED, KINDS, TRAIN
+from benchmarks.language_model.scores import BM25
+from benchmarks.shared.results import kept
+from influencekit._effects.retrain import Weighting, changes
+from influencekit._repeatability import attainable
+from influencekit.evaluation import LDS
+from influencekit.metrics import spearman
+
+TAKES = "20 min"
+MOVED, STEPS, QUERY = 0.001, (0.1, 0.01, 0.001), "test-losses"
+ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos")
+FOLDER = Path(tempfile.gettempdir()) / "influencekit-gemma"
+
+
+def costs(folder: Path) -> dict[str, Any]:
+    """CPU seconds, and peak memory in GB, of each stage in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_costs, (folder,))
+
+
+def _costs(folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    case = Case(folder)
+
+    def stage(name: str, work: Callable[[], Any]) -> Any:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        began = time.process_time()
+        result = work()
+        found[name] = {"seconds": time.process_time() - began, "peak_gb": _memory("VmHWM")}
+        print(name, found[name], flush=True)
+        return result
+
+    with tempfile.TemporaryDirectory() as place:
+        store = Path(place) / "run.zarr"
+        _alone(case, stage)
+        model = case.model()
+        found["weights"] = sum(p.numel() for p in model.parameters())
+        stage("tape", lambda: case.record(store, model))
+        run = stage("open", lambda: case.open(store, model))
+        stage("sweep", lambda: ik.estimate(run, "test-loss", "dit"))
+        stage("sweep again", lambda: ik.estimate(run, "test-loss", "dit"))
+        found["trained"] = run.workload.n_params
+        found["stored_gb"] = sum(f.stat().st_size for f in store.rglob("*") if f.is_file()) / 1e9
+    return found
+
+
+def _alone(case: Case, stage: Callable[[str, Callable[[], Any]], Any]) -> None:
+    """The loop without us; its model is gone afterwards."""
+    model = stage("load", case.model)
+    stage("loop", lambda: case.train(model, enumerate(case.loader()), optimizer(model)))
+
+
+def _memory(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith(name))
+
+
+def recorded(case: Case, folder: Path, name: str, moved: float = 0.0) -> ik.Trajectory:
+    """The run, recorded once."""
+    store = folder / f"{name}.zarr"
+    if not store.exists():
+        case.record(store, case.model(moved))
+    return case.open(store, case.model(moved))
+
+
+def losses(case: Case, run: ik.Trajectory) -> dict[str, Any]:
+    """The losses of the four texts and of the training texts, before and after."""
+    with torch.no_grad():
+        asked = [run.workload.losses(run.state(t).theta, case.test).tolist() for t in (0, run.steps)]
+        train = run.workload.examples(torch.arange(len(case.data)))
+        mean = [float(run.workload.losses(run.state(t).theta, train).mean()) for t in (0, run.steps)]
+    pairs = zip(ASKED, zip(*asked, strict=True), strict=True)
+    return {"train": mean, **{name: list(pair) for name, pair in pairs}}
+
+
+def scores(folder: Path, run: ik.Trajectory, name: str) -> xr.Dataset:
+    """Scores, computed once and kept."""
+
+    def made() -> dict[str, Any]:
+        began = time.process_time()
+        found = bm25() if name == "bm25" else ik.estimate(run, QUERY, name)
+        found = found.assign_attrs(seconds=time.process_time() - began)
+        print(name, f"{found.attrs['seconds']:.0f} s", flush=True)
+        return found.to_dict()
+
+    def bm25() -> xr.Dataset:
+        like = ik.estimate(run, QUERY, "final-loss")
+        texts = [[text.lower().split() for text in part] for part in ([t for t, _ in TRAIN], ASKED.values())]
+        return like.assign(
+            influence=like.influence.copy(data=torch.tensor(BM25().relevance(*texts))[:, None].numpy())
+        )
+
+    return xr.Dataset.from_dict(kept(folder, f"scores-{name}".replace(":", "-"), made))
+
+
+def differences(run: ik.Trajectory, dit: xr.Dataset) -> dict[str, Any]:
+    """The scores of three texts, one that matters much, and two others, against central differences."""
+    strength = abs(dit.influence.isel(window=0)).mean("query").values
+    rows = [int(k) for k in strength.argsort()[[-1, -5, len(strength) // 2]]]
+    mine = torch.from_numpy(dit.influence.values[:, 0, rows])
+    gaps = {}
+    for step in STEPS:
+        gap = (slopes(run, rows, step) - mine).norm(dim=0) / mine.norm(dim=0)
+        gaps[f"{step:g}"] = gap.tolist()
+        print("differences", step, gaps[f"{step:g}"], flush=True)
+    return {"texts": [TRAIN[k][0] for k in rows], "gaps": gaps}
+
+
+def slopes(run: ik.Trajectory, rows: list[int], step: float) -> torch.Tensor:
+    """Central differences [query, text] of whole trainings; removal is a step of -1."""
+    weightings = [Weighting(torch.tensor([k]), 1 + s * step) for k in rows for s in (1, -1)]
+    query, windows = ik.make("query", QUERY), [ik.Window(0, run.steps)]
+    values = torch.zeros(len(ASKED), len(weightings))
+    for change in changes(run, query, weightings, windows):
+        values[:, change.models.members] = change.values
+    return -(values[:, ::2] - values[:, 1::2]) / (2 * step)
+
+
+def top_ten(run: ik.Trajectory, dit: xr.Dataset) -> dict[str, Any]:
+    """Of each question the ten texts that helped most, and a training without them."""
+    found = {}
+    for name in ASKED:
+        mine = dit.influence.sel(query=name).isel(window=0)
+        ten = [int(k) for k in (-mine.values).argsort()[:10]]
+        after = ik.remove(run, QUERY, [run.workload.train_ids[k] for k in ten], dit, parts=1).sel(query=name)
+        found[name] = {
+            "texts": [TRAIN[k][0] for k in ten],
+            "planted": [TRAIN[k][1] == name for k in ten],
+            "of": len(KINDS[name]),
+            "estimate": float(after.estimate.squeeze()),
+            "retrained": float(after.retrained.squeeze()),
+        }
+        print(name, found[name]["estimate"], found[name]["retrained"], flush=True)
+    return found
+
+
+def lds(folder: Path, run: ik.Trajectory, sets: int) -> dict[str, Any]:
+    """The linear datamodeling score of every estimator, by question, and its interval of the mean."""
+    names = (*ESTIMATORS, "bm25")
+    every = {name: scores(folder, run, name) for name in names}
+    none = 0 * every["dit"].influence.isel(train=0, drop=True)
+    parts = [
+        one.assign(intercept=one.get("intercept", none)).expand_dims(estimator=[name])
+        for name, one in every.items()
+    ]
+    joined = xr.concat(parts, "estimator", combine_attrs="drop_conflicts")
+    found = ik.evaluate(run, LDS(m=sets), QUERY, scores=joined, subsets=folder / "halves")
+    found = found[f"lds:m={sets}"].isel(window=0)
+    rows = {
+        name: {
+            "mean": float(one["mean"]), "low": float(one["mean_low"]), "high": float(one["mean_high"]),
+            "by question": dict(zip(ASKED, one.lds.values.tolist(), strict=True)),
+            "seconds": every[name].attrs["seconds"],
+        }
+        for name in names
+        for one in [found.sel(estimator=name)]
+    }  # fmt: skip
+    return {"estimators": rows, "retrained": found.retrained.values.tolist()}
+
+
+def again(case: Case, folder: Path, truth: list[list[float]], sets: int) -> dict[str, Any]:
+    """The first of these sets from a start that is moved, and what the expected effect would reach against
+    one run."""
+    run = recorded(case, folder, "moved", MOVED)
+    one = ik.estimate(run, QUERY, "final-loss").expand_dims(estimator=["final-loss"])
+    found = ik.evaluate(run, LDS(m=sets), QUERY, scores=one, subsets=folder / "moved-halves")
+    other = torch.from_numpy(found[f"lds:m={sets}"].retrained.values[:, 0])
+    agreement = spearman(torch.tensor(truth).to(other)[:, :sets], other)
+    ceiling = attainable("spearman", agreement, 1)
+    return {"moved": MOVED, "sets": sets, "agreement": agreement.tolist(), "ceiling": float(ceiling.mean())}
+
+
+@click.option("--sets", default=24, help="Random halves that the run is retrained on; 0: none.")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
+def answer(sets: int, folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    case = Case(folder)
+    run = recorded(case, folder, "recorded")
+    dit = scores(folder, run, "dit")
+    found = {
+        "texts": len(TRAIN), "kinds": {k: len(v) for k, v in KINDS.items()}, "tokens": case.length,
+        "batch": BATCH, "steps": run.steps, "rank": RANK, "blocks": LAYERS, "lr": LR, "sets": sets,
+        "pieces": len(case.pieces), "trained": run.workload.n_params,
+        "losses": kept(folder, "losses", lambda: losses(case, run)),
+        "top ten": kept(folder, "top-ten", lambda: top_ten(run, dit)),
+        "differences": kept(folder, "differences", lambda: differences(run, dit)),
+    }  # fmt: skip
+    if sets:
+        found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
+        truth = found["lds"].pop("retrained")
+        found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
+    found["costs"] = kept(folder, "costs", lambda: costs(folder))
+    return found
