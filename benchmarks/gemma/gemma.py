@@ -138,7 +138,7 @@ def slopes(run: ik.Trajectory, rows: list[int], step: float) -> torch.Tensor:
     """Central differences [query, text] of whole trainings; removal is a step of -1."""
     weightings = [Weighting(torch.tensor([k]), 1 + s * step) for k in rows for s in (1, -1)]
     query, windows = ik.make("query", QUERY), [ik.Window(0, run.steps)]
-    values = torch.zeros(len(ASKED), len(weightings))
+    values = torch.zeros(len(ASKED), len(weightings), dtype=run.workload.dtype)
     for change in changes(run, query, weightings, windows):
         values[:, change.models.members] = change.values
     return -(values[:, ::2] - values[:, 1::2]) / (2 * step)

@@ -101,6 +101,7 @@ class ByPart:
         self.rounds, self.checked, self.changing = source.rounds, source.checked, source.changing
         self.caution, self.joint, self.eager = source.caution, source.joint, source.eager
         self.traceable, self.alone = source.traceable, source.alone
+        self.undivided = "its examples are parts of examples"
 
     def start(self) -> State:
         """The state before step 0."""
