@@ -208,6 +208,8 @@ def estimate(
         retrained.print_removed(removed)
     if out:
         say(f"saved in {out}")
+    if contributions:
+        say(f"contributions saved in {contributions}")
 
 
 def _scores(
