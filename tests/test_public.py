@@ -118,7 +118,8 @@ def test_imports_over_the_border_are_seen(code):
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_plugins_declare_what_they_import(plugin):
     project = tomllib.loads((plugin / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {re.split(r"[^\w-]", d)[0].replace("-", "_") for d in project["dependencies"]}
+    extras = [d for each in project.get("optional-dependencies", {}).values() for d in each]
+    named = {re.split(r"[^\w-]", d)[0].replace("-", "_") for d in [*project["dependencies"], *extras]}
     assert "influencekit" in named
     # those of influencekit; matplotlib and click, too, where something is drawn or a command
     brought = {"torch", "numpy", "xarray", "zarr", "matplotlib", "pandas", "click"}
