@@ -127,7 +127,7 @@ class Bomb(TestLoss):
 
 def test_a_rank_that_dies_ends_the_others_and_the_store_says_how_far_it_came(tmp_path, monkeypatch):
     monkeypatch.setattr("influencekit._verbs.contributions._CHUNK", 1)  # a step is a chunk
-    monkeypatch.setattr("influencekit._trajectory.trajectory._BLOCK", 1)  # and read alone
+    monkeypatch.setattr("influencekit._trajectory.blocks._BLOCK", 1)  # and read alone
     run, path = recorded(epochs=4), tmp_path / "c.zarr"
     alone = ik.contributions(run, at=[2, 4])
     first, second = on_ranks(

@@ -30,9 +30,11 @@ def _cost(report: Report) -> str:
 
 def _loo(report: Report) -> Table:
     rows = []
-    for name, each in report["loo"]["agreement"].items():
-        rows.append([name.capitalize(), *(f"{each[k]:.3f}" for k in ("dit", "again", "ceiling"))])
-    return Table(["metric", "`dit`", "retraining again", "ceiling"], rows)
+    for eps, key in ((1e-8, "loo"), (report["eps"], "loo with eps")):
+        for name, each in report[key]["agreement"].items():
+            cells = [f"{each[k]:.3f}" for k in ("dit", "again", "ceiling")]
+            rows.append([f"{eps:g}", name.capitalize(), *cells])
+    return Table(["eps of AdamW", "metric", "`dit`", "retraining again", "ceiling"], rows)
 
 
 def _loo_words(report: Report) -> str:
