@@ -9,7 +9,12 @@ pytest.importorskip("transformers", reason="the extra influencekit[transformers]
 pytest.importorskip("peft", reason="the extra influencekit[peft] is not installed")
 
 from peft import LoraConfig, PromptTuningConfig, get_peft_model  # noqa: E402
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM  # noqa: E402
+from transformers import (  # noqa: E402
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+)
 
 import influencekit as ik  # noqa: E402
 from influencekit._effects.retrain import Weighting  # noqa: E402
@@ -23,6 +28,7 @@ KINDS = {
     "rank-stabilised": {"use_rslora": True},
     "dropout": {"lora_dropout": 0.2},
     "a head and biases as well": {"modules_to_save": ["embed_out"], "bias": "lora_only"},
+    "Gemma 3": {"gemma": True},  # shared heads, normalised queries, a sliding window, tied embeddings
 }
 DATA = [
     {"input_ids": ids, "labels": torch.where(torch.arange(TOKENS) < 1 + k % 3, -100, ids)}
@@ -32,14 +38,19 @@ TEST = {name: torch.stack([one[name] for one in DATA[:4]]).flip(1) for name in (
 loss = CrossEntropy(shift=True)
 
 
-def adapted(dtype=torch.float64, made=None, **settings):
+def adapted(dtype=torch.float64, made=None, gemma=False, **settings):
     """A small model and its adapters, the same every time."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
-    base = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=VOCABULARY, **sizes)).to(dtype)
-    config = made or LoraConfig(
-        r=2, lora_alpha=8, target_modules=["query_key_value"], task_type="CAUSAL_LM", **settings
-    )
+    if gemma:
+        sizes |= {"num_key_value_heads": 1, "head_dim": 4, "sliding_window": 4}
+        base = Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=VOCABULARY, pad_token_id=None, **sizes)).to(
+            dtype
+        )
+    else:
+        base = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=VOCABULARY, **sizes)).to(dtype)
+    targets = ["q_proj", "v_proj"] if gemma else ["query_key_value"]
+    config = made or LoraConfig(r=2, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **settings)
     return get_peft_model(base, config, autocast_adapter_dtype=dtype != torch.float64).train()
 
 
@@ -108,7 +119,8 @@ def after(model, weight=None):
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(settings, tmp_path):
     """Central differences of whole trainings by hand, in the weight of the text that matters most. They are
-    small, since AdamW's first steps are nearly signs."""
+    small, since AdamW's first steps are nearly signs; but Gemma computes its norms in float32 whatever it is
+    given, and smaller ones would be noise."""
     model, run = recorded(tmp_path, **settings)
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert run.workload.layout.names == tuple(learnt)
@@ -116,13 +128,13 @@ def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(s
     assert run.dataset.theta.shape[1] == run.workload.n_params
     assert run.attrs["replay"] == "4 steps replayed, equal bit for bit"
     scores = ik.estimate(run, "test-loss", "dit").influence.squeeze().values
-    j, h = int(abs(scores).argmax()), 1e-6
+    j, h, off = int(abs(scores).argmax()), *((1e-3, 1e-3) if "gemma" in settings else (1e-6, 1e-5))
     ends = []
     for sign in (1, -1):
         weight = torch.ones(N, dtype=torch.float64)
         weight[j] += sign * h
         ends.append(after(adapted(**settings), weight))
-    assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=1e-5) and scores[j] != 0
+    assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=off) and scores[j] != 0
 
 
 def test_leaving_a_text_out_is_the_loop_without_it(tmp_path):
