@@ -50,7 +50,7 @@ def test_json_reads_back_and_is_printable(value):
 
 
 def test_everything_that_the_console_prints_is_escaped(capsys):
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     frame = pd.DataFrame({EVIL: [EVIL]})
     say(EVIL, (EVIL, "bold"))

@@ -117,7 +117,7 @@ LAYERS = {
     """,
     "the command line, and the public names": """
         cli/__init__ cli/__main__ cli/app cli/compare cli/comparison cli/console cli/estimate
-        cli/evaluations cli/examples cli/formats cli/listing cli/output cli/parameters cli/plotting
+        cli/evaluations cli/examples cli/formats cli/frames cli/listing cli/output cli/parameters cli/plotting
         cli/problems cli/ranking cli/record cli/reference cli/retrained cli/saving cli/start
         cli/summary cli/user_code cli/verify __init__ __main__ cli/ceiling cli/curate cli/suspects
         cli/report cli/plan cli/ranks

@@ -80,6 +80,7 @@ def by_hand(rank, model, weights, clip):
 def test_two_ranks_make_one_store_that_replays_bit_for_bit(tmp_path):
     path = tmp_path / "run.zarr"
     first, second = on_ranks(2, lambda rank: loop(path, rank, network(0.3), clip=0.2, check=1.0))
+    assert isinstance(first, np.ndarray) and isinstance(second, np.ndarray), (first, second)
     assert (first == second).all()
     run = ik.open(path, model=network(0.3), loss=LOSS, data=data(), test=data())
     assert "equal bit for bit" in run.attrs["replay"]

@@ -84,7 +84,7 @@ def print_agreement(found: dict[str, Any]) -> None:
 
 
 def _estimators(found: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     several = len(found["seeds"]) > 1
     rows = []
@@ -106,7 +106,7 @@ def _estimators(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def _by_window(found: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     several = len(found["seeds"]) > 1
     rows = []

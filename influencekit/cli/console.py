@@ -106,7 +106,7 @@ def print_table(
         dit           0.998
         if            0.900
     """
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     index, console = frame.index, _console()
     if index.name is not None or not isinstance(index, pd.RangeIndex):

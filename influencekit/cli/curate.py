@@ -151,7 +151,7 @@ def _numbers(k: str | None) -> tuple[int, ...] | None:
 
 def _listed(result: xr.Dataset) -> Any:
     """A row for every training example, the most harmful first: id, class, score, and whether to drop it."""
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     labels = {"label": result.label.values} if "label" in result.coords else {}
     frame = pd.DataFrame(
@@ -164,7 +164,7 @@ def _listed(result: xr.Dataset) -> Any:
 
 def _print(result: xr.Dataset, store: str, seconds: float) -> None:
     """A row for every chooser and k, and the verdict."""
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     rows = []
     for name in result.chooser.values.tolist():

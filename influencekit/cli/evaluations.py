@@ -97,7 +97,8 @@ def evaluation_file(spec: str) -> str:
 def _figures(result: xr.Dataset) -> pd.DataFrame:
     """A row for every figure of every estimator and seed."""
     import numpy as np
-    import pandas as pd
+
+    from influencekit.cli.frames import pd
 
     names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h", "fraction"], []
     words = {n: result[n].values.tolist() for n in names if n in result.coords}

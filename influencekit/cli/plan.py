@@ -108,11 +108,10 @@ def _json(found: xr.Dataset) -> str:
 
 def print_plan(found: xr.Dataset) -> None:
     """The table, and the advice below it."""
-    import pandas as pd
-
     from influencekit._bars import clock
     from influencekit._verbs.plan.advice import size
     from influencekit.cli.console import print_table, say
+    from influencekit.cli.frames import pd
 
     about = found.attrs
     say(

@@ -75,7 +75,7 @@ def _setting(result: xr.Dataset) -> str:
 
 def _rows(scores: xr.DataArray, some: Any) -> pd.DataFrame:
     """The examples at these positions: their id, their class where there are classes, their effect."""
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     columns = {"example": [str(scores.example.values[k]) for k in some]}
     if "label" in scores.coords:

@@ -34,7 +34,7 @@ def save_comparison(
 
 def _agreement(result: xr.Dataset) -> pd.DataFrame:
     """A row for every estimator, seed, query and window, and one for `loo again`."""
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     values = result.agreement.transpose("estimator", "seed", "query", "window", "metric").values
     metrics, rows = result.metric.values.tolist(), []
@@ -77,7 +77,7 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
     seed, query and window; of several estimators, `intercept of NAME`. What `estimate` retrained follows: its
     effect, empty where there is none, and 1 for what was removed.
     """
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     dims = ("seed", "query", "window", "estimator", "train")
     scores = result.influence.transpose(*dims).values.astype(float)  # written with all their digits

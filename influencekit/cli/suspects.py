@@ -103,7 +103,7 @@ def suspects(
 
 def _frame(result: xr.Dataset) -> pd.DataFrame:
     """A row for every training example, the most suspicious first."""
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     names = ["given", "predicted", "suspicion", "learnt", "action"]
     if not result.attrs["trusted"]:
@@ -115,7 +115,7 @@ def _frame(result: xr.Dataset) -> pd.DataFrame:
 
 def _print(result: xr.Dataset, frame: pd.DataFrame, store: str, top: int, seconds: float) -> None:
     """How the scores find planted labels, the most suspicious examples with effects, and the verdict."""
-    import pandas as pd
+    from influencekit.cli.frames import pd
 
     rows = []
     for name in result.by.values.tolist():
