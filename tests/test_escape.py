@@ -50,8 +50,9 @@ def test_json_reads_back_and_is_printable(value):
 
 
 def test_everything_that_the_console_prints_is_escaped(capsys):
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     frame = pd.DataFrame({EVIL: [EVIL]})
     say(EVIL, (EVIL, "bold"))
     complain(EVIL)

@@ -59,8 +59,9 @@ def print_beside(found: dict[str, Any]) -> None:
 
 def _rows(found: dict[str, Any]) -> pd.DataFrame:
     """A row for every metric of every estimator; the reference has one where seeds are compared."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     several, ceiling = len(found["seeds"]) > 1, found.get("ceiling")
     across = {} if "absent" in found.get("cross_seed", {}) else found.get("cross_seed", {})
     keys, rows = [], []

@@ -84,8 +84,9 @@ def print_agreement(found: dict[str, Any]) -> None:
 
 
 def _estimators(found: dict[str, Any]) -> pd.DataFrame:
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     several = len(found["seeds"]) > 1
     rows = []
     for name, row in found["estimators"].items():
@@ -106,8 +107,9 @@ def _estimators(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def _by_window(found: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     several = len(found["seeds"]) > 1
     rows = []
     for each in found["windows"]:

@@ -106,8 +106,9 @@ def print_table(
         dit           0.998
         if            0.900
     """
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     index, console = frame.index, _console()
     if index.name is not None or not isinstance(index, pd.RangeIndex):
         names = ["" if name is None else name for name in index.names]

@@ -151,8 +151,9 @@ def _numbers(k: str | None) -> tuple[int, ...] | None:
 
 def _listed(result: xr.Dataset) -> Any:
     """A row for every training example, the most harmful first: id, class, score, and whether to drop it."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     labels = {"label": result.label.values} if "label" in result.coords else {}
     frame = pd.DataFrame(
         {"id": [str(each) for each in result.train.values.tolist()]}
@@ -164,8 +165,9 @@ def _listed(result: xr.Dataset) -> Any:
 
 def _print(result: xr.Dataset, store: str, seconds: float) -> None:
     """A row for every chooser and k, and the verdict."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     rows = []
     for name in result.chooser.values.tolist():
         for size in result.k.values.tolist():

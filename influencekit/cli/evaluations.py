@@ -98,8 +98,9 @@ def _figures(result: xr.Dataset) -> pd.DataFrame:
     """A row for every figure of every estimator and seed."""
     import numpy as np
 
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     names, rows = ["estimator", "seed", "query", "window", "removed", "k", "h", "fraction"], []
     words = {n: result[n].values.tolist() for n in names if n in result.coords}
     words["window"] = [window_name(result, k) for k in range(result.sizes.get("window", 0))]

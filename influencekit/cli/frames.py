@@ -1,7 +1,13 @@
 """pandas, for tables of text that need not be UTF-8: pyarrow, where it is installed, refuses such text."""
 
-import pandas as pd
+from typing import Any
 
-__all__ = ["pd"]
+__all__ = ["pandas"]
 
-pd.set_option("mode.string_storage", "python")
+
+def pandas() -> Any:
+    """The library, which keeps text as Python does."""
+    import pandas as library
+
+    library.set_option("mode.string_storage", "python")
+    return library

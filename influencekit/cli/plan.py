@@ -111,8 +111,9 @@ def print_plan(found: xr.Dataset) -> None:
     from influencekit._bars import clock
     from influencekit._verbs.plan.advice import size
     from influencekit.cli.console import print_table, say
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     about = found.attrs
     say(
         (about["workload"], "bold"),

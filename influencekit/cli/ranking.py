@@ -75,8 +75,9 @@ def _setting(result: xr.Dataset) -> str:
 
 def _rows(scores: xr.DataArray, some: Any) -> pd.DataFrame:
     """The examples at these positions: their id, their class where there are classes, their effect."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     columns = {"example": [str(scores.example.values[k]) for k in some]}
     if "label" in scores.coords:
         columns["class"] = [str(scores.label.values[k]) for k in some]

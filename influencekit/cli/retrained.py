@@ -61,8 +61,9 @@ def _places(ids: list[str], some: xr.Dataset) -> list[int]:
 
 def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     """The verified examples, their estimate beside the truth, and how well the two agree."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     mean, attrs = verified.mean(("query", "window")), verified.attrs
     count, query = verified.sizes["train"], attrs["query"]
     ids = result.example.isel(seed=0).values.tolist()
@@ -96,8 +97,9 @@ def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
 def print_removed(removed: xr.Dataset) -> None:
     """The whole set: the query with and without it, and the sum of the scores, a row a window; the same of
     its parts, where there is one window; and how far the sum holds."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     mean, windows = removed.mean("query"), removed.sizes["window"]
     rows = []
     for k in range(windows):

@@ -34,8 +34,9 @@ def save_comparison(
 
 def _agreement(result: xr.Dataset) -> pd.DataFrame:
     """A row for every estimator, seed, query and window, and one for `loo again`."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     values = result.agreement.transpose("estimator", "seed", "query", "window", "metric").values
     metrics, rows = result.metric.values.tolist(), []
     for e, name in enumerate(result.estimator.values.tolist()):
@@ -77,8 +78,9 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
     seed, query and window; of several estimators, `intercept of NAME`. What `estimate` retrained follows: its
     effect, empty where there is none, and 1 for what was removed.
     """
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     dims = ("seed", "query", "window", "estimator", "train")
     scores = result.influence.transpose(*dims).values.astype(float)  # written with all their digits
     names, first = result.estimator.values.tolist(), ends(better_in(result.attrs))[0][1]

@@ -103,8 +103,9 @@ def suspects(
 
 def _frame(result: xr.Dataset) -> pd.DataFrame:
     """A row for every training example, the most suspicious first."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     names = ["given", "predicted", "suspicion", "learnt", "action"]
     if not result.attrs["trusted"]:
         names.remove("suspicion")  # nobody knows it
@@ -115,8 +116,9 @@ def _frame(result: xr.Dataset) -> pd.DataFrame:
 
 def _print(result: xr.Dataset, frame: pd.DataFrame, store: str, top: int, seconds: float) -> None:
     """How the scores find planted labels, the most suspicious examples with effects, and the verdict."""
-    from influencekit.cli.frames import pd
+    from influencekit.cli.frames import pandas
 
+    pd = pandas()
     rows = []
     for name in result.by.values.tolist():
         one = result.sel(by=name)
