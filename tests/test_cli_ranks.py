@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import xarray as xr
-from helpers_ranks import LIMIT
 
 import influencekit as ik
 from influencekit.cli.problems import WorkloadSource
@@ -35,7 +34,7 @@ def started(folders, *words):
         )
         for rank, folder in enumerate(folders)
     ]  # fmt: skip
-    found = [rank.communicate(timeout=LIMIT) for rank in ranks]
+    found = [rank.communicate(timeout=240) for rank in ranks]
     return [(rank.returncode, *said) for rank, said in zip(ranks, found, strict=True)]
 
 
