@@ -32,7 +32,7 @@ def main() -> None:
         for name, (page, width, height, scheme, where) in SHOTS.items():
             look(driver, width, height, scheme)
             open_page(driver, HERE / "gallery" / f"{page}.html")
-            if page == "table":  # one label is marked, which is little to look at
+            if page == "table":  # no label is marked, which is little to look at
                 driver.execute_script(ALL)
             driver.execute_script("document.querySelector(arguments[0]).scrollIntoView()", where)
             picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
