@@ -4,7 +4,8 @@ Adapters (LoRA) in the last blocks, AdamW with warm-up, float32, on short texts 
 contradict each other, one author's style, a canary. The vocabulary is cut to the pieces that occur. Asked
 for: the losses of four texts that say these things. `costs`: CPU seconds and peak memory of the loop alone,
 with a tape, of opening and of a sweep. `differences`: the scores of three texts against central differences
-of whole trainings. `top ten`: a training without the ten texts that helped most, of each question. `lds`:
+of whole trainings; `in float64`: the same of the same run in float64, its norms too, which Gemma else
+computes in float32. `top ten`: a training without the ten texts that helped most, of each question. `lds`:
 scores against retrainings on random halves. `again`: these retrainings against those from a start that is
 moved by a thousandth, and the ceiling.
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import torch
@@ -35,6 +37,7 @@ from influencekit.metrics import spearman
 
 TAKES = "20 min"
 MOVED, STEPS, QUERY = 0.001, (0.1, 0.01, 0.001), "test-losses"
+SMALL = (1e-2, 1e-5, 1e-6)  # in float64
 ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-gemma"
 
@@ -121,13 +124,28 @@ def scores(folder: Path, run: ik.Trajectory, name: str) -> xr.Dataset:
     return xr.Dataset.from_dict(kept(folder, f"scores-{name}".replace(":", "-"), made))
 
 
-def differences(run: ik.Trajectory, dit: xr.Dataset) -> dict[str, Any]:
+def in_float64(case: Case, folder: Path) -> dict[str, Any]:
+    """`differences` of the same run in float64."""
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * (1 + self.weight)
+
+    with mock.patch.object(Gemma3RMSNorm, "forward", forward):
+        store = folder / "float64.zarr"
+        if not store.exists():
+            case.record(store, case.model().double())
+        run = case.open(store, case.model().double())
+        return differences(run, ik.estimate(run, QUERY, "dit"), SMALL)
+
+
+def differences(run: ik.Trajectory, dit: xr.Dataset, steps: tuple[float, ...] = STEPS) -> dict[str, Any]:
     """The scores of three texts, one that matters much, and two others, against central differences."""
     strength = abs(dit.influence.isel(window=0)).mean("query").values
     rows = [int(k) for k in strength.argsort()[[-1, -5, len(strength) // 2]]]
     mine = torch.from_numpy(dit.influence.values[:, 0, rows])
     gaps = {}
-    for step in STEPS:
+    for step in steps:
         gap = (slopes(run, rows, step) - mine).norm(dim=0) / mine.norm(dim=0)
         gaps[f"{step:g}"] = gap.tolist()
         print("differences", step, gaps[f"{step:g}"], flush=True)
@@ -212,6 +230,7 @@ def answer(sets: int, folder: Path) -> dict[str, Any]:
         "losses": kept(folder, "losses", lambda: losses(case, run)),
         "top ten": kept(folder, "top-ten", lambda: top_ten(run, dit)),
         "differences": kept(folder, "differences", lambda: differences(run, dit)),
+        "in float64": kept(folder, "in-float64", lambda: in_float64(case, folder)),
     }  # fmt: skip
     if sets:
         found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
