@@ -168,6 +168,6 @@ class Session:
 
 
 _NO_FOLDER = (
-    "executor: the run is in memory, and workers need a folder that all of them see: name one, "
-    "influencekit.Workers(executor, folder=...) or --slices DIR, or record the run with store="
+    "executor: the run is in memory or at an address, and workers need a folder that all of them see: "
+    "name one, influencekit.Workers(executor, folder=...) or --slices DIR, or record the run with store="
 )

@@ -110,7 +110,10 @@ def _reach(trajectory: Trajectory, workers: Workers, folder: Path) -> _Reached:
         )
     root = getattr(trajectory.group.store, "root", None)
     if root is None and "tape" in trajectory.attrs:
-        raise InputError("executor: this run was taped in memory, which no worker sees; tape it into a store")
+        raise InputError(
+            "executor: this taped run is in memory or at an address, and workers need a folder: tape it into "
+            "a store, or copy it here"
+        )
     key = run_key(trajectory)
     store = _saved(trajectory, folder / f"run-{digest([key])}.zarr") if root is None else Path(root)
     workload = trajectory.workload if workers.opens is None else None
