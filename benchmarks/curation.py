@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,23 @@ import torch
 from torch import Tensor
 
 import influencekit as ik
+from benchmarks.shared.larger import larger, pool_size
+from benchmarks.shared.photographs import photographs
 from benchmarks.shared.processes import at_once
 from benchmarks.shared.results import kept
+from benchmarks.shared.targets import target_of, with_target
+from influencekit._training.batch import select, tensors_of
 from influencekit.evaluation.retraining import set_effects
 from influencekit.registry import load
-from influencekit.workloads import problem
 
 TAKES = "25 min"
-CASES = ("mnist-1v7-dnn", "adult-dnn", "20news-dnn", "adult-lr", "20news-lr")
+BUNDLED = ("mnist-1v7-dnn", "adult-dnn", "20news-dnn", "adult-lr", "20news-lr")
+CASES = (*BUNDLED, "cifar", "minilm")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-curation"
 QUICK = {"seeds": 1, "cases": ["adult-lr"], "folder": None}
 FLIPS = (0.0, 0.1)
 FIRST = 6
-OUTSIDE = 2000
+SIZE, OUTSIDE = 256, 2000
 _SIDED = 1.96  # deviations in the half width of an interval at 95 %
 
 
@@ -71,49 +74,55 @@ class Chance(ik.Estimator):
         return torch.randn(*count, generator=generator)
 
 
-def choosers(seed: int) -> dict[str, Any]:
+def choosers(case: str, seed: int) -> dict[str, Any]:
     """Those that curate alone, and three side by side."""
+    if case not in BUNDLED:
+        return {"dit": "dit", "final loss": FinalLoss()}
     return {
         "dit": "dit", "dit:centre=0.9": "dit:centre=0.9", "dit, centred, mean": "dit,dit:centre=0.9,mean",
         "loo": "loo", "final loss": FinalLoss(), "random": Chance(seed),
     }  # fmt: skip
 
 
-def prepared(case: str, seed: int) -> ik.Workload:
-    """The bundled workload, whose test set are further examples of the pool that it is drawn from."""
-    function = load("workload", case)
-    setting = function.settings["trained"]
-    pool = import_module(function.__module__).pool
-    trusted = setting.n_validation
-    rest = min(len(pool(None).train.y) - setting.n_train, trusted + OUTSIDE)
-    larger = problem(case, pool, paper=setting, trained=replace(setting, n_validation=rest))
-    workload = larger(setting="trained", seed=seed)
-    x, y = workload.validation
-    return replace(
-        workload, validation=(x[:trusted], y[:trusted]), test=(x[trusted:], y[trusted:]), test_ids=None
-    )
+def prepared(case: str, seed: int, data: Path | None) -> ik.Workload:
+    """256 training examples, 256 trusted ones as validation set, and as test set further ones of the pool."""
+    if case == "cifar":
+        return photographs(data, seed, train=SIZE, validation=SIZE, test=OUTSIDE)
+    if case == "minilm":
+        from benchmarks.minilm.case import case as texts
+
+        return _parted(texts("adamw", 1e-4, seed, SIZE, SIZE + OUTSIDE).clean)
+    n_train = load("workload", case).settings["trained"].n_train
+    return _parted(larger(case, seed, n_train, min(pool_size(case) - n_train, SIZE + OUTSIDE)))
+
+
+def _parted(workload: ik.Workload) -> ik.Workload:
+    """Of the validation set the first are trusted, the others outside."""
+    given = workload.validation
+    assert given is not None
+    first, rest = torch.arange(len(tensors_of(given)[0])).tensor_split([SIZE])
+    return replace(workload, validation=select(given, first), test=select(given, rest), test_ids=None)
 
 
 def flipped(workload: ik.Workload, fraction: float, seed: int) -> tuple[ik.Workload, np.ndarray]:
     """The workload with so many wrong labels of two, and which they are."""
-    *inputs, labels = workload.train
+    labels = target_of(workload).clone()
     wrong = np.random.default_rng(1000 + seed).permutation(len(labels))[: round(fraction * len(labels))]
-    labels = labels.clone()
     labels[wrong] = 1 - labels[wrong]
-    return replace(workload, train=(*inputs, labels)), wrong
+    return with_target(workload, labels), wrong
 
 
-def one(job: tuple[str, float, int, Path, float]) -> dict[str, Any] | None:
+def one(job: tuple[str, float, int, Path, Path | None, float]) -> dict[str, Any] | None:
     """The figures of a cell, made or kept; None where there is no time left to make them."""
-    case, fraction, seed, folder, until = job
+    case, fraction, seed, folder, data, until = job
     name = f"{case}-{fraction:g}-{seed}"
     if time.time() > until and not (folder / f"{name}.json").exists():
         return None
-    return kept(folder, name, partial(measure, case, fraction, seed))
+    return kept(folder, name, partial(measure, case, fraction, seed, data))
 
 
-def measure(case: str, fraction: float, seed: int) -> dict[str, Any]:
-    workload, wrong = flipped(prepared(case, seed), fraction, seed)
+def measure(case: str, fraction: float, seed: int, data: Path | None) -> dict[str, Any]:
+    workload, wrong = flipped(prepared(case, seed, data), fraction, seed)
     run = ik.record(workload)
     end = run.evaluated(run.steps).theta
     with torch.no_grad():
@@ -126,7 +135,7 @@ def measure(case: str, fraction: float, seed: int) -> dict[str, Any]:
         "choosers": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, given in choosers(seed).items():
+        for name, given in choosers(case, seed).items():
             one = ik.curate(run, workload.validation, given, folder=Path(folder) / "kept")
             found["choosers"][name] = figures(run, one, outside, wrong)
     return found
@@ -158,8 +167,10 @@ def figures(run: Any, one: Any, before: np.ndarray, wrong: np.ndarray) -> dict[s
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """{chooser: what its recommendations do over some cells}; relative changes of the outside loss."""
     found = {}
-    for name in rows[0]["choosers"]:
-        each = [row["choosers"][name] for row in rows]
+    for name in choosers(BUNDLED[0], 0):
+        each = [row["choosers"][name] for row in rows if name in row["choosers"]]
+        if not each:
+            continue
         best = np.array([one["relative"] for one in each])
         drops = np.array([one["drops"] for one in each])
         said = [one for one in each if one["covered"] is not None]
@@ -179,15 +190,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="The .npz file of images.")
 @click.option("--seeds", default=16)
 @click.option("--processes", default=1)
 @click.option("--minutes", default=600.0, help="After these, no cell is begun.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
 def answer(
-    seeds: int, processes: int, cases: list[str], folder: Path | None, minutes: float = 600.0
+    data: Path | None,
+    seeds: int,
+    processes: int,
+    cases: list[str],
+    folder: Path | None,
+    minutes: float = 600.0,
 ) -> dict[str, Any]:
     folder, until = Path(tempfile.mkdtemp()) if folder is None else folder, time.time() + 60 * minutes
-    jobs = [(c, f, s, folder, until) for s, c, f in product(range(FIRST, FIRST + seeds), cases, FLIPS)]
+    jobs = [(c, f, s, folder, data, until) for s, c, f in product(range(FIRST, FIRST + seeds), cases, FLIPS)]
     rows = []
     for row in at_once(one, jobs, processes):
         if row is not None:
@@ -202,7 +219,7 @@ def answer(
         for case, fraction in product(cases, FLIPS)
     }
     return {
-        "seeds": len({row["seed"] for row in rows}),
+        "seeds": {c: len({row["seed"] for row in rows if row["workload"] == c}) for c in cases},
         "cells": {name: summary(some) for name, some in groups.items() if some},
         "flips": {f"{f:g}": summary([r for r in rows if r["flips"] == f]) for f in FLIPS},
         "all": summary(rows),

@@ -7,7 +7,7 @@ output does not depend on, is left out too.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -76,6 +76,13 @@ class Case:
         assert self.workload.validation is not None
         return self.workload.validation
 
+    @property
+    def clean(self) -> Workload:
+        """The same with the right labels."""
+        y = self.workload.train["labels"]
+        labels = torch.where(self.flipped, 1 - y, y)
+        return replace(self.workload, train={**self.workload.train, "labels": labels})
+
 
 @lru_cache(maxsize=1)
 def encoder() -> nn.Module:
@@ -96,7 +103,9 @@ def warm_up(steps: int, warm: int) -> Factors:
     return Factors((*rise, *(1 - t / (steps - warm) for t in range(steps - warm))))
 
 
-def case(optimizer: str, lr: float, seed: int, n_train: int = N_TRAIN) -> Case:
+def case(
+    optimizer: str, lr: float, seed: int, n_train: int = N_TRAIN, n_validation: int = N_VALIDATION
+) -> Case:
     """The problem that `seed` draws; a fifth of the steps of adamw are warm-up."""
     tokens, labels, is_train, _ = texts()
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +115,7 @@ def case(optimizer: str, lr: float, seed: int, n_train: int = N_TRAIN) -> Case:
         return places[torch.randperm(len(places), generator=generator)]
 
     train, rest = draw(is_train).split([n_train, int(is_train.sum()) - n_train])
-    parts = {"train": train, "validation": rest[:N_VALIDATION], "test": draw(~is_train)[:N_TEST]}
+    parts = {"train": train, "validation": rest[:n_validation], "test": draw(~is_train)[:N_TEST]}
     batches = {k: {**{n: x[p] for n, x in tokens.items()}, "labels": labels[p]} for k, p in parts.items()}
     flipped = torch.zeros(n_train, dtype=torch.bool)
     flipped[torch.randperm(n_train, generator=generator)[: round(FLIPPED * n_train)]] = True

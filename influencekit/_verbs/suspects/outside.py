@@ -12,7 +12,7 @@ from influencekit._effects.out_of_fold import FoldModels, fold_models
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.trusted import Trusted
-from influencekit._verbs.suspects.expectation import Mixture, fraction_wrong, most_wrong
+from influencekit._verbs.suspects.counting import Mixture, fractions_wrong, most_wrong
 from influencekit._verbs.suspects.planting import Plant, confused
 
 __all__ = ["Outside", "fractions_of", "outside"]
@@ -23,10 +23,11 @@ _FEW = 10  # trusted examples of a label: with fewer of one, all labels are take
 
 class Outside(NamedTuple):
     """Models without a fold, and the training examples beside trusted ones, as these models see them; without
-    trusted examples none."""
+    trusted examples none. `groups` [class]: the mixture of each label."""
 
     models: FoldModels
     mixtures: list[Mixture]
+    groups: np.ndarray
 
 
 def outside(
@@ -40,12 +41,16 @@ def outside(
     if given is not None and not labels.classify:
         others.append(Plant(labels, None).of_batch(given.batch, generator))
     models = fold_models(run, labels, folds, 1, seed, strategy, others)
+    groups = np.zeros(1 if labels.numbers is None else len(labels.numbers), dtype=np.int64)
     if given is None:
-        return Outside(models, [])
+        return Outside(models, [], groups)
     if not labels.classify:
         right, wrong = (np.stack([_plain(-m.losses) for m in each]) for each in models.others)
-        return Outside(models, [_all(_plain(-models.train.losses)[used], right, wrong)])
-    return Outside(models, _of_classes(run, labels, used, models, given, generator))
+        return Outside(models, [_all(_plain(-models.train.losses)[used], right, wrong)], groups)
+    mixtures = _of_classes(run, labels, used, models, given, generator)
+    if len(mixtures) > 1:
+        groups[np.unique(labels.own.cpu().numpy()[used])] = np.arange(len(mixtures))
+    return Outside(models, mixtures, groups)
 
 
 def _of_classes(
@@ -89,14 +94,12 @@ def _plain(values: Tensor) -> np.ndarray:
 
 
 def fractions_of(
-    out: Outside, given: Trusted | None, used: np.ndarray, depth: Sequence[np.ndarray], seed: int
+    out: Outside, given: Trusted | None, count: int, depth: Sequence[np.ndarray], seed: int
 ) -> np.ndarray:
-    """The fraction of wrong labels and its resamples, from trusted data; the largest possible without."""
+    """Draws of the fraction of wrong labels [draw, mixture], from trusted data; of the largest possible one
+    without, for `count` examples."""
     if given is not None:
-        return fraction_wrong(out.mixtures, _RESAMPLES, (seed % 2**64, 7))
+        return fractions_wrong(out.mixtures, _RESAMPLES, (seed % 2**64, 7))
     generator = np.random.default_rng((seed % 2**64, 6))
-    found = [most_wrong(depth, len(used))]
-    for _ in range(_RESAMPLES):
-        some = [d[generator.integers(0, len(d), len(d))] for d in depth]
-        found.append(most_wrong(some, len(used)))
-    return np.array(found)
+    draws = [[d[generator.integers(0, len(d), len(d))] for d in depth] for _ in range(_RESAMPLES)]
+    return np.array([[most_wrong(some, count)] for some in draws])

@@ -35,14 +35,23 @@ class Plant(NamedTuple):
             return "labels of another class"
         return "targets of other examples, or of documents their own tokens in random order"
 
-    @property
-    def undone(self) -> float:
-        """The probability that a wrong label that is flipped becomes the right one: as it would be drawn
-        twice in a row."""
-        if self.towards is None or self.labels.values is None:
-            return 0.0
+    def undone(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """The probability [planted] that a wrong label of class `before`, which is flipped to `after`, is
+        right now: wrong ones come about as flips do."""
+        if self.towards is None:
+            return np.zeros(len(before))
         own = self.labels.own[self.labels.known].cpu().numpy()
-        return float((self.towards[own] * self.towards.T[own]).sum(1).mean())
+        came = np.bincount(own, minlength=len(self.towards))[:, None] * self.towards  # [right, given]
+        return np.asarray(came[after, before] / np.maximum(came.sum(0), 1e-300)[before])
+
+    def classes(self, changed: NewEntries) -> tuple[np.ndarray, np.ndarray]:
+        """The class of each planted label before and after; 0 where targets are no classes."""
+        if self.towards is None:
+            return 2 * (np.zeros(len(changed.positions), dtype=np.int64),)
+        numbers, place = self.labels.numbers, self.labels.place
+        assert numbers is not None and place is not None
+        after = torch.searchsorted(numbers, changed.values[place].reshape(-1).to(numbers))
+        return self.labels.own[changed.positions].cpu().numpy(), after.cpu().numpy()
 
     def planted(
         self, workload: Workload, used: np.ndarray, fraction: float, generator: np.random.Generator

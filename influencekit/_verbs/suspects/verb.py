@@ -26,7 +26,7 @@ from influencekit._verbs.suspects.calibration import (
     normal_scores,
 )
 from influencekit._verbs.suspects.cost import say_cost
-from influencekit._verbs.suspects.expectation import expected, suspicion_of
+from influencekit._verbs.suspects.expectation import Planted, expected, suspicion_of
 from influencekit._verbs.suspects.outside import fractions_of, outside
 from influencekit._verbs.suspects.planting import Plant, confused
 from influencekit._verbs.suspects.result import Found, result_of
@@ -70,8 +70,8 @@ def suspects(
     `trusted`: examples with right labels that the run was not trained on, as for `curate`; None = the run's
     own test set, or none at all. Half of them are asked by influence, and the other half judges the effects.
     They also tell how many labels are wrong: models that were not trained on an example (`folds`) hold of its
-    label what they hold of a right or of a wrong label of a trusted example; this is asked for each given
-    label by itself, where at least ten trusted examples have it. Without them there is only an
+    label what they hold of a right or of a wrong label of a trusted example. This, and how suspicious wrong
+    labels are, is asked for each given label by itself, where at least ten trusted examples have it. Without them there is only an
     upper bound: the result has the ranking, `issues_high` and `expected_high`, and marks nothing;
     `suspicion`, `issues` and `expected_precision` are NaN.
 
@@ -129,19 +129,25 @@ def suspects(
     own = _scores(asked, methods, used)
     out = outside(whole, labels, used, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
-    z, masks = [], []
+    z, masks, classes = [], [], []
     for r in track(range(repeats), "plantings", repeats):
         generator = np.random.default_rng((seed % 2**64, 3, r))
         changed, mask = plant.planted(trajectory.workload, used, fraction, generator)
         z.append(normal_scores(_scores(rerun_with(asked, changed), methods, used), used))
         masks.append(mask)
+        classes.append(plant.classes(changed))
     found = calibrate(list(methods), z, masks, used)
     asking = [n for n in methods if n.partition(":")[0] not in _BY_THEMSELVES]
     gain = _gain(list(methods), asking, z, masks, used, found)
     ranked = _ranked(found, list(methods), normal_scores(own, used), used)
     depth = found.findings[found.lead].depth
-    fractions = fractions_of(out, given, used, depth, seed)
-    hopes = expected(depth, len(used), fractions, plant.undone, level, (seed % 2**64, 5), bound=given is None)
+    plantings = [
+        Planted(one, *out.groups[np.stack(each)], plant.undone(*each))
+        for one, each in zip(depth, classes, strict=True)
+    ]
+    groups = out.groups[labels.own.cpu().numpy()[ranked]] if labels.classify else np.zeros_like(ranked)
+    fractions = fractions_of(out, given, len(used), depth, seed)
+    hopes = expected(plantings, groups, fractions, level, (seed % 2**64, 5), bound=given is None)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
         suspicion_of(hopes.precision), given, gain, asking, plant.words, trainings,
