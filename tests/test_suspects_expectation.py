@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influencekit._effects.labels import Labels
 from influencekit._verbs.suspects.calibration import depth_of, normal_scores
 from influencekit._verbs.suspects.counting import Mixture, fractions_wrong, most_wrong
 from influencekit._verbs.suspects.expectation import Planted, expected, suspicion_of
+from influencekit._verbs.suspects.planting import Plant
 from influencekit.evaluation import detection
 
 
@@ -75,6 +78,22 @@ def test_wrong_labels_of_one_class_alone_are_counted_where_the_classes_are_not_a
         together.append(np.median(fractions_wrong([every], 50, (seed,))))
     assert np.mean(apart) == pytest.approx(wrong, abs=0.01)
     assert abs(np.mean(together) - wrong) > 0.03
+
+
+def test_a_wrong_label_that_is_flipped_is_right_again_as_often_as_it_came_from_there():
+    """20,000 labels of three classes, made wrong and then flipped by the same table."""
+    generator = np.random.default_rng(0)
+    right = generator.choice(3, 20_000, p=[0.5, 0.3, 0.2])
+    towards = np.array([[0, 0.7, 0.3], [0.2, 0, 0.8], [0.5, 0.5, 0]])
+    labels = Labels("classes", 1, torch.from_numpy(right), torch.arange(3))
+    given, flipped = (np.empty_like(right) for _ in range(2))
+    for of, to in ((right, given), (given, flipped)):
+        for k in range(3):
+            to[of == k] = generator.choice(3, (of == k).sum(), p=towards[k])
+    for k, c in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]:
+        some = (given == k) & (flipped == c)
+        says = Plant(labels, towards).undone(np.array([k]), np.array([c]))[0]
+        assert (right == flipped)[some].mean() == pytest.approx(says, abs=0.03)
 
 
 def plantings(wrong, given, undone, generator):

@@ -72,8 +72,8 @@ def suspects(
     They also tell how many labels are wrong: models that were not trained on an example (`folds`) hold of its
     label what they hold of a right or of a wrong label of a trusted example. This, and how suspicious wrong
     labels are, is asked for each given label by itself, where at least ten trusted examples have it. Without
-    them there is only an upper bound: the result has the ranking, `issues_high` and `expected_high`, and marks
-    nothing; `suspicion`, `issues` and `expected_precision` are NaN.
+    them there is an upper bound only: the result has the ranking, `issues_high` and `expected_high`, marks
+    nothing, and its `suspicion`, `issues` and `expected_precision` are NaN.
 
     What is planted: classes become another class, half of them any, half of them where the model errs;
     targets of a regression those of another example; documents, which are their own targets, get their tokens
