@@ -22,8 +22,8 @@ from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["check_pull", "is_derivative", "slopes_differ", "some_vector"]
 
-_SIZES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # relative step sizes: one of them is right for nearly every model,
-# the largest where a deep one computes its norms in float32
+_SIZES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-7, 1e-8)  # relative step sizes: one of them is right for nearly
+# every model, 1e-2 where a deep one computes its norms in float32, 1e-8 where a ReLU is about to turn
 _FINE = 1e-5  # how far the two may be apart at the best of them in float64
 _ROUGH = 5e-3  # where differences show noise or corners: parts in float32, as some models compute their norms
 _GROSS = 0.5  # and in float32, where differences are all but noise
