@@ -1,4 +1,4 @@
-"""The losses of trainers' models tell tokens apart: in any padding, with masks drawn anew, without `loss=`."""
+"""The losses of trainers' models tell tokens apart, without `loss=`: in any padding, and masked anew."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ from tokenizers import Tokenizer, models  # noqa: E402
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast  # noqa: E402
 
 import influencekit as ik  # noqa: E402
+from influencekit._tape.rng import restored  # noqa: E402
 from influencekit.trainers.transformers import CrossEntropy, InfluenceCallback, reopen_with  # noqa: E402
 
 test_batch.__test__ = False
+CPU = torch.device("cpu")
 KINDS = {
     "causal": {"kind": "llama"},
     "causal, smoothed": {"kind": "llama", "label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
@@ -112,7 +114,9 @@ def test_a_token_that_is_a_target_in_some_batches_only_has_a_score(tmp_path):
     whole, parts = (ik.estimate(run, parts=p) for p in (False, True))
     assert gap(parts, whole) < 1e-11
     first, longest = parts.influence[0, 0, :, 0].values, np.arange(N) % 5 == 4
-    padded = {k for _, b in fetched(run) for k, m in zip(b["rows"], b["attention_mask"], strict=True) if not m[0]}
+    padded = {
+        k for _, b in fetched(run) for k, m in zip(b["rows"], b["attention_mask"], strict=True) if not m[0]
+    }
     assert set(np.flatnonzero(np.isfinite(first))) == padded and not padded & set(np.flatnonzero(longest))
 
 
@@ -122,8 +126,8 @@ def test_tokens_that_are_masked_anew_each_time_have_scores_of_their_own(tmp_path
     whole, parts = (ik.estimate(run, parts=p) for p in (False, True))
     assert gap(parts, whole) < 1e-11
     values = parts.influence[0, 0]
-    row, token = np.unravel_index(abs(values).fillna(0).argmax(), values.shape)
-    ends = [by_hand(run, int(row), int(token), w) for w in (1.0, 0.0, 1 + 1e-4, 1 - 1e-4)]
+    row, token = map(int, np.unravel_index(np.nanargmax(abs(values.values)), values.shape))
+    ends = [by_hand(run, row, token, w) for w in (1.0, 0.0, 1 + 1e-4, 1 - 1e-4)]
     exact = ik.verify_top(run, top=3, which="lowers" if values[row, token] < 0 else "raises", parts=True)
     assert exact.train[0] == f"{row}[{token}]"
     assert float(exact.retrained[0, 0, 0]) == pytest.approx(ends[1] - ends[0], rel=1e-6)
@@ -139,41 +143,34 @@ def test_tokens_that_are_masked_anew_each_time_have_scores_of_their_own(tmp_path
 
 
 def fetched(run):
-    """The recorded batches with the positions of their examples."""
+    """The recorded batches, with the positions of their examples and the random numbers of their forward."""
     for t in range(run.steps):
-        for micro in run.step.source.micros(t):
-            batch = run.workload.call.batch(micro, torch.device("cpu"))
-            yield t, {**batch, "rows": micro.indices}
+        (micro,) = run.step.source.micros(t)
+        yield t, {**run.workload.call.batch(micro, CPU), "rows": micro.indices, "rng": micro.forward_rng}
 
 
 def by_hand(run, row, token, weight):
     """The mean test loss after the recorded batches in a plain loop, with a weight on one token."""
     net = MODELS["masked"]().double()
-    own = run.workload.layout.split(run.state(0).theta)
-    net.load_state_dict({n: own.get(n, x) for n, x in net.state_dict().items()})
-    net.train()
-    rule = torch.optim.AdamW(net.parameters(), lr=1.0, eps=1e-3, weight_decay=0.0)
+    own = dict(net.named_parameters())
+    with torch.no_grad():
+        for name, value in run.workload.layout.split(run.state(0).theta).items():
+            own[name].copy_(value)
+    rule = torch.optim.AdamW(net.train().parameters(), lr=1.0, eps=1e-3, weight_decay=0.0)
     for t, batch in fetched(run):
-        labels, rows = batch.pop("labels"), batch.pop("rows")
-        torch.set_rng_state(generator(run, t))
-        logits = net(**batch).logits
+        labels, rows, rng = (batch.pop(name) for name in ("labels", "rows", "rng"))
+        with restored(rng, CPU):
+            logits = net(**batch).logits
         each = torch.nn.functional.cross_entropy(logits.mT, labels, reduction="none")
         scale = torch.ones_like(each)
-        for k, own_row in enumerate(rows):
-            if own_row == row and token < scale.shape[1]:
-                scale[k, token] = weight
+        scale[[k for k, name in enumerate(rows) if name == row], token : token + 1] = weight
         rule.zero_grad()
         ((scale * each).sum() / (labels != -100).sum()).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         rule.param_groups[0]["lr"] = float(run.plan.lr[t, 0])
         rule.step()
-    theta = torch.cat([dict(net.named_parameters())[n].detach().reshape(-1) for n in run.workload.layout.names])
+    theta = torch.cat([own[name].detach().reshape(-1) for name in run.workload.layout.names])
     return float(run.workload.losses(theta, run.workload.test).mean())
-
-
-def generator(run, t):
-    (micro,) = run.step.source.micros(t)
-    return torch.frombuffer(bytearray(micro.forward_rng), dtype=torch.uint8)
 
 
 @settings(max_examples=40, deadline=None)
