@@ -116,7 +116,7 @@ class TestParts(Query):
         width = there.shape[1]
         with plain_operators():
             parts = workload.calls.parts(workload.outputs(theta, batch), batch)
-        terms = of_parts(parts.weights * parts.losses, parts.index, width)
+        terms = of_parts(parts.weights * parts.losses, parts.part, width)
         return terms.reshape(-1).index_select(0, there.flatten().nonzero()[:, 0])
 
     def _batch(self, workload: Workload) -> Batch:

@@ -196,7 +196,7 @@ def test_the_loss_of_an_example_is_the_same_to_the_bit_and_places_are_those_in_t
     (a,), (b,) = (torch.autograd.grad(x.sum(), logits) for x in (parts.reduced(), whole))
     torch.testing.assert_close(parts.reduced(), whole, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    assert torch.equal(parts.index[mask], (torch.arange(width) - torch.tensor(left)[:, None])[mask])
+    assert torch.equal(parts.part[mask], (torch.arange(width) - torch.tensor(left)[:, None])[mask])
     counted = parts.weights != 0
     assert not counted[:, 0].any() if shift else torch.equal(counted, mask)
 

@@ -200,7 +200,7 @@ def _losses(losses: Training, like: Batch) -> Training:
 
 def _terms(parts: Parts, counts: Tensor) -> Tensor:
     """n_i a_ip m_ip [slot, part] of counts n_i [slot, part]; NaN for an example with a part elsewhere."""
-    weights, index, (columns, width) = parts.weights, parts.index, (parts.weights.shape[1], counts.shape[1])
-    strange = (weights.detach().abs() * (of_columns(counts, index, columns) == 0)).sum(1, keepdim=True)
-    terms = of_parts(weights * parts.losses, index, width) * counts
+    weights, part, (columns, width) = parts.weights, parts.part, (parts.weights.shape[1], counts.shape[1])
+    strange = (weights.detach().abs() * (of_columns(counts, part, columns) == 0)).sum(1, keepdim=True)
+    terms = of_parts(weights * parts.losses, part, width) * counts
     return terms * torch.ones_like(strange).masked_fill(strange > 0, torch.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -62,19 +62,19 @@ class RunByPart(Trajectory):
                 continue
             k, p = strange[0].tolist()
             own = f"parts: at step {t} the example at position {int(rows[k])} has a part"
-            if parts.index is not None:
+            if parts.part is not None:
                 raise InputError(
-                    f"{own} {p}, which it has in no step at the initial parameters; let weights and index "
+                    f"{own} {p}, which it has in no step at the initial parameters; let weights and parts "
                     "not depend on the model"
                 )
             raise InputError(
                 f"{own} in column {p}, and none there when it is looked at by itself; keep each part of an "
-                "example in its column (pad on the right), or say by ik.Parts(losses, weights, index) which "
+                "example in its column (pad on the right), or say by ik.Parts(losses, weights, part) which "
                 "part a column is of"
             )
 
 
-def _trained(run: Trajectory, states: Iterable[State]) -> Iterator[tuple[int, Tensor, Parts]]:
+def _trained(run: Trajectory, states: Iterable[State]) -> Generator[tuple[int, Tensor, Parts], None, None]:
     """What the loss returns in training at some states, by micro-batch: the step, the examples' rows [slot],
     their parts."""
     for state in states:
@@ -86,7 +86,9 @@ def _trained(run: Trajectory, states: Iterable[State]) -> Iterator[tuple[int, Te
             n = len(tensors_of(part.batch)[0])  # without a penalty
             some = real[part.slots][:n].nonzero()[:, 0]
             rows = run.step.rows(state.step)[part.slots][some]
-            yield state.step, rows, Parts(*(x if x is None else x[some] for x in parts))
+            losses, weights, number = parts
+            number = None if number is None else number[some]
+            yield state.step, rows, Parts(losses[some], weights[some], number)
 
 
 def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,12 +98,13 @@ def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _look(run: Trajectory) -> PartsThere:
-    """Which parts the training examples have: all that count in some step, where the loss says which part a
-    column is of, and else those of each example by itself."""
+    """Which parts the training examples have: all that count in some step, where the loss numbers its parts,
+    and else those of each example by itself."""
     start = run.step.start()
     seen = _trained(run, (start._replace(step=t) for t in range(run.steps)))
     first = next(seen)
-    if first[2].index is None:
+    if first[2].part is None:
+        seen.close()  # and with it the random numbers of the step
         rows = torch.arange(run.workload.n_train, device=run.workload.device).split(_ROWS)
         return PartsThere.of(run.workload, [run.workload.examples(some) for some in rows])
     count = first[1].new_zeros(run.workload.n_train, 0)
@@ -114,9 +117,9 @@ def _look(run: Trajectory) -> PartsThere:
 def by_part(trajectory: Trajectory) -> RunByPart:
     """The run with its parts as examples: `workload.n_train` is the number of parts.
 
-    Cost: a forward pass of every training example (of every step, where the loss gives an `index`), and two
-    gradients, once a run. Errors: a loss that does
-    not tell parts apart; parts that do not add up to the run's own gradient.
+    Cost: a forward pass of every training example (of every step, where the loss numbers its parts), and two
+    gradients, once a run. Errors: a loss that does not tell parts apart; parts that do not add up to the
+    run's own gradient.
     """
 
     def make() -> RunByPart:

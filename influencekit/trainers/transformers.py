@@ -174,10 +174,9 @@ class InfluenceCallback(TrainerCallback):
 
     def called_as(self, model: nn.Module, args: TrainingArguments) -> dict[str, Any]:
         """How outputs come about, where `model(**batch without labels)` does not say it."""
+        own = own_forward(model)
         if has_fused_head(model):
             own = logits_of_trl if args.label_smoothing_factor else forward_of_trl
-        else:
-            own = own_forward(model)
         found: dict[str, Any] = {} if own is None else {"forward": own}
         return found | {name: self._options[name] for name in ("forward", "penalty") if name in self._options}
 

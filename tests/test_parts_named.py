@@ -1,4 +1,4 @@
-"""Parts that a loss names by an index: words of several tokens, padding anywhere, parts that come and go."""
+"""Parts that a loss numbers itself: words of several tokens, padding anywhere, parts that come and go."""
 
 from functools import cache, partial
 
@@ -20,7 +20,7 @@ SGD = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
 def in_words(outputs, target):
     """Two tokens are a word."""
     found = LOSSES["own weights"](outputs, target)
-    return found._replace(index=torch.arange(target.shape[1]).expand(target.shape) // 2)
+    return found._replace(part=torch.arange(target.shape[1]).expand(target.shape) // 2)
 
 
 def again(loss, run):
@@ -31,7 +31,7 @@ def again(loss, run):
 
 
 def moved(outputs, target):
-    """`summed` with the padding in front: the column of a token depends on its batch, its index does not."""
+    """`summed` with the padding in front: the column of a token depends on its batch, its number does not."""
     losses, there, _ = summed(outputs, target)
     columns = torch.arange(target.shape[1]).expand(target.shape)
     first = (target == PADDED).sum(1, keepdim=True)
@@ -64,7 +64,7 @@ def test_the_score_of_a_word_is_the_sum_of_its_tokens_and_words_add_up(l2):
 @pytest.mark.parametrize(
     "more", [{}, {"accumulate": 2}, {"penalty": lambda m: 0.01 * m.out.weight.square().sum()}]
 )
-def test_parts_with_an_index_are_found_in_any_column(more):
+def test_parts_with_numbers_are_found_in_any_column(more):
     """Batches of different widths, the padding in front or behind: the same scores, also with a penalty."""
     query = "test-loss"
     behind, before = (taped(SGD, loss=loss, **more) for loss in (summed, moved))
@@ -81,42 +81,42 @@ def test_parts_with_an_index_are_found_in_any_column(more):
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_parts_are_those_that_an_index_names_where_there_is_weight(data):
+def test_parts_are_those_that_are_numbered_where_there_is_weight(data):
     shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 5)))
     cells = st.lists(st.integers(-2, 6), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])
-    index = torch.tensor(data.draw(cells)).reshape(shape)
-    weights = torch.tensor(data.draw(cells)).reshape(shape).clamp(min=0).double() * (index >= 0)
-    found = there(ik.Parts(torch.ones(shape), weights, index))
-    wanted = {(i, int(index[i, c])) for i, c in weights.nonzero().tolist()}
+    part = torch.tensor(data.draw(cells)).reshape(shape)
+    weights = torch.tensor(data.draw(cells)).reshape(shape).clamp(min=0).double() * (part >= 0)
+    found = there(ik.Parts(torch.ones(shape), weights, part))
+    wanted = {(i, int(part[i, c])) for i, c in weights.nonzero().tolist()}
     assert set(map(tuple, found.nonzero().tolist())) == wanted
     assert found.shape[1] == max([p for _, p in wanted], default=-1) + 1
 
 
-def test_weights_that_depend_on_the_model_are_refused_with_an_index_too():
+def test_weights_that_depend_on_the_model_are_refused_with_numbers_too():
     def hard(outputs, target):
         losses = token_losses(outputs, target)
-        index = torch.arange(target.shape[1]).expand(target.shape)
-        return ik.Parts(losses, ((losses > 1.9) & (target != PADDED)).to(losses), index)
+        part = torch.arange(target.shape[1]).expand(target.shape)
+        return ik.Parts(losses, ((losses > 1.9) & (target != PADDED)).to(losses), part)
 
     run = again(hard, cached())
-    with pytest.raises(ik.InputError, match="let weights and index not depend on the model") as caught:
+    with pytest.raises(ik.InputError, match="let weights and parts not depend on the model") as caught:
         ik.estimate(run, parts=True)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("index", "said"),
+    ("part", "said"),
     [
-        (lambda x: torch.arange(x.shape[1]), "expected as index one whole number for each loss"),
-        (lambda x: torch.zeros(x.shape), "expected as index one whole number for each loss"),
-        (lambda x: [0], "expected as index one whole number for each loss"),
-        (lambda x: torch.full(x.shape, -1), "index is below 0 where the weight is not 0"),
+        (lambda x: torch.arange(x.shape[1]), "expected `part`, one whole number for each loss"),
+        (lambda x: torch.zeros(x.shape), "expected `part`, one whole number for each loss"),
+        (lambda x: [0], "expected `part`, one whole number for each loss"),
+        (lambda x: torch.full(x.shape, -1), "a part is below 0 where the weight is not 0"),
     ],
 )
-def test_an_index_that_is_none_is_refused_in_one_line(index, said):
+def test_numbers_that_are_none_are_refused_in_one_line(part, said):
     def loss(outputs, target):
         found = summed(outputs, target)
-        return found._replace(index=index(target))
+        return found._replace(part=part(target))
 
     with pytest.raises(ik.InputError, match=said) as caught:
         ik.estimate(again(loss, cached()), parts=True)
