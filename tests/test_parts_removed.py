@@ -148,7 +148,7 @@ def test_parts_that_cannot_be_removed_are_refused_in_one_line(rows, more, said):
 def test_a_table_of_numbers_names_parts():
     rows = [(4, 1), (0, 5)]
     wanted = ik.remove(cached(), "test-loss", rows)
-    for table in (np.array(rows), torch.tensor(rows)):
+    for table in (np.array(rows), torch.tensor(rows), set(rows)):
         xr.testing.assert_identical(wanted, ik.remove(cached(), "test-loss", table))
 
 

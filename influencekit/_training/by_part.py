@@ -14,7 +14,7 @@ so that no score comes out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import replace
@@ -42,7 +42,7 @@ class PartsThere(NamedTuple):
     number: Tensor
 
     @classmethod
-    def of(cls, workload: Workload, batches: Iterable[Batch]) -> PartsThere:
+    def of(cls, workload: Workload, batches: Sequence[Batch]) -> PartsThere:
         """Those of all examples of some batches, each evaluated once, at the initial parameters.
 
         Errors: a loss that does not tell parts apart; no part at all.

@@ -1,6 +1,6 @@
 """Screen: what the scores of a set of examples sum to, beside exact retraining without it."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def remove(
     whole_number("parts", parts, 1)
     check_runs(runs, moved)
     trajectory = averaged_as(trajectory, average, estimator)
-    ids = list(ids) if isinstance(ids, Iterator) else ids
+    ids = list(ids) if isinstance(ids, Iterator | Set) else ids
     if pairs := pairs_in(ids):
         if runs is not None:
             raise InputError("runs= is for sets of examples; leave it out for rows (id, part)")
