@@ -56,7 +56,7 @@ class RunByPart(Trajectory):
         """
         states = (state for block in self.whole.blocks(self.first, self.last) for state in block)
         for t, rows, parts in _trained(self.whole, states):
-            here, there = _alike(_there(parts), self.found.there[rows])
+            here, there = _equally_wide(_there(parts), self.found.there[rows])
             strange = (here & ~there).nonzero()
             if not len(strange):
                 continue
@@ -91,8 +91,8 @@ def _trained(run: Trajectory, states: Iterable[State]) -> Generator[tuple[int, T
             yield state.step, rows, Parts(losses[some], weights[some], number)
 
 
-def _alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors [example, part] made equally wide."""
+def _equally_wide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors [example, part], the narrower one widened by zeros."""
     width = max(a.shape[1], b.shape[1])
     return pad(a, (0, width - a.shape[1])), pad(b, (0, width - b.shape[1]))
 
@@ -109,7 +109,7 @@ def _look(run: Trajectory) -> PartsThere:
         return PartsThere.of(run.workload, [run.workload.examples(some) for some in rows])
     count = first[1].new_zeros(run.workload.n_train, 0)
     for _, rows, parts in chain([first], seen):
-        count, here = _alike(count, _there(parts).to(count))
+        count, here = _equally_wide(count, _there(parts).to(count))
         count.index_add_(0, rows, here)  # an example may come twice in a step
     return PartsThere.among(count > 0)
 
