@@ -61,7 +61,7 @@ _HOME = {
     "sum_over_windows": "_verbs.contributions",
     "trust": "_verbs.trust",
     "verify": "_verbs.verify",
-    "verify_top": "_verbs.remove",
+    "verify_top": "_verbs.verify_top",
 }
 
 __all__ = sorted(_HOME)

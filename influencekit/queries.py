@@ -15,6 +15,7 @@ from influencekit._training.by_part import PartsThere
 from influencekit._training.checks.separability import own_losses
 from influencekit._training.gradients import example_gradients, rows_of_jacobian
 from influencekit._training.kernels.operators import plain_operators
+from influencekit._training.loss_by_part import of_parts
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
@@ -112,9 +113,10 @@ class TestParts(Query):
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
         batch, there = self._batch(workload), self._there(workload)
+        width = there.shape[1]
         with plain_operators():
-            losses, weights = workload.calls.parts(workload.outputs(theta, batch), batch)
-        terms = (weights * losses)[:, : there.shape[1]]
+            parts = workload.calls.parts(workload.outputs(theta, batch), batch)
+        terms = of_parts(parts.weights * parts.losses, parts.part, width)
         return terms.reshape(-1).index_select(0, there.flatten().nonzero()[:, 0])
 
     def _batch(self, workload: Workload) -> Batch:

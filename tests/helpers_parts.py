@@ -107,6 +107,8 @@ def taped(optimizer, loss=summed, accumulate=1, collate=collated, reduction=per_
             for _, batch in tape.batches(loader):
                 values = loss(net(batch[0]), batch[1]).reduced()
                 one = values.mean() if reduction == "mean" else values.sum() * per_token(batch)
+                if penalty := more.get("penalty"):
+                    one = one + penalty(net)
                 (one / accumulate).backward()
                 waiting += 1
                 if waiting % accumulate == 0:

@@ -13,7 +13,7 @@ from helpers_step import quick  # noqa: F401 (a fixture)
 import influencekit as ik
 from influencekit import SGD, InputError
 from influencekit._direction import better_in, better_of
-from influencekit._verbs.remove import ranked
+from influencekit._verbs.scored import ranked
 from influencekit.cli.problems import WorkloadSource
 from influencekit.evaluation import Brittleness, MislabelAUC, detection
 from influencekit.testing.oracle import tiny_workload

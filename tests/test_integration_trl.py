@@ -106,3 +106,32 @@ def test_another_trainer_of_trl_is_refused(tmp_path):
     args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[])
     with pytest.raises(ik.InputError, match="^of TRL's trainers SFTTrainer can be recorded, and DPOConfig"):
         refuse_trl(args, model())
+
+
+TOKENS = {
+    "completions only": {"kind": "completion"},
+    "smoothed": {"label_smoothing_factor": 0.1},
+    "packed rows": {"packing": True, "packing_strategy": "wrapped", "max_length": 8},
+    "adapters in bfloat16": {"peft": LoraConfig(**ADAPTER, lora_dropout=0.1), "bf16": True},
+}
+
+
+@pytest.mark.parametrize("settings", TOKENS.values(), ids=TOKENS)
+def test_tokens_have_scores_at_their_places_in_the_text_and_the_report_shows_them(settings, tmp_path):
+    done, run = record(tmp_path, **settings)
+    whole, parts = (ik.estimate(run, "test-loss", parts=p) for p in (False, True))
+    gap = abs(parts.influence.sum("part") - whole.influence).max() / abs(whole.influence).max()
+    assert float(gap) < (5e-2 if settings.get("bf16") else 1e-5)  # gradients that Adam sees round apart
+    there = parts.influence[0, 0].notnull().values
+    for k in range(len(there)):
+        labels = done.data_collator([done.train_dataset[k]])["labels"][0]
+        places = [p for p, label in enumerate(labels.tolist()) if p and label != -100]
+        assert there[k].nonzero()[0].tolist() == places
+    own = done.processing_class
+
+    def words(example):
+        return own.convert_ids_to_tokens(example["input_ids"])
+
+    (one, *_) = ik.report(run, whole, parts=parts, part_names=words).record.examples
+    text = own.convert_ids_to_tokens(done.train_dataset[one.row]["input_ids"])
+    assert [word for word, _ in one.parts] == [text[p] for p in there[one.row].nonzero()[0]]

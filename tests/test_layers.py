@@ -88,7 +88,7 @@ LAYERS = {
         plot/ceiling _verbs/removal_list _verbs/kept_pieces _verbs/changed_data _verbs/notebook
         _report/contents _report/pictures _report/scores
         _report/record _verbs/executor _verbs/compare_seeds _verbs/removed_sets _verbs/repeated_effects
-        _verbs/over_ranks _verbs/shards
+        _verbs/over_ranks _verbs/shards _verbs/scored _verbs/verify_top
     """,
     "what scores are worth": """
         evaluation/__init__ evaluation/bootstrap evaluation/brittleness evaluation/cache

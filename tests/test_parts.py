@@ -241,7 +241,7 @@ def test_the_command_line_prints_the_parts_that_matter_most(tmp_path):
     rows = (tmp_path / "scores.csv").read_text().splitlines()
     assert len(rows) == 1 + sum(LENGTHS) and f"{worst[0]}[{worst[1]}]" in rows[1]
     assert "which are about examples" in fails(
-        "estimate", store, *code, "--parts", "--verify-top", "2", code=2
+        "estimate", store, *code, "--parts", "--trust", "retrain", code=2
     )
 
 

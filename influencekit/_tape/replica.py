@@ -148,10 +148,12 @@ class Call:
         if self.penalty is None:
             return self.parts(outputs, batch)
         outputs, penalty = outputs
-        losses, weights = self.parts(outputs, batch)
-        alone = pad(penalty[:, None], (0, losses.shape[1] - 1))
-        one = pad(weights.new_ones(1, 1), (0, losses.shape[1] - 1))
-        return Parts(torch.cat([losses, alone]), torch.cat([weights, one]))
+        losses, weights, part = self.parts(outputs, batch)
+        more = losses.shape[1] - 1
+        alone, one = pad(penalty[:, None], (0, more)), pad(weights.new_ones(1, 1), (0, more))
+        if part is not None:
+            part = torch.cat([part, torch.zeros_like(part[:1])])
+        return Parts(torch.cat([losses, alone]), torch.cat([weights, one]), part)
 
     def slot_losses(self, model: nn.Module, batch: Any, count: int) -> Tensor:
         """The losses [slot] of a micro-batch of `count` examples at once."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from influencekit._training.batch import Batch, tensors_of, with_tensors
-from influencekit._training.loss_by_part import Parts
+from influencekit._training.loss_by_part import Parts, of_columns, of_parts, there
 from influencekit._training.losses import Training
 from influencekit._training.parts import Gradient, Part, by_autograd, summed
 from influencekit._training.state import State
@@ -51,14 +51,18 @@ class PartsThere(NamedTuple):
         with torch.no_grad():
             for batch in batches:
                 outputs = workload.outputs(workload.theta0, batch)
-                masks.append(workload.calls.parts(outputs, batch).weights != 0)
+                masks.append(there(workload.calls.parts(outputs, batch)))
         width = max(mask.shape[1] for mask in masks)
-        there = torch.cat([pad(mask, (0, width - mask.shape[1])) for mask in masks])
-        if not there.any():
+        return cls.among(torch.cat([pad(mask, (0, width - mask.shape[1])) for mask in masks]))
+
+    @classmethod
+    def among(cls, mask: Tensor) -> PartsThere:
+        """Those where a mask [example, part] is true. Errors: no part at all."""
+        if not mask.any():
             raise InputError("parts: the weight of every part of every example is 0, so there is none")
-        there = there[:, : int(there.any(0).nonzero().max()) + 1]
-        number = torch.full(there.shape, -1, device=there.device)
-        number[there] = torch.arange(int(there.sum()), device=there.device)
+        mask = mask[:, : int(mask.any(0).nonzero().max()) + 1]
+        number = torch.full(mask.shape, -1, device=mask.device)
+        number[mask] = torch.arange(int(mask.sum()), device=mask.device)
         return cls(number)
 
     @property
@@ -196,9 +200,7 @@ def _losses(losses: Training, like: Batch) -> Training:
 
 def _terms(parts: Parts, counts: Tensor) -> Tensor:
     """n_i a_ip m_ip [slot, part] of counts n_i [slot, part]; NaN for an example with a part elsewhere."""
-    more = counts.shape[1] - parts.weights.shape[1]
-    losses, weights = (pad(x, (0, more)) if more > 0 else x for x in parts)
-    wider = pad(counts, (0, -more)) if more < 0 else counts
-    strange = (weights.detach().abs() * (wider == 0)).sum(1, keepdim=True)
-    terms = (weights * losses)[:, : counts.shape[1]] * counts
+    weights, part, (columns, width) = parts.weights, parts.part, (parts.weights.shape[1], counts.shape[1])
+    strange = (weights.detach().abs() * (of_columns(counts, part, columns) == 0)).sum(1, keepdim=True)
+    terms = of_parts(weights * parts.losses, part, width) * counts
     return terms * torch.ones_like(strange).masked_fill(strange > 0, torch.nan)

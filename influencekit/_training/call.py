@@ -91,8 +91,10 @@ def values_of(loss: Loss, outputs: Any, target: Any, batch: Any) -> Any:
 
 
 def parts_of(loss: Loss, outputs: Any, target: Any, batch: Any) -> Parts:
-    """The same by part. Errors: a loss that does not tell parts apart."""
-    return as_parts(_asked(loss, outputs, target, batch))
+    """The same by part; a loss that gives one number an example may have a method `parts` for it. Errors: a
+    loss that does not tell parts apart."""
+    own = getattr(loss, "parts", None)
+    return as_parts(_asked(own if inspect.ismethod(own) else loss, outputs, target, batch))
 
 
 def _asked(loss: Loss, outputs: Any, target: Any, batch: Any) -> Any:

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from influencekit._arguments import short
 from influencekit.errors import InputError
 
-__all__ = ["Parts", "as_parts", "one_number"]
+__all__ = ["Parts", "as_parts", "of_columns", "of_parts", "one_number", "there"]
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Parts(NamedTuple):
@@ -22,8 +25,10 @@ class Parts(NamedTuple):
     depend on its own example, as 1 / (number of its parts) does. What depends on the whole batch, such as
     1 / (number of tokens in the batch), is `reduction=` of the tape.
 
-    A part is known by its place: part p of an example must stand in column p whenever the example comes. So
-    pad on the right.
+    A part is known by its column: part p of an example must stand in column p whenever the example comes. So
+    pad on the right. Or give `part` [batch, column], whole numbers: which part a column is of. Then padding
+    may be anywhere (its `part` does not count); a part may be missing in some batches; and several columns
+    may be one part, as tokens of a word are.
 
     Cost: what the loss costs. Errors: `InputError` for other shapes, where the loss is called.
 
@@ -41,18 +46,20 @@ class Parts(NamedTuple):
 
     losses: Tensor
     weights: Tensor
+    part: Tensor | None = None
 
     @classmethod
-    def mean(cls, losses: Tensor, mask: Tensor) -> Self:
-        """The mean over the parts of each example; `mask` [batch, part] is true where there is a part. An
-        example without a part has loss 0."""
+    def mean(cls, losses: Tensor, mask: Tensor, part: Tensor | None = None) -> Self:
+        """The mean over the columns of each example; `mask` [batch, column] is false where there is padding.
+        An example without a part has loss 0."""
         there = (mask != 0).to(losses.dtype)
-        return cls(losses, there / there.sum(1, keepdim=True).clamp(min=1))
+        return cls(losses, there / there.sum(1, keepdim=True).clamp(min=1), part)
 
     @classmethod
-    def sum(cls, losses: Tensor, mask: Tensor) -> Self:
-        """The sum over the parts of each example; `mask` [batch, part] is true where there is a part."""
-        return cls(losses, (mask != 0).to(losses.dtype))
+    def sum(cls, losses: Tensor, mask: Tensor, part: Tensor | None = None) -> Self:
+        """The sum over the columns of each example; `mask` [batch, column] is false where there is
+        padding."""
+        return cls(losses, (mask != 0).to(losses.dtype), part)
 
     def reduced(self) -> Tensor:
         """One number an example, [batch]: the weighted sum of its parts. A loop that uses this is replayed
@@ -61,7 +68,37 @@ class Parts(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Parts:
         """The same in another precision."""
-        return Parts(self.losses.to(dtype), self.weights.to(dtype))
+        return Parts(self.losses.to(dtype), self.weights.to(dtype), self.part)
+
+
+def of_parts(values: Tensor, part: Tensor | None, width: int) -> Tensor:
+    """Values of columns, added up by their part: [batch, width] of [batch, column]. By elementary kernels."""
+    if part is None:
+        return pad(values, (0, width - values.shape[1]))
+    return (values[:, :, None] * _belongs(part, width)).sum(1)
+
+
+def of_columns(values: Tensor, part: Tensor | None, columns: int) -> Tensor:
+    """For each column the value of its part, 0 where it has none: [batch, column] of [batch, part]."""
+    if part is None:
+        return pad(values, (0, columns - values.shape[1]))
+    return (values[:, None, :] * _belongs(part, values.shape[1])).sum(2)
+
+
+def _belongs(part: Tensor, width: int) -> Tensor:
+    return part[:, :, None] == torch.arange(width, device=part.device)
+
+
+def there(parts: Parts) -> Tensor:
+    """Which parts the examples of a batch have: [batch, part], as wide as the last. Errors: a part < 0."""
+    counted, part = parts.weights.detach() != 0, parts.part
+    if part is None:
+        return counted
+    known = part[counted]
+    if bool((known < 0).any()):
+        raise InputError("Parts: a part is below 0 where the weight is not 0; count the parts from 0")
+    width = int(known.max()) + 1 if len(known) else 0
+    return of_parts(counted.double(), part, width) > 0
 
 
 def one_number(found: Any) -> Any:
@@ -71,7 +108,7 @@ def one_number(found: Any) -> Any:
     """
     if not isinstance(found, Parts):
         return found
-    losses, weights = found
+    losses, weights, part = found
     if not isinstance(losses, Tensor) or losses.dim() != 2 or not losses.is_floating_point():
         raise InputError(
             f"Parts: expected losses [batch, part] in floating point, got {_said(losses)}; use "
@@ -81,6 +118,13 @@ def one_number(found: Any) -> Any:
         raise InputError(
             f"Parts: expected one weight for each loss, shape {list(losses.shape)}, got {_said(weights)}; "
             "weight 0 says that there is no part"
+        )
+    if part is not None and (
+        not isinstance(part, Tensor) or part.shape != losses.shape or part.dtype not in _WHOLE
+    ):
+        raise InputError(
+            f"Parts: expected `part`, one whole number for each loss, shape {list(losses.shape)}, got "
+            f"{_said(part)}; it says which part a column is of"
         )
     return found.reduced()
 

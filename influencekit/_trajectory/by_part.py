@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from influencekit._training.batch import tensors_of
 from influencekit._training.by_part import PartsThere, step_by_part
+from influencekit._training.loss_by_part import Parts
+from influencekit._training.loss_by_part import there as _there
 from influencekit._training.state import State
 from influencekit._trajectory.rerun import remembered, rerun
 from influencekit._trajectory.trajectory import Trajectory
@@ -46,47 +50,80 @@ class RunByPart(Trajectory):
         return other if other.ending is self.ending else other.with_ending(self.ending)
 
     def explain(self) -> None:
-        """Refuse a run whose examples have parts in training that they have not when looked at alone.
+        """Refuse a run whose examples have parts in training that they had not when they were looked at.
 
         Cost: a forward pass of each step.
         """
-        there = self.found.there
-        for block in self.whole.blocks(self.first, self.last):
-            for state in block:
-                for part in self.whole.step.source.parts(state):
-                    assert part.losses.parts_of is not None
-                    n = len(tensors_of(part.batch)[0])
-                    rows = self.whole.step.rows(state.step)[part.slots][:n]
-                    with torch.no_grad():
-                        weights = part.losses.parts_of(part.outputs(state.theta), part.batch).weights[:n]
-                    self._compare(state.step, rows, weights != 0, there[rows])
-
-    def _compare(self, t: int, rows: Tensor, here: Tensor, there: Tensor) -> None:
-        width = min(here.shape[1], there.shape[1])
-        strange = here.clone()
-        strange[:, :width] &= ~there[:, :width]
-        real = self.whole.plan.indices[t].to(rows.device)
-        for k in strange.any(1).nonzero().flatten().tolist():
-            if (real == rows[k]).any():
-                column = int(strange[k].nonzero()[0])
+        states = (state for block in self.whole.blocks(self.first, self.last) for state in block)
+        for t, rows, parts in _trained(self.whole, states):
+            here, there = _equally_wide(_there(parts), self.found.there[rows])
+            strange = (here & ~there).nonzero()
+            if not len(strange):
+                continue
+            k, p = strange[0].tolist()
+            own = f"parts: at step {t} the example at position {int(rows[k])} has a part"
+            if parts.part is not None:
                 raise InputError(
-                    f"parts: at step {t} the example at position {int(rows[k])} has a part in column "
-                    f"{column}, and none there when it is looked at by itself; keep each part of an example "
-                    "in its column, whatever batch it is in (pad on the right), and the same parts each time"
+                    f"{own} {p}, which it has in no step at the initial parameters; let weights and parts "
+                    "not depend on the model"
                 )
+            raise InputError(
+                f"{own} in column {p}, and none there when it is looked at by itself; keep each part of an "
+                "example in its column (pad on the right), or say by ik.Parts(losses, weights, part) which "
+                "part a column is of"
+            )
+
+
+def _trained(run: Trajectory, states: Iterable[State]) -> Generator[tuple[int, Tensor, Parts], None, None]:
+    """What the loss returns in training at some states, by micro-batch: the step, the examples' rows [slot],
+    their parts."""
+    for state in states:
+        real = run.plan.indices[state.step].to(run.workload.device) >= 0
+        for part in run.step.source.parts(state):
+            assert part.losses.parts_of is not None
+            with torch.no_grad():
+                parts = part.losses.parts_of(part.outputs(state.theta), part.batch)
+            n = len(tensors_of(part.batch)[0])  # without a penalty
+            some = real[part.slots][:n].nonzero()[:, 0]
+            rows = run.step.rows(state.step)[part.slots][some]
+            losses, weights, number = parts
+            number = None if number is None else number[some]
+            yield state.step, rows, Parts(losses[some], weights[some], number)
+
+
+def _equally_wide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors [example, part], the narrower one widened by zeros."""
+    width = max(a.shape[1], b.shape[1])
+    return pad(a, (0, width - a.shape[1])), pad(b, (0, width - b.shape[1]))
+
+
+def _look(run: Trajectory) -> PartsThere:
+    """Which parts the training examples have: all that count in some step, where the loss numbers its parts,
+    and else those of each example by itself."""
+    start = run.step.start()
+    seen = _trained(run, (start._replace(step=t) for t in range(run.steps)))
+    first = next(seen)
+    if first[2].part is None:
+        seen.close()  # and with it the random numbers of the step
+        rows = torch.arange(run.workload.n_train, device=run.workload.device).split(_ROWS)
+        return PartsThere.of(run.workload, [run.workload.examples(some) for some in rows])
+    count = first[1].new_zeros(run.workload.n_train, 0)
+    for _, rows, parts in chain([first], seen):
+        count, here = _equally_wide(count, _there(parts).to(count))
+        count.index_add_(0, rows, here)  # an example may come twice in a step
+    return PartsThere.among(count > 0)
 
 
 def by_part(trajectory: Trajectory) -> RunByPart:
     """The run with its parts as examples: `workload.n_train` is the number of parts.
 
-    Cost: a forward pass of every training example, and two gradients, once a run. Errors: a loss that does
-    not tell parts apart; parts that do not add up to the run's own gradient.
+    Cost: a forward pass of every training example (of every step, where the loss numbers its parts), and two
+    gradients, once a run. Errors: a loss that does not tell parts apart; parts that do not add up to the
+    run's own gradient.
     """
 
     def make() -> RunByPart:
-        workload = trajectory.workload
-        rows = torch.arange(workload.n_train, device=workload.device).split(_ROWS)
-        found = PartsThere.of(workload, [workload.examples(some) for some in rows])
+        found = _look(trajectory)
         step = step_by_part(trajectory.step, found)
         vars(other := object.__new__(RunByPart)).update(vars(trajectory))
         vars(other).update(whole=trajectory, found=found, workload=step.workload, step=step, plan=step.plan)

@@ -69,7 +69,8 @@ __all__ = ["estimate"]
     "--verify-top",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Retrain without each of the N most harmful examples, and show estimate and truth side by side.",
+    help="Retrain without each of the N most harmful examples (with --parts: parts), and show estimate and "
+    "truth side by side.",
 )
 @click.option("--harmful", "which", flag_value="harmful", help="--verify-top takes this end: the default.")
 @click.option("--helpful", "which", flag_value="helpful", help="--verify-top takes the other end.")
@@ -132,10 +133,10 @@ def estimate(
     check_ending(out, endings=(*ENDINGS, ".html"))
     if runs and not remove:
         raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
-    if parts and (verify_top or remove or trust in ("retrain", "smooth") or str(out).endswith(".html")):
+    if parts and (remove or trust in ("retrain", "smooth") or str(out).endswith(".html")):
         raise InputError(
-            "--parts goes without --verify-top, --remove, --trust and a report, which are about examples; "
-            "--estimator loo:examples=32 retrains without 32 random parts"
+            "--parts goes without --remove, --trust and a report, which are about examples; --verify-top "
+            "retrains without the top parts, --estimator loo:examples=32 without 32 random ones"
         )
     check_places({"--out": out, "--contributions": contributions})
     if contributions and not contributions.endswith(".zarr"):
@@ -173,16 +174,17 @@ def estimate(
             verified = removed = None
             began = time.perf_counter()
             if verify_top:
-                verified = ik.verify_top(trajectory, asked, scores, verify_top, which, executor=who)
+                verified = ik.verify_top(
+                    trajectory, asked, scores, verify_top, which, parts=parts, executor=who
+                )
                 verified.attrs["seconds"], began = time.perf_counter() - began, time.perf_counter()
             if ids:
                 removed = ik.remove(trajectory, asked, ids, scores, runs=runs, executor=who)
                 removed.attrs["seconds"] = time.perf_counter() - began
-            result = shown = by_seed(scores, trajectory, store)
+            result = shown = retrained.attach(by_seed(scores, trajectory, store), verified, removed)
             if parts:
                 shown = by_seed(as_examples(scores), trajectory, store)
-            else:
-                result = shown = retrained.attach(result, verified, removed)
+                shown = retrained.attach(shown, verified, None)
             if path and path.suffix == ".html":
                 from influencekit.cli.report import command_of
 
@@ -202,7 +204,7 @@ def estimate(
     print_ranking(shown, top, bool(verify_top))
     if verified is not None:
         say()
-        retrained.print_verified(result, verified)
+        retrained.print_verified(shown, verified)
     if removed is not None:
         say()
         retrained.print_removed(removed)

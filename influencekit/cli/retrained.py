@@ -24,25 +24,29 @@ def read_ids(path: str) -> list[str]:
 def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset | None) -> xr.Dataset:
     """The scores with what retraining showed: NaN for whatever was not retrained.
 
-    `retrained` and `after` [query, window, train], `before` [query, window] and `agreement` [metric, query,
-    window] of the verified examples; `removed` [train] marks the set, `removed_estimate`, `..._retrained`,
-    `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after` [window] are its,
-    `removed_part_estimate`, `..._retrained` [query, window, part] those of its parts, and the attr
-    `removed_verdict` says how far their sum holds. With --runs also what `remove` adds of other runs.
+    `retrained` and `after` [query, window, train, ...], `before` [query, window] and `agreement` [metric,
+    query, window] of the verified examples, or parts; `removed` [train] marks the set, `removed_estimate`,
+    `..._retrained`, `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after`
+    [window] are its, `removed_part_estimate`, `..._retrained` [query, window, part] those of its parts, and
+    the attr `removed_verdict` says how far their sum holds. With --runs also what `remove` adds of other
+    runs.
     """
+    import numpy as np
+
     ids = result.example.isel(seed=0).values.tolist()
     if verified is not None:
+        full = result.influence.isel(estimator=0, seed=0, drop=True)
+        full = full.transpose("query", "window", "train", ...)
+        if "part" in full.dims:
+            ids = [f"{name}[{part}]" for name in ids for part in full.part.values.tolist()]
         places = _places(ids, verified)
         for name in ("retrained", "after"):
-            full = result.influence.isel(estimator=0, seed=0, drop=True).transpose("query", "window", "train")
-            values = full.values * float("nan")
+            values = np.full((*full.shape[:2], len(ids)), np.nan, dtype=full.dtype)
             values[..., places] = verified[name].values
-            result[name] = full.dims, values
+            result[name] = full.dims, values.reshape(full.shape)
         result = result.assign(before=verified.before, agreement=verified.agreement)
         result = result.assign_coords(metric=verified.metric)
     if removed is not None:
-        import numpy as np
-
         marks = np.zeros(len(ids), dtype=np.int8)
         marks[_places(ids, removed)] = 1
         result["removed"] = "train", marks

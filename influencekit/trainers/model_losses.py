@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
 
+from influencekit._training.loss_by_part import Parts
 from influencekit.errors import InputError
 
 __all__ = ["Answers", "CrossEntropy", "SquaredError", "own_forward", "own_loss"]
@@ -26,15 +27,34 @@ class CrossEntropy:
     entropies. `shift`: causal language models, where the logits of a token predict the next. `smoothing`:
     label smoothing. Sums, not means, because a trainer divides by the number of targets of the batch, not of
     the example. Outputs that have `log_probs` [n, token - 1] of the targets in place of logits, as those of
-    TRL's trainers do, are summed.
+    TRL's trainers do, are summed. `parts` gives the same token by token.
     """
 
     shift: bool = False
     smoothing: float = 0.0
 
     def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
+        each = self._each(outputs, labels)
+        return each.mean(1) if labels.is_floating_point() else each.sum(1)
+
+    def parts(self, outputs: Any, labels: Tensor, batch: Any) -> Parts | Tensor:
+        """The losses of the targets [n, token], each at the place of its target in the text.
+
+        Places are counted without the padding, if the batch has an `attention_mask` [n, token]. One number
+        an example, where it has one label, or yes and no.
+        """
+        if labels.is_floating_point() or labels.dim() != 2:
+            return self(outputs, labels)
+        each, counted = self._each(outputs, labels), labels != _IGNORED
+        if self.shift:  # from where a token is foretold to where it stands
+            each = pad(each, (1, 0))[:, : labels.shape[1]]
+            counted = pad(counted[:, 1:], (1, 0))
+        return Parts.sum(each, counted, _places(outputs, labels, batch))
+
+    def _each(self, outputs: Any, labels: Tensor) -> Tensor:
+        """The losses [n, token], [n, label], or [n, 1]."""
         if self.shift and "logits" not in outputs and "log_probs" in outputs:
-            return -_wide(outputs["log_probs"]).sum(1)
+            return -_wide(outputs["log_probs"])
         logits, labels = _wide(outputs["logits"]), self._targets(labels)
         if not labels.is_floating_point() and labels.dim() > 1 and logits.shape[:-1] != labels.shape:
             raise InputError(
@@ -44,7 +64,7 @@ class CrossEntropy:
             )
         if labels.is_floating_point():
             each = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none")
-            return each.reshape(len(labels), -1).mean(1)
+            return each.reshape(len(labels), -1)
         each = cross_entropy(
             logits.reshape(-1, logits.shape[-1]),
             labels.reshape(-1),
@@ -52,7 +72,7 @@ class CrossEntropy:
             ignore_index=_IGNORED,
             label_smoothing=self.smoothing,
         )
-        return each.reshape(len(labels), -1).sum(1)
+        return each.reshape(len(labels), -1)
 
     def count(self, labels: Tensor) -> int:
         """How many targets labels hold."""
@@ -105,6 +125,18 @@ class Answers:
                 "input, or both to 0"
             )
         return int(inside[0].sum())
+
+
+def _places(outputs: Any, labels: Tensor, batch: Any) -> Tensor | None:
+    """The place [n, token] of each token in its text, padding left aside; None where the batch does not say.
+
+    Sequence to sequence models have labels beside the text that is masked.
+    """
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if mask is None or mask.shape != labels.shape or "encoder_last_hidden_state" in outputs:
+        return None
+    column = torch.arange(labels.shape[1], device=labels.device)
+    return column - torch.where(mask != 0, column, labels.shape[1]).amin(1, keepdim=True)
 
 
 def _position(batch: Mapping[str, Tensor], name: str) -> Tensor:

@@ -24,6 +24,7 @@ from influencekit.trainers.model_losses import Answers, CrossEntropy, SquaredErr
 from influencekit.trainers.trl_models import (
     forward_of_trl,
     has_fused_head,
+    logits_of_trl,
     refuse_joined_rows,
     refuse_trl,
     remove_autocast_of,
@@ -116,7 +117,7 @@ class InfluenceCallback(TrainerCallback):
             accumulate=self._accumulate,
             clip_norm=args.max_grad_norm or None,
             scaler=getattr(optimizer, "scaler", None),
-            **{"name": type(model).__name__, **self.called_as(model), **self._options},
+            **{"name": type(model).__name__, **self.called_as(model, args), **self._options},
         )
         self._undo = _around(model, self._forward, self._forwarded)  # hooks ahead of the tape's own
         try:
@@ -171,9 +172,11 @@ class InfluenceCallback(TrainerCallback):
         """The loss of one example: the one given, or the model's own."""
         return self._given or own_loss(model, args.label_smoothing_factor)
 
-    def called_as(self, model: nn.Module) -> dict[str, Any]:
+    def called_as(self, model: nn.Module, args: TrainingArguments) -> dict[str, Any]:
         """How outputs come about, where `model(**batch without labels)` does not say it."""
-        own = forward_of_trl if has_fused_head(model) else own_forward(model)
+        own = own_forward(model)
+        if has_fused_head(model):
+            own = logits_of_trl if args.label_smoothing_factor else forward_of_trl
         found: dict[str, Any] = {} if own is None else {"forward": own}
         return found | {name: self._options[name] for name in ("forward", "penalty") if name in self._options}
 
@@ -272,7 +275,7 @@ def reopen_with(trainer: Trainer, loss: Callable[..., Tensor] | None = None) -> 
         "loss": loss or callback.loss_of(model, trainer.args),
         "data": loader.dataset,
         "collate": loader.collate_fn,
-        **callback.called_as(model),
+        **callback.called_as(model, trainer.args),
     }
 
 

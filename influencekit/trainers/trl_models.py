@@ -12,7 +12,10 @@ from torch import nn
 from influencekit._tape.unwrap import remove_autocast
 from influencekit.errors import InputError
 
-__all__ = ["forward_of_trl", "has_fused_head", "refuse_joined_rows", "refuse_trl", "remove_autocast_of"]
+__all__ = [
+    "forward_of_trl", "has_fused_head", "logits_of_trl", "refuse_joined_rows", "refuse_trl",
+    "remove_autocast_of",
+]  # fmt: skip
 
 
 def refuse_trl(args: Any, model: nn.Module) -> None:
@@ -64,6 +67,11 @@ def forward_of_trl(model: nn.Module, batch: Any) -> Any:
     wide = params[0].dtype == torch.float64  # which TRL's head, but nothing of ours, rounds to float32
     if not wide and has_fused_head(model) and all(isinstance(p, nn.Parameter) for p in params):
         return model(**{**batch, "use_cache": False}, fused_lm_head=True)
+    return logits_of_trl(model, batch)
+
+
+def logits_of_trl(model: nn.Module, batch: Any) -> Any:
+    """The model called by the forward pass of its class: as TRL calls it where labels are smoothed."""
     with _own_forwards(model):
         return model(**{name: x for name, x in batch.items() if name != "labels"})
 

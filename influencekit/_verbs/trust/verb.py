@@ -32,8 +32,8 @@ from influencekit._effects.retrain import Strategy, strategy_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked, averaged_as
 from influencekit._verbs.non_finite import zero_words
-from influencekit._verbs.remove import scored
 from influencekit._verbs.results import Windows, require_run, run_of, window_coords, windows_among
+from influencekit._verbs.scored import scored
 from influencekit._verbs.trust.checks import as_variables, checks, estimator_of
 from influencekit._verbs.trust.horizons import believed, gap, horizons, reach
 from influencekit._verbs.trust.retrain import by_retraining
