@@ -15,6 +15,7 @@ from influencekit._training.by_part import PartsThere
 from influencekit._training.checks.separability import own_losses
 from influencekit._training.gradients import example_gradients, rows_of_jacobian
 from influencekit._training.kernels.operators import plain_operators
+from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
@@ -48,6 +49,19 @@ class TestLoss(Query):
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
         return workload.losses(theta, workload.test).mean(0, keepdim=True)
+
+    def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
+        """[1, param]; of a large test set piece after piece, so that no pass is run twice."""
+        parts, total = pieces(workload, workload.test), torch.zeros_like(theta)[None]
+        if len(parts) == 1:
+            return super().gradient(workload, theta)
+        for part in parts:
+            total += rows_of_jacobian(partial(_sum_of_losses, workload, part), theta)
+        return total / workload.n_test
+
+
+def _sum_of_losses(workload: Workload, batch: Batch, theta: Tensor) -> Tensor:
+    return workload.losses(theta, batch).sum(0, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         one = torch.zeros_like(found).index_fill_(0, torch.tensor(k, device=x.device), 1.0)
         return torch.autograd.grad(found, start, one, retain_graph=True, materialize_grads=True)[0]
 
-    ends = torch.stack([row(0), row(len(found) - 1)])
     if len(found) <= 2:
-        return ends[: len(found)]
+        return torch.stack([row(k) for k in range(len(found))]) if len(found) else x.new_zeros(0, len(x))
+    ends = torch.stack([row(0), row(len(found) - 1)])
     try:
         rows = with_batching(jacrev, values, x.detach())
     except NotBatchable:
