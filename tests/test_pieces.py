@@ -114,6 +114,16 @@ def test_what_a_gradient_keeps_does_not_grow_with_the_test_set(small):
     assert kept[1] < 0.3 * kept[0]
 
 
+def test_the_gradient_of_the_mean_test_loss_runs_every_piece_once(small, monkeypatch):
+    run, calls, forward = recorded(), [], Net.forward
+    small(run)
+    query, theta, count = ik.make("query", "test-loss"), run.final.theta, -(-TEST // PIECE)
+    assert len(pieces.pieces(run.workload, run.workload.test)) == count  # which measures first
+    monkeypatch.setattr(Net, "forward", lambda self, x: (calls.append(len(x)), forward(self, x))[1])
+    query.gradient(run.workload, theta)
+    assert len(calls) == count and sum(calls) == TEST
+
+
 def test_what_fits_is_one_piece_and_the_same_bits():
     run = recorded()
     assert pieces.pieces(run.workload, run.workload.test)[0] is run.workload.test
