@@ -1,14 +1,11 @@
 """What does a sweep cost beside training, in time and peak memory, when all of MiniLM is trained?
 
 Peaks are those of resident memory of processes of their own: one trains, by a plain loop; another opens the
-recorded run (`full`) and sweeps twice. The first sweep has its checks in it, on a copy in float64. Before
-each peak is measured, freed memory that the allocator holds goes back to the system. Times are seconds of
-the processor, of loop and sweep in turn in one process; the query's gradient, of so many test texts, is in
-the sweep's and by itself.
+recorded run (`full`) and sweeps twice. The first sweep has its checks in it, on a copy in float64. Times are
+seconds of the processor, of loop and sweep in turn in one process; the query's gradient, of so many test
+texts, is in the sweep's and by itself.
 """
 
-import ctypes
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -22,10 +19,13 @@ import torch
 import influencekit as ik
 from benchmarks.minilm.case import BATCH, TOKENS, case
 from benchmarks.shared.processes import alone, count_the_peak_from_here, memory
+from benchmarks.shared.results import each
 from influencekit._training.checks.model import copy_model
 from influencekit._training.schedules import Constant
 
 TAKES = "10 min"
+CASES = ("sgd", "adamw")
+MERGES = True
 RULES = {"sgd": (torch.optim.SGD, 0.1), "adamw": (torch.optim.AdamW, 1e-4)}
 TESTS = 64
 
@@ -52,8 +52,6 @@ def train(work: ik.Workload, optimizer: str) -> None:
 
 def cost(job: Callable[[], object]) -> dict[str, float]:
     """Seconds of the processor, and the peak of resident memory in MB while a job runs."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
     count_the_peak_from_here()
     began = time.process_time()
     job()
@@ -102,6 +100,6 @@ def measured(optimizer: str, steps: int, rounds: int) -> dict:
 
 @click.option("--steps", default=8)
 @click.option("--rounds", default=3)
-def answer(steps: int, rounds: int) -> dict:
+def answer(steps: int, rounds: int, cases: list[str]) -> dict:
     about = {"steps": steps, "rounds": rounds, "batch": BATCH, "tokens": TOKENS, "tests": TESTS}
-    return about | {"optimizers": {name: measured(name, steps, rounds) for name in RULES}}
+    return about | {"optimizers": each(cases, lambda name: measured(name, steps, rounds))}
