@@ -27,15 +27,17 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         start = leaf(x)
         found = values(start)
 
-    def row(k: int) -> Tensor:
+    def row(k: int, last: bool = False) -> Tensor:
         if not found.requires_grad:
             return torch.zeros_like(x)
         one = torch.zeros_like(found).index_fill_(0, torch.tensor(k, device=x.device), 1.0)
-        return torch.autograd.grad(found, start, one, retain_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(found, start, one, retain_graph=not last, materialize_grads=True)[0]
 
-    if len(found) <= 2:
-        return torch.stack([row(k) for k in range(len(found))]) if len(found) else x.new_zeros(0, len(x))
+    if len(found) == 1:
+        return row(0, last=True)[None]  # the graph goes meanwhile
     ends = torch.stack([row(0), row(len(found) - 1)])
+    if len(found) <= 2:
+        return ends[: len(found)]
     try:
         rows = with_batching(jacrev, values, x.detach())
     except NotBatchable:
