@@ -1,6 +1,6 @@
 """Gradients of many values at once: of a query's, and of single examples' losses, or their products."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from influencekit._training.losses import Training
 from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 
-__all__ = ["example_gradients", "gradient_products", "rows_of_jacobian"]
+__all__ = ["example_gradients", "gradient_of_sum", "gradient_products", "rows_of_jacobian"]
 
 _MEMORY = 256 << 20  # bytes of gradients that are formed at once
 
@@ -45,6 +45,16 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if rows is not None and agree(rows[[0, -1]].detach(), ends):
         return rows
     return torch.stack([row(k) for k in range(len(found))])
+
+
+def gradient_of_sum(workload: Workload, theta: Tensor, parts: Sequence[Batch]) -> Tensor:
+    """The gradient [1, param] of the sum of the losses of some batches, in evaluation mode; one at a time."""
+    total = torch.zeros_like(theta)[None]
+    for part in parts:
+        total += rows_of_jacobian(
+            lambda theta, part=part: workload.losses(theta, part).sum(0, keepdim=True), theta
+        )
+    return total
 
 
 def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float = 0.0) -> Tensor:
