@@ -10,12 +10,13 @@ from torch import Tensor
 
 from influencekit._tensors import real_tensor
 from influencekit._training.accuracy import logits_of
-from influencekit._training.batch import Batch, require_test, select, tensors_of
+from influencekit._training.batch import Batch, mapped, require_test, select, tensors_of
 from influencekit._training.by_part import PartsThere
 from influencekit._training.checks.separability import own_losses
-from influencekit._training.gradients import example_gradients, rows_of_jacobian
+from influencekit._training.gradients import example_gradients, gradient_of_sum, rows_of_jacobian
 from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.loss_by_part import of_parts
+from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 from influencekit.interfaces import Query
@@ -49,6 +50,12 @@ class TestLoss(Query):
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
         return workload.losses(theta, workload.test).mean(0, keepdim=True)
+
+    def gradient(self, workload: Workload, theta: Tensor) -> Tensor:
+        """[1, param]; of a large test set piece after piece, so that no pass is run twice."""
+        if type(self).evaluate is TestLoss.evaluate and len(parts := pieces(workload, workload.test)) > 1:
+            return gradient_of_sum(workload, theta, parts) / workload.n_test
+        return super().gradient(workload, theta)
 
 
 @dataclass(frozen=True)
@@ -211,14 +218,7 @@ class FeatureImportance(Query):
         image = self._input(example)
 
         def loss(changed: Tensor) -> Tensor:
-            def put(x: Tensor) -> Tensor:
-                return changed if x is image else x
-
-            if isinstance(example, dict):
-                return workload.losses(theta, {k: put(v) for k, v in example.items()}).sum()
-            if isinstance(example, Tensor):
-                return workload.losses(theta, changed).sum()
-            return workload.losses(theta, tuple(put(v) for v in example)).sum()
+            return workload.losses(theta, mapped(example, lambda x: changed if x is image else x)).sum()
 
         return torch.func.grad(loss)(image).reshape(-1)[self.feature : self.feature + 1]
 

@@ -137,6 +137,26 @@ def test_only_what_is_trained_is_stored_and_scores_are_derivatives_of_the_loop(s
     assert scores[j] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), rel=off) and scores[j] != 0
 
 
+def test_a_frozen_base_in_bfloat16_is_replayed_bit_for_bit(tmp_path):
+    """Batches of 3: a third of a loss in float32 is rounded as float32, whatever the frozen weights are."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    base = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=VOCABULARY, **sizes)).bfloat16()
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["query_key_value"], task_type="CAUSAL_LM")
+    model = get_peft_model(base, config).train()
+    of_float32 = lambda outputs, labels: loss({"logits": outputs["logits"].float()}, labels)  # noqa: E731
+    rule = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, eps=1e-3)
+    with ik.Tape(tmp_path / "run.zarr", model, rule, loss=of_float32, data=DATA) as tape:
+        for _, batch in tape.batches(torch.utils.data.DataLoader(DATA, batch_size=3)):
+            rule.zero_grad()
+            of_float32(model(input_ids=batch["input_ids"]), batch["labels"]).mean().backward()
+            rule.step()
+    run = ik.open(tmp_path / "run.zarr", model=model, loss=of_float32, data=DATA, test=TEST)
+    assert run.attrs["replay"].endswith("equal bit for bit") and run.workload.dtype == torch.float32
+    assert bool((run.plan.coefficient == torch.tensor(1 / 3, dtype=torch.float32)).all())
+    assert "frozen weights are torch.bfloat16" in ik.estimate(run, "test-loss", "dit").attrs["caution"]
+
+
 def test_leaving_a_text_out_is_the_loop_without_it(tmp_path):
     _, run = recorded(tmp_path, lora_dropout=0.2)
     whole = after(adapted(lora_dropout=0.2))

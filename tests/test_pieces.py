@@ -94,24 +94,44 @@ def test_pieces_give_the_numbers_of_the_whole(make, query, small):
     assert SEEN[0] <= PIECE + (make is MAKE["batch norm"]) * 4
 
 
-def test_what_a_gradient_keeps_does_not_grow_with_the_test_set(small):
-    """Bytes that autograd saves between the forward pass of the query and its gradient."""
-    run, kept = recorded(), []
+class Saved:
+    """A tensor that autograd saves; `live` bytes of them are there, and `most` were at once."""
+
+    live, most = 0, 0
+
+    def __init__(self, x):
+        self.x, self.bytes = x, x.numel() * x.element_size()
+        Saved.live += self.bytes
+        Saved.most = max(Saved.most, Saved.live)
+
+    def __del__(self):
+        Saved.live -= self.bytes
+
+
+@pytest.mark.parametrize("gradient", [ik.Query.gradient, type(ik.make("query", "test-loss")).gradient])
+def test_what_a_gradient_keeps_does_not_grow_with_the_test_set(gradient, small):
+    """The most bytes that autograd has saved at once: by any query, and by the mean test loss."""
+    run, kept, gradients = recorded(), [], []
     query, theta = ik.make("query", "test-loss"), run.final.theta
-
-    def count(x):
-        kept[-1] += x.numel() * x.element_size()
-        return x
-
-    gradients = []
     for limited in (False, True):
         if limited:
             small(run)
-        kept.append(0)
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
-            gradients.append(query.gradient(run.workload, theta))
+        Saved.most = Saved.live = 0
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.x):
+            gradients.append(gradient(query, run.workload, theta))
+        kept.append(Saved.most)
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
     assert kept[1] < 0.3 * kept[0]
+
+
+def test_the_gradient_of_the_mean_test_loss_runs_every_piece_once(small, monkeypatch):
+    run, calls, forward = recorded(), [], Net.forward
+    small(run)
+    query, theta, count = ik.make("query", "test-loss"), run.final.theta, -(-TEST // PIECE)
+    assert len(pieces.pieces(run.workload, run.workload.test)) == count  # which measures first
+    monkeypatch.setattr(Net, "forward", lambda self, x: (calls.append(len(x)), forward(self, x))[1])
+    query.gradient(run.workload, theta)
+    assert len(calls) == count and sum(calls) == TEST
 
 
 def test_what_fits_is_one_piece_and_the_same_bits():

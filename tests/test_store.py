@@ -80,6 +80,19 @@ def whole_run():
 # recorded runs ------------------------------------------------------------------------------------------
 
 
+def test_a_large_state_is_read_again_and_is_the_readers_own(monkeypatch):
+    """So the run holds none: what a reader does to it is not seen by the next."""
+    run = record(WORKLOAD, "every-k:k=3")
+    there = {t: run.state(t) for t in (run.steps, 0, 3, 4)}
+    monkeypatch.setattr("influencekit._trajectory.trajectory._LARGE", 0)
+    run = open(run.group.store, WORKLOAD)
+    for t, state in there.items():
+        run.state(t).theta.zero_()
+        again = run.state(t)
+        assert torch.equal(again.theta, state.theta)
+        assert all(torch.equal(again.slots[name], x) for name, x in state.slots.items())
+
+
 @settings(max_examples=8)
 @given(
     recorder=recorders, window=st.tuples(st.integers(0, 5), st.integers(1, 6)).filter(lambda w: w[0] < w[1])

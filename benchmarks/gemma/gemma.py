@@ -29,6 +29,7 @@ import influencekit as ik
 from benchmarks.gemma.case import BATCH, LAYERS, LR, RANK, Case, optimizer
 from benchmarks.gemma.texts import ASKED, KINDS, TRAIN
 from benchmarks.language_model.scores import BM25
+from benchmarks.shared.processes import count_the_peak_from_here
 from benchmarks.shared.results import kept
 from influencekit._effects.retrain import Weighting, changes
 from influencekit._repeatability import attainable
@@ -54,7 +55,7 @@ def _costs(folder: Path) -> dict[str, Any]:
     case = Case(folder)
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        count_the_peak_from_here()
         began = time.process_time()
         result = work()
         found[name] = {"seconds": time.process_time() - began, "peak_gb": _memory("VmHWM")}

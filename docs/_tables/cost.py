@@ -40,6 +40,18 @@ def _tape(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _minilm_cost(report: Report) -> Table:
+    heads = ["optimizer", "parameters", "loop", "sweep", "without the query's gradient", "memory of the loop"]
+    rows = []
+    for name, found in report["optimizers"].items():
+        cells = [name, f"{found['parameters']:,}", f"{found['loop']['seconds']:.1f} s"]
+        cells += [f"{found[key]:.1f} times" for key in ("times a loop", "without the query")]
+        peaks = found["peaks beside training"].items()
+        memory = [f"{found[key]['peak_mb']:.0f} MB ({ratio:.2f})" for key, ratio in peaks]
+        rows.append([*cells, f"{found['training']['peak_mb']:.0f} MB", *memory[::-1]])
+    return Table([*heads, "of a sweep", "of the first sweep"], rows)
+
+
 def _plan(report: Report) -> Table:
     heads = ["run", "work", "seconds", "measured", "memory", "measured", "disk", "measured"]
     rows = []
@@ -210,6 +222,18 @@ PAGE = Page(
                 f"{report['threads']} thread."
             ),
             _tape,
+        ),
+        "minilm-cost": Section(
+            "A transformer, all weights",
+            ("minilm_cost",),
+            lambda report: (
+                f"MiniLM, {report['steps']} steps of {report['batch']} texts with {report['tokens']} word "
+                f"pieces, recorded with `full`, one thread; the query is the mean loss of {report['tests']} "
+                "texts. Seconds are of the processor, of loop and sweep in turn. Memory is the peak of the "
+                "process, start-up and weights included; in parentheses beside that of the loop. The first "
+                "sweep has its checks in it, on a copy of the model in float64."
+            ),
+            _minilm_cost,
         ),
         "plan": Section(
             "Plan",

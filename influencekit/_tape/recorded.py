@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influencekit._tape.random_draws import RandomDraws
 from influencekit._tape.replica import Call, Micro, Replica, few_of, is_large
@@ -106,6 +106,11 @@ class Recorded:
             )
         if any("BatchNorm" in type(m).__name__ and m.training for m in self.workload.model.modules()):
             said.append(BATCH_STATISTICS)
+        for dtype in _half(self.workload.model):
+            said.append(
+                f"frozen weights are {dtype}, in which losses and their derivatives are computed: scores "
+                "have two digits or three"
+            )
         return "; ".join(said)
 
     def start(self) -> State:
@@ -215,3 +220,9 @@ class Recorded:
 
     def _cast(self, dtype: torch.dtype | None) -> torch.autocast:
         return torch.autocast(self.workload.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _half(model: nn.Module) -> list[torch.dtype]:
+    """The types of lower precision than float32 among a model's parameters."""
+    kinds = {p.dtype for p in model.parameters()}
+    return [dtype for dtype in (torch.bfloat16, torch.float16) if dtype in kinds]

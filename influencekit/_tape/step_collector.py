@@ -69,8 +69,8 @@ class StepCollector:
         self.dropped: Callable[[], Any] = lambda: None  # called when these turn out to be in no step
         self.scaling = Scaling()
         self.keep_skipped = False  # whether batches without an update change buffers, so that they count
-        self._equal: dict[tuple[int, int], np.ndarray] = {}  # coefficients by the sizes of batch and step
-        first = next(model.parameters())
+        self._equal: dict[tuple[Any, ...], np.ndarray] = {}  # coefficients by type and sizes
+        first = next(p for p in model.parameters() if p.requires_grad)
         self._device, self._dtype = first.device, first.dtype
         self._first = True
         self.check_modes: Callable[..., None] = lambda training, autocast: None  # those of a resumed run
@@ -295,7 +295,7 @@ class StepCollector:
         divisor = self.divisor
         for micro in self.forwarded:
             n = len(micro.pending.indices)
-            coefficients.append(np.zeros(n) if micro.skipped else self._coefficients(micro.pending, divisor))
+            coefficients.append(np.zeros(n) if micro.skipped else self._coefficients(micro, divisor))
             if micro.loss is None:
                 losses.append(np.full(n, np.nan))
             else:
@@ -320,8 +320,8 @@ class StepCollector:
         batch = on_device(micro.pending.batch, self._device)
         return blamed(batch, self.call.target(batch), micro.loss, micro.pending.indices)
 
-    def _coefficients(self, pending: IndexedBatch | StoredBatch, divisor: int) -> np.ndarray:
-        n = len(pending.indices)
+    def _coefficients(self, micro: _Forwarded, divisor: int) -> np.ndarray:
+        pending, n = micro.pending, len(micro.pending.indices)
         if not isinstance(self._reduction, str):
             batch = pending.batch
             if batch is None:
@@ -334,7 +334,9 @@ class StepCollector:
                 )
             given = given.expand(n)
             return given.numpy() / divisor
-        if (n, divisor) not in self._equal:  # rounded as backward of `losses.mean() / divisor` rounds
-            value = torch.ones((), dtype=self._dtype) / divisor
-            self._equal[n, divisor] = np.full(n, float(value / n if self._reduction == "mean" else value))
-        return self._equal[n, divisor]
+        dtype = self._dtype if micro.loss is None else micro.loss.dtype  # frozen weights may be in bfloat16
+        if (n, divisor, dtype) not in self._equal:  # rounded as backward of `losses.mean() / divisor` rounds
+            value = torch.ones((), dtype=dtype) / divisor
+            equal = np.full(n, float(value / n if self._reduction == "mean" else value))
+            self._equal[n, divisor, dtype] = equal
+        return self._equal[n, divisor, dtype]

@@ -1,6 +1,6 @@
 """Gradients of many values at once: of a query's, and of single examples' losses, or their products."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from influencekit._training.losses import Training
 from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 
-__all__ = ["example_gradients", "gradient_products", "rows_of_jacobian"]
+__all__ = ["example_gradients", "gradient_of_sum", "gradient_products", "rows_of_jacobian"]
 
 _MEMORY = 256 << 20  # bytes of gradients that are formed at once
 
@@ -27,12 +27,14 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         start = leaf(x)
         found = values(start)
 
-    def row(k: int) -> Tensor:
+    def row(k: int, last: bool = False) -> Tensor:
         if not found.requires_grad:
             return torch.zeros_like(x)
         one = torch.zeros_like(found).index_fill_(0, torch.tensor(k, device=x.device), 1.0)
-        return torch.autograd.grad(found, start, one, retain_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(found, start, one, retain_graph=not last, materialize_grads=True)[0]
 
+    if len(found) == 1:
+        return row(0, last=True)[None]  # the graph goes meanwhile
     ends = torch.stack([row(0), row(len(found) - 1)])
     if len(found) <= 2:
         return ends[: len(found)]
@@ -43,6 +45,16 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if rows is not None and agree(rows[[0, -1]].detach(), ends):
         return rows
     return torch.stack([row(k) for k in range(len(found))])
+
+
+def gradient_of_sum(workload: Workload, theta: Tensor, parts: Sequence[Batch]) -> Tensor:
+    """The gradient [1, param] of the sum of the losses of some batches, in evaluation mode; one at a time."""
+    total = torch.zeros_like(theta)[None]
+    for part in parts:
+        total += rows_of_jacobian(
+            lambda theta, part=part: workload.losses(theta, part).sum(0, keepdim=True), theta
+        )
+    return total
 
 
 def example_gradients(workload: Workload, theta: Tensor, batch: Batch, l2: float = 0.0) -> Tensor:

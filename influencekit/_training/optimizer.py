@@ -231,7 +231,9 @@ class Optimizer(ABC):
                 f"{type(self).__name__}: a setting, or what the rule makes of it, is more than {theta.dtype} "
                 "holds; lower the learning rate, weight_decay, momentum or eps"
             ) from error
-        return tuple(_together(parts) for parts in zip(*found, strict=True))
+        columns = [list(parts) for parts in zip(*found, strict=True)]
+        del found  # each result's pieces go as soon as it is joined
+        return tuple(_together(columns.pop(0)) for _ in range(len(columns)))
 
     def needs_gradient(self) -> bool:
         """Whether `pullback` reads g."""

@@ -23,7 +23,7 @@ from influencekit._training.checks.separability import own_losses
 
 __all__ = ["bytes_of_example", "in_pieces", "pieces"]
 
-LIMIT = 1 << 30  # bytes that a piece may take
+LIMIT = 128 << 20  # bytes that a piece may take
 _FEW = (2, 4)  # examples on which the bytes of one are measured
 _SOME = 8  # examples on which losses are shown to be their own; batches as small as that are never cut
 

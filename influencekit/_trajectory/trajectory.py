@@ -36,6 +36,8 @@ from influencekit.progress import track
 
 __all__ = ["Trajectory"]
 
+_LARGE = 16 << 20  # bytes of a state that is read again rather than held
+
 
 class Trajectory:
     """One recorded run of one workload.
@@ -155,6 +157,8 @@ class Trajectory:
         t = t if type(t) is int else whole_number("state", t)
         if self._taped and t not in self._stored:
             self.check_replay(t, t + 1)
+        if t in self._stored and self._state_bytes > _LARGE:
+            return self._states(t, t + 1)[0]
         if self._asked is None or self._asked.step != t:  # every method asks for the final state
             self._asked = self._states(t, t + 1)[0]
         return self._asked.copied()  # whoever gets it may change it
@@ -219,9 +223,12 @@ class Trajectory:
 
     def _stretches(self, start: int, stop: int) -> Iterator[Block]:
         """What to read or replay at once, and how many states may be held meanwhile."""
-        state = (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
         chunk: int = self.group["theta"].chunks[0]  # type: ignore[union-attr]
-        return blocks_of(self._stored, start, stop, Limits(state, chunk, self.max_states))
+        return blocks_of(self._stored, start, stop, Limits(self._state_bytes, chunk, self.max_states))
+
+    @property
+    def _state_bytes(self) -> int:
+        return (1 + len(self.workload.optimizer.slots)) * self.workload.theta0.nbytes
 
     def _below(self, t: int) -> int:
         """The place in the store of the nearest stored state up to t."""

@@ -165,9 +165,13 @@ class DIT(Estimator):
             for states in trajectory.blocks(begin, columns.last):
                 with torch.no_grad():
                     found = Gathered(step, states, columns)
-                    for state, here in linear.backwards(states):
+                    for state in reversed(states):
                         ask(state)
-                        a.inject(after)
+                    a.inject(after)  # before a step's graph takes memory, too
+                    after = states[-1]
+                    for state, here in linear.backwards(states):
+                        if state is not states[-1]:
+                            a.inject(after)
                         c = a.through_optimizer(state, here.gradient)
                         found.add(state.step, a.through_gradient(here, c))
                         after = state

@@ -51,9 +51,10 @@ class Products:
     ) -> None:  # fmt: skip
         self._losses, self._slow, self._gradient = part.losses, REVERSE[curvature], gradient
         self._many: Callable[..., Pair] | None = None
-        self.inputs = (z, *tensors_of(part.batch), coefficients)
+        self.inputs: tuple[Tensor, ...] = (z, *tensors_of(part.batch), coefficients)
         self.bytes, self.together = sum(x.nbytes for x in self.inputs), False
         self.why = _not_forward(traced) or self._trace(curvature, part.batch, others, apart)
+        self.inputs = ()  # a copy of theta: only tracing needs it
 
     def _trace(
         self, curvature: str, batch: Batch, others: Sequence[tuple[Batch, Tensor]], apart: bool
