@@ -99,7 +99,8 @@ LAYERS = {
         _verbs/curate/folds _verbs/curate/kept_run _verbs/curate/result _verbs/curate/retraining
         _verbs/curate/sets _verbs/curate/trusted _verbs/curate/verb _verbs/curate/words
         _verbs/suspects/__init__ _verbs/suspects/calibration _verbs/suspects/cost
-        _verbs/suspects/counting _verbs/suspects/exact _verbs/suspects/expectation _verbs/suspects/planting _verbs/suspects/outside
+        _verbs/suspects/counting _verbs/suspects/exact _verbs/suspects/expectation
+        _verbs/suspects/planting _verbs/suspects/outside
         _verbs/suspects/result _verbs/suspects/verb _verbs/suspects/words _verbs/plan/__init__
         _verbs/plan/advice _verbs/plan/disk _verbs/plan/measure _verbs/plan/recording
         _verbs/plan/retraining _verbs/plan/short _verbs/plan/sweeping _verbs/plan/verb _verbs/plan/work
