@@ -20,11 +20,10 @@ __all__ = ["BATCH", "LAYERS", "LR", "RANK", "Case", "loss", "optimizer", "schedu
 RANK, LAYERS, BATCH, LR, WARM = 4, 6, 8, 0.01, 2  # adapters in so many of the 18 blocks, the last ones
 
 
-def loss(outputs: Any, labels: Tensor) -> Tensor:
-    """Cross entropy of the next piece, mean over the pieces of a text: [text]."""
-    targets = labels[:, 1:]
-    each = cross_entropy(outputs["logits"][:, :-1].mT, targets, reduction="none", ignore_index=-100)
-    return each.sum(1) / (targets != -100).sum(1)
+def loss(outputs: Any, labels: Tensor) -> ik.Parts:
+    """Cross entropy of the next piece, mean over the pieces of a text; each piece is a part."""
+    each = cross_entropy(outputs["logits"].mT, labels, reduction="none", ignore_index=-100)
+    return ik.Parts.mean(each, labels != -100)
 
 
 def optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -47,10 +46,12 @@ class Case:
         found = _tokens(folder, tuple(every))
         ids, mask = found["input_ids"], found["attention_mask"]
         self.pieces, ids = ids.unique(return_inverse=True)
-        rows = {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask > 0, -100)}
+        # padding is on the right, where causal attention never looks: no mask is needed
+        following = ids.where(mask > 0, -100)[:, 1:]  # the label of a position is the next piece
+        rows = {"input_ids": ids[:, :-1], "labels": following}
         self.data = [{name: x[k] for name, x in rows.items()} for k in range(len(TRAIN))]
         self.test = {name: x[len(TRAIN) :] for name, x in rows.items()}
-        self.length = ids.shape[1]
+        self.length = following.shape[1]
 
     def model(self, moved: float = 0.0) -> nn.Module:
         """`moved`: every adapter's start is moved by this fraction of its root mean square."""
@@ -84,8 +85,7 @@ class Case:
         rates = schedule(rule, self.steps)
         for _, batch in batches:
             rule.zero_grad()
-            outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            loss(outputs, batch["labels"]).mean().backward()
+            loss(model(input_ids=batch["input_ids"]), batch["labels"]).reduced().mean().backward()
             rule.step()
             rates.step()
 

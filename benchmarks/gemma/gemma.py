@@ -38,7 +38,7 @@ from influencekit.metrics import spearman
 TAKES = "20 min"
 MOVED, STEPS, QUERY = 0.001, (0.1, 0.01, 0.001), "test-losses"
 SMALL = (1e-2, 1e-5, 1e-6)  # in float64
-ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos")
+ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos", "ekfac:labels=drawn", "trak")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-gemma"
 
 
