@@ -1,7 +1,7 @@
 """Make the reports of docs/gallery.md from bundled data: `python docs/gallery.py [NAME ...]`.
 
-docs/gallery/NAME.html is written anew; python docs/screenshots.py then takes the pictures. Four minutes on
-2 cores.
+docs/gallery/NAME.html is written anew; python docs/screenshots.py then takes the pictures. `gemma` needs
+the weights and ten minutes, the others four minutes on 2 cores.
 """
 
 import sys
@@ -100,6 +100,26 @@ def language() -> ik.Report:
     )  # fmt: skip
 
 
+def gemma() -> ik.Report:
+    """Pieces of texts: adapters of Gemma 3 270M, asked for one sentence; ten texts retrained."""
+    sys.path.insert(0, str(HERE.parent))
+    from benchmarks.gemma.case import Case
+    from benchmarks.gemma.gemma import FOLDER
+    from benchmarks.gemma.texts import ASKED, TRAIN
+
+    FOLDER.mkdir(exist_ok=True)
+    case, asked = Case(FOLDER), "the river ends in the marsh"
+    with TemporaryDirectory() as folder:
+        case.record(Path(folder) / "gemma.zarr", case.model())
+        run = case.open(Path(folder) / "gemma.zarr", case.model(), [asked])
+        scores, pieces = ik.estimate(run), ik.estimate(run, parts=True)
+        return ik.report(
+            run, scores, ik.verify_top(run, "test-loss", scores, 10, "helpful"), parts=pieces,
+            part_names=case.names, show={k: text for k, (text, _) in enumerate(TRAIN)},
+            title=f"Gemma 3 270M: who made it say “{ASKED[asked]}”?", command="python docs/gallery.py gemma",
+        )  # fmt: skip
+
+
 def everything(name: str, run: ik.Trajectory, trusted: object, **more: object) -> ik.Report:
     """What suspects, curate, trust and leave-one-out of all examples say, on one page."""
     return ik.report(
@@ -110,7 +130,7 @@ def everything(name: str, run: ik.Trajectory, trusted: object, **more: object) -
 
 
 REPORTS: dict[str, Callable[[], ik.Report]] = {
-    "digits": digits, "texts": texts, "table": table, "language": language,
+    "digits": digits, "texts": texts, "table": table, "language": language, "gemma": gemma,
 }  # fmt: skip
 
 

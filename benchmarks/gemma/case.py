@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         every = [*(text for text, _ in TRAIN), *ASKED.values()]
-        found = _tokens(folder, tuple(every))
+        found = _tokenizer(folder)(every, padding=True, return_tensors="pt")
         ids, mask = found["input_ids"], found["attention_mask"]
         self.pieces, ids = ids.unique(return_inverse=True)
         # padding is on the right, where causal attention never looks: no mask is needed
@@ -94,18 +95,23 @@ class Case:
         with ik.Tape(store, model, rule, loss=loss, data=self.data, recorder="full") as tape:
             self.train(model, tape.batches(self.loader()), rule)
 
-    def open(self, store: Path, model: nn.Module) -> ik.Trajectory:
-        asked = list(ASKED)
-        return ik.open(store, model=model, loss=loss, data=self.data, test=self.test, test_ids=asked)
+    def open(self, store: Path, model: nn.Module, asked: Sequence[str] = tuple(ASKED)) -> ik.Trajectory:
+        """The run, asked for the losses of these texts."""
+        rows = [[*ASKED].index(name) for name in asked]
+        test = {name: x[rows] for name, x in self.test.items()}
+        return ik.open(store, model=model, loss=loss, data=self.data, test=test, test_ids=[*asked])
+
+    def names(self, row: dict[str, Tensor]) -> list[str]:
+        """The pieces that a text's losses are of."""
+        tokenizer = _tokenizer(self.folder)
+        return [tokenizer.decode(self.pieces[k]) for k in row["labels"] if k >= 0]
 
 
 @lru_cache(maxsize=1)
-def _tokens(folder: Path, texts: tuple[str, ...]) -> Any:
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gemma(folder), local_files_only=True)
-    tokenizer.padding_side = "right"
-    return tokenizer(list(texts), padding=True, return_tensors="pt")
+    return AutoTokenizer.from_pretrained(gemma(folder), local_files_only=True, padding_side="right")
 
 
 def _cut(model: Any, pieces: Tensor) -> None:
