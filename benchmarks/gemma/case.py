@@ -16,9 +16,10 @@ import influencekit as ik
 from benchmarks.gemma.texts import ASKED, TRAIN
 from benchmarks.shared.weights import gemma
 
-__all__ = ["BATCH", "LAYERS", "LR", "RANK", "Case", "loss", "optimizer", "schedule"]
+__all__ = ["BATCH", "EPS", "LAYERS", "LR", "RANK", "Case", "loss", "optimizer", "schedule"]
 
 RANK, LAYERS, BATCH, LR, WARM = 4, 6, 8, 0.01, 2  # adapters in so many of the 18 blocks, the last ones
+EPS = 1e-3  # of AdamW; its default is 1e-8. The median of the gradient's entries is about 5e-4
 
 
 def loss(outputs: Any, labels: Tensor) -> ik.Parts:
@@ -27,8 +28,9 @@ def loss(outputs: Any, labels: Tensor) -> ik.Parts:
     return ik.Parts.mean(each, labels != -100)
 
 
-def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=0.01)
+def optimizer(model: nn.Module, eps: float = EPS) -> torch.optim.Optimizer:
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(learnt, lr=LR, eps=eps, weight_decay=0.01)
 
 
 def schedule(rule: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
@@ -90,8 +92,8 @@ class Case:
             rule.step()
             rates.step()
 
-    def record(self, store: Path, model: nn.Module) -> None:
-        rule = optimizer(model)
+    def record(self, store: Path, model: nn.Module, eps: float = EPS) -> None:
+        rule = optimizer(model, eps)
         with ik.Tape(store, model, rule, loss=loss, data=self.data, recorder="full") as tape:
             self.train(model, tape.batches(self.loader()), rule)
 

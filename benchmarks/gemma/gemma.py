@@ -27,7 +27,7 @@ import torch
 import xarray as xr
 
 import influencekit as ik
-from benchmarks.gemma.case import BATCH, LAYERS, LR, RANK, Case, optimizer
+from benchmarks.gemma.case import BATCH, EPS, LAYERS, LR, RANK, Case, optimizer
 from benchmarks.gemma.texts import ASKED, KINDS, TRAIN
 from benchmarks.language_model.scores import BM25
 from benchmarks.shared.results import kept
@@ -38,7 +38,8 @@ from influencekit.evaluation import LDS
 from influencekit.metrics import spearman
 
 TAKES = "20 min"
-MOVED, STEPS, QUERY = 0.001, (0.1, 0.01, 0.001), "test-losses"
+MOVED, STEPS, QUERY = 0.001, (0.1, 0.01), "test-losses"
+DEFAULT_EPS = 1e-8  # of AdamW
 SMALL = (1e-2, 1e-5, 1e-6)  # in float64
 ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos", "ekfac:labels=drawn", "trak")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-gemma"
@@ -88,11 +89,11 @@ def _memory(name: str) -> float:
     return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith(name))
 
 
-def recorded(case: Case, folder: Path, name: str, moved: float = 0.0) -> ik.Trajectory:
+def recorded(case: Case, folder: Path, name: str, moved: float = 0.0, eps: float = EPS) -> ik.Trajectory:
     """The run, recorded once."""
     store = folder / f"{name}.zarr"
     if not store.exists():
-        case.record(store, case.model(moved))
+        case.record(store, case.model(moved), eps)
     return case.open(store, case.model(moved))
 
 
@@ -242,6 +243,14 @@ def again(case: Case, folder: Path, truth: list[list[float]], sets: int) -> dict
     return {"moved": MOVED, "sets": sets, "agreement": agreement.tolist(), "ceiling": float(ceiling.mean())}
 
 
+def default_eps(case: Case, folder: Path, sets: int) -> dict[str, Any]:
+    """`losses` and `lds` of the run with AdamW's default eps."""
+    folder = folder / "default-eps"
+    run = recorded(case, folder, "recorded", eps=DEFAULT_EPS)
+    found = lds(folder, run, sets)["estimators"]
+    return {"eps": DEFAULT_EPS, "losses": losses(case, run), "estimators": found}
+
+
 @click.option("--sets", default=24, help="Random halves that the run is retrained on; 0: none.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
 def answer(sets: int, folder: Path) -> dict[str, Any]:
@@ -251,8 +260,8 @@ def answer(sets: int, folder: Path) -> dict[str, Any]:
     dit = scores(folder, run, "dit")
     found = {
         "texts": len(TRAIN), "kinds": {k: len(v) for k, v in KINDS.items()}, "tokens": case.length,
-        "batch": BATCH, "steps": run.steps, "rank": RANK, "blocks": LAYERS, "lr": LR, "sets": sets,
-        "pieces": len(case.pieces), "trained": run.workload.n_params,
+        "batch": BATCH, "steps": run.steps, "rank": RANK, "blocks": LAYERS, "lr": LR, "eps": EPS,
+        "sets": sets, "pieces": len(case.pieces), "trained": run.workload.n_params,
         "losses": kept(folder, "losses", lambda: losses(case, run)),
         "top ten": kept(folder, "top-ten", lambda: top_ten(run, dit)),
         "top pieces": kept(folder, "top-pieces", lambda: top_pieces(case, run)),
@@ -261,7 +270,8 @@ def answer(sets: int, folder: Path) -> dict[str, Any]:
         found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
         truth = found["lds"].pop("retrained")
         found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
-    found["in float64"] = kept(folder, "in-float64", lambda: in_float64(case, folder))
+        found["default eps"] = kept(folder, f"default-eps-{sets}", lambda: default_eps(case, folder, sets))
     found["differences"] = kept(folder, "differences", lambda: differences(run, dit))
+    found["in float64"] = kept(folder, "in-float64", lambda: in_float64(case, folder))
     found["costs"] = kept(folder, "costs", lambda: costs(folder))
     return found
