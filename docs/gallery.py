@@ -104,20 +104,19 @@ def gemma() -> ik.Report:
     """Pieces of texts: adapters of Gemma 3 270M, asked for one sentence; ten texts retrained."""
     sys.path.insert(0, str(HERE.parent))
     from benchmarks.gemma.case import Case
-    from benchmarks.gemma.gemma import FOLDER
+    from benchmarks.gemma.gemma import FOLDER, recorded
     from benchmarks.gemma.texts import ASKED, TRAIN
 
     FOLDER.mkdir(exist_ok=True)
     case, asked = Case(FOLDER), "the river ends in the marsh"
-    with TemporaryDirectory() as folder:
-        case.record(Path(folder) / "gemma.zarr", case.model())
-        run = case.open(Path(folder) / "gemma.zarr", case.model(), [asked])
-        scores, pieces = ik.estimate(run), ik.estimate(run, parts=True)
-        return ik.report(
-            run, scores, ik.verify_top(run, "test-loss", scores, 10, "helpful"), parts=pieces,
-            part_names=case.names, show={k: text for k, (text, _) in enumerate(TRAIN)},
-            title=f"Gemma 3 270M: who made it say “{ASKED[asked]}”?", command="python docs/gallery.py gemma",
-        )  # fmt: skip
+    recorded(case, FOLDER, "recorded")
+    run = case.open(FOLDER / "recorded.zarr", case.model(), [asked])
+    scores, pieces = ik.estimate(run), ik.estimate(run, parts=True)
+    return ik.report(
+        run, scores, ik.verify_top(run, "test-loss", scores, 10, "helpful"), parts=pieces,
+        part_names=case.names, show={k: text for k, (text, _) in enumerate(TRAIN)},
+        title=f"Gemma 3 270M: who made it say “{ASKED[asked]}”?", command="python docs/gallery.py gemma",
+    )  # fmt: skip
 
 
 def everything(name: str, run: ik.Trajectory, trusted: object, **more: object) -> ik.Report:

@@ -23,6 +23,7 @@ SHOTS = {
     "gallery-texts": ("texts", 1000, 620, "light", "#shown"),
     "gallery-table": ("table", 1000, 620, "light", "#shown"),
     "gallery-language": ("language", 1000, 620, "dark", "#points"),
+    "gallery-gemma": ("gemma", 1000, 620, "light", "#shown"),
 }
 ALL = "const s = document.getElementById('list'); s.value = ''; s.dispatchEvent(new Event('change'))"
 
