@@ -101,7 +101,7 @@ def language() -> ik.Report:
 
 
 def gemma() -> ik.Report:
-    """Pieces of texts: adapters of Gemma 3 270M, asked for one sentence; ten texts retrained."""
+    """Pieces of texts: adapters of Gemma 3 270M, asked for one sentence; five texts retrained."""
     sys.path.insert(0, str(HERE.parent))
     from benchmarks.gemma.case import Case
     from benchmarks.gemma.gemma import FOLDER, recorded
@@ -113,7 +113,7 @@ def gemma() -> ik.Report:
     run = case.open(FOLDER / "recorded.zarr", case.model(), [asked])
     scores, pieces = ik.estimate(run), ik.estimate(run, parts=True)
     return ik.report(
-        run, scores, ik.verify_top(run, "test-loss", scores, 10, "helpful"), parts=pieces,
+        run, scores, ik.verify_top(run, "test-loss", scores, 5, "helpful"), parts=pieces,
         part_names=case.names, show={k: text for k, (text, _) in enumerate(TRAIN)},
         title=f"Gemma 3 270M: who made it say “{ASKED[asked]}”?", command="python docs/gallery.py gemma",
     )  # fmt: skip

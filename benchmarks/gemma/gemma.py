@@ -38,9 +38,9 @@ from influencekit.evaluation import LDS
 from influencekit.metrics import spearman
 
 TAKES = "20 min"
-MOVED, STEPS, QUERY = 0.001, (0.1, 0.01), "test-losses"
+MOVED, STEPS, QUERY = 0.001, (0.01,), "test-losses"
 DEFAULT_EPS = 1e-8  # of AdamW
-SMALL = (1e-2, 1e-5, 1e-6)  # in float64
+SMALL = (1e-4,)  # in float64
 ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos", "ekfac:labels=drawn", "trak")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-gemma"
 
@@ -125,7 +125,7 @@ def scores(folder: Path, run: ik.Trajectory, name: str) -> xr.Dataset:
         return found.to_dict()
 
     def bm25() -> xr.Dataset:
-        like = ik.estimate(run, QUERY, "final-loss")
+        like = scores(folder, run, "dit")
         texts = [[text.lower().split() for text in part] for part in ([t for t, _ in TRAIN], ASKED.values())]
         return like.assign(
             influence=like.influence.copy(data=torch.tensor(BM25().relevance(*texts))[:, None].numpy())
@@ -248,30 +248,37 @@ def default_eps(case: Case, folder: Path, sets: int) -> dict[str, Any]:
     folder = folder / "default-eps"
     run = recorded(case, folder, "recorded", eps=DEFAULT_EPS)
     found = lds(folder, run, sets)["estimators"]
-    return {"eps": DEFAULT_EPS, "losses": losses(case, run), "estimators": found}
+    return {"eps": DEFAULT_EPS, "sets": sets, "losses": losses(case, run), "estimators": found}
 
 
-@click.option("--sets", default=24, help="Random halves that the run is retrained on; 0: none.")
+@click.option("--sets", default=24, help="Random halves that the run is retrained on.")
+@click.option("--minutes", default=600.0, help="After these, no part is begun.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
-def answer(sets: int, folder: Path) -> dict[str, Any]:
+def answer(sets: int, minutes: float, folder: Path) -> dict[str, Any]:
+    until = time.time() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
     case = Case(folder)
     run = recorded(case, folder, "recorded")
     dit = scores(folder, run, "dit")
+    halves = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets), until)
+    truth = halves.pop("retrained", None)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "losses": lambda: losses(case, run),
+        "top ten": lambda: top_ten(run, dit),
+        "top pieces": lambda: top_pieces(case, run),
+        "default eps": lambda: default_eps(case, folder, sets),
+        "again": lambda: again(case, folder, truth, sets // 2),
+        "differences": lambda: differences(run, dit),
+        "in float64": lambda: in_float64(case, folder),
+        "costs": lambda: costs(folder),
+    }
     found = {
         "texts": len(TRAIN), "kinds": {k: len(v) for k, v in KINDS.items()}, "tokens": case.length,
         "batch": BATCH, "steps": run.steps, "rank": RANK, "blocks": LAYERS, "lr": LR, "eps": EPS,
-        "sets": sets, "pieces": len(case.pieces), "trained": run.workload.n_params,
-        "losses": kept(folder, "losses", lambda: losses(case, run)),
-        "top ten": kept(folder, "top-ten", lambda: top_ten(run, dit)),
-        "top pieces": kept(folder, "top-pieces", lambda: top_pieces(case, run)),
+        "sets": sets, "pieces": len(case.pieces), "trained": run.workload.n_params, "lds": halves,
     }  # fmt: skip
-    if sets:
-        found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
-        truth = found["lds"].pop("retrained")
-        found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
-        found["default eps"] = kept(folder, f"default-eps-{sets}", lambda: default_eps(case, folder, sets))
-    found["differences"] = kept(folder, "differences", lambda: differences(run, dit))
-    found["in float64"] = kept(folder, "in-float64", lambda: in_float64(case, folder))
-    found["costs"] = kept(folder, "costs", lambda: costs(folder))
-    return found
+    for name, make in parts.items():
+        count = f"-{sets}" if name in ("default eps", "again") else ""
+        if name != "again" or truth is not None:
+            found[name] = kept(folder, name.replace(" ", "-") + count, make, until)
+    return {name: value for name, value in found.items() if value != {}}
