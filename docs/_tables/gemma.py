@@ -95,9 +95,11 @@ def _by_question(estimators: Report, questions: list[str], first: list[list[str]
 
 
 def _lds(report: Report) -> Table:
-    agreement = report["again"]["agreement"] if "again" in report else []
-    again = ["*retrained again*", f"{fmean(agreement):.3f}", *[f"{x:.2f}" for x in agreement], ""]
-    return _by_question(report["lds"]["estimators"], [*report["top ten"]], [again] if agreement else [])
+    again = []
+    if "again" in report:
+        values = report["again"]["agreement"]
+        again = [["*retrained again*", f"{fmean(values):.3f}", *[f"{x:.2f}" for x in values], ""]]
+    return _by_question(report["lds"]["estimators"], [*report["top ten"]], again)
 
 
 def _default_eps(report: Report) -> Table:
