@@ -37,7 +37,7 @@ from influencekit._trajectory.by_part import by_part
 from influencekit.evaluation import LDS
 from influencekit.metrics import spearman
 
-TAKES = "20 min"
+TAKES = "60 min"
 MOVED, STEPS, QUERY = 0.001, (0.01,), "test-losses"
 DEFAULT_EPS = 1e-8  # of AdamW
 SMALL = (1e-4,)  # in float64
