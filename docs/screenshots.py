@@ -23,8 +23,12 @@ SHOTS = {
     "gallery-texts": ("texts", 1000, 620, "light", "#shown"),
     "gallery-table": ("table", 1000, 620, "light", "#shown"),
     "gallery-language": ("language", 1000, 620, "dark", "#points"),
+    "gallery-gemma": ("gemma", 1000, 860, "light", "#shown"),
 }
-ALL = "const s = document.getElementById('list'); s.value = ''; s.dispatchEvent(new Event('change'))"
+# page: a choice and its value. Of the table no label is marked, which is little to look at
+CHOICES = {"table": ("list", ""), "gemma": ("verified", "yes")}
+CHOOSE = """const [name, value] = arguments, s = document.getElementById(name);
+s.value = value; s.dispatchEvent(new Event('change'))"""
 
 
 def main() -> None:
@@ -32,8 +36,8 @@ def main() -> None:
         for name, (page, width, height, scheme, where) in SHOTS.items():
             look(driver, width, height, scheme)
             open_page(driver, HERE / "gallery" / f"{page}.html")
-            if page == "table":  # no label is marked, which is little to look at
-                driver.execute_script(ALL)
+            if page in CHOICES:
+                driver.execute_script(CHOOSE, *CHOICES[page])
             driver.execute_script("document.querySelector(arguments[0]).scrollIntoView()", where)
             picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
             picture.quantize(64).save(HERE / "screenshots" / f"{name}.png", optimize=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,21 @@ import influencekit as ik
 from benchmarks.gemma.texts import ASKED, TRAIN
 from benchmarks.shared.weights import gemma
 
-__all__ = ["BATCH", "LAYERS", "LR", "RANK", "Case", "loss", "optimizer", "schedule"]
+__all__ = ["BATCH", "EPS", "LAYERS", "LR", "RANK", "Case", "loss", "optimizer", "schedule"]
 
 RANK, LAYERS, BATCH, LR, WARM = 4, 6, 8, 0.01, 2  # adapters in so many of the 18 blocks, the last ones
+EPS = 1e-3  # of AdamW; its default is 1e-8. The median of the gradient's entries is about 5e-4
 
 
-def loss(outputs: Any, labels: Tensor) -> Tensor:
-    """Cross entropy of the next piece, mean over the pieces of a text: [text]."""
-    targets = labels[:, 1:]
-    each = cross_entropy(outputs["logits"][:, :-1].mT, targets, reduction="none", ignore_index=-100)
-    return each.sum(1) / (targets != -100).sum(1)
+def loss(outputs: Any, labels: Tensor) -> ik.Parts:
+    """Cross entropy of the next piece, mean over the pieces of a text; each piece is a part."""
+    each = cross_entropy(outputs["logits"].mT, labels, reduction="none", ignore_index=-100)
+    return ik.Parts.mean(each, labels != -100)
 
 
-def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=0.01)
+def optimizer(model: nn.Module, eps: float = EPS) -> torch.optim.Optimizer:
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(learnt, lr=LR, eps=eps, weight_decay=0.01)
 
 
 def schedule(rule: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
@@ -44,13 +46,15 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         every = [*(text for text, _ in TRAIN), *ASKED.values()]
-        found = _tokens(folder, tuple(every))
+        found = _tokenizer(folder)(every, padding=True, return_tensors="pt")
         ids, mask = found["input_ids"], found["attention_mask"]
         self.pieces, ids = ids.unique(return_inverse=True)
-        rows = {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask > 0, -100)}
+        # padding is on the right, where causal attention never looks: no mask is needed
+        following = ids.where(mask > 0, -100)[:, 1:]  # the label of a position is the next piece
+        rows = {"input_ids": ids[:, :-1], "labels": following}
         self.data = [{name: x[k] for name, x in rows.items()} for k in range(len(TRAIN))]
         self.test = {name: x[len(TRAIN) :] for name, x in rows.items()}
-        self.length = ids.shape[1]
+        self.length = following.shape[1]
 
     def model(self, moved: float = 0.0) -> nn.Module:
         """`moved`: every adapter's start is moved by this fraction of its root mean square."""
@@ -84,28 +88,32 @@ class Case:
         rates = schedule(rule, self.steps)
         for _, batch in batches:
             rule.zero_grad()
-            outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            loss(outputs, batch["labels"]).mean().backward()
+            loss(model(input_ids=batch["input_ids"]), batch["labels"]).reduced().mean().backward()
             rule.step()
             rates.step()
 
-    def record(self, store: Path, model: nn.Module) -> None:
-        rule = optimizer(model)
+    def record(self, store: Path, model: nn.Module, eps: float = EPS) -> None:
+        rule = optimizer(model, eps)
         with ik.Tape(store, model, rule, loss=loss, data=self.data, recorder="full") as tape:
             self.train(model, tape.batches(self.loader()), rule)
 
-    def open(self, store: Path, model: nn.Module) -> ik.Trajectory:
-        asked = list(ASKED)
-        return ik.open(store, model=model, loss=loss, data=self.data, test=self.test, test_ids=asked)
+    def open(self, store: Path, model: nn.Module, asked: Sequence[str] = tuple(ASKED)) -> ik.Trajectory:
+        """The run, asked for the losses of these texts."""
+        rows = [[*ASKED].index(name) for name in asked]
+        test = {name: x[rows] for name, x in self.test.items()}
+        return ik.open(store, model=model, loss=loss, data=self.data, test=test, test_ids=[*asked])
+
+    def names(self, row: dict[str, Tensor]) -> list[str]:
+        """The pieces that a text's losses are of."""
+        tokenizer = _tokenizer(self.folder)
+        return [tokenizer.decode(self.pieces[k]) for k in row["labels"] if k >= 0]
 
 
 @lru_cache(maxsize=1)
-def _tokens(folder: Path, texts: tuple[str, ...]) -> Any:
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gemma(folder), local_files_only=True)
-    tokenizer.padding_side = "right"
-    return tokenizer(list(texts), padding=True, return_tensors="pt")
+    return AutoTokenizer.from_pretrained(gemma(folder), local_files_only=True, padding_side="right")
 
 
 def _cut(model: Any, pieces: Tensor) -> None:

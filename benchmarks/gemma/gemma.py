@@ -2,17 +2,18 @@
 
 Adapters (LoRA) in the last blocks, AdamW with warm-up, float32, on short texts with planted ones: facts that
 contradict each other, one author's style, a canary. The vocabulary is cut to the pieces that occur. Asked
-for: the losses of four texts that say these things. `costs`: CPU seconds and peak memory of the loop alone,
-with a tape, of opening and of a sweep. `differences`: the scores of three texts against central differences
-of whole trainings; `in float64`: the same of the same run in float64, its norms too, which Gemma else
-computes in float32. `top ten`: a training without the ten texts that helped most, of each question. `lds`:
-scores against retrainings on random halves. `again`: these retrainings against those from a start that is
-moved by a thousandth, and the ceiling.
+for: the losses of six texts that say these things. `costs`: CPU seconds and peak memory of the loop alone,
+with a tape, of opening and of a sweep. `top ten`: a training without the ten texts that helped most, of each
+question; `top pieces`: without the ten pieces of texts. `lds`: scores against retrainings on random halves.
+`again`: these retrainings against those from a start that is moved by a thousandth, and the ceiling.
+`differences`: the scores of three texts against central differences of whole trainings; `in float64`: the
+same of the same run in float64, its norms too, which Gemma else computes in float32.
 
 Every part is kept in `--folder`: the same command goes on from there. Needs peft, transformers, gguf, the
-weights, and `influencekit-baselines`.
+weights, `influencekit-baselines`, traker and kronfluence.
 """
 
+import math
 import multiprocessing
 import tempfile
 import time
@@ -26,20 +27,22 @@ import torch
 import xarray as xr
 
 import influencekit as ik
-from benchmarks.gemma.case import BATCH, LAYERS, LR, RANK, Case, optimizer
+from benchmarks.gemma.case import BATCH, EPS, LAYERS, LR, RANK, Case, optimizer
 from benchmarks.gemma.texts import ASKED, KINDS, TRAIN
 from benchmarks.language_model.scores import BM25
 from benchmarks.shared.processes import count_the_peak_from_here
 from benchmarks.shared.results import kept
 from influencekit._effects.retrain import Weighting, changes
 from influencekit._repeatability import attainable
+from influencekit._trajectory.by_part import by_part
 from influencekit.evaluation import LDS
 from influencekit.metrics import spearman
 
-TAKES = "20 min"
-MOVED, STEPS, QUERY = 0.001, (0.1, 0.01, 0.001), "test-losses"
-SMALL = (1e-2, 1e-5, 1e-6)  # in float64
-ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos")
+TAKES = "60 min"
+MOVED, STEPS, QUERY = 0.001, (0.01,), "test-losses"
+DEFAULT_EPS = 1e-8  # of AdamW
+SMALL = (1e-4,)  # in float64
+ESTIMATORS = ("dit", "dit:centre=0.5", "grad-cos", "ekfac:labels=drawn", "trak")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-gemma"
 
 
@@ -87,22 +90,29 @@ def _memory(name: str) -> float:
     return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith(name))
 
 
-def recorded(case: Case, folder: Path, name: str, moved: float = 0.0) -> ik.Trajectory:
+def recorded(case: Case, folder: Path, name: str, moved: float = 0.0, eps: float = EPS) -> ik.Trajectory:
     """The run, recorded once."""
     store = folder / f"{name}.zarr"
     if not store.exists():
-        case.record(store, case.model(moved))
+        case.record(store, case.model(moved), eps)
     return case.open(store, case.model(moved))
 
 
 def losses(case: Case, run: ik.Trajectory) -> dict[str, Any]:
-    """The losses of the four texts and of the training texts, before and after."""
+    """Before and after: the losses of the questions, the mean loss and the accuracy (the fraction of pieces
+    that are rightly predicted) of the training texts."""
+    train = run.workload.examples(torch.arange(len(case.data)))
+    labels = train["labels"]
+    found: dict[str, Any] = {name: [] for name in ("train", "accuracy", *ASKED)}
     with torch.no_grad():
-        asked = [run.workload.losses(run.state(t).theta, case.test).tolist() for t in (0, run.steps)]
-        train = run.workload.examples(torch.arange(len(case.data)))
-        mean = [float(run.workload.losses(run.state(t).theta, train).mean()) for t in (0, run.steps)]
-    pairs = zip(ASKED, zip(*asked, strict=True), strict=True)
-    return {"train": mean, **{name: list(pair) for name, pair in pairs}}
+        for t in (0, run.steps):
+            theta = run.state(t).theta
+            right = run.workload.outputs(theta, train)["logits"].argmax(-1) == labels
+            found["accuracy"].append(float(right[labels >= 0].float().mean()))
+            found["train"].append(float(run.workload.losses(theta, train).mean()))
+            for name, value in zip(ASKED, run.workload.losses(theta, case.test).tolist(), strict=True):
+                found[name].append(value)
+    return found
 
 
 def scores(folder: Path, run: ik.Trajectory, name: str) -> xr.Dataset:
@@ -116,7 +126,7 @@ def scores(folder: Path, run: ik.Trajectory, name: str) -> xr.Dataset:
         return found.to_dict()
 
     def bm25() -> xr.Dataset:
-        like = ik.estimate(run, QUERY, "final-loss")
+        like = scores(folder, run, "dit")
         texts = [[text.lower().split() for text in part] for part in ([t for t, _ in TRAIN], ASKED.values())]
         return like.assign(
             influence=like.influence.copy(data=torch.tensor(BM25().relevance(*texts))[:, None].numpy())
@@ -141,44 +151,61 @@ def in_float64(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def differences(run: ik.Trajectory, dit: xr.Dataset, steps: tuple[float, ...] = STEPS) -> dict[str, Any]:
-    """The scores of three texts, one that matters much, and two others, against central differences."""
+    """The scores of three texts, one that matters much, and two others, against central differences of whole
+    trainings; removal is a step of -1."""
     strength = abs(dit.influence.isel(window=0)).mean("query").values
     rows = [int(k) for k in strength.argsort()[[-1, -5, len(strength) // 2]]]
     mine = torch.from_numpy(dit.influence.values[:, 0, rows])
     gaps = {}
     for step in steps:
-        gap = (slopes(run, rows, step) - mine).norm(dim=0) / mine.norm(dim=0)
-        gaps[f"{step:g}"] = gap.tolist()
+        values = effects(run, [Weighting(torch.tensor([k]), 1 + s * step) for k in rows for s in (1, -1)])
+        slopes = (values[:, 1::2] - values[:, ::2]) / (2 * step)
+        gaps[f"{step:g}"] = ((slopes - mine).norm(dim=0) / mine.norm(dim=0)).tolist()
         print("differences", step, gaps[f"{step:g}"], flush=True)
     return {"texts": [TRAIN[k][0] for k in rows], "gaps": gaps}
 
 
-def slopes(run: ik.Trajectory, rows: list[int], step: float) -> torch.Tensor:
-    """Central differences [query, text] of whole trainings; removal is a step of -1."""
-    weightings = [Weighting(torch.tensor([k]), 1 + s * step) for k in rows for s in (1, -1)]
+def effects(run: ik.Trajectory, weightings: list[Weighting]) -> torch.Tensor:
+    """What these trainings change of the questions' losses [question, training]."""
     query, windows = ik.make("query", QUERY), [ik.Window(0, run.steps)]
     values = torch.zeros(len(ASKED), len(weightings), dtype=run.workload.dtype)
     for change in changes(run, query, weightings, windows):
         values[:, change.models.members] = change.values
-    return -(values[:, ::2] - values[:, 1::2]) / (2 * step)
+    return values
 
 
 def top_ten(run: ik.Trajectory, dit: xr.Dataset) -> dict[str, Any]:
     """Of each question the ten texts that helped most, and a training without them."""
-    found = {}
-    for name in ASKED:
-        mine = dit.influence.sel(query=name).isel(window=0)
-        ten = [int(k) for k in (-mine.values).argsort()[:10]]
-        after = ik.remove(run, QUERY, [run.workload.train_ids[k] for k in ten], dit, parts=1).sel(query=name)
-        found[name] = {
-            "texts": [TRAIN[k][0] for k in ten],
-            "planted": [TRAIN[k][1] == name for k in ten],
-            "of": len(KINDS[name]),
-            "estimate": float(after.estimate.squeeze()),
-            "retrained": float(after.retrained.squeeze()),
+    scores = torch.from_numpy(dit.influence.values[:, 0])
+    tens = scores.topk(10).indices
+    retrained = effects(run, [Weighting(ten) for ten in tens]).diagonal()
+    return {
+        name: {
+            "texts": [TRAIN[k][0] for k in ten.tolist()],
+            "planted": [TRAIN[k][1] == name for k in ten.tolist()],
+            "of": len(KINDS[name]), "estimate": float(mine[ten].sum()), "retrained": float(after),
         }
-        print(name, found[name]["estimate"], found[name]["retrained"], flush=True)
-    return found
+        for name, mine, ten, after in zip(ASKED, scores, tens, retrained, strict=True)
+    }  # fmt: skip
+
+
+def top_pieces(case: Case, run: ik.Trajectory) -> dict[str, Any]:
+    """Of each question the ten pieces of texts that helped most, and a training without them."""
+    found = ik.estimate(run, QUERY, "dit", parts=True).influence.values[:, 0]
+    by_piece = by_part(run)
+    number = by_piece.found.number
+    pieces = [case.names(row) for row in case.data]
+    result = {}
+    tens = [torch.from_numpy(mine.flatten()).nan_to_num(-math.inf).topk(10).indices for mine in found]
+    places = [[divmod(k, found.shape[2]) for k in ten.tolist()] for ten in tens]
+    sets = [torch.stack([number[place] for place in ten]) for ten in places]
+    retrained = effects(by_piece.retrained(), [Weighting(ten) for ten in sets]).diagonal()
+    for name, mine, ten, after in zip(ASKED, found, places, retrained, strict=True):
+        result[name] = {
+            "pieces": [{"text": TRAIN[j][0], "position": p, "piece": pieces[j][p]} for j, p in ten],
+            "estimate": float(sum(mine[place] for place in ten)), "retrained": float(after),
+        }  # fmt: skip
+    return result
 
 
 def lds(folder: Path, run: ik.Trajectory, sets: int) -> dict[str, Any]:
@@ -217,25 +244,42 @@ def again(case: Case, folder: Path, truth: list[list[float]], sets: int) -> dict
     return {"moved": MOVED, "sets": sets, "agreement": agreement.tolist(), "ceiling": float(ceiling.mean())}
 
 
-@click.option("--sets", default=24, help="Random halves that the run is retrained on; 0: none.")
+def default_eps(case: Case, folder: Path, sets: int) -> dict[str, Any]:
+    """`losses` and `lds` of the run with AdamW's default eps."""
+    folder = folder / "default-eps"
+    run = recorded(case, folder, "recorded", eps=DEFAULT_EPS)
+    found = lds(folder, run, sets)["estimators"]
+    return {"eps": DEFAULT_EPS, "sets": sets, "losses": losses(case, run), "estimators": found}
+
+
+@click.option("--sets", default=24, help="Random halves that the run is retrained on.")
+@click.option("--minutes", default=600.0, help="After these, no part is begun.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=FOLDER)
-def answer(sets: int, folder: Path) -> dict[str, Any]:
+def answer(sets: int, minutes: float, folder: Path) -> dict[str, Any]:
+    until = time.time() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
     case = Case(folder)
     run = recorded(case, folder, "recorded")
     dit = scores(folder, run, "dit")
+    halves = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets), until)
+    truth = halves.pop("retrained", None)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "losses": lambda: losses(case, run),
+        "top ten": lambda: top_ten(run, dit),
+        "top pieces": lambda: top_pieces(case, run),
+        "default eps": lambda: default_eps(case, folder, sets),
+        "again": lambda: again(case, folder, truth, sets // 2),
+        "differences": lambda: differences(run, dit),
+        "in float64": lambda: in_float64(case, folder),
+        "costs": lambda: costs(folder),
+    }
     found = {
         "texts": len(TRAIN), "kinds": {k: len(v) for k, v in KINDS.items()}, "tokens": case.length,
-        "batch": BATCH, "steps": run.steps, "rank": RANK, "blocks": LAYERS, "lr": LR, "sets": sets,
-        "pieces": len(case.pieces), "trained": run.workload.n_params,
-        "losses": kept(folder, "losses", lambda: losses(case, run)),
-        "top ten": kept(folder, "top-ten", lambda: top_ten(run, dit)),
-        "differences": kept(folder, "differences", lambda: differences(run, dit)),
-        "in float64": kept(folder, "in-float64", lambda: in_float64(case, folder)),
+        "batch": BATCH, "steps": run.steps, "rank": RANK, "blocks": LAYERS, "lr": LR, "eps": EPS,
+        "sets": sets, "pieces": len(case.pieces), "trained": run.workload.n_params, "lds": halves,
     }  # fmt: skip
-    if sets:
-        found["lds"] = kept(folder, f"lds-{sets}", lambda: lds(folder, run, sets))
-        truth = found["lds"].pop("retrained")
-        found["again"] = kept(folder, f"again-{sets}", lambda: again(case, folder, truth, sets // 2))
-    found["costs"] = kept(folder, "costs", lambda: costs(folder))
-    return found
+    for name, make in parts.items():
+        count = f"-{sets}" if name in ("default eps", "again") else ""
+        if name != "again" or truth is not None:
+            found[name] = kept(folder, name.replace(" ", "-") + count, make, until)
+    return {name: value for name, value in found.items() if value != {}}

@@ -1,5 +1,9 @@
 """docs/results/gemma.md: adapters of Gemma 3 270M, trained with AdamW."""
 
+from collections.abc import Callable
+from math import exp
+from statistics import fmean
+
 from _tables.page import Page, Report, Section, Table
 
 _STAGES = {
@@ -21,13 +25,24 @@ def _setting(report: Report) -> str:
         f"blocks: {report['trained']:,} trained weights. {report['texts']} texts of at most "
         f"{report['tokens']} pieces "
         f"({kinds}), one epoch of {report['steps']} steps of {report['batch']}; AdamW, learning rate "
-        f"{report['lr']:g} after two steps of warm-up, then linearly down. Losses are in nats a piece."
+        f"{report['lr']:g} after two steps of warm-up, then linearly down, eps {report['eps']:g}. Losses are "
+        "in nats a piece; perplexity is their exponential."
     )
 
 
 def _losses(report: Report) -> Table:
-    rows = [[name, *(f"{x:.3f}" for x in pair)] for name, pair in report["losses"].items()]
-    return Table(["text", "before", "after"], rows)
+    rows = []
+    for name, (before, after) in report["losses"].items():
+        if name == "accuracy":
+            rows.append(
+                ["*training texts: pieces rightly predicted*", "", "", f"{before:.1%}", f"{after:.1%}"]
+            )
+        else:
+            words = "*training texts, mean*" if name == "train" else name
+            rows.append(
+                [words, *(f"{x:.3f}" for x in (before, after)), *(f"{exp(x):.1f}" for x in (before, after))]
+            )
+    return Table(["asked", "loss before", "after", "perplexity before", "after"], rows)
 
 
 def _costs(report: Report) -> Table:
@@ -52,31 +67,64 @@ def _top(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _pieces(report: Report) -> Table:
+    heads = ["asked", "the first three", "sum of the ten scores", "trained without the ten"]
+    rows = []
+    for name, one in report["top pieces"].items():
+        first = "; ".join(f"*{x['piece'].strip()}* in “{x['text']}”" for x in one["pieces"][:3])
+        rows.append([name, first, f"{one['estimate']:+.3f}", f"{one['retrained']:+.3f}"])
+    return Table(heads, rows)
+
+
 def _differences(report: Report) -> Table:
     heads, columns = ["text"], [report["differences"]["texts"]]
     for key, words in (("differences", "float32"), ("in float64", "float64")):
-        for step, gaps in report[key]["gaps"].items():
+        for step, gaps in report.get(key, {"gaps": {}})["gaps"].items():
             heads.append(f"{words}, step {step}")
             columns.append([f"{gap:.1e}" for gap in gaps])
     return Table(heads, [list(row) for row in zip(*columns, strict=True)])
 
 
-def _lds(report: Report) -> Table:
-    questions = list(report["top ten"])
-    if not report["sets"]:
-        return Table(["score", "mean LDS", *questions], [])
-    rows = [["*retraining again*", f"ceiling {report['again']['ceiling']:.3f}", *[
-        f"{x:.2f}" for x in report["again"]["agreement"]
-    ], ""]]  # fmt: skip
-    for name, one in report["lds"]["estimators"].items():
-        cell = f"{one['mean']:.3f} [{_number(one['low'])}, {_number(one['high'])}]"
+def _by_question(estimators: Report, questions: list[str], first: list[list[str]]) -> Table:
+    rows = [*first]
+    for name, one in estimators.items():
+        cell = f"{one['mean']:.3f} [{one['low']:.2f}, {one['high']:.2f}]"
         each = [f"{one['by question'][q]:.2f}" for q in questions]
         rows.append([f"`{name}`", cell, *each, f"{one['seconds']:.0f}"])
     return Table(["score", "mean LDS", *questions, "CPU seconds"], rows)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _lds(report: Report) -> Table:
+    again = []
+    if "again" in report:
+        values = report["again"]["agreement"]
+        again = [["*retrained again*", f"{fmean(values):.3f}", *[f"{x:.2f}" for x in values], ""]]
+    return _by_question(report["lds"]["estimators"], [*report["top ten"]], again)
+
+
+def _default_eps(report: Report) -> Table:
+    return _by_question(report["default eps"]["estimators"], [*report["top ten"]], [])
+
+
+def _again(report: Report) -> str:
+    """What is said of retraining again."""
+    if "again" not in report:
+        return "No ceiling was measured in this result."
+    return (
+        f"*Retrained again*: the first {report['again']['sets']} halves trained from a start that is moved "
+        "by a thousandth, against the same halves from the own start. The ceiling, what the expected effect "
+        f"itself would reach against one run, is {report['again']['ceiling']:.3f}."
+    )
+
+
+def _if_measured(title: str, key: str, text: str, table: Callable[[Report], Table]) -> Section:
+    """A section of a part that a result may lack."""
+    return Section(
+        title,
+        ("gemma",),
+        lambda report: text if key in report else "Not measured in this result.",
+        lambda report: table(report) if key in report else Table(["not measured"], []),
+    )
 
 
 PAGE = Page(
@@ -93,31 +141,46 @@ PAGE = Page(
             "order is made: sign and order of size are what to look at.",
             _top,
         ),
-        "gemma-differences": Section(
-            "Against central differences",
+        "gemma-pieces": Section(
+            "Without the ten pieces that helped most",
             ("gemma",),
-            "Scores of `dit` for the four questions against central differences of whole trainings in the "
-            "weight of a text: the relative gap. *Step*: weights 1 + step and 1 - step. In float64, norms "
-            "included, the gaps vanish as the step does: `dit` is the derivative. But it holds for tiny "
-            "steps only, since AdamW's first steps are nearly signs of the gradient (eps 1e-8). In float32 "
-            "rounding hides such steps, and no step shows it.",
-            _differences,
+            "The same of single pieces of texts, in “The river Orvel reaches the *marsh* of Tamsa.” that it "
+            "is *marsh* that follows: the ten with the highest scores (`parts=True`), and one training in "
+            "which the losses of these ten count nothing.",
+            _pieces,
         ),
         "gemma-lds": Section(
             "Random halves",
             ("gemma",),
             lambda report: (
-                "Not measured in this result: `--sets 0`."
-                if not report["sets"]
-                else f"{report['sets']} random halves of the texts: LDS with its 95 % interval, and by "
-                f"question. *Retraining again*: against {report['again']['sets']} retrainings from a start "
-                "that is moved by a thousandth."
+                f"{report['sets']} random halves of the texts: the rank correlation of the predicted with "
+                f"the retrained losses (LDS) with its 95 % interval, and by question. {_again(report)} "
+                "`dit:centre=0.5` is `dit` of the run in which every text counts half. BM25 sees words only."
             ),
             _lds,
         ),
-        "gemma-cost": Section(
-            "What it costs",
+        "gemma-default-eps": Section(
+            "With AdamW's default eps",
             ("gemma",),
+            lambda report: (
+                f"The same with eps {report['default eps']['eps']:g} in place of {report['eps']:g}, on "
+                f"{report['default eps']['sets']} halves. Training ends at a loss of "
+                f"{report['default eps']['losses']['train'][1]:.3f} and an accuracy of "
+                f"{report['default eps']['losses']['accuracy'][1]:.1%}. AdamW's steps are then nearly signs "
+                "of the gradient: scores are the derivative of the run, and say little of removal."
+            ),
+            _default_eps,
+        ),
+        "gemma-differences": _if_measured(
+            "Against central differences",
+            "differences",
+            "Scores of `dit` for the six questions against central differences of whole trainings in the "
+            "weight of a text: the relative gap. *Step*: weights 1 + step and 1 - step.",
+            _differences,
+        ),
+        "gemma-cost": _if_measured(
+            "What it costs",
+            "costs",
             "CPU seconds on one thread, and the peak of the resident memory during each stage, Python and "
             "torch included. Recording and the first sweep hold derivatives against differences in "
             "float64, on a copy of the model: a cost that does not grow with the run.",

@@ -49,9 +49,7 @@ SOURCES = {
     "evaluation": _benchmark("evaluation", *_COMPARE, "influencekit/evaluation"),
     "exactness": _benchmark("exactness", *_SWEEP),
     "executors": _benchmark("executors", "influencekit/_executors", "influencekit/_effects/sliced.py"),
-    "gemma": _benchmark(
-        "gemma --sets 0", *_COMPARE, "influencekit/_tape", "plugins/influencekit-baselines/src"
-    ),
+    "gemma": _benchmark("gemma", *_COMPARE, "influencekit/_tape", "plugins/influencekit-baselines/src"),
     "hostile": _benchmark("hostile", "influencekit/_trajectory", "influencekit/_tape"),
     "initial": _benchmark("initial", *_PAPER),
     "kills": _benchmark(

@@ -1,8 +1,10 @@
 """What is adapted equals what the libraries themselves give; skipped where they are not installed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers_baselines import Logit, classes, problem, scores, tagged
+from helpers_baselines import Logit, SequenceLoss, classes, problem, scores, tagged
 from influencekit_baselines import EKFAC, TRAK, TracIn
 from torch import nn
 
@@ -84,6 +86,27 @@ def test_trak_on_sequences_takes_means_over_the_positions_that_have_a_label():
     phi, q = torch.func.jacrev(margins)(theta), ik.make("query", "test-losses").gradient(workload, theta)
     kernel = torch.linalg.inv(phi.T @ phi + 12 * 0.03 * torch.eye(len(theta)))
     torch.testing.assert_close(scores(run, TRAK(damping=0.03))[:, 0], -q @ kernel @ phi.T * missed)
+
+
+class NextLoss(SequenceLoss):
+    """The loss of a language model that shifts the labels itself; `mean`, or summed as transformers does."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, z, y):
+        y = y[:, 1:]
+        return super().forward(z[:, :-1], y) * (1 if self.mean else (y >= 0).sum(1))
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize(("library", "estimator"), [("trak", TRAK()), ("kronfluence", EKFAC(labels="drawn"))])
+def test_labels_that_the_loss_shifts_are_refused(library, estimator, mean):
+    pytest.importorskip(library)
+    run = ik.record(replace(tagged(problem(), nn.Linear(3, 2), missing=True), loss=NextLoss(mean)))
+    with pytest.raises(ik.InputError, match="takes that of the next position.*shift the labels where"):
+        ik.estimate(run, "test-losses", estimator)
 
 
 @pytest.mark.parametrize("dim", [None, 128])

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import cross_entropy, logsigmoid
 
 from influencekit import InputError, Workload
 from influencekit.extend import logits_of
@@ -16,12 +16,18 @@ _ROWS = 256  # examples that are looked at together
 
 def check_classifier(workload: Workload, who: str, sequences: bool = False) -> int:
     """The number of classes. Errors: outputs or labels that are not a classifier's, or, unless `sequences`
-    are taken, that classify every position of a sequence."""
+    are taken, that classify every position of a sequence; a loss that shifts the labels itself."""
     pieces = torch.arange(workload.n_train, device=workload.device).split(_ROWS)
     with torch.no_grad():
         batch = workload.examples(pieces[0])
         outputs, target = workload.outputs(workload.theta0, batch), workload.target(batch)
-        z, _ = logits_and_labels(outputs, target, who, sequences)
+        z, y = logits_and_labels(outputs, target, who, sequences)
+        if y.dim() > 1 and _is_of_next_labels(workload.loss_of(outputs, batch), z, y):
+            raise InputError(
+                f"{who} expects the label of each position beside its logits, and this loss takes that of "
+                "the next position, as those of transformers do; shift the labels where batches are made "
+                "(collate), and not in the loss"
+            )
     if z.dim() > 1:
         return z.shape[-1]
     labels = torch.cat([workload.target(workload.examples(rows)).flatten() for rows in pieces])
@@ -77,6 +83,17 @@ def misses(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def log_probabilities(z: Tensor) -> Tensor:
     """[n, class], or [n, position, class]; for one logit the classes 0 and 1."""
     return torch.stack([logsigmoid(-z), logsigmoid(z)], 1) if z.dim() == 1 else z.log_softmax(-1)
+
+
+def _is_of_next_labels(losses: Tensor, z: Tensor, y: Tensor) -> bool:
+    """Whether losses [n] are cross entropies of each position with the label of the next, summed or mean."""
+
+    def same(z: Tensor, y: Tensor) -> bool:
+        total = cross_entropy(z.mT, y, reduction="none").sum(1)
+        both = (total, total / (y >= 0).sum(1).clamp(min=1))
+        return any(torch.allclose(losses, each.to(losses), rtol=1e-3, atol=0) for each in both)
+
+    return same(z[:, :-1], y[:, 1:]) and not same(z, y)  # both where all logits are equal
 
 
 def _own(z: Tensor, y: Tensor) -> Tensor:
