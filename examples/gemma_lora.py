@@ -27,7 +27,7 @@ def loss(outputs, labels):
     return each.sum(1) / (labels[:, 1:] != -100).sum(1)
 
 
-def main(store: str = "gemma.zarr", epochs: int = 4) -> None:
+def main(store: str = "gemma.zarr", epochs: int = 2) -> None:
     weights = assemble(Path(store).with_suffix(".gguf"))
     named = {"gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, **named)
@@ -40,7 +40,7 @@ def main(store: str = "gemma.zarr", epochs: int = 4) -> None:
         return {**found, "labels": found["input_ids"].where(found["attention_mask"] > 0, -100)}
 
     loader = torch.utils.data.DataLoader(TEXTS, batch_size=4, shuffle=True, collate_fn=batch)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.005, eps=1e-3)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.002, eps=1e-3)
     with ik.Tape(store, model, optimizer, loss=loss, data=TEXTS, collate=batch, recorder="full") as tape:
         for _ in range(epochs):
             for _, given in tape.batches(loader):

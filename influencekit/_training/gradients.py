@@ -1,6 +1,7 @@
 """Gradients of many values at once: of a query's, and of single examples' losses, or their products."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,11 +50,13 @@ def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def gradient_of_sum(workload: Workload, theta: Tensor, parts: Sequence[Batch]) -> Tensor:
     """The gradient [1, param] of the sum of the losses of some batches, in evaluation mode; one at a time."""
+
+    def summed(part: Batch, theta: Tensor) -> Tensor:
+        return workload.losses(theta, part).sum(0, keepdim=True)
+
     total = torch.zeros_like(theta)[None]
     for part in parts:
-        total += rows_of_jacobian(
-            lambda theta, part=part: workload.losses(theta, part).sum(0, keepdim=True), theta
-        )
+        total += rows_of_jacobian(partial(summed, part), theta)
     return total
 
 

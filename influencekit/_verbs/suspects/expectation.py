@@ -124,7 +124,7 @@ def _majorant(x: np.ndarray, total: np.ndarray) -> np.ndarray:
     """The least concave function above `total` at x: the more suspicious an example, the more it adds."""
     hull = [0]
     for c in range(1, len(x)):
-        while len(hull) > 1 and _above(x, total, *hull[-2:], c):
+        while len(hull) > 1 and _above(x, total, hull[-2], hull[-1], c):
             hull.pop()
         hull.append(c)
     return np.interp(x, x[hull], total[hull])

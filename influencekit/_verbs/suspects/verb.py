@@ -142,8 +142,8 @@ def suspects(
     ranked = _ranked(found, list(methods), normal_scores(own, used), used)
     depth = found.findings[found.lead].depth
     plantings = [
-        Planted(one, *out.groups[np.stack(each)], plant.undone(*each))
-        for one, each in zip(depth, classes, strict=True)
+        Planted(one, out.groups[before], out.groups[after], plant.undone(before, after))
+        for one, (before, after) in zip(depth, classes, strict=True)
     ]
     groups = out.groups[labels.own.cpu().numpy()[ranked]] if labels.classify else np.zeros_like(ranked)
     fractions = fractions_of(out, given, len(used), depth, seed)
