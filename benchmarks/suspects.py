@@ -146,6 +146,7 @@ def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
     )
     wrong = np.array([each["wrong"] for each in cells])
     return {
+        "seeds": len(cells),
         "accuracy": spread([np.nan if (a := each["accuracy"]) is None else a for each in cells]),
         "leads": [each["lead"] for each in cells],
         "by": {
@@ -191,7 +192,6 @@ def answer(
         "setting": "setting trained; verify 0. 1,000 examples are trained on (newsgroups 779, diabetes 300, "
         "MiniLM 256), and 10,000 others trusted (KMNIST 999, CIFAR 500, newsgroups 389, MiniLM 256, diabetes "
         "142)",
-        "seeds": seeds,
         "repeats": repeats,
         "tasks": tasks,
     }

@@ -52,6 +52,8 @@ def _workloads(report: Report) -> Table:
         each = [
             f"{found[n]['drops']} of {found[n]['cells']}: {_relative(found[n]['recommended']['mean'])} "
             f"({_relative(found[n]['best']['mean'])})"
+            if n in found
+            else "-"
             for n in names
         ]
         rows.append([workload, FLIPS[flips], *each])

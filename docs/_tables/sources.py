@@ -37,7 +37,7 @@ SOURCES = {
     "threads": _benchmark("threads", "influencekit"),
     "ceilings": _benchmark("ceilings", *_COMPARE),
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
-    "curation": _benchmark("curation --seeds 12", *_COMPARE, "influencekit/evaluation"),
+    "curation": _benchmark("curation --seeds 16 --data FILE", *_COMPARE, "influencekit/evaluation"),
     "default_run": _benchmark("default_run", "influencekit", "plugins/influencekit-paper/src"),
     "plan": _benchmark("plan", *_COMPARE),
     "durable": _benchmark("durable", "influencekit/_trajectory/writing", "influencekit/_files"),
@@ -87,7 +87,9 @@ SOURCES = {
     "sets": _benchmark("sets", *_COMPARE, "influencekit/evaluation"),
     "slurm": _benchmark("slurm", "influencekit/_executors", "influencekit/_effects/sliced.py"),
     "smooth": _benchmark("smooth", *_SWEEP, "plugins/influencekit-smooth/src"),
-    "suspects": _benchmark("suspects --data FILE", *_TAPE, "influencekit/evaluation", "influencekit/_verbs"),
+    "suspects": _benchmark(
+        "suspects --seeds 5 --data FILE", *_TAPE, "influencekit/evaluation", "influencekit/_verbs"
+    ),
     "smoothness": _benchmark("smoothness", *_COMPARE),
     "speed": _benchmark("speed --rounds 5", *_SWEEP, "influencekit/estimators/loo.py"),
     "sweep": _benchmark("sweep", *_SWEEP),

@@ -21,6 +21,11 @@ def _found(report: Report) -> Table:
     return Table(heads, rows)
 
 
+def _seeds(report: Report) -> str:
+    counts = {task: next(iter(cells.values()))["seeds"] for task, cells in report["tasks"].items()}
+    return ", ".join(f"{task} {count}" for task, count in counts.items())
+
+
 def _cells(report: Report) -> list[Report]:
     return [found for cells in report["tasks"].values() for found in cells.values()]
 
@@ -94,8 +99,8 @@ PAGE = Page(
             ("suspects",),
             lambda report: (
                 "Precision among as many as are wrong, and AUC. Class-dependent: of two classes, three of "
-                f"four wrong labels are of one. Means of {report['seeds']} seed"
-                f"{'s' if report['seeds'] > 1 else ''}, {report['repeats']} plantings; {report['setting']}."
+                f"four wrong labels are of one. Means over seeds ({_seeds(report)}), {report['repeats']} "
+                f"plantings; {report['setting']}."
             ),
             _found,
             _compared,
