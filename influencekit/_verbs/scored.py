@@ -95,7 +95,7 @@ def values_at_ends(trajectory: Trajectory, query: Query, windows: Sequence[Windo
 
 
 def coords_of(scores: xr.Dataset, positions: list[int], windows: Sequence[Window]) -> dict[str, Any]:
-    """The coordinates of a result about the examples at `positions`: names of queries, examples and windows."""
+    """The coordinates of a result about the examples at `positions`: queries, examples and windows."""
     some = {n: ("train", scores[n].values[positions]) for n in ("train", "label") if n in scores.coords}
     return {"query": scores["query"].values, **some, **window_coords(windows)}
 
