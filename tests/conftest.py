@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from helpers_ranks import RanksStoppedError, in_a_fresh_process
 
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("helpers_cli", "helpers_writing")  # their assertions show values
@@ -36,6 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """Ranks that hang since they were forked from a process with threads have another chance."""
+    try:
+        return (yield)
+    except RanksStoppedError:
+        if not in_a_fresh_process(item.nodeid, item.config.rootpath):
+            raise
 
 
 @pytest.fixture(scope="session")

@@ -1,53 +1,68 @@
 """Ranks of torch.distributed: forked children of this process in a gloo group, and what each of them says."""
 
+import faulthandler
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["on_ranks"]
+__all__ = ["RanksStoppedError", "in_a_fresh_process", "on_ranks"]
 
-_LIMIT = 90  # seconds
-_STOPPED = "stopped: it took too long"
+_LIMIT = 60  # seconds
+_FRESH = "INFLUENCEKIT_TESTS_IN_A_FRESH_PROCESS"
+
+
+class RanksStoppedError(Exception):
+    """All ranks took too long, and where they were."""
 
 
 def on_ranks(size, function):
     """[function(rank)] of each rank: what it returns, or the error that it raises; None of one that dies.
 
-    A child of a process with threads may wait for ever for a lock that one of them held when it was forked.
-    So where all ranks had to be stopped after `_LIMIT`, they begin once more, in another group. What leaves a
-    file behind must take that."""
-    found = _once(size, function)
-    return _once(size, function) if all(said is _STOPPED for said in found) else found
-
-
-def _once(size, function):
-    folder = tempfile.mkdtemp()
-    children = [_started(rank, size, f"{folder}/group", function) for rank in range(size)]
-    found = []
+    A child of a process with threads may wait for ever for what one of them held when it was forked. So where
+    all ranks had to be stopped, conftest.py repeats the test in a fresh process.
+    """
+    folder = Path(tempfile.mkdtemp())
+    children = [_started(rank, size, folder, function) for rank in range(size)]
+    found, stopped = [], []
     for process, pipe in children:
         with pipe:
             said = pipe.read()
         status = os.waitpid(process, 0)[1]
-        stopped = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
-        found.append(pickle.loads(said) if said else _STOPPED if stopped else None)
+        stopped.append(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM)
+        found.append(pickle.loads(said) if said else None)
+    if all(stopped):
+        raise RanksStoppedError("\n".join(path.read_text() for path in sorted(folder.glob("trace-*"))))
     return found
 
 
-def _started(rank, size, path, function):
+def in_a_fresh_process(node, root):
+    """Whether the test passes there; False where this is one."""
+    if _FRESH in os.environ:
+        return False
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", node]
+    names = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    return subprocess.run(words, cwd=root, env={**names, _FRESH: "1"}).returncode == 0
+
+
+def _started(rank, size, folder, function):
     mine, its = os.pipe()
     child = os.fork()
     if child:
         os.close(its)
         return child, open(mine, "rb")
+    trace = (folder / f"trace-{rank}").open("w")
+    faulthandler.dump_traceback_later(_LIMIT - 2, file=trace)
     signal.alarm(_LIMIT)
     try:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=Path(path).as_uri(), rank=rank, world_size=size)
+        dist.init_process_group("gloo", init_method=(folder / "group").as_uri(), rank=rank, world_size=size)
         said = function(rank)
     except BaseException as error:
         said = type(error)(str(error))
