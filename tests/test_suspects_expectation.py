@@ -170,6 +170,16 @@ def test_expected_numbers_keep_to_what_there_is(seed, n, groups, pi):
     assert (hopes.low <= hopes.precision).all() and (hopes.precision <= hopes.high).all()
 
 
+def test_few_wrong_labels_of_many_given_labels_are_not_lost():
+    """Ten labels, in each of which three draws of four say that none is wrong, and one that two are."""
+    fractions = np.where(np.arange(40)[:, None] % 4 == np.arange(10) % 4, 2 / 100, 0.0)
+    groups = np.arange(1000) % 10
+    found = [Planted(np.linspace(0, 0.02, 20), np.arange(20) % 10, np.arange(20) % 10, np.ones(20))] * 2
+    hopes = expected(found, groups, fractions, 0.9, (0,), bound=False)
+    assert hopes.issues[0] == pytest.approx(5) and hopes.issues[1] <= 5 <= hopes.issues[2]
+    assert hopes.precision[-1] * 1000 == pytest.approx(5, abs=0.1)
+
+
 def test_the_bound_is_above_the_fraction_and_near_it_where_the_first_are_wrong():
     """Nine of ten times at least: it is made of the lower end of a 95 % interval."""
     bounds = []

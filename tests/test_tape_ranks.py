@@ -1,6 +1,5 @@
 """A loop that several ranks run together: one store comes out, and it is the run that they made."""
 
-
 import numpy as np
 import pytest
 import torch

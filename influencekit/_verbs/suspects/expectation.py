@@ -20,9 +20,7 @@ from scipy.special import ndtr, ndtri
 
 __all__ = ["Expected", "Planted", "expected", "suspicion_of"]
 
-_WIDTH = (
-    0.05  # of the kernel that smooths the depths of planted labels, as quantiles of a normal distribution
-)
+_WIDTH = 0.05  # of the kernel that smooths the depths of planted labels, as quantiles of a normal
 _SHARED = 5  # planted labels, of all groups alike, that count in each: so that one with few has a curve
 _DEPTHS = 400
 
@@ -60,14 +58,15 @@ def expected(
     """
     generator = np.random.default_rng(seed)
     curve = _Curve(plantings, groups, fractions.shape[1])
-    middle = np.median(fractions, axis=0)
+    middle = fractions.mean(0)  # means add up over groups; medians of a few wrong labels each would all be 0
     first = curve.precision(curve.once, middle)
     again = np.array([curve.precision(curve.again(generator), pi) for pi in fractions])
     tail = (1 - level) / 2
     low, high = np.quantile(again, [tail, 1 - tail], axis=0)
     low, high = np.minimum(low, first), np.maximum(high, first)
     few, many = np.quantile(fractions @ curve.sizes, [tail, 1 - tail])
-    issues = float(middle @ curve.sizes), float(few), float(many)
+    number = float(middle @ curve.sizes)
+    issues = number, min(float(few), number), max(float(many), number)
     if bound:
         return Expected((np.nan, 0.0, issues[2]), np.full(len(groups), np.nan), np.zeros(len(groups)), high)
     return Expected(issues, first, low, high)
