@@ -67,7 +67,7 @@ def _hoped(report: Report) -> Table:
                 f"{100 * found['interval_covers']:.0f} %",
                 f"{found['issues']:.0f}", f"{found['wrong']:.0f}", f"{100 * found['issues_cover']:.0f} %",
             ])  # fmt: skip
-    heads = ["data", "wrong labels", "expected precision", "truth", "within .05", "by chance at most"]
+    heads = ["data", "wrong labels", "expected precision", "truth", "within .05", "if all were known"]
     heads += ["interval covers", "expected number", "truth", "interval covers"]
     return Table(heads, rows)
 
@@ -84,9 +84,9 @@ def _covered(report: Report) -> str:
     return (
         f"Over all runs the expected precision is within .05 of the truth in {of('within_5_points')}, and "
         f"its interval of 95 % covers the truth in {of('interval_covers')}; that of the number in "
-        f"{of('issues_cover')}. We aimed for .05 in eight of ten runs. *By chance at most*: precision is a "
-        "count of few labels, and whoever knew how probable each is would be within .05 of what comes out "
-        f"in {mean([_at_most(found) for found in cells])}."
+        f"{of('issues_cover')}. We aimed for .05 in eight of ten runs. *If all were known*: precision "
+        "is a count of few labels, and whoever knew how probable each is would be within .05 of what comes "
+        f"out in {mean([_at_most(found) for found in cells])}."
     )
 
 
