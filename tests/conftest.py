@@ -1,4 +1,4 @@
-"""One thread, the `gpu` marker, a hypothesis profile without clocks, one recorded run, and plugins."""
+"""One thread, the markers `gpu` and `fresh`, a hypothesis profile without clocks, one recorded run, and plugins."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers_ranks import RanksStoppedError, in_a_fresh_process
+from helpers_ranks import in_a_fresh_process
 
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("helpers_cli", "helpers_writing")  # their assertions show values
@@ -29,6 +29,7 @@ hypothesis.settings.load_profile("ci" if {"CI", "TOX_ENV_NAME"} & set(os.environ
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    config.addinivalue_line("markers", "fresh: runs in a process that has run no other test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,14 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item):
-    """Ranks that hang since they were forked from a process with threads have another chance."""
-    try:
-        return (yield)
-    except RanksStoppedError:
-        if not in_a_fresh_process(item.nodeid, item.config.rootpath):
-            raise
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test marked `fresh` runs in a process of its own."""
+    marked = pyfuncitem.get_closest_marker("fresh") is not None
+    return (marked and in_a_fresh_process(pyfuncitem)) or None
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Ranks of torch.distributed: forked children of this process in a gloo group, and what each of them says."""
+"""Ranks of torch.distributed: forked children of this process in a gloo group, and what each of them says.
+
+A child of a process with threads may wait for ever for what one of them held when it was forked. So the files
+that use ranks are marked `fresh`: conftest.py runs each of their tests in a process that has run no other.
+"""
 
 import faulthandler
 import os
@@ -12,43 +16,40 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-__all__ = ["RanksStoppedError", "in_a_fresh_process", "on_ranks"]
+__all__ = ["in_a_fresh_process", "on_ranks"]
 
 _LIMIT = 60  # seconds
 _FRESH = "INFLUENCEKIT_TESTS_IN_A_FRESH_PROCESS"
 
 
-class RanksStoppedError(Exception):
-    """All ranks took too long, and where they were."""
-
-
 def on_ranks(size, function):
     """[function(rank)] of each rank: what it returns, or the error that it raises; None of one that dies.
-
-    A child of a process with threads may wait for ever for what one of them held when it was forked. So where
-    all ranks had to be stopped, conftest.py repeats the test in a fresh process.
-    """
+    One that takes too long fails the test, which says where each rank was."""
     folder = Path(tempfile.mkdtemp())
     children = [_started(rank, size, folder, function) for rank in range(size)]
-    found, stopped = [], []
+    found, stopped = [], False
     for process, pipe in children:
         with pipe:
             said = pipe.read()
         status = os.waitpid(process, 0)[1]
-        stopped.append(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM)
+        stopped |= os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
         found.append(pickle.loads(said) if said else None)
-    if all(stopped):
-        raise RanksStoppedError("\n".join(path.read_text() for path in sorted(folder.glob("trace-*"))))
+    traces = "\n".join(path.read_text() for path in sorted(folder.glob("trace-*")))
+    assert not stopped, f"a rank took more than {_LIMIT} s: {found}\n{traces}"
     return found
 
 
-def in_a_fresh_process(node, root):
-    """Whether the test passes there; False where this is one."""
+def in_a_fresh_process(item):
+    """Runs a test there. Returns False where this is one, and fails as the test does."""
     if _FRESH in os.environ:
         return False
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", node]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", item.nodeid]
     names = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-    return subprocess.run(words, cwd=root, env={**names, _FRESH: "1"}).returncode == 0
+    done = subprocess.run(
+        words, cwd=item.config.rootpath, env={**names, _FRESH: "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return True
 
 
 def _started(rank, size, folder, function):

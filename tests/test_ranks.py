@@ -15,6 +15,7 @@ from influencekit._files import check_result
 from influencekit.queries import TestLoss
 
 CLOSE = 1e-12  # sums in another order, in float64
+pytestmark = pytest.mark.fresh
 
 
 def world():

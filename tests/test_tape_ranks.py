@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import influencekit as ik
 
 LOSS = nn.CrossEntropyLoss(reduction="none")
+pytestmark = pytest.mark.fresh
 
 
 def world():
