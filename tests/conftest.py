@@ -1,4 +1,4 @@
-"""One thread, the markers `gpu` and `fresh`, a hypothesis profile without clocks, one recorded run, and plugins."""
+"""One thread, the markers `gpu` and `fresh`, hypothesis without clocks, one recorded run, and plugins."""
 
 import os
 import signal
