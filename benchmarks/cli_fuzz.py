@@ -35,6 +35,7 @@ from influencekit.cli import main
 TAKES = "20 min"
 QUICK = {"commands": 60}
 SECONDS = 120  # of one command line
+_WRITES = ("--out", "--store", "--json", "--issues", "--card")
 BATCH = 25  # command lines of one process
 
 
@@ -133,7 +134,7 @@ def missing(words: list[str], out: str, new: Path) -> Iterator[str]:
     if {"--help", "-h", "--version"} & {*words} or not words:
         return
     for option, path in zip(words, words[1:], strict=False):
-        if not (option in ("--out", "--store", "--json") and path.startswith(str(new))):
+        if not (option in _WRITES and path.startswith(str(new))):
             continue
         try:
             if option == "--store":
@@ -145,11 +146,13 @@ def missing(words: list[str], out: str, new: Path) -> Iterator[str]:
                 assert len(xr.open_zarr(Path(path) / "scores.zarr", consolidated=False).load().influence)
             elif words[0] == "plot":
                 assert any(each.suffix == ".png" for each in Path(path).iterdir())
+            elif path.endswith((".html", ".md")):
+                assert Path(path).read_text().rstrip()
             elif path.endswith(".csv"):
                 assert len(Path(path).read_text().splitlines()) > 24
             else:
                 load = xr.load_dataset if path.endswith(".nc") else xr.open_zarr
-                assert len(load(path).influence)
+                assert load(path).sizes["train"]
         except Exception as error:
             yield f"{option} {path} is not there: {type(error).__name__} {error}"
     if "-" in words[1:] and words[words.index("-") - 1] == "--json":

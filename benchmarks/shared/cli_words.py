@@ -6,6 +6,14 @@ __all__ = ["FILES", "LINKS", "MADE", "TINY", "line"]
 
 TINY = "mnist-1v7-lr:epochs=2:n_train=24:batch_size=8"  # 6 steps
 CODE = f"import influencekit as ik\nwork = ik.make('workload', '{TINY}', setting='trained')\n"
+TRUSTED = f"{CODE}batch = work.test\n" + "\n".join(
+    f"{name} = {what}"
+    for name, what in {
+        "few": "tuple(e[:5] for e in batch)", "nan": "(batch[0] * float('nan'), batch[1])",
+        "train": "work.train", "short": "batch[:1]", "narrow": "(batch[0][:, :-1], batch[1])",
+        "classes": "(batch[0], batch[1] + 7)", "nothing": "None", "none": "tuple(e[:0] for e in batch)",
+    }.items()
+)  # fmt: skip
 OTHER = "import influencekit as ik\nwork = ik.make('workload', 'mnist-1v7-lr:n_train=24:epochs=1')\n"
 Value = tuple[str, bool | None]  # what is typed, and whether it can work: None where that depends
 
@@ -18,6 +26,7 @@ FILES: dict[str, str | bytes] = {  # name: content; what code prints looks like 
     "exits.py": "raise SystemExit(0)\n", "exits3.py": "import sys; sys.exit(3)\n", "raises.py": "1 / 0\n",
     "base.py": "raise BaseException('\\x1b[31m')\n", "syntax.py": "work = (\n", "asks.py": "work = input()\n",
     "three.py": "work = 3\n", "deep.py": "def work(): return work()\n", "binary.py": b"\x00\xff",
+    "trusted.py": TRUSTED,
 }  # fmt: skip
 LINKS = {"loop": "loop", "dangling.csv": "nowhere", "link.zarr": "run.zarr"}
 SCORE = ["estimate", "run.zarr", "--trust", "none", "--out"]
@@ -27,6 +36,8 @@ MADE = (
     [*SCORE, "scores.zarr"],
     [*SCORE, "scores.nc", "--window", "each-epoch"],
     ["compare", "run.zarr", "--estimators", "if", "--loo-examples", "4", "--out", "compared"],
+    ["suspects", "run.zarr", "--repeats", "2", "--top", "1", "--out", "wrong.zarr"],
+    ["curate", "run.zarr", "--k", "2", "--folds", "3", "--out", "drop.nc"],
 )
 LONG = "9" * 5000
 ODD = (
@@ -107,21 +118,30 @@ COMMON: Options = {
     "--data-dir": of("", "", "none file.txt empty") + NO_PATHS,
 }  # fmt: skip
 SCORING: Options = {
-    "--query": QUERIES, "--window": WINDOWS, "--removal": REMOVALS, "--average": AVERAGES, "--code": CODES,
-    "--escape-formulas": None,
+    "--query": QUERIES, "--window": WINDOWS, "--removal": REMOVALS, "--code": CODES,
 }  # fmt: skip
+AVERAGED: Options = {"--average": AVERAGES, "--escape-formulas": None}
 TRAINING: Options = {"--setting": of("", "paper trained", "x", ""), "--recorder": RECORDERS}
+CLEANING: Options = {
+    "--trusted": of(
+        "trusted.py:batch trusted.py:batch", "trusted.py:classes",
+        "trusted.py:few trusted.py:nan trusted.py:train trusted.py:short trusted.py:narrow "
+        "trusted.py:nothing trusted.py:none trusted.py:absent raises.py:work three.py:work none.py:x batch s3://b/x.py:x",
+    ),
+    "--seed": of("0 7", "-3", "1.5 ² x nan", "", LONG), "--out": places(".csv", ".zarr", ".nc"),
+    "--code": CODES, "--escape-formulas": None,
+}  # fmt: skip
 OPTIONS: dict[str, Options] = {
     "record": COMMON | TRAINING | {
         "--seed": FROM_0, "--window": perhaps(WINDOWS), "--resume": None, "--durable": None,
     },
-    "estimate": COMMON | SCORING | {
+    "estimate": COMMON | SCORING | AVERAGED | {
         "--estimator": ESTIMATORS, "--out": places(".csv", ".zarr", ".nc"), "--top": NUMBERS,
         "--trust": of("none", "auto smooth retrain", "x"), "--verify-top": perhaps(NUMBERS),
         "--harmful": None, "--helpful": None,
         "--remove": of("", "ids.txt", "none.txt unknown.txt binary.txt evil.txt full") + NO_PATHS,
     },
-    "compare": COMMON | SCORING | TRAINING | {
+    "compare": COMMON | SCORING | AVERAGED | TRAINING | {
         "--estimators": ESTIMATORS + of("dit,if", "", "dit,dit dit,,if"),
         "--reference": of("loo", "dit", "x loo,if", ""),
         "--seeds": of("0 0-1 3,5", "", "1-0 0,0 ² -1 0-99999999 x 0--1 ٣ 1_0", "", LONG, "9" * 25),
@@ -131,6 +151,31 @@ OPTIONS: dict[str, Options] = {
         "--ceiling-runs": of("", "2 3", "0 1 ² x", "", LONG),
         "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
     },
+    "plan": COMMON | SCORING | TRAINING | {
+        "--estimators": of("dit loo dit,loo:examples=2 sgd-influence", "", "if x dit, dit,dit"),
+        "--seed": FROM_0,
+        "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
+    },
+    "suspects": COMMON | CLEANING | {
+        "--scores": of("final-loss final-loss,aum", "dit out-of-fold:folds=2", "x final-loss, aum,aum", ""),
+        "--top": FROM_0, "--repeats": of("2 3", "", "0 1 -1 1.5 ² x nan", "", LONG),
+    },
+    "curate": COMMON | CLEANING | {
+        "--choosers": of("dit dit,if", "dit,mean loo final-loss random", "x mean dit, dit,dit", ""),
+        "--k": of("1 2,5", "23 1,2,24", "0 -1 1.5 x 1,1 99 , ²", "", LONG), "--draws": NUMBERS,
+        "--folds": of("3 4", "9", "0 1 2 -1 x ² 1e3", "", LONG),
+        "--level": of("0.9 0.5", "", "0 1 -1 2 nan x ²"),
+        "--runs": of("3", "", "0 1 2 -1 x ²", "", LONG), "--keep": perhaps(places("")),
+    },
+    "report": COMMON | SCORING | {
+        "--average": AVERAGES, "--estimator": perhaps(ESTIMATORS), "--out": places(".html"),
+        "--verify": FROM_0, "--points": FROM_0,
+        "--trust": of("none", "auto smooth retrain", "x"), "--ceiling": of("2", "3", "0 1 -1 x ²", "", LONG),
+        "--suspects": of("", "wrong.zarr", "drop.nc scores.zarr none.zarr file.txt") + NO_PATHS,
+        "--curate": of("", "drop.nc", "wrong.zarr scores.nc none.nc noise.nc full") + NO_PATHS,
+        "--show": of("picture none row", "tokens wave good.py:work", "x raises.py:work good.py: full"),
+        "--issues": places(".csv"), "--card": places(".md"), "--title": of("A 💥", "<b>", "", "", *ODD[:3]),
+    },
     "plot": {"--out": places(""), "--code": perhaps(of("good.py:work")), "--data-dir": of("", "none")},
     "verify": COMMON | {"--replay": perhaps(FROM_0), "--code": CODES},
     "list": {},
@@ -138,11 +183,15 @@ OPTIONS: dict[str, Options] = {
 }  # fmt: skip
 ARGUMENTS: dict[str, list[Value]] = {
     "record": WORKLOADS, "estimate": STORES, "verify": STORES, "compare": STORES + WORKLOADS + WORKLOADS,
+    "plan": STORES + WORKLOADS, "suspects": STORES, "curate": STORES, "report": STORES,
     "plot": NO_PATHS
     + of("", "scores.nc scores.zarr compared run.zarr", "none noise.nc file.txt foreign.zarr empty full"),
     "list": of("queries estimator recorders", "", "x ²", ""), "reproduce": of("", "", "table9 ²", ""),
 }  # fmt: skip
-WEIGHTS = {"record": 4, "estimate": 6, "compare": 6, "verify": 3, "plot": 1, "list": 1, "reproduce": 1}
+WEIGHTS = {
+    "record": 4, "estimate": 6, "compare": 6, "verify": 3, "plot": 1, "list": 1, "reproduce": 1, "plan": 2,
+    "suspects": 3, "curate": 3, "report": 3,
+}  # fmt: skip
 
 
 def line(draw: random.Random) -> tuple[list[str], bool | None]:
