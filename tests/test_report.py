@@ -155,7 +155,8 @@ def test_scores_by_test_losses_are_points_by_themselves():
         (lambda: dict(show=lambda x: 3), "must give text"),
         (lambda: dict(names=["a"], show="row"), "the 64 columns"),
         (lambda: dict(most=3), "at least 10"),
-        (lambda: dict(suspected=scores().drop_vars("label")), "no column over train"),
+        (lambda: dict(suspected=scores()), "no column over train"),
+        (lambda: dict(retrained=ik.contributions(run())), "expected what verify_top"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_is_refused_in_one_line(arguments, said):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xarray as xr
 
 from influencekit._labelled import check_run
-from influencekit._report.scores import exact, span_of
+from influencekit._report.scores import exact, figure_of, span_of
 from influencekit._trajectory.identity import identity
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.averaging import asked
@@ -28,7 +28,8 @@ def check_asked(run: Trajectory, scores: xr.Dataset) -> None:
 
 
 def check_retrained(who: str, run: Trajectory, scores: xr.Dataset, each: xr.Dataset) -> None:
-    """Errors: what was retrained is of another run, query, average or window than the scores."""
+    """Errors: nothing was retrained, or it is of another run, query, average or window than the scores."""
+    figure_of(who, each)
     check_run(each.attrs.get("run"), identity(run))
     if [str(q) for q in each["query"].values.tolist()] != [str(q) for q in scores["query"].values.tolist()]:
         raise InputError(f"{who}: it is of other queries than the scores; retrain for the same query")

@@ -23,6 +23,7 @@ __all__ = [
     "check_scores",
     "combined",
     "exact",
+    "figure_of",
     "span_of",
     "verified_by",
     "whole",
@@ -108,7 +109,7 @@ def verified_by(run: Trajectory, given: Iterable[tuple[str, xr.Dataset]]) -> Ver
     where = {name: k for k, name in enumerate(own)}
     value, low, high = (np.full(len(own), np.nan) for _ in range(3))
     for who, each in sorted(given, key=lambda one: "low" not in one[1]):
-        name = _name_of(who, each)
+        name = figure_of(who, each)
         added = span_of(each)[0] is not None
         places = [where[str(one)] for one in each.train.values.tolist()]
         ends = ("low", "high") if name == "mean" else ()
@@ -121,9 +122,11 @@ def verified_by(run: Trajectory, given: Iterable[tuple[str, xr.Dataset]]) -> Ver
     return Verified(value, low, high)
 
 
-def _name_of(who: str, each: Any) -> str:
+def figure_of(who: str, each: Any) -> str:
+    """The name of what was retrained. Errors: nothing was."""
+    windowed = {"query", "start", "stop", "removal"} <= {*each.variables}
     for name in ("retrained", "mean", "influence"):
-        if name in each and set(each[name].dims) == set(_DIMS):
+        if name in each and set(each[name].dims) == set(_DIMS) and windowed:
             if name == "influence" and not exact(each.attrs.get("estimator")):
                 raise InputError(
                     f"{who}: {each.attrs.get('estimator')!r} is an estimate, and this is the place of what "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.shared.odd.cleaning import CLEANING
 from benchmarks.shared.odd.drawing import Callee
 from benchmarks.shared.odd.evaluation import EVALUATIONS
 from benchmarks.shared.odd.metrics import METRICS
@@ -18,6 +19,6 @@ from benchmarks.shared.odd.workloads import WORKLOADS
 __all__ = ["CALLEES"]
 
 CALLEES: tuple[Callee, ...] = (
-    *OPTIMIZERS, *WINDOWS, *OPTIONS, *QUERIES, *REGISTRY, *WORKLOADS, *VERBS, *EVALUATIONS,
+    *OPTIMIZERS, *WINDOWS, *OPTIONS, *QUERIES, *REGISTRY, *WORKLOADS, *VERBS, *CLEANING, *EVALUATIONS,
     *METRICS, *PLOTS, *TAPES,
 )  # fmt: skip

@@ -14,7 +14,7 @@ import influencekit as ik
 from influencekit import evaluation, queries, recorders
 from influencekit.estimators import dit
 
-__all__ = ["parts", "squared", "world"]
+__all__ = ["labelled", "parts", "squared", "world"]
 
 
 def squared(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -36,6 +36,17 @@ def parts(n: int = 8) -> dict[str, Any]:
     }
 
 
+def labelled() -> dict[str, Any]:
+    """The arguments of a workload of two classes: 30 examples and 24 others."""
+    x = torch.randn(54, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    y = (x[:, 0] > 0).long()
+    return {
+        "model": nn.Linear(3, 2), "loss": nn.CrossEntropyLoss(reduction="none"), "train": (x[:30], y[:30]),
+        "test": (x[30:], y[30:]), "optimizer": ik.SGD(lr=0.1), "batch_size": 10, "epochs": 2,
+    }  # fmt: skip
+
+
 def world(folder: Path) -> dict[str, Any]:
     """What calls are made with, and passed in the place of something else."""
     work, store = ik.Workload(**parts()), folder / "run.zarr"
@@ -45,7 +56,8 @@ def world(folder: Path) -> dict[str, Any]:
     hole = scores.copy(deep=True)
     hole.influence.values[0, 0, 2] = np.nan
     return {
-        "run": run, "work": work, "other run": other, "store": store, "store text": str(store),
+        "run": run, "clean run": ik.record(ik.Workload(**labelled())), "work": work,
+        "other run": other, "store": store, "store text": str(store),
         "scores": scores, "influence": scores.influence, "one": scores.influence[0, 0], "hole": hole,
         "hole's one": hole.influence[0, 0], "other scores": ik.estimate(other),
         "comparison": ik.compare(run, ["dit", "if"]), "contributions": ik.contributions(run),
