@@ -219,7 +219,8 @@ def line(draw: random.Random) -> tuple[list[str], bool | None]:
             typed.append(([option, draw.choice(ODD)], None))
         else:
             value, works = _pick(draw, values, bold)
-            if option in ("--seeds", *TRAINING) and "zarr" in first[0]:
+            run_is_there = "zarr" in first[0]
+            if run_is_there and (option in ("--seeds", *TRAINING) or (command, option) == ("plan", "--seed")):
                 works = None  # a run that is there is not trained
             if option == "--code" and first[0].startswith("mnist"):
                 works = False  # code goes with a run that is there
