@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers_cli import TINY, fails, run
-from helpers_servers import s3, web
+from helpers_servers import google, s3, web
 
 import influencekit as ik
 from influencekit._trajectory.store import open_group
@@ -93,7 +93,23 @@ def test_contributions_elsewhere_are_read_by_xarray(recorded, place, request):
     assert ik.sum_over_windows(there, windows).equals(ik.sum_over_windows(here, windows))
 
 
-def test_a_bucket_of_google_is_asked_and_what_it_refuses_is_one_line(bucket, tmp_path, monkeypatch):
+def test_a_run_in_a_bucket_of_google_is_the_run(recorded, tmp_path, monkeypatch):
+    account = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    shutil.copytree(recorded, tmp_path / "objects" / "runs")
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+    there = "gs://bucket/runs/run.zarr"
+    with google(tmp_path / "objects") as address:
+        (tmp_path / "account.json").write_text(json.dumps({"gcs_base_url": address, **account}))
+        assert "GOOGLE_ALLOW_HTTP" in fails("estimate", there, code=1)
+        monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+        said = run("estimate", there, "--trust", "none").output
+        assert said == run("estimate", recorded / "run.zarr", "--trust", "none").output
+        assert "cannot be listed" not in run("verify", there).output
+        (tmp_path / "objects/runs/run.zarr/batch/c/0/0").unlink()
+        assert "chunk batch/c/0/0 is missing" in fails("estimate", there, code=1)
+
+
+def test_what_a_bucket_of_google_refuses_is_one_line(bucket, tmp_path, monkeypatch):
     """moto stands for its server. It knows no keys of Google's, so it refuses them."""
     account = {
         "gcs_base_url": os.environ["AWS_ENDPOINT_URL"], "disable_oauth": True, "client_email": "",
@@ -101,7 +117,6 @@ def test_a_bucket_of_google_is_asked_and_what_it_refuses_is_one_line(bucket, tmp
     }  # fmt: skip
     (tmp_path / "account.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
-    assert "GOOGLE_ALLOW_HTTP" in fails("estimate", "gs://bucket/runs/run.zarr", code=1)
     monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
     said = fails("estimate", "gs://bucket/runs/run.zarr", code=1)
     assert "gs://bucket/runs/run.zarr: zarr.json cannot be read: access is denied" in said
