@@ -124,9 +124,9 @@ def verified_by(run: Trajectory, given: Iterable[tuple[str, xr.Dataset]]) -> Ver
 
 def figure_of(who: str, each: Any) -> str:
     """The name of what was retrained. Errors: nothing was."""
-    windowed = {"query", "start", "stop", "removal"} <= {*each.variables}
+    has_windows = {"query", "start", "stop", "removal"} <= {*each.variables}
     for name in ("retrained", "mean", "influence"):
-        if name in each and set(each[name].dims) == set(_DIMS) and windowed:
+        if name in each and set(each[name].dims) == set(_DIMS) and has_windows:
             if name == "influence" and not exact(each.attrs.get("estimator")):
                 raise InputError(
                     f"{who}: {each.attrs.get('estimator')!r} is an estimate, and this is the place of what "
