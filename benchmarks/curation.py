@@ -37,7 +37,7 @@ from influencekit._training.batch import select, tensors_of
 from influencekit.evaluation.retraining import set_effects
 from influencekit.registry import load
 
-TAKES = "25 min"
+TAKES = "1 hour"
 BUNDLED = ("mnist-1v7-dnn", "adult-dnn", "20news-dnn", "adult-lr", "20news-lr")
 CASES = (*BUNDLED, "cifar", "minilm")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-curation"

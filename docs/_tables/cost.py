@@ -52,6 +52,29 @@ def _minilm_cost(report: Report) -> Table:
     return Table([*heads, "of a sweep", "of the first sweep"], rows)
 
 
+def _autocast(report: Report) -> Table:
+    heads = ["optimizer", "forward pass", "accuracy", "`dit` and retraining, Pearson", "a sweep, in loops"]
+    rows = [
+        [optimizer, precision, f"{100 * one['accuracy']:.1f} %", f"{one['pearson']:.3f}",
+         f"{one['times_a_loop']:.1f}"]
+        for optimizer, found in report["optimizers"].items()
+        for precision, one in found.items() if isinstance(one, dict)
+    ]  # fmt: skip
+    return Table(heads, rows)
+
+
+def _distances(report: Report) -> str:
+    said = [
+        f"{optimizer} {100 * found['distance']:.1f} % (retrained effects: "
+        f"{100 * found['repeated_distance']:.0f} %, Pearson {found['repeated']:.3f})"
+        for optimizer, found in report["optimizers"].items()
+    ]
+    return (
+        f"Scores of the run in bfloat16 are this far from those of the run in float32: {'; '.join(said)}. "
+        "So what bfloat16 changes in retraining is more than what it changes in the scores."
+    )
+
+
 def _plan(report: Report) -> Table:
     heads = ["run", "work", "seconds", "measured", "memory", "measured", "disk", "measured"]
     rows = []
@@ -234,6 +257,17 @@ PAGE = Page(
                 "sweep has its checks in it, on a copy of the model in float64."
             ),
             _minilm_cost,
+        ),
+        "autocast": Section(
+            "A forward pass in bfloat16",
+            ("autocast",),
+            lambda report: (
+                "`mnist-1v7-dnn`, setting trained, a loop of torch under `torch.autocast`; the sweep's "
+                f"derivatives are in float32. {report['examples']} random examples were each left out, in "
+                "the run's own precision. Seconds are of the processor, of a CPU that has no fast bfloat16."
+            ),
+            _autocast,
+            _distances,
         ),
         "plan": Section(
             "Plan",

@@ -35,6 +35,7 @@ SOURCES = {
     "api_fuzz": _benchmark("api_fuzz", "influencekit"),
     "cli_fuzz": _benchmark("cli_fuzz", "influencekit"),
     "threads": _benchmark("threads", "influencekit"),
+    "autocast": _benchmark("autocast", *_SWEEP),
     "ceilings": _benchmark("ceilings", *_COMPARE),
     "corruptions": _benchmark("corruptions", "influencekit/_trajectory", "influencekit/_verbs/verify.py"),
     "curation": _benchmark("curation --seeds 16 --data FILE", *_COMPARE, "influencekit/evaluation"),
