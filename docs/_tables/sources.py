@@ -81,6 +81,10 @@ SOURCES = {
     "reproduce-table3": _reproduced("table3 --seeds 16"),
     "reproduce-table4": _reproduced("table4 --seeds 16"),
     "reproduce-table5": _reproduced("table5 --seeds 16"),
+    "reproduce-table6": _reproduced(
+        "table6 --seeds 1 --data caltech101-birds-flowers.npz --data cifar10-airplane-bird.npz "
+        "--weights dinov2-small --image-size 56 --examples 480"
+    ),
     "reproduce-windows": _reproduced("windows --seeds 16"),
     "roughness": _benchmark("roughness", *_COMPARE),
     "scale": _benchmark("scale", *_SWEEP, "influencekit/_verbs/contributions.py"),

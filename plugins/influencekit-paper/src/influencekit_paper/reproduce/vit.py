@@ -16,7 +16,7 @@ from influencekit.extend import local
 
 __all__ = ["Pictures", "VisionClassifier", "digest_of", "encoder", "images", "pixels", "problem"]
 
-LR, HEAD_LR, BATCH = 3e-5, 3e-3, 8  # AdamW's, of the encoder and of the new head
+LR, HEAD_LR, BATCH = 1e-5, 3e-4, 8  # AdamW's, of the encoder and of the new head
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _NEEDS = "table6 needs transformers: python -m pip install 'influencekit-paper[vit]'"
 
