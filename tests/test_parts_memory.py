@@ -1,4 +1,4 @@
-"""Numbered parts: sums over columns equal a sum over all pairs of column and part, in memory that is linear."""
+"""Numbered parts: sums over columns equal those over all pairs of column and part, in linear memory."""
 
 import pytest
 import torch

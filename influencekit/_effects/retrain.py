@@ -17,10 +17,11 @@ from torch.func import vmap
 
 from influencekit._training.batch import tensors_of
 from influencekit._training.buffers import flat, with_flat
+from influencekit._training.by_part import NumberedParts
 from influencekit._training.kernels.tracing import NotBatchable, with_batching
 from influencekit._training.pieces import bytes_of_example, pieces
 from influencekit._training.state import State
-from influencekit._training.workload import evaluated_with
+from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Query
@@ -322,13 +323,19 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
     return change_of
 
 
-def check_finite(values: Tensor, weightings: Sequence[Weighting]) -> None:
-    """Refuse effects [..., model] of runs that left the finite numbers, naming the first."""
+def check_finite(values: Tensor, weightings: Sequence[Weighting], workload: Workload | None = None) -> None:
+    """Refuse effects [..., model] of runs that left the finite numbers, naming the first; as parts, where the
+    examples of `workload` are parts."""
     bad = (~values.isfinite()).reshape(-1, len(weightings)).any(0).nonzero()
-    if len(bad):
-        raise DivergedError(
-            f"retraining {weightings[int(bad[0, 0])]} gave NaN or infinity; lower the learning rate"
-        )
+    if not len(bad):
+        return
+    first = weightings[int(bad[0, 0])]
+    said = str(first)
+    if workload is not None and isinstance(parts := workload.train, NumberedParts):
+        position = int(first.positions[0])
+        said = said.replace(f"the example at position {position}", parts.name(position))
+        said = said if len(first.positions) == 1 else said.replace("example", "part")
+    raise DivergedError(f"retraining {said} gave NaN or infinity; lower the learning rate")
 
 
 def capacity(trajectory: Trajectory, most: int) -> int:

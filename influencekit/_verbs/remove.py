@@ -80,10 +80,10 @@ def remove(
 
     Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
     batching is faster; parts=1 trains only without the whole set; for each moved run two trainings and the
-    estimate; of parts of examples, a training run more. Batches keep their divisor: a step that loses all its
-    examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that no example
-    has, none at all, a set that leaves nothing to train on; fewer than three runs, or `runs` of parts of
-    examples; a part of an example that is not there, or named twice.
+    estimate; of parts of examples, a training run more for each run. Batches keep their divisor: a step that
+    loses all its examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that
+    no example has, none at all, a set that leaves nothing to train on; fewer than three runs; a part of an
+    example that is not there, or named twice.
 
     Example:
 
@@ -101,8 +101,6 @@ def remove(
     trajectory = averaged_as(trajectory, average, estimator)
     ids = list(ids) if isinstance(ids, Iterator | Set) else ids
     if pairs := pairs_in(ids):
-        if runs is not None:
-            raise InputError("runs= is for sets of examples; leave it out for rows (id, part)")
         run: Trajectory = by_part(trajectory)
         positions, what = positions_of_parts(trajectory, pairs), "part"
     else:
@@ -126,15 +124,15 @@ def remove(
     estimates = sums + intercept_of(scores).transpose("query", "window").values[..., None]
     before = values_at_ends(trajectory, query, among)
     truth, accuracy = without(run, query, [positions[:n] for n in sizes], among)
-    check_finite(truth[..., -1:], [Weighting(positions)])
+    check_finite(truth[..., -1:], [Weighting(positions)], run.workload)
     shown = truth.cpu().numpy()
-    said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among).replace("example", what)
+    said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)
     others, attrs = dict[str, Any](), dict[str, Any]()
     if runs is not None:
         single = sizes[0] == 1 and "intercept" not in scores  # a score for sets says nothing of one example
         others, attrs = sums_of_moved_runs(
             trajectory, query, estimator, scores, positions.numpy(), shown[..., -1], among, runs, moved,
-            (estimates[..., 0], shown[..., 0]) if single else None,
+            (estimates[..., 0], shown[..., 0]) if single else None, bool(pairs),
         )  # fmt: skip
         said = f"{said}; {attrs.pop('verdict_runs')}"
     return xr.Dataset(
@@ -151,7 +149,7 @@ def remove(
             **others,
         },
         coords={**coords_of(scores, positions.tolist(), among), "part": sizes},
-        attrs={**attrs_of(scores), **attrs, "verdict": said},
+        attrs={**attrs_of(scores), **attrs, "verdict": said.replace("example", what)},
     )
 
 
