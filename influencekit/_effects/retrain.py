@@ -324,18 +324,12 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
 
 
 def check_finite(values: Tensor, weightings: Sequence[Weighting], workload: Workload | None = None) -> None:
-    """Refuse effects [..., model] of runs that left the finite numbers, naming the first; as parts, where the
-    examples of `workload` are parts."""
+    """Refuse effects [..., model] of runs of `workload` that left the finite numbers, naming the first."""
     bad = (~values.isfinite()).reshape(-1, len(weightings)).any(0).nonzero()
-    if not len(bad):
-        return
-    first = weightings[int(bad[0, 0])]
-    said = str(first)
-    if workload is not None and isinstance(parts := workload.train, NumberedParts):
-        position = int(first.positions[0])
-        said = said.replace(f"the example at position {position}", parts.name(position))
-        said = said if len(first.positions) == 1 else said.replace("example", "part")
-    raise DivergedError(f"retraining {said} gave NaN or infinity; lower the learning rate")
+    if len(bad):
+        first, train = weightings[int(bad[0, 0])], workload and workload.train
+        said = train.without(first.positions) if isinstance(train, NumberedParts) else first
+        raise DivergedError(f"retraining {said} gave NaN or infinity; lower the learning rate")
 
 
 def capacity(trajectory: Trajectory, most: int) -> int:

@@ -90,10 +90,12 @@ class NumberedParts:
     def __len__(self) -> int:
         return self._total
 
-    def name(self, position: int) -> str:
-        """A part in words, by its position among all parts."""
-        example, part = self._there.nonzero()[position].tolist()
-        return f"part {part} of the example at position {example}"
+    def without(self, positions: Tensor) -> str:
+        """In words what is left out: parts by their positions among all parts."""
+        if len(positions) != 1:
+            return f"without {len(positions)} parts"
+        example, part = self._there.nonzero()[int(positions)].tolist()
+        return f"without part {part} of the example at position {example}"
 
     def at(self, rows: Tensor) -> NoReturn:
         """Errors: parts cannot be fetched."""

@@ -54,7 +54,8 @@ def remove(
 
     `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order, or a
     `Path` to a file of them: one a line, or what `curate --out` wrote. Rows (id, part) are parts of examples,
-    such as tokens, each named once; `train` in the result is then "ID[part]". The result has `influence`
+    such as tokens, each named once, also from a table with these columns, as `estimate --parts --verify-top
+    --out` writes it; `train` in the result is then "ID[part]". The result has `influence`
     [query, window, train], the score of each, the strongest first; `estimate` [query, window], their sum,
     which is what first order says of the set (for scores for sets, with their `intercept`: take
     `dit:centre=A` where the set leaves about the fraction A of the examples in); `retrained` [query, window];
@@ -99,13 +100,13 @@ def remove(
     whole_number("parts", parts, 1)
     check_runs(runs, moved)
     trajectory = averaged_as(trajectory, average, estimator)
-    ids = list(ids) if isinstance(ids, Iterator | Set) else ids
+    ids = ids_in(ids) if isinstance(ids, Path) else list(ids) if isinstance(ids, Iterator | Set) else ids
     if pairs := pairs_in(ids):
         run: Trajectory = by_part(trajectory)
         positions, what = positions_of_parts(trajectory, pairs), "part"
     else:
         run, what = trajectory, "example"
-        positions = positions_of(run.workload, ids_in(ids) if isinstance(ids, Path) else ids)
+        positions = positions_of(run.workload, ids)
     left = torch.ones(run.workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
     if not left[run.plan.indices.clamp(min=0)][run.plan.indices >= 0].any():
         raise InputError(
