@@ -88,8 +88,8 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
     names, first = result.estimator.values.tolist(), ends(better_in(result.attrs))[0][1]
     parts = {n: result[n].values for n in ("id", "part") if "id" in result.coords}
     if parts and "retrained" in result and (better := better_in(result.attrs)):
-        change = result.retrained.mean(("query", "window"), skipna=False).values
-        parts["is_influence_issue"] = change * (1 if better == "higher" else -1) > 0
+        mean = result.retrained.mean(("query", "window"), skipna=False).values
+        parts["is_influence_issue"] = mean * (1 if better == "higher" else -1) > 0
     frames = []
     for s, seed in enumerate(result.seed.values.tolist()):
         of_seed = {name: result[name].values[s] for name in ("example", "label") if name in result.coords}
