@@ -128,7 +128,7 @@ def test_parts_of_a_taped_run_are_removed_as_its_loop_would():
         ([(0, 0, 1)], {}, r"expected rows \(id, part\) only, got \(0, 0, 1\)"),
         ([(0, 0.5)], {}, "a part to remove"),
         (PARTS, {}, "these 30 parts are all that the run trains on"),
-        ([(0, 0)], {"runs": 3}, "runs= is for sets of examples"),
+        ([(0, 0)], {"runs": 2}, "runs must be at least 3, got 2"),
         ([(0, 0)], {"estimator": "if"}, "does not tell parts of an example apart"),
         ([(0, 0)], {"estimator": "scores"}, r"expected what estimate\(..., parts=True\) gives"),
         ([(0, 0)], {"estimator": "loo:examples=2"}, r"some of these parts have no score \(NaN\)"),

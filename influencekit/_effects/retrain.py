@@ -17,10 +17,11 @@ from torch.func import vmap
 
 from influencekit._training.batch import tensors_of
 from influencekit._training.buffers import flat, with_flat
+from influencekit._training.by_part import NumberedParts
 from influencekit._training.kernels.tracing import NotBatchable, with_batching
 from influencekit._training.pieces import bytes_of_example, pieces
 from influencekit._training.state import State
-from influencekit._training.workload import evaluated_with
+from influencekit._training.workload import Workload, evaluated_with
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError, InputError
 from influencekit.interfaces import Query
@@ -322,13 +323,13 @@ def query_at(trajectory: Trajectory, query: Query, when: Sequence[int]) -> Calla
     return change_of
 
 
-def check_finite(values: Tensor, weightings: Sequence[Weighting]) -> None:
-    """Refuse effects [..., model] of runs that left the finite numbers, naming the first."""
+def check_finite(values: Tensor, weightings: Sequence[Weighting], workload: Workload | None = None) -> None:
+    """Refuse effects [..., model] of runs of `workload` that left the finite numbers, naming the first."""
     bad = (~values.isfinite()).reshape(-1, len(weightings)).any(0).nonzero()
     if len(bad):
-        raise DivergedError(
-            f"retraining {weightings[int(bad[0, 0])]} gave NaN or infinity; lower the learning rate"
-        )
+        first, train = weightings[int(bad[0, 0])], workload and workload.train
+        said = train.without(first.positions) if isinstance(train, NumberedParts) else first
+        raise DivergedError(f"retraining {said} gave NaN or infinity; lower the learning rate")
 
 
 def capacity(trajectory: Trajectory, most: int) -> int:

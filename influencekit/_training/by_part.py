@@ -33,7 +33,7 @@ from influencekit._training.step import Step
 from influencekit._training.workload import Within, Workload
 from influencekit.errors import InputError
 
-__all__ = ["ByPart", "PartsThere", "step_by_part"]
+__all__ = ["ByPart", "NumberedParts", "PartsThere", "step_by_part"]
 
 
 class PartsThere(NamedTuple):
@@ -81,14 +81,21 @@ class PartsThere(NamedTuple):
         return self.there * self.there.sum(1, keepdim=True)
 
 
-class _NumberedParts:
-    """The training set of a run whose examples are parts: their number."""
+class NumberedParts:
+    """The training set of a run whose examples are parts: how many there are, and which they are."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, found: PartsThere) -> None:
+        self._there, self._total = found.there, found.total
 
     def __len__(self) -> int:
         return self._total
+
+    def without(self, positions: Tensor) -> str:
+        """In words what is left out: parts by their positions among all parts."""
+        if len(positions) != 1:
+            return f"without {len(positions)} parts"
+        example, part = self._there.nonzero()[int(positions)].tolist()
+        return f"without part {part} of the example at position {example}"
 
     def at(self, rows: Tensor) -> NoReturn:
         """Errors: parts cannot be fetched."""
@@ -166,7 +173,7 @@ def step_by_part(step: Step, found: PartsThere) -> Step:
     other = copy(workload)
     for cached in ("plan", "_fetched"):
         other.__dict__.pop(cached, None)
-    for name, value in {"train": _NumberedParts(found.total), "order": plan, "train_ids": None}.items():
+    for name, value in {"train": NumberedParts(found), "order": plan, "train_ids": None}.items():
         object.__setattr__(other, name, value)
     return Step(other, source=ByPart(step, other, counts)).varied(start=step.start())
 

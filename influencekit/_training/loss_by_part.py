@@ -72,21 +72,25 @@ class Parts(NamedTuple):
 
 
 def of_parts(values: Tensor, part: Tensor | None, width: int) -> Tensor:
-    """Values of columns, added up by their part: [batch, width] of [batch, column]. By elementary kernels."""
+    """Values of columns, added up by their part: [batch, width] of [batch, column]. Memory is linear."""
     if part is None:
         return pad(values, (0, width - values.shape[1]))
-    return (values[:, :, None] * _belongs(part, width)).sum(1)
+    place, inside = _places(part, width)
+    return values.new_zeros(len(values), width).scatter_add(1, place, values * inside)
 
 
 def of_columns(values: Tensor, part: Tensor | None, columns: int) -> Tensor:
     """For each column the value of its part, 0 where it has none: [batch, column] of [batch, part]."""
     if part is None:
         return pad(values, (0, columns - values.shape[1]))
-    return (values[:, None, :] * _belongs(part, values.shape[1])).sum(2)
+    place, inside = _places(part, values.shape[1])
+    return values.gather(1, place) * inside
 
 
-def _belongs(part: Tensor, width: int) -> Tensor:
-    return part[:, :, None] == torch.arange(width, device=part.device)
+def _places(part: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """An index into `width` parts for each column, and whether that is its part: another one counts 0."""
+    part = part.long()  # of 8 bits, a part could not be compared with a width beyond them
+    return part.clamp(0, width - 1), (part >= 0) & (part < width)
 
 
 def there(parts: Parts) -> Tensor:
@@ -97,8 +101,9 @@ def there(parts: Parts) -> Tensor:
     known = part[counted]
     if bool((known < 0).any()):
         raise InputError("Parts: a part is below 0 where the weight is not 0; count the parts from 0")
-    width = int(known.max()) + 1 if len(known) else 0
-    return of_parts(counted.double(), part, width) > 0
+    if not len(known):
+        return counted[:, :0]
+    return of_parts(counted.double(), part, int(known.max()) + 1) > 0
 
 
 def one_number(found: Any) -> Any:

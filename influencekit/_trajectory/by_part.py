@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import chain
 
 import torch
@@ -70,8 +70,18 @@ class RunByPart(Trajectory):
             raise InputError(
                 f"{own} in column {p}, and none there when it is looked at by itself; keep each part of an "
                 "example in its column (pad on the right), or say by ik.Parts(losses, weights, part) which "
-                "part a column is of"
+                f"part a column is of{_of_labels(self.whole.workload.examples(rows[k : k + 1]))}"
             )
+
+
+def _of_labels(batch: object) -> str:
+    """What to do in a batch of transformers, whose losses we make."""
+    if not isinstance(batch, Mapping) or "labels" not in batch:
+        return ""
+    return (
+        "; for a loss of transformers, give the batch a mask of the shape of its labels: "
+        "decoder_attention_mask for sequence to sequence models, else attention_mask"
+    )
 
 
 def _trained(run: Trajectory, states: Iterable[State]) -> Generator[tuple[int, Tensor, Parts], None, None]:

@@ -67,7 +67,7 @@ def finite(trajectory: Trajectory, found: Iterator[Contributions]) -> Iterator[C
 
 
 def as_examples(scores: xr.Dataset, there: Any = None) -> xr.Dataset:
-    """Scores by part as scores of so many examples, named `ID[part]`.
+    """Scores by part as scores of so many examples, named `ID[part]`, with the coordinates `id` and `part`.
 
     `there` [train, part]: which parts there are; without it those that have a score.
     """
@@ -75,17 +75,16 @@ def as_examples(scores: xr.Dataset, there: Any = None) -> xr.Dataset:
     if there is None:
         there = influence.notnull().any(("query", "window")).values
     rows, parts = np.nonzero(there)
-    ids = scores.train.values[rows].tolist()
-    names = [f"{train}[{part}]" for train, part in zip(ids, parts.tolist(), strict=True)]
+    ids = scores.train.values[rows]
+    names = [f"{train}[{part}]" for train, part in zip(ids.tolist(), parts.tolist(), strict=True)]
     values = influence.values[..., rows, parts]
     rest = scores.drop_dims("part").drop_vars(["train", "label"], errors="ignore")
     rest = rest.assign(influence=(("query", "window", "train"), values, scores.influence.attrs))
-    return rest.assign_coords(train=names)
+    return rest.assign_coords(train=names, id=("train", ids), part=("train", parts))
 
 
 def to_retrain(trajectory: Trajectory, scores: xr.Dataset) -> tuple[Trajectory, xr.Dataset]:
-    """The run whose examples are parts, trained again, and scores by part as those of its examples, with the
-    coordinates `id` and `part`.
+    """The run whose examples are parts, trained again, and scores by part as those of its examples.
 
     Cost: a training run, once. Errors: scores of other parts than the run has.
     """
@@ -96,9 +95,7 @@ def to_retrain(trajectory: Trajectory, scores: xr.Dataset) -> tuple[Trajectory, 
             f"these scores are not of this run: they are of {scores.sizes['part']} parts an example, which "
             f"has {there.shape[1]} here; estimate them anew"
         )
-    rows, parts = np.nonzero(there)
-    ids = scores.train.values[rows]
-    return run.retrained(), as_examples(scores, there).assign_coords(id=("train", ids), part=("train", parts))
+    return run.retrained(), as_examples(scores, there)
 
 
 def pairs_in(ids: Any) -> list[tuple[Any, Any]] | None:

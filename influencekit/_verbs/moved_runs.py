@@ -17,6 +17,7 @@ from influencekit._executors.slices import Slice
 from influencekit._trajectory.code_key import code_key
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.by_part import to_retrain
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import intercept_of
 from influencekit.errors import InputError
@@ -64,17 +65,20 @@ def sums_of_moved_runs(
     runs: int,
     fraction: float,
     alone: Sequence[np.ndarray] | None = None,
+    parts: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `remove` adds about the examples at `positions`: variables, and attrs.
+    """What `remove` adds about the examples (or parts) at `positions`: variables, and attrs.
 
     `retrained` [query, window] is the effect of removing them together from the recorded run; `alone`, where
     it is known, the score of the strongest example and the effect of removing that one, [query, window] each.
+    Errors: a moved run whose examples have other parts.
     """
     if isinstance(estimator, xr.Dataset):
         estimator = _remade(estimator)
     method: Estimator = resolve("estimator", estimator)
-    others = _each(trajectory, query, [method], windows, runs, fraction, np.sort(positions))
-    every = [_parts(scores), *((one.scores.values[0], one.intercept.values[0]) for one in others)]
+    named = digest(scores.train.values.tolist()) if parts else None
+    others = _each(trajectory, query, [method], windows, runs, fraction, np.sort(positions), named)
+    every = [_values(scores), *((one.scores.values[0], one.intercept.values[0]) for one in others)]
     truth = [one.retrained.values for one in others]
     each, intercept = (np.stack([one[k] for one in every]) for k in (0, 1))
     known: np.ndarray = np.isfinite(each).all((0, 1, 2))  # an estimator may leave examples out
@@ -104,16 +108,17 @@ def sums_of_moved_runs(
 
 def _each(
     trajectory: Trajectory, query: Query, methods: Sequence[Estimator], windows: Sequence[Window],
-    runs: int, fraction: float, removed: np.ndarray | None = None,
+    runs: int, fraction: float, removed: np.ndarray | None = None, named: str | None = None,
 ) -> list[xr.Dataset]:  # fmt: skip
     """What `_of_one` gives of each moved run, here or each as a slice on an executor."""
     moves = [Moved(fraction, number) for number in range(1, runs)]
-    given = query, methods, windows, removed
+    given = query, methods, windows, removed, named
     if (session := session_for(trajectory)) is None:
         return [_of_one(trajectory, move, *given) for move in track(moves, "moved runs", runs - 1)]
     asked = {
         "what": "moved", **asked_of(trajectory, query, windows), "estimators": [*map(label, methods)],
         "code": code_key(methods), "removed": None if removed is None else digest([removed]),
+        **({"parts": named} if named else {}),
     }  # fmt: skip
     slices = [Slice({**asked, "move": [fraction, move.seed]}, _of_one, (move, *given)) for move in moves]
     found = dict(session.of(trajectory, "moved runs", slices))
@@ -122,12 +127,22 @@ def _each(
 
 def _of_one(
     trajectory: Trajectory, move: Moved, query: Query, methods: Sequence[Estimator],
-    windows: Sequence[Window], removed: np.ndarray | None,
+    windows: Sequence[Window], removed: np.ndarray | None, named: str | None,
 ) -> xr.Dataset:  # fmt: skip
     """`scores` [estimator, query, window, train] of a moved run, `intercept` of their sums, and the effect of
-    removing the examples at these positions together, `retrained` [query, window]."""
+    removing the examples at these positions together, `retrained` [query, window]. `named`: of parts, and the
+    digest of their names. Errors: it has other parts."""
     other = move.again(trajectory)
-    each = [_parts(estimate(other, query, method, windows)) for method in methods]
+    scores = [estimate(other, query, method, windows, parts=bool(named)) for method in methods]
+    if named:
+        again = [to_retrain(other, one) for one in scores]
+        other, scores = again[0][0], [one for _, one in again]
+        if digest(scores[0].train.values.tolist()) != named:
+            raise InputError(
+                f"parts: examples have other parts in moved run {move.seed} than in the recorded one; let "
+                "weights and parts not depend on the model"
+            )
+    each = [_values(one) for one in scores]
     dims = "estimator", "query", "window", "train"
     found = xr.Dataset(
         {
@@ -142,7 +157,7 @@ def _of_one(
     return found
 
 
-def _parts(scores: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _values(scores: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Scores [query, window, train], and the intercept [query, window] of their sums."""
     influence = scores.influence.transpose("query", "window", "train")
     intercept = intercept_of(scores).transpose("query", "window")

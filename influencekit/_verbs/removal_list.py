@@ -1,8 +1,11 @@
-"""A file of example ids to leave out: a plain list, or a CSV table that marks some of its rows."""
+"""A file of examples, or of parts of them, to leave out: a plain list, or a CSV table."""
 
 import csv
+from collections import Counter
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from influencekit._arguments import short
 from influencekit.errors import InputError
@@ -13,13 +16,17 @@ _MARK, _ACTION = "is_influence_issue", "action"
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
-def ids_in(path: str | Path, option: str = "") -> list[str]:
-    """The example ids in a file: one a line, where blank lines and lines that begin with # do not count; or a
-    table with the columns `id` and `is_influence_issue`, as `curate` and `suspects` write it: those that are
-    marked, by true, 1 or yes; others say false, 0, no or nothing.
+def ids_in(path: str | Path, option: str = "", parts: bool | None = None) -> list[Any]:
+    """The example ids in a file, or rows (id, part) where it is a table with a column `part`.
 
-    `option`: what the user calls the file. Errors: what cannot be read; a table without marks, with other
-    ones, or that is not separated by commas; no id at all.
+    One id a line, where blank lines and lines that begin with # do not count; or a table with the columns
+    `id` and `is_influence_issue`, as `curate` and `suspects` write it: those that are marked, by true, 1 or
+    yes; others say false, 0, no or nothing. A table of parts is the same, or has the columns `id` and `part`
+    alone: then all its rows count. A part may come once for each query and window, as `estimate` writes it.
+
+    `option`: what the user calls the file; `parts`: whether it has to name parts (None: as it is). Errors:
+    what cannot be read; a table without marks, with other ones, or that is not separated by commas; no id at
+    all; a part that is no whole number, or that comes twice; parts for examples, and the other way round.
     """
     name = f"{option} {path}".strip()
     try:
@@ -27,15 +34,16 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
         raise InputError(f"{name} cannot be read: {reason}") from error
-    if _is_table(text, name):
-        head, *rows = _table(text, name)
-        if cut := [row for row in rows if len(row) < len(head)]:
-            raise InputError(f"{name}: a row has fewer cells than the head: {short(cut[0])}")
-        table = [dict(zip(head, row, strict=False)) for row in rows]
-        found = [row["id"] for row in table if _marked(row, name)]
-        if not found:
-            raise InputError(f"{name} marks no example ({_MARK} is false in all rows): nothing is to drop")
-        return found
+    head = _head(text, name)
+    what = "part" if "part" in head else "example"
+    _check_kind(what == "part", parts, name)
+    if head:
+        _check_marks(head, name)
+        rows = [row for row in _rows(text, name) if _MARK not in row or _marked(row, name)]
+        if not rows:
+            none = f"marks no {what} ({_MARK} is false in all rows)" if _MARK in head else f"holds no {what}"
+            raise InputError(f"{name} {none}: nothing is to drop")
+        return _pairs(rows, name) if what == "part" else [row["id"] for row in rows]
     lines = [line.strip() for line in text.splitlines()]
     ids = [line for line in lines if line and not line.startswith("#")]
     if not ids:
@@ -43,23 +51,34 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     return ids
 
 
-def _is_table(text: str, name: str) -> bool:
-    """Whether the first line is the head of a table with ids and marks. Errors: a head without marks, or with
-    cells that are not separated by commas."""
+def _head(text: str, name: str) -> list[str]:
+    """The head of a table; nothing, of a plain list. Errors: cells that are not separated by commas."""
     first = text.partition("\n")[0].strip()
-    head = _cells(first, ",")
-    if {"id", _MARK} <= {*head}:
-        return True
     for separator, called in ((";", "semicolons"), ("\t", "tabs")):
         if "id" in (cells := _cells(first, separator)) and len(cells) > 1:
             raise InputError(f"{name}: cells are separated by {called}; save the table with commas")
-    if "id" in head and len(head) > 1:
-        also = f" (the column {_ACTION} is for reading)" if _ACTION in head else ""
-        raise InputError(
-            f"{name}: the table has no column {_MARK}{also}; add one with true in the rows to drop, or write "
-            "only their ids, one a line"
-        )
-    return False
+    head = _cells(first, ",")
+    return head if "id" in head and len(head) > 1 else []
+
+
+def _check_kind(found: bool, parts: bool | None, name: str) -> None:
+    """Errors: parts where examples are expected, and the other way round."""
+    if parts and not found:
+        raise InputError(f"{name} names no parts: expected a table with the columns id and part")
+    if found and parts is False:
+        raise InputError(f"{name} names parts of examples, in its column part; take --parts as well")
+
+
+def _check_marks(head: Sequence[str], name: str) -> None:
+    """Errors: a table without marks that is more than a list of parts."""
+    if _MARK in head or {*head} == {"id", "part"}:
+        return
+    also = f" (the column {_ACTION} is for reading)" if _ACTION in head else ""
+    only = "their columns id and part" if "part" in head else "their ids, one a line"
+    raise InputError(
+        f"{name}: the table has no column {_MARK}{also}; add one with true in the rows to drop, or write "
+        f"only {only}"
+    )
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -67,6 +86,17 @@ def _cells(line: str, separator: str) -> list[str]:
         return next(csv.reader([line], delimiter=separator), [])
     except csv.Error:  # no head of a table
         return []
+
+
+def _rows(text: str, name: str) -> list[dict[str, str]]:
+    """The rows of a CSV table. Errors: what is none; a row that is cut."""
+    try:
+        head, *rows = [row for row in csv.reader(StringIO(text, newline="")) if row]
+    except csv.Error as error:
+        raise InputError(f"{name} is no CSV table: {error}") from error
+    if cut := [row for row in rows if len(row) < len(head)]:
+        raise InputError(f"{name}: a row has fewer cells than the head: {short(cut[0])}")
+    return [dict(zip(head, row, strict=False)) for row in rows]
 
 
 def _marked(row: dict[str, str], name: str) -> bool:
@@ -79,9 +109,17 @@ def _marked(row: dict[str, str], name: str) -> bool:
     return mark in _YES
 
 
-def _table(text: str, name: str) -> list[list[str]]:
-    """The rows of a CSV table. Errors: what is none."""
-    try:
-        return [row for row in csv.reader(StringIO(text, newline="")) if row]
-    except csv.Error as error:
-        raise InputError(f"{name} is no CSV table: {error}") from error
+def _pairs(rows: Sequence[dict[str, str]], name: str) -> list[tuple[str, int]]:
+    """(id, part) of rows, each once. Errors: what is no whole number; the same part twice."""
+    found = Counter[tuple[Any, ...]]()
+    for row in rows:
+        try:
+            part = int(row["part"])
+        except ValueError as error:
+            raise InputError(
+                f"{name}: part of example {short(row['id'])} is {short(row['part'])}; expected a whole number"
+            ) from error
+        found[row["id"], part, row.get("query"), row.get("window")] += 1
+    if twice := [key for key, count in found.items() if count > 1]:
+        raise InputError(f"{name}: part {twice[0][1]} of example {short(twice[0][0])} comes twice")
+    return list(dict.fromkeys(key[:2] for key in found))  # type: ignore[misc]

@@ -54,7 +54,8 @@ def remove(
 
     `ids` are the examples' own ids (`Workload.train_ids`; positions where there are none), in any order, or a
     `Path` to a file of them: one a line, or what `curate --out` wrote. Rows (id, part) are parts of examples,
-    such as tokens, each named once; `train` in the result is then "ID[part]". The result has `influence`
+    such as tokens, each named once, also from a table with these columns, as `estimate --parts --verify-top
+    --out` writes it; `train` in the result is then "ID[part]". The result has `influence`
     [query, window, train], the score of each, the strongest first; `estimate` [query, window], their sum,
     which is what first order says of the set (for scores for sets, with their `intercept`: take
     `dit:centre=A` where the set leaves about the fraction A of the examples in); `retrained` [query, window];
@@ -80,10 +81,10 @@ def remove(
 
     Sign: removal minus full. Cost: the estimate and a training run for each of the parts, at once where
     batching is faster; parts=1 trains only without the whole set; for each moved run two trainings and the
-    estimate; of parts of examples, a training run more. Batches keep their divisor: a step that loses all its
-    examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that no example
-    has, none at all, a set that leaves nothing to train on; fewer than three runs, or `runs` of parts of
-    examples; a part of an example that is not there, or named twice.
+    estimate; of parts of examples, a training run more for each run. Batches keep their divisor: a step that
+    loses all its examples has zero loss gradient, and weight decay and momentum still act. Errors: an id that
+    no example has, none at all, a set that leaves nothing to train on; fewer than three runs; a part of an
+    example that is not there, or named twice.
 
     Example:
 
@@ -99,15 +100,13 @@ def remove(
     whole_number("parts", parts, 1)
     check_runs(runs, moved)
     trajectory = averaged_as(trajectory, average, estimator)
-    ids = list(ids) if isinstance(ids, Iterator | Set) else ids
+    ids = ids_in(ids) if isinstance(ids, Path) else list(ids) if isinstance(ids, Iterator | Set) else ids
     if pairs := pairs_in(ids):
-        if runs is not None:
-            raise InputError("runs= is for sets of examples; leave it out for rows (id, part)")
         run: Trajectory = by_part(trajectory)
         positions, what = positions_of_parts(trajectory, pairs), "part"
     else:
         run, what = trajectory, "example"
-        positions = positions_of(run.workload, ids_in(ids) if isinstance(ids, Path) else ids)
+        positions = positions_of(run.workload, ids)
     left = torch.ones(run.workload.n_train, dtype=torch.bool).index_fill_(0, positions, False)
     if not left[run.plan.indices.clamp(min=0)][run.plan.indices >= 0].any():
         raise InputError(
@@ -126,15 +125,15 @@ def remove(
     estimates = sums + intercept_of(scores).transpose("query", "window").values[..., None]
     before = values_at_ends(trajectory, query, among)
     truth, accuracy = without(run, query, [positions[:n] for n in sizes], among)
-    check_finite(truth[..., -1:], [Weighting(positions)])
+    check_finite(truth[..., -1:], [Weighting(positions)], run.workload)
     shown = truth.cpu().numpy()
-    said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among).replace("example", what)
+    said = worst_verdict(sizes, estimates.mean(0), shown.mean(0), among)
     others, attrs = dict[str, Any](), dict[str, Any]()
     if runs is not None:
         single = sizes[0] == 1 and "intercept" not in scores  # a score for sets says nothing of one example
         others, attrs = sums_of_moved_runs(
             trajectory, query, estimator, scores, positions.numpy(), shown[..., -1], among, runs, moved,
-            (estimates[..., 0], shown[..., 0]) if single else None,
+            (estimates[..., 0], shown[..., 0]) if single else None, bool(pairs),
         )  # fmt: skip
         said = f"{said}; {attrs.pop('verdict_runs')}"
     return xr.Dataset(
@@ -151,7 +150,7 @@ def remove(
             **others,
         },
         coords={**coords_of(scores, positions.tolist(), among), "part": sizes},
-        attrs={**attrs_of(scores), **attrs, "verdict": said},
+        attrs={**attrs_of(scores), **attrs, "verdict": said.replace("example", what)},
     )
 
 

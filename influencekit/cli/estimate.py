@@ -88,7 +88,8 @@ __all__ = ["estimate"]
     metavar="FILE",
     help="Predict the joint effect of a set of examples, retrain without all, half and a quarter of it, and "
     "say how far the prediction holds. One id a line; blank lines and lines that begin with # do not count. "
-    "Or the table that `curate --out` wrote: those that it marks.",
+    "Or the table that `curate --out` wrote: those that it marks. With --parts: a table with the columns id "
+    "and part, such as --verify-top --out FILE.csv writes, which marks the parts without which it is better.",
 )
 @click.option(
     "--runs",
@@ -133,10 +134,10 @@ def estimate(
     check_ending(out, endings=(*ENDINGS, ".html"))
     if runs and not remove:
         raise InputError("--runs says on how many runs the set of --remove is summed; name its file, too")
-    if parts and (remove or trust in ("retrain", "smooth") or str(out).endswith(".html")):
+    if parts and (trust in ("retrain", "smooth") or str(out).endswith(".html")):
         raise InputError(
-            "--parts goes without --remove, --trust and a report, which are about examples; --verify-top "
-            "retrains without the top parts, --estimator loo:examples=32 without 32 random ones"
+            "--parts goes without --trust and a report, which are about examples; --verify-top retrains "
+            "without the top parts, --estimator loo:examples=32 without 32 random ones"
         )
     check_places({"--out": out, "--contributions": contributions})
     if contributions and not contributions.endswith(".zarr"):
@@ -150,7 +151,6 @@ def estimate(
             import influencekit as ik
             from influencekit._direction import better_of, which_end
             from influencekit._verbs.by_part import as_examples
-            from influencekit._verbs.remove import positions_of
             from influencekit.cli import retrained
             from influencekit.cli.problems import RunSource, reopen, use_device, workers
             from influencekit.registry import make
@@ -158,13 +158,13 @@ def estimate(
             asked, method = make("query", query), make("estimator", estimator)
             end = average and make("average", average)
             which = which_end(which, better_of(asked), f"query {query}")
-            ids = retrained.read_ids(remove) if remove else None
+            ids = retrained.read_ids(remove, parts) if remove else None
             with process_group(device) as group:
                 chip = use_device(device, threads)
                 who = workers(executor, slices, RunSource(store, data_dir, chip, code))
                 trajectory = reopen(store, data_dir, chip, code)
                 if ids:
-                    positions_of(trajectory.workload, ids)  # unknown ones are found before the work
+                    retrained.check_ids(trajectory, ids)
                 how = {"parts": parts, "executor": who, "group": group}
                 scores = _scores(trajectory, asked, method, window, removal, end, contributions, **how)
             if rank():
@@ -184,7 +184,7 @@ def estimate(
             result = shown = retrained.attach(by_seed(scores, trajectory, store), verified, removed)
             if parts:
                 shown = by_seed(as_examples(scores), trajectory, store)
-                shown = retrained.attach(shown, verified, None)
+                shown = retrained.attach(shown, verified, removed)
             if path and path.suffix == ".html":
                 from influencekit.cli.report import command_of
 
@@ -207,7 +207,7 @@ def estimate(
         retrained.print_verified(shown, verified)
     if removed is not None:
         say()
-        retrained.print_removed(removed)
+        retrained.print_removed(removed, "parts" if parts else "examples")
     if out:
         say(f"saved in {out}")
     if contributions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from influencekit._direction import most
 from influencekit.cli.console import print_table, say
@@ -11,34 +11,47 @@ from influencekit.cli.summary import window_name
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["attach", "print_removed", "print_verified", "read_ids"]
+    from influencekit._trajectory.trajectory import Trajectory
+
+__all__ = ["attach", "check_ids", "print_removed", "print_verified", "read_ids"]
 
 
-def read_ids(path: str) -> list[str]:
-    """The example ids in the file of --remove: a list, or the table that `curate --out` writes."""
+def read_ids(path: str, parts: bool) -> list[Any]:
+    """What the file of --remove names: example ids, or with --parts rows (id, part)."""
     from influencekit._verbs.removal_list import ids_in
 
-    return ids_in(path, "--remove")
+    return ids_in(path, "--remove", parts)
+
+
+def check_ids(trajectory: Trajectory, ids: list[Any]) -> None:
+    """Find what the run does not have before the work. Cost: of parts, a forward pass of each example."""
+    from influencekit._verbs.by_part import pairs_in, positions_of_parts
+    from influencekit._verbs.remove import positions_of
+
+    if pairs := pairs_in(ids):
+        positions_of_parts(trajectory, pairs)
+    else:
+        positions_of(trajectory.workload, ids)
 
 
 def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset | None) -> xr.Dataset:
     """The scores with what retraining showed: NaN for whatever was not retrained.
 
     `retrained` and `after` [query, window, train, ...], `before` [query, window] and `agreement` [metric,
-    query, window] of the verified examples, or parts; `removed` [train] marks the set, `removed_estimate`,
-    `..._retrained`, `..._before`, `..._after` [query, window] and `removed_accuracy_before`, `..._after`
-    [window] are its, `removed_part_estimate`, `..._retrained` [query, window, part] those of its parts, and
-    the attr `removed_verdict` says how far their sum holds. With --runs also what `remove` adds of other
+    query, window] of the verified examples, or parts; `removed` [train, ...] marks the set,
+    `removed_estimate`, `..._retrained`, `..._before`, `..._after` [query, window] and
+    `removed_accuracy_before`, `..._after` [window] are its, `removed_part_estimate`, `..._retrained` [query,
+    window, part] those of its strongest, a quarter, half and all (of parts of examples: [..., removed_part]),
+    and the attr `removed_verdict` says how far their sum holds. With --runs also what `remove` adds of other
     runs.
     """
     import numpy as np
 
     ids = result.example.isel(seed=0).values.tolist()
+    full = result.influence.isel(estimator=0, seed=0, drop=True).transpose("query", "window", "train", ...)
+    if "part" in full.dims:
+        ids = [f"{name}[{part}]" for name in ids for part in full.part.values.tolist()]
     if verified is not None:
-        full = result.influence.isel(estimator=0, seed=0, drop=True)
-        full = full.transpose("query", "window", "train", ...)
-        if "part" in full.dims:
-            ids = [f"{name}[{part}]" for name in ids for part in full.part.values.tolist()]
         places = _places(ids, verified)
         for name in ("retrained", "after"):
             values = np.full((*full.shape[:2], len(ids)), np.nan, dtype=full.dtype)
@@ -49,10 +62,13 @@ def attach(result: xr.Dataset, verified: xr.Dataset | None, removed: xr.Dataset 
     if removed is not None:
         marks = np.zeros(len(ids), dtype=np.int8)
         marks[_places(ids, removed)] = 1
-        result["removed"] = "train", marks
+        result["removed"] = full.dims[2:], marks.reshape(full.shape[2:])
+        if "part" in result.coords:  # parts of examples
+            removed = removed.rename(part="removed_part")
         for name in [str(n) for n in removed.data_vars if n != "influence"]:
             result[f"removed_{name}"] = removed[name].dims, removed[name].values
-        result = result.assign_coords(part=removed.part.values)
+        size = removed.part_estimate.dims[-1]
+        result = result.assign_coords({size: removed[size].values})
         said = {n: removed.attrs[n] for n in ("verdict", "runs", "moved", "chosen") if n in removed.attrs}
         result.attrs |= {f"removed_{name}": value for name, value in said.items()}
     return result
@@ -98,9 +114,9 @@ def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     )
 
 
-def print_removed(removed: xr.Dataset) -> None:
+def print_removed(removed: xr.Dataset, what: str = "examples") -> None:
     """The whole set: the query with and without it, and the sum of the scores, a row a window; the same of
-    its parts, where there is one window; and how far the sum holds."""
+    its strongest half and quarter, where there is one window; and how far the sum holds."""
     from influencekit.cli.frames import pandas
 
     pd = pandas()
@@ -126,7 +142,7 @@ def print_removed(removed: xr.Dataset) -> None:
         rows.append([moved, "", "", f"{change:+.3e}", f"{total:+.3e}"])
     head = ["window" if windows > 1 else "", "with all", "without", "change", "sum of scores"]
     count = removed.sizes["train"]
-    title = f"without all {count} examples of the set, retrained ({removed.attrs['seconds']:.1f} s)"
+    title = f"without all {count} {what} of the set, retrained ({removed.attrs['seconds']:.1f} s)"
     print_table(pd.DataFrame(rows, columns=head), title, gap=2)
     say(removed.attrs["verdict"])
 

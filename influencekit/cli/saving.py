@@ -76,7 +76,9 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
     Where neither way of the query is better, those whose removal lowers it most.
     Of scores for sets, `intercept` is what is added to a sum of these scores, the same in every row of a
     seed, query and window; of several estimators, `intercept of NAME`. What `estimate` retrained follows: its
-    effect, empty where there is none, and 1 for what was removed.
+    effect, empty where there is none, and 1 for what was removed. Parts of examples have their `id` and
+    `part`, too, and `is_influence_issue`, which --remove reads: without this part, retrained, the query is
+    better (mean over queries and windows).
     """
     from influencekit.cli.frames import pandas
 
@@ -84,13 +86,17 @@ def write_ranking(result: xr.Dataset, path: Path, escape_formulas: bool = False)
     dims = ("seed", "query", "window", "estimator", "train")
     scores = result.influence.transpose(*dims).values.astype(float)  # written with all their digits
     names, first = result.estimator.values.tolist(), ends(better_in(result.attrs))[0][1]
+    parts = {n: result[n].values for n in ("id", "part") if "id" in result.coords}
+    if parts and "retrained" in result and (better := better_in(result.attrs)):
+        mean = result.retrained.mean(("query", "window"), skipna=False).values
+        parts["is_influence_issue"] = mean * (1 if better == "higher" else -1) > 0
     frames = []
     for s, seed in enumerate(result.seed.values.tolist()):
         of_seed = {name: result[name].values[s] for name in ("example", "label") if name in result.coords}
         for q, query in enumerate(result["query"].values.tolist()):
             for w in range(result.sizes["window"]):
                 where = {"seed": seed, "query": query, "window": window_name(result, w)}
-                frame = pd.DataFrame(of_seed | where | dict(zip(names, scores[s, q, w], strict=True)))
+                frame = pd.DataFrame(of_seed | parts | where | dict(zip(names, scores[s, q, w], strict=True)))
                 frame = frame.assign(**_intercepts(result, s, q, w))
                 if "retrained" in result:
                     change = pd.Series(result.retrained.values[q, w].tolist(), dtype=object)

@@ -99,5 +99,5 @@ def retraining_effects(
         torch.Size([1, 1, 1])
     """
     out = effects_of(trajectory, query, weightings, windows, strategy)
-    check_finite(out, weightings)
+    check_finite(out, weightings, trajectory.workload)
     return out

@@ -186,7 +186,7 @@ def _retrained(
         for models in retrained(trajectory, weightings, absent, when, strategy):
             place = states.index((*absent, models.state))
             theta[models.members, place] = _packed(models.theta, models.buffers).detach()
-    check_finite(theta.movedim(0, -1), weightings)
+    check_finite(theta.movedim(0, -1), weightings, trajectory.workload)
     return theta
 
 

@@ -40,8 +40,9 @@ class CrossEntropy:
     def parts(self, outputs: Any, labels: Tensor, batch: Any) -> Parts | Tensor:
         """The losses of the targets [n, token], each at the place of its target in the text.
 
-        Places are counted without the padding, if the batch has an `attention_mask` [n, token]. One number
-        an example, where it has one label, or yes and no.
+        Places are counted without the padding, if the batch has an `attention_mask` [n, token], or of
+        sequence to sequence models a `decoder_attention_mask`. One number an example, where it has one label,
+        or yes and no.
         """
         if labels.is_floating_point() or labels.dim() != 2:
             return self(outputs, labels)
@@ -130,10 +131,11 @@ class Answers:
 def _places(outputs: Any, labels: Tensor, batch: Any) -> Tensor | None:
     """The place [n, token] of each token in its text, padding left aside; None where the batch does not say.
 
-    Sequence to sequence models have labels beside the text that is masked.
+    The `attention_mask` of sequence to sequence models is of the encoder's text, not of the labels.
     """
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    if mask is None or mask.shape != labels.shape or "encoder_last_hidden_state" in outputs:
+    name = "decoder_attention_mask" if "encoder_last_hidden_state" in outputs else "attention_mask"
+    mask = batch.get(name) if isinstance(batch, Mapping) else None
+    if mask is None or mask.shape != labels.shape:
         return None
     column = torch.arange(labels.shape[1], device=labels.device)
     return column - torch.where(mask != 0, column, labels.shape[1]).amin(1, keepdim=True)

@@ -270,7 +270,7 @@ FORWARD = {
     ones zeros ones_like zeros_like new_zeros new_ones full full_like scalar_tensor arange empty_like
     new_empty new_full fill
     add sub mul div neg abs sign pow sqrt rsqrt reciprocal exp log log1p sum mean amax amin maximum minimum
-    where clamp clamp_min erf gather masked_fill
+    where clamp clamp_min erf gather scatter_add masked_fill
     mm bmm mv dot addmm baddbmm convolution convolution_backward embedding embedding_dense_backward
     native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward
     relu threshold_backward tanh tanh_backward sigmoid sigmoid_backward gelu gelu_backward silu silu_backward
