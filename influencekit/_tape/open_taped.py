@@ -210,8 +210,8 @@ def whole_set(
         raise InputError(f"{name}: expected {advice}, got arrays of numpy; make tensors: torch.from_numpy(x)")
     if isinstance(test, list) and test and all(isinstance(x, Tensor) for x in test):
         raise InputError(f"{name}: expected {advice}, got a list of tensors, which could be either")
-    if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
-        got = empty if hasattr(test, "__len__") else type(test).__name__
+    if isinstance(test, str) or not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
+        got = empty if hasattr(test, "__len__") and not isinstance(test, str) else type(test).__name__
         raise InputError(f"{name}: expected {advice}, got {got}")
     with fixed():
         batch = fetch(test, collate, range(len(test)), capture())

@@ -19,7 +19,8 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
     marked, by true, 1 or yes; others say false, 0, no or nothing.
 
     `option`: what the user calls the file. Errors: what cannot be read; a table without marks, with other
-    ones, or that is not separated by commas; no id at all.
+    ones, whose head is not its first line, or that is not separated by commas; a column or an example that
+    stands twice and says two things; no id at all.
     """
     name = f"{option} {path}".strip()
     try:
@@ -29,10 +30,16 @@ def ids_in(path: str | Path, option: str = "") -> list[str]:
         raise InputError(f"{name} cannot be read: {reason}") from error
     if _is_table(text, name):
         head, *rows = _table(text, name)
-        if cut := [row for row in rows if len(row) < len(head)]:
-            raise InputError(f"{name}: a row has fewer cells than the head: {short(cut[0])}")
+        if odd := [row for row in rows if len(row) < len(head) or any(row[len(head) :])]:
+            much = "fewer" if len(odd[0]) < len(head) else "more"
+            raise InputError(f"{name}: a row has {much} cells than the head: {short(odd[0])}")
         table = [dict(zip(head, row, strict=False)) for row in rows]
-        found = [row["id"] for row in table if _marked(row, name)]
+        marks = [(row["id"], _marked(row, name)) for row in table]
+        found, others = [each for each, yes in marks if yes], {each for each, yes in marks if not yes}
+        if "" in found:
+            raise InputError(f"{name}: a marked row has no id")
+        if both := [each for each in found if each in others]:
+            raise InputError(f"{name}: example {short(both[0])} stands twice, marked and not; keep one row")
         if not found:
             raise InputError(f"{name} marks no example ({_MARK} is false in all rows): nothing is to drop")
         return found
@@ -49,6 +56,8 @@ def _is_table(text: str, name: str) -> bool:
     first = text.partition("\n")[0].strip()
     head = _cells(first, ",")
     if {"id", _MARK} <= {*head}:
+        if twice := [column for column in ("id", _MARK) if head.count(column) > 1]:
+            raise InputError(f"{name}: the table has two columns {twice[0]}; keep one")
         return True
     for separator, called in ((";", "semicolons"), ("\t", "tabs")):
         if "id" in (cells := _cells(first, separator)) and len(cells) > 1:
@@ -58,6 +67,11 @@ def _is_table(text: str, name: str) -> bool:
         raise InputError(
             f"{name}: the table has no column {_MARK}{also}; add one with true in the rows to drop, or write "
             "only their ids, one a line"
+        )
+    if _MARK in text:
+        raise InputError(
+            f"{name}: expected the head of the table, with the columns id and {_MARK}, in the first line; "
+            f"got {short(first)}"
         )
     return False
 

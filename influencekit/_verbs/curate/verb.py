@@ -115,7 +115,7 @@ def curate(
     ks = sizes_of(len(used), k)
     given = trusted_of(trajectory, trusted)
     run = tested_on(trajectory, given.batch)
-    refuse_random_evaluation(run.workload)
+    refuse_random_evaluation(run.workload, "test" if trusted is None else "trusted")
     dealt = folds_of(len(given.ids), folds, seed)
     names = [*methods, *([MEAN] if mean else [])]
     sets = (len(dealt.groups) * len(names) + draws) * len(ks)

@@ -27,7 +27,7 @@ from influencekit._verbs.suspects.calibration import (
 )
 from influencekit._verbs.suspects.cost import say_cost
 from influencekit._verbs.suspects.expectation import Planted, expected, suspicion_of
-from influencekit._verbs.suspects.outside import fractions_of, outside
+from influencekit._verbs.suspects.outside import fractions_of, misled, outside
 from influencekit._verbs.suspects.planting import Plant, confused
 from influencekit._verbs.suspects.result import Found, result_of
 from influencekit.errors import InputError
@@ -121,11 +121,12 @@ def suspects(
     given = trusted_of(trajectory, trusted) if has_trusted else None
     whole = trajectory if given is None else _tested_on(trajectory, given, None)
     if given is not None:
-        refuse_random_evaluation(whole.workload)
+        refuse_random_evaluation(whole.workload, "test" if trusted is None else "trusted")
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
     used = _with_labels(trajectory, labels)
-    trainings = say_cost(trajectory, methods, repeats, folds, verify, strategy)
+    verified = 0 if given is None else min(verify, len(used))
+    trainings = say_cost(trajectory, methods, repeats, folds, verified, strategy)
     own = _scores(asked, methods, used)
     out = outside(whole, labels, used, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
@@ -148,9 +149,13 @@ def suspects(
     groups = out.groups[labels.own.cpu().numpy()[ranked]] if labels.classify else np.zeros_like(ranked)
     fractions = fractions_of(out, given, len(used), depth, seed)
     hopes = expected(plantings, groups, fractions, level, (seed % 2**64, 5), bound=given is None)
+    wrong = given is not None and misled(out, fractions)
+    if wrong:  # what is suspicious to them may be right
+        nothing = np.full(len(ranked), np.nan)
+        hopes = hopes._replace(precision=nothing, low=nothing, high=nothing)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
-        suspicion_of(hopes.precision), given, gain, asking, plant.words, trainings,
+        suspicion_of(hopes.precision), given, wrong, gain, asking, plant.words, trainings,
     )  # fmt: skip
     judged = None if judge is None or given is None else _tested_on(trajectory, given, judge)
     return result_of(facts, judged, verify, level, seed, strategy, fraction, repeats)
