@@ -80,7 +80,7 @@ def said(marked, precision, low=0.0, high=1.0, auc=(0.6, 1.0)):
 
 
 def test_one_marked_label_is_no_part_of_several_and_chance_makes_the_number_doubtful():
-    assert said(1, 0.62).endswith("1 is marked, and wrong with 62 % (0 to 100 %)")
+    assert said(1, 0.62).endswith("1 is marked, wrong with probability 62 % (0 to 100 %)")
     assert said(3, 0.62).endswith("3 are marked, of which 62 % (0 to 100 %) should be wrong")
     doubt = (
         "so none is marked, and how many are wrong is hard to tell: about 1 of 9 labels look wrong (0 to 4)"

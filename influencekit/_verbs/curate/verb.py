@@ -88,7 +88,8 @@ def curate(
     batching gains; all of it times `runs`. If this is above a minute, a line on stderr says so before it
     begins. Errors: no trusted data, fewer than 20, labels of other classes than in training, or more than a
     tenth of them trained on as well (equal contents; fewer such copies are left out, as are all but one of
-    equal trusted examples, and `caution` says so); fewer than 3 folds; a k that leaves nothing to train on; a
+    equal trusted examples and targets that the loss ignores; `caution` says so, and which labels of training
+    examples no trusted one has); fewer than 3 folds; a k that leaves nothing to train on; a
     folder of something else. Source of the interval: Bates, Hastie and Tibshirani, Cross-validation: what
     does it estimate and how well does it do it?, JASA 2024.
 

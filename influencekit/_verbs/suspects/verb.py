@@ -73,15 +73,18 @@ def suspects(
     label what they hold of a right or of a wrong label of a trusted example. This, and how suspicious wrong
     labels are, is asked for each given label by itself, where at least ten trusted examples have it. Without
     them there is an upper bound only: the result has the ranking, `issues_high` and `expected_high`, marks
-    nothing, and its `suspicion`, `issues` and `expected_precision` are NaN.
+    nothing, and its `suspicion`, `issues` and `expected_precision` are NaN. Where most labels, or most of a
+    class, are wrong, or numbered in another way than trusted ones, the model has learnt them, and right ones
+    look suspicious: the verdict says so, nothing is marked, and `suspicion` and what is expected are NaN.
 
     What is planted: classes become another class, half of them any, half of them where the model errs;
     targets of a regression those of another example; documents, which are their own targets, get their tokens
     in random order. A planted flip may hit a label that is wrong already and make it right: that part of the
     flips is taken out of the expectation.
 
-    The result has, by `train`: `suspicion`, the probability of a wrong label as far as the planted ones tell;
-    `is_label_issue`, at least .5 of it; `action`, relabel, drop or keep; `rank`, 1 = most suspicious; `given`
+    The result has, by `train`: `suspicion`, the probability of a wrong label as far as the planted ones tell
+    (NaN: left out, since no step holds the example, or the loss ignores its target); `is_label_issue`, at
+    least .5 of it; `action`, relabel, drop or keep; `rank`, 1 = most suspicious; `given`
     and `predicted` label, the latter by models that were not trained on the example; `learnt`, the epoch from
     which it is classified rightly to the end (NaN: never); `score` [by, train], what each score says;
     `remove_effect`, `relabel_effect` of the first `verify` ranks: exact effects on the mean loss of the
@@ -149,13 +152,13 @@ def suspects(
     groups = out.groups[labels.own.cpu().numpy()[ranked]] if labels.classify else np.zeros_like(ranked)
     fractions = fractions_of(out, given, len(used), depth, seed)
     hopes = expected(plantings, groups, fractions, level, (seed % 2**64, 5), bound=given is None)
-    wrong = given is not None and misled(out, fractions)
-    if wrong:  # what is suspicious to them may be right
+    astray = given is not None and misled(out, fractions)
+    if astray:  # what is suspicious to them may be right
         nothing = np.full(len(ranked), np.nan)
         hopes = hopes._replace(precision=nothing, low=nothing, high=nothing)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
-        suspicion_of(hopes.precision), given, wrong, gain, asking, plant.words, trainings,
+        suspicion_of(hopes.precision), given, astray, gain, asking, plant.words, trainings,
     )  # fmt: skip
     judged = None if judge is None or given is None else _tested_on(trajectory, given, judge)
     return result_of(facts, judged, verify, level, seed, strategy, fraction, repeats)

@@ -40,10 +40,8 @@ def verdict(
     values = (expected.precision[k], expected.low[k], expected.high[k])
     part, least, most = (f"{100 * each:.0f}" for each in values)
     hope = f"{part} % ({least} to {most} %)"
-    said = (
-        f"are marked, of which {hope} should be wrong" if marked > 1 else f"is marked, and wrong with {hope}"
-    )
-    return f"{many}; {leads}; {marked} {said}{influence}"
+    one, several = f"is marked, wrong with probability {hope}", f"are marked, of which {hope} should be wrong"
+    return f"{many}; {leads}; {marked} {one if marked == 1 else several}{influence}"
 
 
 def _many(issues: tuple[float, float, float], count: int, trusted: bool) -> str:
