@@ -27,6 +27,7 @@ from influencekit._tape.rng import capture, fixed
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch, tensors_of
+from influencekit._training.checks.examples import refuse_other_shapes
 from influencekit._training.checks.model import copy_model, frozen
 from influencekit._training.layout import Layout
 from influencekit._training.plan import Plan
@@ -117,6 +118,7 @@ def open_taped(
     if test is not None:
         end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
+        refuse_other_shapes(there)
         trajectory.attrs = {**trajectory.attrs, **there.judge(end.theta).attrs()}
     sample = attrs["fingerprint"]["training data"]
     trajectory.unchanged = watched(known, data, trajectory.step, sample)

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from influencekit._effects.labels import labels_of
+from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.open_taped import whole_set
 from influencekit._training.batch import Batch, select, tensors_of
+from influencekit._training.checks.examples import refuse_other_shapes
 from influencekit._training.checks.workload import check_set
 from influencekit._training.workload import Workload
 from influencekit._trajectory.contents import digest_each
@@ -25,7 +27,7 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import class_names
 from influencekit.errors import InputError
 
-__all__ = ["LEAST", "Trusted", "split", "tested_on", "trusted_of"]
+__all__ = ["LEAST", "Trusted", "refuse_unfit", "split", "tested_on", "trusted_of"]
 
 LEAST = 20  # trusted examples
 _TOO_MANY = 0.1  # of them trained on as well: no accident of the data
@@ -102,6 +104,14 @@ def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
     )
     some = select(batch, torch.from_numpy(rest).to(workload.device))
     return Trusted(some, [ids[k] for k in rest], gone, none)
+
+
+def refuse_unfit(workload: Workload, trusted: Any) -> None:
+    """Refuse trusted examples, now the test set of `workload`, on which the model or the loss fails, is
+    random, or compares each with the targets of all. `trusted`: as the user gave them."""
+    name = "test" if trusted is None else "trusted"
+    refuse_random_evaluation(workload, name)
+    refuse_other_shapes(workload, name)
 
 
 def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,6 @@ from influencekit._arguments import check_seed, checked, real_number, whole_numb
 from influencekit._bars import with_progress
 from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Strategy
-from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.choosers import MEAN, choosers_of, combined, scores_of_run
 from influencekit._verbs.curate.cost import plan_of, say, say_scores
@@ -23,7 +22,7 @@ from influencekit._verbs.curate.kept_run import kept_pieces
 from influencekit._verbs.curate.result import Measured, result_of
 from influencekit._verbs.curate.retraining import changes_without, each_run, losses_at_end
 from influencekit._verbs.curate.sets import at_random, most_harmful, sizes_of, trained
-from influencekit._verbs.curate.trusted import tested_on, trusted_of
+from influencekit._verbs.curate.trusted import refuse_unfit, tested_on, trusted_of
 from influencekit._verbs.moved_runs import check_runs
 from influencekit._verbs.results import check_windows, require_run
 from influencekit.interfaces import Estimator
@@ -116,7 +115,7 @@ def curate(
     ks = sizes_of(len(used), k)
     given = trusted_of(trajectory, trusted)
     run = tested_on(trajectory, given.batch)
-    refuse_random_evaluation(run.workload, "test" if trusted is None else "trusted")
+    refuse_unfit(run.workload, trusted)
     dealt = folds_of(len(given.ids), folds, seed)
     names = [*methods, *([MEAN] if mean else [])]
     sets = (len(dealt.groups) * len(names) + draws) * len(ks)

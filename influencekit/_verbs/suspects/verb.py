@@ -11,12 +11,11 @@ from influencekit._arguments import check_seed, checked, real_number, whole_numb
 from influencekit._bars import with_progress
 from influencekit._effects.labels import Labels, labels_of
 from influencekit._effects.retrain import Strategy
-from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._training.batch import select
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.changed_data import rerun_with
 from influencekit._verbs.curate.sets import trained
-from influencekit._verbs.curate.trusted import Trusted, split, tested_on, trusted_of
+from influencekit._verbs.curate.trusted import Trusted, refuse_unfit, split, tested_on, trusted_of
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import check_windows, require_run
 from influencekit._verbs.suspects.calibration import (
@@ -124,7 +123,8 @@ def suspects(
     given = trusted_of(trajectory, trusted) if has_trusted else None
     whole = trajectory if given is None else _tested_on(trajectory, given, None)
     if given is not None:
-        refuse_random_evaluation(whole.workload, "test" if trusted is None else "trusted")
+        refuse_unfit(whole.workload, trusted)
+        _check_labels(whole, labels)
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
     used = _with_labels(trajectory, labels)
@@ -190,6 +190,17 @@ def _methods(
             "set, open the run with a test set, or leave it out of scores"
         )
     return methods
+
+
+def _check_labels(run: Trajectory, labels: Labels) -> None:
+    """Errors: classes in training, and something else in the test set of the run, which is trusted."""
+    assert run.workload.test is not None
+    target = run.workload.calls.target(run.workload.test)
+    if labels.classify and target.numel() != run.workload.n_test:
+        raise InputError(
+            f"suspects: training examples have one class each, and trusted ones targets of shape "
+            f"{[*target.shape]}; give the class of each"
+        )
 
 
 def _tested_on(trajectory: Trajectory, given: Trusted, rows: np.ndarray | None) -> Trajectory:
