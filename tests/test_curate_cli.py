@@ -126,6 +126,9 @@ def copies():
 def seven():
     return other_classes()
 
+def forgot():
+    few(50)
+
 def taped_parts():
     return dict(model=linear(), loss=per_example, data=torch.utils.data.TensorDataset(*training()))
 """
@@ -184,6 +187,7 @@ def test_the_command_takes_trusted_data_from_a_file(files, run, tmp_path):
     (["--k", "60"], "k must be different whole numbers from 1 to 59"),
     (["--trusted", "none"], "none: "),
     (["--trusted", "small"], "got 10; some of them choose"),
+    (["--trusted", "forgot"], "forgot: expected a batch or a data set, got None; a function must return it"),
     (["--trusted", "copies"], "trusted: 30 of 240 examples are also trained on"),
     (["--trusted", "seven"], "have labels that no training example has (7)"),
     (["--choosers", "dit,,if"], "expected specs separated by single commas"),
@@ -223,13 +227,26 @@ def test_a_list_that_marks_nothing_or_is_none_is_refused(files, tmp_path):
         ("id\tis_influence_issue\r\na\tTrue\r\n", "separated by tabs; save the table with commas"),
         ("id,action\r\na,drop\r\n", "has no column is_influence_issue (the column action is for reading)"),
         ("id,score\r\na,1\r\n", "has no column is_influence_issue; add one with true"),
+        ("id,is_influence_issue\r\na,True\r\na,False\r\n", "example 'a' stands twice, marked and not"),
+        ("id,is_influence_issue\r\n,True\r\n", "a marked row has no id"),
+        ("id,id,is_influence_issue\r\na,b,True\r\n", "the table has two columns id; keep one"),
+        ("mine,\r\nid,is_influence_issue\r\na,True\r\n", "in the first line; got 'mine,'"),
+        ("ID,is_influence_issue\r\na,True\r\n", "in the first line; got 'ID,is_influence_issue'"),
+        ("id,is_influence_issue\r\nrow, 1,True\r\n", "a row has more cells than the head"),
+        ('id,is_influence_issue\r\n" row, 1.0",True\r\n', "' row, 1.0'; did you mean 'row, 1'?"),
         ("\n", "holds no example id"),
     ):
         path.write_text(text, encoding="utf-8")
         assert said in fails("estimate", store, "--code", f"{code}:parts", "--remove", path, code=2)
 
 
-@given(st.lists(st.tuples(st.text("ab,;'=\" ", min_size=1), st.sampled_from(range(9))), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.text("ab,;'=\" ", min_size=1), st.sampled_from(range(9))),
+        min_size=1,
+        unique_by=lambda row: row[0],
+    )
+)
 def test_marked_rows_of_any_table_are_read_back(rows):
     words = ["True", "yes", "1", "TRUE", "False", "no", "0", "", " false "]
     with tempfile.TemporaryDirectory() as folder:

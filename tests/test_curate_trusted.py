@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers_curate import TRUSTED, N, few, mixed, other_classes, sample, taped, workload
+from helpers_curate import TRUSTED, N, few, mixed, other_classes, sample, taped, training, workload
 
 import influencekit as ik
 from influencekit._verbs.curate import trusted
@@ -45,6 +45,8 @@ def unfinished():
     ({"trusted": unfinished()}, "2 of 240 examples hold NaN or infinity in entry 0 .first '3'., and"),
     ({"trusted": few(30)[:1]}, "trusted: expected the entries of a training example, 0, 1; got 0"),
     ({"trusted": np.zeros((30, 3))}, "trusted: "),
+    ({"trusted": "trusted.csv"}, "trusted: expected a batch of tensors, .* got str"),
+    ({"trusted": (few(30)[0][:, :2], few(30)[1])}, "trusted cannot be used: .*; give trusted examples in"),
     ({"trusted": 3}, "trusted: expected a batch of tensors, as in trusted=.x, y., or a data set, got int"),
     ({"k": (0, 3)}, "k must be different whole numbers from 1 to 59"),
     ({"k": (N,)}, "k must be different whole numbers from 1 to 59"),
@@ -100,6 +102,31 @@ def test_suspects_keep_equal_trusted_examples_once(run):
     assert "30 trusted examples are equal to another one" in twice.caution and "caution" not in once.attrs
     np.testing.assert_array_equal(twice.remove_set_low, once.remove_set_low)
     assert twice.attrs["trusted"] == once.attrs["trusted"] == 30
+
+
+def test_trusted_examples_whose_target_the_loss_ignores_judge_nothing_and_are_left_out():
+    """Their loss is 0 whatever the model does, so with them every mean is too small."""
+    (x, y), (z, t) = training(), sample(TRUSTED, 1)
+    run = ik.record(workload(train=(x, y.index_fill(0, torch.tensor([50]), -100))))
+    found = ik.curate(run, (z, t.index_fill(0, torch.arange(200), -100)), k=(3,), draws=1)
+    rest = ik.curate(run, (z[200:], t[200:]), k=(3,), draws=1)
+    assert found.trusted.values.tolist() == list(range(200, TRUSTED))
+    assert "200 trusted examples are ignored by the loss, and were left out" in found.caution
+    np.testing.assert_array_equal(found.judged, rest.judged)
+    assert found.attrs["loss"] == rest.attrs["loss"] and "caution" not in rest.attrs
+    with pytest.raises(ik.InputError, match="got 19 once 221 that are ignored by the loss are left out"):
+        ik.curate(run, (z, t.index_fill(0, torch.arange(221), -100)))
+
+
+def test_it_says_which_labels_no_trusted_example_has(run):
+    """By trusted examples of one class, training examples of the other seem to do nothing but harm."""
+    x, y = sample(TRUSTED, 1)
+    found = ik.curate(run, (x[y == 0], y[y == 0]), k=(12,), draws=1)
+    assert (found.label.values[found.is_influence_issue.values] == "1").mean() > 0.8
+    assert "no trusted example has the label 1, so nothing judges whether" in found.caution
+    three = trusted.Trusted(x, [], {"equal to another one": 1}, ["a", "b", "c", "d", "e", "f"]).cautions
+    assert three[0] == "1 trusted example is equal to another one, and was left out"
+    assert three[1].startswith("no trusted example has the labels a, b, c, d, e, ..., so nothing")
 
 
 def test_whole_numbers_of_a_regression_are_no_classes():

@@ -152,7 +152,12 @@ def test_ignored_targets_are_left_out_and_the_rest_are_classes():
     found = ik.suspects(run, repeats=2, folds=2, verify=2)
     assert "the loss ignores the targets of 2 training examples" in found.caution
     gone, rest = found.isel(train=[20, 41]), found.drop_isel(train=[20, 41])
-    assert gone["rank"].isnull().all() and not gone.is_label_issue.any() and gone.learnt.isnull().all()
+    assert (
+        gone["rank"].isnull().all()
+        and gone.suspicion.isnull().all()
+        and not gone.is_label_issue.any()
+        and gone.learnt.isnull().all()
+    )
     assert sorted(rest["rank"].values) == list(range(1, N - 1)) and "aum" in found.by.values
     assert rest.suspicion.notnull().all() and rest.is_label_issue.any()
 

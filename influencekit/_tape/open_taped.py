@@ -27,6 +27,7 @@ from influencekit._tape.rng import capture, fixed
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch, tensors_of
+from influencekit._training.checks.examples import refuse_other_shapes
 from influencekit._training.checks.model import copy_model, frozen
 from influencekit._training.layout import Layout
 from influencekit._training.plan import Plan
@@ -117,6 +118,7 @@ def open_taped(
     if test is not None:
         end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
+        refuse_other_shapes(there)
         trajectory.attrs = {**trajectory.attrs, **there.judge(end.theta).attrs()}
     sample = attrs["fingerprint"]["training data"]
     trajectory.unchanged = watched(known, data, trajectory.step, sample)
@@ -210,8 +212,8 @@ def whole_set(
         raise InputError(f"{name}: expected {advice}, got arrays of numpy; make tensors: torch.from_numpy(x)")
     if isinstance(test, list) and test and all(isinstance(x, Tensor) for x in test):
         raise InputError(f"{name}: expected {advice}, got a list of tensors, which could be either")
-    if not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
-        got = empty if hasattr(test, "__len__") else type(test).__name__
+    if isinstance(test, str) or not (hasattr(test, "__len__") and hasattr(test, "__getitem__") and len(test)):
+        got = empty if hasattr(test, "__len__") and not isinstance(test, str) else type(test).__name__
         raise InputError(f"{name}: expected {advice}, got {got}")
     with fixed():
         batch = fetch(test, collate, range(len(test)), capture())

@@ -16,6 +16,7 @@ from influencekit.errors import InputError
 __all__ = ["checked_ids", "positions_among", "refuse_large"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = tuple(f"'{each}" for each in "=+-@")  # behind an apostrophe, as for a spreadsheet
 
 
 def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:
@@ -89,8 +90,9 @@ def _twins(ids: Sequence[Hashable]) -> str:
 def positions_among(ids: Iterable[Hashable], own: Sequence[Any]) -> list[int]:
     """Positions of the examples of these ids among their `own` ids, in the order asked for.
 
-    A text stands for the id that is written like it, so that ids may come from a file. Errors: what is no
-    list of ids; an id that no example has.
+    A text stands for the id that is written like it, so that ids may come from a file, also behind the
+    apostrophe that keeps a spreadsheet from computing it. Errors: what is no list of ids; an id that no
+    example has.
     """
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise InputError(f"expected a list of example ids, got {short(ids)}")
@@ -100,9 +102,13 @@ def positions_among(ids: Iterable[Hashable], own: Sequence[Any]) -> list[int]:
     found = []
     for name in ids:
         name = _plain(name, "ids")
-        position = exact.get(name, written.get(str(name)))
+        text = str(name)
+        position = exact.get(name, written.get(text))
+        if position is None and text.startswith(_ESCAPED):
+            position = written.get(text[1:])
         if position is None:
-            near = get_close_matches(str(name), written, n=1)
+            plain = text.strip(), text.strip().removesuffix(".0")  # as spreadsheets write numbers
+            near = [each for each in plain if each in written] or get_close_matches(text, written, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise InputError(
                 f"no training example '{name}'; {hint}there are {len(own)}, '{own[0]}' to '{own[-1]}'"

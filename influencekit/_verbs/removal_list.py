@@ -25,7 +25,8 @@ def ids_in(path: str | Path, option: str = "", parts: bool | None = None) -> lis
     alone: then all its rows count. A part may come once for each query and window, as `estimate` writes it.
 
     `option`: what the user calls the file; `parts`: whether it has to name parts (None: as it is). Errors:
-    what cannot be read; a table without marks, with other ones, or that is not separated by commas; no id at
+    what cannot be read; a table without marks, with other ones, whose head is not its first line, or that is
+    not separated by commas; a column that stands twice, rows that say two things of one example; no id at
     all; a part that is no whole number, or that comes twice; parts for examples, and the other way round.
     """
     name = f"{option} {path}".strip()
@@ -39,7 +40,7 @@ def ids_in(path: str | Path, option: str = "", parts: bool | None = None) -> lis
     _check_kind(what == "part", parts, name)
     if head:
         _check_marks(head, name)
-        rows = [row for row in _rows(text, name) if _MARK not in row or _marked(row, name)]
+        rows = _marked_rows(_rows(text, name), name)
         if not rows:
             none = f"marks no {what} ({_MARK} is false in all rows)" if _MARK in head else f"holds no {what}"
             raise InputError(f"{name} {none}: nothing is to drop")
@@ -58,7 +59,14 @@ def _head(text: str, name: str) -> list[str]:
         if "id" in (cells := _cells(first, separator)) and len(cells) > 1:
             raise InputError(f"{name}: cells are separated by {called}; save the table with commas")
     head = _cells(first, ",")
-    return head if "id" in head and len(head) > 1 else []
+    if "id" in head and len(head) > 1:
+        return head
+    if _MARK in text:
+        raise InputError(
+            f"{name}: expected the head of the table, with the columns id and {_MARK}, in the first line; "
+            f"got {short(first)}"
+        )
+    return []
 
 
 def _check_kind(found: bool, parts: bool | None, name: str) -> None:
@@ -70,7 +78,9 @@ def _check_kind(found: bool, parts: bool | None, name: str) -> None:
 
 
 def _check_marks(head: Sequence[str], name: str) -> None:
-    """Errors: a table without marks that is more than a list of parts."""
+    """Errors: a table without marks that is more than a list of parts; a column that stands twice."""
+    if twice := [column for column in ("id", "part", _MARK) if head.count(column) > 1]:
+        raise InputError(f"{name}: the table has two columns {twice[0]}; keep one")
     if _MARK in head or {*head} == {"id", "part"}:
         return
     also = f" (the column {_ACTION} is for reading)" if _ACTION in head else ""
@@ -89,14 +99,30 @@ def _cells(line: str, separator: str) -> list[str]:
 
 
 def _rows(text: str, name: str) -> list[dict[str, str]]:
-    """The rows of a CSV table. Errors: what is none; a row that is cut."""
+    """The rows of a CSV table. Errors: what is none; a row of another length."""
     try:
         head, *rows = [row for row in csv.reader(StringIO(text, newline="")) if row]
     except csv.Error as error:
         raise InputError(f"{name} is no CSV table: {error}") from error
-    if cut := [row for row in rows if len(row) < len(head)]:
-        raise InputError(f"{name}: a row has fewer cells than the head: {short(cut[0])}")
+    if odd := [row for row in rows if len(row) < len(head) or any(row[len(head) :])]:
+        much = "fewer" if len(odd[0]) < len(head) else "more"
+        raise InputError(f"{name}: a row has {much} cells than the head: {short(odd[0])}")
     return [dict(zip(head, row, strict=False)) for row in rows]
+
+
+def _marked_rows(rows: Sequence[dict[str, str]], name: str) -> list[dict[str, str]]:
+    """Those that are to leave out. Errors: one without an id, or that another row says is to stay."""
+
+    def what(row: dict[str, str]) -> tuple[str | None, ...]:
+        return tuple(row.get(column) for column in ("id", "part", "query", "window"))
+
+    marks = [(row, _MARK not in row or _marked(row, name)) for row in rows]
+    found, others = [row for row, yes in marks if yes], {what(row) for row, yes in marks if not yes}
+    if any(not row["id"] for row in found):
+        raise InputError(f"{name}: a marked row has no id")
+    if both := [row for row in found if what(row) in others]:
+        raise InputError(f"{name}: example {short(both[0]['id'])} stands twice, marked and not; keep one row")
+    return found
 
 
 def _marked(row: dict[str, str], name: str) -> bool:

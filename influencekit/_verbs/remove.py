@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from influencekit._arguments import checked, whole_number
+from influencekit._arguments import checked, short, whole_number
 from influencekit._bars import with_progress
 from influencekit._effects.retrain import Weighting, check_finite
 from influencekit._effects.sums import part_sizes, worst_verdict
@@ -159,6 +159,10 @@ def positions_of(workload: Workload, ids: Iterable[Hashable]) -> Tensor:
 
     A text stands for the id that is written like it, so that ids may come from a file. Errors: as `remove`.
     """
+    if isinstance(ids, str):
+        raise InputError(
+            f"expected a list of example ids, got {short(ids)}; a file of them is Path({short(ids)})"
+        )
     found = set(positions_among(ids, workload.train_ids or range(workload.n_train)))
     if not found:
         raise InputError("no example to remove: expected at least one id")

@@ -119,13 +119,13 @@ def curate(
             import influencekit as ik
             from influencekit._verbs.curate.choosers import choosers_of
             from influencekit.cli.problems import reopen, use_device
-            from influencekit.cli.user_code import value_from
+            from influencekit.cli.user_code import trusted_from
             from influencekit.registry import split
 
             sizes, methods = _numbers(k), split(choosers)
             choosers_of(methods)  # mistakes are found before the run is opened
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
-            given = None if trusted is None else value_from(trusted, "--trusted", "trusted")
+            given = trusted_from(trusted)
             began = time.perf_counter()
             result = ik.curate(
                 trajectory, given, methods, sizes, seed, draws, level, folds=folds, runs=runs, folder=keep

@@ -81,12 +81,12 @@ def suspects(
         with working():
             import influencekit as ik
             from influencekit.cli.problems import reopen, use_device
-            from influencekit.cli.user_code import value_from
+            from influencekit.cli.user_code import trusted_from
             from influencekit.registry import make
 
             methods: Any = None if scores is None else [make("estimator", each) for each in scores.split(",")]
             trajectory = reopen(store, data_dir, use_device(device, threads), code)
-            given = None if trusted is None else value_from(trusted, "--trusted", "trusted")
+            given = trusted_from(trusted)
             began = time.perf_counter()
             result = ik.suspects(trajectory, given, methods, repeats=repeats, verify=top, seed=seed)
             seconds = time.perf_counter() - began
@@ -132,9 +132,9 @@ def _print(result: xr.Dataset, frame: pd.DataFrame, store: str, top: int, second
     head = ["score", "auc", f"{100 * result.attrs['level']:g} % interval", "found of as many", ""]
     print_table(pd.DataFrame(rows, columns=head), left=1, gap=2)
     if top:
-        shown = frame.head(top).copy()
+        shown = frame.head(min(top, result.sizes["k"])).copy()  # the others have no rank
         if "suspicion" in shown:
-            shown["suspicion"] = [f"{value:.2f}" for value in shown["suspicion"]]
+            shown["suspicion"] = ["-" if v != v else f"{v:.2f}" for v in shown["suspicion"]]
         if "learnt" in shown:
             shown["learnt"] = ["never" if v != v else f"{v:.0f}" for v in shown["learnt"]]
         for name in ("remove_effect", "relabel_effect"):

@@ -12,7 +12,7 @@ from typing import Any
 from influencekit._address import local
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["from_code", "value_from"]
+__all__ = ["from_code", "trusted_from", "value_from"]
 
 
 def from_code(code: str) -> Any:
@@ -34,6 +34,19 @@ def from_code(code: str) -> Any:
     ):
         raise InputError(
             f"--code {code}: the dict has {odd[0]!r}, which is no argument for it to give; leave it out"
+        )
+    return found
+
+
+def trusted_from(trusted: str | None) -> Any:
+    """The trusted examples of `--trusted`; None where it was not given. Errors: as `value_from`; code that
+    gives None, since the test set would judge in their place."""
+    if trusted is None:
+        return None
+    found = value_from(trusted, "--trusted", "trusted")
+    if found is None:
+        raise InputError(
+            f"--trusted {trusted}: expected a batch or a data set, got None; a function must return it"
         )
     return found
 

@@ -132,19 +132,20 @@ def refuse_inseparable(replica: Replica, batch: Batch, rng: bytes | None) -> Non
     )
 
 
-def refuse_random_evaluation(workload: Workload) -> None:
-    """Refuse a model whose losses on the test examples are others every time: queries would be random."""
+def refuse_random_evaluation(workload: Workload, name: str = "test") -> None:
+    """Refuse a model whose losses on the test examples are others every time: queries would be random.
+    `name`: what the user calls these examples."""
     if workload.test is None:
         return
     rows = torch.arange(min(8, workload.n_test), device=workload.device)
     some = select(workload.test, rows)
-    advice = "give test examples in the form that the model and the loss take"
-    with torch.no_grad(), preserved_random(workload.device), saying_what_fails("test", advice):
+    advice = f"give {name} examples in the form that the model and the loss take"
+    with torch.no_grad(), preserved_random(workload.device), saying_what_fails(name, advice):
         first, *others = [workload.losses(workload.theta0, some).double() for _ in range(4)]
     gap = max(float((x - first).abs().nan_to_num().max()) for x in others)
     if gap > 1e-4 * max(1.0, float(first.abs().nan_to_num().max())):
         raise InputError(
-            "the model is random in evaluation mode: the losses of the same test examples differ by "
-            f"{gap:.2g} from one time to the next, and so would every query; draw only while "
+            f"the model is random in evaluation mode: the losses of the same {name} examples differ "
+            f"by {gap:.2g} from one time to the next, and so would every query; draw only while "
             "module.training is True (F.dropout(x, p, training=self.training))"
         )

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from influencekit._training.batch import Batch, select, tensors_of
+from influencekit._training.checks.separability import own_losses
 from influencekit._training.workload import Workload
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["check_examples", "refusing_indices"]
+__all__ = ["check_examples", "refuse_other_shapes", "refusing_indices"]
 
 _INDICES = ("out of bounds", "out of range", "Class values must be", "device-side assert")  # torch's words
 
@@ -66,6 +68,26 @@ def check_examples(workload: Workload) -> None:
                 name = k if given is None else given[k]
                 _try(workload, f"{part}, example {name},", batch, [k, k])
             raise
+    refuse_other_shapes(workload)
+
+
+def refuse_other_shapes(workload: Workload, name: str = "test") -> None:
+    """Refuse test examples whose targets have other dimensions than in training, where the loss, which
+    spreads them out, then compares each example with the targets of all: [n] beside outputs [n, 1]. `name`:
+    what the user calls the set. Cost: a few forward passes of at most four examples."""
+    if workload.test is None:
+        return
+    one = workload.examples(torch.arange(1, device=workload.device))
+    few = select(workload.test, torch.arange(min(4, workload.n_test), device=workload.device))
+    theirs, mine = (workload.calls.target(batch) for batch in (one, few))
+    if not (isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor)) or mine.ndim == theirs.ndim:
+        return
+    if not own_losses(partial(workload.losses, workload.theta0), few):
+        shapes = [f"[{', '.join(['n', *map(str, x.shape[1:])])}]" for x in (mine, theirs)]
+        raise InputError(
+            f"{name}: targets have the shape {shapes[0]}, and in training {shapes[1]}; the loss then "
+            "compares each example with the targets of all: give them the shape that they have in training"
+        )
 
 
 def _extremes(batch: Batch) -> list[int]:

@@ -13,40 +13,51 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from influencekit._effects.labels import labels_of
+from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._tape.index_entry import WithoutEntry
 from influencekit._tape.open_taped import whole_set
 from influencekit._training.batch import Batch, select, tensors_of
+from influencekit._training.checks.examples import refuse_other_shapes
 from influencekit._training.checks.workload import check_set
 from influencekit._training.workload import Workload
 from influencekit._trajectory.contents import digest_each
 from influencekit._trajectory.fingerprint import named
 from influencekit._trajectory.trajectory import Trajectory
+from influencekit._verbs.results import class_names
 from influencekit.errors import InputError
 
-__all__ = ["LEAST", "Trusted", "split", "tested_on", "trusted_of"]
+__all__ = ["LEAST", "Trusted", "refuse_unfit", "split", "tested_on", "trusted_of"]
 
 LEAST = 20  # trusted examples
 _TOO_MANY = 0.1  # of them trained on as well: no accident of the data
 _PIECE = 256  # training examples that are fetched at once
+_TRAINED, _EQUAL, _IGNORED = "also trained on", "equal to another one", "ignored by the loss"
 
 
 class Trusted(NamedTuple):
-    """Trusted examples in a batch, no two of them equal; their names; how many were left out since the run
-    trains on them, and how many since they are equal to another one."""
+    """Trusted examples in a batch, no two of them equal; their names; how many were left out, by the reason
+    `gone`; and the classes of training examples that `none` of them has, by name."""
 
     batch: Batch
     ids: list[Any]
-    trained_on: int
-    copies: int
+    gone: dict[str, int]
+    none: list[str]
 
     @property
     def cautions(self) -> list[str]:
-        """What was left out, in words."""
+        """What was left out, and what they cannot judge, in words."""
         said = []
-        if self.trained_on:
-            said.append(f"{self.trained_on} trusted examples are also trained on, and were left out")
-        if self.copies:
-            said.append(f"{self.copies} trusted examples are equal to another one, and were left out")
+        for why, count in self.gone.items():
+            one, was = ("example is", "was") if count == 1 else ("examples are", "were")
+            said.append(f"{count} trusted {one} {why}, and {was} left out")
+        if self.none:
+            names = ", ".join(self.none[:5]) + (", ..." if len(self.none) > 5 else "")
+            one, it = ("label", "it") if len(self.none) == 1 else ("labels", "them")
+            said.append(
+                f"no trusted example has the {one} {names}, so nothing judges whether training examples of "
+                f"{it} are needed"
+            )
         return said
 
 
@@ -56,7 +67,7 @@ def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
     Errors: none at all; fewer than 20; other entries than training examples have; labels of classes that no
     training example has; NaN or infinity where no training example has it; more than a tenth of them trained
     on as well. Fewer of these are left out. So are all but the first of equal ones: a copy would judge what
-    its twin chose, and count twice.
+    its twin chose, and count twice. And those whose target the loss ignores, which judge nothing.
     """
     workload = trajectory.workload
     if trusted is None and workload.test is None:
@@ -74,21 +85,33 @@ def trusted_of(trajectory: Trajectory, trusted: Any = None) -> Trusted:
     _check_entries(mine, theirs)
     digests = digest_each(mine)
     seen = _compare(workload, batch, ids)
-    copies = [k for k, each in enumerate(digests) if each in seen]
+    known, none = _labelled(workload, batch)
+    copies = [k for k, each in enumerate(digests) if known[k] and each in seen]
     if len(copies) > _TOO_MANY * count:
         raise InputError(
             f"trusted: {len(copies)} of {count} examples are also trained on (equal contents, first "
             f"'{ids[copies[0]]}'); they cannot judge what training on them did: give examples that the run "
             "has not seen"
         )
-    first = {each: k for k, each in reversed([*enumerate(digests)])}
+    first = {each: k for k, each in reversed([*enumerate(digests)]) if known[k]}
     rest = np.array(sorted(k for each, k in first.items() if each not in seen), dtype=np.int64)
-    twins = count - len(rest) - len(copies)
-    gone = [f"{len(copies)} that are also trained on"] if copies else []
-    gone += [f"{twins} that are equal to another one"] if twins else []
-    _check_count(len(rest), f" once {' and '.join(gone)} are left out")
+    ignored = int((~known).sum())
+    twins = count - len(rest) - len(copies) - ignored
+    why = {_TRAINED: len(copies), _EQUAL: twins, _IGNORED: ignored}
+    gone = {each: number for each, number in why.items() if number}
+    _check_count(
+        len(rest), f" once {' and '.join(f'{n} that are {each}' for each, n in gone.items())} are left out"
+    )
     some = select(batch, torch.from_numpy(rest).to(workload.device))
-    return Trusted(some, [ids[k] for k in rest], len(copies), twins)
+    return Trusted(some, [ids[k] for k in rest], gone, none)
+
+
+def refuse_unfit(workload: Workload, trusted: Any) -> None:
+    """Refuse trusted examples, now the test set of `workload`, on which the model or the loss fails, is
+    random, or compares each with the targets of all. `trusted`: as the user gave them."""
+    name = "test" if trusted is None else "trusted"
+    refuse_random_evaluation(workload, name)
+    refuse_other_shapes(workload, name)
 
 
 def split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -148,6 +171,21 @@ def _compare(workload: Workload, batch: Batch, ids: list[Any]) -> set[bytes]:
     if mine is not None and all(each is not None for each in classes):
         _check_classes(mine, torch.cat([each for each in classes if each is not None]))
     return seen
+
+
+def _labelled(workload: Workload, batch: Batch) -> tuple[np.ndarray, list[str]]:
+    """Which trusted examples have a target that the loss does not ignore, [trusted], and the names of the
+    classes that training examples have and none of these; of targets that are no classes all, and no name."""
+    labels, count = labels_of(workload), len(tensors_of(batch)[0])
+    target = workload.calls.target(batch)
+    if labels.numbers is None or labels.values is None or target.numel() != count:
+        return np.ones(count, dtype=bool), []
+    target = target.detach().reshape(-1).to(labels.numbers)
+    known = torch.isin(target, labels.numbers) | (labels.kind != "classes")
+    missing = ~torch.isin(labels.numbers, target) & torch.isin(
+        labels.numbers, labels.values.to(labels.numbers)
+    )
+    return known.cpu().numpy(), class_names(labels.numbers[missing].tolist(), workload.info)
 
 
 def _check_finite(batch: Batch, ids: list[Any], finite: dict[str, bool]) -> None:

@@ -14,7 +14,6 @@ from influencekit._arguments import check_seed, checked, real_number, whole_numb
 from influencekit._bars import with_progress
 from influencekit._effects.repeated import Moved
 from influencekit._effects.retrain import Strategy
-from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.choosers import MEAN, choosers_of, combined, scores_of_run
 from influencekit._verbs.curate.cost import plan_of, say, say_scores
@@ -23,7 +22,7 @@ from influencekit._verbs.curate.kept_run import kept_pieces
 from influencekit._verbs.curate.result import Measured, result_of
 from influencekit._verbs.curate.retraining import changes_without, each_run, losses_at_end
 from influencekit._verbs.curate.sets import at_random, most_harmful, sizes_of, trained
-from influencekit._verbs.curate.trusted import tested_on, trusted_of
+from influencekit._verbs.curate.trusted import refuse_unfit, tested_on, trusted_of
 from influencekit._verbs.moved_runs import check_runs
 from influencekit._verbs.results import check_windows, require_run
 from influencekit.interfaces import Estimator
@@ -88,7 +87,8 @@ def curate(
     batching gains; all of it times `runs`. If this is above a minute, a line on stderr says so before it
     begins. Errors: no trusted data, fewer than 20, labels of other classes than in training, or more than a
     tenth of them trained on as well (equal contents; fewer such copies are left out, as are all but one of
-    equal trusted examples, and `caution` says so); fewer than 3 folds; a k that leaves nothing to train on; a
+    equal trusted examples and targets that the loss ignores; `caution` says so, and which labels of training
+    examples no trusted one has); fewer than 3 folds; a k that leaves nothing to train on; a
     folder of something else. Source of the interval: Bates, Hastie and Tibshirani, Cross-validation: what
     does it estimate and how well does it do it?, JASA 2024.
 
@@ -115,7 +115,7 @@ def curate(
     ks = sizes_of(len(used), k)
     given = trusted_of(trajectory, trusted)
     run = tested_on(trajectory, given.batch)
-    refuse_random_evaluation(run.workload)
+    refuse_unfit(run.workload, trusted)
     dealt = folds_of(len(given.ids), folds, seed)
     names = [*methods, *([MEAN] if mean else [])]
     sets = (len(dealt.groups) * len(names) + draws) * len(ks)

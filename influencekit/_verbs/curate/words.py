@@ -44,6 +44,11 @@ def verdict(found: Found) -> str:
     does to those that chose it."""
     which = f"the {found.k} most harmful by {found.chooser}"
     if found.curve >= 0:
+        if found.sets == 1:
+            return (
+                f"drop nothing: without {which}, the loss of examples that did not choose changes by "
+                f"{found.curve:+.2g}"
+            )
         return (
             f"drop nothing: none of the {found.sets} choices of chooser and k lowers the loss of examples "
             f"that did not choose (best {found.curve:+.2g}, {which})"
@@ -54,11 +59,13 @@ def verdict(found: Found) -> str:
         f" (in {len(found.runs)} runs {found.runs.min():+.2g} to {found.runs.max():+.2g})" if several else ""
     )
     effect = f"{found.effect:+.2g}{part}{runs}, interval {found.low:+.2g} to {found.high:+.2g}"
-    best, worst = found.random.min(), found.random.max()
-    random = (
-        f"{len(found.random)} random sets of this size change it by {found.random.mean():+.2g} on average "
-        f"({best:+.2g} to {worst:+.2g})"
-    )
+    best, worst, draws = found.random.min(), found.random.max(), len(found.random)
+    random = f"a random set of this size changes it by {best:+.2g}"
+    if draws > 1:
+        random = (
+            f"{draws} random sets of this size change it by {found.random.mean():+.2g} on average "
+            f"({best:+.2g} to {worst:+.2g})"
+        )
     judged = f"changes the mean loss of {found.judges} examples, which had no part in their set's choice, by"
     if found.helps:
         alike = ", so the choice is no better than the best of them" if best <= found.effect else ""

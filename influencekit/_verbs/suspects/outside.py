@@ -15,7 +15,7 @@ from influencekit._verbs.curate.trusted import Trusted
 from influencekit._verbs.suspects.counting import Mixture, fractions_wrong, most_wrong
 from influencekit._verbs.suspects.planting import Plant, confused
 
-__all__ = ["Outside", "fractions_of", "outside"]
+__all__ = ["Outside", "fractions_of", "misled", "outside"]
 
 _RESAMPLES = 400
 _FEW = 10  # trusted examples of a label: with fewer of one, all labels are taken together
@@ -87,6 +87,24 @@ def _all(own: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> Mixture:
 def _evidence(one: Judged, rows: Tensor) -> Tensor:
     assert one.evidence is not None
     return one.evidence[rows.to(one.evidence.device)]
+
+
+def misled(out: Outside, fractions: np.ndarray) -> bool:
+    """Whether models hold wrong labels for right: most labels of some mixture are wrong by `fractions` [draw,
+    mixture], and there a wrong label of a trusted example is likelier to them than a right one."""
+    most = fractions.mean(0) > 0.5
+    return any(most[k] and _told_apart(one) < 0.5 for k, one in enumerate(out.mixtures))
+
+
+def _told_apart(one: Mixture) -> float:
+    """The probability that models hold a right label of a trusted example for likelier than a wrong one."""
+    found = []
+    for right, wrong in zip(one.right, one.wrong, strict=True):
+        order = np.argsort(wrong)
+        below = np.concatenate([[0.0], np.cumsum(one.of_wrong[order])])
+        ends = [np.searchsorted(wrong[order], right, side) for side in ("left", "right")]
+        found.append(one.of_right @ (below[ends[0]] + below[ends[1]]) / 2)
+    return float(np.mean(found) / one.of_right.sum() / one.of_wrong.sum())
 
 
 def _plain(values: Tensor) -> np.ndarray:

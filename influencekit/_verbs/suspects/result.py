@@ -48,6 +48,7 @@ class Found(NamedTuple):
     expected: Expected
     suspicion: np.ndarray
     trusted: Trusted | None
+    misled: bool
     gain: float | None
     asking: list[str]
     planted: str
@@ -60,7 +61,7 @@ def result_of(
 ) -> xr.Dataset:  # fmt: skip
     """The dataset; `judge` is the run with the trusted examples that judge as its test set."""
     n, labels, run = found.run.workload.n_train, found.labels, found.run
-    suspicion, rank = np.full(n, np.nan if found.trusted is None else 0.0), np.full(n, np.nan)
+    suspicion, rank = np.full(n, np.nan), np.full(n, np.nan)
     suspicion[found.ranked], rank[found.ranked] = found.suspicion, np.arange(1, len(found.ranked) + 1)
     ends = _auc_interval(found.calibration, level, seed)
     lead = list(found.calibration.findings).index(found.calibration.lead)
@@ -94,7 +95,7 @@ def result_of(
     words = influence_words(found.gain, found.asking)
     said = verdict(
         found.calibration, found.expected, int(marked.sum()), len(found.used), found.trusted is not None,
-        words, auc,
+        found.misled, words, auc,
     )  # fmt: skip
     return xr.Dataset(
         variables,
@@ -197,9 +198,12 @@ def _caution(found: Found) -> dict[str, str]:
     ending = found.run.ending
     if ending is not None and found.labels.classify:
         said.append(f"aum, which looks at all epochs, cannot be asked of {ending.average} and was left out")
+    gone = 0
     if found.labels.ignored is not None:
-        count = int(found.labels.ignored.sum())
-        said.append(f"the loss ignores the targets of {count} training examples, which were left out")
+        gone = int(found.labels.ignored.sum())
+        said.append(f"the loss ignores the targets of {gone} training examples, which were left out")
+    if unseen := found.run.workload.n_train - gone - len(found.used):
+        said.append(f"no step of the run holds {unseen} of the training examples, which were left out")
     if found.trusted is None:
         said.append(
             "without trusted data nobody knows how many labels are wrong, so none is marked; the number of "

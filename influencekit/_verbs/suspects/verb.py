@@ -11,12 +11,11 @@ from influencekit._arguments import check_seed, checked, real_number, whole_numb
 from influencekit._bars import with_progress
 from influencekit._effects.labels import Labels, labels_of
 from influencekit._effects.retrain import Strategy
-from influencekit._tape.checks.model import refuse_random_evaluation
 from influencekit._training.batch import select
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.changed_data import rerun_with
 from influencekit._verbs.curate.sets import trained
-from influencekit._verbs.curate.trusted import Trusted, split, tested_on, trusted_of
+from influencekit._verbs.curate.trusted import Trusted, refuse_unfit, split, tested_on, trusted_of
 from influencekit._verbs.estimate import estimate
 from influencekit._verbs.results import check_windows, require_run
 from influencekit._verbs.suspects.calibration import (
@@ -27,7 +26,7 @@ from influencekit._verbs.suspects.calibration import (
 )
 from influencekit._verbs.suspects.cost import say_cost
 from influencekit._verbs.suspects.expectation import Planted, expected, suspicion_of
-from influencekit._verbs.suspects.outside import fractions_of, outside
+from influencekit._verbs.suspects.outside import fractions_of, misled, outside
 from influencekit._verbs.suspects.planting import Plant, confused
 from influencekit._verbs.suspects.result import Found, result_of
 from influencekit.errors import InputError
@@ -73,15 +72,18 @@ def suspects(
     label what they hold of a right or of a wrong label of a trusted example. This, and how suspicious wrong
     labels are, is asked for each given label by itself, where at least ten trusted examples have it. Without
     them there is an upper bound only: the result has the ranking, `issues_high` and `expected_high`, marks
-    nothing, and its `suspicion`, `issues` and `expected_precision` are NaN.
+    nothing, and its `suspicion`, `issues` and `expected_precision` are NaN. Where most labels, or most of a
+    class, are wrong, or numbered in another way than trusted ones, the model has learnt them, and right ones
+    look suspicious: the verdict says so, nothing is marked, and `suspicion` and what is expected are NaN.
 
     What is planted: classes become another class, half of them any, half of them where the model errs;
     targets of a regression those of another example; documents, which are their own targets, get their tokens
     in random order. A planted flip may hit a label that is wrong already and make it right: that part of the
     flips is taken out of the expectation.
 
-    The result has, by `train`: `suspicion`, the probability of a wrong label as far as the planted ones tell;
-    `is_label_issue`, at least .5 of it; `action`, relabel, drop or keep; `rank`, 1 = most suspicious; `given`
+    The result has, by `train`: `suspicion`, the probability of a wrong label as far as the planted ones tell
+    (NaN: left out, since no step holds the example, or the loss ignores its target); `is_label_issue`, at
+    least .5 of it; `action`, relabel, drop or keep; `rank`, 1 = most suspicious; `given`
     and `predicted` label, the latter by models that were not trained on the example; `learnt`, the epoch from
     which it is classified rightly to the end (NaN: never); `score` [by, train], what each score says;
     `remove_effect`, `relabel_effect` of the first `verify` ranks: exact effects on the mean loss of the
@@ -121,11 +123,13 @@ def suspects(
     given = trusted_of(trajectory, trusted) if has_trusted else None
     whole = trajectory if given is None else _tested_on(trajectory, given, None)
     if given is not None:
-        refuse_random_evaluation(whole.workload)
+        refuse_unfit(whole.workload, trusted)
+        _check_labels(whole, labels)
     choose, judge = (None, None) if given is None else split(len(given.ids), seed)
     asked = trajectory if given is None else _tested_on(trajectory, given, choose)
     used = _with_labels(trajectory, labels)
-    trainings = say_cost(trajectory, methods, repeats, folds, verify, strategy)
+    verified = 0 if given is None else min(verify, len(used))
+    trainings = say_cost(trajectory, methods, repeats, folds, verified, strategy)
     own = _scores(asked, methods, used)
     out = outside(whole, labels, used, folds, seed, strategy, given)
     plant = Plant(labels, confused(labels, out.models.train.evidence))
@@ -148,9 +152,13 @@ def suspects(
     groups = out.groups[labels.own.cpu().numpy()[ranked]] if labels.classify else np.zeros_like(ranked)
     fractions = fractions_of(out, given, len(used), depth, seed)
     hopes = expected(plantings, groups, fractions, level, (seed % 2**64, 5), bound=given is None)
+    astray = given is not None and misled(out, fractions)
+    if astray:  # what is suspicious to them may be right
+        nothing = np.full(len(ranked), np.nan)
+        hopes = hopes._replace(precision=nothing, low=nothing, high=nothing)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
-        suspicion_of(hopes.precision), given, gain, asking, plant.words, trainings,
+        suspicion_of(hopes.precision), given, astray, gain, asking, plant.words, trainings,
     )  # fmt: skip
     judged = None if judge is None or given is None else _tested_on(trajectory, given, judge)
     return result_of(facts, judged, verify, level, seed, strategy, fraction, repeats)
@@ -182,6 +190,17 @@ def _methods(
             "set, open the run with a test set, or leave it out of scores"
         )
     return methods
+
+
+def _check_labels(run: Trajectory, labels: Labels) -> None:
+    """Errors: classes in training, and something else in the test set of the run, which is trusted."""
+    assert run.workload.test is not None
+    target = run.workload.calls.target(run.workload.test)
+    if labels.classify and target.numel() != run.workload.n_test:
+        raise InputError(
+            f"suspects: training examples have one class each, and trusted ones targets of shape "
+            f"{[*target.shape]}; give the class of each"
+        )
 
 
 def _tested_on(trajectory: Trajectory, given: Trusted, rows: np.ndarray | None) -> Trajectory:
