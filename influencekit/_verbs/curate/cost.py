@@ -11,9 +11,9 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.retraining import TOGETHER
 from influencekit.interfaces import Claim, Estimator
 
-__all__ = ["Plan", "plan_of", "say", "say_scores"]
+__all__ = ["LONG", "Plan", "plan_of", "say", "say_scores"]
 
-_LONG = 60  # seconds from which the plan is said
+LONG = 60  # seconds from which the plan is said
 
 
 class Plan(NamedTuple):
@@ -76,11 +76,11 @@ def plan_of(
 
 def say(plan: Plan) -> None:
     """Write the plan on stderr, where it is longer than a minute."""
-    if plan.known > _LONG:
+    if plan.known > LONG:
         note(f"curate: {plan}")
 
 
 def say_scores(seconds: float, left: int) -> None:
     """Write on stderr what scores in `left` further runs will take, where it is longer than a minute."""
-    if seconds * left > _LONG:
+    if seconds * left > LONG:
         note(f"curate: the scores took {clock(seconds)}; in {left} more runs: about {clock(seconds * left)}")

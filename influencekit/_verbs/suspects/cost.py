@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from influencekit._bars import clock, note
 from influencekit._effects.retrain import Strategy
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.curate.cost import plan_of
+from influencekit._verbs.curate.cost import LONG, plan_of
 from influencekit.interfaces import Estimator
 
 __all__ = ["say_cost", "trainings_of"]
-
-_LONG = 60  # seconds from which the plan is said
 
 
 def trainings_of(repeats: int, folds: int, verify: int, within: int) -> tuple[int, int]:
@@ -31,7 +29,7 @@ def say_cost(
     seconds = plan_of(trajectory, 1, strategy).seconds * single
     seconds += plan_of(trajectory, together, strategy).seconds
     count = single + together
-    if seconds > _LONG:
+    if seconds > LONG:
         scores = f"what {', '.join(methods)} take {repeats + 1} times"
         note(f"suspects: {count} trainings: about {clock(seconds)}, beside {scores}")
     return count
