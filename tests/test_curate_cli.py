@@ -34,7 +34,7 @@ def found(run):
 def test_a_plan_is_said_before_what_takes_long(run, monkeypatch, capsys):
     ik.curate(run, k=(2,), draws=1, folds=3)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(cost, "_LONG", 0)
+    monkeypatch.setattr(cost, "LONG", 0)
     ik.curate(run, choosers="loo,dit", k=(2,), draws=1, folds=3, runs=3)
     plan, scores = capsys.readouterr().err.splitlines()
     assert plan.startswith("curate: at most 15 sets are retrained in each of 3 runs, 15 at a time: about ")

@@ -310,7 +310,7 @@ def test_what_cannot_be_wrong_is_refused():
 def test_the_cost_is_said_before_what_takes_long(run, monkeypatch, capsys):
     ik.suspects(run, scores="final-loss", repeats=2, verify=0)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(cost, "_LONG", 0)
+    monkeypatch.setattr(cost, "LONG", 0)
     ik.suspects(run, scores="final-loss", repeats=2, verify=0)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("suspects: 6 trainings: about 0 s, beside what final-loss take")

@@ -89,7 +89,7 @@ def test_one_marked_label_is_no_part_of_several_and_chance_makes_the_number_doub
 
 
 def test_no_more_is_verified_than_there_is(monkeypatch, capsys):
-    monkeypatch.setattr(cost, "_LONG", 0)
+    monkeypatch.setattr(cost, "LONG", 0)
     for run, count in ((ik.record(workload()), 4 + 2 * (N + 2)), (taped(None), 4)):
         ik.suspects(run, scores="final-loss", repeats=2, folds=2, verify=10**6)
         assert f"suspects: {count} trainings" in capsys.readouterr().err
