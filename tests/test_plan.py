@@ -93,6 +93,14 @@ def test_trainings_and_replays_are_counted(found):
     assert int(found.trainings.sel(work="ceiling:runs=8")) == 8 * 32 + 7
 
 
+def test_a_loop_over_models_is_planned_as_one():
+    found = ik.plan(SPEC, ["loo", "loo:strategy=loop"])
+    batch, loop = (found.sel(work=work) for work in ("loo", "loo:strategy=loop"))
+    assert (int(batch.together), int(loop.together)) == (32, 1)
+    assert int(batch.trainings) == int(loop.trainings) == 32
+    assert float(loop.seconds) > 2 * float(batch.seconds)  # 10 on a quiet machine
+
+
 def test_memory_and_time_are_of_the_right_size(found):
     """A factor of two in memory; in time ten, on whatever machine runs this."""
     import resource

@@ -86,7 +86,7 @@ def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     print_table(pd.DataFrame(columns), title, left=left, gap=2)
     many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
     over = " and ".join(each for each in many if not each.startswith("1 "))
-    right = round(float(verified.same_sign.mean()) * count)
+    right = int((np.sign(mean.estimate) == np.sign(mean.retrained)).sum())  # of the rows that are shown
     figures = [
         f", {name.capitalize()} {float(value):.3f}"
         for name, value in zip(mean.metric.values.tolist(), mean.agreement.values, strict=True)
