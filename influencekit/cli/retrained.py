@@ -65,6 +65,8 @@ def _places(ids: list[str], some: xr.Dataset) -> list[int]:
 
 def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     """The verified examples, their estimate beside the truth, and how well the two agree."""
+    import numpy as np
+
     from influencekit.cli.frames import pandas
 
     pd = pandas()
