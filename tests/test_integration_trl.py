@@ -89,7 +89,7 @@ def test_adapters_are_recorded_and_nothing_else(bf16, tmp_path):
 
 
 def test_autocast_that_accelerate_puts_around_the_forward_pass_is_the_callers_to_choose(tmp_path):
-    """The first step is also held against float32; there TRL's forward pass gives what the model's own does."""
+    """The first step is also held against float32; there TRL's forward pass gives what the model's does."""
     done, run = record(tmp_path, bf16=True)
     require_replayed(run)
     torch.testing.assert_close(run.state(run.steps).theta, trained(done))

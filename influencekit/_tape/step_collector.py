@@ -334,8 +334,8 @@ class StepCollector:
                 )
             if not bool(given.isfinite().all()):
                 raise InputError(
-                    f"reduction= gave {float(given.flatten()[0])} for the batch of step {self.step}; expected "
-                    "finite numbers: where nothing in a batch counts, give 0"
+                    f"reduction= gave {float(given.flatten()[0])} for the batch of step {self.step}; "
+                    "expected finite numbers: where nothing in a batch counts, give 0"
                 )
             given = given.expand(n)
             return given.numpy() / divisor

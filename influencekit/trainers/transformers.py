@@ -253,7 +253,9 @@ class InfluenceCallback(TrainerCallback):
             total = micro.counted or sum(m.targets for m in self._micros)
             count = total if self._per_target else self._own_count(micro)
             whole = self._per_target or micro.counted is not None or self._reduction is not None
-            value = (one if whole else one / len(self._micros)) / (count or torch.inf)  # no label: no gradient
+            value = (one if whole else one / len(self._micros)) / (
+                count or torch.inf
+            )  # no label: no gradient
         return value.double() * self._accumulate
 
 
