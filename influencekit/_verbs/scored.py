@@ -61,7 +61,7 @@ def scored(
     if "part" in estimator.influence.dims and not parts:
         raise InputError(
             "estimator: these are the scores of parts, and whole examples are asked about; give what "
-            "estimate(...) gives, or ask about parts: verify_top with parts=True, remove with rows of ids and parts"
+            "estimate(...) gives, or ask about parts (parts=True of verify_top, rows of remove)"
         )
     own = [str(each) for each in examples(trajectory.workload)]
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
