@@ -43,7 +43,7 @@ class Sentences(Dataset):
         words = ids + [-100] * len(pad)
         outside = 99 if i == 5 else 0  # an answer that the input does not hold
         targets = {
-            "llama": words, "t5": words, "bart": words,
+            "llama": words, "half": words if i % 2 else [-100] * 7, "t5": words, "bart": words,
             "masked": [w if k % 2 else -100 for k, w in enumerate(words)],
             "tokens": [w if w < 0 else w % 2 for w in words], "regression": i / N,
             "several": [float(i % k == 0) for k in (2, 3, 5)],
@@ -91,6 +91,7 @@ def unpadded(model):
 MODELS = {
     "bert": lambda: BertForSequenceClassification(BertConfig(**sizes(num_labels=2))),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes())),
+    "half": lambda: LlamaForCausalLM(LlamaConfig(**sizes())),  # every other example has no label
     "plain": Plain,
     "regression": lambda: BertForSequenceClassification(BertConfig(**sizes(num_labels=1))),
     "several": lambda: BertForSequenceClassification(BertConfig(**sizes(num_labels=3))),

@@ -10,6 +10,7 @@ from helpers_cli import TINY, fails, run
 
 import influencekit as ik
 from influencekit.cli.problems import WorkloadSource
+from influencekit.cli.retrained import print_verified
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,20 @@ def test_the_verified_examples_are_printed_with_estimate_and_truth(recorded, tra
         )
         assert float(after) == pytest.approx(at.after.item(), rel=1e-5)
     assert f"test-loss is {found.before.item():#.6g} with all examples; the sign is right for 4 of 4" in shown
+
+
+def test_signs_are_counted_in_the_rows_that_are_shown(trajectory, capsys):
+    """Rows are means over queries; so is their count, and not the mean of the queries' own counts."""
+    found = ik.verify_top(trajectory, "test-losses", top=2)
+    one = [[1.0, 1.0]] + [[-1e-3, -1e-3]] * (found.sizes["query"] - 1)  # of most queries the sign is right
+    found["estimate"] = found.estimate * 0 - 1e-3
+    found["retrained"] = found.estimate.dims, np.array(one)[:, None]
+    found["same_sign"] = found.same_sign * 0 + 1 - 1 / found.sizes["query"]
+    scores = ik.estimate(trajectory, "test-losses")
+    ids = np.array([scores.train.values.astype(str)])
+    print_verified(xr.Dataset(coords={"example": (("seed", "train"), ids)}), found.assign_attrs(seconds=1))
+    rows = capsys.readouterr().out.splitlines()[-3:]
+    assert all(" -1.000e-03  +" in row for row in rows[:2]) and "the sign is right for 0 of 2" in rows[2]
 
 
 def test_the_set_is_printed_with_prediction_and_truth(recorded, trajectory, listed, some):

@@ -235,6 +235,7 @@ def test_what_is_no_executor_is_refused(run, tmp_path):
         "threads:2": r"no executor 'threads'; write one of: processes:4, dask:.*, submitit:",
         "processes:many": "expected a number of processes",
         "dask": "needs the address of a scheduler",
+        "dask:nowhere.json": "there is no file nowhere.json; `dask scheduler --scheduler-file nowhere.json`",
         "submitit:x": "expected submitit:KEY=VALUE",
         3: "expected processes:4, dask:ADDRESS, .* or an object with submit, got 3",
     }.items():

@@ -61,6 +61,10 @@ SETTINGS = {
         "weight_decay": 0.1,
     },
     "causal language model": {"kind": "llama", "gradient_accumulation_steps": 3},
+    "batches without a label": {"kind": "half", "per_device_train_batch_size": 1},
+    "micro-batches without a label": {
+        "kind": "half", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3,
+    },
     "a model of one's own": {"kind": "plain", "gradient_accumulation_steps": 3, "max_grad_norm": 0.0},
 }  # fmt: skip
 

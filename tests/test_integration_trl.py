@@ -10,7 +10,10 @@ from helpers_trl import model, sft, trained  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 
 import influencekit as ik  # noqa: E402
+from influencekit._training.call import values_of  # noqa: E402
+from influencekit.trainers.model_losses import own_loss  # noqa: E402
 from influencekit.trainers.transformers import InfluenceCallback, reopen_with  # noqa: E402
+from influencekit.trainers.trl_models import forward_of_trl, logits_of_trl  # noqa: E402
 
 ADAPTER = {"r": 2, "target_modules": ["query_key_value"], "task_type": "CAUSAL_LM"}
 
@@ -20,6 +23,11 @@ def record(folder, **settings):
     done.train()
     test = dict(done.data_collator([done.train_dataset[k] for k in range(4)]))
     return done, ik.open(folder / "run.zarr", test=test, **reopen_with(done))
+
+
+def require_replayed(run):
+    gap = run.attrs["replay"].rpartition("to ")[2]
+    assert gap.endswith("bit for bit") or float(gap.split()[0]) < 1e-6, run.attrs["replay"]
 
 
 def by_hand(done, run, weight=None):
@@ -74,11 +82,25 @@ def test_adapters_are_recorded_and_nothing_else(bf16, tmp_path):
     """TRL trains in bfloat16 unless told otherwise; its head is replayed as it is."""
     done, run = record(tmp_path, peft=LoraConfig(**ADAPTER, lora_dropout=0.1), bf16=bf16)
     assert all("lora_" in name for name in run.workload.layout.names)
-    gap = run.attrs["replay"].rpartition("to ")[2]
-    assert gap.endswith("bit for bit") or float(gap.split()[0]) < 1e-6, run.attrs["replay"]
+    require_replayed(run)
     torch.testing.assert_close(run.state(run.steps).theta, trained(done))
     left = ik.verify_top(run, "test-loss", "dit", top=1)
     assert float(left.retrained.squeeze()) * float(left.estimate.squeeze()) > 0
+
+
+def test_autocast_that_accelerate_puts_around_the_forward_pass_is_the_callers_to_choose(tmp_path):
+    """The first step is also held against float32; there TRL's forward pass gives what the model's does."""
+    done, run = record(tmp_path, bf16=True)
+    require_replayed(run)
+    torch.testing.assert_close(run.state(run.steps).theta, trained(done))
+    batch, loss = dict(done.data_collator([done.train_dataset[0]])), own_loss(done.model, 0.0)
+    with torch.no_grad():
+        either = [
+            values_of(loss, forward(done.model, batch), batch["labels"], batch)
+            for forward in (forward_of_trl, logits_of_trl)
+        ]
+    torch.testing.assert_close(*either, rtol=1e-5, atol=1e-5)
+    assert "_original_forward" in vars(done.model)  # and it is put back
 
 
 @pytest.mark.parametrize(

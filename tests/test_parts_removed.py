@@ -176,3 +176,18 @@ def test_the_command_line_verifies_the_top_parts(tmp_path):
     cli("estimate", store, *code, "--parts", "--verify-top", "2", "--out", str(tmp_path / "scores.csv"))
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert "retrained" in lines[0] and len(lines) == 1 + sum(LENGTHS)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda run, scores: ik.verify_top(run, "test-loss", scores),
+        lambda run, scores: ik.remove(run, "test-loss", [0], scores),
+        lambda run, scores: ik.trust(run, "test-loss", scores),
+    ],
+    ids=["verify_top", "remove", "trust"],
+)
+def test_scores_of_parts_where_examples_are_asked_about_are_named(ask):
+    run = cached("sgd", "mean", 0.0)
+    with pytest.raises(ik.InputError, match="these are the scores of parts, and whole examples are asked"):
+        ask(run, ik.estimate(run, parts=True))

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import influencekit as ik
+from influencekit._effects.pace import Pace
 from influencekit._trajectory.blocks import Limits, blocks_of, replayed
 from influencekit._verbs.plan.advice import Choice, advice_on
 from influencekit._verbs.plan.measure import Line, line_of
+from influencekit._verbs.plan.retraining import Retraining
 from influencekit._verbs.plan.work import Work
 from influencekit.cli.app import cli
 
@@ -91,6 +93,15 @@ def test_trainings_and_replays_are_counted(found):
     again = replayed(stored, list(blocks_of(stored, 0, run.steps, limits)), limits)
     assert int(found.replayed.sel(work="dit")) == again == 6  # one between each pair, and one to compare
     assert int(found.trainings.sel(work="ceiling:runs=8")) == 8 * 32 + 7
+
+
+def test_a_loop_over_models_is_planned_as_one():
+    found = ik.plan(SPEC, ["loo", "loo:strategy=loop"])
+    batch, loop = (found.sel(work=work) for work in ("loo", "loo:strategy=loop"))
+    assert (int(batch.together), int(loop.together)) == (32, 1)
+    assert int(batch.trainings) == int(loop.trainings) == 32
+    work = Retraining(10, 32, Pace(1.0, 0.0, None), Pace(4.0, 0.0, None), 0.0, None)
+    assert (work.work("", [0] * 32).seconds, work.alone().work("", [0] * 32).seconds) == (40, 320)
 
 
 def test_memory_and_time_are_of_the_right_size(found):

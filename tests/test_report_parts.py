@@ -57,6 +57,6 @@ def test_parts_that_do_not_belong_are_refused_in_one_line(parts, names, said):
 
 
 def test_scores_by_part_are_no_scores_of_examples():
-    with pytest.raises(ik.InputError, match="expected influence with the dimensions query, window, train"):
+    with pytest.raises(ik.InputError, match="these are the scores of parts; .* these as parts="):
         ik.report(RUN, PARTS)
     assert np.isfinite(SCORES.influence).all()

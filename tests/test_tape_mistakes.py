@@ -82,8 +82,13 @@ def test_ids_taken_for_the_inputs():
             {"reduction": lambda batch: torch.ones(len(batch[1]), 1)},
             r"reduction= must give one number, or one for each of the 4 examples .* gave shape \[4, 1\]",
         ),
+        (
+            lambda model, x, y: per_example(model(x), y).mean(),
+            {"reduction": lambda batch: torch.tensor(1.0) / (batch[1] > 9).sum()},
+            r"reduction= gave inf for the batch of step 0; expected finite numbers: where nothing .* give 0",
+        ),
     ],
-    ids=["reshaped in the loop", "forward of another model", "reduction of another shape"],
+    ids=["reshaped in the loop", "forward of another model", "reduction of another shape", "infinite"],
 )  # fmt: skip
 def test_the_cause_comes_first(act, options, message, tmp_path):
     model, data, options = network(), Examples(), dict(options)

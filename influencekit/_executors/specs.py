@@ -79,6 +79,11 @@ def _dask(spec: str, words: str) -> Callable[[Path], AbstractContextManager[Any]
             "wrote, dask:scheduler.json"
         )
     _require("distributed", spec, "influencekit[dask]")
+    if words.endswith(".json") and not Path(words).is_file():  # which dask would wait for
+        raise InputError(
+            f"executor '{spec}': there is no file {words}; "
+            f"`dask scheduler --scheduler-file {words}` writes it"
+        )
 
     @contextmanager
     def connected(folder: Path) -> Iterator[Any]:

@@ -43,6 +43,10 @@ class Verified(NamedTuple):
 def check_scores(run: Trajectory, scores: Any, who: str = "report: scores") -> xr.Dataset:
     """What `estimate` gave of this run. Errors: anything else, of another run, of other examples."""
     found = dataset_of(who, "what estimate(...) gives", scores, ("influence", "start", "stop", "removal"))
+    if set(found.influence.dims) == {*_DIMS, "part"}:
+        raise InputError(
+            f"{who}: these are the scores of parts; give those of whole examples here, and these as parts="
+        )
     if set(found.influence.dims) != set(_DIMS):
         raise InputError(
             f"{who}: expected influence with the dimensions query, window, train, got "

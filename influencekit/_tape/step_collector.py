@@ -332,6 +332,11 @@ class StepCollector:
                     f"reduction= must give one number, or one for each of the {n} examples of the batch, and "
                     f"gave shape {list(given.shape)}"
                 )
+            if not bool(given.isfinite().all()):
+                raise InputError(
+                    f"reduction= gave {float(given.flatten()[0])} for the batch of step {self.step}; "
+                    "expected finite numbers: where nothing in a batch counts, give 0"
+                )
             given = given.expand(n)
             return given.numpy() / divisor
         dtype = self._dtype if micro.loss is None else micro.loss.dtype  # frozen weights may be in bfloat16

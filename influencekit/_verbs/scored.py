@@ -58,6 +58,11 @@ def scored(
                 f"these scores are not of this run and query: {name} is {estimator.attrs.get(name)!r} in "
                 f"them, {value!r} here; estimate them anew"
             )
+    if "part" in estimator.influence.dims and not parts:
+        raise InputError(
+            "estimator: these are the scores of parts, and whole examples are asked about; give what "
+            "estimate(...) gives, or ask about parts (parts=True of verify_top, rows of remove)"
+        )
     own = [str(each) for each in examples(trajectory.workload)]
     if set(estimator.influence.dims) != set(dims) or [str(x) for x in estimator.train.values.tolist()] != own:
         raise InputError("these scores are not of this run: they are of other examples; estimate them anew")

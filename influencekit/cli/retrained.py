@@ -81,6 +81,8 @@ def _places(ids: list[str], some: xr.Dataset) -> list[int]:
 
 def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     """The verified examples, their estimate beside the truth, and how well the two agree."""
+    import numpy as np
+
     from influencekit.cli.frames import pandas
 
     pd = pandas()
@@ -102,7 +104,7 @@ def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     print_table(pd.DataFrame(columns), title, left=left, gap=2)
     many = [f"{verified.sizes[d]} {words}" for d, words in (("query", "queries"), ("window", "windows"))]
     over = " and ".join(each for each in many if not each.startswith("1 "))
-    right = round(float(verified.same_sign.mean()) * count)
+    right = int((np.sign(mean.estimate) == np.sign(mean.retrained)).sum())  # of the rows that are shown
     figures = [
         f", {name.capitalize()} {float(value):.3f}"
         for name, value in zip(mean.metric.values.tolist(), mean.agreement.values, strict=True)

@@ -219,6 +219,8 @@ class InfluenceCallback(TrainerCallback):
                 "reduction= ('items': it divides by num_items_in_batch; 'mean': by the examples)"
             )
         micro = self._micros[-1]
+        if not self._own_count(micro):  # all of its labels are -100, which tells nothing
+            return
         with torch.no_grad():
             found_losses = values_of(self._loss, outputs, kwargs.get(self._target), kwargs)
             total = float(found_losses.double().sum())
@@ -247,11 +249,13 @@ class InfluenceCallback(TrainerCallback):
         one = torch.ones((), dtype=self._dtype)
         if callable(self._reduction):
             value = torch.as_tensor(self._reduction(micro.batch)).cpu()
-        elif self._per_target:
-            value = one / (micro.counted or sum(m.targets for m in self._micros))
         else:
-            divided = micro.counted is not None or self._reduction is not None
-            value = (one if divided else one / len(self._micros)) / self._own_count(micro)
+            total = micro.counted or sum(m.targets for m in self._micros)
+            count = total if self._per_target else self._own_count(micro)
+            whole = self._per_target or micro.counted is not None or self._reduction is not None
+            value = (one if whole else one / len(self._micros)) / (
+                count or torch.inf
+            )  # no label: no gradient
         return value.double() * self._accumulate
 
 

@@ -66,13 +66,14 @@ def forward_of_trl(model: nn.Module, batch: Any) -> Any:
     params = list(model.parameters())
     wide = params[0].dtype == torch.float64  # which TRL's head, but nothing of ours, rounds to float32
     if not wide and has_fused_head(model) and all(isinstance(p, nn.Parameter) for p in params):
-        return model(**{**batch, "use_cache": False}, fused_lm_head=True)
+        with _forwards(model, fused=True):
+            return model(**{**batch, "use_cache": False}, fused_lm_head=True)
     return logits_of_trl(model, batch)
 
 
 def logits_of_trl(model: nn.Module, batch: Any) -> Any:
     """The model called by the forward pass of its class: as TRL calls it where labels are smoothed."""
-    with _own_forwards(model):
+    with _forwards(model, fused=False):
         return model(**{name: x for name, x in batch.items() if name != "labels"})
 
 
@@ -92,12 +93,17 @@ def _fused(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _own_forwards(model: nn.Module) -> Iterator[None]:
+def _forwards(model: nn.Module, *, fused: bool) -> Iterator[None]:
+    """The forward pass that TRL has put into the model, or that of its class; without the autocast that
+    accelerate puts around it, so that the caller's decides in both."""
     names = "forward", "_original_forward"
-    fused = [vars(module) for module in model.modules() if _fused(module)]
-    kept = [(own, {name: own.pop(name) for name in names if name in own}) for own in fused]
+    found = [vars(module) for module in model.modules() if _fused(module)]
+    kept = [(own, {name: own.pop(name) for name in names if name in own}) for own in found]
     try:
+        for own, forwards in kept if fused else ():
+            own["forward"] = forwards.get("_original_forward", forwards.get("forward"))
         yield
     finally:
         for own, forwards in kept:
+            own.pop("forward", None)
             own.update(forwards)

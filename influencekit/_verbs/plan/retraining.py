@@ -1,7 +1,7 @@
 """What retraining costs: so many models, so many trained at once, each from where it first differs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
@@ -27,6 +27,10 @@ class Retraining(NamedTuple):
     many: Pace
     ask: float
     peak: int | None
+
+    def alone(self) -> Self:
+        """The same models, one after the other."""
+        return self._replace(together=1, many=self.one, ask=self.ask / self.together)
 
     def work(self, name: str, starts: Sequence[int], runs: int = 1, most: int = _MOST) -> Work:
         """Of models that begin at the steps `starts`, in each of `runs` runs."""

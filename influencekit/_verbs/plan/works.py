@@ -82,7 +82,8 @@ def works_of(
                 _swept(sweep.work(name, recording.stored, recording.limits), dit, retraining, windows)
             )
         else:
-            works.append(_retrained(name, method, retraining, starts))
+            alone = getattr(method, "strategy", "auto") == "loop"
+            works.append(_retrained(name, method, retraining.alone() if alone else retraining, starts))
     whole = [0] * _SUBSETS
     works.append(retraining.work(f"lds:m={_SUBSETS}", whole))
     works.append(retraining.work(f"ceiling:runs={_RUNS}", starts, _RUNS))
