@@ -111,6 +111,7 @@ def test_weights_that_depend_on_the_model_are_refused_with_numbers_too():
         (lambda x: torch.zeros(x.shape), "expected `part`, one whole number for each loss"),
         (lambda x: [0], "expected `part`, one whole number for each loss"),
         (lambda x: torch.full(x.shape, -1), "a part is below 0 where the weight is not 0"),
+        (lambda x: torch.full(x.shape, 10**12), "a part is 1000000000000, above 1,000,000"),
     ],
 )
 def test_numbers_that_are_none_are_refused_in_one_line(part, said):

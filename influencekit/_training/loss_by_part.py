@@ -14,6 +14,7 @@ from influencekit.errors import InputError
 __all__ = ["Parts", "as_parts", "of_columns", "of_parts", "one_number", "there"]
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_MOST = 1_000_000  # a larger number of a part is an id, and would be a place in memory
 
 
 class Parts(NamedTuple):
@@ -94,7 +95,8 @@ def _places(part: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def there(parts: Parts) -> Tensor:
-    """Which parts the examples of a batch have: [batch, part], as wide as the last. Errors: a part < 0."""
+    """Which parts the examples of a batch have: [batch, part], as wide as the last. Errors: a part below 0 or
+    above a million, which is an id and no number."""
     counted, part = parts.weights.detach() != 0, parts.part
     if part is None:
         return counted
@@ -103,7 +105,9 @@ def there(parts: Parts) -> Tensor:
         raise InputError("Parts: a part is below 0 where the weight is not 0; count the parts from 0")
     if not len(known):
         return counted[:, :0]
-    return of_parts(counted.double(), part, int(known.max()) + 1) > 0
+    if (last := int(known.max())) > _MOST:
+        raise InputError(f"Parts: a part is {last}, above {_MOST:,}; number the parts of each example from 0")
+    return of_parts(counted.double(), part, last + 1) > 0
 
 
 def one_number(found: Any) -> Any:
