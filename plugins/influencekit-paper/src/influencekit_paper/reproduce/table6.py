@@ -12,9 +12,11 @@ def table6(done: Done) -> Report:
     paper = printed()["table_6_vit_b16_flipped_found"]
     fractions = list(dict.fromkeys(row[1] for row in done))
     beside = [100 * paper[str(n)] / n for n in (round(10 * float(f.rstrip("%"))) for f in fractions)]
-    lines, first = [], next(iter(done.values()))[0]
+    lines, sizes = [], []
     for data in dict.fromkeys(row[0] for row in done):
         rows = [done[data, fraction] for fraction in fractions]
+        one = rows[0][0]
+        sizes.append(f"{data} {one['examples']}, pool {one['pool']}")
         lines.append(Line((data, "test accuracy, %", "fine-tuned"), tuple(map(accuracy, rows))))
         before = [mean_of((100 * each["frozen_accuracy"] for each in found), decimals=1) for found in rows]
         lines.append(Line((data, "test accuracy, %", "frozen features"), tuple(before)))
@@ -30,14 +32,13 @@ def table6(done: Done) -> Report:
         for ranking, words in RANKINGS.items():
             auc = [mean_of(each["found"][ranking]["auc"] for each in found) for found in rows]
             lines.append(Line((data, "AUC", words), tuple(auc)))
-    columns = [f"{fraction} ({done[lines[0].labels[0], fraction][0]['flipped']})" for fraction in fractions]
     return Report(
         "table6", "Table VI: flipped labels found in a vision transformer, % of them",
-        ("data", "figure", "ranking"), tuple(columns), lines,
+        ("data", "figure", "ranking"), tuple(fractions), lines,
         [
-            f"One epoch on {first['examples']} images, all {first['parameters']} weights trained; labels of "
-            f"class 0 are flipped to class 1, and a pool of {first['pool']} images is ranked. Chance finds "
-            "the column's own percentage.",
+            f"One epoch, all {one['parameters']} weights trained; so many of a pool of images have class 0 "
+            f"flipped to class 1, and the pool is ranked. Images: {'; '.join(sizes)}. Chance finds the "
+            "column's own percentage.",
             "The paper's figures, in brackets, are of ViT-B/16 on brambling and daisy of ImageNet, a pool of "
             "1,000.",
             "Loss, frozen features: of a linear model on the features before fine-tuning, which has not seen "
