@@ -49,6 +49,7 @@ def unfinished():
     ({"trusted": (few(30)[0][:, :2], few(30)[1])}, "trusted cannot be used: .*; give trusted examples in"),
     ({"trusted": 3}, "trusted: expected a batch of tensors, as in trusted=.x, y., or a data set, got int"),
     ({"k": (0, 3)}, "k must be different whole numbers from 1 to 59"),
+    ({"k": ()}, "k must be different whole numbers from 1 to 59"),
     ({"k": (N,)}, "k must be different whole numbers from 1 to 59"),
     ({"choosers": "loo:examples=5"}, "examples=5.* scored 5 of 60 examples, and the most harmful may be"),
     ({"choosers": "loo:examples=5", "k": (2,)}, "examples=5.* scored 5 of 60 examples"),

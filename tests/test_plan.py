@@ -160,3 +160,8 @@ def _code(folder):
     file = folder / "made.py"
     file.write_text(f"import influencekit as ik\nwork = ik.make('workload', {SPEC!r})\n")
     return f"{file}:work"
+
+
+def test_an_estimator_that_is_named_twice_is_planned_once():
+    found = ik.plan("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "loo", "dit"])
+    assert found.work.values.tolist()[:3] == ["record", "dit", "loo"] and found.indexes["work"].is_unique

@@ -151,6 +151,7 @@ def test_scores_by_test_losses_are_points_by_themselves():
         (lambda: dict(points=True), "a number of test examples"),
         (lambda: dict(points=scores()), "expected scores by test-losses"),
         (lambda: dict(show="photo"), "picture, tokens, row"),
+        (lambda: dict(show=["picture"]), "picture, tokens, row"),
         (lambda: dict(show=lambda x: 1 / 0), "ZeroDivisionError: division by zero"),
         (lambda: dict(show=lambda x: 3), "must give text"),
         (lambda: dict(names=["a"], show="row"), "the 64 columns"),

@@ -49,7 +49,7 @@ def contents_and_range(
     """The same, and the values that are black and white in all pictures (`within`, or `range_of` these)."""
     if callable(show) or isinstance(show, Mapping):
         return _shown(batches, ids, show), within
-    if show is not None and show not in KINDS:
+    if show is not None and not (isinstance(show, str) and show in KINDS):
         raise InputError(
             f"report: show must be a function of an example, {{id: what to show}}, or one of "
             f"{', '.join(KINDS)}, got {short(show)}"

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
-from benchmarks.shared.odd.asked import asked, estimator_spec, query_spec, run_kind
+from benchmarks.shared.odd.asked import asked, query_spec, run_kind
 from benchmarks.shared.odd.common import NOT_POSITIVE, bad_path, recorder_spec, seed_kind, strategy_kind
 from benchmarks.shared.odd.drawing import Callee, Later, The, World, callee, drawn, of, one_from
 from benchmarks.shared.odd.values import Value, bad, number, one_of, same, whole
@@ -44,16 +44,14 @@ def nothing_at_all() -> None:
 
 def scores_kind(r: random.Random) -> Value:
     good = [["final-loss", "aum"], ("final-loss", "aum"), "final-loss,aum", np.array(["final-loss", "aum"])]
-    odd = bad(
-        [], "", 3, [3], b"aum", ["aum", "aum"], ["nothing"], [None], object(), "aum,", [["aum"]], ["mean"]
-    )
+    odd = bad([], "", 3, [3], b"aum", ["nothing"], [None], object(), "aum,", [["aum"]], ["mean"])
     return drawn(r, [(it, ["final-loss", "aum"]) for it in good], odd)
 
 
 def sizes_kind(r: random.Random) -> Value:
     good = [(1, 3), [3, 1], np.array([1, 3]), range(1, 4, 2), torch.tensor([1, 3])]
     odd = bad(
-        (), [0], [-1], [24], [99], [1, 1], 3, "1,3", [1.5], ["1"], [True], [None], [[1]], object(), [10**30]
+        (), [0], [-1], [30], [99], [1, 1], 3, "1,3", [1.5], ["1"], [True], [None], [[1]], object(), [10**30]
     )
     return drawn(r, [(it, (1, 3)) for it in good], odd)
 
@@ -91,7 +89,9 @@ CLEANING: tuple[Callee, ...] = (
         runs=whole([3], [2, 1, 0, -1], none=True), moved=number([0.001, 0.1], [0.0, -1.0]), folder=bad_path,
     ),
     callee(
-        "plan", works, what=Later("run", "other run", "work", "clean run"), estimators=estimator_spec,
+        "plan", works, what=Later("run", "other run", "work", "clean run"),
+        estimators=one_from(same(["dit", "loo"]), Value("twice", ["dit", "loo", "dit"], ["dit", "loo"]),
+                            *bad([], 3, ["if"], ["nothing"], b"dit", [None], "", object())),
         query=query_spec, windows=asked["windows"], removal=asked["removal"], recorder=recorder_spec,
     ),
     callee(

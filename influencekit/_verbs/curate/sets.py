@@ -24,7 +24,9 @@ def trained(trajectory: Trajectory) -> np.ndarray:
 
 def sizes_of(count: int, k: tuple[int, ...] | None) -> tuple[int, ...]:
     """How many of `count` examples to leave out: as asked for, or 1, 2, 5, 10 and 20 % of them."""
-    return sizes(count, k or tuple(sorted({max(1, round(f * count)) for f in _FRACTIONS})))
+    if k is None:
+        k = tuple(sorted({max(1, round(f * count)) for f in _FRACTIONS}))
+    return sizes(count, k)
 
 
 def most_harmful(

@@ -68,7 +68,8 @@ def plan(
     if recorder is not None and isinstance(run, Trajectory):
         raise InputError("plan: the run is recorded already; leave recorder out")
     asked: Query = resolve("query", query)
-    methods = [resolve("estimator", each) for each in listed("estimators", estimators)]
+    every = (resolve("estimator", each) for each in listed("estimators", estimators))
+    methods = list({label(each): each for each in every}.values())  # each once
     for method in methods:
         require_known(method)
     chosen: Recorder | None = None if recorder is None else resolve("recorder", recorder)
