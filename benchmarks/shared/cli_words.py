@@ -152,7 +152,7 @@ OPTIONS: dict[str, Options] = {
         "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
     },
     "plan": COMMON | SCORING | TRAINING | {
-        "--estimators": of("dit loo dit,loo:examples=2 sgd-influence", "", "if x dit, dit,dit"),
+        "--estimators": of("dit loo dit,loo:examples=2 sgd-influence dit,dit", "", "if x dit,"),
         "--seed": FROM_0,
         "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
     },

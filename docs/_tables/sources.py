@@ -64,7 +64,7 @@ SOURCES = {
     ),
     "memory": _benchmark("memory", *_SWEEP, "influencekit/recorders.py"),
     "minilm": _benchmark("minilm", *_MINILM),
-    "minilm_cost": _benchmark("minilm_cost --steps 4 --rounds 1", *_SWEEP),
+    "minilm_cost": _benchmark("minilm_cost --steps 8 --rounds 3", *_SWEEP),
     "minilm_explore": _benchmark("minilm_explore", *_MINILM),
     "minilm_lds": _benchmark("minilm_lds", *_MINILM),
     "mislabelled": _benchmark("mislabelled", *_TAPE),

@@ -53,7 +53,7 @@ def several_kind(r: random.Random) -> Value:
     return drawn(r, [(it, ["dit", "loo"]) for it in good], odd, 0.5)
 
 
-run_kind = Later("run", "other run")
+run_kind = Later("run", "other run", "clean run")
 query_spec = Later("query", also=(spec("query", QUERY),))
 estimator_spec = Later("estimator", also=(spec("estimator", ESTIMATOR),))
 estimator_or_scores = Later("estimator", "scores", "hole", also=(spec("estimator", ESTIMATOR),))

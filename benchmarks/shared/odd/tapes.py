@@ -24,7 +24,9 @@ def tape(every: World, given: dict[str, Any]) -> Any:
     made = parts()
     model, (x, y) = given.pop("model", made["model"]), made["train"]
     trained = model if isinstance(model, nn.Module) else made["model"]
-    optimizer = given.pop("optimizer", None) or torch.optim.SGD(trained.parameters(), lr=0.1)
+    optimizer = given.pop("optimizer", None)
+    if optimizer is None:
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     store, batches = given.pop("store", None), given.pop("batches", None)
     settings = {"loss": squared, "data": TensorDataset(x, y), "check": 0.0, **given}
     loader = DataLoader(TensorDataset(x, y), batch_size=4) if batches is None else batches

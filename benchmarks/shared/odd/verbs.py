@@ -95,7 +95,7 @@ VERBS: tuple[Callee, ...] = (
     of(
         ik.verify,
         {"run": The("run")},
-        run=Later("run", "other run"),
+        run=Later("run", "other run", "clean run"),
         spans=whole([1, 3], [-1, 0], none=True),
     ),
     of(ik.estimate, RUN, **scored, estimator=estimator_spec, average=average_kind),
@@ -126,7 +126,7 @@ VERBS: tuple[Callee, ...] = (
     of(
         ik.compare,
         compared,
-        workload=Later("run", "other run", "work"),
+        workload=Later("run", "other run", "clean run", "work"),
         estimators=several,
         reference=estimator_spec,
         **asked,
