@@ -4,8 +4,8 @@ One loop, in float32 and with its forward pass in bfloat16, and the sweep over e
 the same step in float32. `distance`: of the scores of the bfloat16 run from those of the float32 run,
 relative to these. `pearson`: of the scores of some random examples with retraining without each of them, in
 the run's own precision; `repeated`: the same between retraining in either precision, which is what bfloat16
-itself changes. `sweep`: CPU time of a sweep, and of a loop, in turn; the first has its checks in it and is
-not counted.
+itself changes. `times_a_loop`: CPU time of a sweep, and of a loop, in turn; the first sweep has its checks in
+it and is not counted.
 """
 
 import statistics

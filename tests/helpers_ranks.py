@@ -7,6 +7,7 @@ that use ranks are marked `fresh`: conftest.py runs each of their tests in a pro
 import faulthandler
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def on_ranks(size, function):
         stopped |= os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
         found.append(pickle.loads(said) if said else None)
     traces = "\n".join(path.read_text() for path in sorted(folder.glob("trace-*")))
+    shutil.rmtree(folder)
     assert not stopped, f"a rank took more than {_LIMIT} s: {found}\n{traces}"
     return found
 

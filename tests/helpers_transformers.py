@@ -21,6 +21,9 @@ from transformers import (
     set_seed,
 )  # fmt: skip
 
+import influencekit as ik
+from influencekit.trainers.transformers import reopen_with
+
 N = 22
 
 
@@ -172,3 +175,17 @@ def trainer(folder, *callbacks, kind="bert", noise=False, double=False, more=Non
 def test_batch(trainer):
     """All examples, as the model takes them."""
     return dict(trainer.get_train_dataloader().collate_fn([trainer.train_dataset[i] for i in range(N)]))
+
+
+def trained(trainer, store):
+    """The run of a Trainer with our callback, which records to the store, with a test set."""
+    trainer.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        test = test_batch(trainer)
+    return ik.open(store, test=test, **reopen_with(trainer))
+
+
+def gap(parts, whole):
+    """How far the scores of parts, in sum, are from those of the examples, relative to the largest."""
+    return float(abs(parts.influence.sum("part") - whole.influence).max() / abs(whole.influence).max())

@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
 
-from helpers_transformers import MODELS, N, test_batch, trainer  # noqa: E402
+from helpers_transformers import MODELS, N, gap, trained, trainer  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from tokenizers import Tokenizer, models  # noqa: E402
@@ -14,9 +14,8 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFas
 
 import influencekit as ik  # noqa: E402
 from influencekit._tape.rng import restored  # noqa: E402
-from influencekit.trainers.transformers import CrossEntropy, InfluenceCallback, reopen_with  # noqa: E402
+from influencekit.trainers.transformers import CrossEntropy, InfluenceCallback  # noqa: E402
 
-test_batch.__test__ = False
 CPU = torch.device("cpu")
 KINDS = {
     "causal": {"kind": "llama"},
@@ -66,15 +65,7 @@ def recorded(folder, collate=None, **changes):
     if collate is not None:
         made.train_dataset, made.data_collator = Texts(), collate
         made.model.set_attn_implementation("sdpa")  # the eager one gives NaN in float64 at padding
-    made.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        test = test_batch(made)
-    return ik.open(folder / "run.zarr", test=test, **reopen_with(made))
-
-
-def gap(parts, whole):
-    return float(abs(parts.influence.sum("part") - whole.influence).max() / abs(whole.influence).max())
+    return trained(made, folder / "run.zarr")
 
 
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)

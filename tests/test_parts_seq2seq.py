@@ -6,12 +6,11 @@ import torch
 
 pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
 
-from helpers_transformers import N, test_batch, trainer  # noqa: E402
+from helpers_transformers import N, gap, trained, trainer  # noqa: E402
 
 import influencekit as ik  # noqa: E402
-from influencekit.trainers.transformers import InfluenceCallback, reopen_with  # noqa: E402
+from influencekit.trainers.transformers import InfluenceCallback  # noqa: E402
 
-test_batch.__test__ = False
 KINDS = ["t5", "bart"]
 
 
@@ -75,15 +74,7 @@ def recorded(folder, kind, text="right", labels="right", **options):
     made.train_dataset = Pairs()
     made.data_collator = Collation(text, labels, start=int(kind == "bart"), **options)
     made.model.set_attn_implementation("sdpa")  # the eager one gives NaN in float64 at padding
-    made.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        test = test_batch(made)
-    return ik.open(folder / "run.zarr", test=test, **reopen_with(made))
-
-
-def gap(parts, whole):
-    return float(abs(parts.influence.sum("part") - whole.influence).max() / abs(whole.influence).max())
+    return trained(made, folder / "run.zarr")
 
 
 @pytest.fixture(scope="module", params=KINDS)

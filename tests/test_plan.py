@@ -162,6 +162,6 @@ def _code(folder):
     return f"{file}:work"
 
 
-def test_an_estimator_that_is_named_twice_is_planned_once():
-    found = ik.plan("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "loo", "dit"])
-    assert found.work.values.tolist()[:3] == ["record", "dit", "loo"] and found.indexes["work"].is_unique
+def test_an_estimator_that_is_named_twice_is_refused():
+    with pytest.raises(ik.InputError, match="estimators: dit stands twice; name it once"):
+        ik.plan("mnist-1v7-lr:n_train=24:epochs=2", ["dit", "loo", "dit"])

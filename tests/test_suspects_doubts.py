@@ -103,3 +103,9 @@ def test_an_escaped_formula_is_read_back():
         ik.remove(run, ids=["'3"])
     with pytest.raises(ik.InputError, match=r"got 'a.csv'; a file of them is Path\('a.csv'\)"):
         ik.remove(run, ids="a.csv")
+
+
+def test_a_score_that_is_named_twice_is_refused():
+    run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=40:epochs=1"))
+    with pytest.raises(ik.InputError, match="scores: aum stands twice; name it once"):
+        ik.suspects(run, scores=["aum", "final-loss", "aum"])

@@ -126,7 +126,8 @@ CLEANING: Options = {
     "--trusted": of(
         "trusted.py:batch trusted.py:batch", "trusted.py:classes",
         "trusted.py:few trusted.py:nan trusted.py:train trusted.py:short trusted.py:narrow "
-        "trusted.py:nothing trusted.py:none trusted.py:absent raises.py:work three.py:work none.py:x batch s3://b/x.py:x",
+        "trusted.py:nothing trusted.py:none trusted.py:absent raises.py:work three.py:work none.py:x "
+        "batch s3://b/x.py:x",
     ),
     "--seed": of("0 7", "-3", "1.5 ² x nan", "", LONG), "--out": places(".csv", ".zarr", ".nc"),
     "--code": CODES, "--escape-formulas": None,
@@ -152,7 +153,7 @@ OPTIONS: dict[str, Options] = {
         "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
     },
     "plan": COMMON | SCORING | TRAINING | {
-        "--estimators": of("dit loo dit,loo:examples=2 sgd-influence dit,dit", "", "if x dit,"),
+        "--estimators": of("dit loo dit,loo:examples=2 sgd-influence", "", "if x dit, dit,dit"),
         "--seed": FROM_0,
         "--json": of("NEW/x.json - /dev/null", "", "/dev/full full") + NO_PATHS,
     },

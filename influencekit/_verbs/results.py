@@ -21,12 +21,12 @@ from influencekit._verbs.averaging import check_average
 from influencekit.errors import InputError, StoreError
 from influencekit.interfaces import Claim, Estimator, Query
 from influencekit.queries import FixedVector, Parameter
-from influencekit.registry import label
+from influencekit.registry import label, listed, resolve
 from influencekit.windows import Removal, Window, parse_windows
 
 __all__ = [
-    "Windows", "about", "check_windows", "class_labels", "class_name", "class_names", "example_coords",
-    "examples",
+    "Windows", "about", "by_label", "check_windows", "class_labels", "class_name", "class_names",
+    "example_coords", "examples",
     "require_run", "require_windows", "run_of", "window_coords", "windows_among", "windows_of",
 ]  # fmt: skip
 
@@ -35,6 +35,17 @@ Windows = str | Sequence[Window] | None
 _BATCH = 256  # examples that are fetched at once, for their classes
 _MOST = 10_000  # examples that are fetched for their classes
 _LABELS: WeakKeyDictionary[Workload, list[str] | None] = WeakKeyDictionary()
+
+
+def by_label(name: str, estimators: Any) -> dict[str, Estimator]:
+    """{label: estimator} of what an argument `name` holds: objects, specs. Errors: none; the same twice."""
+    found: dict[str, Estimator] = {}
+    for one in listed(name, estimators):
+        method = resolve("estimator", one)
+        if label(method) in found:
+            raise InputError(f"{name}: {label(method)} stands twice; name it once")
+        found[label(method)] = method
+    return found
 
 
 def require_run(run: Any) -> Any:

@@ -44,7 +44,9 @@ def nothing_at_all() -> None:
 
 def scores_kind(r: random.Random) -> Value:
     good = [["final-loss", "aum"], ("final-loss", "aum"), "final-loss,aum", np.array(["final-loss", "aum"])]
-    odd = bad([], "", 3, [3], b"aum", ["nothing"], [None], object(), "aum,", [["aum"]], ["mean"])
+    odd = bad(
+        [], "", 3, [3], b"aum", ["aum", "aum"], ["nothing"], [None], object(), "aum,", [["aum"]], ["mean"]
+    )
     return drawn(r, [(it, ["final-loss", "aum"]) for it in good], odd)
 
 
@@ -90,8 +92,10 @@ CLEANING: tuple[Callee, ...] = (
     ),
     callee(
         "plan", works, what=Later("run", "other run", "work", "clean run"),
-        estimators=one_from(same(["dit", "loo"]), Value("twice", ["dit", "loo", "dit"], ["dit", "loo"]),
-                            *bad([], 3, ["if"], ["nothing"], b"dit", [None], "", object())),
+        estimators=one_from(
+            same(["dit", "loo"]),
+            *bad(["dit", "loo", "dit"], [], 3, ["if"], ["nothing"], b"dit", [None], "", object()),
+        ),
         query=query_spec, windows=asked["windows"], removal=asked["removal"], recorder=recorder_spec,
     ),
     callee(

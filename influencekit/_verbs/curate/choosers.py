@@ -11,11 +11,11 @@ from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.folds import Folds, PartLosses
 from influencekit._verbs.curate.kept_run import KeptRun
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import intercept_of
+from influencekit._verbs.results import by_label, intercept_of
 from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator
 from influencekit.progress import track
-from influencekit.registry import label, listed, resolve
+from influencekit.registry import listed
 
 __all__ = ["MEAN", "Scores", "choosers_of", "combined", "scores_of_run"]
 
@@ -36,11 +36,7 @@ def choosers_of(choosers: Estimator | str | Sequence[Estimator | str]) -> tuple[
     of fewer than two."""
     given = listed("choosers", choosers)
     rest = [one for one in given if not (isinstance(one, str) and one == MEAN)]
-    found: dict[str, Estimator] = {}
-    for one in (resolve("estimator", one) for one in rest):
-        if label(one) in found:
-            raise InputError(f"choosers: {label(one)} stands twice; name it once")
-        found[label(one)] = one
+    found = by_label("choosers", rest) if rest else {}
     if len(rest) < len(given) and len(found) < 2:
         raise InputError("choosers: 'mean' is that of the others, of which it needs two, as in dit,if,mean")
     return found, len(rest) < len(given)

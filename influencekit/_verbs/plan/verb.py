@@ -15,11 +15,11 @@ from influencekit._verbs.plan.advice import advice_on
 from influencekit._verbs.plan.measure import Peak, free_disk, machine_memory
 from influencekit._verbs.plan.recording import recording_of
 from influencekit._verbs.plan.works import require_known, works_of
-from influencekit._verbs.results import Windows, check_windows, require_run, windows_among
+from influencekit._verbs.results import Windows, by_label, check_windows, require_run, windows_among
 from influencekit.errors import InputError
 from influencekit.interfaces import Estimator, Query, Recorder
 from influencekit.recorders import Full
-from influencekit.registry import label, listed, resolve
+from influencekit.registry import label, resolve
 from influencekit.windows import Removal
 
 __all__ = ["plan"]
@@ -68,8 +68,7 @@ def plan(
     if recorder is not None and isinstance(run, Trajectory):
         raise InputError("plan: the run is recorded already; leave recorder out")
     asked: Query = resolve("query", query)
-    every = (resolve("estimator", each) for each in listed("estimators", estimators))
-    methods = list({label(each): each for each in every}.values())  # each once
+    methods = [*by_label("estimators", estimators).values()]
     for method in methods:
         require_known(method)
     chosen: Recorder | None = None if recorder is None else resolve("recorder", recorder)

@@ -17,7 +17,7 @@ from influencekit._verbs.changed_data import rerun_with
 from influencekit._verbs.curate.sets import trained
 from influencekit._verbs.curate.trusted import Trusted, refuse_unfit, split, tested_on, trusted_of
 from influencekit._verbs.estimate import estimate
-from influencekit._verbs.results import check_windows, require_run
+from influencekit._verbs.results import by_label, check_windows, require_run
 from influencekit._verbs.suspects.calibration import (
     Calibration,
     calibrate,
@@ -33,7 +33,7 @@ from influencekit.errors import InputError
 from influencekit.interfaces import Claim, Estimator
 from influencekit.progress import track
 from influencekit.queries import TestLoss
-from influencekit.registry import label, listed, resolve
+from influencekit.registry import label, resolve
 from influencekit.windows import Window
 
 __all__ = ["suspects"]
@@ -171,7 +171,7 @@ def _methods(
     """The scores that compete, by name: those that fit the data and the run, or those that were asked for."""
     ending = trajectory.ending
     if scores is not None:
-        made = [resolve("estimator", one) for one in listed("scores", scores)]
+        made = [*by_label("scores", scores).values()]
     else:
         names = [n for n in _DEFAULT if (n != "aum" or labels.classify) and (n != "dit" or trusted)]
         made = [resolve("estimator", name) for name in names]
