@@ -122,6 +122,9 @@ def test_long_vectors_in_pieces_give_the_same_bits(optimizer, seed, piece):
         optimizer_module._pieces.cache_clear()
         new, kept = optimizer.step(layout, theta, slots, g, 3, lrs)
         c, back, back_slots = optimizer.pullback(layout, theta, slots, g, 3, lrs, a, a_slots)
+        mine = a.clone(), {name: x.clone() for name, x in a_slots.items()}
+        over = optimizer.pullback(layout, theta, slots, g, 3, lrs, *mine, overwrite=True)
+        assert_same(over, (c, back, back_slots), tolerance=0)
         return [new, *kept.values(), c, back, *back_slots.values()]
 
     whole = both()
@@ -169,11 +172,11 @@ def somewhere(optimizer, seed, columns, t):
     return random(n), slots, g, random(*shape), {name: random(*shape) for name in slots}
 
 
-def assert_same(found, expected):
+def assert_same(found, expected, tolerance=1e-9):
     c, a, slots = found
     c_expected, a_expected, slots_expected = expected
     for x, y in [(c, c_expected), (a, a_expected), *((slots[k], slots_expected[k]) for k in slots_expected)]:
-        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
 
 
 @settings(max_examples=60)
@@ -273,3 +276,28 @@ def test_impossible_settings_are_refused(make, words):
 def test_a_group_that_matches_nothing_is_refused():
     with pytest.raises(InputError, match="no parameter matches 'tail"):
         updates((Group(("tail.*",), {}),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follows(Optimizer):
+    """Goes by what it keeps: the adjoints of theta and of the slot are one tensor."""
+
+    slots = ("way",)
+
+    def rule(self, theta, slots, g, t, lr):
+        return theta + slots["way"], {"way": slots["way"] - lr * g}
+
+
+@pytest.mark.parametrize("piece", [3, 1 << 18], ids=["pieces", "whole"])
+def test_adjoints_that_are_one_tensor_come_apart_where_they_are_overwritten(piece, monkeypatch):
+    optimizer = Follows(lr=0.1)
+    monkeypatch.setattr(optimizer_module, "_PIECE", piece)
+    optimizer_module._pieces.cache_clear()
+    layout = Layout.of(Parameters())
+    theta, g, way, a, a_way = gradients(11, 5, 0, torch.float64)
+    given = (layout, theta, {"way": way}, g, 3, [0.1], a.clone()[None], {"way": a_way.clone()[None]})
+    c, back, slots = optimizer.pullback(*given, overwrite=True)
+    optimizer_module._pieces.cache_clear()
+    assert_same((c[0], back[0], {"way": slots["way"][0]}), (-0.1 * a_way, a, {"way": a + a_way}), 1e-15)
+    back += 1
+    torch.testing.assert_close(slots["way"][0], a + a_way)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from influencekit._training.buffers import flat
-from influencekit._training.linear import Here
 from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit._trajectory.trajectory import Trajectory
@@ -89,27 +88,29 @@ class Adjoint:
         self._slots = {name: self._theta for name in self._workload.optimizer.slots}
         self._buffers = theta0.new_zeros(0, len(flat(end.buffers, theta0)))
 
+    def reads(self, state: State) -> bool:
+        """Whether an evaluation reads this state."""
+        return state.step in self._at
+
     def inject(self, state: State) -> None:
         """a <- a + sign * weight * (gradient of q) in the columns whose evaluations read this state.
 
         An evaluation reads one state, with weight 1; at the end of a run of which an average is asked, each
         state of it, with the gradient of q at the average.
         """
-        if state.step not in self._at:
+        if not self.reads(state):
             return
-        more = self._columns.begin.count(state.step)
-        self._theta, self._buffers, *slots = (
-            torch.cat([x, x.new_zeros(more, x.shape[1])])
-            for x in (self._theta, self._buffers, *self._slots.values())
-        )
-        self._slots = dict(zip(self._slots, slots, strict=True))
+        if more := self._columns.begin.count(state.step):
+            self._theta, self._buffers = _grown(self._theta, more), _grown(self._buffers, more)
+            self._slots = {name: _grown(x, more) for name, x in self._slots.items()}
         here = self._columns.signs[: len(self._theta)]
         which = self._columns.query[: len(here)]
         for t, weight, of_buffers_weight in self._at[state.step]:
             of_theta, of_buffers = self._gradient_at(t, state)
-            sign = self._theta.new_tensor([each.get(t, 0) for each in here])[:, None]
-            self._theta = self._theta + of_theta[which] * (sign * weight)
-            self._buffers = self._buffers + of_buffers[which] * (sign * of_buffers_weight)
+            for column, (signs, q) in enumerate(zip(here, which, strict=True)):
+                if sign := signs.get(t, 0):
+                    self._theta[column].add_(of_theta[q], alpha=sign * weight)
+                    self._buffers[column].add_(of_buffers[q], alpha=sign * of_buffers_weight)
 
     def _gradient_at(self, t: int, state: State) -> tuple[Tensor, Tensor]:
         """Of the evaluation at `t`, met at `state`."""
@@ -125,15 +126,24 @@ class Adjoint:
         t, workload = state.step, self._workload
         c, self._theta, self._slots = self._step.optimizer_at(t).pullback(
             workload.layout, state.theta, state.slots, g, self._plan.updates + t, self._plan.lrs(t),
-            self._theta, self._slots,
+            self._theta, self._slots, overwrite=True,
         )  # fmt: skip
         return c
 
-    def through_gradient(self, here: Here, c: Tensor) -> Tensor:
-        """The products <c, g_j> [column, slot]; a <- a + H c, and the buffers' adjoint before the step."""
-        product, gradient_products, self._buffers = here.pull(c, self._buffers)
-        self._theta = self._theta + product
+    def through_gradient(
+        self, pull: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], c: Tensor
+    ) -> Tensor:
+        """The products <c, g_j> [column, slot]; a <- a + H c, and the buffers' adjoint before the step.
+        `pull` is that of the step linearised (`Here`)."""
+        product, gradient_products, self._buffers = pull(c, self._buffers)
+        self._theta += product
         return gradient_products
+
+
+def _grown(x: Tensor, more: int) -> Tensor:
+    """x [column, entry] with so many columns more, which are zero."""
+    zero = x.new_zeros(more, x.shape[1])
+    return torch.cat([x, zero]) if len(x) else zero
 
 
 class Gathered:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from influencekit._training.batch import Batch
@@ -26,9 +27,12 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Product(NamedTuple):
-    """`of(c)` = (H c, <c, g_j> [slot]); `gradient()` of the mean loss, from the same forward pass."""
+    """`of(c)` = (H c, <c, g_j> [slot]); `gradient()` of the mean loss, from the same forward pass.
 
-    of: Callable[[Tensor], Pair]
+    `of(c, keep=False)` lets go of intermediate results while it goes: nothing can be asked after it.
+    """
+
+    of: Callable[..., Pair]
     gradient: Callable[[], Tensor]
 
     def __call__(self, c: Tensor) -> Pair:
@@ -65,7 +69,12 @@ def hessian(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product
     with torch.enable_grad():
         z, weights = leaf(z), leaf(coefficients)
         g = gradient((weights * w.losses(z, batch)).sum(), z, create_graph=True)
-    return _penalised(w, z.detach(), coefficients, lambda c: _pulled([g], (z, weights), [c]), g.detach)
+    root = g if _transformed() or not g.requires_grad else get_gradient_edge(g)  # which holds no values
+
+    def product(c: Tensor, keep: bool = True) -> Pair:
+        return _pulled([root], (z, weights), [c], keep)
+
+    return _penalised(w, z.detach(), coefficients, product, g.detach)
 
 
 def gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
@@ -79,10 +88,10 @@ def gauss_newton(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Pr
         losses = (weights * w.loss_of(tree(leaves), batch)).sum()
         bent = torch.autograd.grad(losses, leaves, create_graph=True, materialize_grads=True)
 
-    def product(c: Tensor) -> Pair:
+    def product(c: Tensor, keep: bool = True) -> Pair:
         tangents = forward(c)
         *turned, gradient_products = _pulled(bent, (*leaves, weights), tangents)
-        (back,) = _pulled(outputs, (z,), turned)
+        (back,) = _pulled(outputs, (z,), turned, keep)
         return back, gradient_products
 
     def mean_gradient() -> Tensor:
@@ -100,9 +109,9 @@ def fisher(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
         forward = _forward([losses], z)
     flat = w.of_theta(z.detach())
 
-    def product(c: Tensor) -> Pair:
+    def product(c: Tensor, keep: bool = True) -> Pair:
         gradient_products = forward(c)[0] + w.l2 * (flat @ c)
-        (back,) = _pulled([losses], (z,), [coefficients * gradient_products])
+        (back,) = _pulled([losses], (z,), [coefficients * gradient_products], keep)
         return back + flat * (w.l2 * (coefficients * gradient_products).sum()), gradient_products
 
     return Product(product, lambda: _mean_gradient(w, losses, z, coefficients))
@@ -115,10 +124,11 @@ def none(w: Losses, z: Tensor, batch: Batch, coefficients: Tensor) -> Product:
         losses = w.losses(z, batch)
         forward = _forward([losses], z)
     flat = w.of_theta(z.detach())
-    return Product(
-        lambda c: (torch.zeros_like(c), forward(c)[0] + w.l2 * (flat @ c)),
-        lambda: _mean_gradient(w, losses, z, coefficients),
-    )
+
+    def product(c: Tensor, keep: bool = True) -> Pair:
+        return torch.zeros_like(c), forward(c)[0] + w.l2 * (flat @ c)
+
+    return Product(product, lambda: _mean_gradient(w, losses, z, coefficients))
 
 
 def _refuse_penalty(w: Losses, curvature: str) -> None:
@@ -136,10 +146,17 @@ def gradient(loss: Tensor, z: Tensor, create_graph: bool = False) -> Tensor:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """A copy to differentiate by, also inside vmap over other tensors, where requires_grad_ is refused."""
+    """x to differentiate by: in the same memory, or a copy inside a transform, where `requires_grad_` is
+    refused."""
+    if not _transformed():
+        return x.detach().requires_grad_()
     copy = torch.zeros_like(x, requires_grad=True)
     with torch.no_grad():
         return copy.copy_(x)
+
+
+def _transformed() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _mean_gradient(w: Losses, losses: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
@@ -148,13 +165,15 @@ def _mean_gradient(w: Losses, losses: Tensor, z: Tensor, coefficients: Tensor) -
     return g + w.of_theta(z.detach()) * (w.l2 * coefficients.sum()) if w.l2 else g
 
 
-def _pulled(values: Sequence[Tensor], inputs: Sequence[Tensor], by: Sequence[Tensor]) -> Any:
-    """sum of <by, values>, differentiated by the inputs; the graph stays for the next."""
-    pairs = [(v, b) for v, b in zip(values, by, strict=True) if v.requires_grad]
+def _pulled(
+    values: Sequence[Tensor | GradientEdge], inputs: Sequence[Tensor], by: Sequence[Tensor], keep: bool = True
+) -> Any:
+    """sum of <by, values>, differentiated by the inputs; the graph stays for the next, or not."""
+    pairs = [(v, b) for v, b in zip(values, by, strict=True) if getattr(v, "requires_grad", True)]
     if not pairs:
         return tuple(torch.zeros_like(x) for x in inputs)
     some, weights = zip(*pairs, strict=True)
-    return torch.autograd.grad(some, inputs, weights, retain_graph=True, materialize_grads=True)
+    return torch.autograd.grad(some, inputs, weights, retain_graph=keep, materialize_grads=True)
 
 
 def _forward(values: Sequence[Tensor], z: Tensor) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -192,14 +211,14 @@ def _parts(outputs: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any
 
 
 def _penalised(
-    w: Losses, z: Tensor, coefficients: Tensor, product: Callable[[Tensor], Pair], mean: Callable[[], Tensor]
+    w: Losses, z: Tensor, coefficients: Tensor, product: Callable[..., Pair], mean: Callable[[], Tensor]
 ) -> Product:
     if not w.l2:
         return Product(product, mean)
     flat = w.of_theta(z)
 
-    def whole(c: Tensor) -> Pair:
-        back, gradient_products = product(c)
+    def whole(c: Tensor, keep: bool = True) -> Pair:
+        back, gradient_products = product(c, keep)
         return back + c * (w.l2 * coefficients.sum()), gradient_products + w.l2 * (flat @ c)
 
     return Product(whole, lambda: mean() + flat * (w.l2 * coefficients.sum()))

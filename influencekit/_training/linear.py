@@ -32,8 +32,9 @@ class Here(NamedTuple):
     """A step linearised at one state.
 
     `pull(c, a)`, of adjoints c [column, param] of the mean gradient and a [column, buffer] of the buffers
-    after the step: (H c, <c, g_j> [column, slot], a before the step). `gradient` [param]: the mean gradient,
-    penalty included; None where the optimizer's pullback does not read it.
+    after the step: (H c, <c, g_j> [column, slot], a before the step). It is called once, since intermediate
+    results go meanwhile. `gradient` [param]: the mean gradient, penalty included; None where the optimizer's
+    pullback does not read it.
     """
 
     pull: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -114,15 +115,16 @@ class LinearStep:
 
     def _here(self, state: State, found: Sequence[tuple[Part, Pulled]]) -> Here:
         width = len(self._step.coefficients(state.step))
+        products = [(part, pulled.columns) for part, pulled in found]  # without the gradients: they may go
 
         def pull(c: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with self._source.protected():
-                if found[0][0].whole:
-                    return (*found[0][1].columns(c), a)
+                if products[0][0].whole:
+                    return (*products[0][1](c), a)
                 total, gradient_products = torch.zeros_like(c), c.new_zeros(len(c), width)
-                for part, pulled in found:
-                    h, gradient_products[:, part.slots] = pulled.columns(c)
-                    total = total + h
+                for part, columns in products:
+                    h, gradient_products[:, part.slots] = columns(c)
+                    total += h
             return total, gradient_products, a
 
         return Here(pull, self._gradient(state, [pulled.gradient for _, pulled in found]))

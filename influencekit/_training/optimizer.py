@@ -178,11 +178,14 @@ class Optimizer(ABC):
         lrs: Sequence[float],
         a: Tensor,
         a_slots: Slots,
+        overwrite: bool = False,
     ) -> tuple[Tensor, Tensor, Slots]:
         """The adjoint of `step`: (c, a, a_slots) before the step from (a, a_slots) after it.
 
         c [..., param] is the adjoint of the mean gradient: example j's share is -<c, g_j> / b, and the
         caller adds H c to a. g is the unclipped mean gradient, None allowed where `uses_gradient` is False.
+        `overwrite`: what is returned may take the place of a and a_slots, which saves their memory; it shares
+        none with anything else.
         """
         raw = g
         if self.clip_norm is not None:
@@ -196,24 +199,29 @@ class Optimizer(ABC):
         ) -> tuple[Tensor, Tensor, Slots]:  # fmt: skip
             g = -g if rule.maximize and g is not None else g
             given = (theta, slots, g, a, a_slots)
-            if piece.shape is not None:
-                given = _shaped(piece.shape, *given)
-            c, *rest = rule.rule_pullback(*given[:3], t, lrs[piece.group], *given[3:])  # type: ignore
+            shaped = given if piece.shape is None else _shaped(piece.shape, *given)
+            c, *rest = rule.rule_pullback(*shaped[:3], t, lrs[piece.group], *shaped[3:])  # type: ignore
             found = (-c if rule.maximize else c, *rest)
-            return found if piece.shape is None else _flat(piece.shape, found)  # type: ignore
+            if piece.shape is not None:
+                found = _flat(piece.shape, found)  # type: ignore[assignment]
+            return _apart(found, given) if overwrite else found  # type: ignore[return-value]
 
-        c, a, a_slots = self._joined(layout, back, theta, slots, g, a, a_slots)
+        into = (torch.empty_like(a), a, a_slots) if overwrite else None
+        c, a, a_slots = self._joined(layout, back, theta, slots, g, a, a_slots, into=into)
         if self.clip_norm is not None:
             c = by_norm_pullback(layout, raw, self.clip_norm, self.clip_norm_type, c)  # type: ignore
         elif self.clip_value is not None:
             c = by_value_pullback(raw, self.clip_value, c)  # type: ignore[arg-type]
         return c, a, a_slots
 
-    def _joined(self, layout: Layout, each: Callable[..., Sequence[Any]], *given: Any) -> tuple[Any, ...]:
+    def _joined(
+        self, layout: Layout, each: Callable[..., Sequence[Any]], *given: Any, into: Any = None
+    ) -> tuple[Any, ...]:
         """What `each(rule, piece, *given there)` gives, in one piece: vectors [..., param], slots by name.
 
         A rule is applied to one piece after the other: group by group; parameter by parameter where it is
-        not elementwise; and on a CPU in pieces whose intermediate results stay in its caches.
+        not elementwise; and on a CPU in pieces whose intermediate results stay in its caches. `into`: where
+        pieces are written, which may be what is given, since no piece reads another's entries.
         """
         theta, rules = given[0], self.members() if self.groups else [self]
         long = theta.device.type == "cpu" and theta.shape[-1] > _PIECE
@@ -223,7 +231,11 @@ class Optimizer(ABC):
             found = []
             for piece in _pieces(layout, tuple(group.params for group in self.groups), self.elementwise):
                 there = (_each(lambda x, where=piece.where: x[..., where], v) for v in given)
-                found.append(each(rules[piece.group], piece, *there))
+                parts = each(rules[piece.group], piece, *there)
+                if into is None:
+                    found.append(parts)
+                else:
+                    _write(into, piece.where, parts)
         except RuntimeError as error:
             if "without overflow" not in str(error):
                 raise
@@ -231,6 +243,8 @@ class Optimizer(ABC):
                 f"{type(self).__name__}: a setting, or what the rule makes of it, is more than {theta.dtype} "
                 "holds; lower the learning rate, weight_decay, momentum or eps"
             ) from error
+        if into is not None:
+            return tuple(into)
         columns = [list(parts) for parts in zip(*found, strict=True)]
         del found  # each result's pieces go as soon as it is joined
         return tuple(_together(columns.pop(0)) for _ in range(len(columns)))
@@ -282,6 +296,31 @@ def _each(change: Callable[..., Tensor], given: Any) -> Any:
     if given is None:
         return None
     return {n: change(x) for n, x in given.items()} if isinstance(given, dict) else change(given)
+
+
+def _apart(found: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+    """Results that share no memory with each other nor with what was given."""
+    used: set[int] = set()
+
+    def own(x: Tensor) -> Tensor:
+        memory = x.untyped_storage().data_ptr()
+        if memory in used:
+            return x.clone()
+        used.add(memory)
+        return x
+
+    for x in given:
+        _each(own, x)
+    return [_each(own, x) for x in found]
+
+
+def _write(into: Sequence[Any], where: slice, parts: Sequence[Any]) -> None:
+    """Put the results of one piece into their places."""
+    for whole, part in zip(into, parts, strict=True):
+        if isinstance(whole, dict):
+            _write([*whole.values()], where, [part[n] for n in whole])
+        else:
+            whole[..., where] = part
 
 
 def _together(parts: Sequence[Any]) -> Any:

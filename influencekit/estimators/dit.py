@@ -160,20 +160,29 @@ class DIT(Estimator):
             gradient = query_gradient(trajectory, query, len({t for each in evaluations for t, _ in each}))
         for columns in Columns.passes(trajectory, evaluations, n_query, step.capacity(_MEMORY)):
             ask = questions(trajectory, query, self.curvature, begin, columns.last)
-            after = trajectory.state(columns.last)
-            a = Adjoint(trajectory, columns, after, gradient)
+            end = _bare(trajectory.state(columns.last))
+            a, after = Adjoint(trajectory, columns, end, gradient), [end]
+            del end
             for states in trajectory.blocks(begin, columns.last):
                 with torch.no_grad():
                     found = Gathered(step, states, columns)
                     for state in reversed(states):
                         ask(state)
-                    a.inject(after)  # before a step's graph takes memory, too
-                    after = states[-1]
-                    for state, here in linear.backwards(states):
-                        if state is not states[-1]:
-                            a.inject(after)
-                        c = a.through_optimizer(state, here.gradient)
-                        found.add(state.step, a.through_gradient(here, c))
-                        after = state
-                    del states, state, here  # before the next states are computed
+                    if after:
+                        a.inject(after.pop())  # before a step's graph takes memory, too
+                    # from here on whatever is large goes as soon as it is not needed
+                    for state, here in linear.backwards([_bare(state) for state in states]):
+                        if after:
+                            a.inject(after.pop())
+                        c, pull = a.through_optimizer(states.pop(), here.gradient), here.pull
+                        del here
+                        found.add(state.step, a.through_gradient(pull, c))
+                        after = [state] if a.reads(state) else []
+                        del pull, c
+                    del states, state
                 yield found.contributions()
+
+
+def _bare(state: State) -> State:
+    """A state without what the optimizer keeps."""
+    return state._replace(slots={})

@@ -30,7 +30,8 @@ Columns = Callable[[Tensor], Pair]  # c [column, param] -> (H c, <c, g_j> [colum
 
 
 class Pulled(NamedTuple):
-    """A part's products with any number of columns, and its mean gradient, if that was asked for."""
+    """A part's products with any number of columns, to be asked for once, and its mean gradient, if that was
+    asked for."""
 
     columns: Columns
     gradient: Tensor | None
@@ -120,15 +121,14 @@ class Products:
 
     def _reversed(self, z: Tensor, part: Part, coefficients: Tensor) -> Pulled:
         product = self._slow(part.losses, z, part.batch, coefficients)
-        return Pulled(partial(each, product.of), product.gradient() if self._gradient else None)
+        return Pulled(partial(_once, product.of), product.gradient() if self._gradient else None)
 
     def _one_by_one(self, values: Sequence[Tensor], c: Tensor) -> Pair:
         return each(self._one, c, values)
 
     def _together(self, values: Sequence[Tensor], c: Tensor) -> Pair:
         if len(c) == 1:
-            product, products = self._one(c[0], *values)
-            return product[None], products[None]
+            return each(self._one, c, values)
         if self._many is None:
             self._many = self._columns(c, values)
         return self._many(c, *values)
@@ -170,5 +170,17 @@ def _take_out_last(later: fx.GraphModule) -> int:
 
 def each(one: Callable[..., Pair], c: Tensor, values: Sequence[Tensor] = ()) -> Pair:
     """`one` of a column, for every row of c [column, param]."""
-    products, gradient_products = zip(*[one(row, *values) for row in c], strict=True)
+    return _stacked([one(row, *values) for row in c])
+
+
+def _once(of: Callable[..., Pair], c: Tensor) -> Pair:
+    """The products with every row of c [column, param], of which the last lets go of what they are made
+    of."""
+    return _stacked([of(row, keep) for row, keep in zip(c, [True] * (len(c) - 1) + [False], strict=True)])
+
+
+def _stacked(pairs: Sequence[Pair]) -> Pair:
+    if len(pairs) == 1:  # a copy of H c less
+        return pairs[0][0][None], pairs[0][1][None]
+    products, gradient_products = zip(*pairs, strict=True)
     return torch.stack(products), torch.stack(gradient_products)
