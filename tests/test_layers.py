@@ -29,7 +29,8 @@ LAYERS = {
         _training/forward_curvature _training/functional _training/gradients _training/group
         _training/ids _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
         _training/kernels/ctc _training/kernels/operators _training/kernels/products
-        _training/kernels/same_trace _training/kernels/simplify _training/kernels/tracing
+        _training/kernels/recompute _training/kernels/same_trace _training/kernels/simplify
+        _training/kernels/tracing
         _training/by_part _training/loss_by_part
         _training/layout _training/linear _training/loss_settings _training/losses _training/optimizer
         _training/optimizers/__init__ _training/optimizers/adam _training/optimizers/matrices

@@ -41,15 +41,22 @@ def _tape(report: Report) -> Table:
 
 
 def _minilm_cost(report: Report) -> Table:
-    heads = ["optimizer", "parameters", "loop", "sweep", "without the query's gradient", "memory of the loop"]
+    heads = ["training", "loop", "sweep", "without the query's gradient", "memory of the loop", "of a sweep"]
+    few, many = (f"batches of {report[size]}" for size in ("batch", "large"))
+    names = {
+        "sgd": f"SGD, {few}",
+        "adamw": f"AdamW, {few}",
+        "large": f"SGD, {many}",
+        "blocks": f"SGD, {many}, layers checkpointed",
+    }
     rows = []
-    for name, found in report["optimizers"].items():
-        cells = [name, f"{found['parameters']:,}", f"{found['loop']['seconds']:.1f} s"]
+    for name, found in report["cases"].items():
+        cells = [names[name], f"{found['loop']['seconds']:.1f} s"]
         cells += [f"{found[key]:.1f} times" for key in ("times a loop", "without the query")]
         peaks = found["peaks beside training"].items()
         memory = [f"{found[key]['peak_mb']:.0f} MB ({ratio:.2f})" for key, ratio in peaks]
         rows.append([*cells, f"{found['training']['peak_mb']:.0f} MB", *memory[::-1]])
-    return Table([*heads, "of a sweep", "of the first sweep"], rows)
+    return Table([*heads, "of the first sweep"], rows)
 
 
 def _autocast(report: Report) -> Table:
@@ -250,9 +257,10 @@ PAGE = Page(
             "A transformer, all weights",
             ("minilm_cost",),
             lambda report: (
-                f"MiniLM, {report['steps']} steps of {report['batch']} texts with {report['tokens']} word "
-                f"pieces, recorded with `full`, one thread; the query is the mean loss of {report['tests']} "
-                "texts. Seconds are of the processor, of loop and sweep in turn. Memory is the peak of the "
+                f"MiniLM, {report['cases']['sgd']['parameters']:,} parameters, {report['steps']} steps of "
+                f"{report['batch']} texts with {report['tokens']} word pieces, or two of {report['large']}, "
+                f"recorded with `full`, one thread; the query is the mean loss of {report['tests']} texts. "
+                "*Layers checkpointed*: `torch.utils.checkpoint` around each, in training and sweep. Seconds are of the processor, of loop and sweep in turn. Memory is the peak of the "
                 "process, start-up and weights included; in parentheses beside that of the loop. The first "
                 "sweep has its checks in it, on a copy of the model in float64."
             ),

@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from influencekit._training.batch import Batch
+from influencekit._training.kernels.recompute import recomputing
 from influencekit.errors import InputError
 
 __all__ = ["CURVATURES", "REVERSE", "Losses", "Pair", "Product", "gradient", "leaf", "pusher"]
@@ -243,7 +244,8 @@ def _in_one_line(make: Callable[..., Any]) -> Callable[..., Any]:
 
 def _explained(make: Callable[..., Product]) -> Callable[..., Product]:
     def made(*args: Any) -> Product:
-        product = _in_one_line(make)(*args)
+        with recomputing():
+            product = _in_one_line(make)(*args)
         return product._replace(of=_in_one_line(product.of))
 
     return made

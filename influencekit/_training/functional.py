@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from influencekit._training.kernels.operators import plain_operators
+from influencekit._training.kernels import recompute
 
 __all__ = ["called"]
 
@@ -37,8 +38,13 @@ def called(
         clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
         given = {**parameters, **clones}
         state = {f"model.{key}": given[name] for key, name in places if name in given}
-        with plain_operators(), within(clones.values()):
+        block = None if buffers else recompute.Call(state, again)
+        with plain_operators(), within(clones.values()), recompute.within(block):
             return functional_call(whole, state, (run, tuple(buffers)), tie_weights=False)
+
+    def again(state: Mapping[str, Tensor], run: Callable[[], Any]) -> Any:
+        with plain_operators(), recompute.within(recompute.Call(state, again)):
+            return functional_call(whole, dict(state), (lambda _: run(), ()), tie_weights=False)[0]
 
     try:
         return call(parameters)

@@ -288,9 +288,6 @@ def _plain(model: nn.Module) -> nn.Module:
     the model's own."""
     copy: Any = copy_model(model, frozen(model))
     remove_autocast_of(copy)  # bf16
-    for module in copy.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module.gradient_checkpointing = False
     if hasattr(copy, "disable_input_require_grads"):
         copy.disable_input_require_grads()
     return copy

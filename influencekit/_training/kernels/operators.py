@@ -10,6 +10,7 @@ values or on addresses.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,9 +37,9 @@ aten = torch.ops.aten
 def plain_operators() -> Iterator[None]:
     """Losses inside are computed by operators that have first and second derivatives.
 
-    Attention by ordinary kernels (the fused ones have no second derivative), all of `REWRITTEN`, and no
-    gradient checkpointing: it changes no number, but it would run the model again when its parameters are
-    others. These switches are the process's: one thread at a time is inside.
+    Attention by ordinary kernels (the fused ones have no second derivative), all of `REWRITTEN`, and our own
+    gradient checkpointing (`recompute`): torch's would run the model again when its parameters are others.
+    These switches are the process's: one thread at a time is inside.
     """
     with exclusive(), _switched(), sdpa_kernel(SDPBackend.MATH), _Rewrite():
         yield
@@ -48,19 +49,30 @@ def plain_operators() -> Iterator[None]:
 def _switched() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     outside = {name: getattr(checkpoint, name) for name in _CHECKPOINTING}
+    function = inspect.unwrap(checkpoint.checkpoint)  # whoever has imported it, under whatever name
+    code = function.__code__
     try:
+        function.__code__ = _as_block.__code__
         torch.backends.mha.set_fastpath_enabled(False)
         for name, other in _CHECKPOINTING.items():
             setattr(checkpoint, name, other)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        function.__code__ = code
         for name, own in outside.items():
             setattr(checkpoint, name, own)
 
 
+def _as_block(function: Any, *args: Any, **options: Any) -> Any:
+    """What `checkpoint` does meanwhile; run among torch's own names."""
+    from influencekit._training.kernels.recompute import block
+
+    return block(function, *args, **options)
+
+
 class _NoCheckpoint:
-    """What `torch.utils.checkpoint` calls where it is reentrant: the function itself."""
+    """What others call where it is reentrant: the function itself."""
 
     @staticmethod
     def apply(function: Any, preserve: bool, *args: Any) -> Any:
@@ -68,7 +80,7 @@ class _NoCheckpoint:
 
 
 def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """And where it is not: it runs the function between two steps of this."""
+    """And where it is not: they run the function between two steps of this."""
     yield
 
 

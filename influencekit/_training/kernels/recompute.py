@@ -1,0 +1,223 @@
+"""Blocks of a model that are computed again instead of kept: activation checkpointing for second derivatives.
+
+A model tells its blocks by `torch.utils.checkpoint.checkpoint(block, x)`. Torch computes a block again once;
+what a second derivative needs of that stays in memory. Here, for y = f(x) of a block f with inputs x, its
+parameters among them,
+
+    forward     y = f(x)                       x is kept
+    backward    x' = J^T y'                    f again; x and y' are kept
+    once more   of <a, J^T y'> by x and y'     f again, with its backward pass
+
+so that at most one block's intermediate results are there at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+__all__ = ["Call", "block", "recomputing", "within"]
+
+_on: ContextVar[bool] = ContextVar("recomputing", default=False)
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+class Call(NamedTuple):
+    """A model that is called as a function of the tensors in `state`, parameters and buffers by name;
+    `again(state, run)` is `run()` while they are others."""
+
+    state: Mapping[str, Tensor]
+    again: Callable[[Mapping[str, Tensor], Callable[[], Any]], Any]
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """Blocks of models that are called within are computed again, wherever derivatives ask for them."""
+    token = _on.set(True)
+    try:
+        yield
+    finally:
+        _on.reset(token)
+
+
+@contextmanager
+def within(call: Call | None) -> Iterator[None]:
+    """Within, the model is called so; None: nothing of it may be computed again."""
+    token = _call.set(call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def block(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What `torch.utils.checkpoint.checkpoint` gives: `function` of its arguments.
+
+    It is computed again where that was asked for (`recomputing`), and where all that needs a gradient is
+    among the arguments and the model's parameters.
+    """
+    kwargs = {name: x for name, x in options.items() if name not in _OPTIONS}
+    call = _call.get()
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    if not _on.get() or call is None or transformed or not torch.is_grad_enabled():
+        return function(*args, **kwargs)
+    while isinstance(function, partial):
+        args, kwargs = (*function.args, *args), function.keywords | kwargs
+        function = function.func
+    return _Block(call, function, args, kwargs).outputs()
+
+
+_OPTIONS = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
+
+
+class _Block:
+    """A function of its inputs: the tensors in its arguments that need a gradient, and parameters."""
+
+    def __init__(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        self._call, self._function = call, function
+        self._given, self._spec = pytree.tree_flatten((args, kwargs))
+        self._random, self._autocast = _Random.now(self._given), _autocast(self._given)
+        self._places = [i for i, x in enumerate(self._given) if isinstance(x, Tensor) and x.requires_grad]
+        self._names = [name for name, x in call.state.items() if x.requires_grad]
+        self._outputs: list[int] = []
+
+    def outputs(self) -> Any:
+        """Those of the function, which go back to its inputs."""
+        inputs = self._inputs()
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        with torch.enable_grad():
+            found, spec = pytree.tree_flatten(self._run(leaves))
+        self._outputs = [i for i, x in enumerate(found) if isinstance(x, Tensor) and x.requires_grad]
+        reached = _reached(found[i] for i in self._outputs)
+        if not reached <= {id(x) for x in leaves}:  # something else needs a gradient
+            self._random.restore()
+            args, kwargs = pytree.tree_unflatten(self._given, self._spec)
+            return self._function(*args, **kwargs)
+        count = len(self._places)
+        pairs = zip(self._names, leaves[count:], strict=True)
+        self._names = [name for name, x in pairs if id(x) in reached]
+        if self._outputs:
+            inputs, values = self._inputs(), [found[i].detach() for i in self._outputs]
+            for i in self._places:
+                self._given[i] = None  # the graph keeps it
+            for i, x in zip(self._outputs, _Forward.apply(self, values, *inputs), strict=True):
+                found[i] = x
+        return pytree.tree_unflatten(found, spec)
+
+    def again(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs that need a gradient, computed once more, of these inputs."""
+        with self._random.as_then(), torch.enable_grad(), recomputing():
+            found = pytree.tree_leaves(self._run(inputs))
+        return [found[i] for i in self._outputs]
+
+    def _inputs(self) -> list[Tensor]:
+        return [*(self._given[i] for i in self._places), *(self._call.state[n] for n in self._names)]
+
+    def _run(self, inputs: Sequence[Tensor]) -> Any:
+        given, count = list(self._given), len(self._places)
+        for i, x in zip(self._places, inputs[:count], strict=True):
+            given[i] = x
+        args, kwargs = pytree.tree_unflatten(given, self._spec)
+        state = {**self._call.state, **dict(zip(self._names, inputs[count:], strict=True))}
+
+        def run() -> Any:
+            with self._autocast():
+                return self._function(*args, **kwargs)
+
+        return self._call.again(state, run)
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: _Block, values: Sequence[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.block = block
+        ctx.save_for_backward(*inputs)
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, *by: Tensor) -> Any:
+        return None, None, *_Backward.apply(ctx.block, len(by), *by, *ctx.saved_tensors)
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: _Block, count: int, *given: Tensor) -> tuple[Tensor, ...]:
+        ctx.block, ctx.count = block, count
+        ctx.save_for_backward(*given)
+        leaves = [x.detach().requires_grad_() for x in given[count:]]
+        return torch.autograd.grad(block.again(leaves), leaves, given[:count], materialize_grads=True)
+
+    @staticmethod
+    def backward(ctx: Any, *a: Tensor) -> Any:
+        given, higher = ctx.saved_tensors, torch.is_grad_enabled()
+        if not higher:
+            given = [x.detach().requires_grad_() for x in given]
+        with torch.enable_grad():
+            by, inputs = given[: ctx.count], given[ctx.count :]
+            g = torch.autograd.grad(
+                ctx.block.again(inputs), inputs, by, create_graph=True, materialize_grads=True
+            )
+            pairs = [(x, y) for x, y in zip(g, a, strict=True) if x.requires_grad]
+            if not pairs:
+                return None, None, *[None] * len(given)
+            some, weights = zip(*pairs, strict=True)
+            found = torch.autograd.grad(some, given, weights, create_graph=higher, materialize_grads=True)
+        return None, None, *found
+
+
+class _Random(NamedTuple):
+    """The state of torch's random generators, of the processor and of the devices of some tensors."""
+
+    cpu: Tensor
+    devices: list[int]
+    states: list[Tensor]
+
+    @classmethod
+    def now(cls, given: Sequence[Any]) -> _Random:
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        return cls(torch.get_rng_state(), *get_device_states(*tensors))
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        set_device_states(self.devices, self.states)
+
+    @contextmanager
+    def as_then(self) -> Iterator[None]:
+        with torch.random.fork_rng(self.devices):
+            self.restore()
+            yield
+
+
+def _autocast(given: Sequence[Any]) -> Callable[[], torch.autocast]:
+    kind = next((x.device.type for x in given if isinstance(x, Tensor)), "cpu")
+    on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return lambda: torch.autocast(kind, dtype=dtype, enabled=on)
+
+
+def _reached(outputs: Iterable[Tensor]) -> set[int]:
+    """The ids of all tensors that need a gradient and that outputs depend on, and were not computed."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    waiting: list[Any] = []
+    for x in outputs:
+        if x.grad_fn is None:
+            found.add(id(x))
+        else:
+            waiting.append(x.grad_fn)
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if (variable := getattr(node, "variable", None)) is not None:
+            found.add(id(variable))
+        waiting.extend(other for other, _ in node.next_functions if other is not None)
+    return found

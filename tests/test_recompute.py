@@ -1,0 +1,213 @@
+"""Blocks that a model checkpoints are computed again by the sweep, and change no number."""
+
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import checkpoint as module
+from torch.utils.checkpoint import checkpoint
+
+import influencekit as ik
+from influencekit._training.curvature import REVERSE
+from influencekit._training.kernels import recompute
+from influencekit._training.losses import Training
+
+
+class Block(nn.Module):
+    def __init__(self, width, p=0.0):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(p)
+
+    def forward(self, x, scale=1.0):
+        return x + scale * self.drop(self.down(torch.tanh(self.up(self.norm(x)))))
+
+    def pair(self, x, memory):
+        return [self(x), {"memory": memory * 2, "many": 3}]
+
+
+def plainly(block, *args, **kwargs):
+    return block(*args, **kwargs)
+
+
+class Model(nn.Module):
+    """Blocks called in many ways, all through `through`."""
+
+    def __init__(self, way, p=0.0):
+        super().__init__()
+        self.way, self.first, self.last = way, nn.Linear(3, 4), nn.Linear(4, 2)
+        self.blocks = nn.ModuleList([Block(4, p) for _ in range(3)])
+        self.scale = nn.Parameter(torch.ones(()))
+        self.through = partial(checkpoint, use_reentrant=False)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        a, b, c = self.blocks
+        if self.way == "module":
+            for block in self.blocks:
+                x = self.through(block, x)
+        elif self.way == "reentrant":
+            for block in self.blocks:
+                x = checkpoint(block, x, use_reentrant=True)
+        elif self.way == "under its module's name":
+            x = module.checkpoint(a, module.checkpoint(b, x, use_reentrant=False), use_reentrant=False)
+        elif self.way == "closure":
+            x = self.through(lambda y: b(a(y)), x)
+        elif self.way == "a parameter inside":
+            x = self.through(lambda y: a(y) * self.scale + c(y), x)
+        elif self.way == "an activation inside":
+            scale = self.scale * x.mean(-1, keepdim=True)
+            x = self.through(lambda y: a(y) * scale, x)
+        elif self.way == "named":
+            x = self.through(partial(a, scale=self.scale * 2), x)
+            x = self.through(b, x, scale=x.mean(-1, keepdim=True))
+        elif self.way == "several outputs":
+            x, more = self.through(a.pair, x, x * self.scale)
+            x = x + more["memory"] * more["many"]
+        elif self.way == "nested":
+            x = self.through(lambda y: self.through(a, self.through(b, y)) + y, x)
+        elif self.way == "one block twice":
+            x = self.through(a, self.through(a, x) + self.through(a, x))
+        return self.last(x)
+
+
+WAYS = [
+    "module", "reentrant", "under its module's name", "closure", "a parameter inside", "an activation inside",
+    "named", "several outputs", "nested", "one block twice",
+]  # fmt: skip
+
+
+def workload(model, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, 3, generator=generator, dtype=dtype)
+    y = torch.randint(0, 2, (24,), generator=generator)
+    return ik.Workload(
+        model=model.to(dtype), loss=nn.CrossEntropyLoss(reduction="none"), train=(x, y), test=(x[:6], y[:6]),
+        optimizer=ik.AdamW(lr=0.01, eps=1e-3), epochs=2, batch_size=8,
+    )  # fmt: skip
+
+
+def found(work, curvature="hessian", columns=2):
+    """H c, the products and the gradient, of a few columns."""
+    losses, theta = Training.of(work), work.theta0
+    c = torch.randn(columns, len(theta), generator=torch.Generator().manual_seed(1), dtype=theta.dtype)
+    torch.manual_seed(5)
+    product = REVERSE[curvature](losses, theta, work.train, torch.full((24,), 1 / 24, dtype=theta.dtype))
+    return [product.gradient(), *(x for k, row in enumerate(c) for x in product.of(row, k + 1 < columns))]
+
+
+def without(monkeypatch):
+    monkeypatch.setattr(recompute, "block", plain)
+
+
+def plain(function, *args, **options):
+    return function(*args, **{n: x for n, x in options.items() if n not in recompute._OPTIONS})
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss-newton", "fisher", "none"])
+@pytest.mark.parametrize("way", WAYS)
+def test_products_are_those_of_blocks_that_are_kept(way, curvature, monkeypatch):
+    torch.manual_seed(0)
+    model = Model(way)
+    mine = found(workload(model), curvature)
+    without(monkeypatch)
+    for x, y in zip(mine, found(workload(model), curvature), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
+
+
+def test_dropout_in_a_block_is_drawn_once(monkeypatch):
+    model = Model("module", p=0.4).train()
+    mine, after = found(workload(model)), torch.rand(1)
+    without(monkeypatch)
+    kept = found(workload(model))
+    assert torch.equal(after, torch.rand(1))
+    for x, y in zip(mine, kept, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
+
+
+def test_autocast_around_a_block_holds_when_it_is_computed_again(monkeypatch):
+    class Cast(Model):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x).float()
+
+    model = Cast("module")
+    mine = found(workload(model, torch.float32))
+    without(monkeypatch)
+    for x, y in zip(mine, found(workload(model, torch.float32)), strict=True):
+        assert (x - y).norm() <= 0.02 * y.norm()  # bfloat16 has 8 bits; sums are taken in another order
+
+
+@pytest.mark.parametrize("way", ["module", "named", "several outputs"])
+def test_scores_are_those_of_blocks_that_are_kept(way, monkeypatch):
+    model = Model(way)
+    model.blocks[0].up.weight.requires_grad_(False)
+    monkeypatch.setattr("influencekit._training.kernels.products._not_forward", lambda traced: "asked for")
+    mine = ik.estimate(ik.record(workload(model)), "test-loss", "dit").influence.values
+    without(monkeypatch)
+    kept = ik.estimate(ik.record(workload(model)), "test-loss", "dit").influence.values
+    torch.testing.assert_close(torch.tensor(mine), torch.tensor(kept), rtol=1e-10, atol=1e-13)
+
+
+class Sine(torch.autograd.Function):
+    """Of which it is known how many are in graphs at once, at most."""
+
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        ctx.token = type("Token", (), {})()
+        Sine.alive.add(ctx.token)
+        Sine.most = max(Sine.most, len(Sine.alive))
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, by):
+        return by * ctx.saved_tensors[0].cos()
+
+
+class Watched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        for _ in range(5):
+            x = Sine.apply(self.linear(x))
+        return x
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_results_of_one_block_are_there_at_a_time(keeps, monkeypatch):
+    if keeps:
+        without(monkeypatch)
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([Watched() for _ in range(8)])
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = nn.functional.pad(x, (0, 1))
+            for block in self.blocks:
+                x = checkpoint(block, x, use_reentrant=False)
+            return self.last(x)
+
+    work = workload(Deep())
+    assert work.layout.names  # which runs the model
+    Sine.most = 0
+    found(work, columns=1)
+    assert Sine.most == (40 if keeps else 5)
+
+
+def test_checkpoint_is_torchs_own_outside():
+    before = module.checkpoint.__wrapped__.__code__
+    found(workload(Model("module")))
+    assert module.checkpoint.__wrapped__.__code__ is before
+    x = torch.ones(2, 4, requires_grad=True)
+    assert checkpoint(Block(4), x, use_reentrant=False).requires_grad
