@@ -1,10 +1,13 @@
 """What does a sweep cost beside training, in time and peak memory, when all of MiniLM is trained?
 
-`sgd` and `adamw` train on batches of 16; `large` and `blocks` by SGD on two batches of 128, where intermediate
-results are most of the memory, `blocks` with the encoder's layers checkpointed, in training and sweep. Peaks are those of resident memory of processes of their own: one trains, by a plain loop; another opens the
-recorded run (`full`) and sweeps twice. The first sweep has its checks in it, on a copy in float64. Times are
-seconds of the processor, of loop and sweep in turn in one process; the query's gradient, of so many test
-texts, is in the sweep's and by itself.
+`sgd` and `adamw` train on batches of 16; `large` and `blocks` by SGD on two batches of 128, where
+intermediate results are most of the memory, `blocks` with the encoder's layers checkpointed, in training and
+sweep.
+
+Peaks are those of resident memory of processes of their own: one trains, by a plain loop; another opens the
+recorded run (`full`) and sweeps twice. The first sweep has its checks in it, on a copy of the model in
+float64. Times are seconds of the processor, of loop and sweep in turn in one process; the query's gradient,
+of so many test texts, is in the sweep's and by itself.
 """
 
 import statistics

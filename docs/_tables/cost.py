@@ -260,9 +260,10 @@ PAGE = Page(
                 f"MiniLM, {report['cases']['sgd']['parameters']:,} parameters, {report['steps']} steps of "
                 f"{report['batch']} texts with {report['tokens']} word pieces, or two of {report['large']}, "
                 f"recorded with `full`, one thread; the query is the mean loss of {report['tests']} texts. "
-                "*Layers checkpointed*: `torch.utils.checkpoint` around each, in training and sweep. Seconds are of the processor, of loop and sweep in turn. Memory is the peak of the "
-                "process, start-up and weights included; in parentheses beside that of the loop. The first "
-                "sweep has its checks in it, on a copy of the model in float64."
+                "*Layers checkpointed*: `torch.utils.checkpoint` around each, in training and sweep. Seconds "
+                "are of the processor, of loop and sweep in turn. Memory is the peak of the process, start "
+                "and weights included; in parentheses beside that of the loop. The first sweep has its "
+                "checks in it, on a copy of the model in float64."
             ),
             _minilm_cost,
         ),

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
-from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.kernels import recompute
+from influencekit._training.kernels.operators import plain_operators
 
 __all__ = ["called"]
 
