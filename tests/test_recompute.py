@@ -68,6 +68,12 @@ class Model(nn.Module):
             x = x + more["memory"] * more["many"]
         elif self.way == "nested":
             x = self.through(lambda y: self.through(a, self.through(b, y)) + y, x)
+        elif self.way == "in place":
+            x = x + 1
+            x = self.through(lambda y: b(a(y.mul_(2))), x) + x
+        elif self.way == "a constant in place":
+            count = torch.zeros(1, dtype=x.dtype)
+            x = self.through(lambda y, n: a(y) * n.add_(1), x, count) + b(x) * count
         elif self.way == "one block twice":
             x = self.through(a, self.through(a, x) + self.through(a, x))
         return self.last(x)
@@ -75,7 +81,7 @@ class Model(nn.Module):
 
 WAYS = [
     "module", "reentrant", "under its module's name", "closure", "a parameter inside", "an activation inside",
-    "named", "several outputs", "nested", "one block twice",
+    "named", "several outputs", "nested", "in place", "a constant in place", "one block twice",
 ]  # fmt: skip
 
 

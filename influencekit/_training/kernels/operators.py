@@ -52,7 +52,8 @@ def _switched() -> Iterator[None]:
     function = inspect.unwrap(checkpoint.checkpoint)  # whoever has imported it, under whatever name
     code = function.__code__
     try:
-        function.__code__ = _as_block.__code__
+        if not code.co_freevars:  # a plain function, as torch has it today
+            function.__code__ = _as_block.__code__
         torch.backends.mha.set_fastpath_enabled(False)
         for name, other in _CHECKPOINTING.items():
             setattr(checkpoint, name, other)

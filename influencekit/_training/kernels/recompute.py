@@ -94,10 +94,12 @@ class _Block:
         inputs = self._inputs()
         leaves = [x.detach().requires_grad_() for x in inputs]
         with torch.enable_grad():
-            found, spec = pytree.tree_flatten(self._run(leaves))
+            given = self._given_of(leaves)
+            found, spec = pytree.tree_flatten(self._run(given, leaves))
         self._outputs = [i for i, x in enumerate(found) if isinstance(x, Tensor) and x.requires_grad]
         reached = _reached(found[i] for i in self._outputs)
-        if not reached <= {id(x) for x in leaves}:  # something else needs a gradient
+        changed = any(x._version for x in given if isinstance(x, Tensor))
+        if changed or not reached <= {id(x) for x in leaves}:  # in place; something else needs a gradient
             self._random.restore()
             args, kwargs = pytree.tree_unflatten(self._given, self._spec)
             return self._function(*args, **kwargs)
@@ -115,24 +117,28 @@ class _Block:
     def again(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs that need a gradient, computed once more, of these inputs."""
         with self._random.as_then(), torch.enable_grad(), recomputing():
-            found = pytree.tree_leaves(self._run(inputs))
+            found = pytree.tree_leaves(self._run(self._given_of(inputs), inputs))
         return [found[i] for i in self._outputs]
 
     def _inputs(self) -> list[Tensor]:
         return [*(self._given[i] for i in self._places), *(self._call.state[n] for n in self._names)]
 
-    def _run(self, inputs: Sequence[Tensor]) -> Any:
-        given, count = list(self._given), len(self._places)
-        for i, x in zip(self._places, inputs[:count], strict=True):
+    def _given_of(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """What the function is given: copies, which it may change in place."""
+        given = list(self._given)
+        for i, x in zip(self._places, inputs, strict=False):
             given[i] = x
+        return [x.clone() if isinstance(x, Tensor) else x for x in given]
+
+    def _run(self, given: Sequence[Any], inputs: Sequence[Tensor]) -> Any:
         args, kwargs = pytree.tree_unflatten(given, self._spec)
-        state = {**self._call.state, **dict(zip(self._names, inputs[count:], strict=True))}
+        pairs = zip(self._names, inputs[len(self._places) :], strict=True)
 
         def run() -> Any:
             with self._autocast():
                 return self._function(*args, **kwargs)
 
-        return self._call.again(state, run)
+        return self._call.again({**self._call.state, **dict(pairs)}, run)
 
 
 class _Forward(torch.autograd.Function):
