@@ -217,3 +217,21 @@ def test_checkpoint_is_torchs_own_outside():
     assert module.checkpoint.__wrapped__.__code__ is before
     x = torch.ones(2, 4, requires_grad=True)
     assert checkpoint(Block(4), x, use_reentrant=False).requires_grad
+
+
+@pytest.mark.parametrize("way", ["module", "nested", "an activation inside"])
+def test_a_taped_loop_with_dropout_has_the_scores_of_blocks_that_are_kept(way, monkeypatch):
+    work, scores = workload(Model(way, p=0.3)), []
+    data, model = list(zip(*work.train, strict=True)), Model(way, p=0.3).double()
+    optimizer = torch.optim.Adam(model.parameters(), eps=1e-3)
+    with ik.Tape(None, model, optimizer, loss=work.loss, data=data) as tape:
+        for _, (x, y) in tape.batches(torch.utils.data.DataLoader(data, batch_size=8)):
+            optimizer.zero_grad()
+            work.loss(model(x), y).mean().backward()
+            optimizer.step()
+    monkeypatch.setattr("influencekit._training.kernels.products._not_forward", lambda traced: "asked for")
+    for _ in range(2):
+        run = tape.trajectory(test=work.test)
+        scores.append(torch.tensor(ik.estimate(run, "test-loss", "dit").influence.values))
+        without(monkeypatch)
+    torch.testing.assert_close(*scores, rtol=1e-9, atol=1e-13)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from influencekit._training.kernels.recompute import drawing
 from influencekit.errors import InputError
 
 __all__ = ["RandomDraws"]
@@ -36,7 +37,7 @@ class RandomDraws:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Draw the recorded values inside, from the first on."""
-        with _ReplayRandom(self._drawn):
+        with _ReplayRandom(self._drawn) as draws, drawing(draws):
             yield
 
 
@@ -69,14 +70,21 @@ class _RecordRandom(TorchDispatchMode):
 
 
 class _ReplayRandom(TorchDispatchMode):
-    def __init__(self, drawn: list[Tensor]) -> None:
+    def __init__(self, drawn: list[Tensor], place: int = 0) -> None:
         super().__init__()
-        self._left = iter(drawn)
+        self._drawn, self.place = drawn, place
+
+    @contextmanager
+    def again(self, place: int) -> Iterator[None]:
+        """Draw those from this one on, for a block that is computed again."""
+        with _ReplayRandom(self._drawn, place) as draws, drawing(draws):
+            yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not _draws(func):
             return func(*args, **(kwargs or {}))
-        value = next(self._left, None)
+        value = self._drawn[self.place] if self.place < len(self._drawn) else None
+        self.place += 1
         like = args[0] if args and isinstance(args[0], Tensor) else value
         if value is None or like is None or value.shape != like.shape:
             raise InputError(

@@ -14,20 +14,21 @@ so that at most one block's intermediate results are there at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-__all__ = ["Call", "block", "recomputing", "within"]
+__all__ = ["Call", "Draws", "block", "drawing", "recomputing", "within"]
 
 _on: ContextVar[bool] = ContextVar("recomputing", default=False)
 _call: ContextVar[Call | None] = ContextVar("call", default=None)
+_draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 
 class Call(NamedTuple):
@@ -36,6 +37,15 @@ class Call(NamedTuple):
 
     state: Mapping[str, Tensor]
     again: Callable[[Mapping[str, Tensor], Callable[[], Any]], Any]
+
+
+class Draws(Protocol):
+    """Random numbers that are given to a model in their order: `place` is the number of the next one, and
+    within `again(place)` they come from that one on."""
+
+    place: int
+
+    def again(self, place: int) -> AbstractContextManager[Any]: ...
 
 
 @contextmanager
@@ -56,6 +66,16 @@ def within(call: Call | None) -> Iterator[None]:
         yield
     finally:
         _call.reset(token)
+
+
+@contextmanager
+def drawing(draws: Draws) -> Iterator[None]:
+    """Within, the model is given these random numbers."""
+    token = _draws.set(draws)
+    try:
+        yield
+    finally:
+        _draws.reset(token)
 
 
 def block(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -180,25 +200,33 @@ class _Backward(torch.autograd.Function):
 
 
 class _Random(NamedTuple):
-    """The state of torch's random generators, of the processor and of the devices of some tensors."""
+    """The state of torch's random generators, of the processor and of the devices of some tensors, and the
+    place in the numbers that the model is given, if it is given any."""
 
     cpu: Tensor
     devices: list[int]
     states: list[Tensor]
+    draws: Draws | None
+    place: int
 
     @classmethod
     def now(cls, given: Sequence[Any]) -> _Random:
         tensors = [x for x in given if isinstance(x, Tensor)]
-        return cls(torch.get_rng_state(), *get_device_states(*tensors))
+        draws = _draws.get()
+        place = 0 if draws is None else draws.place
+        return cls(torch.get_rng_state(), *get_device_states(*tensors), draws, place)
 
     def restore(self) -> None:
         torch.set_rng_state(self.cpu)
         set_device_states(self.devices, self.states)
+        if self.draws is not None:
+            self.draws.place = self.place
 
     @contextmanager
     def as_then(self) -> Iterator[None]:
-        with torch.random.fork_rng(self.devices):
-            self.restore()
+        given = nullcontext() if self.draws is None else self.draws.again(self.place)
+        with torch.random.fork_rng(self.devices), given:
+            self._replace(draws=None).restore()
             yield
 
 
