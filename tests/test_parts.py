@@ -312,6 +312,12 @@ def test_an_estimator_that_does_not_tell_parts_apart_says_so(estimator):
         (lambda x, m: ik.Parts(x.sum(1), m), r"expected losses \[batch, part\]"),
         (lambda x, m: ik.Parts(x, m[:, :2]), "expected one weight for each loss"),
         (lambda x, m: ik.Parts(x, None), "expected one weight for each loss"),
+        (lambda x, m: ik.Parts.mean(x, None), r"^Parts\.mean: expected mask .* got None; .*ones_like"),
+        (
+            lambda x, m: ik.Parts.sum(x, True),
+            r"^Parts\.sum: expected mask \[batch, column\], a tensor, got True",
+        ),
+        (lambda x, m: ik.Parts.sum(x.tolist(), m), r"^Parts\.sum: expected losses \[batch, column\], a tens"),
         (lambda x, m: ik.Parts(x.long(), m), "in floating point"),
         (lambda x, m: ik.Parts(x[:2], m[:2]), "one value per example"),
         (lambda x, m: x, r"or return ik\.Parts"),
