@@ -199,8 +199,10 @@ def estimate(
         elif path and path.suffix != ".html":
             save_dataset(result, path)
     from influencekit.cli.console import say
+    from influencekit.cli.problems import tell_unsent
     from influencekit.cli.ranking import print_ranking
 
+    tell_unsent(executor, scores, verified, removed)
     print_ranking(shown, top, bool(verify_top))
     if verified is not None:
         say()
