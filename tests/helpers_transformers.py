@@ -164,6 +164,20 @@ MODELS = {
 }
 
 
+class Weighted:
+    """The loss of a Trainer whose examples have weights: what scores are the derivative in."""
+
+    def __init__(self, weights):
+        self.weights, self.present = weights, None
+
+    def attend(self, module, positional, inputs):
+        self.present = inputs["input_ids"][:, 1]
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        each = torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="none")
+        return (self.weights[self.present] * each).sum() / num_items_in_batch
+
+
 class Spy(TrainerCallback):
     """What a bystander sees: the examples of every forwarded micro-batch, by their second token."""
 
