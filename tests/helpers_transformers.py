@@ -1,6 +1,7 @@
 """Tiny trainers for the tests of the transformers callback."""
 
 import torch
+from tokenizers import Tokenizer, models
 from torch.utils.data import Dataset
 from transformers import (
     BartConfig,
@@ -10,9 +11,11 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    DataCollatorForLanguageModeling,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
     Trainer,
@@ -61,6 +64,37 @@ class Sentences(Dataset):
             **target,
             "text": f"sentence {i}",  # which the Trainer removes
         }
+
+
+class Texts(Dataset):
+    """Texts of different lengths; what pads them is the collation."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        return {"input_ids": [2 + (i * k) % (N - 2) for k in range(1, 4 + i % 5)]}
+
+
+class Collation:
+    """transformers' own, padded on one side. `first`: whether the first token of a text is a target, as it is
+    by default where padding stands before it."""
+
+    def __init__(self, side, masked=False, first=False):
+        words = {"[PAD]": 0, "[MASK]": 1, **{f"w{k}": k for k in range(2, N + 1)}}
+        own = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel(words)), pad_token="[PAD]", mask_token="[MASK]",
+            padding_side=side,
+        )  # fmt: skip
+        self.own, self.first = DataCollatorForLanguageModeling(own, mlm=masked, mlm_probability=0.4), first
+        self.masked = masked
+
+    def __call__(self, examples):
+        batch = self.own(examples)
+        if not (self.first or self.masked):
+            starts = batch["attention_mask"].argmax(1)
+            batch["labels"][torch.arange(len(starts)), starts] = -100
+        return batch
 
 
 class Plain(torch.nn.Module):
@@ -128,6 +162,20 @@ MODELS = {
         )
     ),
 }
+
+
+class Weighted:
+    """The loss of a Trainer whose examples have weights: what scores are the derivative in."""
+
+    def __init__(self, weights):
+        self.weights, self.present = weights, None
+
+    def attend(self, module, positional, inputs):
+        self.present = inputs["input_ids"][:, 1]
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        each = torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="none")
+        return (self.weights[self.present] * each).sum() / num_items_in_batch
 
 
 class Spy(TrainerCallback):

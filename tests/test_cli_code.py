@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers_cli import TINY, fails, run
 
@@ -61,6 +62,18 @@ def test_a_folder_and_a_file_that_is_not_there(recorded, tmp_path):
     assert "there is no file" in fails("verify", recorded, "--code", f"{tmp_path}/no.py:work", code=2)
     for text in ("work", ":work", "train.py:", "train.py:a-b", "train.py:a b", ""):
         assert "expected a file and a name in it" in fails("verify", recorded, "--code", text, code=2)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.save])
+def test_data_are_no_script(recorded, tmp_path, save):
+    """An archive would be run for the program inside it. A script may have any name."""
+    save(tmp_path / "t.npz", np.zeros(3))
+    (file,) = tmp_path.glob("t.*")
+    for option, call in (("--code", "verify"), ("--trusted", "curate")):
+        line = fails(call, recorded, option, f"{file}:x", code=2)
+        assert f"{file.name} is no Python file; expected a script and a name in it, such as train.py" in line
+    (tmp_path / "script").write_text(GOOD)
+    run("verify", recorded, "--code", f"{tmp_path / 'script'}:work")
 
 
 def test_control_c_in_it_is_that_of_the_command(asked):

@@ -207,6 +207,13 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(files, tmp_path, mon
     assert said in line and list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_no_folder_that_keeps(files):
+    store, code = files / "run.zarr", files / "train.py"
+    line = fails("curate", store, "--code", f"{code}:parts", "--keep", code, code=1)
+    assert f"{code} is a file: expected a folder that keeps what is done; name one, or a new path" in line
+    assert code.is_file()
+
+
 def test_without_trusted_data_the_command_says_what_they_are(files, tmp_path):
     taped(None, tmp_path / "taped.zarr")
     base = "curate", tmp_path / "taped.zarr", "--code", f"{files / 'train.py'}:taped_parts"

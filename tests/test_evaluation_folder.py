@@ -260,7 +260,11 @@ def test_a_folder_of_something_else_a_file_and_one_in_use_are_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
-    for name, words in (("mine", "is not a folder of retrained models"), ("file", "cannot be written")):
+    for name, words in (
+        ("mine", "is not a folder of retrained models"),
+        ("file", "file is a file: expected a folder that keeps what is done; name one, or a new path"),
+        ("file/below", "file/below lies below"),
+    ):
         refused(lambda name=name: called(run, LDS(m=3), folder=tmp_path / name), words)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     called(run, LDS(m=3), folder=tmp_path / "held")

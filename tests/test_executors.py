@@ -177,6 +177,9 @@ def test_a_changed_slice_is_refused_and_so_is_a_folder_of_something_else(run, tm
     (tmp_path / "other" / "notes").mkdir(parents=True)
     with pytest.raises(StoreError, match="is not a folder of slices; name a new one"):
         ik.estimate(run, estimator=LOOP, executor=ik.Workers(Now(), tmp_path / "other"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="file is a file: expected a folder that keeps what is done"):
+        ik.estimate(run, estimator=LOOP, executor=ik.Workers(Now(), tmp_path / "file"))
 
 
 def test_another_machine_says_so(run, truth, tmp_path, monkeypatch):

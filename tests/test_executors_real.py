@@ -105,3 +105,19 @@ def test_commands_take_an_executor(recorded, tmp_path):
     assert "--slices DIR" in fails(*tiny, *debug[:2], code=2)
     command(*tiny, *debug)
     assert any(path.name.startswith("run-") for path in (tmp_path / "s").glob("*.zarr"))
+
+
+def test_commands_say_that_nothing_was_sent(recorded, run, tmp_path):
+    """`dit` and `if` do not retrain; `verify_top` and `lds` do."""
+    one = ("--executor", "processes:1", "--slices", tmp_path / "s")
+    line = (
+        "--executor processes:1: nothing was sent: what was asked is not cut into slices, and was computed "
+        "here; docs/executors.md says what is cut\n"
+    )
+    plain = ("estimate", recorded, "--trust", "none")
+    assert command(*plain, *one).stderr == line
+    assert command(*plain, "--verify-top", "2", *one).stderr == command(*plain).stderr == ""
+    pair = ("compare", recorded, "--estimators", "dit", "--reference", "if")
+    assert command(*pair, *one).stderr == line and command(*pair).stderr == ""
+    assert "nothing was sent" not in command(*pair, "--evaluate", "lds:m=8", *one).stderr
+    assert "retrained_on" not in ik.estimate(run, executor=ik.Workers("processes:1")).attrs

@@ -9,9 +9,8 @@ import torch
 
 pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
 
-from helpers_transformers import MODELS, N, Plain, Sentences, Spy, flat, test_batch, trainer  # noqa: E402
-from torch.utils.data import IterableDataset  # noqa: E402
-from transformers import BertConfig, BertForPreTraining, Trainer, TrainerCallback  # noqa: E402
+from helpers_transformers import MODELS, N, Spy, Weighted, flat, test_batch, trainer  # noqa: E402
+from transformers import Trainer  # noqa: E402
 
 import influencekit as ik  # noqa: E402
 from influencekit.trainers.transformers import CrossEntropy, InfluenceCallback, own_loss, reopen_with
@@ -193,20 +192,6 @@ def test_label_smoothing_is_part_of_the_loss(tmp_path):
         assert found == pytest.approx([1 / n] * n)
 
 
-class Weighted:
-    """The loss of a Trainer whose examples have weights: what scores are the derivative in."""
-
-    def __init__(self, weights):
-        self.weights, self.present = weights, None
-
-    def attend(self, module, positional, inputs):
-        self.present = inputs["input_ids"][:, 1]
-
-    def __call__(self, outputs, labels, num_items_in_batch=None):
-        each = torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="none")
-        return (self.weights[self.present] * each).sum() / num_items_in_batch
-
-
 def test_scores_are_the_derivative_of_the_trainers_runs(tmp_path):
     """Central differences of whole runs in the weight of an example, with dropout, AdamW and clipping."""
     settings = {"double": True, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5, "weight_decay": 0.1}
@@ -312,99 +297,3 @@ def test_a_checkpoint_within_an_epoch_is_refused_with_workers(tmp_path):
     again = trainer(tmp_path, tape, dataloader_num_workers=1)
     with pytest.raises(ik.InputError, match="after step 5, lies within an epoch"):
         again.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-5"))
-
-
-class Meddling(TrainerCallback):
-    """Does what no tape can see."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **rest):
-        if state.global_step == 3:
-            next(model.parameters()).grad.mul_(2)
-
-
-def test_a_hidden_change_of_gradients_is_found(tmp_path):
-    tape, spy = InfluenceCallback(tmp_path / "run.zarr", check=1, recorder="full"), Spy()
-    cut = trainer(tmp_path, tape, Meddling(), spy)
-    with pytest.raises(ik.InputError, match="^step 3, replayed, is not what the loop did.*[^\\n]*$"):
-        cut.train()
-    tape.close()  # what was done before is there
-    run = ik.open(tmp_path / "run.zarr", **reopen_with(cut))
-    assert torch.equal(run.state(run.last).theta, spy.weights[run.last - 1]) and run.last in (2, 3)
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(Sentences())
-
-
-class Failing(TrainerCallback):
-    def on_step_end(self, args, state, control, **rest):
-        if state.global_step == 4:
-            raise RuntimeError("out of coffee")
-
-
-def test_after_an_exception_close_keeps_what_was_done(tmp_path):
-    tape, spy = InfluenceCallback(tmp_path / "run.zarr"), Spy()
-    cut = trainer(tmp_path, tape, spy, Failing())
-    with pytest.raises(RuntimeError, match="coffee"):
-        cut.train()
-    tape.close()
-    run = ik.open(tmp_path / "run.zarr", **reopen_with(cut))
-    assert torch.equal(run.state(run.last).theta, spy.weights[-1])
-
-
-REFUSED = ["deepspeed", "fsdp", "use_liger_kernel", "neftune_noise_alpha"]
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_a_replay_would_not_do_is_refused_by_name(name, tmp_path):
-    tape = InfluenceCallback(tmp_path / "run.zarr")
-    made = trainer(tmp_path, tape)
-    made.create_optimizer()
-    setattr(made.args, name, 5.0)
-    with pytest.raises(ik.InputError, match=f"^{name}=5.0 cannot be recorded"):
-        tape.on_train_begin(
-            made.args, made.state, made.control, model=made.model, optimizer=made.optimizer,
-            train_dataloader=made.get_train_dataloader(),
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("settings", "callback", "words"),
-    [
-        ({"optim": "adafactor"}, {}, "the tape does not know how Adafactor steps"),
-        ({"kind": "plain"}, {}, "Plain: the loss of one example is known for"),
-        (
-            {"kind": "plain"},
-            {"loss": lambda o, y: o["logits"][:, 0] ** 2 + 9},
-            "pass the loss that the model",
-        ),
-        ({"more": {"compute_loss_func": Weighted(torch.ones(N))}}, {}, "compute_loss_func"),
-        ({}, {"reduction": "median"}, "reduction must be 'items', 'mean' or a function"),
-        ({}, {"ids": ["a"]}, "ids: expected 22 different example ids"),
-    ],
-)
-def test_what_cannot_be_recorded_is_refused(settings, callback, words, tmp_path):
-    with pytest.raises(ik.InputError, match=words):
-        trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr", **callback), **settings).train()
-
-
-def test_streams_are_refused(tmp_path):
-    streaming = trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=3)
-    streaming.train_dataset = Stream()
-    with pytest.raises(ik.InputError, match="map-style data set"):
-        streaming.train()
-
-
-def test_a_store_is_not_overwritten(tmp_path):
-    trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=2).train()
-    with pytest.raises(ik.InputError, match="exists already"):
-        trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=2).train()
-
-
-def test_only_losses_that_are_known_are_chosen():
-    assert own_loss(MODELS["llama"]()) == CrossEntropy(shift=True)
-    small = BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1, vocab_size=9)
-    for model in (BertForPreTraining(small), Plain()):
-        with pytest.raises(ik.InputError, match="pass loss="):
-            own_loss(model)

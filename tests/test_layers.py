@@ -24,8 +24,9 @@ LAYERS = {
     "a step of training": """
         _training/__init__ _training/accuracy _training/batch _training/buffers _training/call
         _training/checks/__init__ _training/checks/examples _training/checks/model
-        _training/checks/non_finite _training/checks/separability _training/checks/step
-        _training/checks/taylor _training/checks/workload _training/clipping _training/curvature
+        _training/checks/non_finite _training/checks/padding _training/checks/separability
+        _training/checks/step _training/checks/taylor _training/checks/workload _training/clipping
+        _training/curvature
         _training/forward_curvature _training/functional _training/gradients _training/group
         _training/ids _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
         _training/kernels/ctc _training/kernels/operators _training/kernels/products

@@ -231,9 +231,10 @@ def test_the_command_line_prints_the_parts_that_matter_most(tmp_path):
     code = ["--code", f"{file}:work"]
     store = str(tmp_path / "run.zarr")
     ik.record(runpy.run_path(str(file))["work"], store=store)
-    shown = cli(
-        "estimate", store, *code, "--parts", "--top", "2", "--out", str(tmp_path / "scores.csv")
-    ).output
+    asked = ("--parts", "--top", "2", "--verify-top", "2", "--out", str(tmp_path / "scores.csv"))
+    shown = cli("estimate", store, *code, *asked).output
+    assert "\npart " in shown and "without the part minus with it" in shown and "all parts; " in shown
+    assert "example" not in shown
     scores = ik.estimate(cached(), parts=True).influence[0, 0].to_series().dropna()
     worst, best = scores.idxmin(), scores.idxmax()
     for example, part in (worst, best):
@@ -312,6 +313,12 @@ def test_an_estimator_that_does_not_tell_parts_apart_says_so(estimator):
         (lambda x, m: ik.Parts(x.sum(1), m), r"expected losses \[batch, part\]"),
         (lambda x, m: ik.Parts(x, m[:, :2]), "expected one weight for each loss"),
         (lambda x, m: ik.Parts(x, None), "expected one weight for each loss"),
+        (lambda x, m: ik.Parts.mean(x, None), r"^Parts\.mean: expected mask .* got None; .*ones_like"),
+        (
+            lambda x, m: ik.Parts.sum(x, True),
+            r"^Parts\.sum: expected mask \[batch, column\], a tensor, got True",
+        ),
+        (lambda x, m: ik.Parts.sum(x.tolist(), m), r"^Parts\.sum: expected losses \[batch, column\], a tens"),
         (lambda x, m: ik.Parts(x.long(), m), "in floating point"),
         (lambda x, m: ik.Parts(x[:2], m[:2]), "one value per example"),
         (lambda x, m: x, r"or return ik\.Parts"),

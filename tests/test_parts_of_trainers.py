@@ -6,11 +6,9 @@ import torch
 
 pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
 
-from helpers_transformers import MODELS, N, gap, trained, trainer  # noqa: E402
+from helpers_transformers import MODELS, Collation, N, Texts, gap, trained, trainer  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tokenizers import Tokenizer, models  # noqa: E402
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast  # noqa: E402
 
 import influencekit as ik  # noqa: E402
 from influencekit._tape.rng import restored  # noqa: E402
@@ -24,37 +22,6 @@ KINDS = {
     "tokens": {"kind": "tokens", "gradient_accumulation_steps": 3},
     "sequence to sequence": {"kind": "t5"},
 }
-
-
-class Texts(torch.utils.data.Dataset):
-    """Texts of different lengths; what pads them is the collation."""
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, i):
-        return {"input_ids": [2 + (i * k) % (N - 2) for k in range(1, 4 + i % 5)]}
-
-
-class Collation:
-    """transformers' own, padded on one side. `first`: whether the first token of a text is a target, as it is
-    by default where padding stands before it."""
-
-    def __init__(self, side, masked=False, first=False):
-        words = {"[PAD]": 0, "[MASK]": 1, **{f"w{k}": k for k in range(2, N + 1)}}
-        own = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel(words)), pad_token="[PAD]", mask_token="[MASK]",
-            padding_side=side,
-        )  # fmt: skip
-        self.own, self.first = DataCollatorForLanguageModeling(own, mlm=masked, mlm_probability=0.4), first
-        self.masked = masked
-
-    def __call__(self, examples):
-        batch = self.own(examples)
-        if not (self.first or self.masked):
-            starts = batch["attention_mask"].argmax(1)
-            batch["labels"][torch.arange(len(starts)), starts] = -100
-        return batch
 
 
 def recorded(folder, collate=None, **changes):

@@ -104,6 +104,24 @@ def test_a_loop_over_models_is_planned_as_one():
     assert (work.work("", [0] * 32).seconds, work.alone().work("", [0] * 32).seconds) == (40, 320)
 
 
+def test_verifying_the_top_is_planned_where_it_is_asked(tmp_path):
+    """It is `loo` of so many examples; of parts, a training more. As many as there are, at most."""
+    run = ik.record(ik.make("workload", SPEC), store=tmp_path / "run.zarr")
+    assert not any(str(work).startswith("verify_top") for work in ik.plan(run, "dit").work.values)
+    for parts, trainings in ((False, 8), (True, 9)):
+        found = ik.plan(run, ["dit", "loo:examples=8"], verify_top=8, parts=parts)
+        loo, verified = (found.sel(work=work) for work in ("loo:examples=8", "verify_top:top=8"))
+        assert (int(verified.trainings), int(verified.together)) == (trainings, int(loo.together))
+        more = float(verified.seconds - loo.seconds)
+        assert more > 0 if parts else more == 0
+    assert int(ik.plan(run, "dit", verify_top=99).trainings.sel(work="verify_top:top=99")) == 32
+    with pytest.raises(ik.InputError, match="verify_top must be at least 1"):
+        ik.plan(run, "dit", verify_top=0)
+    command = ("estimate", str(tmp_path / "run.zarr"), "--verify-top", "3", "--dry-run")
+    shown = CliRunner().invoke(cli, [*command, "--code", _code(tmp_path)], catch_exceptions=False).stdout
+    assert next(line for line in shown.splitlines() if "verify_top:top=3" in line).split()[-1] == "3"
+
+
 def test_memory_and_time_are_of_the_right_size(found):
     """A factor of two in memory; in time ten, on whatever machine runs this."""
     import resource

@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from influencekit._files import save_zarr, sweep, whole
+from influencekit._files import save_zarr, sweep, unmade, whole
 from influencekit._sealed import check_store, read_sealed, sealed
 from influencekit.errors import InputError, StoreError
 
@@ -66,7 +66,7 @@ class SliceFolder:
             if not known or content != {"influencekit_slices": SCHEMA}:
                 raise StoreError(f"{self.path} has slices of another version; name a new folder")
         except (OSError, ValueError) as error:
-            raise self._refusal(error) from error
+            raise unmade(self.path, error) from error
 
     def check_seen(self) -> None:
         """Errors: a worker does not see the folder."""
@@ -84,7 +84,7 @@ class SliceFolder:
                 with whole(file) as beside:
                     beside.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise self._refusal(error) from error
+            raise unmade(self.path, error) from error
 
     def file(self, of: Mapping[str, Any]) -> Path:
         """Where a slice is."""
@@ -116,7 +116,4 @@ class SliceFolder:
                 save_zarr(content, beside, whose=_digest(of))
         except OSError as error:
             if not self.has(of):
-                raise self._refusal(error) from error
-
-    def _refusal(self, error: Exception) -> StoreError:
-        return StoreError(f"{self.path} cannot be written: {getattr(error, 'strerror', None) or error}")
+                raise unmade(self.path, error) from error

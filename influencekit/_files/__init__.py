@@ -1,7 +1,7 @@
 """Files, folders and stores that are whole or not there; a folder that one process writes to."""
 
 from influencekit._files.folder import Files, Folder, Memory, MovedError
-from influencekit._files.kept_folder import claim
+from influencekit._files.kept_folder import claim, unmade
 from influencekit._files.new_store import NewStore, check_result, save_zarr
 from influencekit._files.open_folder import hold, is_held
 from influencekit._files.publishing import publish
@@ -9,5 +9,5 @@ from influencekit._files.scratch import sweep, whole
 
 __all__ = [
     "Files", "Folder", "Memory", "MovedError", "NewStore", "check_result", "claim", "hold", "is_held",
-    "publish", "save_zarr", "sweep", "whole",
+    "publish", "save_zarr", "sweep", "unmade", "whole",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from influencekit._files.open_folder import hold
 from influencekit._files.scratch import sweep, whole
 from influencekit.errors import StoreError
 
-__all__ = ["claim"]
+__all__ = ["claim", "unmade"]
 
 T = TypeVar("T")
 
@@ -38,5 +38,14 @@ def claim(
     except BaseException as error:
         release()
         if isinstance(error, OSError):
-            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise unmade(path, error) from error
         raise
+
+
+def unmade(path: Path, error: Exception) -> StoreError:
+    """The error for a folder that could not be made, or written to; a file in its place is named."""
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if there.is_dir():
+        return StoreError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")
+    where = "is a file" if there == path else f"lies below {there}, which is a file"
+    return StoreError(f"{path} {where}: expected a folder that keeps what is done; name one, or a new path")

@@ -41,7 +41,7 @@ from influencekit._tape.step_collector import Reduction, StepCollector
 from influencekit._tape.stream import StreamExamples
 from influencekit._tape.trainable_state import TrainableState, copied
 from influencekit._tape.unwrap import find_loader, model_behind
-from influencekit._training.checks.non_finite import LOWER_RATE, diverged
+from influencekit._training.checks.non_finite import update_diverged
 from influencekit._training.state import State
 from influencekit._trajectory.writing import Kept
 from influencekit.errors import InputError
@@ -262,10 +262,10 @@ class Recording:
         state, steps, step = self._state, self._steps, self._steps.step
         state.mark()
         early = steps.micros(True) if steps.forward_draws is None and self._spot.wanted else []
-        passed_over, divisor = steps.passed_over_now, steps.divisor
+        passed_over, divisor, sent = steps.passed_over_now, steps.divisor, steps.forwarded
         micros, coefficients, losses = steps.finish_step()
         if not state.finite():
-            raise diverged("parameters", step, f"what came before is kept; {LOWER_RATE}")
+            raise update_diverged(step, losses, state.params.values(), [x.pending.batch for x in sent])
         if self._spot.wanted:
             rule = state.rule
             if self._settings.now != self._settings.first:

@@ -53,14 +53,14 @@ class Parts(NamedTuple):
     def mean(cls, losses: Tensor, mask: Tensor, part: Tensor | None = None) -> Self:
         """The mean over the columns of each example; `mask` [batch, column] is false where there is padding.
         An example without a part has loss 0."""
-        there = (mask != 0).to(losses.dtype)
+        there = _counted("mean", losses, mask)
         return cls(losses, there / there.sum(1, keepdim=True).clamp(min=1), part)
 
     @classmethod
     def sum(cls, losses: Tensor, mask: Tensor, part: Tensor | None = None) -> Self:
         """The sum over the columns of each example; `mask` [batch, column] is false where there is
         padding."""
-        return cls(losses, (mask != 0).to(losses.dtype), part)
+        return cls(losses, _counted("sum", losses, mask), part)
 
     def reduced(self) -> Tensor:
         """One number an example, [batch]: the weighted sum of its parts. A loop that uses this is replayed
@@ -70,6 +70,17 @@ class Parts(NamedTuple):
     def to(self, dtype: torch.dtype) -> Parts:
         """The same in another precision."""
         return Parts(self.losses.to(dtype), self.weights.to(dtype), self.part)
+
+
+def _counted(name: str, losses: Tensor, mask: Tensor) -> Tensor:
+    """1 where there is a part, 0 for padding. Errors: what is no tensor, which users may have left out."""
+    for what, x in (("losses", losses), ("mask", mask)):
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"Parts.{name}: expected {what} [batch, column], a tensor, got {short(x)}; mask is false "
+                "where there is padding: pass torch.ones_like(losses) where there is none"
+            )
+    return (mask != 0).to(losses.dtype)
 
 
 def of_parts(values: Tensor, part: Tensor | None, width: int) -> Tensor:

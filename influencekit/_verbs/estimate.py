@@ -63,10 +63,11 @@ def estimate(
     returns `ik.Parts`): the effect of leaving out one part. NaN = the example has no such part. The first-
     order scores of the parts of an example add up to its own.
     `executor`: retraining (`loo`) is done there, in slices: see `ik.Workers`; attr `retrained_on` says on
-    what machines. `group`: a process group of torch.distributed, such as `torch.distributed.group.WORLD`, all
-    of whose ranks make this call: they compute the sweep of `dit` or `sgd-influence` together, and each gets
-    all scores. Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator
-    that cannot do it, scores that are not finite.
+    what machines, and is missing where nothing was sent, as by `dit`, which does not retrain, and with
+    `parts`. `group`: a process group of torch.distributed, such as `torch.distributed.group.WORLD`, all of
+    whose ranks make this call: they compute the sweep of `dit` or `sgd-influence` together, and each gets all
+    scores. Cost: the estimator's own. Errors: a window outside the run or the recording, an estimator that
+    cannot do it, scores that are not finite.
 
     Example:
 

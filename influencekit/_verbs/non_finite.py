@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from influencekit._training.checks.non_finite import LOOK_FOR, blamed
+from influencekit._training.checks.padding import left_padding_first
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import DivergedError, InfluenceKitError, InputError, StoreError
 from influencekit.interfaces import Query
@@ -49,7 +50,7 @@ def _query_blamed(trajectory: Trajectory, query: Query, windows: Sequence[Window
             ids = workload.test_ids or range(workload.n_test)
             target = workload.calls.target(workload.test)
             said = blamed(workload.test, target, losses, ids, again, "test example")
-        said = said or f"{LOOK_FOR} in the model, the loss or the query"
+        said = said or f"{left_padding_first(workload.test)}{LOOK_FOR} in the model, the loss or the query"
         return f"{what} is NaN or infinite at state {t}: {said}"
     return None
 

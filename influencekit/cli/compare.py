@@ -161,6 +161,7 @@ def compare(
                 WorkloadSource,
                 is_store,
                 reopen,
+                tell_unsent,
                 use_device,
                 workers,
             )
@@ -205,6 +206,7 @@ def compare(
                 first.report(result, folder, command_of(ctx))
         if json_path:
             json_path.write_text(to_json(found), encoding="utf-8")
+    tell_unsent(executor, result)
     if json_file == "-":
         write(to_json(found))
         return

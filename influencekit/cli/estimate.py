@@ -101,7 +101,8 @@ __all__ = ["estimate"]
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only say what it would take, from a few steps, as influencekit plan does.",
+    help="Only say what it would take, --verify-top included, from a few steps, as influencekit plan does. "
+    "--trust and --remove are not in it.",
 )
 @click.option(
     "--contributions",
@@ -145,7 +146,9 @@ def estimate(
     if dry_run:
         from influencekit.cli.plan import plan_of_store
 
-        return plan_of_store(store, estimator, query, window, removal, code, device, data_dir, threads)
+        return plan_of_store(
+            store, estimator, query, window, removal, code, device, data_dir, threads, verify_top, parts
+        )
     with new_file(None if rank() else out) as path:
         with working():
             import influencekit as ik
@@ -199,8 +202,10 @@ def estimate(
         elif path and path.suffix != ".html":
             save_dataset(result, path)
     from influencekit.cli.console import say
+    from influencekit.cli.problems import tell_unsent
     from influencekit.cli.ranking import print_ranking
 
+    tell_unsent(executor, scores, verified, removed)
     print_ranking(shown, top, bool(verify_top))
     if verified is not None:
         say()

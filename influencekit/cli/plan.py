@@ -87,15 +87,15 @@ def plan(
 
 def plan_of_store(
     store: str, estimator: str, query: str, window: str, removal: Any, code: str | None, device: str,
-    data_dir: str | None, threads: int,
+    data_dir: str | None, threads: int, verify_top: int | None, parts: bool,
 ) -> None:  # fmt: skip
-    """`estimate --dry-run`: the plan of this estimate."""
+    """`estimate --dry-run`: the plan of this estimate, and of its `--verify-top`."""
     with working():
         import influencekit as ik
         from influencekit.cli.problems import reopen, use_device
 
         run = reopen(store, data_dir, use_device(device, threads), code)
-        found = ik.plan(run, estimator, query, window, removal)
+        found = ik.plan(run, estimator, query, window, removal, verify_top=verify_top, parts=parts)
     print_plan(found)
 
 

@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from influencekit._training.workload import Workload
     from influencekit._trajectory.trajectory import Trajectory
 
-__all__ = ["RunSource", "WorkloadSource", "from_attrs", "is_store", "reopen", "use_device", "workers"]
+__all__ = [
+    "RunSource",
+    "WorkloadSource",
+    "from_attrs",
+    "is_store",
+    "reopen",
+    "tell_unsent",
+    "use_device",
+    "workers",
+]
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,18 @@ def workers(executor: str | None, slices: str | None, source: RunSource | None =
     from influencekit._executors.session import Workers
 
     return Workers(executor, slices, source and source.absolute())
+
+
+def tell_unsent(executor: str | None, *results: xr.Dataset | None) -> None:
+    """Say on stderr that `--executor` had nothing to do, where no result was retrained by it."""
+    if executor is None or any("retrained_on" in one.attrs for one in results if one is not None):
+        return
+    from influencekit.cli.console import complain
+
+    complain(
+        f"--executor {executor}: nothing was sent: what was asked is not cut into slices, and was computed "
+        "here; docs/executors.md says what is cut"
+    )
 
 
 def _quietly(store: str, *made: Any, **parts: Any) -> Trajectory:

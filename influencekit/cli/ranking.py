@@ -1,4 +1,4 @@
-"""What `estimate` prints: the most harmful and the most helpful training examples, side by side.
+"""What `estimate` prints: the most harmful and the most helpful training examples, or parts, side by side.
 
 By the sign of their effect and the direction of the query, so that neither list is filled from the other.
 """
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["print_ranking"]
+__all__ = ["print_ranking", "row_word"]
 
 _WINDOWS = 6  # of so many, each is printed
+
+
+def row_word(result: xr.Dataset | xr.DataArray) -> str:
+    """What a row of a ranking is: an example, or a part of one."""
+    return "part" if "part" in result.coords else "example"
 
 
 def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
@@ -43,7 +48,7 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     print_tables({title: _rows(scores, some) for title, _, some in ends}, left=1 + ("label" in scores.coords))
     known = int(scores.notnull().sum())
     if known < scores.sizes["train"]:
-        say(f"{known} of {scores.sizes['train']} examples were scored")
+        say(f"{known} of {scores.sizes['train']} {row_word(result)}s were scored")
     say()
     say(_meaning(result))
     if caution := attrs.get("caution"):
@@ -56,7 +61,7 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
 def _meaning(result: xr.Dataset) -> str:
     """What a number of the table is; one for sets says nothing of a single example."""
     if "intercept" not in result:
-        return "effect = the query without the example minus with it"
+        return f"effect = the query without the {row_word(result)} minus with it"
     added = float(result.intercept.mean())
     return f"the query without a set minus with it = {added:+.3e} + the sum of these over the set"
 
@@ -74,11 +79,11 @@ def _setting(result: xr.Dataset) -> str:
 
 
 def _rows(scores: xr.DataArray, some: Any) -> pd.DataFrame:
-    """The examples at these positions: their id, their class where there are classes, their effect."""
+    """The examples, or parts, at these positions: their id, their class if there is one, their effect."""
     from influencekit.cli.frames import pandas
 
     pd = pandas()
-    columns = {"example": [str(scores.example.values[k]) for k in some]}
+    columns = {row_word(scores): [str(scores.example.values[k]) for k in some]}
     if "label" in scores.coords:
         columns["class"] = [str(scores.label.values[k]) for k in some]
     return pd.DataFrame(columns | {"effect": [f"{float(scores.values[k]):+.3e}" for k in some]})

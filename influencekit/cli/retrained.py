@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from influencekit._direction import most
 from influencekit.cli.console import print_table, say
+from influencekit.cli.ranking import row_word
 from influencekit.cli.summary import window_name
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _places(ids: list[str], some: xr.Dataset) -> list[int]:
 
 
 def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
-    """The verified examples, their estimate beside the truth, and how well the two agree."""
+    """The verified examples, or parts, their estimate beside the truth, and how well the two agree."""
     import numpy as np
 
     from influencekit.cli.frames import pandas
@@ -90,7 +91,8 @@ def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
     count, query = verified.sizes["train"], attrs["query"]
     ids = result.example.isel(seed=0).values.tolist()
     places = _places(ids, verified)
-    columns = {"example": [ids[place] for place in places]}
+    row = row_word(result)
+    columns = {row: [ids[place] for place in places]}
     if "label" in result.coords:
         columns["class"] = [str(label) for label in result.label.isel(seed=0).values[places]]
     left = len(columns)
@@ -111,7 +113,7 @@ def print_verified(result: xr.Dataset, verified: xr.Dataset) -> None:
         if name in ("pearson", "spearman") and value == value and count > 3  # of two or three it says nothing
     ]
     say(
-        f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all examples; "
+        f"{query}{f' (mean over {over})' if over else ''} is {float(mean.before):#.6g} with all {row}s; "
         f"the sign is right for {right} of {count}{''.join(figures)}"
     )
 

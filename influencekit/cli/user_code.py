@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -64,6 +65,11 @@ def value_from(code: str, option: str = "--code", example: str = "parts", call: 
     file, asked = local(text), f"{option} {code}"
     if not file.is_file():
         raise InputError(f"{asked}: there is no file {file}{', but a folder' if file.is_dir() else ''}")
+    if file.suffix != ".py" and not _is_python(file):
+        raise InputError(
+            f"{asked}: {file} is no Python file; expected a script and a name in it, such as "
+            f"train.py:{example}"
+        )
     with _script(asked, file):
         with running(
             f"{asked}: {file} trains when it is imported; put the training under `if __name__ == "
@@ -74,6 +80,16 @@ def value_from(code: str, option: str = "--code", example: str = "parts", call: 
             raise InputError(f"{asked}: {file} defines no {name}")
         with running(f"{asked}: {name} records a run; let it only make the model, loss and data"):
             return names[name]() if call and callable(names[name]) else names[name]
+
+
+def _is_python(file: Path) -> bool:
+    """Whether a file can be read as Python: data with a colon behind its name cannot."""
+    try:
+        with tokenize.open(file) as text:
+            compile(text.read(), file, "exec")
+    except (SyntaxError, ValueError):  # which a wrong encoding is, too
+        return False
+    return True
 
 
 @contextmanager

@@ -224,6 +224,8 @@ class InfluenceCallback(TrainerCallback):
         with torch.no_grad():
             found_losses = values_of(self._loss, outputs, kwargs.get(self._target), kwargs)
             total = float(found_losses.double().sum())
+        if not (found_losses.isfinite().all() or outputs["loss"].isfinite()):  # the tape says why
+            return
         returned, found = float(outputs["loss"].detach()), {False: total / self._own_count(micro)}
         if micro.counted is not None:
             found[True] = total / micro.counted

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influencekit._training.batch import Batch, tensors_of, with_tensors
+from influencekit._training.checks.padding import LeftPadding, left_padding_first
 from influencekit._training.state import State
 from influencekit._training.step import Step
 from influencekit.errors import DivergedError
 
-__all__ = ["LOOK_FOR", "LOWER_RATE", "blamed", "diverged", "step_blamed"]
+__all__ = ["LOOK_FOR", "LOWER_RATE", "blamed", "diverged", "step_blamed", "update_diverged"]
 
 _LARGE = 1e4  # parameters beyond it have run away, and whatever became of the losses is their doing
 LOOK_FOR = "look for log, sqrt, norm or a division at 0"
@@ -53,6 +55,9 @@ def blamed(
             where = "targets" if x is target and len(tensors) > 1 else "inputs"
             what = "NaN" if bool(x.detach().cpu()[its & guilty].isnan().any()) else "infinity"
             return f"the {where} of {_who(its & guilty, ids, kind)} hold {what}; mend them, or leave them out"
+    padding = LeftPadding.of(batch)
+    if padding is not None and padding.explains(bad):
+        return padding.words
     if 0 < int(bad.sum()) <= len(bad) // 2:
         return f"only the loss of {_who(bad, ids, kind)} is not finite; {LOOK_FOR} there"
     return None
@@ -94,5 +99,26 @@ def step_blamed(step: Step, state: State, losses: Tensor) -> str:
     if bool(mine.isfinite().all()) and not ran_away:
         gradient = step.gradient(state, step.coefficients(t))[0]
         if not bool(gradient.isfinite().all()):
-            return f"the losses are finite and their gradient is not; {LOOK_FOR} in the model or the loss"
+            return _gradient_blamed(batch)
     return LOWER_RATE
+
+
+def _gradient_blamed(*batches: Any) -> str:
+    what = f"the losses are finite and their gradient is not; {left_padding_first(*batches)}{LOOK_FOR}"
+    return f"{what} in the model or the loss"
+
+
+def update_diverged(
+    step: int, losses: np.ndarray, trained: Iterable[nn.Parameter], batches: Sequence[Any]
+) -> DivergedError:
+    """The error for a loop's parameters that are not finite after an update; its gradients are still there.
+
+    `losses` [slot] of these batches; NaN: not known.
+    """
+    advice = LOWER_RATE
+    if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained):
+        if np.isnan(losses).any():
+            advice = f"{left_padding_first(*batches)}{LOWER_RATE}, or {LOOK_FOR} in the model or the loss"
+        elif bool((np.abs(losses) < _LARGE).all()):
+            advice = _gradient_blamed(*batches)
+    return diverged("parameters", step, f"what came before is kept; {advice}")

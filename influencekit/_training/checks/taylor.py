@@ -15,6 +15,7 @@ from torch import Tensor
 
 from influencekit._training.batch import batch_in_float64
 from influencekit._training.buffers import flat
+from influencekit._training.checks.padding import left_padding_first
 from influencekit._training.curvature import gradient, leaf
 from influencekit._training.parts import Part
 from influencekit._training.reverse import Reversed
@@ -47,7 +48,8 @@ def check_pull(part: Part, theta: Tensor, coefficients: Tensor) -> None:
         raise InputError(
             "this model's gradient depends on its parameters or buffers in a way that autograd does not see "
             "(detach, no_grad, .item(), or a backward of its own without a right derivative), so first-order "
-            "scores would be wrong; use loo, or compute that part by differentiable operations"
+            f"scores would be wrong; {left_padding_first(part.batch)}use loo, or compute that part by "
+            "differentiable operations"
         )
 
 

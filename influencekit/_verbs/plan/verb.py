@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from influencekit._arguments import checked
+from influencekit._arguments import checked, whole_number
 from influencekit._bars import with_progress
 from influencekit._training.plan import Plan as BatchPlan
 from influencekit._training.workload import Workload
@@ -34,6 +34,8 @@ def plan(
     windows: Windows = None,
     removal: Removal = "global",
     recorder: Recorder | str | None = None,
+    verify_top: int | None = None,
+    parts: bool = False,
 ) -> xr.Dataset:
     """Time, memory and disk of the work on a run, before it begins, with advice.
 
@@ -43,8 +45,9 @@ def plan(
 
     seconds = what only the first call costs + passes x steps x (a + b x columns) + replayed steps x step
 
-    The result has a row for each piece of `work`: `record` (of a workload), every one of `estimators`, and
-    what can follow, `lds`, `ceiling`, `curate` and `suspects` with their defaults. `seconds` [work], on this
+    The result has a row for each piece of `work`: `record` (of a workload), every one of `estimators`,
+    `verify_top` of so many examples (with `parts`, of parts of examples) where it is given, and what can
+    follow, `lds`, `ceiling`, `curate` and `suspects` with their defaults. `seconds` [work], on this
     machine as it is now, with as many threads as torch has; `memory` [work], the most that the process will
     have in bytes, on a GPU what torch has allocated there; `disk` [work], bytes that are written, NaN where
     there are none; `trainings` [work], models that are trained, `together` [work] at once; `passes` [work]
@@ -67,6 +70,8 @@ def plan(
     run = made if isinstance(made, Workload) and not isinstance(made.order, BatchPlan) else require_run(made)
     if recorder is not None and isinstance(run, Trajectory):
         raise InputError("plan: the run is recorded already; leave recorder out")
+    if verify_top is not None:
+        whole_number("verify_top", verify_top, 1)
     asked: Query = resolve("query", query)
     methods = [*by_label("estimators", estimators).values()]
     for method in methods:
@@ -80,7 +85,7 @@ def plan(
     if isinstance(run, Trajectory):
         for method in methods:
             check_windows(run, method, spans)
-    found = works_of(recording, asked, methods, spans, peak)
+    found = works_of(recording, asked, methods, spans, peak, verify_top, parts)
     name = run.attrs["recorder"] if isinstance(run, Trajectory) else label(chosen or Full())
     choices = found.choices(recording, name)
     free, memory = free_disk(), machine_memory()

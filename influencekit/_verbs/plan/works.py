@@ -65,9 +65,11 @@ class Works(NamedTuple):
 
 
 def works_of(
-    recording: Recording, query: Query, methods: Sequence[Estimator], windows: Sequence[Window], peak: Peak
-) -> Works:
-    """Every method, then `lds`, `ceiling`, and with a test set `curate` and `suspects`, by their defaults."""
+    recording: Recording, query: Query, methods: Sequence[Estimator], windows: Sequence[Window], peak: Peak,
+    top: int | None = None, parts: bool = False,
+) -> Works:  # fmt: skip
+    """Every method, `verify_top` of the first `top`, if asked, then `lds`, `ceiling`, and with a test set
+    `curate` and `suspects`, by their defaults. `parts`: what is verified are parts of examples."""
     short, steps, n = recording.short, recording.steps, recording.short.workload.n_train
     retraining = retraining_of(short, steps, query, n, "auto", peak)
     starts, sweep = starts_of(short, min(n, _EXAMPLES)), None
@@ -84,6 +86,8 @@ def works_of(
         else:
             alone = getattr(method, "strategy", "auto") == "loop"
             works.append(_retrained(name, method, retraining.alone() if alone else retraining, starts))
+    if top is not None:
+        works.append(_verified(top, parts, retraining, starts))
     whole = [0] * _SUBSETS
     works.append(retraining.work(f"lds:m={_SUBSETS}", whole))
     works.append(retraining.work(f"ceiling:runs={_RUNS}", starts, _RUNS))
@@ -105,8 +109,22 @@ def _retrained(name: str, method: Estimator, retraining: Retraining, starts: Seq
         return retraining.work(name, [0] * (method.folds * method.repeats))
     assert isinstance(method, LOO | ExpectedLOO)
     some = len(starts) if method.examples is None else min(method.examples, len(starts))
-    drawn = [starts[k * len(starts) // some] for k in range(some)]  # of all times alike
-    return retraining.work(name, drawn, method.runs if isinstance(method, ExpectedLOO) else 1)
+    return retraining.work(name, _some(starts, some), method.runs if isinstance(method, ExpectedLOO) else 1)
+
+
+def _some(starts: Sequence[int], count: int) -> list[int]:
+    """So many of the steps at which examples are first seen, of all times alike."""
+    return [starts[k * len(starts) // count] for k in range(count)]
+
+
+def _verified(top: int, parts: bool, retraining: Retraining, starts: Sequence[int]) -> Work:
+    """Which examples come first is not known yet, so they are taken from all. Of parts, the run itself is
+    trained once more."""
+    work = retraining.work(f"verify_top:top={top}", _some(starts, top if parts else min(top, len(starts))))
+    if not parts:
+        return work
+    own = retraining.steps * retraining.one.step
+    return work._replace(seconds=work.seconds + own, trainings=work.trainings + 1)
 
 
 def _choosing(n: int, retraining: Retraining, sweep: Work) -> list[Work]:

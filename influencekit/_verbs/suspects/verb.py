@@ -77,9 +77,10 @@ def suspects(
     look suspicious: the verdict says so, nothing is marked, and `suspicion` and what is expected are NaN.
 
     What is planted: classes become another class, half of them any, half of them where the model errs;
-    targets of a regression those of another example; documents, which are their own targets, get their tokens
-    in random order. A planted flip may hit a label that is wrong already and make it right: that part of the
-    flips is taken out of the expectation.
+    targets of a regression, and several labels at once, those of another example; documents, which are their
+    own targets, get their tokens in random order. `issues` counts labels that are wrong in this way: too many
+    where wrong ones are plainer, as where all of several labels are turned. A planted flip may hit a label
+    that is wrong already and make it right: that part of the flips is taken out of the expectation.
 
     The result has, by `train`: `suspicion`, the probability of a wrong label as far as the planted ones tell
     (NaN: left out, since no step holds the example, or the loss ignores its target); `is_label_issue`, at
