@@ -211,6 +211,18 @@ def test_results_of_one_block_are_there_at_a_time(keeps, monkeypatch):
     assert Sine.most == (40 if keeps else 5)
 
 
+def test_a_block_that_is_another_when_it_is_computed_again_is_refused():
+    class Late(Model):
+        def forward(self, x):
+            x = torch.tanh(self.first(x))
+            for block in self.blocks:
+                x = checkpoint(lambda y: block(y), x, use_reentrant=False)  # noqa: B023
+            return self.last(x)
+
+    with pytest.raises(ik.InputError, match="a lambda does that reads a loop's variable"):
+        found(workload(Late("")))
+
+
 def test_checkpoint_is_torchs_own_outside():
     before = module.checkpoint.__wrapped__.__code__
     found(workload(Model("module")))

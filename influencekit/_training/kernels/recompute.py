@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from influencekit.errors import InputError
+
 __all__ = ["Call", "Draws", "block", "drawing", "recomputing", "within"]
 
 _on: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -108,6 +110,7 @@ class _Block:
         self._places = [i for i, x in enumerate(self._given) if isinstance(x, Tensor) and x.requires_grad]
         self._names = [name for name, x in call.state.items() if x.requires_grad]
         self._outputs: list[int] = []
+        self._norms: list[Tensor] = []
 
     def outputs(self) -> Any:
         """Those of the function, which go back to its inputs."""
@@ -130,15 +133,24 @@ class _Block:
             inputs, values = self._inputs(), [found[i].detach() for i in self._outputs]
             for i in self._places:
                 self._given[i] = None  # the graph keeps it
+            self._norms = [torch.linalg.vector_norm(x) for x in values]
             for i, x in zip(self._outputs, _Forward.apply(self, values, *inputs), strict=True):
                 found[i] = x
         return pytree.tree_unflatten(found, spec)
 
     def again(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs that need a gradient, computed once more, of these inputs."""
+        """The outputs that need a gradient, computed once more, of these inputs. Errors: they are others."""
         with self._random.as_then(), torch.enable_grad(), recomputing():
             found = pytree.tree_leaves(self._run(self._given_of(inputs), inputs))
-        return [found[i] for i in self._outputs]
+        outputs = [x for i, x in enumerate(found) if i in self._outputs]
+        norms = [torch.linalg.vector_norm(x.detach()) for x in outputs]
+        if len(norms) != len(self._norms) or not all(map(_near, norms, self._norms)):
+            raise InputError(
+                "a block that the model checkpoints gives other outputs when it is computed again, as a "
+                "lambda does that reads a loop's variable, or random numbers that are not torch's; give the "
+                "block all that changes as arguments, or leave checkpoint out"
+            )
+        return outputs
 
     def _inputs(self) -> list[Tensor]:
         return [*(self._given[i] for i in self._places), *(self._call.state[n] for n in self._names)]
@@ -234,6 +246,10 @@ def _autocast(given: Sequence[Any]) -> Callable[[], torch.autocast]:
     kind = next((x.device.type for x in given if isinstance(x, Tensor)), "cpu")
     on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype=dtype, enabled=on)
+
+
+def _near(x: Tensor, y: Tensor) -> bool:
+    return torch.allclose(x, y, rtol=1e-3, equal_nan=True)
 
 
 def _reached(outputs: Iterable[Tensor]) -> set[int]:
