@@ -99,8 +99,9 @@ def found(work, curvature="hessian", columns=2):
     """H c, the products and the gradient, of a few columns."""
     losses, theta = Training.of(work), work.theta0
     c = torch.randn(columns, len(theta), generator=torch.Generator().manual_seed(1), dtype=theta.dtype)
+    c = c.to(theta)
     torch.manual_seed(5)
-    product = REVERSE[curvature](losses, theta, work.train, torch.full((24,), 1 / 24, dtype=theta.dtype))
+    product = REVERSE[curvature](losses, theta, work.train, torch.full((24,), 1 / 24).to(theta))
     return [product.gradient(), *(x for k, row in enumerate(c) for x in product.of(row, k + 1 < columns))]
 
 
@@ -123,12 +124,13 @@ def test_products_are_those_of_blocks_that_are_kept(way, curvature, monkeypatch)
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 
 
-def test_dropout_in_a_block_is_drawn_once(monkeypatch):
-    model = Model("module", p=0.4).train()
-    mine, after = found(workload(model)), torch.rand(1)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_dropout_in_a_block_is_drawn_once(device, monkeypatch):
+    work = workload(Model("module", p=0.4).train()).to(device)
+    mine, after = found(work), torch.rand(1, device=device)
     without(monkeypatch)
-    kept = found(workload(model))
-    assert torch.equal(after, torch.rand(1))
+    kept = found(work)
+    assert torch.equal(after, torch.rand(1, device=device))
     for x, y in zip(mine, kept, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 

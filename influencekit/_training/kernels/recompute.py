@@ -106,7 +106,8 @@ class _Block:
     def __init__(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self._call, self._function = call, function
         self._given, self._spec = pytree.tree_flatten((args, kwargs))
-        self._random, self._autocast = _Random.now(self._given), _autocast(self._given)
+        tensors = [x for x in (*self._given, *call.state.values()) if isinstance(x, Tensor)]
+        self._random, self._autocast = _Random.now(tensors), _autocast(tensors)
         self._places = [i for i, x in enumerate(self._given) if isinstance(x, Tensor) and x.requires_grad]
         self._names = [name for name, x in call.state.items() if x.requires_grad]
         self._outputs: list[int] = []
@@ -222,8 +223,7 @@ class _Random(NamedTuple):
     place: int
 
     @classmethod
-    def now(cls, given: Sequence[Any]) -> _Random:
-        tensors = [x for x in given if isinstance(x, Tensor)]
+    def now(cls, tensors: Sequence[Tensor]) -> _Random:
         draws = _draws.get()
         place = 0 if draws is None else draws.place
         return cls(torch.get_rng_state(), *get_device_states(*tensors), draws, place)
@@ -242,8 +242,8 @@ class _Random(NamedTuple):
             yield
 
 
-def _autocast(given: Sequence[Any]) -> Callable[[], torch.autocast]:
-    kind = next((x.device.type for x in given if isinstance(x, Tensor)), "cpu")
+def _autocast(tensors: Sequence[Tensor]) -> Callable[[], torch.autocast]:
+    kind = tensors[0].device.type if tensors else "cpu"
     on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     return lambda: torch.autocast(kind, dtype=dtype, enabled=on)
 
