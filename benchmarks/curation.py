@@ -89,9 +89,9 @@ def prepared(case: str, seed: int, data: Path | None) -> ik.Workload:
     if case == "cifar":
         return photographs(data, seed, train=SIZE, validation=SIZE, test=OUTSIDE)
     if case == "minilm":
-        from benchmarks.minilm.case import case as texts
+        from benchmarks.minilm.last_layer import last_layer
 
-        return _parted(texts("adamw", 1e-4, seed, SIZE, SIZE + OUTSIDE).clean)
+        return _parted(last_layer(seed, SIZE, SIZE + OUTSIDE))
     n_train = load("workload", case).settings["trained"].n_train
     return _parted(larger(case, seed, n_train, min(pool_size(case) - n_train, SIZE + OUTSIDE)))
 
