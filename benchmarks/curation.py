@@ -1,13 +1,13 @@
 """Does leaving out what `curate` recommends help on data that nobody chose or judged with?
 
 Setting `trained`, with and without wrong labels planted in a tenth of the training examples. The 256
-validation examples are trusted. Outside are up to 2,000 others of the same pool (712 of the newsgroups): no
-chooser and no verdict sees them. Each chooser curates alone. `recommended`: the relative change of the
-outside loss by what is recommended, 0 where that is nothing. `best`: the same if its best set were dropped
-whatever the verdict. `covered`: the stated interval holds the outside effect of the best set; `agree`: the
-two differ by no more than 1.96 deviations, those of the outside mean included, since its examples do not know
-the truth either; `promised_too_much`: the outside effect lies above the interval. Where no choice lowers the
-loss, nothing is stated. Seeds begin at 6:
+validation examples are trusted. Outside are up to 2,000 others of the same pool (712 of the newsgroups,
+656 for `minilm`, which trains the last layer and the head): no chooser and no verdict sees them. Each
+chooser curates alone. `recommended`: the relative change of the outside loss by what is recommended, 0 where
+that is nothing. `best`: the same if its best set were dropped whatever the verdict. `covered`: the stated
+interval holds the outside effect of the best set; `agree`: the two differ by no more than 1.96 deviations,
+those of the outside mean included, since its examples do not know the truth either; `promised_too_much`: the
+outside effect lies above the interval. Where no choice lowers the loss, nothing is stated. Seeds begin at 6:
 with those before, the number of folds, the rule for k and the width of the interval were chosen. A cell is a
 workload, a fraction of flips and a seed: it is kept in `--folder`, and a call that was stopped goes on where
 it was.

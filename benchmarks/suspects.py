@@ -191,7 +191,7 @@ def answer(
     return {
         "setting": "setting trained; verify 0. 1,000 examples are trained on (newsgroups 779, diabetes 300, "
         "MiniLM 256), and 10,000 others trusted (KMNIST 999, CIFAR 500, newsgroups 389, MiniLM 256, diabetes "
-        "142)",
+        "142); of MiniLM the last layer and the head are trained",
         "repeats": repeats,
         "tasks": tasks,
     }

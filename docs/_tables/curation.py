@@ -98,8 +98,8 @@ PAGE = Page(
             ("curation",),
             lambda report: (
                 f"Seeds: {_seeds(report)}. Setting `trained`, 256 training examples (newsgroups 200), five "
-                "folds of 256 trusted ones, up to 2,000 others of the pool outside. Changes are relative "
-                "to the outside loss: negative = better. "
+                "folds of 256 trusted ones, up to 2,000 others of the pool outside; of MiniLM the last layer "
+                "and the head are trained. Changes are relative to the outside loss: negative = better. "
                 "*Recommended*: 0 where the verdict is to drop nothing. *Best set, always*: what happens to "
                 "who drops the best set whatever the verdict. `dit, centred, mean` lets `dit`, "
                 "`dit:centre=0.9` and their mean compete; *final loss* takes the examples of the largest "

@@ -22,8 +22,9 @@ def _found(report: Report) -> Table:
 
 
 def _seeds(report: Report) -> str:
-    counts = {task: next(iter(cells.values()))["seeds"] for task, cells in report["tasks"].items()}
-    return ", ".join(f"{task} {count}" for task, count in counts.items())
+    found = {task: [one["seeds"] for one in cells.values()] for task, cells in report["tasks"].items()}
+    ends = {task: dict.fromkeys((min(counts), max(counts))) for task, counts in found.items()}
+    return ", ".join(f"{task} {' to '.join(map(str, counts))}" for task, counts in ends.items())
 
 
 def _cells(report: Report) -> list[Report]:
