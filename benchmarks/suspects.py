@@ -28,7 +28,7 @@ from benchmarks.shared.results import kept, spread
 from benchmarks.shared.targets import target_of, with_target
 from influencekit.evaluation import detection
 
-TAKES = "2 hours"
+TAKES = "3 hours"
 MERGES = True
 CASES = ("mnist", "kmnist", "cifar", "adult", "20news", "minilm", "diabetes")
 FRACTIONS, KINDS = (0.03, 0.1, 0.2), ("random", "class-dependent")
