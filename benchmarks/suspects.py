@@ -28,7 +28,7 @@ from benchmarks.shared.results import kept, spread
 from benchmarks.shared.targets import target_of, with_target
 from influencekit.evaluation import detection
 
-TAKES = "2 hours"
+TAKES = "3 hours"
 MERGES = True
 CASES = ("mnist", "kmnist", "cifar", "adult", "20news", "minilm", "diabetes")
 FRACTIONS, KINDS = (0.03, 0.1, 0.2), ("random", "class-dependent")
@@ -62,10 +62,10 @@ def cifar(seed: int, data: Path | None) -> ik.Workload:
 
 
 def minilm(seed: int, data: Path | None) -> ik.Workload:
-    """All of MiniLM on the hardware newsgroups, AdamW; the validation set is trusted."""
-    from benchmarks.minilm.case import case
+    """The last layer of MiniLM on the hardware newsgroups, AdamW; the validation set is trusted."""
+    from benchmarks.minilm.last_layer import last_layer
 
-    workload = case("adamw", 1e-4, seed).clean
+    workload = last_layer(seed)
     return replace(workload, test=workload.validation)
 
 
@@ -191,7 +191,7 @@ def answer(
     return {
         "setting": "setting trained; verify 0. 1,000 examples are trained on (newsgroups 779, diabetes 300, "
         "MiniLM 256), and 10,000 others trusted (KMNIST 999, CIFAR 500, newsgroups 389, MiniLM 256, diabetes "
-        "142)",
+        "142); of MiniLM the last layer and the head are trained",
         "repeats": repeats,
         "tasks": tasks,
     }

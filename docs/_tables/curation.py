@@ -88,6 +88,10 @@ def _seeds(report: Report) -> str:
     return ", ".join(f"{case} {count}" for case, count in report["seeds"].items() if count)
 
 
+def _texts(report: Report) -> str:
+    return "; of MiniLM the last layer and the head are trained" if report["seeds"].get("minilm") else ""
+
+
 PAGE = Page(
     "What curation is worth",
     "[Curation](../cleaning.md#how-to-read-curate) recommends what to leave out, and states its effect with "
@@ -98,8 +102,8 @@ PAGE = Page(
             ("curation",),
             lambda report: (
                 f"Seeds: {_seeds(report)}. Setting `trained`, 256 training examples (newsgroups 200), five "
-                "folds of 256 trusted ones, up to 2,000 others of the pool outside. Changes are relative "
-                "to the outside loss: negative = better. "
+                f"folds of 256 trusted ones, up to 2,000 others of the pool outside{_texts(report)}. Changes "
+                "are relative to the outside loss: negative = better. "
                 "*Recommended*: 0 where the verdict is to drop nothing. *Best set, always*: what happens to "
                 "who drops the best set whatever the verdict. `dit, centred, mean` lets `dit`, "
                 "`dit:centre=0.9` and their mean compete; *final loss* takes the examples of the largest "

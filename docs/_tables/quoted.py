@@ -35,6 +35,17 @@ def _kills(number: Callable[[dict], int]) -> Callable[[], str]:
     return lambda: str(sum(map(number, load_result("kills")["campaigns"])))
 
 
+def _within_5_points(task: str) -> Callable[[], str]:
+    """In how many of a task's runs the precision that `suspects` expected was at most .05 off."""
+
+    def figure() -> str:
+        rows = load_result("suspects")["tasks"][task].values()
+        hits = sum(row["within_5_points"] * row["seeds"] for row in rows)
+        return f"{round(hits)} of {sum(row['seeds'] for row in rows)}"
+
+    return figure
+
+
 COMPUTED: dict[str, Callable[[], str]] = {
     "minilm-dit-wins": _minilm("dit, gauss-newton", wins=True),
     "minilm-sum-wins": _minilm("final loss and dit, gauss-newton", wins=True),
@@ -42,6 +53,7 @@ COMPUTED: dict[str, Callable[[], str]] = {
     "layers-rows": lambda: str(len(load_result("torch_nn")["kinds"])),
     "layers-refused": lambda: _rows("refused"),
     "layers-wrong": lambda: _rows("wrong", "raw error", "killed"),
+    "suspects-minilm-within": _within_5_points("minilm"),
     "kills": _kills(lambda campaign: campaign["kills"]),
     "kills-lost": _kills(lambda campaign: campaign["lost_steps"]),
     "kills-wrong": _kills(lambda campaign: len(campaign["faults"])),
