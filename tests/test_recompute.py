@@ -24,6 +24,10 @@ class Block(nn.Module):
     def forward(self, x, scale=1.0):
         return x + scale * self.drop(self.down(torch.tanh(self.up(self.norm(x)))))
 
+    def remembering(self, x):
+        self.last = torch.tanh(self.up(x))
+        return self(x)
+
     def pair(self, x, memory):
         return [self(x), {"memory": memory * 2, "many": 3}]
 
@@ -74,6 +78,11 @@ class Model(nn.Module):
         elif self.way == "a constant in place":
             count = torch.zeros(1, dtype=x.dtype)
             x = self.through(lambda y, n: a(y) * n.add_(1), x, count) + b(x) * count
+        elif self.way == "an attribute":
+            x = self.through(a.remembering, x) * (1 + a.last.mean(-1, keepdim=True))
+        elif self.way == "a list":
+            kept = []
+            x = self.through(lambda y, more: more.append(b(y)) or a(y), x, kept) * kept[0]
         elif self.way == "one block twice":
             x = self.through(a, self.through(a, x) + self.through(a, x))
         return self.last(x)
@@ -81,7 +90,8 @@ class Model(nn.Module):
 
 WAYS = [
     "module", "reentrant", "under its module's name", "closure", "a parameter inside", "an activation inside",
-    "named", "several outputs", "nested", "in place", "a constant in place", "one block twice",
+    "named", "several outputs", "nested", "in place", "a constant in place", "an attribute",
+    "a list", "one block twice",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, Protocol
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def block(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     while isinstance(function, partial):
         args, kwargs = (*function.args, *args), function.keywords | kwargs
         function = function.func
-    return _Block(call, function, args, kwargs).outputs()
+    return _Block(call, function, args, kwargs).outputs(args, kwargs)
 
 
 _OPTIONS = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
@@ -113,25 +114,35 @@ class _Block:
         self._outputs: list[int] = []
         self._norms: list[Tensor] = []
 
-    def outputs(self) -> Any:
-        """Those of the function, which go back to its inputs."""
-        inputs = self._inputs()
-        leaves = [x.detach().requires_grad_() for x in inputs]
+    def outputs(self, args: Any, kwargs: Any) -> Any:
+        """Those of the function, which go back to its inputs. It is called on copies of its arguments, args
+        and kwargs; where these would not do, on the arguments themselves, and is not computed again."""
+        leaves = [x.detach().requires_grad_() for x in self._inputs()]
+        token = _Token()
+        kept = ref(token)
         with torch.enable_grad():
-            given = self._given_of(leaves)
-            found, spec = pytree.tree_flatten(self._run(given, leaves))
+            watched = [_Watched.apply(token, x) for x in leaves]
+            given = self._given_of(watched)
+            arguments = pytree.tree_unflatten(given, self._spec)
+            found, spec = pytree.tree_flatten(self._run(arguments, watched))
         self._outputs = [i for i, x in enumerate(found) if isinstance(x, Tensor) and x.requires_grad]
+        values = [found[i].detach() for i in self._outputs]
         reached = _reached(found[i] for i in self._outputs)
         changed = any(x._version for x in given if isinstance(x, Tensor))
-        if changed or not reached <= {id(x) for x in leaves}:  # in place; something else needs a gradient
+        after, same = pytree.tree_flatten(arguments)
+        changed |= same != self._spec or any(x is not y for x, y in zip(after, given, strict=True))
+        for i in self._outputs:
+            found[i] = None
+        del token, watched, given, arguments, after
+        # changed in place; something else needs a gradient; a result went elsewhere, as to an attribute
+        if changed or not reached <= {id(x) for x in leaves} or kept() is not None:
             self._random.restore()
-            args, kwargs = pytree.tree_unflatten(self._given, self._spec)
             return self._function(*args, **kwargs)
         count = len(self._places)
         pairs = zip(self._names, leaves[count:], strict=True)
         self._names = [name for name, x in pairs if id(x) in reached]
         if self._outputs:
-            inputs, values = self._inputs(), [found[i].detach() for i in self._outputs]
+            inputs = self._inputs()
             for i in self._places:
                 self._given[i] = None  # the graph keeps it
             self._norms = [torch.linalg.vector_norm(x) for x in values]
@@ -142,7 +153,8 @@ class _Block:
     def again(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs that need a gradient, computed once more, of these inputs. Errors: they are others."""
         with self._random.as_then(), torch.enable_grad(), recomputing():
-            found = pytree.tree_leaves(self._run(self._given_of(inputs), inputs))
+            arguments = pytree.tree_unflatten(self._given_of(inputs), self._spec)
+            found = pytree.tree_leaves(self._run(arguments, inputs))
         outputs = [x for i, x in enumerate(found) if i in self._outputs]
         norms = [torch.linalg.vector_norm(x.detach()) for x in outputs]
         if len(norms) != len(self._norms) or not all(map(_near, norms, self._norms)):
@@ -163,8 +175,8 @@ class _Block:
             given[i] = x
         return [x.clone() if isinstance(x, Tensor) else x for x in given]
 
-    def _run(self, given: Sequence[Any], inputs: Sequence[Tensor]) -> Any:
-        args, kwargs = pytree.tree_unflatten(given, self._spec)
+    def _run(self, arguments: tuple[Any, Any], inputs: Sequence[Tensor]) -> Any:
+        args, kwargs = arguments
         pairs = zip(self._names, inputs[len(self._places) :], strict=True)
 
         def run() -> Any:
@@ -172,6 +184,21 @@ class _Block:
                 return self._function(*args, **kwargs)
 
         return self._call.again({**self._call.state, **dict(pairs)}, run)
+
+
+class _Token:
+    """Lives as long as a graph that goes back to a watched tensor."""
+
+
+class _Watched(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: _Token, x: Tensor) -> Tensor:
+        ctx.token = token
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, by: Tensor) -> Any:
+        return None, by
 
 
 class _Forward(torch.autograd.Function):
