@@ -8,9 +8,12 @@ from helpers_tape import Examples, network, per_example
 from torch.utils.data import DataLoader, default_collate
 
 import influencekit as ik
+from influencekit._files import Folder
 
 
-def on(store, loss=per_example, change=lambda model: None, epochs=1, stop=None, collate=None):
+def on(
+    store, loss=per_example, change=lambda model: None, epochs=1, stop=None, collate=None, recorder="full"
+):
     """A run that is resumed if it is there: its loss and its model may be others, and so may the loader's
     collation."""
     torch.manual_seed(1)
@@ -18,7 +21,7 @@ def on(store, loss=per_example, change=lambda model: None, epochs=1, stop=None, 
     change(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader, step = DataLoader(data, batch_size=4, collate_fn=collate), 0
-    with ik.Tape(store, model, optimizer, loss=loss, data=data, recorder="full", resume=True) as tape:
+    with ik.Tape(store, model, optimizer, loss=loss, data=data, recorder=recorder, resume=True) as tape:
         for _ in range(epochs):
             for _, (x, y) in tape.batches(loader):
                 if step == stop:
@@ -135,3 +138,23 @@ def test_a_resumed_run_that_ends_at_once_stays(tmp_path):
     with pytest.raises(ik.InputError, match="is complete: there is nothing to resume"):
         on(store, epochs=0)
     assert files(store) == before
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_complete(tmp_path, monkeypatch):
+    store, hold, finished = tmp_path / "run.zarr", Folder.hold, []
+
+    def again(**options):
+        on(store, recorder="every-k:k=2", **options)
+
+    def late(folder):
+        monkeypatch.undo()
+        again()
+        finished.append(files(store))
+        hold(folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        again(stop=2)
+    monkeypatch.setattr(Folder, "hold", late)
+    with pytest.raises(ik.InputError, match="is complete: there is nothing to resume"):
+        again()
+    assert finished == [files(store)]

@@ -108,8 +108,7 @@ class TapeWriter:
     def reopen(self) -> dict[str, Any]:
         """Continue the store of a run that was interrupted. Returns its attributes."""
         assert self.store is not None
-        group = open_group(self.store)
-        attrs: dict[str, Any] = dict(group.attrs)
+        attrs = open_group(self.store).attrs
         if "tape" not in attrs:
             raise InputError(f"{self.store} is not a taped run; resume it with record(..., resume=True)")
         if attrs["recorder"] != label(self._recorder):
@@ -118,7 +117,7 @@ class TapeWriter:
                 f"it with recorder={attrs['recorder']!r}"
             )
         self.writer = Writer.resume(self.store, self._durable)
-        return attrs
+        return dict(self.writer.group.attrs)  # another process may have finished it until it was held
 
     def generators(self, number: int) -> bytes:
         """A row of the table of generator states."""
