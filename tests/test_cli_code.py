@@ -1,6 +1,7 @@
 """`--code FILE.py:NAME`: whatever the file does, the command ends with what was asked for, or one line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +65,11 @@ def test_a_folder_and_a_file_that_is_not_there(recorded, tmp_path):
         assert "expected a file and a name in it" in fails("verify", recorded, "--code", text, code=2)
 
 
-@pytest.mark.parametrize("save", [np.savez, np.save])
+def table(path, array):
+    Path(path).with_suffix(".csv").write_text("id\n4\n", encoding="utf-8")  # Python, too
+
+
+@pytest.mark.parametrize("save", [np.savez, np.save, table])
 def test_data_are_no_script(recorded, tmp_path, save):
     """An archive would be run for the program inside it. A script may have any name."""
     save(tmp_path / "t.npz", np.zeros(3))

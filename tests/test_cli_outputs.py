@@ -124,6 +124,14 @@ def test_outputs_in_each_others_place_are_refused_before_the_work(tmp_path, reco
     assert os.listdir(tmp_path) == ["link"]
 
 
+def test_a_file_in_place_of_the_folder_of_subsets_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("influencekit._verbs.compare.compare", None)
+    (tmp_path / "file").touch()
+    for path, where in (("file", "is a file"), ("file/sub", "lies below")):
+        line = fails("compare", TINY, "--evaluate", "lds", "--subsets", tmp_path / path, code=2)
+        assert where in line and "expected a folder that keeps what is done" in line
+
+
 def test_nothing_is_written_into_a_store(recorded):
     before = sorted(recorded.rglob("*"))
     for args in (

@@ -158,3 +158,15 @@ def test_a_run_that_another_process_finishes_meanwhile_is_complete(tmp_path, mon
     with pytest.raises(ik.InputError, match="is complete: there is nothing to resume"):
         again()
     assert finished == [files(store)]
+
+
+@pytest.mark.parametrize("recorder", ["full", "every-k:k=2", "every-k:k=3"])
+def test_a_loop_that_adds_nothing_to_a_complete_run_is_told_so(tmp_path, recorder):
+    """Whether or not the recorder keeps the last state by itself."""
+    store = tmp_path / "run.zarr"
+    on(store, recorder=recorder)
+    before = files(store)
+    with pytest.raises(ik.InputError, match="nothing to resume; it has 1 epochs, which are skipped"):
+        on(store, recorder=recorder)
+    assert files(store) == before
+    assert on(store, epochs=2, recorder=recorder).steps == 6

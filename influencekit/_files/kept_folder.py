@@ -10,7 +10,7 @@ from influencekit._files.open_folder import hold
 from influencekit._files.scratch import sweep, whole
 from influencekit.errors import StoreError
 
-__all__ = ["claim", "unmade"]
+__all__ = ["claim", "in_the_way", "unmade"]
 
 T = TypeVar("T")
 
@@ -44,8 +44,14 @@ def claim(
 
 def unmade(path: Path, error: Exception) -> StoreError:
     """The error for a folder that could not be made, or written to; a file in its place is named."""
+    said = getattr(error, "strerror", None) or error
+    return in_the_way(path) or StoreError(f"{path} cannot be written: {said}")
+
+
+def in_the_way(path: Path) -> StoreError | None:
+    """The error for a file that stands where a folder is to be, or above it."""
     there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if there.is_dir():
-        return StoreError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")
+        return None
     where = "is a file" if there == path else f"lies below {there}, which is a file"
     return StoreError(f"{path} {where}: expected a folder that keeps what is done; name one, or a new path")

@@ -127,9 +127,8 @@ def refuse_early_end(note: Mapping[str, Any], epoch: int) -> None:
         )
 
 
-def refuse_nothing_new(note: Mapping[str, Any], epoch: int, store: Any) -> None:
-    """Refuse a loop that ended with this epoch, although the run was longer, and complete."""
-    epochs = note["epoch"] + 1
+def refuse_nothing_new(epochs: int, epoch: int, store: Any) -> None:
+    """Refuse a loop that ended with this epoch and added nothing to a complete run of so many epochs."""
     raise InputError(
         f"{store} is complete: there is nothing to resume; it has {epochs} epochs, which are skipped, and "
         f"the loop had {epoch + 1}: loop over {epochs} and as many as you want to add, or go on with the "

@@ -30,7 +30,7 @@ from influencekit._tape.optimizer import (
     learning_rates,
     read_slots,
     trained_parameters,
-)
+)  # fmt: skip
 from influencekit._tape.ranks import at_end, merging, refuse_buffers, tape_ranks, together, writer_of
 from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
@@ -90,6 +90,7 @@ class Recording:
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
         self._unchecked: Resumed | None = None  # until its first boundary
         self.finished, self.closed, self._was_finished, self._ends = False, False, False, ""
+        self._had_epochs: int | None = None  # in the resumed run, where the loop was not at its end
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
             if not resume:
@@ -118,8 +119,8 @@ class Recording:
             remove()
         if (self._unchecked or self.writer.untouched) and (self._was_finished or error is not None):
             self.writer.opened.leave()
-            if error is None and self._resumed is not None:
-                refuse_nothing_new(self._resumed.snapshot, self._epoch, self.writer.store)
+            if error is None and self._had_epochs is not None:
+                refuse_nothing_new(self._had_epochs, self._epoch, self.writer.store)
             return
         note = partial(self._position.ended, self._epoch, self._batches_done)
         end_store(self.writer, error, self._last_state, note, self._spot, self._completed, self._steps.step)
@@ -345,6 +346,6 @@ class Recording:
             self._epoch = self._noted_epoch = kept.snapshot["epoch"]
             state.mark()
         else:
-            self._resumed = kept
+            self._resumed, self._had_epochs = kept, kept.snapshot["epoch"] + 1
             state.load(kept.tensors, kept.number)
             say_resumed(kept.snapshot, kept.number, self.writer.store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +18,6 @@ from influencekit.cli.report import command_of
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import xarray as xr
 
     from influencekit._trajectory.trajectory import Trajectory
@@ -218,7 +217,12 @@ def compare(
 def _repeats(
     ctx: click.Context, ceiling: Any, runs: int, cross_seed: bool, subsets: str | None
 ) -> dict[str, Any]:
-    """The arguments of the verb for the ceiling and other seeds. Errors: runs without a ceiling."""
+    """The arguments of the verb for the ceiling and other seeds. Errors: runs without a ceiling, a file where
+    the folder `subsets` is to be."""
+    from influencekit._files import in_the_way
+
+    if subsets is not None and (error := in_the_way(Path(subsets))):
+        raise InputError(f"--subsets {error}")
     typed = ctx.get_parameter_source("ceiling_runs") is click.core.ParameterSource.COMMANDLINE
     if ceiling is None and typed:
         raise InputError("--ceiling-runs says how often --ceiling repeats the retraining; add --ceiling")

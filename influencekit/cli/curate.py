@@ -36,12 +36,6 @@ __all__ = ["curate"]
     help="How many examples to leave out: 5,10,20. [default: 1, 2, 5, 10 and 20 % of them]",
 )
 @click.option(
-    "--trusted",
-    metavar="FILE.py:NAME",
-    help="Examples with right labels that the run was not trained on: a function of that file (or a value) "
-    "which gives a batch or a data set. It is run. [default: the run's own test set]",
-)
-@click.option(
     "--folds",
     type=int,
     default=5,
@@ -94,7 +88,7 @@ __all__ = ["curate"]
     help="A new file. .csv: every training example, the most harmful first, and which to drop, as `estimate "
     "--remove` and influencekit.remove read it; .zarr or .nc: the whole result.",
 )
-@shared("escape-formulas", "code", "device", "data-dir", "threads")
+@shared("trusted", "escape-formulas", "code", "device", "data-dir", "threads")
 def curate(
     store: str, choosers: str, k: str | None, trusted: str | None, folds: int, seed: int, draws: int,
     level: float, runs: int | None, keep: str | None, out: str | None, escape_formulas: bool,

@@ -108,6 +108,11 @@ _SHARED = {
         help="For runs that were recorded in Python: a function of that file (or a value) which gives the "
         "workload, or a dict with the arguments of influencekit.open (model, loss, data, test). It is run.",
     ),
+    "trusted": click.option(
+        "--trusted", metavar="FILE.py:NAME",
+        help="Examples with right labels that the run was not trained on: a function of that file (or a "
+        "value) which gives a batch or a data set. It is run. [default: the run's own test set]",
+    ),
     "executor": click.option(
         "--executor", metavar="SPEC",
         help="Who retrains: processes:4 (of this machine), dask:tcp://HOST:8786, or submitit:partition=NAME "

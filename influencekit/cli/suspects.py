@@ -28,12 +28,6 @@ __all__ = ["suspects"]
     "final-loss, aum and out-of-fold, and with trusted examples dit]",
 )
 @click.option(
-    "--trusted",
-    metavar="FILE.py:NAME",
-    help="Examples with right labels that the run was not trained on: a function of that file (or a value) "
-    "which gives a batch or a data set. It is run. [default: the run's own test set]",
-)
-@click.option(
     "--top",
     type=click.IntRange(min=0),
     default=10,
@@ -57,7 +51,7 @@ __all__ = ["suspects"]
     help="A new file. .csv: every training example, the most suspicious first, and what to do with it, as "
     "`estimate --remove` and influencekit.remove read it; .zarr or .nc: the whole result.",
 )
-@shared("escape-formulas", "code", "device", "data-dir", "threads")
+@shared("trusted", "escape-formulas", "code", "device", "data-dir", "threads")
 def suspects(
     store: str, scores: str | None, trusted: str | None, top: int, repeats: int, seed: int, out: str | None,
     escape_formulas: bool, code: str | None, device: str, data_dir: str | None, threads: int,

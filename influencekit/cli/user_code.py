@@ -15,6 +15,8 @@ from influencekit.errors import InfluenceKitError, InputError
 
 __all__ = ["from_code", "trusted_from", "value_from"]
 
+_DATA = {".csv", ".json", ".npz", ".tsv"}  # whose text may read as Python, too
+
 
 def from_code(code: str) -> Any:
     """What the named function of a file of the user's returns, or the named value: a Workload, or a dict.
@@ -65,7 +67,7 @@ def value_from(code: str, option: str = "--code", example: str = "parts", call: 
     file, asked = local(text), f"{option} {code}"
     if not file.is_file():
         raise InputError(f"{asked}: there is no file {file}{', but a folder' if file.is_dir() else ''}")
-    if file.suffix != ".py" and not _is_python(file):
+    if file.suffix in _DATA or (file.suffix != ".py" and not _is_python(file)):
         raise InputError(
             f"{asked}: {file} is no Python file; expected a script and a name in it, such as "
             f"train.py:{example}"
