@@ -89,8 +89,8 @@ class Recording:
         self._parameters, self._used = list(model.parameters()), list[bool]()
         self._resumed: Kept | None = None  # until the loop is where the resumed run was
         self._unchecked: Resumed | None = None  # until its first boundary
-        self.finished, self.closed, self._was_finished, self._ends = False, False, False, ""
         self._had_epochs: int | None = None  # in the resumed run, where the loop was not at its end
+        self.finished, self.closed, self._was_finished, self._ends = False, False, False, ""
         self._buffers = copied(model, [n for n, _ in model.named_buffers()])
         if store is not None and Path(store).exists():
             if not resume:
@@ -178,8 +178,7 @@ class Recording:
             found = next(source, None)
             if found is None:
                 return
-            done += 1
-            self._batches_done = done
+            self._batches_done = done = done + 1
             self._steps.pass_over()
             self._steps.push(found)
             ids: list[Hashable] = [i if self._own_names else self._ids[i] for i in found.indices]
