@@ -122,6 +122,16 @@ def test_verifying_the_top_is_planned_where_it_is_asked(tmp_path):
     assert next(line for line in shown.splitlines() if "verify_top:top=3" in line).split()[-1] == "3"
 
 
+@pytest.mark.parametrize("windows", [None, "each-epoch"])
+@pytest.mark.parametrize("removal", ["global", "occurrence"])
+def test_trust_is_planned_as_it_is_asked(windows, removal):
+    run = ik.record(ik.make("workload", SPEC))
+    planned = ik.plan(run, "dit", windows=windows, removal=removal).sel(work="trust")
+    found = ik.trust(run, windows=windows, removal=removal)
+    assert 0 < found.trainings <= int(planned.trainings) <= 1.5 * found.trainings
+    assert planned.seconds > 0
+
+
 def test_memory_and_time_are_of_the_right_size(found):
     """A factor of two in memory; in time ten, on whatever machine runs this."""
     import resource
@@ -138,7 +148,7 @@ def test_memory_and_time_are_of_the_right_size(found):
 
 def test_many_windows_cost_more_than_one():
     many = ik.plan(SPEC, "dit", "test-losses", "each-epoch")
-    assert many.sizes["work"] == 6 and float(many.seconds.sel(work="dit")) > 0
+    assert many.sizes["work"] == 7 and float(many.seconds.sel(work="dit")) > 0
     assert np.isfinite(many.seconds).all()
 
 

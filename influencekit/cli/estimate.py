@@ -102,7 +102,7 @@ __all__ = ["estimate"]
     "--dry-run",
     is_flag=True,
     help="Only say what it would take, --verify-top included, from a few steps, as influencekit plan does. "
-    "--trust and --remove are not in it.",
+    "--remove is not in it, nor what --trust adds where the scores cannot be believed.",
 )
 @click.option(
     "--contributions",

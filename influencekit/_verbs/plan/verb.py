@@ -47,7 +47,7 @@ def plan(
 
     The result has a row for each piece of `work`: `record` (of a workload), every one of `estimators`,
     `verify_top` of so many examples (with `parts`, of parts of examples) where it is given, and what can
-    follow, `lds`, `ceiling`, `curate` and `suspects` with their defaults. `seconds` [work], on this
+    follow, `trust`, `lds`, `ceiling`, `curate` and `suspects` with their defaults. `seconds` [work], on this
     machine as it is now, with as many threads as torch has; `memory` [work], the most that the process will
     have in bytes, on a GPU what torch has allocated there; `disk` [work], bytes that are written, NaN where
     there are none; `trainings` [work], models that are trained, `together` [work] at once; `passes` [work]

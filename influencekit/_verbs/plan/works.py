@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.curate.sets import sizes_of
 from influencekit._verbs.plan.advice import Choice
 from influencekit._verbs.plan.measure import Peak
@@ -11,6 +12,8 @@ from influencekit._verbs.plan.retraining import Retraining, retraining_of, start
 from influencekit._verbs.plan.sweeping import Sweep, sweep_of
 from influencekit._verbs.plan.work import Work
 from influencekit._verbs.suspects.cost import trainings_of
+from influencekit._verbs.trust.spans import looked_at
+from influencekit._verbs.trust.verb import EXAMPLES, method_for
 from influencekit.errors import InputError
 from influencekit.estimators.dit import DIT
 from influencekit.estimators.expected_loo import ExpectedLOO
@@ -68,8 +71,8 @@ def works_of(
     recording: Recording, query: Query, methods: Sequence[Estimator], windows: Sequence[Window], peak: Peak,
     top: int | None = None, parts: bool = False,
 ) -> Works:  # fmt: skip
-    """Every method, `verify_top` of the first `top`, if asked, then `lds`, `ceiling`, and with a test set
-    `curate` and `suspects`, by their defaults. `parts`: what is verified are parts of examples."""
+    """Every method, `verify_top` of the first `top`, if asked, then `trust`, `lds`, `ceiling`, and with a
+    test set `curate` and `suspects`, by their defaults. `parts`: what is verified are parts of examples."""
     short, steps, n = recording.short, recording.steps, recording.short.workload.n_train
     retraining = retraining_of(short, steps, query, n, "auto", peak)
     starts, sweep = starts_of(short, min(n, _EXAMPLES)), None
@@ -88,6 +91,7 @@ def works_of(
             works.append(_retrained(name, method, retraining.alone() if alone else retraining, starts))
     if top is not None:
         works.append(_verified(top, parts, retraining, starts))
+    works.append(_trusted(short, steps, windows, retraining, starts))
     whole = [0] * _SUBSETS
     works.append(retraining.work(f"lds:m={_SUBSETS}", whole))
     works.append(retraining.work(f"ceiling:runs={_RUNS}", starts, _RUNS))
@@ -125,6 +129,17 @@ def _verified(top: int, parts: bool, retraining: Retraining, starts: Sequence[in
         return work
     own = retraining.steps * retraining.one.step
     return work._replace(seconds=work.seconds + own, trainings=work.trainings + 1)
+
+
+def _trusted(
+    short: Trajectory, steps: int, windows: Sequence[Window], retraining: Retraining, starts: Sequence[int]
+) -> Work:
+    """By its defaults. What `estimate` adds where it is low is not in it."""
+    count, looked = min(EXAMPLES + EXAMPLES // 2, len(starts)), looked_at(windows, steps)
+    models = [0, *_some(starts, count)] if method_for(short, "auto") == "retrain" else [0, 0]
+    work = retraining.work("trust", models)
+    seconds = work.seconds * sum(span.runs for span in looked)
+    return work._replace(seconds=seconds, trainings=len(models) * len(looked))
 
 
 def _choosing(n: int, retraining: Retraining, sweep: Work) -> list[Work]:

@@ -1,6 +1,6 @@
 """Which windows are looked at: spans of absence share retrainings, and their cost has a bound."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,16 +29,18 @@ class Span(NamedTuple):
     runs: float
 
 
-def looked_at(trajectory: Trajectory, windows: Sequence[Window]) -> list[Span]:
-    """The spans of absence of these windows, as many as cost no more than `RUNS` together.
+def looked_at(
+    windows: Sequence[Window], steps: int, last_read: Callable[[int], int] = lambda t: t
+) -> list[Span]:
+    """The spans of absence of these windows of so many steps, as many as cost no more than `RUNS` together.
 
-    All windows of global removal are one span. Of too many, some are taken, evenly from the first to the
-    last; the first is always among them.
+    `last_read`: the last state that is read where one is asked for. All windows of global removal are one
+    span. Of too many, some are taken, evenly from the first to the last; the first is always among them.
     """
-    steps, found = trajectory.steps, []
-    for absent, members in sorted(spans(windows, trajectory.steps).items()):
+    found = []
+    for absent, members in sorted(spans(windows, steps).items()):
         reads = {t for k in members for t in windows[k].evaluations(steps)}
-        found.append(Span(absent, members, (max(map(trajectory.last_read, reads)) - absent[0]) / steps))
+        found.append(Span(absent, members, (max(map(last_read, reads)) - absent[0]) / steps))
     count = min(len(found), _SPANS)
     while True:
         some = [found[k] for k in np.unique(np.linspace(0, len(found) - 1, count).round().astype(int))]

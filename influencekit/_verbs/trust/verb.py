@@ -45,12 +45,13 @@ from influencekit.interfaces import Average, Estimator, Query
 from influencekit.registry import label, resolve
 from influencekit.windows import Removal, Window
 
-__all__ = ["LIMITS", "trust"]
+__all__ = ["EXAMPLES", "LIMITS", "method_for", "trust"]
 
 Method = Literal["auto", "retrain", "smooth"]
 
 # Below them the ranks of all examples agree with retraining to less than .9, as a rule: benchmarks/trust.py
 LIMITS = {"retrain": 0.9, "smooth": 0.9}
+EXAMPLES = 16  # that are left out, and half as many with the largest scores
 _BATCHED = 1_000_000  # parameters beyond which retraining many models at once gains nothing
 
 
@@ -61,7 +62,7 @@ def trust(
     query: Query | str = "test-loss",
     estimator: Estimator | str | xr.Dataset = "dit",
     method: Method = "auto",
-    examples: int = 16,
+    examples: int = EXAMPLES,
     seed: int = 0,
     windows: Windows = None,
     removal: Removal = "global",
@@ -131,10 +132,9 @@ def trust(
             "trust asks what leaving out single examples does, and these scores are for sets; ask about sets "
             'by evaluate(run, "lds")'
         )
-    if method == "auto":
-        small = trajectory.workload.n_params <= _BATCHED and strategy_of(trajectory, strategy) == "batch"
-        method = "retrain" if small else "smooth"
-    generator, spans = torch.Generator().manual_seed(seed), looked_at(trajectory, chosen)
+    method = method_for(trajectory, strategy) if method == "auto" else method
+    generator = torch.Generator().manual_seed(seed)
+    spans = looked_at(chosen, trajectory.steps, trajectory.last_read)
     if method == "retrain":
         given = trajectory, query, scores, chosen, spans, examples, generator, strategy
         found, reason = by_retraining(*given)
@@ -159,6 +159,12 @@ def trust(
         **{name: text for name, text in scores.attrs.items() if name == "caution"},
         believed=believed(chosen, values.values, limit, steps, found["count"].values.tolist()),
     )  # fmt: skip
+
+
+def method_for(trajectory: Trajectory, strategy: Strategy) -> Literal["retrain", "smooth"]:
+    """What `auto` is."""
+    small = trajectory.workload.n_params <= _BATCHED and strategy_of(trajectory, strategy) == "batch"
+    return "retrain" if small else "smooth"
 
 
 def _scored(
