@@ -28,7 +28,8 @@ LAYERS = {
         _training/checks/step _training/checks/taylor _training/checks/workload _training/clipping
         _training/curvature
         _training/forward_curvature _training/functional _training/gradients _training/group
-        _training/ids _training/in_memory _training/kernels/__init__ _training/kernels/batched_trace
+        _training/ids _training/in_memory _training/kernels/__init__ _training/kernels/attributes
+        _training/kernels/batched_trace
         _training/kernels/ctc _training/kernels/operators _training/kernels/products
         _training/kernels/recompute _training/kernels/same_trace _training/kernels/simplify
         _training/kernels/tracing

@@ -28,6 +28,20 @@ class Block(nn.Module):
         self.last = torch.tanh(self.up(x))
         return self(x)
 
+    def reading(self, model, x):
+        return nn.functional.layer_norm(self(x * model.mask), (4,))
+
+    def adding(self, model, x):
+        y = self(x)
+        model.total = model.total + y.square().mean(-1, keepdim=True)
+        model.calls.append(len(model.calls))
+        return y
+
+    def remembering_a_norm(self, model, x):
+        if model.norm is None:
+            model.norm = model.first.weight.norm()
+        return self(x) / model.norm
+
     def pair(self, x, memory):
         return [self(x), {"memory": memory * 2, "many": 3}]
 
@@ -83,6 +97,24 @@ class Model(nn.Module):
         elif self.way == "a list":
             kept = []
             x = self.through(lambda y, more: more.append(b(y)) or a(y), x, kept) * kept[0]
+        elif self.way == "an attribute that the model sets":
+            self.mask = (x.sum(-1, keepdim=True) > 0).to(x)
+            for block in self.blocks:
+                x = self.through(block.reading, self, x)
+            self.mask = None
+        elif self.way == "an attribute that blocks add to":
+            self.total, self.calls = 0.0, []
+            for block in self.blocks:
+                x = self.through(block.adding, self, x)
+            assert self.calls == [0, 1, 2]
+            x = x * self.total
+        elif self.way == "an attribute that is computed once":
+            self.norm = None
+            for block in self.blocks:
+                x = self.through(block.remembering_a_norm, self, x)
+        elif self.way == "a view":
+            x = self.through(lambda y: b(a(y)).transpose(0, 1).transpose(0, 1), x)
+            x = self.through(lambda y: (y, y[:, :1]), x)[1] + self.through(lambda y: y.view_as(y), x).mul_(2)
         elif self.way == "one block twice":
             x = self.through(a, self.through(a, x) + self.through(a, x))
         return self.last(x)
@@ -91,7 +123,8 @@ class Model(nn.Module):
 WAYS = [
     "module", "reentrant", "under its module's name", "closure", "a parameter inside", "an activation inside",
     "named", "several outputs", "nested", "in place", "a constant in place", "an attribute",
-    "a list", "one block twice",
+    "a list", "an attribute that the model sets", "an attribute that blocks add to",
+    "an attribute that is computed once", "a view", "one block twice",
 ]  # fmt: skip
 
 
@@ -233,6 +266,23 @@ def test_a_block_that_is_another_when_it_is_computed_again_is_refused():
 
     with pytest.raises(ik.InputError, match="a lambda does that reads a loop's variable"):
         found(workload(Late("")))
+
+
+def test_outputs_are_known_again_by_more_than_their_norm():
+    """A layer norm at the end gives all of them the same."""
+
+    class Late(Model):
+        def forward(self, x):
+            x, order = torch.tanh(self.first(x)), [0, 1, 2, 3]
+            for block in self.blocks:
+                x = checkpoint(lambda y: block(y)[:, order], x, use_reentrant=False)  # noqa: B023
+                order.reverse()
+            return self.last(x)
+
+    model = Late("")
+    model.blocks = nn.ModuleList([model.blocks[0]] * 3)
+    with pytest.raises(ik.InputError, match="gives other outputs when it is computed again"):
+        found(workload(model))
 
 
 def test_checkpoint_is_torchs_own_outside():

@@ -32,18 +32,18 @@ def called(
     made of the clones.
     """
     own = {name: b for name, b in model.named_buffers() if name not in buffers}
-    whole, places = _Whole(model), _places(model)
+    whole, places, modules = _Whole(model), _places(model), list(model.modules())
 
     def call(parameters: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         clones = {name: b.clone() for name, b in {**own, **buffers}.items()}
         given = {**parameters, **clones}
         state = {f"model.{key}": given[name] for key, name in places if name in given}
-        block = None if buffers else recompute.Call(state, again)
+        block = None if buffers else recompute.Call(state, again, modules)
         with plain_operators(), within(clones.values()), recompute.within(block):
             return functional_call(whole, state, (run, tuple(buffers)), tie_weights=False)
 
     def again(state: Mapping[str, Tensor], run: Callable[[], Any]) -> Any:
-        with plain_operators(), recompute.within(recompute.Call(state, again)):
+        with plain_operators(), recompute.within(recompute.Call(state, again, modules)):
             return functional_call(whole, dict(state), (lambda _: run(), ()), tie_weights=False)[0]
 
     try:

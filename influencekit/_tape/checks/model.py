@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import copy
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from influencekit._tape.random_draws import RandomDraws
-from influencekit._tape.replica import Replica, few_of
+from influencekit._tape.replica import Replica, few_of, put_back
 from influencekit._tape.rng import preserved_random, restored
 from influencekit._training.batch import Batch, select, tensors_of
 from influencekit._training.buffers import buffers_in_float64
@@ -114,9 +115,34 @@ def refuse_nondifferentiable(
         if replica.call.penalty is not None:  # |theta| has a corner where theta is 0, as it often is at first
             theta = torch.where(theta == 0, 1e-2 * theta.norm() / len(theta) ** 0.5, theta)
         slots = len(rows) + (replica.call.penalty is not None)
-        check_pull(part, theta, theta.new_full((slots,), 1 / len(rows)))
+        coefficients = theta.new_full((slots,), 1 / len(rows))
+        _refuse_buffers_of_backward(replica, layout, theta, part, coefficients, rng)
+        check_pull(part, theta, coefficients)
     except InputError as error:
         raise InputError(f"{error} (to record for loo alone, pass check=0)") from error
+
+
+def _refuse_buffers_of_backward(
+    replica: Replica, layout: Layout, theta: Tensor, part: Part, coefficients: Tensor, rng: bytes | None
+) -> None:
+    """Refuse a model of which backward changes buffers, as it does where checkpointing computes a block that
+    changes them once more: derivatives are those of its forward pass."""
+    batch, losses = part.batch, part.losses
+    buffers = losses.buffers
+    if not buffers:
+        return
+    _, _, trained = replica.gradient(layout, theta, buffers, [(copy(batch), coefficients, rng)], None)
+    put_back(dict(replica.model.named_buffers()), buffers)
+    with torch.enable_grad():
+        _, forward = losses.call(theta.detach().requires_grad_(), buffers, batch, nullcontext)
+    for name, before in buffers.items():
+        x, y = (after[name].detach().double() - before.double() for after in (trained, forward))
+        if (x - y).abs().max() > 0.05 * max(x.abs().max(), y.abs().max()):
+            raise InputError(
+                f"backward changes buffer {name} of the model, which only a forward pass may: checkpointing "
+                "computes a block twice, and so changes running statistics twice; leave the layer out of "
+                "what is checkpointed, or use one without running statistics"
+            )
 
 
 def refuse_inseparable(replica: Replica, batch: Batch, rng: bytes | None) -> None:

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
+from influencekit._training.kernels.operators import plain_operators
 from influencekit.errors import InputError
 
 __all__ = ["check_model", "check_side_doors", "copy_model", "frozen", "leaves", "refuse_hidden_ties"]
 
 _WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+_PARTS = {"_parameters", "_buffers", "_modules"}
 _FLOATS = (torch.float32, torch.float64)
 
 
@@ -164,7 +167,7 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = (), double: bool = F
                 data = p.data.double() if cast else deepcopy(p.data, memo)  # not a copy and another of it
                 memo[id(p)] = nn.Parameter(data, p.requires_grad)
         for module in model.modules():  # weights that a hook computes are no leaves, which torch refuses
-            for x in vars(module).values():
+            for x in tree_leaves([x for name, x in vars(module).items() if name not in _PARTS]):
                 if isinstance(x, Tensor) and x.grad_fn is not None:
                     memo[id(x)] = x.detach().clone()
         copy = deepcopy(model, memo)
@@ -198,7 +201,7 @@ def check_side_doors(
     buffers = {name: b.detach().clone() for name, b in copy.named_buffers()}
     put = {f"model.{n}": x for n, x in (theta | {n: b.clone() for n, b in buffers.items()}).items()}
     before = {name: x.detach().clone() for name, x in theta.items()}
-    with torch.enable_grad(), _same_draws(own.values()):
+    with torch.enable_grad(), _same_draws(own.values()), plain_operators():
         losses = functional_call(_Call(copy, call), put)
     ends = leaves(losses)
     found = [x for x in ends if not any(x is y for y in theta.values())]
@@ -234,7 +237,7 @@ def _compare(
             for name in theta:
                 own[name].copy_(theta[name] if inside and name in changed else old[name])
         put = {f"model.{n}": theta[n] if n in changed else old[n] for n in theta}
-        with torch.enable_grad(), _same_draws(own.values()):  # a loss may take derivatives itself
+        with torch.enable_grad(), _same_draws(own.values()), plain_operators():  # it may take derivatives
             return functional_call(_Call(copy, call), {} if inside else put).detach()
 
     def same(a: Tensor, b: Tensor) -> bool:

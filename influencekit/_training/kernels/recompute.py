@@ -18,13 +18,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, Protocol
-from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from influencekit._training.kernels.attributes import Attributes
 from influencekit.errors import InputError
 
 __all__ = ["Call", "Draws", "block", "drawing", "recomputing", "within"]
@@ -33,13 +33,17 @@ _on: ContextVar[bool] = ContextVar("recomputing", default=False)
 _call: ContextVar[Call | None] = ContextVar("call", default=None)
 _draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
+_SAME = 1e-4  # of their norm, by which outputs may differ when they are computed again
+_GOLDEN = 0.6180339887498949
+
 
 class Call(NamedTuple):
     """A model that is called as a function of the tensors in `state`, parameters and buffers by name;
-    `again(state, run)` is `run()` while they are others."""
+    `again(state, run)` is `run()` while they are others. `modules`: all of the model's."""
 
     state: Mapping[str, Tensor]
     again: Callable[[Mapping[str, Tensor], Callable[[], Any]], Any]
+    modules: Sequence[nn.Module]
 
 
 class Draws(Protocol):
@@ -85,7 +89,8 @@ def block(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """What `torch.utils.checkpoint.checkpoint` gives: `function` of its arguments.
 
     It is computed again where that was asked for (`recomputing`), and where all that needs a gradient is
-    among the arguments and the model's parameters.
+    among the arguments and the model's parameters. Then modules have the attributes that they had at first,
+    since a model may set some for its blocks, such as a mask, and others by the time.
     """
     kwargs = {name: x for name, x in options.items() if name not in _OPTIONS}
     call = _call.get()
@@ -95,7 +100,7 @@ def block(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     while isinstance(function, partial):
         args, kwargs = (*function.args, *args), function.keywords | kwargs
         function = function.func
-    return _Block(call, function, args, kwargs).outputs(args, kwargs)
+    return _Block(call, function, args, kwargs).outputs()
 
 
 _OPTIONS = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
@@ -106,58 +111,46 @@ class _Block:
 
     def __init__(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self._call, self._function = call, function
-        self._given, self._spec = pytree.tree_flatten((args, kwargs))
+        self._given, self._spec = pytree.tree_flatten((args, kwargs), lambda x: _is_leaf(x, kwargs))
         tensors = [x for x in (*self._given, *call.state.values()) if isinstance(x, Tensor)]
         self._random, self._autocast = _Random.now(tensors), _autocast(tensors)
+        self._attributes = Attributes.of(call.modules)
         self._places = [i for i, x in enumerate(self._given) if isinstance(x, Tensor) and x.requires_grad]
         self._names = [name for name, x in call.state.items() if x.requires_grad]
         self._outputs: list[int] = []
-        self._norms: list[Tensor] = []
+        self._marks: list[Tensor] = []
 
-    def outputs(self, args: Any, kwargs: Any) -> Any:
-        """Those of the function, which go back to its inputs. It is called on copies of its arguments, args
-        and kwargs; where these would not do, on the arguments themselves, and is not computed again."""
-        leaves = [x.detach().requires_grad_() for x in self._inputs()]
-        token = _Token()
-        kept = ref(token)
-        with torch.enable_grad():
-            watched = [_Watched.apply(token, x) for x in leaves]
-            given = self._given_of(watched)
-            arguments = pytree.tree_unflatten(given, self._spec)
-            found, spec = pytree.tree_flatten(self._run(arguments, watched))
+    def outputs(self) -> Any:
+        """Those of the function, which is called once. Where computing it again would not do, all that was
+        computed is kept, and they go back to its inputs by that."""
+        inputs, before = self._inputs(), _versions(self._given)
+        watched = [x.view_as(x) for x in inputs]
+        nodes = [x.grad_fn for x in watched]  # held, so that each stays the object that it is
+        result = self._run(watched)
+        found, spec = pytree.tree_flatten(result)
         self._outputs = [i for i, x in enumerate(found) if isinstance(x, Tensor) and x.requires_grad]
-        values = [found[i].detach() for i in self._outputs]
-        reached = _reached(found[i] for i in self._outputs)
-        changed = any(x._version for x in given if isinstance(x, Tensor))
-        after, same = pytree.tree_flatten(arguments)
-        changed |= same != self._spec or any(x is not y for x, y in zip(after, given, strict=True))
-        for i in self._outputs:
-            found[i] = None
-        del token, watched, given, arguments, after
-        # changed in place; something else needs a gradient; a result went elsewhere, as to an attribute
-        if changed or not reached <= {id(x) for x in leaves} or kept() is not None:
-            self._random.restore()
-            return self._function(*args, **kwargs)
-        count = len(self._places)
-        pairs = zip(self._names, leaves[count:], strict=True)
-        self._names = [name for name, x in pairs if id(x) in reached]
-        if self._outputs:
-            inputs = self._inputs()
-            for i in self._places:
-                self._given[i] = None  # the graph keeps it
-            self._norms = [torch.linalg.vector_norm(x) for x in values]
-            for i, x in zip(self._outputs, _Forward.apply(self, values, *inputs), strict=True):
-                found[i] = x
+        outputs = [found[i] for i in self._outputs]
+        reached, elsewhere = _ends([x.grad_fn for x in outputs], nodes)
+        keep = not outputs or elsewhere or _versions(self._given) != before or _shared(outputs, inputs)
+        if keep or self._attributes.hold_others():
+            return result
+        values, count = [x.detach() for x in outputs], len(self._places)
+        self._names = [n for n, node in zip(self._names, nodes[count:], strict=True) if node in reached]
+        inputs = self._inputs()
+        for i in self._places:
+            self._given[i] = None  # the graph keeps it
+        self._marks = [_mark(x) for x in values]
+        for i, x in zip(self._outputs, _Forward.apply(self, values, *inputs), strict=True):
+            found[i] = x
         return pytree.tree_unflatten(found, spec)
 
     def again(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs that need a gradient, computed once more, of these inputs. Errors: they are others."""
         with self._random.as_then(), torch.enable_grad(), recomputing():
-            arguments = pytree.tree_unflatten(self._given_of(inputs), self._spec)
-            found = pytree.tree_leaves(self._run(arguments, inputs))
+            found = pytree.tree_leaves(self._run(inputs, self._attributes.as_then))
         outputs = [x for i, x in enumerate(found) if i in self._outputs]
-        norms = [torch.linalg.vector_norm(x.detach()) for x in outputs]
-        if len(norms) != len(self._norms) or not all(map(_near, norms, self._norms)):
+        marks = [_mark(x.detach()) for x in outputs]
+        if len(marks) != len(self._marks) or not all(map(_near, marks, self._marks)):
             raise InputError(
                 "a block that the model checkpoints gives other outputs when it is computed again, as a "
                 "lambda does that reads a loop's variable, or random numbers that are not torch's; give the "
@@ -168,37 +161,24 @@ class _Block:
     def _inputs(self) -> list[Tensor]:
         return [*(self._given[i] for i in self._places), *(self._call.state[n] for n in self._names)]
 
-    def _given_of(self, inputs: Sequence[Tensor]) -> list[Any]:
-        """What the function is given: copies, which it may change in place."""
+    def _run(self, inputs: Sequence[Tensor], within: Callable[[], Any] = nullcontext) -> Any:
+        """The function of these inputs."""
         given = list(self._given)
         for i, x in zip(self._places, inputs, strict=False):
             given[i] = x
-        return [x.clone() if isinstance(x, Tensor) else x for x in given]
-
-    def _run(self, arguments: tuple[Any, Any], inputs: Sequence[Tensor]) -> Any:
-        args, kwargs = arguments
+        args, kwargs = pytree.tree_unflatten(given, self._spec)
         pairs = zip(self._names, inputs[len(self._places) :], strict=True)
 
         def run() -> Any:
-            with self._autocast():
+            with self._autocast(), within():
                 return self._function(*args, **kwargs)
 
         return self._call.again({**self._call.state, **dict(pairs)}, run)
 
 
-class _Token:
-    """Lives as long as a graph that goes back to a watched tensor."""
-
-
-class _Watched(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, token: _Token, x: Tensor) -> Tensor:
-        ctx.token = token
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, by: Tensor) -> Any:
-        return None, by
+def _is_leaf(x: Any, kwargs: Any) -> bool:
+    """Whether the function is given this very object: all but tuples, of which it cannot change any."""
+    return not (isinstance(x, tuple) or x is kwargs)
 
 
 class _Forward(torch.autograd.Function):
@@ -275,26 +255,49 @@ def _autocast(tensors: Sequence[Tensor]) -> Callable[[], torch.autocast]:
     return lambda: torch.autocast(kind, dtype=dtype, enabled=on)
 
 
+def _versions(given: Sequence[Any]) -> list[int]:
+    """Which change when a tensor is changed in place."""
+    return [x._version for x in given if isinstance(x, Tensor) and not x.is_inference()]
+
+
+def _shared(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
+    """Whether an output lies where an input or another output does, so that a change of one in place is one
+    of the other."""
+    mine, theirs = _places(outputs), set(_places(inputs))
+    return len({*mine} - theirs) < len(mine)
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    return [x.untyped_storage().data_ptr() for x in tensors if x.layout is torch.strided and x.numel()]
+
+
+def _mark(x: Tensor) -> Tensor:
+    """Two numbers by which outputs are known again: their norm, and their sum with weights between -1 and 1
+    that differ from place to place."""
+    x = (x.to_dense() if x.layout is not torch.strided else x).reshape(-1)
+    x = torch.view_as_real(x).reshape(-1) if x.is_complex() else x
+    weights = torch.arange(len(x), device=x.device, dtype=torch.float64).mul_(_GOLDEN).frac_().mul_(2).sub_(1)
+    wide = x.double()
+    return torch.stack([torch.linalg.vector_norm(wide), wide @ weights])
+
+
 def _near(x: Tensor, y: Tensor) -> bool:
-    return torch.allclose(x, y, rtol=1e-3, equal_nan=True)
+    return torch.allclose(x, y, rtol=0, atol=_SAME * float(y[0].abs().nan_to_num(0.0)), equal_nan=True)
 
 
-def _reached(outputs: Iterable[Tensor]) -> set[int]:
-    """The ids of all tensors that need a gradient and that outputs depend on, and were not computed."""
-    found: set[int] = set()
+def _ends(outputs: Iterable[Any], nodes: Sequence[Any]) -> tuple[set[Any], bool]:
+    """Which of these nodes the outputs depend on, and whether on anything else that needs a gradient."""
+    stops, reached, elsewhere = set(nodes), set(), False
     seen: set[Any] = set()
-    waiting: list[Any] = []
-    for x in outputs:
-        if x.grad_fn is None:
-            found.add(id(x))
-        else:
-            waiting.append(x.grad_fn)
+    waiting = list(outputs)
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
-        if (variable := getattr(node, "variable", None)) is not None:
-            found.add(id(variable))
-        waiting.extend(other for other, _ in node.next_functions if other is not None)
-    return found
+        if node in stops:
+            reached.add(node)
+            continue
+        elsewhere |= hasattr(node, "variable")
+        waiting.extend(other for other, _ in node.next_functions)
+    return reached, elsewhere
