@@ -35,6 +35,7 @@ _draws: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 _SAME = 1e-4  # of their norm, by which outputs may differ when they are computed again
 _GOLDEN = 0.6180339887498949
+_PIECE = 1 << 20  # numbers that are weighed at once
 
 
 class Call(NamedTuple):
@@ -275,10 +276,16 @@ def _mark(x: Tensor) -> Tensor:
     """Two numbers by which outputs are known again: their norm, and their sum with weights between -1 and 1
     that differ from place to place."""
     x = (x.to_dense() if x.layout is not torch.strided else x).reshape(-1)
-    x = torch.view_as_real(x).reshape(-1) if x.is_complex() else x
-    weights = torch.arange(len(x), device=x.device, dtype=torch.float64).mul_(_GOLDEN).frac_().mul_(2).sub_(1)
-    wide = x.double()
-    return torch.stack([torch.linalg.vector_norm(wide), wide @ weights])
+    pieces = (torch.view_as_real(x).reshape(-1) if x.is_complex() else x).split(_PIECE)
+    weights = _weights(len(pieces[0]), x.device)
+    sums = torch.stack([piece.double() @ weights[: len(piece)] for piece in pieces])
+    norm = torch.linalg.vector_norm(x, dtype=torch.complex128 if x.is_complex() else torch.float64)
+    return torch.stack([norm.real, sums @ _weights(len(sums), x.device)])
+
+
+def _weights(count: int, device: torch.device) -> Tensor:
+    steps = torch.arange(1, count + 1, device=device, dtype=torch.float64)
+    return steps.mul_(_GOLDEN).frac_().mul_(2).sub_(1)
 
 
 def _near(x: Tensor, y: Tensor) -> bool:
