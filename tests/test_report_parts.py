@@ -39,6 +39,18 @@ def test_texts_may_come_by_id():
     assert [text for text, _ in one.parts] == by_id[one.row][: LENGTHS[one.row]]
 
 
+def test_texts_stand_in_the_place_of_numbers_of_tokens_and_blank_ones_can_be_seen():
+    def blank(example):
+        return ["", "  ", " the", *["x"] * len(example[1])]
+
+    (one, *_) = ik.report(RUN, SCORES, parts=PARTS, part_names=blank).record.examples
+    assert [text for text, _ in one.parts][:3] == ["(empty)", "␣␣", " the"][: len(one.parts)]
+    assert one.content is None
+    for others in ({}, {"part_names": blank, "names": {k: str(k) for k in range(99)}}):
+        (one, *_) = ik.report(RUN, SCORES, parts=PARTS, **others).record.examples
+        assert one.content.kind == "tokens"
+
+
 @pytest.mark.parametrize(
     ("parts", "names", "said"),
     [

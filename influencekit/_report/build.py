@@ -230,6 +230,8 @@ def _contents(
     own = examples(run.workload)
     named = [own[int(k)] for k in rows]
     found, within = contents_and_range(_batches(run, rows), named, given.show, given.names)
+    if given.part_names is not None and given.show is None and given.names is None:
+        found = [None if x is not None and x.kind == "tokens" else x for x in found]  # their texts are better
     return dict(zip((int(k) for k in rows), found, strict=True)), within
 
 

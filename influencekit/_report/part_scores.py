@@ -68,7 +68,7 @@ def _texts(names: PartNames, name: Any, example: Callable[[], Batch], count: int
             texts: Any = names[name] if name in names else names[str(name)]
         else:
             texts = names(select(example(), torch.tensor(0)))
-        found = [str(text)[:_LONGEST] for text in texts]
+        found = [_visible(str(text)[:_LONGEST]) for text in texts]
     except Exception as error:  # the user's own function
         raise InputError(f"report: part_names failed for example {short(name)} with {said(error)}") from error
     if len(found) < count or isinstance(texts, str):
@@ -77,3 +77,8 @@ def _texts(names: PartNames, name: Any, example: Callable[[], Batch], count: int
             f"got {short(texts)}"
         )
     return found
+
+
+def _visible(text: str) -> str:
+    """A blank text as one that can be seen."""
+    return text if text.strip(" ") else "␣" * len(text) or "(empty)"

@@ -156,7 +156,8 @@ def report(
 
     `parts`: what `estimate(..., parts=True)` gave for the same query, estimator and windows: the parts of
     each example, such as tokens, on a background by their effect. `part_names`: their texts, a function of
-    an example, as for `show`, or {id: texts}: a text for every part.
+    an example, as for `show`, or {id: texts}: a text for every part. They stand in the place of the
+    numbers of tokens.
 
     `most` examples are shown with their content. Up to 10,000 are listed with their numbers; of more, the
     ends, what was retrained, marked or linked, and a random sample. `command`: what makes this report again.
