@@ -42,7 +42,7 @@ def network():
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
-def loop(path, rank, before=None, examples=None, lr=0.02, group=True, average=None, **options):
+def loop(path, rank, before=None, examples=None, lr=0.02, group=True, average=None, again=False, **options):
     """6 steps of 4 examples a rank. `before(optimizer, step)` is called before each, and after the last one:
     "break" leaves the loop, "nan" makes inputs NaN."""
     torch.manual_seed(rank)
@@ -53,7 +53,8 @@ def loop(path, rank, before=None, examples=None, lr=0.02, group=True, average=No
     world = torch.distributed.group.WORLD if group else None
     before = before or (lambda optimizer, step: None)
     step = 0
-    with ik.Tape(path, model, optimizer, loss=LOSS, data=examples, group=world, **options) as tape:
+    tape = ik.Tape(path, model, optimizer, loss=LOSS, data=examples, group=world, **options)
+    with tape:
         for _ in range(2):
             for _, (x, y) in tape.batches(loader):
                 optimizer.zero_grad()
@@ -65,6 +66,13 @@ def loop(path, rank, before=None, examples=None, lr=0.02, group=True, average=No
                 optimizer.step()
                 step += 1
         before(optimizer, "end")
+    if again:
+        with tape:
+            for _, (x, y) in tape.batches(loader):
+                optimizer.zero_grad()
+                LOSS(model(x), y).mean().backward()
+                optimizer.step()
+    return tape
 
 
 def at(step, act):
@@ -174,10 +182,12 @@ def test_one_process_does_not_resume_what_ranks_recorded(tmp_path):
     path, cut = tmp_path / "run.zarr", tmp_path / "cut.zarr"
 
     def work(rank):
-        loop(path, rank)
+        with pytest.raises(ik.InputError, match="a run that several ranks recorded cannot go on; make a new"):
+            loop(path, rank, again=True)
         loop(cut, rank, before=leaving(4) if rank else None)
 
     on_ranks(2, work)
+    assert of(path)[0] == "complete"
     assert zarr.open_group(path, mode="r").attrs["tape"]["ranks"] == 2
     words = "was recorded by 2 ranks; a run of several ranks cannot be resumed: record into a new store"
     for store in (path, cut):
@@ -186,3 +196,11 @@ def test_one_process_does_not_resume_what_ranks_recorded(tmp_path):
     with pytest.warns(UserWarning, match="record it again into a new store .a run of 2 ranks cannot"):
         run = ik.open(cut, model=network(), loss=LOSS, data=data(), test=data())
     assert run.steps == 4
+
+
+def test_a_tape_of_a_group_of_one_goes_on():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert loop(None, 0, again=True).steps == 18
+    finally:
+        torch.distributed.destroy_process_group()

@@ -79,7 +79,7 @@ class Exchange:
             try:
                 self.told(Place.FAILED, step, (type(error), str(error)))
             except InfluenceKitError as shared:
-                raise shared from error
+                raise shared from None  # the same line, and said once
         raise error
 
 
