@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -47,13 +46,12 @@ class Exchange:
         """What each rank gives at the same place, by rank.
 
         Errors, each the same on all ranks: that of a rank which has failed; ranks that are elsewhere. Cost:
-        one small message, and a second one where a rank gives something.
+        one small message, and another where a rank gives something.
         """
         try:
-            data = b"" if mine is None else pickle.dumps(mine)
-            heads = self._ranks.numbers([place, step, len(data)])
-            parts = self._ranks.blobs(data, [length for *_, length in heads])
-            found = [pickle.loads(part) if part else None for part in parts]
+            heads = self._ranks.numbers([place, step, mine is not None])
+            more = any(there for *_, there in heads)
+            found = self._ranks.gathered(mine) if more else [None] * self.size
             failed = {k: found[k] for k, head in enumerate(heads) if head[0] == Place.FAILED}
             _raise_failed(failed, self.size)
             odd = next((k for k, head in enumerate(heads) if head[:2] != heads[0][:2]), None)

@@ -50,17 +50,6 @@ class Ranks:
             dist.all_gather(found, x, group=self.group)
         return [each.tolist() for each in found]
 
-    def blobs(self, mine: bytes, lengths: Sequence[int]) -> list[bytes]:
-        """The bytes of each rank, by rank, whose lengths all of them know; over a group of the CPU."""
-        if not max(lengths):
-            return [b""] * self.size
-        x = torch.zeros(max(lengths), dtype=torch.uint8)
-        x[: len(mine)] = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else 0
-        found = [torch.empty_like(x) for _ in range(self.size)]
-        with _told():
-            dist.all_gather(found, x, group=self.group)
-        return [each[:length].numpy().tobytes() for each, length in zip(found, lengths, strict=True)]
-
     def block(self, count: int) -> slice:
         """This rank's places among `count`: equal blocks, the last ones shorter or empty."""
         each = self.longest_block(count)
