@@ -9,6 +9,7 @@ import xarray as xr
 
 import influencekit as ik
 from influencekit.cli.problems import WorkloadSource
+from influencekit.cli.ranks import who_ends
 
 WORK = WorkloadSource("mnist-1v7-lr:n_train=24:epochs=2")
 
@@ -65,3 +66,12 @@ def test_other_commands_are_refused(tmp_path):
     found = started([tmp_path, tmp_path], "list")
     assert [code for code, *_ in found] == [2, 2]
     assert found[0][2].startswith("error: 2 processes were started for 'list'") and found[1][2] == ""
+
+
+def test_a_rank_that_torchrun_ends_says_that_another_may_have_ended(monkeypatch):
+    assert who_ends(143) == ""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert who_ends(143).startswith(": torchrun ends a rank where another one has ended") and not who_ends(
+        130
+    )

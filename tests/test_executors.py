@@ -1,6 +1,7 @@
 """Retraining on executors gives what one process gives, whoever works, in whatever order, how often."""
 
 import json
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -264,6 +265,18 @@ def test_what_cannot_be_pickled_is_one_line(run, tmp_path):
     lost = Losing(1, AttributeError("Can't pickle local object 'main.<locals>.loss'"))
     with pytest.raises(InputError, match=r"cannot be pickled \(.*<locals>.loss'\): define it at the top"):
         ik.estimate(run, estimator=LOOP, executor=ik.Workers(lost, tmp_path / "s"))
+
+
+@pytest.mark.parametrize("value", [42, {"wrong": 1}])
+def test_a_future_that_gives_another_object_is_refused(run, tmp_path, value):
+    class Wrong:
+        def submit(self, *args):
+            future = Future()
+            future.set_result(value)
+            return future
+
+    with pytest.raises(InputError, match=r"a future gave .*, which is not what the function gave that was"):
+        ik.estimate(run, estimator=LOOP, executor=ik.Workers(Wrong(), tmp_path / "s"))
 
 
 def test_estimators_that_retrain_nothing_need_no_executor(run):

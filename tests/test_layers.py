@@ -71,7 +71,8 @@ LAYERS = {
         estimators/loo estimators/sgd_influence estimators/final_loss estimators/aum
         estimators/out_of_fold _tape/__init__ _tape/causes _tape/change_detector
         _tape/checks/__init__ _tape/checks/agreement _tape/checks/arguments _tape/checks/collation
-        _tape/checks/columns _tape/checks/model _tape/checks/opened _tape/checks/resumed _tape/ending
+        _tape/checks/columns _tape/checks/model _tape/checks/opened _tape/checks/resumed
+        _tape/checks/same_loop _tape/ending _tape/exchange
         _tape/fingerprint _tape/hooks _tape/hyperparameters _tape/hypotheses _tape/index_entry
         _tape/intercept_loader _tape/listen _tape/loader _tape/loop_batches _tape/loop_position
         _tape/open_taped _tape/optimizer _tape/random_draws _tape/ranks _tape/recorded _tape/recording

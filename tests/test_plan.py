@@ -120,6 +120,11 @@ def test_verifying_the_top_is_planned_where_it_is_asked(tmp_path):
     command = ("estimate", str(tmp_path / "run.zarr"), "--verify-top", "3", "--dry-run")
     shown = CliRunner().invoke(cli, [*command, "--code", _code(tmp_path)], catch_exceptions=False).stdout
     assert next(line for line in shown.splitlines() if "verify_top:top=3" in line).split()[-1] == "3"
+    refused = CliRunner().invoke(cli, [*command, "--out", str(tmp_path / "x.csv")])
+    assert isinstance(refused.exception, ik.InputError) or refused.exit_code == 2
+    said = refused.output + str(refused.exception)
+    assert "--dry-run only says what it would take, and writes no file; leave out --out" in said
+    assert not (tmp_path / "x.csv").exists()
 
 
 @pytest.mark.parametrize("windows", [None, "each-epoch"])

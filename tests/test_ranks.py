@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import influencekit as ik
 from influencekit._files import check_result
+from influencekit._verbs.shards import how_far
 from influencekit.queries import TestLoss
 
 CLOSE = 1e-12  # sums in another order, in float64
@@ -142,6 +143,8 @@ def test_a_rank_that_dies_ends_the_others_and_the_store_says_how_far_it_came(tmp
     assert equal(there[:, 1, 2:], alone.contribution.values[:, 1, 2:]) and np.isnan(there[:, 1, :2]).all()
     with pytest.raises(ik.StoreError, match="did not end, and is there from step 2 for state 2, 2 for state"):
         ik.sum_over_windows(found)
+    many = found.assign_attrs(done_from=[2] * 40).isel(evaluation=[0] * 40)
+    assert how_far(many).endswith("2 for state 2, 2 for state 2, 2 for state 2, and so on for 40 states")
 
 
 def test_what_ranks_cannot_do_is_refused(tmp_path):

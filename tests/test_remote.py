@@ -189,7 +189,7 @@ def large(folder: Path) -> None:
 
 BROKEN = {
     truncated: "is corrupted", lost: "is missing", other: "is not the one that was committed",
-    page: "is corrupted", root: "is not JSON", edited: "is not as it was committed",
+    page: "is corrupted", root: "see what the address gives", edited: "is not as it was committed",
     half: "cannot be read", old: "before 0.4", large: "expected at most",
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from helpers_cli import fails
@@ -69,6 +70,17 @@ def test_the_command_says_what_python_says_and_its_list_is_read_back(files, run,
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [str(same.train.values[j]) for j in order]
+    for name in (
+        "suspicion",
+        "rank",
+        "learnt",
+        "remove_effect",
+        "relabel_effect",
+    ):
+        values = np.array([float(row[name] or "nan") for row in rows])
+        assert np.allclose(values, same[name].values[order], equal_nan=True), name
+    for name in ("is_label_issue", "action", "given", "predicted"):
+        assert [row[name] for row in rows] == [str(v) for v in same[name].values[order].tolist()], name
     marked = [row["id"] for row in rows if row["is_influence_issue"] == "True"]
     assert len(marked) == same.is_label_issue.sum() > 0
     gone = ik.remove(run, ids=path)

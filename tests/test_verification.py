@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import influencekit as ik
 from influencekit._trajectory import blocks as sizes
-from influencekit._verbs.verify import verify
+from influencekit._verbs.verify import NearReplay, verify
 from influencekit.testing.oracle import tiny_workload
 
 
@@ -90,3 +90,9 @@ def test_a_step_that_differs_says_both_numbers_of_threads(workload, tmp_path):
         run.attrs |= {} if recorded is None else {"threads": recorded}
         with pytest.raises(ik.StoreError, match=f"and {said}; here with torch .* and 1 thread$"):
             verify(run)
+
+
+def test_what_trains_nothing_again_does_not_say_bit_for_bit(workload):
+    said = "no step was trained again, so nothing is known of the replay"
+    assert str(verify(ik.record(workload), spans=0)).startswith(f"{said}; compared: ")
+    assert str(NearReplay(0, 0.0, "smooth:epsilon=1e-8")) == said

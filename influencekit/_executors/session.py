@@ -12,12 +12,13 @@ from typing import Any
 import xarray as xr
 
 from influencekit._address import local
+from influencekit._arguments import short
 from influencekit._executors.folder import SliceFolder, named
 from influencekit._executors.futures import drive
 from influencekit._executors.machine import described, differing, this_machine
 from influencekit._executors.slices import Run, Slice, order_of, perform
 from influencekit._executors.specs import begun_executor, check_executor
-from influencekit.errors import InputError
+from influencekit.errors import InfluenceKitError, InputError
 from influencekit.progress import announce
 
 __all__ = ["Session", "Workers"]
@@ -149,7 +150,7 @@ class Session:
                 with closing(each):
                     for name, error in each:
                         if error is not None:
-                            raise error
+                            raise error if isinstance(error, InfluenceKitError) else _no_result(error)
                         done += 1
                         announce(what, done, total)
                         yield from found(name)
@@ -165,6 +166,13 @@ class Session:
         if self._executor is None:
             self._executor = self._stack.enter_context(begun_executor(self._workers.executor, folder))
         return self._executor
+
+
+def _no_result(value: Any) -> InputError:
+    return InputError(
+        f"executor: a future gave {short(value)}, which is not what the function gave that was submitted; "
+        "let submit(function, *arguments) give a future of function(*arguments)"
+    )
 
 
 _NO_FOLDER = (

@@ -42,9 +42,20 @@ class ChangeDetector:
         rows = zip(self._tensors(), now.split(lengths), self._last.split(lengths), strict=True)
         return next(name for name, a, b in rows if not torch.equal(a, b))
 
+    def bit_sum(self) -> int:
+        """The sum of the bits of all that is remembered."""
+        return 0 if self._last is None else bit_sum(self._last)
+
     def finite(self) -> bool:
         """Whether what is remembered is finite, and so is its sum."""
         return self._last is None or math.isfinite(float(self._last.sum()))
+
+    def bits(self) -> dict[str, int]:
+        """The sum of the bits of what is remembered of each tensor."""
+        if self._last is None or not len(self._last):
+            return {}
+        parts = self._last.split([len(x) for x in self._cut])
+        return {name: bit_sum(x) for name, x in zip(self._tensors(), parts, strict=True)}
 
     def _sample(self) -> Tensor:
         tensors = self._tensors().values()

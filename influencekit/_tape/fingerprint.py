@@ -31,7 +31,7 @@ from influencekit._trajectory.fingerprint import (
 from influencekit._trajectory.unchanged import Unchanged
 from influencekit.errors import InputError, StoreError
 
-__all__ = ["check_fingerprint", "check_penalty", "run_attributes", "watched"]
+__all__ = ["check_fingerprint", "check_penalty", "contents_of_data", "run_attributes", "watched"]
 
 _FROZEN = "frozen parameters and constant buffers"
 _WEIGHTS = "a frozen weight of the model"
@@ -71,7 +71,7 @@ def run_attributes(
             _FROZEN: digest_by_name(_constant(model, layout.names, changing)),
         },
         "contents": {
-            **({} if stream else {"training data": _data_contents(call.data)}),
+            **({} if stream else {"training data": contents_of_data(call.data)}),
             _FROZEN: digest_tensors(_constant(model, layout.names, changing)),
             **of_loss(call.loss),
         },
@@ -118,7 +118,7 @@ def check_fingerprint(
     whole, constant = attrs.get("contents", {}), _constant(model, names, changing)
     mine: dict[str, Any] = {_FROZEN: digest_tensors(constant), **of_loss(loss)}
     if not stream and ("training data" in whole or rows_behind(data) is not None):
-        mine["training data"] = _data_contents(data, whole.get("training data", {}).get("hashed"))
+        mine["training data"] = contents_of_data(data, whole.get("training data", {}).get("hashed"))
     known = compare_contents(attrs, mine)
     if not stream and ("training data" in known.wrong or stored["training data"] != _sample_digest(data)):
         said = known.wrong.get("training data")
@@ -152,7 +152,7 @@ def _sample_digest(data: Any) -> str:
         return digest(items(data, [i])[0] for i in sampled_rows(len(data)))
 
 
-def _data_contents(data: Any, hashed: int | None = None) -> dict[str, Any]:
+def contents_of_data(data: Any, hashed: int | None = None) -> dict[str, Any]:
     """The contents of a data set: of all examples where they are rows of tensors, else of `hashed`.
 
     `hashed` None: as many as can be fetched in two seconds, as a sample tells. Random augmentation is drawn

@@ -132,6 +132,11 @@ def _scaled(e: Evidence) -> str | None:
     what = f"the gradient is {r:.4g} times the replayed one"
     if e.accumulate > 1 and len(e.sizes) == 1 and is_(e.accumulate):
         return f"{what}; it fits if a step has one batch: leave out accumulate={e.accumulate}"
+    if (ranks := _ranks()) > 1 and is_(ranks):
+        return (
+            f"{what}; it fits if the gradients are summed over the ranks, not averaged: divide them by the "
+            f"number of ranks, {ranks}"
+        )
     if n > 1 and is_(n):
         return f'{what}; it fits if the loop minimises the sum of the losses: write reduction="sum"'
     if n > 1 and is_(1 / n):
@@ -147,6 +152,12 @@ def _scaled(e: Evidence) -> str | None:
         f"{what}; it fits if the loop multiplies the loss by that (a mean over tokens or weights, a scaler "
         "without unscale_): write reduction=, a function of the batch that gives the factor of every loss"
     )
+
+
+def _ranks() -> int:
+    """How many processes train together."""
+    known = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if known else 1
 
 
 def _by_value(e: Evidence) -> str | None:

@@ -12,16 +12,23 @@ the bits of DDP where two ranks have one micro-batch each, otherwise the same to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch import nn
 
 from influencekit._tape.checks.arguments import refuse_parallel
+from influencekit._tape.checks.same_loop import Present, present_of, refuse_apart, refuse_drift, same_run
+from influencekit._tape.exchange import Exchange, Place
+from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.replica import Call, Micro
+from influencekit._tape.step_collector import StepCollector
 from influencekit._tape.stream import StreamExamples
+from influencekit._tape.trainable_state import TrainableState
 from influencekit._tape.writer import TapeWriter
 from influencekit._training.ranks import Ranks, ranks_of
 from influencekit._trajectory.writing import Writer
@@ -31,13 +38,15 @@ __all__ = [
     "SilentWriter",
     "TapeRanks",
     "at_end",
-    "merging",
+    "hear",
+    "of_all",
     "refuse_buffers",
     "tape_ranks",
     "together",
     "writer_of",
 ]
 
+Close = Callable[[BaseException | None], None]
 _HOW = "with a group, {} cannot be recorded yet; {}"
 
 
@@ -45,54 +54,63 @@ class TapeRanks:
     """The ranks that record one loop. Whatever is called here, all of them call, in the same order."""
 
     def __init__(self, ranks: Ranks, called: nn.Module) -> None:
-        self._ranks, self._called = ranks, called
-        self._told = False  # the others, of an error, or of what this step has
+        self._called, self.exchange = called, Exchange(ranks)
+        self._stepped: int | None = None  # what this step has was told to the others
         self.first = ranks.rank == 0
 
+    def begin(self, step: int) -> None:
+        """The first forward pass of a step is about to run."""
+        if getattr(getattr(self._called, "_join_config", None), "enable", False):
+            raise InputError(_HOW.format("a loop within join()", "give every rank as many batches"))
+        self.exchange.told(Place.FORWARD, step)
+
     def merged(
-        self, micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray
-    ) -> tuple[list[Micro], np.ndarray, np.ndarray]:
-        """The step of all ranks, rank after rank, of what each of them has. Errors: those of the others."""
-        self._told = True
-        found = self._gathered([tuple(micro) for micro in micros], coefficients, losses)
+        self, present: Callable[[], Present],
+        micros: Sequence[Micro], coefficients: np.ndarray, losses: np.ndarray,
+    ) -> tuple[list[Micro], np.ndarray, np.ndarray]:  # fmt: skip
+        """The step of all ranks, rank after rank, of what each of them has. Errors: those of the others;
+        ranks that have drifted apart."""
+        now = present()
+        self._stepped = now.step
+        own = [tuple(micro) for micro in micros], coefficients, losses, now._replace(sums=None)
+        found = self.exchange.told(Place.STEPPED, now.step, own)
+        refuse_drift(self.exchange, [one for *_, one in found], now.sums)
         every, start = list[Micro](), 0
         for theirs, *_ in found:
             for slots, *rest in theirs:
                 every.append(Micro(slice(start + slots.start, start + slots.stop), *rest))
             start = every[-1].slots.stop
-        whole = np.concatenate([c for _, c, _ in found]) / self._ranks.size
-        return every, whole, np.concatenate([x for *_, x in found])
+        whole = np.concatenate([c for _, c, *_ in found]) / self.exchange.size
+        return every, whole, np.concatenate([x for _, _, x, _ in found])
 
     def together(self, act: Callable[[], None]) -> None:
         """Run `act` on all ranks. An error on one of them is raised on all."""
-        if getattr(getattr(self._called, "_join_config", None), "enable", False):
-            raise InputError(_HOW.format("a loop within join()", "give every rank as many batches"))
-        self._told = False
+        self._stepped = None
         try:
             act()
         except InfluenceKitError as error:
-            self._gathered(error)
-            raise
-        if self._told:  # else nothing was done, on no rank
-            self._gathered()
+            self.exchange.fail(error, self._stepped or 0)
+        if self._stepped is not None:  # else nothing was done, on no rank
+            self.exchange.told(Place.CHECKED, self._stepped)
 
-    def end(self, act: Callable[[], None]) -> None:
-        """As `together`, at the end of the recording."""
+    def end(self, close: Close, steps: int, digest: str) -> None:
+        """The loop is over: `close` on all ranks, that which writes the store last, once all agree."""
         try:
-            act()
-        except InfluenceKitError as error:
-            self._gathered(error)
+            if not self.first:
+                close(None)
+            refuse_apart(self.exchange, self.exchange.told(Place.ENDED, steps, digest))
+        except BaseException as error:
+            if self.first:
+                close(error)
+            if isinstance(error, InfluenceKitError):
+                self.exchange.fail(error, steps)
             raise
-        self._gathered()
-
-    def _gathered(self, *mine: Any) -> list[Any]:
-        """What each rank gives. Errors: one that a rank gives."""
-        failed = mine if mine and isinstance(mine[0], Exception) else ()
-        found = self._ranks.gathered(str(failed[0]) if failed else mine)
-        for rank, theirs in enumerate(found):
-            if isinstance(theirs, str) and not failed:
-                raise InputError(f"rank {rank}: {theirs}")
-        return found
+        try:
+            if self.first:
+                close(None)
+        except InfluenceKitError as error:
+            self.exchange.fail(error, steps)
+        self.exchange.told(Place.CHECKED, steps)
 
 
 class SilentWriter(TapeWriter):
@@ -123,17 +141,31 @@ def writer_of(ranks: TapeRanks | None) -> type[TapeWriter]:
     return TapeWriter if ranks is None or ranks.first else SilentWriter
 
 
-def merging(ranks: TapeRanks | None) -> Callable[..., Any]:
-    """Makes of what this rank has of a step what all of them have."""
-    return ranks.merged if ranks is not None else lambda *step: step
+def hear(
+    ranks: TapeRanks | None, steps: StepCollector, settings: HyperParameters,
+    optimizer: torch.optim.Optimizer, state: Callable[[], TrainableState | None],
+) -> None:  # fmt: skip
+    """Let steps be those of all ranks, each of which says where it is."""
+    if ranks is not None:
+        present = partial(present_of, steps, settings, optimizer, state)
+        steps.forward_draws = False  # there is no forward=
+        steps.begins, steps.merged = ranks.begin, partial(ranks.merged, present)
 
 
-def at_end(ranks: TapeRanks | None, act: Callable[[], None], error: BaseException | None) -> None:
-    """`act`, on all ranks together where there are several, and no `error` has ended the loop."""
+def at_end(
+    ranks: TapeRanks | None, close: Close, error: BaseException | None, steps: int,
+    state: TrainableState | None,
+) -> None:  # fmt: skip
+    """`close(error)`, on all ranks together where there are several, and no `error` has ended the loop."""
     if ranks is None or error is not None:
-        act()
+        close(error)
     else:
-        ranks.end(act)
+        ranks.end(close, steps, state.digest() if state else "")
+
+
+def of_all(ranks: TapeRanks | None, about: dict[str, Any], data: Any) -> dict[str, Any]:
+    """The attributes of a run, with the number of its ranks where there are several, which must agree."""
+    return about if ranks is None else same_run(ranks.exchange, about, data)
 
 
 def refuse_buffers(ranks: TapeRanks | None, changing: Sequence[str]) -> None:
@@ -167,6 +199,14 @@ def tape_ranks(
     for what, (applies, advice) in refused.items():
         if applies:
             raise InputError(_HOW.format(what, advice))
-    own = Ranks(dist.new_group(backend="gloo"))  # not between the loop's own sums
+    own = Ranks(dist.new_group(backend="gloo", timeout=_timeout(group)))  # not between the loop's own sums
     own.require_same({"the number of examples": str(len(call.data))})
     return TapeRanks(own, called)
+
+
+def _timeout(group: Any) -> timedelta | None:
+    """How long the ranks of a group wait for each other; None: torch's own choice."""
+    try:
+        return group._get_backend(group._device_types[0]).options._timeout  # type: ignore[no-any-return]
+    except (AttributeError, IndexError, RuntimeError):  # torch does not say it to everyone
+        return None

@@ -31,7 +31,7 @@ from influencekit._tape.optimizer import (
     read_slots,
     trained_parameters,
 )  # fmt: skip
-from influencekit._tape.ranks import at_end, merging, refuse_buffers, tape_ranks, together, writer_of
+from influencekit._tape.ranks import at_end, hear, of_all, refuse_buffers, tape_ranks, together, writer_of
 from influencekit._tape.reloads import Reloads
 from influencekit._tape.replica import Call, changed_buffers
 from influencekit._tape.rng import capture
@@ -73,9 +73,8 @@ class Recording:
         self._stream = call.data if isinstance(call.data, StreamExamples) else None
         self._own_names = self._stream is None and ids == list(range(len(ids)))  # positions
         self._steps = StepCollector(model, optimizer, call, reduction, accumulate)
-        self._steps.dropped = self._check_buffers
-        self._steps.scaling = Scaling(scaler)
-        self._steps.merged = merging(self._ranks)
+        self._steps.dropped, self._steps.scaling = self._check_buffers, Scaling(scaler)
+        hear(self._ranks, self._steps, settings, optimizer, lambda: self._state)
         self._steps.drop_entry = lambda: self._use(self.call.collate)
         self._spot = SpotCheck(model, call, check, tolerance, separable)
         self._loaders = LoopBatches(call.data, id_entry)
@@ -111,7 +110,7 @@ class Recording:
 
     def close(self, error: BaseException | None) -> None:
         """End the recording. `error`: what ended the loop, if anything did."""
-        at_end(self._ranks, partial(self._close, error), error)
+        at_end(self._ranks, self._close, error, self._steps.step, self._state)
 
     def _close(self, error: BaseException | None) -> None:
         self.closed = True
@@ -305,6 +304,7 @@ class Recording:
                 optimizer=description, tolerance=self._tolerance, positions=self._own_names,
             )  # fmt: skip
             names = self._ids if self._stream is None else self._stream
+            about = of_all(self._ranks, about, self.call.data)
             self.writer.begin(state.rule, first, names, {"workload": self._name, **about})
         self.writer.state(first, self._snapshot)
         return state

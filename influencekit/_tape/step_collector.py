@@ -77,6 +77,7 @@ class StepCollector:
         self._shape: list[int] | None = None  # of what the model was called with
         self.index_entry: int | str | None = None  # the entry of batches that numbers the examples
         self.drop_entry: Callable[[], None] = lambda: None
+        self.begins: Callable[[int], None] = lambda step: None  # called at its first forward pass
         self.merged: Callable[..., Any] = lambda *step: step  # with what other ranks have of the step
 
     @property
@@ -232,6 +233,7 @@ class StepCollector:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             self.left = some_entries(grads) if grads else None
         if self.nothing_due():
+            self.begins(self.step)
             self.scaling.begin()
         pending, delivered = self.queue.popleft()
         if first and self.call.forward is None and pending.batch is not None and self.index_entry is None:

@@ -37,6 +37,7 @@ from influencekit._tape.unwrap import model_behind, optimizer_behind
 from influencekit._training.checks.model import copy_model
 from influencekit._training.ids import checked_ids
 from influencekit._training.loss_by_part import Parts
+from influencekit._training.ranks import ranks_of
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InputError
 from influencekit.interfaces import Recorder
@@ -133,7 +134,7 @@ class Tape:
         check_arguments(model, params, loss, data, accumulate, reduction, check)
         refuse_parallel(group)
         self.model, self.optimizer = model, optimizer
-        self._store, self._several = store, group is not None
+        self._store, self._group = store, group
         self._opened: Recording | None = None
         schedulers, scaling = schedulers_of(scheduler), scalers_of(scaler)
         call = Call(loss, data, collate or default_collate, target_key, forward, penalty)
@@ -150,7 +151,7 @@ class Tape:
 
     def __enter__(self) -> Tape:
         refuse_training()
-        if self._opened is not None and self._several:
+        if self._opened is not None and ranks_of(self._group) is not None:
             raise InputError(
                 "a run that several ranks recorded cannot go on; make a new tape for a new store"
             )

@@ -59,6 +59,14 @@ class TrainableState:
         """Whether the parameters were finite at the last mark."""
         return self._parameters.finite()
 
+    def bit_sum(self) -> int:
+        """The sum of the bits of the parameters at the last mark, of a sample of each."""
+        return self._parameters.bit_sum()
+
+    def bits(self) -> dict[str, int]:
+        """The same of each parameter."""
+        return self._parameters.bits()
+
     def changed(self) -> bool:
         """Whether a parameter was changed since the last mark."""
         return self._parameters.changed() is not None

@@ -111,6 +111,12 @@ class TapeWriter:
         attrs = open_group(self.store).attrs
         if "tape" not in attrs:
             raise InputError(f"{self.store} is not a taped run; resume it with record(..., resume=True)")
+        tape: Any = attrs["tape"]
+        if ranks := tape.get("ranks"):
+            raise InputError(
+                f"{self.store} was recorded by {ranks} ranks; a run of several ranks cannot be resumed: "
+                "record into a new store"
+            )
         if attrs["recorder"] != label(self._recorder):
             raise InputError(
                 f"{self.store} was recorded by {attrs['recorder']}, not by {label(self._recorder)}; resume "

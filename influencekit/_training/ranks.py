@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,14 @@ class Ranks:
         with _told():
             dist.all_gather_object(found, mine, group=self.group)
         return found
+
+    def numbers(self, mine: Sequence[int]) -> list[list[int]]:
+        """As many whole numbers of each rank, by rank; over a group of the CPU."""
+        x = torch.tensor(mine, dtype=torch.int64)
+        found = [torch.empty_like(x) for _ in range(self.size)]
+        with _told():
+            dist.all_gather(found, x, group=self.group)
+        return [each.tolist() for each in found]
 
     def block(self, count: int) -> slice:
         """This rank's places among `count`: equal blocks, the last ones shorter or empty."""

@@ -61,7 +61,13 @@ class Remote(zarr.storage.ObjectStore[Any]):
         data = self._fetch(key, MOST_BYTES)
         if not name:
             self._held[key] = data
-        return parse_document(data, f"{self.given}/{key}")
+        try:
+            return parse_document(data, f"{self.given}/{key}")
+        except StoreError as error:
+            raise StoreError(
+                f"{error}; see what the address gives (a page that asks for a login? half a file?), or copy "
+                "the store there again"
+            ) from None
 
     def hold(self, keys: Sequence[str], most: int) -> list[bytes]:
         """The objects of these keys, of at most `most` bytes each. They are in memory until the next call.

@@ -17,12 +17,15 @@ def describe_unfinished(group: zarr.Group, store: str | Path) -> str:
     if group.attrs["status"] != "recording":
         return ""
     writing = isinstance(store, Path) and is_held(store)
-    if not committed and "tape" in group.attrs:
+    tape: Any = group.attrs.get("tape")
+    again = "run the program that records it again, with resume=True"
+    if ranks := (tape or {}).get("ranks"):
+        again = f"record it again into a new store (a run of {ranks} ranks cannot be resumed)"
+    if not committed and tape is not None:
         raise StoreError(
             f"{store} is being written, and no step is committed yet: open it again in a few seconds"
             if writing
-            else f"{store} was cut off before a step was committed: run the program that records it again, "
-            "with resume=True"
+            else f"{store} was cut off before a step was committed: {again}"
         )
     if writing:
         return (
@@ -30,6 +33,6 @@ def describe_unfinished(group: zarr.Group, store: str | Path) -> str:
             "ends there; open it again when the run is over"
         )
     return (
-        f"{store} was cut off: {committed} steps are committed, and what is opened ends there; to finish "
-        "it, run the program that records it again, with resume=True"
+        f"{store} was cut off: {committed} steps are committed, and what is opened ends there; "
+        f"{'' if ranks else 'to finish it, '}{again}"
     )

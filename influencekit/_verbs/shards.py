@@ -20,6 +20,7 @@ from influencekit.errors import InfluenceKitError, InputError, StoreError
 __all__ = ["Shards", "how_far"]
 
 _ROOT = "zarr.json"
+_NAMED = 3  # states that a message names
 
 
 class Shards:
@@ -96,7 +97,7 @@ def how_far(found: xr.Dataset) -> str:
     """Why contributions have gaps, in words: what a store that ranks left unfinished says of itself."""
     if found.attrs.get("status") != "unfinished":
         return "a chunk of them was lost"
-    done = ", ".join(f"{t} for state {e}" for e, t in zip(
-        found.evaluation.values.tolist(), found.attrs["done_from"], strict=True
-    ))  # fmt: skip
-    return f"their sweep did not end, and is there from step {done}"
+    states, done = found.evaluation.values.tolist(), found.attrs["done_from"]
+    each = [f"{t} for state {e}" for e, t in zip(states, done, strict=True)]
+    more = f", and so on for {len(each)} states" if len(each) > _NAMED else ""
+    return f"their sweep did not end, and is there from step {', '.join(each[:_NAMED])}{more}"

@@ -32,6 +32,9 @@ from influencekit.registry import make
 __all__ = ["NearReplay", "Replay", "replayed", "verify"]
 
 
+_NONE = "no step was trained again, so nothing is known of the replay"
+
+
 class Replay(NamedTuple):
     """What a replay has shown: how many steps, the largest gap relative to the update (0 = bit for bit), and
     what else was compared, in words."""
@@ -41,6 +44,8 @@ class Replay(NamedTuple):
     compared: str = ""
 
     def __str__(self) -> str:
+        if not self.steps:
+            return f"{_NONE}{_also(self.compared)}"
         how = "bit for bit as recorded" if self.gap == 0 else f"to {self.gap:.1e} of the update as recorded"
         return f"{self.steps} steps trained again, each {how}{_also(self.compared)}"
 
@@ -54,6 +59,8 @@ class NearReplay(NamedTuple):
     compared: str = ""
 
     def __str__(self) -> str:
+        if not self.steps:
+            return f"{_NONE}{_also(self.compared)}"
         how = "" if self.gap == 0 else f", to {self.gap:.1e} of what had changed"
         return (
             f"{self.steps} steps trained again from the first state; the kept states are not the run's own "

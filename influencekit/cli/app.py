@@ -21,7 +21,7 @@ from influencekit.cli.estimate import estimate
 from influencekit.cli.listing import list_
 from influencekit.cli.plan import plan
 from influencekit.cli.plotting import plot
-from influencekit.cli.ranks import another_speaks, rank, refuse_several
+from influencekit.cli.ranks import another_speaks, rank, refuse_several, who_ends
 from influencekit.cli.record import record
 from influencekit.cli.report import report
 from influencekit.cli.suspects import suspects
@@ -132,7 +132,7 @@ def _fail(error: BaseException) -> NoReturn:
     silent = another_speaks()
     if isinstance(error, click.Abort | KeyboardInterrupt):
         if not silent:
-            complain("interrupted")
+            complain(f"interrupted{who_ends(getattr(error.__cause__ or error, 'code', 130))}")
             for note in getattr(error.__cause__ or error, "__notes__", ()):
                 complain(note)
         sys.exit(getattr(error.__cause__ or error, "code", 130))

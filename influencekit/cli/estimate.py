@@ -143,6 +143,9 @@ def estimate(
     check_places({"--out": out, "--contributions": contributions})
     if contributions and not contributions.endswith(".zarr"):
         raise InputError(f"--contributions {contributions} must end in .zarr: it is a store")
+    if dry_run and (ignored := [n for n, v in {"--out": out, "--contributions": contributions}.items() if v]):
+        refusal = "--dry-run only says what it would take, and writes no file; leave out"
+        raise InputError(f"{refusal} {' and '.join(ignored)}, or --dry-run")
     if dry_run:
         from influencekit.cli.plan import plan_of_store
 

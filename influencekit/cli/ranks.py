@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from influencekit.errors import InputError
 
-__all__ = ["another_speaks", "process_group", "rank", "refuse_several"]
+__all__ = ["another_speaks", "process_group", "rank", "refuse_several", "who_ends"]
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
 _store: Any = None  # of the process group, while there is one
@@ -50,6 +51,16 @@ def process_group(device: str) -> Iterator[Any]:
     dist.init_process_group("nccl" if cuda else "gloo", store=_store, rank=number, world_size=size)
     yield dist.group.WORLD
     dist.destroy_process_group()  # not after an error: others may wait in it, and end with this process
+
+
+def who_ends(code: int) -> str:
+    """Behind `interrupted`, with this exit code: who may have sent the signal to one of several ranks."""
+    if not _several() or code != 128 + signal.SIGTERM:
+        return ""
+    return (
+        ": torchrun ends a rank where another one has ended (what that rank said, or what killed it, is the "
+        "cause), or where it is ended itself"
+    )
 
 
 def another_speaks() -> bool:

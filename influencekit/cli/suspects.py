@@ -86,8 +86,7 @@ def suspects(
             seconds = time.perf_counter() - began
         frame = _frame(result)
         if path and path.suffix == ".csv":
-            marks = result.is_label_issue.values[frame.index]
-            write_csv(frame.assign(is_influence_issue=marks), path, escape_formulas)
+            write_csv(_listed(result, frame), path, escape_formulas)
         elif path:
             save_dataset(result, path)
     _print(result, frame, store, top, seconds)
@@ -106,6 +105,17 @@ def _frame(result: xr.Dataset) -> pd.DataFrame:
     columns: dict[str, Any] = {n: result[n].values for n in names if n in result}
     frame = pd.DataFrame({"id": [str(each) for each in result.train.values.tolist()]} | columns)
     return frame.iloc[result["rank"].values.argsort(kind="stable")]
+
+
+def _listed(result: xr.Dataset, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the file: what the result has by example, and the marks under the name that lists have."""
+    own = [name for name in _BY_EXAMPLE if name in result]
+    columns = {name: result[name].values[frame.index] for name in own}
+    listed = frame.assign(**columns, is_influence_issue=columns["is_label_issue"])
+    return listed.assign(rank=listed["rank"].astype("Int64"))
+
+
+_BY_EXAMPLE = ("rank", "remove_effect", "relabel_effect", "is_label_issue")
 
 
 def _print(result: xr.Dataset, frame: pd.DataFrame, store: str, top: int, seconds: float) -> None:

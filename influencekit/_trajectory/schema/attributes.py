@@ -133,6 +133,7 @@ _TAPE = {
     "tolerance": number(0),
     "reduction": one_of("mean", "sum", "given"),
     "ids": one_of("positions", "contents", "given"),
+    "ranks": whole(2),
     "index_entry": Kind("text or a whole number", lambda x: type(x) in (str, int)),
 }
 _RULE = {
@@ -199,7 +200,7 @@ def sizes(attrs: dict[str, Any]) -> dict[str, int]:
 
 def _check_tape(tape: Any, names: set[str], where: str, newer: bool) -> None:
     said = f"{where} 'tape': its"
-    needed = _TAPE.keys() - {"penalty", "index_entry", "reduction", "ids"}
+    needed = _TAPE.keys() - {"penalty", "index_entry", "reduction", "ids", "ranks"}
     check_object(tape, _TAPE, set(needed), said, not newer)
     rule, said = tape["optimizer"], f"{said} 'optimizer', its"
     check_object(rule, _RULE, {"rule", "clip_norm", "groups"}, said, not newer)
