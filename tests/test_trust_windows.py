@@ -197,7 +197,7 @@ def test_trainings_and_runs_are_those_that_were_trained(monkeypatch):
 def test_many_spans_are_thinned_evenly_and_what_is_left_out_is_nan():
     """72 occurrences of one step, of which each costs most of a run."""
     run, windows = recorded(0), [Window(t, t + 1, "occurrence") for t in range(72)]
-    spans = looked_at(run, windows)
+    spans = looked_at(windows, run.steps)
     assert sum(span.runs for span in spans) <= RUNS and len(spans) > 8
     members = [span.members[0] for span in spans]
     assert members[0] == 0 and members[-1] == 71 and max(np.diff(members)) <= min(np.diff(members)) + 1
