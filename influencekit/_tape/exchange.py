@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 from influencekit._training.ranks import Ranks
 from influencekit.errors import InfluenceKitError, InputError
 
-__all__ = ["Exchange", "Place"]
+__all__ = ["Exchange", "Phase"]
 
 
-class Place(IntEnum):
+class Phase(IntEnum):
     """Where a rank is."""
 
     OPENED = 0
@@ -25,12 +25,12 @@ class Place(IntEnum):
 
 
 _WORDS = {
-    Place.OPENED: "has opened the tape",
-    Place.FORWARD: "is at the forward pass of step {step}",
-    Place.BEGUN: "is at its first optimizer step",
-    Place.STEPPED: "has done step {step}",
-    Place.CHECKED: "has done step {step}",
-    Place.ENDED: "has left the loop after {step} steps",
+    Phase.OPENED: "has opened the tape",
+    Phase.FORWARD: "is at the forward pass of step {step}",
+    Phase.BEGUN: "is at its first optimizer step",
+    Phase.STEPPED: "has done step {step}",
+    Phase.CHECKED: "has done step {step}",
+    Phase.ENDED: "has left the loop after {step} steps",
 }
 
 
@@ -42,21 +42,21 @@ class Exchange:
         self.error: InfluenceKitError | None = None
         self._ranks = ranks
 
-    def told(self, place: Place, step: int, mine: Any = None) -> list[Any]:
+    def gathered(self, phase: Phase, step: int, mine: Any = None) -> list[Any]:
         """What each rank gives at the same place, by rank.
 
         Errors, each the same on all ranks: that of a rank which has failed; ranks that are elsewhere. Cost:
         one small message, and another where a rank gives something.
         """
         try:
-            heads = self._ranks.numbers([place, step, mine is not None])
+            heads = self._ranks.numbers([phase, step, mine is not None])
             more = any(there for *_, there in heads)
             found = self._ranks.gathered(mine) if more else [None] * self.size
-            failed = {k: found[k] for k, head in enumerate(heads) if head[0] == Place.FAILED}
+            failed = {k: found[k] for k, head in enumerate(heads) if head[0] == Phase.FAILED}
             _raise_failed(failed, self.size)
             odd = next((k for k, head in enumerate(heads) if head[:2] != heads[0][:2]), None)
             if odd is not None:
-                where = [_WORDS[Place(heads[k][0])].format(step=heads[k][1]) for k in (0, odd)]
+                where = [_WORDS[Phase(heads[k][0])].format(step=heads[k][1]) for k in (0, odd)]
                 raise InputError(
                     f"the ranks have come apart: rank 0 {where[0]}, and rank {odd} {where[1]}; give every "
                     "rank as many batches, and let all of them end the loop at the same step"
@@ -75,7 +75,7 @@ class Exchange:
         """Raise an error on all ranks, if they have not been told of it."""
         if error is not self.error:
             try:
-                self.told(Place.FAILED, step, (type(error), str(error)))
+                self.gathered(Phase.FAILED, step, (type(error), str(error)))
             except InfluenceKitError as shared:
                 raise shared from None  # the same line, and said once
         raise error

@@ -23,7 +23,7 @@ from torch import nn
 
 from influencekit._tape.checks.arguments import refuse_parallel
 from influencekit._tape.checks.same_loop import Present, present_of, refuse_apart, refuse_drift, same_run
-from influencekit._tape.exchange import Exchange, Place
+from influencekit._tape.exchange import Exchange, Phase
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.replica import Call, Micro
 from influencekit._tape.step_collector import StepCollector
@@ -62,7 +62,7 @@ class TapeRanks:
         """The first forward pass of a step is about to run."""
         if getattr(getattr(self._called, "_join_config", None), "enable", False):
             raise InputError(_HOW.format("a loop within join()", "give every rank as many batches"))
-        self.exchange.told(Place.FORWARD, step)
+        self.exchange.gathered(Phase.FORWARD, step)
 
     def merged(
         self, present: Callable[[], Present],
@@ -73,7 +73,7 @@ class TapeRanks:
         now = present()
         self._stepped = now.step
         own = [tuple(micro) for micro in micros], coefficients, losses, now._replace(sums=None)
-        found = self.exchange.told(Place.STEPPED, now.step, own)
+        found = self.exchange.gathered(Phase.STEPPED, now.step, own)
         refuse_drift(self.exchange, [one for *_, one in found], now.sums)
         every, start = list[Micro](), 0
         for theirs, *_ in found:
@@ -91,14 +91,14 @@ class TapeRanks:
         except InfluenceKitError as error:
             self.exchange.fail(error, self._stepped or 0)
         if self._stepped is not None:  # else nothing was done, on no rank
-            self.exchange.told(Place.CHECKED, self._stepped)
+            self.exchange.gathered(Phase.CHECKED, self._stepped)
 
     def end(self, close: Close, steps: int, digest: str) -> None:
         """The loop is over: `close` on all ranks, that which writes the store last, once all agree."""
         try:
             if not self.first:
                 close(None)
-            refuse_apart(self.exchange, self.exchange.told(Place.ENDED, steps, digest))
+            refuse_apart(self.exchange, self.exchange.gathered(Phase.ENDED, steps, digest))
         except BaseException as error:
             if self.first:
                 close(error)
@@ -110,7 +110,7 @@ class TapeRanks:
                 close(None)
         except InfluenceKitError as error:
             self.exchange.fail(error, steps)
-        self.exchange.told(Place.CHECKED, steps)
+        self.exchange.gathered(Phase.CHECKED, steps)
 
 
 class SilentWriter(TapeWriter):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from influencekit._tape.exchange import Exchange, Place
+from influencekit._tape.exchange import Exchange, Phase
 from influencekit._tape.fingerprint import contents_of_data
 from influencekit._tape.hyperparameters import HyperParameters
 from influencekit._tape.optimizer import learning_rates
@@ -62,7 +62,7 @@ def refuse_drift(
             exchange.refuse(f"step {first.step}: {said}; give the optimizers of all ranks the same schedule")
     if None in (bits := [one.bits for one in found]) or len(set(bits)) == 1:
         return
-    each = exchange.told(Place.STEPPED, first.step, sums() if sums else {})
+    each = exchange.gathered(Phase.STEPPED, first.step, sums() if sums else {})
     rank = next(k for k, one in enumerate(bits) if one != first.bits)
     name = next((n for n, bits in each[0].items() if each[rank].get(n) != bits), "number 0")
     exchange.refuse(
@@ -86,13 +86,13 @@ def same_run(exchange: Exchange, about: dict[str, Any], data: Any) -> dict[str, 
     """The attributes of a run, with the number of its ranks. Errors: ranks that record other data, another
     model or loss, or in another way."""
     mine = about["fingerprint"], about["contents"], about["tape"]
-    found = exchange.told(Place.BEGUN, 0, mine)
+    found = exchange.gathered(Phase.BEGUN, 0, mine)
     counts = [contents.get(_DATA, {}).get("hashed") for _, contents, _ in found]
     if len(set(counts)) > 1:  # as many as could be fetched in time
         again = about["contents"] | {_DATA: contents_of_data(data, min(filter(None, counts)))}
-        found = exchange.told(Place.BEGUN, 0, (about["fingerprint"], again, about["tape"]))
+        found = exchange.gathered(Phase.BEGUN, 0, (about["fingerprint"], again, about["tape"]))
     (fingerprint, contents, tape), *others = found
-    for rank, (print_, whole, told) in enumerate(others, 1):
+    for rank, (print_, whole, its) in enumerate(others, 1):
         wrong = compare_contents({"fingerprint": fingerprint, "contents": contents}, whole).wrong
         wrong |= {
             key: "" for key, value in fingerprint.items() if print_.get(key) != value and key not in wrong
@@ -104,10 +104,10 @@ def same_run(exchange: Exchange, about: dict[str, Any], data: Any) -> dict[str, 
                 "DistributedSampler divide the examples"
             )
         for key, words in _TOLD.items():
-            if told.get(key) != tape.get(key):
+            if its.get(key) != tape.get(key):
                 values = [
                     ", ".join(map(repr, x)) if isinstance(x, list) else x
-                    for x in (tape.get(key), told.get(key))
+                    for x in (tape.get(key), its.get(key))
                 ]
                 exchange.refuse(
                     f"the ranks do not record in the same way: {words} is {values[0]} on rank 0 and "
