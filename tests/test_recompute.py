@@ -57,7 +57,7 @@ class Model(nn.Module):
         super().__init__()
         self.way, self.first, self.last = way, nn.Linear(3, 4), nn.Linear(4, 2)
         self.blocks = nn.ModuleList([Block(4, p) for _ in range(3)])
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale, self.rnn = nn.Parameter(torch.ones(())), nn.LSTM(4, 4)
         self.through = partial(checkpoint, use_reentrant=False)
 
     def forward(self, x):
@@ -112,6 +112,8 @@ class Model(nn.Module):
             self.norm = None
             for block in self.blocks:
                 x = self.through(block.remembering_a_norm, self, x)
+        elif self.way == "a recurrent layer":
+            x = self.through(lambda y: a(self.rnn(y[:, None])[0][:, 0]), x)
         elif self.way == "a view":
             x = self.through(lambda y: b(a(y)).transpose(0, 1).transpose(0, 1), x)
             x = self.through(lambda y: (y, y[:, :1]), x)[1] + self.through(lambda y: y.view_as(y), x).mul_(2)
@@ -124,7 +126,7 @@ WAYS = [
     "module", "reentrant", "under its module's name", "closure", "a parameter inside", "an activation inside",
     "named", "several outputs", "nested", "in place", "a constant in place", "an attribute",
     "a list", "an attribute that the model sets", "an attribute that blocks add to",
-    "an attribute that is computed once", "a view", "one block twice",
+    "an attribute that is computed once", "a recurrent layer", "a view", "one block twice",
 ]  # fmt: skip
 
 

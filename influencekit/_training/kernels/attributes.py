@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 __all__ = ["Attributes"]
 
-_OWN = frozenset(vars(nn.Module())) - {"training"}
+_WEIGHTS = {"_flat_weights", "_flat_weight_refs"}  # the parameters of recurrent layers once more
+_OWN = frozenset(vars(nn.Module())) - {"training"} | _WEIGHTS
 
 
 class Attributes(NamedTuple):

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import get_device_states, set_device_states
 
@@ -119,6 +120,7 @@ class _Block:
         self._places = [i for i, x in enumerate(self._given) if isinstance(x, Tensor) and x.requires_grad]
         self._names = [name for name, x in call.state.items() if x.requires_grad]
         self._outputs: list[int] = []
+        self._reached = 0  # of the inputs
         self._marks: list[Tensor] = []
 
     def outputs(self) -> Any:
@@ -137,7 +139,7 @@ class _Block:
             return result
         values, count = [x.detach() for x in outputs], len(self._places)
         self._names = [n for n, node in zip(self._names, nodes[count:], strict=True) if node in reached]
-        inputs = self._inputs()
+        inputs, self._reached = self._inputs(), len(reached)
         for i in self._places:
             self._given[i] = None  # the graph keeps it
         self._marks = [_mark(x) for x in values]
@@ -151,7 +153,9 @@ class _Block:
             found = pytree.tree_leaves(self._run(inputs, self._attributes.as_then))
         outputs = [x for i, x in enumerate(found) if i in self._outputs]
         marks = [_mark(x.detach()) for x in outputs]
-        if len(marks) != len(self._marks) or not all(map(_near, marks, self._marks)):
+        reached, _ = _ends((x.grad_fn for x in outputs), [get_gradient_edge(x).node for x in inputs])
+        same = len(marks) == len(self._marks) and all(map(_near, marks, self._marks))
+        if not same or len(reached) != self._reached:
             raise InputError(
                 "a block that the model checkpoints gives other outputs when it is computed again, as a "
                 "lambda does that reads a loop's variable, or random numbers that are not torch's; give the "
