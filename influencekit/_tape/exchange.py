@@ -15,17 +15,15 @@ __all__ = ["Exchange", "Phase"]
 class Phase(IntEnum):
     """Where a rank is."""
 
-    OPENED = 0
-    FORWARD = 1
-    BEGUN = 2
-    STEPPED = 3
-    CHECKED = 4
-    ENDED = 5
-    FAILED = 6
+    FORWARD = 0
+    BEGUN = 1
+    STEPPED = 2
+    CHECKED = 3
+    ENDED = 4
+    FAILED = 5
 
 
 _WORDS = {
-    Phase.OPENED: "has opened the tape",
     Phase.FORWARD: "is at the forward pass of step {step}",
     Phase.BEGUN: "is at its first optimizer step",
     Phase.STEPPED: "has done step {step}",

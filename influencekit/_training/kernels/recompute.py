@@ -240,17 +240,12 @@ class _Random(NamedTuple):
         place = 0 if draws is None else draws.place
         return cls(torch.get_rng_state(), *get_device_states(*tensors), draws, place)
 
-    def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
-        set_device_states(self.devices, self.states)
-        if self.draws is not None:
-            self.draws.place = self.place
-
     @contextmanager
     def as_then(self) -> Iterator[None]:
         given = nullcontext() if self.draws is None else self.draws.again(self.place)
         with torch.random.fork_rng(self.devices), given:
-            self._replace(draws=None).restore()
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
             yield
 
 
