@@ -1,10 +1,13 @@
 """One thread, the markers `gpu` and `fresh`, hypothesis without clocks, one recorded run, and plugins."""
 
+import functools
+import gc
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -45,6 +48,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """A test marked `fresh` runs in a process of its own."""
     marked = pyfuncitem.get_closest_marker("fresh") is not None
     return (marked and in_a_fresh_process(pyfuncitem)) or None
+
+
+@pytest.fixture(autouse=True)
+def groups_outlive_models():
+    """A process group stays until its test has ended. A model in DDP that outlived it would free it, with the
+    GIL, and might wait for ever for a thread of gloo's that waits for the GIL (torch 2.13)."""
+    begin, groups = torch.distributed.init_process_group, []
+
+    @functools.wraps(begin)
+    def begin_and_keep(*args, **kwargs):
+        begin(*args, **kwargs)
+        groups.append(torch.distributed.group.WORLD)
+
+    with mock.patch.object(torch.distributed, "init_process_group", begin_and_keep):
+        yield
+    if groups:
+        gc.collect()  # models in cycles go first
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def _started(rank, size, folder, function):
         os.close(its)
         return child, open(mine, "rb")
     trace = (folder / f"trace-{rank}").open("w")
-    faulthandler.dump_traceback_later(_LIMIT - 2, file=trace)
+    faulthandler.register(signal.SIGALRM, file=trace, chain=True)
     signal.alarm(_LIMIT)
     try:
         torch.set_num_threads(1)
