@@ -8,7 +8,8 @@ that is nothing. `best`: the same if its best set were dropped whatever the verd
 interval holds the outside effect of the best set; `agree`: the two differ by no more than 1.96 deviations,
 those of the outside mean included, since its examples do not know the truth either; `promised_too_much`: the
 outside effect lies above the interval. Where no choice lowers the loss, nothing is stated. Seeds begin at 6:
-with those before, the number of folds, the rule for k and the width of the interval were chosen. A cell is a
+with those before, the number of folds, the rule for k and the width of the interval were chosen, and with
+those before 22 how far its better end goes: `unseen` are the seeds from 22 on. A cell is a
 workload, a fraction of flips and a seed: it is kept in `--folder`, and a call that was stopped goes on where
 it was.
 """
@@ -43,7 +44,7 @@ CASES = (*BUNDLED, "cifar", "minilm")
 FOLDER = Path(tempfile.gettempdir()) / "influencekit-curation"
 QUICK = {"seeds": 1, "cases": ["adult-lr"], "folder": None}
 FLIPS = (0.0, 0.1)
-FIRST = 6
+FIRST, UNSEEN = 6, 22
 SIZE, OUTSIDE = 256, 2000
 _SIDED = 1.96  # deviations in the half width of an interval at 95 %
 
@@ -148,7 +149,8 @@ def figures(run: Any, one: Any, before: np.ndarray, wrong: np.ndarray) -> dict[s
     effects = set_effects(run, ik.make("query", "test-losses"), mask[None], [ik.Window(0, run.steps)])
     judged, low, high = (one.attrs[f"judged_{end}"] for end in ("effect", "low", "high"))
     outside = float(effects.mean())
-    deviation = np.hypot((high - low) / 2 / _SIDED, effects.std() / len(before) ** 0.5)
+    side = judged - low if outside < judged else high - judged
+    deviation = np.hypot(side / _SIDED, effects.std() / len(before) ** 0.5)
     states = float(best.effect) < 0
     return {
         "k": one.attrs["size"],
@@ -223,5 +225,6 @@ def answer(
         "cells": {name: summary(some) for name, some in groups.items() if some},
         "flips": {f"{f:g}": summary([r for r in rows if r["flips"] == f]) for f in FLIPS},
         "all": summary(rows),
+        "unseen": summary([r for r in rows if r["seed"] >= UNSEEN]),
         "rows": rows,
     }

@@ -102,6 +102,7 @@ def test_planted_wrong_labels_are_found_and_the_verdict_says_so(found):
     best = found.sel(chooser=found.attrs["chooser"], k=found.attrs["size"])
     assert best.effect == found.effect.min() and found.judged_high < 0
     assert found.judged_low < found.judged_effect == found.judged.mean() < found.judged_high
+    assert found.judged_low <= best.choosing_effect  # more examples chose it than what is judged
     dropped, verified = found.is_influence_issue.values, found.verified.values
     assert dropped.sum() == found.attrs["size"] and dropped[:FLIPPED].sum() >= FLIPPED - 2
     assert (dropped == best.removed.values).all() and ((found.action == "drop") == dropped).all()
@@ -129,6 +130,8 @@ def test_random_scores_drop_nothing():
         assert one.verdict.startswith("drop nothing: ")
         assert ("none of the 2 choices" in one.verdict) == bool(one.effect.min() >= 0)
         assert one.judged_high >= 0 or one.effect.min() >= 0
+        best = one.sel(chooser=one.attrs["chooser"], k=one.attrs["size"])
+        assert one.judged_low <= best.choosing_effect or not one.judged.any()
 
 
 def test_equal_sets_are_retrained_once_and_counted_once(found):

@@ -8,7 +8,7 @@ import xarray as xr
 
 from influencekit._direction import written
 from influencekit._trajectory.trajectory import Trajectory
-from influencekit._verbs.curate.choice import Choice, choice_of, judged, wide_intervals
+from influencekit._verbs.curate.choice import Choice, choice_of, judged, verdict_interval, wide_intervals
 from influencekit._verbs.curate.folds import Folds
 from influencekit._verbs.curate.sets import scaled
 from influencekit._verbs.curate.trusted import Trusted
@@ -50,11 +50,12 @@ def result_of(measured: Measured, level: float, seed: int) -> xr.Dataset:
     unseen = m.folds.unseen(m.change)
     low, high = wide_intervals(unseen, level, _RESAMPLES, seed)
     best, (choices, each) = choice_of(unseen), judged(m.change, m.folds)
-    ends = [float(end) for end in wide_intervals(each, level, _RESAMPLES, seed)]
     choosing, by_chance = m.change[:, :, final].mean((0, 1)), m.random.mean((0, 1))
+    set_itself = float(choosing[best.chooser, best.k])
+    low_end, high_end = verdict_interval(each, set_itself, level, _RESAMPLES, seed)
     found = Found(
-        m.names[best.chooser], m.ks[best.k], best.change, each.mean(), ends[0], ends[1],
-        choosing[best.chooser, best.k], by_chance[:, best.k], m.losses.mean(), len(m.losses),
+        m.names[best.chooser], m.ks[best.k], best.change, each.mean(), low_end, high_end,
+        set_itself, by_chance[:, best.k], m.losses.mean(), len(m.losses),
         len(m.names) * len(m.ks), each.mean(1),
     )  # fmt: skip
     sets = m.masks[0, final]

@@ -76,7 +76,8 @@ def curate(
     whether it is also in at least half of the sets that were judged; `action`, "drop" or "keep".
 
     Attrs: `verdict`; `recommendation`, "drop nothing" unless the interval of `judged` lies below zero;
-    `chooser` and `size` of the best set; `judged_effect`, `judged_low`, `judged_high`; `loss`, the mean loss
+    `chooser` and `size` of the best set; `judged_effect`, `judged_low`, `judged_high` (the lower end goes on
+    to `choosing_effect` of that set, which more examples chose than what is judged); `loss`, the mean loss
     with all examples; `trainings`, how many different sets were retrained, over all runs, and `plan`.
 
     `folder` keeps the effects of sets, and scores that are made by retraining: a call that was stopped goes
