@@ -23,8 +23,8 @@ _WINDOWS = 6  # of so many, each is printed
 
 
 def row_word(result: xr.Dataset | xr.DataArray) -> str:
-    """What a row of a ranking is: an example, or a part of one."""
-    return "part" if "part" in result.coords else "example"
+    """What a row of a ranking is: an example, or a part of one, which has the `id` of its example."""
+    return "part" if {"id", "part"} <= {*result.coords} else "example"
 
 
 def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
