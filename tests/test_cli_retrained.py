@@ -222,3 +222,12 @@ def test_other_impossible_requests(recorded, trajectory, tmp_path):
     assert "leave some of them in" in fails("estimate", recorded, "--remove", everybody, code=2)
     assert "--verify-top" in fails("estimate", recorded, "--verify-top", "0", code=2)
     assert "--trust" in fails("estimate", recorded, "--trust", "maybe", code=2)
+
+
+@pytest.mark.parametrize("name", ["final-loss", "loo"])
+def test_what_asks_no_query_is_not_called_an_effect(recorded, name):
+    shown = run("estimate", recorded, "--estimator", name, "--trust", "none").stdout
+    assert ("score, not an effect of removal" in shown) == (name == "final-loss")
+    assert ("effect = the query without" in shown) == (name == "loo")
+    heads = [line.split() for line in shown.splitlines() if line.startswith("example")]
+    assert heads == [["example", "class", "score" if name == "final-loss" else "effect"] * 2]
