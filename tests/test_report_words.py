@@ -81,3 +81,12 @@ def test_one_is_not_called_many_and_trust_is_not_said_to_be_tested():
     run, _ = loop()
     page = ik.report(run, ik.estimate(run), ik.estimate(run, estimator="loo"))
     assert page.record.agreement.count == 24 and facts(page)["trust"].startswith("not measured")
+
+
+@pytest.mark.parametrize("estimator", ["final-loss", "dit"])
+def test_a_page_of_scores_that_are_no_effects_says_so(estimator):
+    """It said of a training loss of 0.9 that removing the example lowers the test loss by 0.9."""
+    run, _ = loop()
+    warnings = ik.report(run, ik.estimate(run, estimator=estimator)).record.warnings
+    said = [each for each in warnings if each.startswith("The scores of final-loss ask no query")]
+    assert len(said) == (estimator == "final-loss")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from influencekit._direction import better_in, ends
+from influencekit._direction import asks_no_query, better_in, ends
 from influencekit._docstring import docstring
 from influencekit._report.issues import RULE
 from influencekit._report.record import Fact, Words
@@ -145,7 +145,12 @@ def trust_facts(
 
 def trust_warnings(scores: xr.Dataset, trust: xr.Dataset | None) -> list[str]:
     """What to beware of, caution first; empty where there is nothing."""
+    no_effects = (
+        f"the scores of {scores.attrs.get('estimator')} ask no query, so they are no effects of removal: "
+        "what this page says of removing an example holds for retrained numbers alone"
+    )
     said = [
+        no_effects if asks_no_query(scores.attrs) else "",
         str(scores.attrs.get("caution", "")),
         "" if trust is None else str(trust.attrs.get("warning", "")),
     ]

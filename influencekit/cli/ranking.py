@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from influencekit._direction import better_in, extremes
+from influencekit._direction import asks_no_query, better_in, extremes
 from influencekit._training.linear import FAST
 from influencekit.cli.console import BEWARE, print_tables, say
 from influencekit.cli.summary import asked_of, window_name
@@ -45,7 +45,7 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     say()
     scores = result.influence.isel(estimator=0, seed=0).mean(("query", "window"), skipna=False)
     ends = extremes(scores.values, better_in(attrs), top)
-    word = "score" if _no_effect(result) else "effect"
+    word = "score" if asks_no_query(result.attrs) else "effect"
     print_tables(
         {title: _rows(scores, some, word) for title, _, some in ends}, left=1 + ("label" in scores.coords)
     )
@@ -63,17 +63,12 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
 
 def _meaning(result: xr.Dataset) -> str:
     """What a number of the table is; one for sets says nothing of a single example."""
-    if _no_effect(result):
+    if asks_no_query(result.attrs):
         return "a score, not an effect of removal: it sorts the examples, and has no unit"
     if "intercept" not in result:
         return f"effect = the query without the {row_word(result)} minus with it"
     added = float(result.intercept.mean())
     return f"the query without a set minus with it = {added:+.3e} + the sum of these over the set"
-
-
-def _no_effect(result: xr.Dataset) -> bool:
-    """Whether the estimator asks no query, as a training loss, so that nothing is with or without."""
-    return str(result.attrs.get("note_query", "")).startswith("not used")
 
 
 def _setting(result: xr.Dataset) -> str:
