@@ -126,7 +126,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            takes = ", ".join(n for n in signature.parameters if n != "self")
+            raise TypeError(f"{name}() {error}; it takes {takes}") from None
         for option in options_of(function).values():
             typed = signature.parameters[option.name].annotation is not inspect.Parameter.empty
             if typed and option.name in bound.arguments:

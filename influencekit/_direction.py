@@ -14,6 +14,7 @@ from influencekit.errors import InputError
 __all__ = [
     "Better",
     "Which",
+    "asks_no_query",
     "better_in",
     "better_of",
     "effect_of",
@@ -143,3 +144,8 @@ def effect_of(value: float, better: Better | None) -> str:
         return "no effect"
     word = _WORDS[better][int(value > 0)]
     return word if better else f"removal {word} it"
+
+
+def asks_no_query(attrs: Mapping[Any, Any]) -> bool:
+    """Whether these scores come from no query, as a training loss does: they are no effects of removal."""
+    return str(attrs.get("note_query", "")).startswith("not used")

@@ -100,7 +100,7 @@ def parse_windows(spec: str, epochs: Sequence[int], removal: Removal = "global")
             if not start < stop:
                 raise InputError(f"window {part!r} is empty: ranges are half-open, so the end must be larger")
             if stop > limit:
-                raise InputError(f"window {part!r} reaches outside the run, which has {kind}s 0-{limit}")
+                raise InputError(f"window {part!r} reaches outside the run, which is {kind}:0-{limit}")
             windows.append(
                 _epochs(epochs, start, stop, removal) if kind == "epoch" else Window(start, stop, removal)
             )

@@ -278,7 +278,9 @@ def test_an_empty_folder_is_taken(tmp_path):
 def test_scores_that_are_none(tmp_path, recorded):
     assert "no scores at" in fails("plot", tmp_path / "none", code=2)
     (tmp_path / "text").write_text("hello")
-    assert "cannot be read as scores" in fails("plot", tmp_path / "text", code=2)
+    said = fails("plot", tmp_path / "text", code=2)
+    assert "cannot be read as scores: expected the .zarr folder or .nc file that --out wrote (" in said
+    assert "expected what `influencekit record` or a Tape wrote" in fails("verify", tmp_path / "text", code=1)
     xr.Dataset({"x": ("train", [1.0])}).to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
     assert "holds no influence scores" in fails("plot", tmp_path / "x.zarr", code=2)
     assert "expected a name that ends in .zarr, .nc, .csv" in fails(

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers_cli import run
+import pytest
+from helpers_cli import TINY, run
 
 import influencekit as ik
 from influencekit.cli import cli
@@ -54,3 +55,11 @@ def test_every_option_has_help():
         assert command.short_help, name
         for parameter in command.params:
             assert parameter.param_type_name == "argument" or parameter.help, (name, parameter.name)
+
+
+@pytest.mark.parametrize("window", ["epoch:1-2", "epoch:0-1", "full"])
+def test_what_record_says_is_next_can_be_done(tmp_path, window):
+    """Of a recording of a window it named a command that asks about the whole run, which is refused."""
+    said = run("record", TINY, "--store", tmp_path / "run.zarr", "--window", window).stdout
+    command = said.splitlines()[-1].removeprefix("next: influencekit ").split()
+    assert command[0] == "estimate" and "most harmful" in run(*command, "--trust", "none").stdout

@@ -17,7 +17,9 @@ import xarray as xr
 from helpers_cli import TINY, fails, run
 
 import influencekit as ik
+from influencekit._executors.folder import SliceFolder
 from influencekit.cli.output import new_file, new_folder
+from influencekit.cli.problems import WorkloadSource
 
 
 def compare(store, *args):
@@ -139,10 +141,20 @@ def test_nothing_is_written_into_a_store(recorded):
         compare(recorded, "--out", recorded / "deep" / "out"),
         compare(recorded, "--json", recorded / "zarr.json.txt"),
         compare(recorded, "--evaluate", "lds", "--subsets", recorded / "subsets"),
+        compare(recorded, "--evaluate", "lds", "--subsets", recorded),
+        ("estimate", recorded, "--executor", "processes:2", "--slices", recorded / "slices"),
+        ("curate", recorded, "--keep", recorded),
         ("plot", recorded, "--out", recorded / "plots"),
         ("record", TINY, "--store", recorded / "theta" / "run.zarr"),
     ):
-        assert "lies inside the store" in fails(*args, code=2)
+        line = fails(*args, code=2)
+        assert "lies inside the store" in line or " is a store; choose a path elsewhere" in line
+    trajectory = ik.open(recorded, WorkloadSource(TINY)(0))
+    for place in ("subsets", "theta/c/subsets"):
+        with pytest.raises(ik.InfluenceKitError, match="lies inside the store"):
+            ik.evaluate(trajectory, "lds:m=3", estimators=["dit"], subsets=recorded / place)
+        with pytest.raises(ik.InfluenceKitError, match="lies inside the store"):
+            SliceFolder(recorded / place).make()
     assert sorted(recorded.rglob("*")) == before
 
 

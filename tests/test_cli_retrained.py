@@ -190,11 +190,20 @@ def test_what_was_retrained_is_saved_beside_the_scores(recorded, trajectory, lis
     run("plot", out, "--out", tmp_path / "plots")
 
 
+def test_a_set_that_is_removed_makes_no_parts_of_examples(recorded, listed):
+    """It said: the query without the part minus with it, and all of it with all parts."""
+    shown = run("estimate", recorded, "--remove", listed, "--verify-top", "2", "--trust", "none").stdout
+    assert "effect = the query without the example minus with it" in shown
+    assert "with all examples; the sign" in shown and not re.search(r"\bparts?\b", shown)
+
+
 WRONG = {
     "nowhere.txt": (None, ["--remove", "cannot be read", "No such file"]),
     "empty.txt": (b"# nobody\n\n", ["holds no example id", "one a line"]),
     "binary.txt": (b"\xff\xfe\x00\x01", ["cannot be read", "UTF-8"]),
     "unknown.txt": (b"nobody\n", ["no training example 'nobody'", "there are 24"]),
+    "head.csv": (b'\xef\xbb\xbf"id"\r\n29002\r\n', ["the first line, id, is the head", "leave it out"]),
+    "scores.csv": (b"example,label,seed,query,window,dit\n", ["a table of scores", "their ids, one a line"]),
 }
 
 
@@ -213,3 +222,12 @@ def test_other_impossible_requests(recorded, trajectory, tmp_path):
     assert "leave some of them in" in fails("estimate", recorded, "--remove", everybody, code=2)
     assert "--verify-top" in fails("estimate", recorded, "--verify-top", "0", code=2)
     assert "--trust" in fails("estimate", recorded, "--trust", "maybe", code=2)
+
+
+@pytest.mark.parametrize("name", ["final-loss", "loo"])
+def test_what_asks_no_query_is_not_called_an_effect(recorded, name):
+    shown = run("estimate", recorded, "--estimator", name, "--trust", "none").stdout
+    assert ("score, not an effect of removal" in shown) == (name == "final-loss")
+    assert ("effect = the query without" in shown) == (name == "loo")
+    heads = [line.split() for line in shown.splitlines() if line.startswith("example")]
+    assert heads == [["example", "class", "score" if name == "final-loss" else "effect"] * 2]

@@ -241,3 +241,28 @@ def test_curves_that_cannot_be_drawn_are_named(judged):
         plot.detection(xr.concat([judged] * 2, "window"))
     with pytest.raises(InputError, match="40 lines are too many"):
         plot.detection(xr.concat([judged.isel(estimator=0, drop=True)] * 40, "estimator"))
+
+
+@pytest.mark.parametrize("names", [["a$\\frac{$", "b$"], ["_neg", ""], ["a\nb" * 40, "c" * 200]])
+def test_names_are_drawn_as_they_are_and_leave_room_for_the_picture(result, names, tmp_path):
+    """A `$` is no formula (it ended `compare --out` after all retraining), `_neg` is in the legend, and a
+    long name takes nothing from the picture: its middle is left out."""
+    ids = [f"https://example.org/${i}$\\q/{'x' * 80}{i}" for i in range(20)]
+    result = result.assign_coords(
+        example=(("seed", "train"), [ids] * 2), label=(("seed", "train"), [names * 10] * 2)
+    ).assign_attrs(workload="runs/$a$\\frac{/" + "x" * 300)
+    scores = result.influence.sel(estimator="good").isel(seed=0, query=0).assign_attrs(better="lower")
+    drawn = [
+        plot.timeline(scores, count=2),
+        plot.agreement(result)[0],
+        plot.extremes(scores[0], np.random.rand(20, 3, 3))[0],
+    ]
+    for number, ax in enumerate(drawn):
+        plain = [t.get_text() for t in ax.get_legend().get_texts()] if ax.get_legend() else []
+        ax.figure.savefig(tmp_path / f"{number}.png")
+        if number == 1:
+            assert len(plain) == len(names) and all(len(text) <= 30 for text in plain)
+        if number < 2:  # the axes of pictures are small
+            box = ax.get_window_extent()
+            assert box.width > 0.35 * ax.figure.bbox.width and box.height > 0.5 * ax.figure.bbox.height
+            assert ax.get_legend().get_window_extent().x1 <= ax.figure.bbox.width

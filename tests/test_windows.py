@@ -135,8 +135,8 @@ PLAN = Plan(torch.zeros(6, 2, dtype=torch.int64), torch.ones(6, 1), torch.tensor
         ("step:1.5-3", "expected whole numbers"),
         ("step:4-4", "is empty: ranges are half-open"),
         ("epoch:2-1", "is empty"),
-        ("step:2-7", "reaches outside the run, which has steps 0-6"),
-        ("epoch:3", "reaches outside the run, which has epochs 0-3"),
+        ("step:2-7", "reaches outside the run, which is step:0-6"),
+        ("epoch:3", "reaches outside the run, which is epoch:0-3"),
         ("full,", "cannot read window ''"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from influencekit._files import save_zarr, sweep, unmade, whole
+from influencekit._files import keep_out_of_stores, save_zarr, sweep, unmade, whole
 from influencekit._sealed import check_store, read_sealed, sealed
 from influencekit.errors import InputError, StoreError
 
@@ -54,6 +54,7 @@ class SliceFolder:
 
     def make(self) -> None:
         """Make it, if it is not there."""
+        keep_out_of_stores(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             sweep(self.path)

@@ -10,7 +10,7 @@ from influencekit._files.open_folder import hold
 from influencekit._files.scratch import sweep, whole
 from influencekit.errors import StoreError
 
-__all__ = ["claim", "in_the_way", "unmade"]
+__all__ = ["claim", "in_the_way", "keep_out_of_stores", "unmade"]
 
 T = TypeVar("T")
 
@@ -20,12 +20,13 @@ def claim(
 ) -> tuple[Callable[[], None], T]:
     """Hold the folder at `path`, made if it is not there, and give what releases it and what `look` finds.
 
-    The file `first` is written with `text` where the folder is empty. Errors: a folder without it that is
-    not empty, so not one of `what`; one that another process holds, or that cannot be written; those of
-    `look`, after which the folder is released.
+    The file `first` is written with `text` where the folder is empty. Errors: a folder inside a store; one
+    without this file that is not empty, so not one of `what`; one that another process holds, or that cannot
+    be written; those of `look`, after which the folder is released.
     """
     release: Callable[[], None] = lambda: None  # noqa: E731
     try:
+        keep_out_of_stores(path)
         path.mkdir(parents=True, exist_ok=True)
         release = hold(path)
         sweep(path)
@@ -40,6 +41,13 @@ def claim(
         if isinstance(error, OSError):
             raise unmade(path, error) from error
         raise
+
+
+def keep_out_of_stores(path: Path) -> None:
+    """Errors: a folder inside a zarr store, where each file is one of the store's own."""
+    for above in path.absolute().parents:
+        if (above / "zarr.json").is_file():
+            raise StoreError(f"{path} lies inside the store {above}; name a folder elsewhere")
 
 
 def unmade(path: Path, error: Exception) -> StoreError:

@@ -24,7 +24,7 @@ from influencekit._report.predictions import judged
 from influencekit._report.record import Agreement, Content, Example, Record, Retrained
 from influencekit._report.repeated import joined_ceiling
 from influencekit._report.scores import Verified, check_scores, combined, span_of, verified_by
-from influencekit._report.words import facts, made, trust_facts, trust_warnings, words_of
+from influencekit._report.words import counted, facts, made, trust_facts, trust_warnings, words_of
 from influencekit._training.batch import Batch
 from influencekit._trajectory.fingerprint import digest
 from influencekit._trajectory.trajectory import Trajectory
@@ -290,10 +290,10 @@ def _points_note(run: Trajectory, links: xr.DataArray | None, place: dict[int, i
     if links is None or run.workload.test is None:
         return ""
     some = links.sizes["query"]
-    all_of = "all" if some == run.workload.n_test else f"{some} of"
+    all_of = "All" if some == run.workload.n_test else f"{some} of"
     lost = sum(k not in place for each in linked(links).values() for k in each)
     gone = f"; {lost} links lead to examples that are not on this page, and are left out" if lost else ""
-    return f"{all_of} {run.workload.n_test:,} test examples, the largest loss first{by}{gone}"
+    return f"{all_of} {counted(run.workload.n_test, 'test example')}, the largest loss first{by}{gone}"
 
 
 def _agreement(effects: Effects, ceiling: xr.Dataset | None) -> Agreement | None:

@@ -62,7 +62,7 @@ def curve_picture(record: Record) -> dict[str, Any] | None:
         "width": WIDTH, "height": HEIGHT, "base": HEIGHT - _BOTTOM, "left": _LEFT, "right": WIDTH - _RIGHT,
         "line": " ".join(f"{x(s)},{y(v)}" for s, v in zip(steps, losses, strict=True)),
         "borders": [x(b) for b in borders] if len(borders) <= 120 else [],
-        "steps": [(x(s), f"{s:.0f}") for s in np.linspace(0, last, 5)],
+        "steps": [(x(s), f"{s:.0f}") for s in np.unique(np.linspace(0, last, 5).round())],
         "losses": [(y(float(v)), f"{v:.2g}") for v in np.linspace(0, high, 3)],
         "table": [(s, f"{v:.4g}") for s, v in record.curve.points[:: max(1, len(steps) // 50)]],
     }  # fmt: skip

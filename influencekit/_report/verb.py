@@ -20,6 +20,7 @@ from influencekit._report.part_scores import PartNames
 from influencekit._report.record import Record
 from influencekit._report.tracking import log, scalars
 from influencekit._report.twins import ENDINGS, summary, write
+from influencekit._report.words import counted
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.results import examples, require_run
 from influencekit.errors import InputError
@@ -108,7 +109,8 @@ class Report:
     def __str__(self) -> str:
         shown, size = len(self.record.examples), len(self.html.encode()) / 1e6
         return (
-            f"report: {self.record.title}, {shown} examples, {size:.1f} MB; save it with .save('report.html')"
+            f"report: {self.record.title}, {counted(shown, 'example')}, {size:.1f} MB; "
+            "save it with .save('report.html')"
         )
 
 

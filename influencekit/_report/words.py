@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from influencekit._direction import better_in, ends
+from influencekit._direction import asks_no_query, better_in, ends
 from influencekit._docstring import docstring
 from influencekit._report.issues import RULE
 from influencekit._report.record import Fact, Words
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit.errors import InfluenceKitError
 
-__all__ = ["facts", "made", "method", "trust_facts", "trust_warnings", "words_of"]
+__all__ = ["counted", "facts", "made", "method", "trust_facts", "trust_warnings", "words_of"]
 
 _QUERIES = {"test-loss": "the test loss", "test-losses": "the loss of a test example"}
 
@@ -41,13 +41,14 @@ def facts(run: Trajectory, scores: xr.Dataset, span: str, numbers: bool) -> list
     )
     data = f"; {info['data']}" if "data" in info else ""
     model = f"{type(workload.model).__name__}, {workload.n_params:,} parameters"
-    tested = "" if workload.test is None else f", {workload.n_test:,} test examples"
+    tested = "" if workload.test is None else f", {counted(workload.n_test, 'test example')}"
     found = [
         Fact("trained", f"{workload.name}{data}"),
         Fact("model", model),
         Fact(
             "training",
-            f"{run.steps:,} steps by {short_optimizer(run)}; {workload.n_train:,} examples{tested}",
+            f"{counted(run.steps, 'step')} by {short_optimizer(run)}; "
+            f"{counted(workload.n_train, 'example')}{tested}",
         ),
         *([] if numbers and accuracy != accuracy else [Fact("test accuracy", reached)]),
         Fact("query", str(attrs.get("query"))),
@@ -67,9 +68,16 @@ _REMOVED = {
 
 
 def short_optimizer(run: Trajectory) -> str:
-    """The rule and its learning rate."""
-    first = next(iter(run.workload.optimizer.members()))
-    return f"{type(first).__name__}, learning rate {first.lr:g}"
+    """The rules and the learning rates of their steps: one, or the lowest and the highest."""
+    rules = dict.fromkeys(type(rule).__name__ for rule in run.workload.optimizer.members())
+    rates = run.plan.lr[: run.steps]
+    low, high = f"{float(rates.min()):g}", f"{float(rates.max()):g}"
+    return f"{' and '.join(rules)}, learning rate {low if low == high else f'{low} to {high}'}"
+
+
+def counted(number: int, word: str) -> str:
+    """`1 example`, `1,024 examples`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def method(scores: xr.Dataset) -> str:
@@ -115,7 +123,7 @@ def trust_facts(
     """The trust figure and the ceiling of the number that is shown (`joined`), or why there is none."""
     found = []
     if trust is None:
-        found.append(Fact("trust", "unknown: no example was retrained to test the scores"))
+        found.append(Fact("trust", "not measured: how well retraining agrees with the scores"))
     else:
         value = float(trust.overall)
         said = f"{value:.2f} of 1" if np.isfinite(value) else "unknown"
@@ -137,7 +145,12 @@ def trust_facts(
 
 def trust_warnings(scores: xr.Dataset, trust: xr.Dataset | None) -> list[str]:
     """What to beware of, caution first; empty where there is nothing."""
+    no_effects = (
+        f"the scores of {scores.attrs.get('estimator')} ask no query, so they are no effects of removal: "
+        "what this page says of removing an example holds for retrained numbers alone"
+    )
     said = [
+        no_effects if asks_no_query(scores.attrs) else "",
         str(scores.attrs.get("caution", "")),
         "" if trust is None else str(trust.attrs.get("warning", "")),
     ]

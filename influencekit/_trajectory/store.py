@@ -45,7 +45,10 @@ def open_group(store: Any) -> zarr.Group:
     except InputError:
         raise
     except (OSError, TypeError, ValueError, KeyError) as error:
-        raise StoreError(f"{store} is not a zarr group that can be read ({_line(error)})") from error
+        raise StoreError(
+            f"{store} is not a zarr group that can be read ({_line(error)}); expected what "
+            "`influencekit record` or a Tape wrote"
+        ) from error
     if digest is not None and attrs.get("digest") != digest:
         return open_group(store)  # its writer has committed meanwhile
     if "influencekit_schema" not in attrs:

@@ -25,9 +25,10 @@ def ids_in(path: str | Path, option: str = "", parts: bool | None = None) -> lis
     alone: then all its rows count. A part may come once for each query and window, as `estimate` writes it.
 
     `option`: what the user calls the file; `parts`: whether it has to name parts (None: as it is). Errors:
-    what cannot be read; a table without marks, with other ones, whose head is not its first line, or that is
-    not separated by commas; a column that stands twice, rows that say two things of one example; no id at
-    all; a part that is no whole number, or that comes twice; parts for examples, and the other way round.
+    what cannot be read; a table without marks, of scores or with other marks, whose head is not its first
+    line or is id alone, or that is not separated by commas; a column that stands twice, rows that say two
+    things of one example; no id at all; a part that is no whole number, or that comes twice; parts for
+    examples, and the other way round.
     """
     name = f"{option} {path}".strip()
     try:
@@ -61,6 +62,15 @@ def _head(text: str, name: str) -> list[str]:
     head = _cells(first, ",")
     if "id" in head and len(head) > 1:
         return head
+    if head == ["id"]:
+        raise InputError(
+            f"{name}: the first line, id, is the head of a table; leave it out: ids alone, one a line"
+        )
+    if {"example", "query", "window"} <= {*head}:
+        raise InputError(
+            f"{name}: a table of scores does not say which examples to drop; write their ids, one a line, "
+            "or take the table that `curate` or `suspects` wrote"
+        )
     if _MARK in text:
         raise InputError(
             f"{name}: expected the head of the table, with the columns id and {_MARK}, in the first line; "

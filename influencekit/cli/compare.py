@@ -150,7 +150,7 @@ def compare(
     """
     json_file = "-" if json_file == "/dev/stdout" else json_file
     file = None if json_file == "-" else json_file
-    check_places({"--out": out, "--json": file, "--subsets": subsets})
+    check_places({"--out": out, "--json": file, "--subsets": subsets, "--slices": slices})
     with new_folder(out) as folder, replaced_file(file, "--json") as json_path:
         with working():
             from influencekit._verbs.compare import compare as verb

@@ -140,7 +140,7 @@ def estimate(
             "--parts goes without --trust and a report, which are about examples; --verify-top retrains "
             "without the top parts, --estimator loo:examples=32 without 32 random ones"
         )
-    check_places({"--out": out, "--contributions": contributions})
+    check_places({"--out": out, "--contributions": contributions, "--slices": slices})
     if contributions and not contributions.endswith(".zarr"):
         raise InputError(f"--contributions {contributions} must end in .zarr: it is a store")
     if dry_run and (ignored := [n for n, v in {"--out": out, "--contributions": contributions}.items() if v]):

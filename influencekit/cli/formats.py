@@ -67,7 +67,10 @@ def read_dataset(file: Path, what: str = "scores") -> xr.Dataset:
     except StoreError:
         raise
     except Exception as error:
-        raise InputError(f"{file} cannot be read as {what}: {' '.join(str(error).split())[:120]}") from error
+        why = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{file} cannot be read as {what}: expected the .zarr folder or .nc file that --out wrote ({why})"
+        ) from error
 
 
 def save_dataset(dataset: Any, path: Path) -> None:

@@ -15,15 +15,18 @@ from influencekit.errors import InfluenceKitError, InputError
 __all__ = ["check_places", "new_file", "new_folder", "replaced_file"]
 
 
+_FILLED = ("--subsets", "--keep", "--slices")  # folders that keep what calls do
+
+
 def check_places(places: dict[str, str | None]) -> None:
-    """Refuse {option: path}s that are the same, one inside another, or inside a store."""
+    """Refuse {option: path}s that are the same, one inside another, or inside a store; a folder that is
+    filled from call to call may be none itself."""
     real = {option: Path(os.path.realpath(path)) for option, path in places.items() if path is not None}
     for option, path in real.items():
-        for folder in path.parents:
+        for folder in (path, *path.parents) if option in _FILLED else path.parents:
             if (folder / "zarr.json").is_file():
-                raise InputError(
-                    f"{option} {places[option]} lies inside the store {folder}; choose a path elsewhere"
-                )
+                where = "is a store" if folder == path else f"lies inside the store {folder}"
+                raise InputError(f"{option} {places[option]} {where}; choose a path elsewhere")
     for (one, path), (other, folder) in permutations(real.items(), 2):
         if path == folder or folder in path.parents:
             where = "is the same path as" if path == folder else "lies inside"

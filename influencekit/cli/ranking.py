@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from influencekit._direction import better_in, extremes
+from influencekit._direction import asks_no_query, better_in, extremes
 from influencekit._training.linear import FAST
 from influencekit.cli.console import BEWARE, print_tables, say
 from influencekit.cli.summary import asked_of, window_name
@@ -23,8 +23,8 @@ _WINDOWS = 6  # of so many, each is printed
 
 
 def row_word(result: xr.Dataset | xr.DataArray) -> str:
-    """What a row of a ranking is: an example, or a part of one."""
-    return "part" if "part" in result.coords else "example"
+    """What a row of a ranking is: an example, or a part of one, which has the `id` of its example."""
+    return "part" if {"id", "part"} <= {*result.coords} else "example"
 
 
 def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
@@ -45,7 +45,10 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
     say()
     scores = result.influence.isel(estimator=0, seed=0).mean(("query", "window"), skipna=False)
     ends = extremes(scores.values, better_in(attrs), top)
-    print_tables({title: _rows(scores, some) for title, _, some in ends}, left=1 + ("label" in scores.coords))
+    word = "score" if asks_no_query(result.attrs) else "effect"
+    print_tables(
+        {title: _rows(scores, some, word) for title, _, some in ends}, left=1 + ("label" in scores.coords)
+    )
     known = int(scores.notnull().sum())
     if known < scores.sizes["train"]:
         say(f"{known} of {scores.sizes['train']} {row_word(result)}s were scored")
@@ -60,6 +63,8 @@ def print_ranking(result: xr.Dataset, top: int, verified: bool = False) -> None:
 
 def _meaning(result: xr.Dataset) -> str:
     """What a number of the table is; one for sets says nothing of a single example."""
+    if asks_no_query(result.attrs):
+        return "a score, not an effect of removal: it sorts the examples, and has no unit"
     if "intercept" not in result:
         return f"effect = the query without the {row_word(result)} minus with it"
     added = float(result.intercept.mean())
@@ -78,15 +83,16 @@ def _setting(result: xr.Dataset) -> str:
     return f"{result.estimator.values[0]}{notes}; {where}, {result.removal.values[0]} removal{reached}"
 
 
-def _rows(scores: xr.DataArray, some: Any) -> pd.DataFrame:
-    """The examples, or parts, at these positions: their id, their class if there is one, their effect."""
+def _rows(scores: xr.DataArray, some: Any, word: str) -> pd.DataFrame:
+    """The examples, or parts, at these positions: their id, their class if there is one, their effect, which
+    is called `word`."""
     from influencekit.cli.frames import pandas
 
     pd = pandas()
     columns = {row_word(scores): [str(scores.example.values[k]) for k in some]}
     if "label" in scores.coords:
         columns["class"] = [str(scores.label.values[k]) for k in some]
-    return pd.DataFrame(columns | {"effect": [f"{float(scores.values[k]):+.3e}" for k in some]})
+    return pd.DataFrame(columns | {word: [f"{float(scores.values[k]):+.3e}" for k in some]})
 
 
 def _trust(attrs: dict[str, Any]) -> str:

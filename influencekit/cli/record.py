@@ -105,7 +105,11 @@ def record(
         f": {problem.name}, seed {seed}, states {trajectory.first} to "
         f"{trajectory.last} of {steps} steps, {problem.n_params} parameters, {_size(size)}{reached}",
     )
-    say(f"next: influencekit estimate {store} --estimator dit")
+    part = ""
+    if (trajectory.first, trajectory.last) != (0, steps):  # only windows inside it can be asked about
+        part = f" --window step:{trajectory.first}-{trajectory.last}"
+        part += " --removal window" if trajectory.first else ""
+    say(f"next: influencekit estimate {store} --estimator dit{part}")
 
 
 def _size(size: float) -> str:

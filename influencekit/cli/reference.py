@@ -28,7 +28,7 @@ colours away, `INFLUENCEKIT_PROGRESS=0` the progress, which is drawn on a termin
 | exit code | meaning |
 |---|---|
 | 0 | what was asked for was done: files are there as a whole, the text was written to stdout |
-| 1 | something went wrong: a store is damaged, a disk is full, a training diverged, nobody reads stdout |
+| 1 | it failed: a store is missing or damaged, a disk is full, a training diverged, nobody reads stdout |
 | 2 | an argument cannot work, also `--code` that fails; nothing was done |
 | 130, 143, 129 | Ctrl-C, SIGTERM, a lost terminal (128 and the number of the signal) |
 

@@ -136,6 +136,7 @@ def report(
             from influencekit._report.marks import marks_of
             from influencekit._report.scores import whole
             from influencekit._report.twins import write
+            from influencekit._report.words import counted
             from influencekit._verbs.results import windows_of
             from influencekit.cli.problems import reopen, use_device
             from influencekit.cli.user_code import value_from
@@ -175,8 +176,8 @@ def report(
         say(BEWARE, warning)
     marked, size = int(page.issues.is_influence_issue.sum()), len(page.html.encode()) / 1e6
     names_of_files = ", ".join(name for _, name in paths if name)
-    shown = len(page.record.examples)
-    say(f"saved in {names_of_files} ({size:.1f} MB): {shown} examples, {marked} of them issues")
+    shown = counted(len(page.record.examples), "example")
+    say(f"saved in {names_of_files} ({size:.1f} MB): {shown}, {marked} of them issues")
 
 
 def _auto(run: Trajectory, method: Estimator) -> str:

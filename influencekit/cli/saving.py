@@ -126,7 +126,7 @@ def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[st
     several windows. Several queries are averaged.
     """
     from influencekit import plot
-    from influencekit.plot.style import subject
+    from influencekit.plot.style import name_text, subject
 
     drawn: list[str] = []
 
@@ -146,7 +146,7 @@ def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[st
     better = written(better_in(result.attrs))
     scores = first.influence.mean("query", skipna=False)
     some = "" if result.sizes["seed"] == 1 else f", seed {int(first.seed)}"
-    several = result.sizes["window"] > 1
+    several, about = result.sizes["window"] > 1, name_text(subject(result.attrs), 80)
     for name in names:
         file = re.sub(r"[^\w.=-]+", "_", name)
         each = scores.sel(estimator=name).assign_attrs(better)
@@ -156,8 +156,8 @@ def draw(result: xr.Dataset, workload: Workload | None, folder: Path) -> list[st
         if workload is not None and rows and (shown := pictures(workload, rows)) is not None:
             axes = plot.extremes(mean.isel(train=rows), shown, PICTURES)
             over = f", mean of {result.sizes['window']} windows" if several else ""
-            save(axes, f"extremes-{file}.png", f"{subject(result.attrs)}: {name}{some}{over}")
+            save(axes, f"extremes-{file}.png", f"{about}: {name}{some}{over}")
         if several:
             line = plot.timeline(each.transpose("window", "train"))
-            save(line, f"timeline-{file}.png", f"{subject(result.attrs)}: {name}{some}")
+            save(line, f"timeline-{file}.png", f"{about}: {name}{some}")
     return drawn

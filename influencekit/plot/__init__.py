@@ -9,7 +9,7 @@ from influencekit.plot.ceiling import ceiling
 from influencekit.plot.detection import detection, precision_recall
 from influencekit.plot.examples import extremes, timeline
 from influencekit.plot.predicted import predicted
-from influencekit.plot.style import COLOURS, diverging, new_figure, whole_numbers
+from influencekit.plot.style import COLOURS, diverging, name_text, new_figure, whole_numbers
 from influencekit.plot.trust import trust_by_window
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "detection",
     "diverging",
     "extremes",
+    "name_text",
     "new_figure",
     "precision_recall",
     "predicted",

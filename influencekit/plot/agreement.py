@@ -10,7 +10,7 @@ import xarray as xr
 
 from influencekit._arguments import one_of
 from influencekit._labelled import dataset_of
-from influencekit.plot.style import COLOURS, axes_of, figure_for, subject
+from influencekit.plot.style import COLOURS, axes_of, figure_for, name_text, subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def scatter(result: xr.Dataset, estimator: str, ax: Axes | None = None, metric: 
     colours = np.full(x.shape, COLOURS[0], dtype=object)
     for (name, member), colour in zip(groups.items(), COLOURS, strict=False):
         colours[member] = colour
-        ax.scatter([], [], s=30, c=colour, label=name)
+        ax.scatter([], [], s=30, c=colour, label=name_text(name))
     mixed = np.random.default_rng(0).permutation(int(both.sum()))  # no class hides the others
     points = [values[both][mixed] for values in (x.values, y.values)]
     ax.scatter(points[0], points[1], s=size, c=colours[both][mixed], alpha=0.6, linewidths=0)
@@ -124,6 +124,6 @@ def _agreement(result: xr.Dataset, estimator: str, metric: str) -> str:
 def subject_of(result: xr.Dataset) -> str:
     """What was compared, how it was trained, and how good the model is."""
     setting = result.attrs.get("setting", "custom")
-    words = subject(result.attrs) + ("" if setting == "custom" else f", {setting}")
+    words = name_text(subject(result.attrs), 80) + ("" if setting == "custom" else f", {setting}")
     accuracy = float(result.accuracy.mean())
     return words + ("" if math.isnan(accuracy) else f": test accuracy {100 * accuracy:.1f} %")

@@ -14,7 +14,7 @@ from influencekit._direction import extremes as both_ends
 from influencekit._labelled import array_of
 from influencekit._training.ids import positions_among
 from influencekit.errors import InputError
-from influencekit.plot.style import COLOURS, axes_of, figure_for, side_colour, whole_numbers
+from influencekit.plot.style import COLOURS, axes_of, figure_for, name_text, side_colour, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,8 +112,8 @@ def timeline(
         sign = first if total[k] * first > 0 else -first
         colour = COLOURS[(drawn[sign] if ids is None else number) % len(COLOURS)]
         drawn[sign] += 1
-        label = f"{scores.label.values[k]}, " if "label" in scores.coords else ""
-        name = f"{own[k]} ({label}{effect_of(total[k], better)})"
+        label = f"{name_text(scores.label.values[k], 16)}, " if "label" in scores.coords else ""
+        name = f"{name_text(own[k])} ({label}{effect_of(total[k], better)})"
         style = "--" if sign == first else "-"
         ax.plot(when, scores.values[:, k], style, color=colour, linewidth=1.4, marker=".", label=name)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -150,5 +150,5 @@ def _stretched(picture: np.ndarray) -> np.ndarray:
 
 
 def _caption(scores: xr.DataArray, k: int) -> str:
-    label = f"class {scores.label.values[k]}\n" if "label" in scores.coords else ""
-    return f"{_ids(scores)[k]}\n{label}{float(scores.values[k]):+.1e}"
+    label = f"class {name_text(scores.label.values[k], 12)}\n" if "label" in scores.coords else ""
+    return f"{name_text(_ids(scores)[k], 18)}\n{label}{float(scores.values[k]):+.1e}"

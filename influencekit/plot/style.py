@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from influencekit._arguments import one_of, real_number, short
+from influencekit._arguments import one_of, real_number, short, whole_number
 from influencekit._direction import Better
+from influencekit._escape import shown as escaped
 from influencekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "diverging",
     "figure_of",
     "line_look",
+    "name_text",
     "mean_over",
     "mean_text",
     "new_figure",
@@ -86,6 +88,27 @@ def figure_of(axes: Axes | list[Axes]) -> Figure:
 def subject(attrs: Mapping[Any, Any]) -> str:
     """What a picture is about: the store of a run, if the result names one, or its workload."""
     return str(attrs.get("store", attrs.get("workload", "")))
+
+
+def name_text(name: object, most: int = 24) -> str:
+    """A name from elsewhere (an id, a class, a path) as the text of a picture: matplotlib reads it as it is.
+
+    Of a longer one the middle is left out, since legends take their room from the picture. A `$` begins no
+    formula, and a name that is empty or begins with `_`, which legends leave out, stays in.
+
+    Errors: `InputError` where `most`, the number of characters, is below 3.
+
+    Example:
+
+        >>> from influencekit.plot import name_text
+        >>> name_text("https://example.org/images/000123.png", 16)
+        'https://…123.png'
+    """
+    text, most = escaped(name), whole_number("name_text: most", most, 3)
+    if len(text) > most:
+        text = f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+    text = f" {text}" if text.startswith("_") else text or '""'
+    return text.replace("$", r"\$")
 
 
 def line_look(k: int, count: int) -> dict[str, Any]:

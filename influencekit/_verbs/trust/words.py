@@ -34,8 +34,8 @@ def advice(workload: Workload) -> str:
     eps = [x for rule in rules if isinstance(x := vars(rule).get("eps"), float)]
     if eps and min(eps) < 1e-2:
         ideas.append(f"a larger eps of {type(rules[0]).__name__}, such as 0.01 (now {min(eps):g})")
-    width = workload.plan.indices.shape[1]
+    width = int((workload.plan.indices >= 0).sum(1).max())
     if width < workload.n_train:
         ideas.append(f"larger batches (now {width})")
-    ideas.append(f"a smaller learning rate (now {max(rule.lr for rule in rules):g})")
+    ideas.append(f"a smaller learning rate (now {float(workload.plan.lr.max()):g})")
     return ", ".join(ideas[:-1]) + f" or {ideas[-1]}" if len(ideas) > 1 else ideas[0]

@@ -123,3 +123,9 @@ def test_what_cannot_be_drawn_is_named(patterned):
             draw(two)
     with pytest.raises(InputError, match="expected agreement .stage, other."):
         plot.stage_matrix(patterned.slope)
+
+
+def test_ids_of_pattern_lines_are_no_formulas(patterned, tmp_path):
+    ids = [f"$\\frac{{${i}" for i in range(40)]
+    axes = plot.pattern_lines(patterned.assign_coords(train=ids), examples=ids[:2])
+    axes[0].figure.savefig(tmp_path / "lines.png")

@@ -11,7 +11,7 @@ import xarray as xr
 
 from influencekit.errors import InputError
 from influencekit.extend import better_in
-from influencekit.plot import COLOURS, diverging, new_figure, whole_numbers
+from influencekit.plot import COLOURS, diverging, name_text, new_figure, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def pattern_lines(
         lines = [np.stack([when, z[:, j]], 1) for j in mine]
         ax.add_collection(LineCollection(lines, color="0.8", linewidth=0.6, zorder=1))
         for style, j in zip(("--", ":", "-.") * len(ids), (j for j in mine if j in chosen), strict=False):
-            ax.plot(when, z[:, j], style, color="0.15", linewidth=1.3, label=str(ids[j]), zorder=2)
+            ax.plot(when, z[:, j], style, color="0.15", linewidth=1.3, label=name_text(ids[j]), zorder=2)
         centroid = found.centroid.sel(kind=kind).values
         ax.plot(when, centroid, color=_COLOUR[kind], linewidth=3, label="centroid", zorder=3)
         percent, by_p = (100 * float(found[name].sel(kind=kind)) for name in ("share", "share_by_p"))
