@@ -6,6 +6,7 @@ import torch
 from helpers_suspects import N, linear, per_example, sample, taped, training, workload
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import influencekit as ik
 from influencekit._verbs.suspects import cost
@@ -109,3 +110,29 @@ def test_a_score_that_is_named_twice_is_refused():
     run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=40:epochs=1"))
     with pytest.raises(ik.InputError, match="scores: aum stands twice; name it once"):
         ik.suspects(run, scores=["aum", "final-loss", "aum"])
+
+
+def test_boolean_labels_are_those_of_whole_numbers():
+    """torch does not look booleans up: a raw RuntimeError, from `suspects` and `curate` alike."""
+    (x, y), (tx, ty) = sample(60, 0, 2), sample(60, 1, 2)
+    y[:6] = 1 - y[:6]
+    model = nn.Linear(3, 1).double()
+    logistic = nn.BCEWithLogitsLoss(reduction="none")
+
+    def loss(o, t):
+        return logistic(o[:, 0], t.double())
+
+    found = []
+    for dtype in (torch.bool, torch.int64):
+        trusted = tx, ty.to(dtype)
+        optimizer = ik.SGD(lr=0.2)
+        work = ik.Workload(
+            model=model, loss=loss, train=(x, y.to(dtype)), test=trusted, optimizer=optimizer, epochs=4
+        )
+        run = ik.record(work)
+        one = ik.suspects(run, scores=["final-loss", "aum"], repeats=2, verify=2)
+        found.append((one, ik.curate(run, k=(3,), draws=1, folds=3)))
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.verdict == theirs.verdict
+    for name in ("suspicion", "relabel_effect", "given"):
+        assert found[0][0][name].equals(found[1][0][name])
