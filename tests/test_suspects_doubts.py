@@ -1,6 +1,7 @@
 """Suspects: what is said where data do not tell, or were not asked, and one formula behind an apostrophe."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers_suspects import N, linear, per_example, sample, taped, training, workload
@@ -15,6 +16,7 @@ from influencekit._verbs.suspects.counting import Mixture
 from influencekit._verbs.suspects.expectation import Expected
 from influencekit._verbs.suspects.outside import _told_apart
 from influencekit._verbs.suspects.words import verdict
+from influencekit.cli.formats import write_csv
 
 FAST = {"scores": ["final-loss", "out-of-fold"], "repeats": 2, "folds": 2, "verify": 0}
 
@@ -104,6 +106,17 @@ def test_an_escaped_formula_is_read_back():
         ik.remove(run, ids=["'3"])
     with pytest.raises(ik.InputError, match=r"got 'a.csv'; a file of them is Path\('a.csv'\)"):
         ik.remove(run, ids="a.csv")
+
+
+@pytest.mark.parametrize("name", ["=1", "+1", "-1", "@1", "\t=1", "\n=1"])
+def test_a_list_with_escaped_formulas_is_read_back(tmp_path, name):
+    """What begins with white space got an apostrophe as well, and was no training example."""
+    run = ik.record(workload(train_ids=[name, *map(str, range(3, N + 2))]))
+    ids = list(run.workload.train_ids)
+    listed = pd.DataFrame({"id": ids, "is_influence_issue": [each == name for each in ids]})
+    write_csv(listed, tmp_path / "drop.csv", escape_formulas=True)
+    assert "'" in (tmp_path / "drop.csv").read_text()
+    assert ik.remove(run, ids=tmp_path / "drop.csv", parts=1).train.values.tolist() == [name]
 
 
 def test_a_score_that_is_named_twice_is_refused():
