@@ -13,7 +13,7 @@ from torch import nn
 
 import influencekit as ik
 from influencekit import InputError
-from influencekit.evaluation import detection, flipped
+from influencekit.evaluation import MislabelAUC, detection, flipped
 
 
 def scores(values, dims=("train",)) -> xr.DataArray:
@@ -125,12 +125,19 @@ def test_scores_and_mask_of_other_examples_are_refused():
         detection(x.values, mask)
 
 
+class Named(nn.Linear):
+    """Takes x from a dict as well."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
 def workload(target: torch.Tensor, *, as_dict: bool = False) -> ik.Workload:
     n = len(target)
     inputs = torch.arange(n * 2.0).reshape(n, 2)
     data = {"x": inputs, "labels": target} if as_dict else (inputs, target)
     return ik.Workload(
-        model=nn.Linear(2, 3), loss=lambda out, y: out.sum(-1) * y, train=data, test=data,
+        model=Named(2, 3), loss=lambda out, y: out.sum(-1) * y.reshape(len(y)), train=data, test=data,
         optimizer=ik.SGD(lr=0.1), info={"spec": "some-workload", "data": "numbers"},
     )  # fmt: skip
 
@@ -175,6 +182,34 @@ def test_another_class_is_any_other_class_and_a_column_of_labels_stays_one():
     )
     column = replace(work, train=(work.train[0], (work.train[1] == 7).float()[:, None]))
     assert flipped(column, 1.0)[0].train[1].sum() == 2
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_labels_that_the_loss_ignores_are_not_flipped_nor_planted_nor_judged(classes):
+    """-100 counted as a class: it was flipped, became the new label, and its loss of 0 as found for right."""
+    x, y = torch.randn(40, 4), torch.arange(40) % classes
+    y[25:] = -100
+    loss = nn.CrossEntropyLoss(reduction="none")
+    work = ik.Workload(
+        model=nn.Linear(4, classes), loss=loss, train=(x, y), test=(x[:25], y[:25]), optimizer=ik.SGD(lr=0.1)
+    )
+    changed, mask = flipped(work, 0.4)
+    assert mask.sum() == 10 and not mask[25:].any()  # of 25
+    assert set(changed.train[1][torch.from_numpy(mask)].tolist()) == {*range(classes)}
+    found = ik.evaluate(ik.record(work), MislabelAUC(0.4), "test-loss", "final-loss")[
+        "mislabel-auc:fraction=0.4"
+    ]
+    losses = loss(nn.functional.linear(x, *of_final(ik.record(changed))), changed.train[1]).detach().numpy()
+    bad, good = losses[mask], losses[:25][~mask[:25]]
+    assert found.control_auc.item() == pytest.approx((bad[:, None] > good).mean())
+    assert found.auc.item() == pytest.approx((bad[:, None] > good).mean()) and found.attrs["examples"] == 25
+
+
+def of_final(run):
+    """Weight and bias of a linear model at the end of the run."""
+    theta = run.final.theta
+    rows = len(theta) // 5
+    return theta[: 4 * rows].reshape(rows, 4), theta[4 * rows :]
 
 
 @pytest.mark.parametrize(

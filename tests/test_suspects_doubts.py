@@ -1,11 +1,13 @@
 """Suspects: what is said where data do not tell, or were not asked, and one formula behind an apostrophe."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers_suspects import N, linear, per_example, sample, taped, training, workload
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import influencekit as ik
 from influencekit._verbs.suspects import cost
@@ -14,6 +16,7 @@ from influencekit._verbs.suspects.counting import Mixture
 from influencekit._verbs.suspects.expectation import Expected
 from influencekit._verbs.suspects.outside import _told_apart
 from influencekit._verbs.suspects.words import verdict
+from influencekit.cli.formats import write_csv
 
 FAST = {"scores": ["final-loss", "out-of-fold"], "repeats": 2, "folds": 2, "verify": 0}
 
@@ -105,7 +108,44 @@ def test_an_escaped_formula_is_read_back():
         ik.remove(run, ids="a.csv")
 
 
+@pytest.mark.parametrize("name", ["=1", "+1", "-1", "@1", "\t=1", "\n=1"])
+def test_a_list_with_escaped_formulas_is_read_back(tmp_path, name):
+    """What begins with white space got an apostrophe as well, and was no training example."""
+    run = ik.record(workload(train_ids=[name, *map(str, range(3, N + 2))]))
+    ids = list(run.workload.train_ids)
+    listed = pd.DataFrame({"id": ids, "is_influence_issue": [each == name for each in ids]})
+    write_csv(listed, tmp_path / "drop.csv", escape_formulas=True)
+    assert "'" in (tmp_path / "drop.csv").read_text()
+    assert ik.remove(run, ids=tmp_path / "drop.csv", parts=1).train.values.tolist() == [name]
+
+
 def test_a_score_that_is_named_twice_is_refused():
     run = ik.record(ik.make("workload", "mnist-1v7-lr:n_train=40:epochs=1"))
     with pytest.raises(ik.InputError, match="scores: aum stands twice; name it once"):
         ik.suspects(run, scores=["aum", "final-loss", "aum"])
+
+
+def test_boolean_labels_are_those_of_whole_numbers():
+    """torch does not look booleans up: a raw RuntimeError, from `suspects` and `curate` alike."""
+    (x, y), (tx, ty) = sample(60, 0, 2), sample(60, 1, 2)
+    y[:6] = 1 - y[:6]
+    model = nn.Linear(3, 1).double()
+    logistic = nn.BCEWithLogitsLoss(reduction="none")
+
+    def loss(o, t):
+        return logistic(o[:, 0], t.double())
+
+    found = []
+    for dtype in (torch.bool, torch.int64):
+        trusted = tx, ty.to(dtype)
+        optimizer = ik.SGD(lr=0.2)
+        work = ik.Workload(
+            model=model, loss=loss, train=(x, y.to(dtype)), test=trusted, optimizer=optimizer, epochs=4
+        )
+        run = ik.record(work)
+        one = ik.suspects(run, scores=["final-loss", "aum"], repeats=2, verify=2)
+        found.append((one, ik.curate(run, k=(3,), draws=1, folds=3)))
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.verdict == theirs.verdict
+    for name in ("suspicion", "relabel_effect", "given"):
+        assert found[0][0][name].equals(found[1][0][name])

@@ -103,6 +103,7 @@ def _labels_of(workload: Workload) -> Labels:
         return Labels("other", place)
     whole = [workload.calls.target(batch).detach().reshape(-1) for _, batch in pieces_of(workload)]
     values = torch.cat(whole)
+    values = values.long() if values.dtype == torch.bool else values  # which torch does not look up
     if values.is_floating_point() and bool(values.isnan().any()):
         return Labels("other", place)
     read = _read(workload, values)

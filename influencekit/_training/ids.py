@@ -16,7 +16,7 @@ from influencekit.errors import InputError
 __all__ = ["checked_ids", "positions_among", "refuse_large"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED = tuple(f"'{each}" for each in "=+-@")  # behind an apostrophe, as for a spreadsheet
+_ESCAPED = tuple(f"'{each}" for each in "=+-@\t\r\n")  # behind an apostrophe, as for a spreadsheet
 
 
 def checked_ids(ids: Iterable[Any], n: int, name: str) -> list[Hashable]:

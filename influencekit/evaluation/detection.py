@@ -11,12 +11,12 @@ from torch import Tensor
 
 from influencekit._arguments import check_seed, real_number, short
 from influencekit._direction import better_in
-from influencekit._effects.labels import pieces_of
+from influencekit._effects.labels import labels_of, pieces_of
 from influencekit._training.batch import NewEntries, tensors_of
 from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 
-__all__ = ["detection", "flipped", "flips"]
+__all__ = ["detection", "flipped", "flips", "labelled"]
 
 
 def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[Workload, np.ndarray]:
@@ -24,8 +24,10 @@ def flipped(workload: Workload, fraction: float = 0.1, seed: int = 0) -> tuple[W
 
     floor(fraction n) examples drawn without replacement, as the paper's 5, 10, 15, 20 % of 256 = 12, 25, 38,
     51. Two classes (whole numbers, booleans, or floats 0 and 1) change places; of more, each label becomes
-    another one that occurs, all equally likely. Nothing else changes: test and validation sets keep their
-    labels, and the batches their order. `info` of the result holds `flipped`, their number, and no `spec`.
+    another one that occurs, all equally likely. Labels that the loss ignores, such as -100, are none: n does
+    not count them, and none is flipped or becomes one. Nothing else changes: test and validation sets keep
+    their labels, and the batches their order. `info` of the result holds `flipped`, their number, and no
+    `spec`.
 
     Errors: labels that are no classes (other floats, several for one example, data without targets), fewer
     than two classes, a fraction that flips none or is above 1.
@@ -52,22 +54,32 @@ def flips(workload: Workload, fraction: float, seed: int) -> tuple[NewEntries, n
     """Other labels for this fraction of the training examples, and which: a mask [train]. As `flipped`, of a
     taped run as well. Cost: of a taped run every example is fetched."""
     fraction, seed = real_number("fraction", fraction), check_seed("seed", seed) % 2**64
-    n = workload.n_train
+    place, target = _labels(workload)
+    there = labelled(workload)
+    n = len(there)
     count = math.floor(fraction * n + 1e-9)  # 0.29 * 100 is 28.999...
     if not 0 < fraction <= 1 or count < 1:
         raise InputError(f"fraction must flip at least one of {n} labels and at most all, got {fraction}")
-    place, target = _labels(workload)
     generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.permutation(n)[:count])
-    classes, own = torch.unique(target, return_inverse=True)
+    some = np.sort(generator.permutation(n)[:count])
+    classes, own = torch.unique(target[torch.from_numpy(there).to(target.device)], return_inverse=True)
     if len(classes) < 2:
         raise InputError(f"to flip labels there must be two classes, and all {n} are {classes[0].item():g}")
+    chosen = there[some]
     rows = torch.from_numpy(chosen).to(target.device)
     further = torch.from_numpy(generator.integers(1, len(classes), count)).to(target.device)
-    places = (own[rows].reshape(count) + further) % len(classes)
-    mask = np.zeros(n, dtype=bool)
+    places = (own.reshape(n)[torch.from_numpy(some).to(own.device)] + further) % len(classes)
+    mask = np.zeros(workload.n_train, dtype=bool)
     mask[chosen] = True
     return NewEntries(rows, {place: classes[places].reshape(target[rows].shape)}), mask
+
+
+def labelled(workload: Workload) -> np.ndarray:
+    """Positions of the examples whose target the loss does not ignore (as -100), ascending."""
+    labels = labels_of(workload)
+    if labels.ignored is None:
+        return np.arange(workload.n_train)
+    return np.flatnonzero(labels.known.cpu().numpy())
 
 
 def detection(scores: xr.DataArray, corrupted: np.ndarray | xr.DataArray) -> xr.Dataset:

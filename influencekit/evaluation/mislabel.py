@@ -25,7 +25,7 @@ from influencekit._training.workload import Workload
 from influencekit._trajectory.trajectory import Trajectory
 from influencekit._verbs.changed_data import rerun_with
 from influencekit._verbs.record import record
-from influencekit.evaluation.detection import detection, flipped, flips
+from influencekit.evaluation.detection import detection, flipped, flips, labelled
 from influencekit.evaluation.scoring import require_estimators, scored
 from influencekit.interfaces import Estimator, Evaluation, Query, Table
 from influencekit.plot.style import figure_of
@@ -41,7 +41,8 @@ __all__ = ["MislabelAUC"]
 class MislabelAUC(Evaluation):
     """Mislabel AUC: flip a fraction of the training labels, train and score anew: do scores find the flips?
 
-    `seed` draws the flips, others for every seed of a workload.
+    `seed` draws the flips, others for every seed of a workload. Examples whose label the loss ignores, such
+    as -100, have no part in it.
 
     Result: `auc` [estimator, query, window], the probability that a flipped example has a more harmful score
     than another one (a lower score of a loss, a higher one of a margin), chance is .5; `average_precision`,
@@ -91,9 +92,11 @@ class MislabelAUC(Evaluation):
             run = record(problem).with_ending(trajectory.ending)
         theta = run.evaluated(run.steps).theta
         better = written(better_of(query))
-        found = detection(scored(run, query, estimators, windows).influence.assign_attrs(better), mask)
+        there = labelled(workload)
+        anew = scored(run, query, estimators, windows).influence.assign_attrs(better)
+        found = detection(anew.isel(train=there), mask[there])
         losses = judge_all(run.workload_at(run.steps), theta, labels_of(run.workload)).losses
-        control = detection(xr.DataArray(-losses.cpu().numpy(), dims="train"), mask)
+        control = detection(xr.DataArray(-losses.cpu().numpy()[there], dims="train"), mask[there])
         return found.assign(
             flipped=("train", mask),
             accuracy=float(run.attrs["accuracy"]),

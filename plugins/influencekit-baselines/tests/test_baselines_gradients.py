@@ -1,11 +1,13 @@
 """Products and norms of gradients against closed forms on linear models, and against slow loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers_baselines import SquaredLoss, gradients, problem, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from influencekit_baselines import GradCos, GradDot, GradNorm, SelfInfluence
+from influencekit_baselines import GradCos, GradDot, GradNorm, SelfInfluence, TracIn
 from torch import nn
 
 import influencekit as ik
@@ -49,6 +51,18 @@ def test_self_influence_sums_learning_rate_times_squared_norm_over_epochs():
         norms = gradients(run.workload, run.state(t + 1).theta).square().sum(1)
         expected -= run.plan.lr[t, 0] * norms
     torch.testing.assert_close(scores(run, SelfInfluence())[0, 0], expected)
+
+
+def test_self_influence_is_tracin_of_an_examples_own_loss_whatever_the_groups():
+    """The learning rate of the first group counted for the parameters of all."""
+    optimizer = ik.SGD(
+        lr=0.1, groups=(ik.Group(("0.*",), {"lr": 0.7}), ik.Group(("2.weight",), {"lr": 0.01}))
+    )
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0))
+    workload = problem(model=model, optimizer=optimizer)
+    run = ik.record(replace(workload, test=workload.train))
+    own = ik.estimate(run, "test-losses", TracIn()).influence.values[:, 0].diagonal()
+    torch.testing.assert_close(scores(run, SelfInfluence())[0, 0], -torch.from_numpy(own.copy()))
 
 
 def test_gradients_of_dict_batches_and_convolutions_are_formed_as_well():

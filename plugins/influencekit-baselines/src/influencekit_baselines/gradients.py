@@ -29,10 +29,10 @@ def chunks(workload: Workload, theta: Tensor) -> Iterator[Tensor]:
     yield from torch.arange(workload.n_train, device=theta.device).split(size)
 
 
-def squared_norms(workload: Workload, theta: Tensor) -> Tensor:
-    """|g_j|^2 [train]."""
+def squared_norms(workload: Workload, theta: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """|g_j|^2 [train]; with weights [param], each parameter's square counts so much."""
     norms = []
     for rows in chunks(workload, theta):
         g = example_gradients(workload, theta, workload.examples(rows), workload.l2)
-        norms.append(g.detach().square().sum(1))
+        norms.append((g.detach().square() * weights).sum(1))
     return torch.cat(norms)

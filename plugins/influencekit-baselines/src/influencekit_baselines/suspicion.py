@@ -14,7 +14,7 @@ from influencekit import Claim, Estimator, InputError, Query, Trajectory, Window
 from influencekit.extend import Batch, for_every_query
 from influencekit_baselines.classes import check_classifier, logits_and_labels, misses
 from influencekit_baselines.gradients import chunks, squared_norms
-from influencekit_baselines.steps import epoch_ends
+from influencekit_baselines.steps import epoch_ends, rates
 
 __all__ = ["EL2N", "Forgetting", "GradNorm", "SelfInfluence"]
 
@@ -54,8 +54,8 @@ class SelfInfluence(Estimator):
         Q_j = -sum over epochs of lr_t |g_j(theta_{t+1})|^2        (t the last step of the epoch)
 
     An example that only its own gradient explains (a wrong label, an outlier) is far below 0. lr is that of
-    the optimizer's own group. Whole run only. Shapes [query, 1, train]. Cost: the gradient of each example,
-    an epoch. Source: Pruthi et al., NeurIPS 2020.
+    a parameter's group, as for tracin. Whole run only. Shapes [query, 1, train]. Cost: the gradient of each
+    example, an epoch. Source: Pruthi et al., NeurIPS 2020.
     """
 
     @property
@@ -67,7 +67,7 @@ class SelfInfluence(Estimator):
         for t in epoch_ends(trajectory):
             state = trajectory.state(t + 1)
             workload = trajectory.workload.with_buffers(state.buffers)
-            total += trajectory.plan.lrs(t)[0] * squared_norms(workload, state.theta)
+            total += squared_norms(workload, state.theta, rates(workload, trajectory.plan.lrs(t)))
         return for_every_query(query, trajectory, -total)
 
     def notes(self, trajectory: Trajectory) -> dict[str, str | int | float]:
