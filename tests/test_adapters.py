@@ -12,6 +12,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
 )
@@ -210,6 +212,9 @@ def test_soft_prompts_need_a_loss_that_knows_of_them(tmp_path):
 
 def test_the_loss_of_an_adapted_model_is_that_of_its_base():
     assert own_loss(adapted()) == CrossEntropy(shift=True)
+    config = GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1)
+    base = GPT2LMHeadModel(config)  # whose class is not called ForCausalLM
+    assert own_loss(get_peft_model(base, LoraConfig(target_modules=["c_attn"]))) == CrossEntropy(shift=True)
 
 
 def test_nothing_is_differentiated_below_the_first_adapter(tmp_path, monkeypatch):
