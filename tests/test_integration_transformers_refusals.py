@@ -71,7 +71,7 @@ def test_what_a_replay_would_not_do_is_refused_by_name(name, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "callback", "words"),
     [
-        ({"optim": "adafactor"}, {}, "the tape does not know how Adafactor steps"),
+        ({"optim": "adafactor"}, {}, "does not know how transformers.optimization.Adafactor steps"),
         ({"kind": "plain"}, {}, "Plain: the loss of one example is known for"),
         (
             {"kind": "plain"},

@@ -63,7 +63,7 @@ class CrossEntropy:
             raise InputError(
                 f"the model gives logits of {list(logits.shape[1:-1])} tokens for labels of "
                 f"{list(labels.shape[1:])} (soft prompts in front of the text?); pass loss=, a function "
-                "(outputs, labels) -> [n]"
+                "(outputs, labels) -> [n] (docs/language-models.md, What it cannot do)"
             )
         if labels.is_floating_point():
             each = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none")
