@@ -4,7 +4,14 @@ import torch
 from datasets import Dataset
 from helpers_transformers import flat
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 
 N = 12
@@ -46,6 +53,14 @@ def model():
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer()), **sizes))  # norms of its own type
+
+
+def gpt2():
+    """Its class is not called ForCausalLM, by which the Trainer counts targets."""
+    torch.manual_seed(0)
+    dropouts = dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0)
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer()), **sizes, **dropouts))
 
 
 def sft(folder, *callbacks, kind="text", peft=None, made=None, **changes):

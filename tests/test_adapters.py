@@ -12,6 +12,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
 )
@@ -208,8 +210,21 @@ def test_soft_prompts_need_a_loss_that_knows_of_them(tmp_path):
         loss(model(input_ids=TEST["input_ids"]), TEST["labels"])
 
 
+def test_the_loss_that_the_docs_give_for_soft_prompts_is_that_of_the_model():
+    model = adapted(made=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), dtype=torch.float64)
+    labels = TEST["labels"].clone()
+    labels[0, -2:] = -100
+    outputs = model.eval()(input_ids=TEST["input_ids"], labels=labels)
+    logits = outputs["logits"][:, -labels.shape[1] - 1 : -1]
+    each = torch.nn.functional.cross_entropy(logits.mT, labels, reduction="none").sum(1)
+    assert float(each.sum() / (labels != -100).sum()) == pytest.approx(float(outputs["loss"]), rel=1e-6)
+
+
 def test_the_loss_of_an_adapted_model_is_that_of_its_base():
     assert own_loss(adapted()) == CrossEntropy(shift=True)
+    config = GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1)
+    base = GPT2LMHeadModel(config)  # whose class is not called ForCausalLM
+    assert own_loss(get_peft_model(base, LoraConfig(target_modules=["c_attn"]))) == CrossEntropy(shift=True)
 
 
 def test_nothing_is_differentiated_below_the_first_adapter(tmp_path, monkeypatch):

@@ -46,14 +46,16 @@ def test_a_store_that_is_not_there(tmp_path):
         assert "nothing is there" in fails(*args, code=1)
 
 
-def test_a_store_that_is_something_else(tmp_path):
+def test_a_store_that_is_something_else(store, tmp_path):
     folder, file, foreign = tmp_path / "folder", tmp_path / "file", tmp_path / "foreign.zarr"
     folder.mkdir()
     file.write_text("hello")
     xr.Dataset({"x": ("i", [1, 2])}).to_zarr(foreign, zarr_format=3)
+    archive = Path(shutil.make_archive(str(tmp_path / "run"), "zip", store))
     for store, words in (
         (folder, "not a zarr group"),
-        (file, "not a zarr group"),
+        (file, "is a file, and a recorded run is a folder"),
+        (archive, "unpack it first if it is an archive"),
         (foreign, "not an influencekit"),
     ):
         for args in commands_on(store):

@@ -5,9 +5,9 @@ import torch
 
 pytest.importorskip("transformers", reason="the extra influencekit[transformers] is not installed")
 
-from helpers_transformers import MODELS, N, Plain, Sentences, Spy, Weighted, trainer  # noqa: E402
+from helpers_transformers import MODELS, N, Plain, Sentences, Spy, Weighted, sizes, trainer  # noqa: E402
 from torch.utils.data import IterableDataset  # noqa: E402
-from transformers import BertConfig, BertForPreTraining, TrainerCallback  # noqa: E402
+from transformers import BertConfig, BertForPreTraining, MixtralConfig, MixtralForCausalLM, TrainerCallback  # noqa: E402
 
 import influencekit as ik  # noqa: E402
 from influencekit.trainers.transformers import CrossEntropy, InfluenceCallback, own_loss, reopen_with
@@ -71,7 +71,7 @@ def test_what_a_replay_would_not_do_is_refused_by_name(name, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "callback", "words"),
     [
-        ({"optim": "adafactor"}, {}, "the tape does not know how Adafactor steps"),
+        ({"optim": "adafactor"}, {}, "does not know how transformers.optimization.Adafactor steps"),
         ({"kind": "plain"}, {}, "Plain: the loss of one example is known for"),
         (
             {"kind": "plain"},
@@ -99,6 +99,23 @@ def test_a_store_is_not_overwritten(tmp_path):
     trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=2).train()
     with pytest.raises(ik.InputError, match="exists already"):
         trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), max_steps=2).train()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3])
+def test_a_load_balancing_loss_is_refused_however_small(scale, tmp_path):
+    """At 1e-3, transformers' default, it hides behind the tolerance of the first steps' replay."""
+    made = trainer(tmp_path, InfluenceCallback(tmp_path / "run.zarr"), kind="llama", max_steps=1)
+    config = MixtralConfig(
+        **sizes(num_key_value_heads=1, num_local_experts=2), output_router_logits=True,
+        router_aux_loss_coef=scale,
+    )  # fmt: skip
+    made.model = made.model_wrapped = MixtralForCausalLM(config)
+    if scale:
+        with pytest.raises(ik.InputError, match="load-balancing loss of its experts, times 0.001"):
+            made.train()
+        assert not (tmp_path / "run.zarr").exists()
+    else:
+        made.train()
 
 
 def test_only_losses_that_are_known_are_chosen():

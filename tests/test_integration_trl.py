@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("trl", reason="the extra influencekit[trl] is not installed")
 pytest.importorskip("peft", reason="the extra influencekit[peft] is not installed")
 
-from helpers_trl import model, sft, trained  # noqa: E402
+from helpers_trl import gpt2, model, sft, trained  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 
 import influencekit as ik  # noqa: E402
@@ -30,9 +30,9 @@ def require_replayed(run):
     assert gap.endswith("bit for bit") or float(gap.split()[0]) < 1e-6, run.attrs["replay"]
 
 
-def by_hand(done, run, weight=None):
+def by_hand(done, run, weight=None, build=model):
     """The recorded batches in a loop of plain torch: the trainer's collation, AdamW, clipping, schedule."""
-    own = model().double()
+    own, first = build().double(), build is gpt2  # of which the Trainer counts first labels, too
     rule = torch.optim.AdamW(own.parameters(), lr=1.0, weight_decay=0.0, eps=1e-3)
     for t in range(run.steps):
         rule.zero_grad()
@@ -42,7 +42,8 @@ def by_hand(done, run, weight=None):
         logits = own(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
         each = torch.nn.functional.cross_entropy(logits.mT, labels, reduction="none").sum(1)
         scale = torch.ones(len(rows)).double() if weight is None else weight[rows]
-        ((scale * each).sum() / (labels != -100).sum()).backward()
+        counted = batch["labels"] if first else labels
+        ((scale * each).sum() / (counted != -100).sum()).backward()
         torch.nn.utils.clip_grad_norm_(own.parameters(), 1.0)
         rule.param_groups[0]["lr"] = float(run.plan.lr[t, 0])
         rule.step()
@@ -54,14 +55,17 @@ EXACT = {
     "accumulation": {"gradient_accumulation_steps": 2},
     "completions only": {"kind": "completion"},
     "assistant only": {"kind": "chat", "assistant_only_loss": True},
+    "a class that is not called ForCausalLM": {"build": gpt2, "gradient_accumulation_steps": 2},
     "packed rows": {"packing": True, "packing_strategy": "wrapped", "max_length": 8},
 }
 
 
 @pytest.mark.parametrize("settings", EXACT.values(), ids=EXACT)
 def test_weights_are_those_of_a_loop_by_hand_and_scores_its_derivative(settings, tmp_path):
-    done, run = record(tmp_path, made=model().double(), adam_epsilon=1e-3, **settings)
-    hand = torch.cat([p.detach().reshape(-1) for p in by_hand(done, run).parameters()])
+    settings = dict(settings)
+    build = settings.pop("build", model)
+    done, run = record(tmp_path, made=build().double(), adam_epsilon=1e-3, **settings)
+    hand = torch.cat([p.detach().reshape(-1) for p in by_hand(done, run, None, build).parameters()])
     torch.testing.assert_close(trained(done), hand, rtol=1e-4, atol=1e-6)  # TRL's head is float32
     if "packing" not in settings:  # rows of packed texts are full; others hold what is not predicted
         assert bool((run.workload.test["labels"] == -100).any())
@@ -70,7 +74,7 @@ def test_weights_are_those_of_a_loop_by_hand_and_scores_its_derivative(settings,
     for sign in (1, -1):
         weight = torch.ones(len(scores), dtype=torch.float64)
         weight[j] += sign * h
-        own = by_hand(done, run, weight)
+        own = by_hand(done, run, weight, build)
         with torch.no_grad():
             theta = torch.cat([p.reshape(-1) for p in own.parameters()])
             ends.append(float(run.workload.losses(theta, run.workload.test).mean()))
@@ -127,7 +131,7 @@ def test_another_trainer_of_trl_is_refused(tmp_path):
 
     args = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[])
     with pytest.raises(ik.InputError, match="^of TRL's trainers SFTTrainer can be recorded, and DPOConfig"):
-        refuse_trl(args, model())
+        refuse_trl(args)
 
 
 TOKENS = {

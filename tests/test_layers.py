@@ -84,7 +84,8 @@ LAYERS = {
         _verbs/estimate _verbs/kept_effects _verbs/reseeded _verbs/meaning _verbs/non_finite
         _verbs/open _verbs/own_parts _verbs/record _verbs/remove _verbs/results _verbs/verify
         plot/__init__ plot/agreement plot/detection plot/examples plot/predicted plot/style
-        trainers/__init__ trainers/extras trainers/lightning _verbs/moved_runs _verbs/trust/__init__
+        trainers/__init__ trainers/extras trainers/lightning trainers/refusals
+        _verbs/moved_runs _verbs/trust/__init__
         _verbs/trust/checks _verbs/trust/horizons _verbs/trust/precision _verbs/trust/retrain
         _verbs/trust/smooth _verbs/trust/spans _verbs/trust/verb _verbs/trust/words plot/trust
         trainers/model_losses trainers/transformers trainers/trl_models

@@ -96,8 +96,10 @@ def rule_for(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
             "an optimizer that takes one gradient a step"
         )
     else:
+        ours = getattr(torch.optim, kind.__name__, kind) is kind  # or another one of the same name
+        name = kind.__name__ if ours else f"{kind.__module__}.{kind.__name__}"
         what = (
-            f"the tape does not know how {kind.__name__} steps; write its rule as an ik.Optimizer with "
+            f"the tape does not know how {name} steps; write its rule as an ik.Optimizer with "
             f"stands_for = {kind.__name__} (docs/extending.md, An optimizer)"
         )
     raise InputError(

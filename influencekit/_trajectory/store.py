@@ -38,6 +38,11 @@ def open_group(store: Any) -> zarr.Group:
         raise StoreError(f"no trajectory at {store}: nothing is there; make one with `influencekit record`")
     if words := only_weights(store):
         raise InputError(words)
+    if isinstance(store, Path) and store.is_file():
+        raise StoreError(
+            f"{store} is a file, and a recorded run is a folder, such as run.zarr; unpack it first if it is "
+            "an archive of one"
+        )
     try:
         opened, digest = _opened(store)
         group = zarr.open_group(opened, mode="r", zarr_format=3)

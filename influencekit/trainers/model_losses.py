@@ -13,7 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from influencekit._training.loss_by_part import Parts
 from influencekit.errors import InputError
 
-__all__ = ["Answers", "CrossEntropy", "SquaredError", "own_forward", "own_loss"]
+__all__ = [
+    "Answers", "CrossEntropy", "SquaredError", "count_of_trainer", "own_forward", "own_loss",
+]  # fmt: skip
 
 _IGNORED = -100
 
@@ -61,7 +63,7 @@ class CrossEntropy:
             raise InputError(
                 f"the model gives logits of {list(logits.shape[1:-1])} tokens for labels of "
                 f"{list(labels.shape[1:])} (soft prompts in front of the text?); pass loss=, a function "
-                "(outputs, labels) -> [n]"
+                "(outputs, labels) -> [n] (docs/language-models.md, What it cannot do)"
             )
         if labels.is_floating_point():
             each = binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none")
@@ -186,6 +188,17 @@ def own_loss(model: nn.Module, smoothing: float = 0.0) -> CrossEntropy | Squared
     )
 
 
+def count_of_trainer(model: nn.Module) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """How many targets the Trainer counts in a batch.
+
+    It leaves out the first label of each text where the model's class is called ForCausalLM, so not of
+    GPT2LMHeadModel, whose loss leaves it out, too.
+    """
+    pairs = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    first = int(getattr(model, "loss_type", None) == "ForCausalLM" and not pairs)
+    return lambda batch: (batch["labels"][..., first:] != _IGNORED).sum()
+
+
 def own_forward(model: nn.Module) -> Callable[[nn.Module, Any], Any] | None:
     """How a transformers model is called where it needs its labels, too; None as a rule.
 
@@ -202,6 +215,8 @@ def whole_batch(model: nn.Module, batch: Mapping[str, Any]) -> Any:
 
 def _kind(model: nn.Module) -> str | None:
     """The ending of the class name, as transformers looks its losses up."""
+    found: Any = model
+    model = found.get_base_model() if hasattr(found, "get_base_model") else found  # behind adapters of peft
     name, config = type(model).__name__, getattr(model, "config", None)
     endings = {"LMHeadModel": "ForCausalLM", "ForMultipleChoice": "ForMultipleChoice"}
     by_name = next((kind for ending, kind in endings.items() if name.endswith(ending)), None)

@@ -20,7 +20,15 @@ from influencekit._training.call import sees_batch, values_of
 from influencekit._training.checks.model import copy_model, frozen
 from influencekit.errors import InputError
 from influencekit.trainers.extras import missing_extra
-from influencekit.trainers.model_losses import Answers, CrossEntropy, SquaredError, own_forward, own_loss
+from influencekit.trainers.model_losses import (
+    Answers,
+    CrossEntropy,
+    SquaredError,
+    count_of_trainer,
+    own_forward,
+    own_loss,
+)
+from influencekit.trainers.refusals import refuse_compiled_dropout, refuse_router, refuse_trainer
 from influencekit.trainers.trl_models import (
     forward_of_trl,
     has_fused_head,
@@ -39,19 +47,16 @@ __all__ = ["Answers", "CrossEntropy", "InfluenceCallback", "SquaredError", "own_
 
 _OWN = (CrossEntropy, SquaredError, Answers)
 
-_SWITCHES = (
-    "deepspeed", "fsdp", "use_liger_kernel", "auto_find_batch_size",
-    "neftune_noise_alpha", "parallelism_config",
-)  # fmt: skip
-
 
 @dataclass
 class _Micro:
-    """A micro-batch: its examples, the targets in it, and the Trainer's count of targets in the step."""
+    """A micro-batch: its examples, the targets in it, those that the Trainer counts in it, and the count of
+    targets in the step of which it tells the model."""
 
     batch: Any
     examples: int
     targets: int
+    items: int
     counted: float | None = None
 
 
@@ -90,12 +95,15 @@ class InfluenceCallback(TrainerCallback):
         args: TrainingArguments = event[0]
         state: TrainerState = event[1]
         model, loader, optimizer = kwargs["model"], kwargs["train_dataloader"], kwargs["optimizer"]
-        _refuse(args, loader, state.global_step)
-        refuse_trl(args, model)
+        refuse_trainer(args, loader, state.global_step)
+        refuse_trl(args)
+        if "penalty" not in self._options:
+            refuse_router(model)
         refuse_joined_rows(loader.collate_fn)
         if args.torch_compile:
-            _refuse_compiled_dropout(model)
+            refuse_compiled_dropout(model)
         self._loss = self.loss_of(model, args)
+        self._items = count_of_trainer(model)
         self._smoothed = args.label_smoothing_factor != 0
         self._per_target = {"items": True, "mean": False}.get(str(self._reduction))
         if self._reduction is None and has_fused_head(model):  # TRL divides, and tells the model nothing
@@ -198,7 +206,8 @@ class InfluenceCallback(TrainerCallback):
             targets = self._loss.terms(batch)
         else:
             targets = len(indices) if missing else int((batch[self._target] != -100).sum())
-        self._micros.append(_Micro(batch, len(indices), targets))
+        items = int(self._items(batch)) if isinstance(batch.get("labels"), Tensor) else targets
+        self._micros.append(_Micro(batch, len(indices), targets, items))
         assert self._tape is not None
         self._tape.push(indices, rng, batch)
 
@@ -252,7 +261,7 @@ class InfluenceCallback(TrainerCallback):
         if callable(self._reduction):
             value = torch.as_tensor(self._reduction(micro.batch)).cpu()
         else:
-            total = micro.counted or sum(m.targets for m in self._micros)
+            total = micro.counted or sum(m.items for m in self._micros)
             count = total if self._per_target else self._own_count(micro)
             whole = self._per_target or micro.counted is not None or self._reduction is not None
             value = (one if whole else one / len(self._micros)) / (
@@ -313,35 +322,3 @@ def _around(
         model.register_forward_hook(Hook(torch.compiler.disable(post)), with_kwargs=True),
     ]
     return [handle.remove for handle in handles]
-
-
-def _refuse_compiled_dropout(model: nn.Module) -> None:
-    """A compiled model draws its dropout masks in a way that no replay can repeat, unless it is told to."""
-    from torch._inductor import config
-
-    drops = any("Dropout" in type(m).__name__ and getattr(m, "p", 0) for m in model.modules())
-    if drops and not config.fallback_random:
-        raise InputError(
-            "torch_compile=True draws dropout masks of its own, which cannot be replayed; set "
-            "torch._inductor.config.fallback_random = True before training, or the model's dropout to 0"
-        )
-
-
-def _refuse(args: TrainingArguments, loader: Any, done: int) -> None:
-    """Refuse by name what a replay would not do again."""
-    for name in _SWITCHES:
-        if getattr(args, name, None) not in (None, False, "", [], {}):
-            raise InputError(f"{name}={getattr(args, name)!r} cannot be recorded; train without it")
-    if max(args.world_size, args.n_gpu) > 1:
-        raise InputError(
-            f"{max(args.world_size, args.n_gpu)} devices or processes cannot be recorded; train on one "
-            "(CUDA_VISIBLE_DEVICES=0)"
-        )
-    if type(loader).__name__ == "DataLoaderDispatcher":
-        raise InputError("dispatch_batches and IterableDatasets cannot be recorded; use a map-style data set")
-    within = done and not args.ignore_data_skip and done % -(-len(loader) // args.gradient_accumulation_steps)
-    if within and args.dataloader_num_workers:
-        raise InputError(
-            f"the checkpoint, after step {done}, lies within an epoch, and the batches that are passed over "
-            "cannot be told with workers; resume with dataloader_num_workers=0"
-        )

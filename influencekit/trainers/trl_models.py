@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def refuse_trl(args: Any, model: nn.Module) -> None:
+def refuse_trl(args: Any) -> None:
     """Refuse by name what a trainer of TRL does that is no sum of the examples' own cross entropies."""
     kinds = [kind.__name__ for kind in type(args).__mro__ if kind.__module__.startswith("trl.")]
     if not kinds:
@@ -32,12 +32,6 @@ def refuse_trl(args: Any, model: nn.Module) -> None:
         raise InputError(
             f"loss_type={args.loss_type!r} cannot be recorded: it holds a part of each loss constant; train "
             "with loss_type='nll'"
-        )
-    config = getattr(model, "config", None)
-    if getattr(config, "output_router_logits", False):
-        raise InputError(
-            "the load-balancing loss of a mixture of experts is no example's; train with "
-            "router_aux_loss_coef=0.0"
         )
 
 
