@@ -13,7 +13,7 @@ from influencekit._training.accuracy import logits_of
 from influencekit._training.batch import Batch, mapped, require_test, select, tensors_of
 from influencekit._training.by_part import PartsThere
 from influencekit._training.checks.separability import own_losses
-from influencekit._training.gradients import example_gradients, gradient_of_sum, rows_of_jacobian
+from influencekit._training.gradients import by_input, example_gradients, gradient_of_sum, rows_of_jacobian
 from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.loss_by_part import of_parts
 from influencekit._training.pieces import pieces
@@ -220,7 +220,8 @@ class FeatureImportance(Query):
         def loss(changed: Tensor) -> Tensor:
             return workload.losses(theta, mapped(example, lambda x: changed if x is image else x)).sum()
 
-        return torch.func.grad(loss)(image).reshape(-1)[self.feature : self.feature + 1]
+        found = by_input(loss, image, theta.requires_grad)
+        return found.reshape(-1)[self.feature : self.feature + 1]
 
     def _input(self, example: Batch) -> Tensor:
         for tensor in tensors_of(example):

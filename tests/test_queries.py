@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import influencekit as ik
 from influencekit import InputError, Query, Window, make, record
 from influencekit.testing import check_query, tiny_workload, unrolled_gradient
 
@@ -175,3 +177,42 @@ def test_queries_on_cuda_equal_the_cpu(w, name):
     found = query.gradient(there, there.theta0)
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), query.gradient(w, w.theta0), rtol=1e-10, atol=1e-12)
+
+
+class _Cube(torch.autograd.Function):
+    """Of the form that torch.func does not take."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
+class _Cubed(torch.nn.Module):
+    def __init__(self, cube):
+        super().__init__()
+        self.cube = cube
+
+    def forward(self, x):
+        return self.cube(x)
+
+
+@pytest.mark.parametrize("estimator", ["dit", "loo"])
+def test_feature_importance_of_an_autograd_function_of_ones_own(estimator):
+    """As of the same model by operations of torch; it ended in an error of torch.func, after training."""
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3
+    found = []
+    for cube in (_Cube.apply, lambda x: x**3):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), _Cubed(cube)).double()
+        loss = torch.nn.CrossEntropyLoss(reduction="none")
+        work = ik.Workload(
+            model=model, loss=loss, train=(x, y), test=(x, y), optimizer=ik.SGD(lr=0.1), batch_size=4
+        )
+        query = "feature-importance:example=1:feature=2"
+        found.append(ik.estimate(ik.record(work), query, estimator).influence.values)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-8, atol=1e-12)

@@ -244,6 +244,16 @@ def _l1_loss(input: Tensor, target: Tensor, *more: Any, **named: Any) -> Any:
     return plain(input, target, *more, **named)
 
 
+def _view_as_complex(input: Tensor) -> Any:
+    """Part of a larger vector, as a parameter is here, may begin where no complex number can."""
+    try:
+        if input.untyped_storage().nbytes() == input.nbytes:
+            return NotImplemented
+    except (RuntimeError, NotImplementedError):  # within a transform
+        pass
+    return torch.complex(*input.unbind(-1))
+
+
 def _recurrent(func: Any) -> Callable[..., Any]:
     """By torch's own composite kernels: oneDNN's ignores strides and has no second derivative, as cuDNN's."""
 
@@ -269,6 +279,7 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.embedding_bag: _embedding_bag,
     torch._weight_norm: _weight_norm,
     torch.cdist: _cdist,
+    torch.view_as_complex: _view_as_complex,
     **{f: _recurrent(f) for f in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 
