@@ -313,7 +313,8 @@ def unsafe(graph: fx.Graph) -> str | None:
     """The name of a kernel of a trace that may not be believed on other values, or None.
 
     Views by address (`as_strided`: what lies there may be another step's), shapes that depend on values
-    (boolean masks, `nonzero`), values read into Python (`.item()`), random numbers.
+    (boolean masks, `nonzero`), values read into Python (`.item()`), random numbers, gradients that
+    count rows.
     """
     for node in graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -321,6 +322,8 @@ def unsafe(graph: fx.Graph) -> str | None:
         packet = node.target.overloadpacket
         if packet in _BY_INDEX:
             wrong = _by_mask(node)
+        elif packet is aten.embedding_dense_backward:
+            wrong = bool(node.args[4])  # scale_grad_by_freq: rows that only pad a batch would count
         else:
             wrong = "as_strided" in node.target.name() or bool(_VALUE_DEPENDENT & set(node.target.tags))
         if wrong:
