@@ -10,10 +10,10 @@ from torch import Tensor
 
 from influencekit._tensors import real_tensor
 from influencekit._training.accuracy import logits_of
-from influencekit._training.batch import Batch, mapped, require_test, select, tensors_of
+from influencekit._training.batch import Batch, mapped, require_test, tensors_of
 from influencekit._training.by_part import PartsThere
-from influencekit._training.checks.separability import own_losses
-from influencekit._training.gradients import example_gradients, gradient_of_sum, rows_of_jacobian
+from influencekit._training.checks.separability import one_example, own_losses
+from influencekit._training.gradients import by_input, example_gradients, gradient_of_sum, rows_of_jacobian
 from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.loss_by_part import of_parts
 from influencekit._training.pieces import pieces
@@ -130,7 +130,7 @@ class TestParts(Query):
         if self.example is None:
             require_test(workload.test)
             return workload.test
-        return _test_example("test-parts", workload, self.example)
+        return one_example("test-parts", workload, self.example)
 
     def _there(self, workload: Workload) -> Tensor:
         known = _THERE.setdefault(workload, {})
@@ -149,7 +149,8 @@ class Prediction(Query):
     Of outputs that are a dict or an object, their `logits`. `example` is its position in the test set,
     `output` the class for models with several outputs. Shapes: values [1]. A positive effect: the output is
     larger without the example; neither way is better. Cost: one forward pass of one example. Errors:
-    `InputError` for an example or an output that is not there.
+    `InputError` for an example or an output that is not there, and for a model that looks at its whole batch
+    in evaluation mode, too.
 
     Example:
 
@@ -174,8 +175,8 @@ class Prediction(Query):
         return self._logits(workload, theta).reshape(-1)[self.output : self.output + 1]
 
     def _logits(self, workload: Workload, theta: Tensor) -> Tensor:
-        outputs = workload.outputs(theta, _test_example("prediction", workload, self.example))
-        logits = logits_of(outputs)
+        here = one_example("prediction", workload, self.example, lambda *at: logits_of(workload.outputs(*at)))
+        logits = logits_of(outputs := workload.outputs(theta, here))
         if logits is None:
             raise InputError(
                 f"prediction: the model returns a {type(outputs).__name__} without logits; expected a "
@@ -191,8 +192,8 @@ class FeatureImportance(Query):
     The effect says how the model's reliance on that feature would change (Theorem 6 of the DIT paper, arXiv
     2502.10793; its gradient in theta is the mixed second derivative). `feature` counts into the flattened
     first floating-point input. Shapes: values [1]; neither way is better. Cost: one forward and backward pass
-    of one example. Errors: `InputError` for an example or feature that is not there, or a model without
-    floating-point input.
+    of one example. Errors: `InputError` for an example or feature that is not there, a model without
+    floating-point input, or one that looks at its whole batch in evaluation mode, too.
 
     Example:
 
@@ -206,7 +207,7 @@ class FeatureImportance(Query):
     feature: int = 0
 
     def labels(self, workload: Workload) -> Sequence[Hashable]:
-        size = self._input(_test_example("feature-importance", workload, self.example)).numel()
+        size = self._input(one_example("feature-importance", workload, self.example)).numel()
         if not 0 <= self.feature < size:
             raise InputError(
                 f"feature-importance: feature {self.feature} is not one of the input's {size} features"
@@ -214,13 +215,14 @@ class FeatureImportance(Query):
         return [f"d loss[{self.example}] / d x[{self.feature}]"]
 
     def evaluate(self, workload: Workload, theta: Tensor) -> Tensor:
-        example = _test_example("feature-importance", workload, self.example)
+        example = one_example("feature-importance", workload, self.example)
         image = self._input(example)
 
         def loss(changed: Tensor) -> Tensor:
             return workload.losses(theta, mapped(example, lambda x: changed if x is image else x)).sum()
 
-        return torch.func.grad(loss)(image).reshape(-1)[self.feature : self.feature + 1]
+        found = by_input(loss, image, theta.requires_grad)
+        return found.reshape(-1)[self.feature : self.feature + 1]
 
     def _input(self, example: Batch) -> Tensor:
         for tensor in tensors_of(example):
@@ -338,12 +340,3 @@ class GradientAlignment(Query):
             slope = torch.func.grad(mean_loss)(theta)
         unit = slope / slope.norm().clamp(min=torch.finfo(slope.dtype).tiny)
         return lambda moved: (unit @ moved)[None]
-
-
-def _test_example(query: str, workload: Workload, example: int) -> Batch:
-    """One test example as a batch. Errors: no such example."""
-    if not 0 <= example < workload.n_test:
-        raise InputError(
-            f"{query}: example {example} is not in the test set, which has 0 to {workload.n_test - 1}"
-        )
-    return select(workload.test, torch.tensor([example], device=workload.device))

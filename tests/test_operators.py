@@ -302,6 +302,17 @@ def test_weight_norm(dim):
     assert_second(lambda v, g: torch._weight_norm(v, g, dim) ** 2, v, g)
 
 
+def test_complex_numbers_of_a_part_of_a_vector():
+    """Where it begins at an odd place torch has none, and they are those of a copy."""
+
+    def squares(part):
+        return torch.view_as_real(torch.view_as_complex(part.view(2, 2, 2)) ** 2)
+
+    assert_torchs_own(lambda v: squares(v[2:10]), draw(0, 11))
+    with plain_operators():
+        torch.testing.assert_close(squares(draw(0, 11)[1:9]), squares(draw(0, 11)[1:9].clone()))
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_hardsigmoid(inplace):
     """Torch's kernel has 1/6 in float32 in its gradient."""

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import influencekit as ik
 from influencekit import InputError, Query, Window, make, record
 from influencekit.testing import check_query, tiny_workload, unrolled_gradient
 
@@ -175,3 +177,81 @@ def test_queries_on_cuda_equal_the_cpu(w, name):
     found = query.gradient(there, there.theta0)
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), query.gradient(w, w.theta0), rtol=1e-10, atol=1e-12)
+
+
+class _Cube(torch.autograd.Function):
+    """Of the form that torch.func does not take."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
+class _Cubed(torch.nn.Module):
+    def __init__(self, cube):
+        super().__init__()
+        self.cube = cube
+
+    def forward(self, x):
+        return self.cube(x)
+
+
+@pytest.mark.parametrize("estimator", ["dit", "loo"])
+def test_feature_importance_of_an_autograd_function_of_ones_own(estimator):
+    """As of the same model by operations of torch; it ended in an error of torch.func, after training."""
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3
+    found = []
+    for cube in (_Cube.apply, lambda x: x**3):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), _Cubed(cube)).double()
+        loss = torch.nn.CrossEntropyLoss(reduction="none")
+        work = ik.Workload(
+            model=model, loss=loss, train=(x, y), test=(x, y), optimizer=ik.SGD(lr=0.1), batch_size=4
+        )
+        query = "feature-importance:example=1:feature=2"
+        found.append(ik.estimate(ik.record(work), query, estimator).influence.values)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-8, atol=1e-12)
+
+
+def _normalised(layer):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), layer, nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+class _Weighed(nn.Module):
+    """Weights of the whole batch, in evaluation mode, too."""
+
+    def forward(self, x):
+        return x * x.detach().mean(0)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4, track_running_stats=False), _Weighed()])
+@pytest.mark.parametrize("query", ["prediction:example=1", "feature-importance:example=1"])
+def test_one_example_of_a_model_that_looks_at_its_batch_is_refused(query, layer):
+    """It was asked as a batch of one: another number than the model gives for it among the others."""
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3
+    model, loss = _normalised(layer), nn.CrossEntropyLoss(reduction="none")
+    work = ik.Workload(model=model, loss=loss, train=(x, y), test=(x, y), optimizer=ik.SGD(lr=0.1))
+    with pytest.raises(InputError, match="test example 1 depends on the other test examples") as error:
+        make("query", query).labels(work)
+    assert "\n" not in str(error.value)
+    found = make("query", "test-losses").evaluate(work, work.theta0)
+    torch.testing.assert_close(found, loss(model.eval()(x), y).detach(), **EXACT)
+
+
+def test_one_prediction_may_be_asked_where_the_loss_alone_looks_at_the_batch():
+    """Of a contrastive loss, say: outputs are each example's own."""
+
+    def loss(outputs, target):
+        return nn.functional.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)), reduction="none")
+
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 3
+    model = _normalised(nn.Identity())
+    work = ik.Workload(model=model, loss=loss, train=(x, y), test=(x, y), optimizer=ik.SGD(lr=0.1))
+    found = make("query", "prediction:example=1:output=2").evaluate(work, work.theta0)
+    torch.testing.assert_close(found, model(x)[1, 2:].detach(), **EXACT)

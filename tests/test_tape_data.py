@@ -117,6 +117,10 @@ LOADERS = {
     ),
     "a list of batches": lambda: DataLoader(augmented, batch_sampler=[[0, 5], [3, 1, 2], [7]]),
     "indices as NumPy numbers": lambda: DataLoader(augmented, 4, sampler=list(np.arange(N)[::-1])),
+    "batches as NumPy arrays": lambda: DataLoader(augmented, batch_sampler=[np.array([0, 5]), np.arange(3)]),
+    "batches as tensors": lambda: DataLoader(
+        TensorDataset(plain.x, plain.y), batch_sampler=[torch.tensor([4, 2]), torch.arange(3)]
+    ),
     "a subset of a subset": lambda: DataLoader(
         Subset(ConcatDataset([augmented, plain]), list(range(6, 20))), batch_size=4, shuffle=True
     ),

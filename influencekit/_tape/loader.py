@@ -191,7 +191,7 @@ def _plain(x: Tensor) -> bool:
 def items(data: Any, indices: list[int], collate: Any = None) -> list[Any]:
     """Examples of a data set, fetched as torch's own fetcher does. Rows of tensors that `collate` would only
     stack come `Stacked`."""
-    if type(data) is TensorDataset and collate is default_collate and indices:
+    if type(data) is TensorDataset and collate is default_collate and len(indices):
         if all(_plain(x) for x in data.tensors):
             rows = torch.as_tensor(indices)
             return Stacked(x[rows] for x in data.tensors)

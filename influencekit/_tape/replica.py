@@ -203,7 +203,7 @@ def is_large(model: nn.Module) -> bool:
 
 def few_of(model: nn.Module) -> int:
     """On how many examples derivatives are held against differences, which takes up to twenty gradients."""
-    return 2 if is_large(model) else 4
+    return 2 if is_large(model) else 16
 
 
 def modes(model: nn.Module) -> dict[str, bool]:

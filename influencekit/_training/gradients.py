@@ -14,9 +14,21 @@ from influencekit._training.losses import Training
 from influencekit._training.pieces import pieces
 from influencekit._training.workload import Workload
 
-__all__ = ["example_gradients", "gradient_of_sum", "gradient_products", "rows_of_jacobian"]
+__all__ = ["by_input", "example_gradients", "gradient_of_sum", "gradient_products", "rows_of_jacobian"]
 
 _MEMORY = 256 << 20  # bytes of gradients that are formed at once
+
+
+def by_input(loss: Callable[[Tensor], Tensor], x: Tensor, graph: bool) -> Tensor:
+    """The gradient of a scalar by an input; `graph`: to be differentiated once more."""
+    try:
+        return grad(loss)(x)
+    except RuntimeError as error:
+        if "setup_context" not in str(error):  # of an autograd.Function that torch.func does not take
+            raise
+    with torch.enable_grad():
+        start = leaf(x)
+        return torch.autograd.grad(loss(start), start, create_graph=graph)[0]
 
 
 def rows_of_jacobian(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

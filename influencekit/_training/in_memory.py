@@ -19,7 +19,7 @@ from influencekit.errors import InputError
 
 __all__ = ["InMemory"]
 
-_FEW = 8  # examples on which derivatives are held against differences
+_FEW = 16  # examples on which derivatives are held against differences
 
 
 class InMemory:

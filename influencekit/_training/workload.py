@@ -27,7 +27,7 @@ from influencekit._training.buffers import buffers_in_float64
 from influencekit._training.call import Call, Calls, Loss
 from influencekit._training.checks.model import check_model, copy_model
 from influencekit._training.checks.workload import check_set, check_settings
-from influencekit._training.functional import called
+from influencekit._training.functional import called, in_evaluation
 from influencekit._training.ids import checked_ids
 from influencekit._training.kernels.operators import plain_operators
 from influencekit._training.layout import Layout
@@ -233,7 +233,7 @@ class Workload:
     @cached_property
     def evaluator(self) -> nn.Module:
         """The model in evaluation mode, sharing every tensor with `model`: queries ask it."""
-        return copy_model(self.model, [*self.model.parameters(), *self.model.buffers()]).eval()
+        return in_evaluation(copy_model(self.model, [*self.model.parameters(), *self.model.buffers()]))
 
     def outputs(self, theta: Tensor, batch: Batch) -> Any:
         """The model's outputs in evaluation mode at theta [param]; pure, differentiable, vmap-able.
@@ -244,7 +244,7 @@ class Workload:
         given = _EVALUATED.get()
         buffers, within = (self.buffers, nullcontext) if given is None else given
         run = partial(self.run, batch=batch)
-        return called(self.evaluator, self.layout.split(theta), buffers, run, within)[0]
+        return called(self.evaluator, self.layout.split(theta), buffers, run, within, forget=True)[0]
 
     def trained(
         self,

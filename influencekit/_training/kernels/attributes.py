@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Attributes"]
+__all__ = ["Attributes", "forgotten"]
 
 _WEIGHTS = {"_flat_weights", "_flat_weight_refs"}  # the parameters of recurrent layers once more
 _OWN = frozenset(vars(nn.Module())) - {"training"} | _WEIGHTS
@@ -58,6 +58,28 @@ class Attributes(NamedTuple):
             own.update({name: made(x) for name, x in values.items()})
             module._buffers.clear()
             module._buffers.update(buffers)
+
+
+@contextmanager
+def forgotten(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """What modules set within, such as a result kept for the next call, is forgotten; lists, dicts and sets
+    of theirs stay the same objects."""
+    before = [{k: x for k, x in vars(m).items() if k not in _OWN} for m in modules]
+    held = {id(x): (x, x.copy()) for own in before for x in own.values() if type(x) in (list, dict, set)}
+    try:
+        yield
+    finally:
+        for module, values in zip(modules, before, strict=True):
+            own = vars(module)
+            for name in [k for k in own if k not in _OWN and k not in values]:
+                del own[name]
+            own.update(values)
+        for x, content in held.values():
+            x.clear()
+            if isinstance(x, list):
+                x.extend(content)
+            else:
+                x.update(content)
 
 
 _PLAIN = {bool, int, float, str, type(None)}

@@ -244,6 +244,16 @@ def _l1_loss(input: Tensor, target: Tensor, *more: Any, **named: Any) -> Any:
     return plain(input, target, *more, **named)
 
 
+def _view_as_complex(input: Tensor) -> Any:
+    """Part of a larger vector, as a parameter is here, may begin where no complex number can."""
+    try:
+        if input.untyped_storage().nbytes() == input.nbytes:
+            return NotImplemented
+    except (RuntimeError, NotImplementedError):  # within a transform
+        pass
+    return torch.complex(*input.unbind(-1))
+
+
 def _recurrent(func: Any) -> Callable[..., Any]:
     """By torch's own composite kernels: oneDNN's ignores strides and has no second derivative, as cuDNN's."""
 
@@ -269,6 +279,7 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.embedding_bag: _embedding_bag,
     torch._weight_norm: _weight_norm,
     torch.cdist: _cdist,
+    torch.view_as_complex: _view_as_complex,
     **{f: _recurrent(f) for f in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 
@@ -302,7 +313,8 @@ def unsafe(graph: fx.Graph) -> str | None:
     """The name of a kernel of a trace that may not be believed on other values, or None.
 
     Views by address (`as_strided`: what lies there may be another step's), shapes that depend on values
-    (boolean masks, `nonzero`), values read into Python (`.item()`), random numbers.
+    (boolean masks, `nonzero`), values read into Python (`.item()`), random numbers, gradients that
+    count rows.
     """
     for node in graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -310,6 +322,8 @@ def unsafe(graph: fx.Graph) -> str | None:
         packet = node.target.overloadpacket
         if packet in _BY_INDEX:
             wrong = _by_mask(node)
+        elif packet is aten.embedding_dense_backward:
+            wrong = bool(node.args[4])  # scale_grad_by_freq: rows that only pad a batch would count
         else:
             wrong = "as_strided" in node.target.name() or bool(_VALUE_DEPENDENT & set(node.target.tags))
         if wrong:
