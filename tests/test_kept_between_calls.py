@@ -112,7 +112,7 @@ def recorded(name):
     return ik.record(workload)
 
 
-def taped(name):
+def taped(name, evaluated=True):
     model, data = build(name), Examples()
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9)
     with ik.Tape(None, model, optimizer, loss=per_example, data=data) as tape:
@@ -120,8 +120,9 @@ def taped(name):
             optimizer.zero_grad()
             per_example(model(x), y).mean().backward()
             optimizer.step()
-    with torch.no_grad():
-        model.eval()(held_out()[0])  # as users do: now it may keep weights of the end
+    if evaluated:  # as users do: now it may keep weights of the end
+        with torch.no_grad():
+            model.eval()(held_out()[0])
     return tape.trajectory(test=held_out())
 
 
@@ -176,6 +177,49 @@ def test_an_adapter_that_is_merged_in_evaluation_mode_is_refused():
         )
     assert "\n" not in str(e.value)
     assert torch.equal(model[0].weight, before)
+
+
+class Fused(nn.Module):
+    """Two layers that become one when the mode changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fused = nn.Linear(4, 5), nn.Linear(4, 5), None
+
+    def train(self, mode=True):
+        one = (self.a.weight + self.b.weight).detach(), (self.a.bias + self.b.bias).detach()
+        self.fused = None if mode else one
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.a(x) + self.b(x) if self.fused is None else nn.functional.linear(x, *self.fused)
+
+
+class Box:
+    weight = None
+
+
+class Boxed(nn.Linear):
+    """What is kept is kept in an object."""
+
+    def __init__(self):
+        super().__init__(4, 5)
+        self.box = Box()
+
+    def forward(self, x):
+        if self.training:
+            return nn.functional.linear(x, self.weight.exp(), self.bias)
+        self.box.weight = self.weight.exp() if self.box.weight is None else self.box.weight
+        return nn.functional.linear(x, self.box.weight, self.bias)
+
+
+@pytest.mark.parametrize("run", [recorded, lambda name: taped(name, evaluated=False)])
+@pytest.mark.parametrize("first", [Fused, Boxed])
+def test_weights_that_queries_would_not_follow_are_refused(first, run, monkeypatch):
+    monkeypatch.setitem(FIRST, "other", first)
+    with pytest.raises(ik.InputError, match="keeps what it computed of its weights") as error:
+        run("other")
+    assert "\n" not in str(error.value)
 
 
 def test_forgotten_keeps_objects():

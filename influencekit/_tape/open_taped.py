@@ -29,6 +29,7 @@ from influencekit._tape.unwrap import find_loader, plain_copy
 from influencekit._training.batch import Batch, tensors_of
 from influencekit._training.checks.examples import refuse_other_shapes
 from influencekit._training.checks.model import copy_model, frozen
+from influencekit._training.checks.step import refuse_kept_weights
 from influencekit._training.layout import Layout
 from influencekit._training.plan import Plan
 from influencekit._training.step import Step
@@ -118,6 +119,7 @@ def open_taped(
     if test is not None:
         end, there = trajectory.evaluated(trajectory.steps), trajectory.workload_at(trajectory.steps)
         refuse_random_evaluation(there)
+        refuse_kept_weights(there)
         refuse_other_shapes(there)
         trajectory.attrs = {**trajectory.attrs, **there.judge(end.theta).attrs()}
     sample = attrs["fingerprint"]["training data"]

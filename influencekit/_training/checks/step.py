@@ -1,16 +1,20 @@
 """What is asked of a workload before it is trained: is its loss what every method here takes it for?"""
 
+from copy import copy
+
 import torch
 
+from influencekit._training.batch import select
 from influencekit._training.checks.examples import saying_what_fails
-from influencekit._training.checks.model import check_side_doors, copy_model
+from influencekit._training.checks.model import check_side_doors, copy_model, frozen
 from influencekit._training.checks.separability import fixed_statistics, own_losses
 from influencekit._training.in_memory import InMemory
 from influencekit._training.kernels.tracing import agree
 from influencekit._training.step import Step
+from influencekit._training.workload import Workload
 from influencekit.errors import InputError
 
-__all__ = ["check_step"]
+__all__ = ["check_step", "refuse_kept_weights"]
 
 
 @torch.random.fork_rng(devices=[])
@@ -43,6 +47,32 @@ def check_step(step: Step) -> None:
                     "examples is not defined then: use layer or group norm, and no loss between examples"
                 )
     _check_gradient(step, source)
+    refuse_kept_weights(workload)
+
+
+def refuse_kept_weights(workload: Workload) -> None:
+    """Refuse a model that keeps, in evaluation mode, what it computed of weights: queries would not follow
+    those that they are asked of. Against a copy that has these weights as its own. Cost: three forward passes
+    of a few test examples, and a copy of the model."""
+    if workload.test is None:
+        return
+    few, theta = torch.arange(min(4, workload.n_test), device=workload.device), workload.theta0
+    some, moved = select(workload.test, few), theta * 1.01 + 1e-3
+    twin, model = copy(workload), copy_model(workload.model, frozen(workload.model, workload.layout.names))
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in workload.layout.split(moved).items():
+            own[name].copy_(value)
+        twin.__dict__.pop("evaluator", None)
+        object.__setattr__(twin, "model", model)
+        workload.losses(theta, some)  # of which it may keep something
+        found, wanted = workload.losses(moved, some), twin.losses(moved, some)
+    if not agree(found, wanted, 10.0):
+        raise InputError(
+            "in evaluation mode the model keeps what it computed of its weights (fused or cached weights), "
+            "so queries would be of other weights than those that training changes; let it compute them in "
+            "every forward pass"
+        )
 
 
 def _check_gradient(step: Step, source: InMemory) -> None:
