@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from influencekit._effects.labels import Labels
 from influencekit._verbs.suspects.calibration import depth_of, normal_scores
-from influencekit._verbs.suspects.counting import Mixture, fractions_wrong, most_wrong
+from influencekit._verbs.suspects.counting import Mixture, fractions_wrong, most_wrong, none_wrong
 from influencekit._verbs.suspects.expectation import Planted, expected, suspicion_of
 from influencekit._verbs.suspects.planting import Plant
 from influencekit.evaluation import detection
@@ -49,6 +49,35 @@ def test_the_fraction_of_wrong_labels_is_that_of_a_known_mixture(pi):
         inside += low <= wrong.mean() <= high or (pi == 0 and low <= 0.002)
         estimates.append(np.median(draws))
     assert inside >= 18 and np.mean(estimates) == pytest.approx(pi, abs=0.01)
+
+
+def test_few_trusted_examples_rule_out_that_no_label_is_wrong_only_where_they_can():
+    """Classes that overlap, 600 examples and 150 trusted ones: without wrong labels few of 200 tests say
+    that there are some; with a fifth nearly all do, and with many more trusted ones a tenth is enough."""
+
+    def tests(pi, trusted, margin, count=200):
+        found = []
+        for seed in range(count):
+            generator = np.random.default_rng(seed)
+            of, known = generator.integers(0, 2, 600), generator.integers(0, 2, trusted)
+            m, held = generator.normal(margin, 1, 600), generator.normal(margin, 1, trusted)
+            wrong = generator.random(600) < pi
+            label, own = np.where(wrong, 1 - of, of), np.where(wrong, -m, m)
+            of_trusted = [np.where(known == k, held, -held)[None] for k in (0, 1)]
+            found.append(
+                none_wrong(
+                    [
+                        Mixture(own[label == k], v, v, 1.0 * (known == k), 1.0 * (known != k))
+                        for k, v in enumerate(of_trusted)
+                    ]
+                )
+            )
+        return np.array(found)
+
+    for margin in (0.35, 1.5):
+        assert (tests(0.0, 150, margin) < 0.05).mean() <= 0.09  # 3.4 deviations above .05 are .10
+    assert (tests(0.2, 150, 0.7) < 0.05).mean() >= 0.7
+    assert (tests(0.1, 600, 1.5) < 0.05).mean() >= 0.95
 
 
 def test_wrong_labels_of_one_class_alone_are_counted_where_the_classes_are_not_alike():

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, norm
 
-__all__ = ["Mixture", "fractions_wrong", "most_wrong"]
+__all__ = ["Mixture", "fractions_wrong", "most_wrong", "none_wrong"]
 
 _GRID = np.linspace(0.0, 0.9, 901)
 _TOTALS = np.linspace(0.0025, 0.8975, 180)
@@ -64,6 +64,25 @@ def fractions_wrong(mixtures: Sequence[Mixture], resamples: int, seed: tuple[int
             wrong = rate * f1 / ((1 - rate) * f0 + rate * f1)
             found[r, k] = generator.binomial(own.astype(np.int64), wrong).sum() / own.sum()
     return found
+
+
+def none_wrong(mixtures: Sequence[Mixture]) -> float:
+    """How probable a difference as large as that between training and trusted examples is if no label is
+    wrong: where it is not small, trusted examples are too few to tell.
+
+    A one-sided test of the means of f1 / (f + f1), by bin, where f1 is of wrong labels and f of right ones
+    and those in training together. Mixtures count by their training examples.
+    """
+    difference = variance = 0.0
+    for one in mixtures:
+        own, f0, f1 = _counted(one)
+        right, wrong = f0.sum(0), f1.sum(0) / f1.sum()
+        n, m = own.sum(), right.sum()
+        both = (own + right) / (n + m)
+        like_wrong = wrong / np.maximum(wrong + both, 1e-300)
+        difference += like_wrong @ (own - right * n / m)
+        variance += n * n * (both @ (like_wrong - both @ like_wrong) ** 2) * (1 / n + 1 / m)
+    return float(norm.sf(difference / variance**0.5)) if variance > 0 else 1.0
 
 
 def _draw(log: np.ndarray, generator: np.random.Generator) -> int:

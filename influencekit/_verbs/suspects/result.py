@@ -35,7 +35,8 @@ _RESAMPLES = 1000
 
 class Found(NamedTuple):
     """Everything that was found before anything is verified. `ranked`: positions, most suspicious first;
-    `suspicion` [k] of the k-th of them."""
+    `suspicion` [k] of the k-th of them. `chance`: that of such data if no label is wrong, None
+    where it is small."""
 
     run: Trajectory
     labels: Labels
@@ -48,6 +49,7 @@ class Found(NamedTuple):
     expected: Expected
     suspicion: np.ndarray
     trusted: Trusted | None
+    chance: float | None
     misled: bool
     gain: float | None
     asking: list[str]
@@ -211,4 +213,9 @@ def _caution(found: Found) -> dict[str, str]:
         )
     else:
         said += found.trusted.cautions
+        if found.chance is not None:
+            said.append(
+                f"{len(found.trusted.ids)} trusted examples are too few to rule out that no label is wrong "
+                f"(p = {found.chance:.2g})"
+            )
     return {"caution": "; ".join(said)} if said else {}

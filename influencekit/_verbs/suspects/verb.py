@@ -25,6 +25,7 @@ from influencekit._verbs.suspects.calibration import (
     normal_scores,
 )
 from influencekit._verbs.suspects.cost import say_cost
+from influencekit._verbs.suspects.counting import none_wrong
 from influencekit._verbs.suspects.expectation import Planted, expected, suspicion_of
 from influencekit._verbs.suspects.outside import fractions_of, misled, outside
 from influencekit._verbs.suspects.planting import Plant, confused
@@ -93,7 +94,8 @@ def suspects(
     `average_precision`. By `k`: `expected_precision` of the k most suspicious, `expected_low`,
     `expected_high`. By `set`, "verified" and "marked": `set_size`, and `remove_set`, `relabel_set` with
     `_low` and `_high`, the effects together. `issues`, `issues_low`, `issues_high`: the expected number of
-    wrong labels. Attrs: `verdict`, a sentence; `lead`; `planted`, what was planted.
+    wrong labels; where trusted examples are too few to rule out that none is, a caution says so, and the low
+    ends are 0. Attrs: `verdict`, a sentence; `lead`; `planted`, what was planted.
 
     Sign: effects are after minus before, so negative = better. Cost: `repeats` trainings, as many times all
     scores, folds trainings, and two for each verified example; above a minute a line on stderr says so before
@@ -153,13 +155,18 @@ def suspects(
     groups = out.groups[labels.own.cpu().numpy()[ranked]] if labels.classify else np.zeros_like(ranked)
     fractions = fractions_of(out, given, len(used), depth, seed)
     hopes = expected(plantings, groups, fractions, level, (seed % 2**64, 5), bound=given is None)
+    chance = none_wrong(out.mixtures) if given is not None else 0.0
+    unsure = chance > (1 - level) / 2
+    if unsure:
+        hopes = hopes._replace(issues=(hopes.issues[0], 0.0, hopes.issues[2]), low=np.zeros(len(ranked)))
     astray = given is not None and misled(out, fractions)
     if astray:  # what is suspicious to them may be right
         nothing = np.full(len(ranked), np.nan)
         hopes = hopes._replace(precision=nothing, low=nothing, high=nothing)
     facts = Found(
         trajectory, labels, methods, own, found, ranked, used, out.models.train, hopes,
-        suspicion_of(hopes.precision), given, astray, gain, asking, plant.words, trainings,
+        suspicion_of(hopes.precision), given, chance if unsure else None, astray, gain, asking, plant.words,
+        trainings,
     )  # fmt: skip
     judged = None if judge is None or given is None else _tested_on(trajectory, given, judge)
     return result_of(facts, judged, verify, level, seed, strategy, fraction, repeats)
