@@ -47,9 +47,9 @@ NAMES = {
 }  # fmt: skip
 
 WINDOWS = {
-    "epoch:2": "outside the run, which has epochs 0-2",
+    "epoch:2": "outside the run, which is epoch:0-2",
     "epoch:1-9": "outside the run",
-    "step:0-7": "outside the run, which has steps 0-6",
+    "step:0-7": "outside the run, which is step:0-6",
     "step:3-3": "empty",
     "step:5-2": "empty",
     "step:4": "whole numbers",

@@ -282,7 +282,11 @@ def test_scores_that_are_none(tmp_path, recorded):
     (tmp_path / "text").write_text("hello")
     said = fails("plot", tmp_path / "text", code=2)
     assert "cannot be read as scores: expected the .zarr folder or .nc file that --out wrote (" in said
-    assert "expected what `influencekit record` or a Tape wrote" in fails("verify", tmp_path / "text", code=1)
+    assert "is a file, and a recorded run is a folder" in fails("verify", tmp_path / "text", code=1)
+    (tmp_path / "folder").mkdir()
+    assert "expected what `influencekit record` or a Tape wrote" in fails(
+        "verify", tmp_path / "folder", code=1
+    )
     xr.Dataset({"x": ("train", [1.0])}).to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
     assert "holds no influence scores" in fails("plot", tmp_path / "x.zarr", code=2)
     assert "expected a name that ends in .zarr, .nc, .csv" in fails(
