@@ -292,4 +292,4 @@ def test_scores_that_are_none(tmp_path, recorded):
     assert "expected a name that ends in .zarr, .nc, .csv" in fails(
         "estimate", recorded, "--out", "x.txt", code=2
     )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["text", "x.zarr"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "text", "x.zarr"]
