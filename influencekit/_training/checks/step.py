@@ -3,6 +3,7 @@
 from copy import copy
 
 import torch
+from torch import Tensor, nn
 
 from influencekit._training.batch import select
 from influencekit._training.checks.examples import saying_what_fails
@@ -58,13 +59,10 @@ def refuse_kept_weights(workload: Workload) -> None:
         return
     few, theta = torch.arange(min(4, workload.n_test), device=workload.device), workload.theta0
     some, moved = select(workload.test, few), theta * 1.01 + 1e-3
-    twin, model = copy(workload), copy_model(workload.model, frozen(workload.model, workload.layout.names))
-    own = dict(model.named_parameters())
+    twin = copy(workload)
+    twin.__dict__.pop("evaluator", None)
+    object.__setattr__(twin, "model", _copy_at(workload, moved))
     with torch.no_grad():
-        for name, value in workload.layout.split(moved).items():
-            own[name].copy_(value)
-        twin.__dict__.pop("evaluator", None)
-        object.__setattr__(twin, "model", model)
         workload.losses(theta, some)  # of which it may keep something
         found, wanted = workload.losses(moved, some), twin.losses(moved, some)
     if not agree(found, wanted, 10.0):
@@ -75,6 +73,16 @@ def refuse_kept_weights(workload: Workload) -> None:
         )
 
 
+def _copy_at(workload: Workload, theta: Tensor) -> nn.Module:
+    """A copy of the model whose own parameters are these; what is not trained is shared."""
+    model = copy_model(workload.model, frozen(workload.model, workload.layout.names))
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in workload.layout.split(theta).items():
+            own[name].copy_(value)
+    return model
+
+
 def _check_gradient(step: Step, source: InMemory) -> None:
     """The gradient is that of the model itself: `backward` on a copy whose own parameters are changed."""
     workload, names = step.workload, step.workload.layout.names
@@ -82,14 +90,11 @@ def _check_gradient(step: Step, source: InMemory) -> None:
     batch, slots = source.batch(0)
     mean = step.coefficients(0)[slots]
     mine, losses = step.gradient(step.start()._replace(theta=theta), step.coefficients(0))
-    twin = copy_model(workload.model)
+    twin = _copy_at(workload, theta)
     own = dict(twin.named_parameters())
-    with torch.no_grad():
-        for name, value in workload.layout.split(theta).items():
-            own[name].copy_(value)
-        with torch.enable_grad():
-            direct = workload.loss_of(workload.run(twin, batch), batch)
-            (mean * direct).sum().backward()  # and not autograd.grad, which reentrant checkpointing refuses
+    with torch.enable_grad():
+        direct = workload.loss_of(workload.run(twin, batch), batch)
+        (mean * direct).sum().backward()  # and not autograd.grad, which reentrant checkpointing refuses
     found = [torch.zeros_like(own[n]) if (x := own[n].grad) is None else x for n in names]
     g = workload.layout.join(dict(zip(names, found, strict=True)))
     if workload.l2:

@@ -64,22 +64,16 @@ class Attributes(NamedTuple):
 def forgotten(modules: Sequence[nn.Module]) -> Iterator[None]:
     """What modules set within, such as a result kept for the next call, is forgotten; lists, dicts and sets
     of theirs stay the same objects."""
-    before = [{k: x for k, x in vars(m).items() if k not in _OWN} for m in modules]
-    held = {id(x): (x, x.copy()) for own in before for x in own.values() if type(x) in (list, dict, set)}
+    before = Attributes.of(modules, copied=False)
+    every = (x for values in before.values for x in values.values() if type(x) in (list, dict, set))
+    held = [(x, x.copy()) for x in every]
     try:
         yield
     finally:
-        for module, values in zip(modules, before, strict=True):
-            own = vars(module)
-            for name in [k for k in own if k not in _OWN and k not in values]:
-                del own[name]
-            own.update(values)
-        for x, content in held.values():
+        before._put(_itself)
+        for x, content in held:
             x.clear()
-            if isinstance(x, list):
-                x.extend(content)
-            else:
-                x.update(content)
+            (x.extend if isinstance(x, list) else x.update)(content)
 
 
 _PLAIN = {bool, int, float, str, type(None)}
